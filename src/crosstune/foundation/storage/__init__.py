@@ -1,0 +1,26 @@
+"""Files that are whole or absent, fingerprints of what they hold, and the cache folder."""
+
+from __future__ import annotations
+
+from crosstune.foundation.storage.atomic import (
+    atomic_folder,
+    atomic_write,
+    read_json,
+    write_json,
+    write_text,
+)
+from crosstune.foundation.storage.fingerprints import canonical, fingerprint, fingerprint_file
+from crosstune.foundation.storage.places import cache_folder, safe_name
+
+__all__ = [
+    "atomic_folder",
+    "atomic_write",
+    "cache_folder",
+    "canonical",
+    "fingerprint",
+    "fingerprint_file",
+    "read_json",
+    "safe_name",
+    "write_json",
+    "write_text",
+]

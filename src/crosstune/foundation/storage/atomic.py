@@ -1,0 +1,134 @@
+"""Whole files or none: write beside, flush to disk, rename, flush the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from crosstune.foundation.errors import StorageError
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    # The suffix stays last, because some writers choose a format by it.
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path that becomes `path` only if the block ends without an error.
+
+    Args:
+        path: The file that is to appear or to be replaced; its folder is made.
+
+    Yields:
+        A path in the same folder, to be written and closed inside the block.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(target)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        _flush(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` only if the block ends without an error.
+
+    Args:
+        path: The folder that is to appear.
+        replace: Put the new folder in an old one's place. Without it an existing folder, also one that
+            another process finished first, is kept and the new one dropped.
+
+    Yields:
+        An empty folder beside it, to be filled inside the block.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            _flush(file)
+        if replace and target.exists():
+            old = _beside(target)
+            os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old)
+        elif not target.exists():
+            # Two processes may finish together: the second rename fails on a filled folder.
+            with contextlib.suppress(FileExistsError, OSError):
+                os.replace(temporary, target)
+            if not target.exists():
+                raise StorageError(
+                    str(target),
+                    law="must be a place where a folder can be made",
+                    found="the rename into it failed",
+                    remedy="Check the rights and the free space of its parent folder.",
+                )
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """The file holds exactly this text, in UTF-8, or is untouched.
+
+    Args:
+        path: The file.
+        text: What it is to hold.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """The file holds this value as readable JSON, or is untouched.
+
+    Args:
+        path: The file.
+        value: Anything that the json module takes; NaN is written as null by `canonical`, not here.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """The value of a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The value.
+
+    Raises:
+        StorageError: The file is missing, not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            str(path),
+            law="must be a readable JSON file",
+            found=f"{type(error).__name__}: {error}",
+            remedy="Restore the file, or delete the folder that holds it and run again.",
+        ) from error
