@@ -1,0 +1,88 @@
+"""Every source file keeps the rules of the house; every rule is shown to see its violation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.house import sources
+
+Rule = Callable[[str], list[str]]
+
+RULES: list[Rule] = [
+    sources.without_door_sign,
+    sources.too_long,
+    sources.too_wide,
+    sources.swallowed,
+    sources.pickles,
+]
+
+SIGN = '"""A sign."""\n'
+PLANTED: dict[str, tuple[Rule, str]] = {
+    "no docstring": (sources.without_door_sign, "x = 1\n"),
+    "docstring below a comment": (sources.without_door_sign, "# licence\n" + SIGN),
+    "blank first line": (sources.without_door_sign, '"""\nA sign.\n"""\n'),
+    "401 lines": (sources.too_long, SIGN + "x = 1\n" * 400),
+    "61-line function": (sources.too_long, SIGN + "def f():\n" + "    x = 1\n" * 60),
+    "8 keyword-only": (sources.too_wide, SIGN + "def f(*, a, b, c, d, e, g, h, i): ..."),
+    "8 with kwargs": (sources.too_wide, SIGN + "def f(a, b, c, d, e, g, *h, **i): ..."),
+    "8 in a method": (sources.too_wide, SIGN + "class C:\n def f(self,a,b,c,d,e,g,h,i): ..."),
+    "bare except": (sources.swallowed, SIGN + "try:\n    f()\nexcept:\n    raise"),
+    "broad except": (sources.swallowed, SIGN + "try:\n    f()\nexcept Exception:\n    pass"),
+    "pickle": (sources.pickles, SIGN + "from pickle import load"),
+    "torch.load": (sources.pickles, SIGN + "torch.load(p)"),
+    "unsafe torch.load": (sources.pickles, SIGN + "torch.load(p, weights_only=False)"),
+    "print": (sources.prints, SIGN + "print('x')"),
+}
+
+KEPT: dict[str, tuple[Rule, str]] = {
+    "400 lines": (sources.too_long, SIGN + "x = 1\n" * 399),
+    "60-line function": (sources.too_long, SIGN + "def f():\n" + "    x = 1\n" * 59),
+    "7 in a method": (sources.too_wide, SIGN + "class C:\n def f(self,a,b,c,d,e,g,h): ..."),
+    "re-raised": (sources.swallowed, SIGN + "try:\n    f()\nexcept Exception as e:\n    raise E from e"),
+    "a method called print": (sources.prints, SIGN + "page.print('x')"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", sources.modules(), ids=sources.label)
+def test_every_file_keeps_the_rule(path: Path, rule: Rule) -> None:
+    assert rule(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", sources.modules(), ids=sources.label)
+def test_only_the_command_line_prints(path: Path) -> None:
+    if path.is_relative_to(sources.PACKAGE / "cli"):
+        return
+    assert sources.prints(path.read_text(encoding="utf-8")) == []
+
+
+def test_no_file_is_a_drawer() -> None:
+    found = {
+        sources.label(path): complaints
+        for folder in (sources.PACKAGE, sources.TESTS)
+        for path in folder.rglob("*.py")
+        if (complaints := sources.badly_named(path.relative_to(folder)))
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_violation_is_seen(name: str) -> None:
+    rule, text = PLANTED[name]
+    assert rule(text) != []
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_keeps_the_rule_passes(name: str) -> None:
+    rule, text = KEPT[name]
+    assert rule(text) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["utils.py", "data/text_utils.py", "common/x.py", "base.py", "run_manager.py"]
+)
+def test_a_planted_drawer_is_seen(name: str) -> None:
+    assert sources.badly_named(Path(name)) != []
