@@ -1,0 +1,265 @@
+"""What a report says and draws, as a value: statements first, then sections that name tables and columns.
+
+A study writes one `Page` to ``page.json`` in its run folder. It names tables and columns only, so whoever
+draws it needs to know nothing of the study.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from crosstune.foundation.errors import SettingsError
+
+Tone = Literal["shown", "not_shown", "too_noisy", "info", "warning"]
+View = Literal["bars", "heatmap", "lines", "matrix", "table", "text", "scatter"]
+Order = Literal["given", "size"]
+Combine = Literal["", "sum", "mean"]
+
+PAGE_FILE = "page.json"
+
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "bars": ("table", "y", "value"),
+    "heatmap": ("table", "x", "y", "value"),
+    "matrix": ("table", "x", "y", "value"),
+    "lines": ("table", "x", "value"),
+    "scatter": ("table", "x", "y"),
+    "table": ("table",),
+    "text": (),
+}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One finding in a plain sentence, with how firmly it stands.
+
+    Args:
+        text: The sentence.
+        tone: "shown", "not_shown" or "too_noisy" for a verdict; "info" or "warning" otherwise.
+        detail: The figures behind it: estimate, interval, sample size, what chance gives.
+    """
+
+    text: str
+    tone: Tone
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("statement.tone", self.tone, get_args(Tone))
+        _not_empty("statement.text", self.text)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page: a heading, a paragraph and at most one figure or table.
+
+    Columns that belong to ``value`` (low, high, mask, chance) are found by their role, not named here.
+    A mask column is true where the value stands (``resolved``) and false where it is below the noise floor.
+
+    Args:
+        id: A short name that is an anchor in the page and a file name: letters, digits, "-" and "_".
+        title: The heading.
+        lead: What the reader looks at and how to read it.
+        view: How it is drawn.
+        table: The table in the run folder.
+        x, y: Columns of the two directions; bars take their labels from ``y``.
+        value: The column that is measured.
+        color: A column whose values are told apart by colour (and dash or shape).
+        facet: A column whose values get a small chart each.
+        choose: Columns offered as selectors; the first value in the table is chosen at first.
+        where: Only rows with these values.
+        note: What the figure rests on, below it.
+        lines: Labelled levels drawn across the figure, such as the loss of a uniform guess.
+        order: Bars as "given" in the table, or by "size".
+        beside: Further value columns drawn beside ``value`` on the same colour scale (heatmap).
+        trace: A column whose values are drawn as thin lines around the thick mean, such as the seed (lines).
+        thin: A table of the same columns drawn as thin lines behind, such as figures at one state (lines).
+        combine: How rows that share one place in the figure become one: refuse (""), "sum" or "mean" (lines).
+    """
+
+    id: str
+    title: str
+    lead: str
+    view: View
+    table: str | None = None
+    x: str | None = None
+    y: str | None = None
+    value: str | None = None
+    color: str | None = None
+    facet: str | None = None
+    choose: tuple[str, ...] = ()
+    where: Mapping[str, object] = field(default_factory=dict)
+    note: str = ""
+    lines: tuple[tuple[str, float], ...] = ()
+    order: Order = "given"
+    beside: tuple[str, ...] = ()
+    trace: str | None = None
+    thin: str | None = None
+    combine: Combine = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.id):
+            raise SettingsError(
+                "section.id",
+                law="must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit",
+                found=repr(self.id),
+                remedy="Give the section a short plain name.",
+            )
+        _one_of(f"sections[{self.id!r}].view", self.view, get_args(View))
+        _one_of(f"sections[{self.id!r}].order", self.order, get_args(Order))
+        _one_of(f"sections[{self.id!r}].combine", self.combine, get_args(Combine))
+        missing = [name for name in _NEEDED[self.view] if getattr(self, name) is None]
+        if missing:
+            raise SettingsError(
+                f"sections[{self.id!r}]",
+                law=f"needs {', '.join(_NEEDED[self.view])} for the view {self.view!r}",
+                found=f"no {', '.join(missing)}",
+                remedy="Name the columns the figure is drawn from.",
+            )
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns of ``table`` this section names.
+
+        Returns:
+            Each name once, in the order of the fields.
+        """
+        named = (self.x, self.y, self.value, self.color, self.facet, self.trace)
+        every = [name for name in named if name is not None]
+        return tuple(dict.fromkeys([*every, *self.beside, *self.choose, *self.where]))
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report: title, findings, sections in reading order.
+
+    Args:
+        title: The heading of the page.
+        subtitle: One line below it: which model, which data, how many seeds.
+        statements: The findings, the most important first.
+        sections: The parts; their ids differ.
+    """
+
+    title: str
+    subtitle: str
+    statements: tuple[Statement, ...] = ()
+    sections: tuple[Section, ...] = ()
+
+    def __post_init__(self) -> None:
+        _not_empty("page.title", self.title)
+        ids = [section.id for section in self.sections]
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        if twice:
+            raise SettingsError(
+                "page.sections",
+                law="must have ids that differ",
+                found=f"{', '.join(twice)} more than once",
+                remedy="Rename one of them.",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The page as plain JSON values; `Page.from_json` gives an equal page back.
+
+        Returns:
+            Dictionaries, lists, strings and numbers.
+        """
+        plain = asdict(self)
+        for section in plain["sections"]:
+            section["where"] = dict(section["where"])
+        value: dict[str, Any] = json.loads(json.dumps(plain))
+        return value
+
+    @classmethod
+    def from_json(cls, value: object) -> Page:
+        """The page written as `to_json` did, checked.
+
+        Args:
+            value: Parsed JSON.
+
+        Returns:
+            The page; an unknown or missing key, or a broken law, is a SettingsError.
+        """
+        plain = _known("page", value, cls)
+        statements = tuple(
+            Statement(**_known("statement", item, Statement))
+            for item in _list("page.statements", plain.pop("statements", []))
+        )
+        sections = tuple(
+            _section(item) for item in _list("page.sections", plain.pop("sections", []))
+        )
+        return cls(**plain, statements=statements, sections=sections)
+
+
+def _section(value: object) -> Section:
+    plain = _known("section", value, Section)
+    for name in ("choose", "beside"):
+        plain[name] = tuple(str(item) for item in _list(f"section.{name}", plain.get(name, [])))
+    lines = _list("section.lines", plain.get("lines", []))
+    try:
+        plain["lines"] = tuple((str(label), float(level)) for label, level in lines)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            "section.lines",
+            law="must be pairs of a label and a number",
+            found=lines,
+            remedy='Write each as ["uniform", 6.24].',
+        ) from error
+    return Section(**plain)
+
+
+def _known(argument: str, value: object, cls: type) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SettingsError(
+            argument,
+            law="must be an object with named fields",
+            found=type(value).__name__,
+            remedy="Write it with `Page.to_json`.",
+        )
+    names = {entry.name for entry in fields(cls)}
+    unknown = sorted(set(value) - names)
+    required = {
+        "page": {"title", "subtitle"},
+        "statement": {"text", "tone"},
+        "section": {"id", "title", "lead", "view"},
+    }[argument]
+    absent = sorted(required - set(value))
+    if unknown or absent:
+        raise SettingsError(
+            argument,
+            law=f"has the fields {', '.join(sorted(names))}",
+            found=f"unknown {unknown}, missing {absent}",
+            remedy="Write it with `Page.to_json` of this version of Crosstune.",
+        )
+    return dict(value)
+
+
+def _list(argument: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise SettingsError(
+            argument,
+            law="must be a list",
+            found=type(value).__name__,
+            remedy="Write it with `Page.to_json`.",
+        )
+    return value
+
+
+def _one_of(argument: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(
+            argument,
+            law=f"must be one of {', '.join(map(repr, allowed))}",
+            found=repr(value),
+            remedy="Choose one of these words.",
+        )
+
+
+def _not_empty(argument: str, text: str) -> None:
+    if not text.strip():
+        raise SettingsError(
+            argument,
+            law="must not be empty",
+            found=repr(text),
+            remedy="Say it in a sentence.",
+        )
