@@ -79,7 +79,9 @@ class Measurement:
         )
         unit = f" {self.unit}" if self.unit else ""
         chance = f", chance {self.chance:.4g}" if self.chance is not None else ""
-        return f"{self.name}: {self.value:.4g}{unit} ({interval}, n = {self.n} {self.n_unit}{chance})"
+        return (
+            f"{self.name}: {self.value:.4g}{unit} ({interval}, n = {self.n} {self.n_unit}{chance})"
+        )
 
     def as_row(self) -> dict[str, Any]:
         """The fields as a row of a table; seeds joined by commas."""

@@ -28,7 +28,7 @@ def to_yaml(value: Any) -> str:
     Returns:
         YAML with every field, defaults included, in the order of the class.
     """
-    return yaml.safe_dump(canonical(value), sort_keys=False, allow_unicode=True, width=100)
+    return str(yaml.safe_dump(canonical(value), sort_keys=False, allow_unicode=True, width=100))
 
 
 def from_yaml(cls: type[S], source: str | Path, overrides: Mapping[str, Any] | None = None) -> S:

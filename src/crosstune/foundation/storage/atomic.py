@@ -43,7 +43,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, target)
+        temporary.replace(target)
         _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,13 +71,13 @@ def atomic_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
             _flush(file)
         if replace and target.exists():
             old = _beside(target)
-            os.replace(target, old)
-            os.replace(temporary, target)
+            target.replace(old)
+            temporary.replace(target)
             shutil.rmtree(old)
         elif not target.exists():
             # Two processes may finish together: the second rename fails on a filled folder.
             with contextlib.suppress(FileExistsError, OSError):
-                os.replace(temporary, target)
+                temporary.replace(target)
             if not target.exists():
                 raise StorageError(
                     str(target),

@@ -1,0 +1,24 @@
+"""The environment names what decides bit-equality and starts nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from crosstune.foundation.records.environment import describe_environment
+
+
+def test_versions_and_hardware_are_plain_values():
+    facts = describe_environment()
+    assert facts["packages"]["pyarrow"]
+    assert facts["cores"] >= 1
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_describing_does_not_load_torch():
+    code = (
+        "import sys; from crosstune.foundation.records.environment import describe_environment;"
+        "assert describe_environment()['accelerators'] is None; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,82 @@
+"""Settings come back whole, and a misspelt key is named with its neighbour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.settings import differences, from_yaml, settings_fingerprint, to_yaml
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int = 8
+    """The rank."""
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise SettingsError(
+                "rank", law="must be at least 1", found=self.rank, remedy="Raise it."
+            )
+
+
+@dataclass(frozen=True)
+class Study:
+    stages: tuple[str, ...] = ("en", "bn")
+    """The stages."""
+    lora: Lora | None = None
+    """Low rank, or full."""
+    many: tuple[Lora, ...] = (Lora(1), Lora(2))
+    """Several."""
+    training: Lora = field(default_factory=Lora)
+    """Training."""
+    rate: float = 1e-3
+    """The rate."""
+
+
+def test_a_whole_value_round_trips():
+    value = Study(("bn",), Lora(3), (Lora(4),), Lora(5), 2e-4)
+    assert from_yaml(Study, to_yaml(value)) == value
+    assert from_yaml(Study, to_yaml(Study())) == Study()
+
+
+def test_dotted_overrides_win_and_reach_into_groups():
+    value = from_yaml(Study, "training: {rank: 3}\nrate: 1.0\n", {"training.rank": 7, "rate": 2.0})
+    assert (value.training.rank, value.rate) == (7, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ratte: 1.0\n", "Did you mean `rate`"),
+        ("training:\n  rnak: 1\n", "Did you mean `training.rank`"),
+        ("many:\n- {rnak: 1}\n", r"many\[0\]\.rnak"),
+        ("rate: fast\n", "documented types"),
+        ("- a\n- b\n", "must be a mapping"),
+        ("rate: [1\n", "readable YAML"),
+        ("training:\n  rank: 0\n", "must be at least 1"),
+    ],
+    ids=["unknown", "nested", "in a list", "type", "list", "syntax", "own law"],
+)
+def test_what_does_not_fit_is_named(text, words):
+    with pytest.raises(SettingsError, match=words):
+        from_yaml(Study, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+        from_yaml(Study, tmp_path / "nowhere.yaml")
+
+
+def test_differences_are_dotted_and_fingerprints_follow_them():
+    one, two = Study(), Study(training=Lora(9), lora=Lora(2))
+    assert differences(one, two) == {
+        "lora": (None, None),
+        "training.rank": (8, 9),
+        "lora.rank": (None, 2),
+    }
+    assert differences(one, Study()) == {}
+    assert settings_fingerprint(one) == settings_fingerprint(Study())
+    assert settings_fingerprint(one) != settings_fingerprint(two)

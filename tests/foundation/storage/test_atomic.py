@@ -1,0 +1,52 @@
+"""A file is whole or as it was, whatever happens in between."""
+
+from __future__ import annotations
+
+import pytest
+
+from crosstune.foundation.errors import StorageError
+from crosstune.foundation.storage import (
+    atomic_folder,
+    atomic_write,
+    read_json,
+    write_json,
+    write_text,
+)
+
+
+def test_an_error_leaves_the_old_file_and_no_rest(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "x").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "x").write_text("whole")
+    assert (tmp_path / "model" / "x").read_text() == "whole"
+
+
+def test_whoever_comes_second_keeps_the_first_folder_unless_told(tmp_path):
+    for text, replace in (("first", False), ("second", False)):
+        with atomic_folder(tmp_path / "model", replace=replace) as temporary:
+            (temporary / "x").write_text(text)
+    assert (tmp_path / "model" / "x").read_text() == "first"
+    with atomic_folder(tmp_path / "model", replace=True) as temporary:
+        (temporary / "x").write_text("third")
+    assert (tmp_path / "model" / "x").read_text() == "third"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_json_round_trips_and_a_broken_file_is_named(tmp_path):
+    write_json(tmp_path / "a.json", {"বাংলা": [1, 2.5, None]})
+    assert read_json(tmp_path / "a.json") == {"বাংলা": [1, 2.5, None]}
+    write_text(tmp_path / "b.json", "{")
+    with pytest.raises(StorageError, match=r"b\.json"):
+        read_json(tmp_path / "b.json")
