@@ -1,0 +1,34 @@
+"""Models: what a layer, component, expert and LoRA factor is; reading, writing and measuring a model.
+
+`Anatomy` names every element of a decoder by `Site`; `load_model` and `save_model` read and write ordinary
+Hugging Face folders; `measuring` and `weights_at` let a model be differentiated without leaving a trace.
+"""
+
+from __future__ import annotations
+
+from crosstune.foundation.models.anatomy import Anatomy, gradient_sites
+from crosstune.foundation.models.layout import HeadGeometry
+from crosstune.foundation.models.loading import (
+    check_finite,
+    load_model,
+    load_tokenizer,
+    save_model,
+)
+from crosstune.foundation.models.measuring import measuring, weights_at
+from crosstune.foundation.models.site import Part, Site
+from crosstune.foundation.models.support import check_supported
+
+__all__ = [
+    "Anatomy",
+    "HeadGeometry",
+    "Part",
+    "Site",
+    "check_finite",
+    "check_supported",
+    "gradient_sites",
+    "load_model",
+    "load_tokenizer",
+    "measuring",
+    "save_model",
+    "weights_at",
+]

@@ -1,0 +1,165 @@
+"""Anatomy: which elements of a decoder's parameters are which component of which layer.
+
+Every element belongs to exactly one `Site`, so per-site sums over elements add up to sums over the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.foundation.errors import ModelError
+from crosstune.foundation.models.layout import HeadGeometry, Slab, slabs_of_model
+from crosstune.foundation.models.site import Part, Site
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The sites of one decoder and the views of its parameters that belong to them.
+
+    Args:
+        family: The `model_type` of its configuration.
+        num_layers: Number of blocks.
+        hidden_size: Width of the residual stream.
+        heads: Number and size of its attention heads.
+        slabs: The parameters, cut by component; a slab may run over all experts of a layer.
+    """
+
+    family: str
+    num_layers: int
+    hidden_size: int
+    heads: HeadGeometry
+    slabs: tuple[Slab, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Anatomy:
+        """Return the anatomy of a causal language model, with or without PEFT LoRA.
+
+        Raises:
+            ModelError: The model is not a decoder with a language-model head.
+            UnknownFamilyError: The family, or one of its parameters, is not in the table.
+        """
+        family, config, slabs = slabs_of_model(model)
+        return cls(
+            family=family,
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            heads=HeadGeometry.of(config),
+            slabs=slabs,
+        )
+
+    def only(self, parameters: Iterable[str]) -> Anatomy:
+        """Return the anatomy of the named parameters alone; sites with no element left disappear."""
+        kept = set(parameters)
+        unknown = kept - {slab.parameter for slab in self.slabs}
+        if unknown:
+            raise ModelError(
+                "parameters",
+                law="must be names of the model's parameters",
+                found=", ".join(sorted(unknown)[:3]),
+                remedy="Take the names from model.named_parameters().",
+            )
+        slabs = tuple(slab for slab in self.slabs if slab.parameter in kept)
+        return Anatomy(self.family, self.num_layers, self.hidden_size, self.heads, slabs)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites: embeddings, layers in depth order, final norm, head."""
+        found = {site for slab in self.slabs for site in slab.sites}
+        return tuple(sorted(found, key=lambda site: site.depth_order))
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """All parts, parameter by parameter."""
+        return tuple(part for slab in self.slabs for part in slab.parts())
+
+    def parts_of(self, parameter: str) -> tuple[Part, ...]:
+        """Return the parts into which one parameter is cut."""
+        return tuple(part for part in self.parts if part.parameter == parameter)
+
+    def count(self, site: Site) -> int:
+        """Return the number of elements of a site."""
+        return self._counts[site]
+
+    @cached_property
+    def _counts(self) -> dict[Site, int]:
+        counts = dict.fromkeys(self.sites, 0)
+        for part in self.parts:
+            counts[part.site] += part.count
+        return counts
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        index = {site: i for i, site in enumerate(self.sites)}
+        return torch.tensor([index[s] for slab in self.slabs for s in slab.sites], dtype=torch.long)
+
+    def inner(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+        """Return ⟨a, b⟩ of each site, summed in float64.
+
+        Products are taken in float32 (in float64 where the inputs are), never in half precision.
+
+        Shapes:
+            ``a[name]``, ``b[name]``: as the parameter `name`. Result: ``[S]``, float64, on the CPU.
+
+        Args:
+            a: A tensor for every parameter of this anatomy; others are ignored.
+            b: Likewise.
+
+        Raises:
+            ModelError: A parameter has no tensor in one of them.
+        """
+        for argument, tensors in (("a", a), ("b", b)):
+            self._check_complete(argument, tensors)
+        result = torch.zeros(len(self.sites), dtype=torch.float64)
+        if self.slabs:
+            values = [slab.inner(a[slab.parameter], b[slab.parameter]) for slab in self.slabs]
+            # One transfer for all slabs; the sum over slabs is on the CPU, where its order is fixed.
+            gathered = torch.cat([value.to(values[0].device) for value in values])
+            result.index_add_(0, self._positions, gathered.cpu())
+        return result
+
+    def _check_complete(self, argument: str, tensors: Mapping[str, Tensor]) -> None:
+        missing = [slab.parameter for slab in self.slabs if slab.parameter not in tensors]
+        if missing:
+            raise ModelError(
+                argument,
+                law="must hold a tensor for every parameter of the anatomy",
+                found=f"none for {missing[0]} ({len(missing)} missing)",
+                remedy="Use Anatomy.only(names) to look at some parameters.",
+            )
+
+    def describe(self) -> str:
+        """Return an aligned text table: one row per component, the layers it stands in and its elements."""
+        heads = self.heads
+        lines = [
+            f"{self.family}: {self.num_layers} layers, width {self.hidden_size}, {heads.num_heads} heads of "
+            f"{heads.head_dim}, {heads.num_kv_heads} key-value heads",
+            *_table([("site", "elements"), *self._rows()]),
+        ]
+        return "\n".join(lines)
+
+    def _rows(self) -> Iterable[tuple[str, str]]:
+        by_place: dict[Site, list[int]] = {}
+        for site, count in self._counts.items():
+            place = Site(site.layer, site.component, factor=site.factor)
+            by_place.setdefault(place, []).append(count)
+        for place, counts in by_place.items():
+            times = f" × {len(counts)} experts" if "experts" in place.component else ""
+            yield f"{place}{times}", f"{sum(counts):,}"
+        yield "total", f"{sum(self._counts.values()):,}"
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
+    left = max(len(name) for name, _ in rows)
+    right = max(len(value) for _, value in rows)
+    return [f"{name:<{left}}  {value:>{right}}" for name, value in rows]
+
+
+def gradient_sites(model: nn.Module) -> Anatomy:
+    """Return the anatomy of the parameters that require gradients."""
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    return Anatomy.of(model).only(trainable)

@@ -1,0 +1,240 @@
+"""Reading and writing decoders as ordinary Hugging Face folders: safetensors only, whole, finite."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from crosstune.foundation.errors import ModelError, StorageError
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def load_model(
+    path_or_id: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> Any:
+    """Return the decoder in a local folder or under a hub id, in eval mode, whole and finite.
+
+    Args:
+        path_or_id: A folder, or a hub id such as ``HuggingFaceTB/SmolLM2-135M``.
+        dtype: ``auto`` (as saved), ``float32``, ``bfloat16``, ``float16`` or ``float64``.
+        device: Where the weights go.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ModelError: Not a decoder, an unknown dtype, or weights that are not finite.
+        StorageError: A folder or file is missing, or does not hold the whole model.
+    """
+    wanted = _dtype(dtype)
+    where = _resolve(path_or_id)
+    config = _read(AutoConfig, where, trust_remote_code=trust_remote_code)
+    _check_decoder(config, where)
+    if Path(where).is_dir() and not list(Path(where).glob("*.safetensors")):
+        raise StorageError(
+            "path_or_id",
+            law="must hold weights as safetensors",
+            found=f"{where} without any *.safetensors",
+            remedy="Save the model again with save_pretrained(); pickled weights are never read.",
+        )
+    model, info = _read(
+        AutoModelForCausalLM,
+        where,
+        config=config,
+        dtype=wanted,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=trust_remote_code,
+    )
+    _check_whole(info, where)
+    model.to(device)
+    check_finite(model)
+    return model
+
+
+def load_tokenizer(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Return the tokenizer beside a model; one without a padding token pads with its end-of-text token.
+
+    Raises:
+        ModelError: It has neither a padding nor an end-of-text token.
+        StorageError: A folder or file is missing.
+    """
+    tokenizer = _read(AutoTokenizer, _resolve(path_or_id), trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                "path_or_id",
+                law="must have a tokenizer with a padding or end-of-text token",
+                found="neither",
+                remedy="Set tokenizer.pad_token and save it again.",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise unless every parameter is finite.
+
+    Raises:
+        ModelError: Names the first parameter that is not, and how many elements.
+    """
+    for name, parameter in model.named_parameters():
+        wrong = parameter.numel() - int(torch.isfinite(parameter.detach()).sum())
+        if wrong:
+            raise ModelError(
+                f"model.{name}",
+                law="must be finite",
+                found=f"{wrong} of {parameter.numel()} elements NaN or infinite",
+                remedy="Use an earlier checkpoint, or a dtype with more range than float16.",
+            )
+
+
+def save_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
+    """Write an ordinary Hugging Face folder that is there whole or not at all; return its path.
+
+    An older model in the same place is replaced.
+
+    Args:
+        model: A transformers or PEFT model.
+        tokenizer: Its tokenizer, or None.
+        folder: Where it goes; anything there that is not a model is left alone.
+
+    Raises:
+        StorageError: The place holds something that is not a model.
+    """
+    target = Path(folder)
+    if target.exists() and not _replaceable(target):
+        raise StorageError(
+            "folder",
+            law="must be free, empty or hold a saved model",
+            found=f"other content at {target}",
+            remedy="Choose another folder.",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        fresh, old = scratch / "new", scratch / "old"
+        model.save_pretrained(fresh)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(fresh)
+        for path in (*fresh.rglob("*"), fresh):
+            _flush(path)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(scratch)
+    return target
+
+
+def _replaceable(target: Path) -> bool:
+    if not target.is_dir():
+        return False
+    names = {path.name for path in target.iterdir()}
+    return not names or bool(names & {"config.json", "adapter_config.json"})
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _dtype(name: str) -> Any:
+    if name != "auto" and name not in DTYPES:
+        raise ModelError(
+            "dtype",
+            law=f"must be auto, {', '.join(DTYPES)}",
+            found=repr(name),
+            remedy="auto keeps the dtype in which the model was saved.",
+        )
+    return DTYPES.get(name, name)
+
+
+def _resolve(path_or_id: str | Path) -> str:
+    """Return the folder or hub id; what looks like a path must exist."""
+    text = str(path_or_id)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise StorageError(
+                "path_or_id",
+                law="must be a model folder with a config.json",
+                found=_listing(path),
+                remedy="For a PEFT adapter, load its base model and put the adapter on with peft.",
+            )
+        return str(path)
+    looks_like_path = isinstance(path_or_id, Path) or text.startswith((".", "/", "~"))
+    if looks_like_path or text.count("/") > 1 or path.exists():
+        raise StorageError(
+            "path_or_id",
+            law="must be an existing folder or a hub id",
+            found=f"{text!r}, which is not a folder",
+            remedy="Check the path.",
+        )
+    return text
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return f"{folder} with {', '.join(names[:6]) or 'nothing in it'}"
+
+
+def _read(auto: Any, where: str, **options: Any) -> Any:
+    """Call `from_pretrained`, with what the library could not read told in our words."""
+    try:
+        return auto.from_pretrained(where, **options)
+    except (OSError, ValueError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StorageError(
+            "path_or_id",
+            law="must be readable by transformers",
+            found=f"{where!r}: {first_line}",
+            remedy="Check the name or path, the network, and whether the model needs trust_remote_code.",
+        ) from error
+
+
+def _check_decoder(config: Any, where: str) -> None:
+    architectures = tuple(config.architectures or ())
+    decoder = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or hasattr(config, "auto_map")
+    named = not architectures or any(name.endswith(_DECODER_SUFFIXES) for name in architectures)
+    if getattr(config, "is_encoder_decoder", False) or not decoder or not named:
+        raise ModelError(
+            "path_or_id",
+            law="must be a decoder with a language-model head",
+            found=f"{config.model_type} ({', '.join(architectures) or 'no architecture named'}) at {where!r}",
+            remedy="Use a causal language model, such as Llama, Qwen or GPT-2.",
+        )
+
+
+def _check_whole(info: Any, where: str) -> None:
+    missing = sorted(info["missing_keys"])
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
+    if missing or mismatched:
+        raise StorageError(
+            "path_or_id",
+            law="must hold every weight of the model",
+            found=f"{len(missing)} missing and {len(mismatched)} of another shape at {where!r}, "
+            f"first {(missing + mismatched)[0]}",
+            remedy="A missing weight would be random; fetch or save the model again.",
+        )

@@ -1,0 +1,184 @@
+"""Measuring a model without leaving a trace, and evaluating it at other weights."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crosstune.foundation.errors import ModelError, UnsupportedError
+from crosstune.foundation.models.support import check_supported
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Let the model be evaluated and differentiated inside; afterwards everything is as it was.
+
+    Inside, every module is in eval mode except those that gate gradient checkpointing, and `.grad` is
+    empty. Put back afterwards: training flags, `requires_grad`, `.grad`, buffers, and the random
+    states of Python, NumPy and torch on every device.
+
+    Raises:
+        UnsupportedError: The model is sharded, quantised or checkpointed reentrantly.
+    """
+    check_supported(model)
+    _refuse_reentrant(model)
+    with ExitStack() as stack:
+        for kept in (_random_states, _buffers, _gradients, _requires_grad, _training_flags):
+            stack.enter_context(kept(model))
+        for module in model.modules():
+            # A checkpointing layer recomputes only while its own flag says "training"; its dropout is a child.
+            module.training = module.training and bool(
+                getattr(module, "gradient_checkpointing", False)
+            )
+        yield
+
+
+@contextmanager
+def weights_at(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the named parameters hold these values inside, and their own storage again afterwards.
+
+    Run the backward pass inside as well: checkpointed layers read their weights again there.
+
+    Args:
+        model: The model whose parameters are exchanged.
+        values: Name → tensor of the parameter's shape, dtype and device. Names are those of
+            `named_parameters()`; any name of a tied parameter will do.
+
+    Raises:
+        ModelError: A name is unknown, or a value does not fit its parameter.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    exchanged: dict[int, tuple[nn.Parameter, Tensor]] = {}
+    for name, value in values.items():
+        _check_value(name, value, named)
+        parameter = named[name]
+        if id(parameter) in exchanged and exchanged[id(parameter)][1] is not value:
+            raise ModelError(
+                f"values[{name!r}]",
+                law="must be the one tensor given for its tied parameter",
+                found="two tensors under two of its names",
+                remedy="Give a tied parameter once.",
+            )
+        exchanged[id(parameter)] = (parameter, value)
+    originals = [(parameter, parameter.data) for parameter, _ in exchanged.values()]
+    try:
+        for parameter, value in exchanged.values():
+            parameter.data = value.detach()
+        yield
+    finally:
+        for parameter, original in originals:
+            parameter.data = original
+
+
+def _check_value(name: str, value: Tensor, named: Mapping[str, nn.Parameter]) -> None:
+    if name not in named:
+        raise ModelError(
+            f"values[{name!r}]",
+            law="must name a parameter of the model",
+            found="no such parameter",
+            remedy="Take the names from model.named_parameters().",
+        )
+    wanted, given = (f"shape {tuple(t.shape)}, {t.dtype}, {t.device}" for t in (named[name], value))
+    if wanted != given:
+        raise ModelError(
+            f"values[{name!r}]",
+            law=f"must fit its parameter ({wanted})",
+            found=given,
+            remedy="Convert the tensor with .to(parameter) first.",
+        )
+
+
+def _refuse_reentrant(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        if not getattr(module, "gradient_checkpointing", False) or function is None:
+            continue
+        keywords = function.keywords if isinstance(function, functools.partial) else {}
+        if keywords.get("use_reentrant") is not False:
+            raise UnsupportedError(
+                "model",
+                law="must not use reentrant gradient checkpointing (torch.autograd.grad cannot pass it)",
+                found=f"use_reentrant={keywords.get('use_reentrant', 'not set')} at {name or 'the model'}",
+                remedy='Set gradient_checkpointing_kwargs={"use_reentrant": False} in TrainingArguments, '
+                "or enable checkpointing on the model with it.",
+            )
+
+
+@contextmanager
+def _training_flags(model: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def _requires_grad(model: nn.Module) -> Iterator[None]:
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _gradients(model: nn.Module) -> Iterator[None]:
+    """Lay accumulated gradients aside, so that nothing inside can add to them."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in gradients:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextmanager
+def _buffers(model: nn.Module) -> Iterator[None]:
+    """Keep buffers, and the plain attributes beside them (dynamic RoPE counts the longest length there)."""
+    owners = [module for module in model.modules() if module._buffers]
+    kept = [
+        (
+            module,
+            dict(module._buffers),
+            {name: None if b is None else b.clone() for name, b in module._buffers.items()},
+            set(module._non_persistent_buffers_set),
+            {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | None)},
+        )
+        for module in owners
+    ]
+    try:
+        yield
+    finally:
+        for module, objects, contents, transient, plain in kept:
+            module._buffers.clear()
+            module._buffers.update(objects)
+            module._non_persistent_buffers_set = transient
+            vars(module).update(plain)
+            for name, tensor in objects.items():
+                if tensor is not None:
+                    tensor.detach().copy_(contents[name])
+
+
+@contextmanager
+def _random_states(model: nn.Module) -> Iterator[None]:
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
