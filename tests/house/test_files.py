@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.house import sources
 
 Rule = Callable[[str], list[str]]
@@ -41,7 +40,10 @@ KEPT: dict[str, tuple[Rule, str]] = {
     "400 lines": (sources.too_long, SIGN + "x = 1\n" * 399),
     "60-line function": (sources.too_long, SIGN + "def f():\n" + "    x = 1\n" * 59),
     "7 in a method": (sources.too_wide, SIGN + "class C:\n def f(self,a,b,c,d,e,g,h): ..."),
-    "re-raised": (sources.swallowed, SIGN + "try:\n    f()\nexcept Exception as e:\n    raise E from e"),
+    "re-raised": (
+        sources.swallowed,
+        SIGN + "try:\n    f()\nexcept Exception as e:\n    raise E from e",
+    ),
     "a method called print": (sources.prints, SIGN + "page.print('x')"),
 }
 

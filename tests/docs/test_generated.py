@@ -1,0 +1,59 @@
+"""What README and docs repeat from the code is what the code says today; README stays one page."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
+
+import pytest
+from tests.docs.markdown import CHECKOUT
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    """The script docs/generate.py as a module."""
+    spec = importlib.util.spec_from_file_location("generate", CHECKOUT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def words(text: str) -> list[str]:
+    """The text without its line breaks: help texts wrap differently from one Python to the next."""
+    return text.split()
+
+
+def test_the_map_in_readme_is_the_tree(generate: ModuleType) -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert generate.between(readme, "map", generate.house_map()) == readme, "run `make docs`"
+
+
+def test_the_map_leaves_out_no_room(generate: ModuleType) -> None:
+    package = generate.PACKAGE
+    drawn = {face.parent for _, face in generate.rooms()} | {package}
+    assert {face.parent for face in package.rglob("__init__.py")} - drawn == set()
+
+
+def test_every_door_sign_fits_on_the_map(generate: ModuleType) -> None:
+    assert [line for line in generate.house_map().splitlines() if len(line) > 120] == []
+
+
+def test_the_page_of_commands_is_the_help(generate: ModuleType) -> None:
+    if not (generate.PACKAGE / "cli" / "main.py").is_file():
+        pytest.skip("the command line is not built yet")
+    page = (CHECKOUT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert words(page) == words(generate.commands_page()), "run `make docs`"
+
+
+def test_readme_is_one_page() -> None:
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_a_page_without_its_marks_is_refused(generate: ModuleType) -> None:
+    assert generate.between("a <!-- map -->old<!-- /map --> b", "map", "new") == (
+        "a <!-- map -->\nnew\n<!-- /map --> b"
+    )
+    with pytest.raises(ValueError, match="<!-- map -->"):
+        generate.between("no marks", "map", "new")
