@@ -1,0 +1,48 @@
+"""Rows, tasks and tokens: disjoint train and test sides, labels that score each byte once, and toy languages.
+
+A row is read by `sources`, put on a side by `splits`, and made into ids and labels by `tokens` and `batches`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from crosstune.foundation.data.languages import Language, parse_language
+from crosstune.foundation.data.settings import TaskSettings
+from crosstune.foundation.data.sources import read_rows, read_tasks
+from crosstune.foundation.data.splits import Pool, sample_warnings, split_tasks
+from crosstune.foundation.data.task import Row, Task, as_rows, check_disjoint, check_enough
+from crosstune.foundation.data.tokens import UNSCORED, Encoded, EncodingReport, encode
+
+if TYPE_CHECKING:
+    from crosstune.foundation.data.batches import collate, padding_fraction
+
+__all__ = [
+    "Row",
+    "Task",
+    "TaskSettings",
+    "as_rows",
+    "check_disjoint",
+    "check_enough",
+    "read_rows",
+    "read_tasks",
+    "Pool",
+    "split_tasks",
+    "sample_warnings",
+    "UNSCORED",
+    "Encoded",
+    "EncodingReport",
+    "encode",
+    "collate",
+    "padding_fraction",
+    "Language",
+    "parse_language",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("collate", "padding_fraction"):  # these need torch, which is slow to import
+        from crosstune.foundation.data import batches
+
+        return getattr(batches, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,65 @@
+"""Encoded rows as padded tensors, and how much of them is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+
+from crosstune.foundation.data.tokens import UNSCORED, Encoded
+from crosstune.foundation.errors import DataError, SettingsError
+
+
+def collate(
+    encoded: Sequence[Encoded], pad_id: int, *, side: Literal["right", "left"] = "right"
+) -> dict[str, torch.Tensor]:
+    """Sequences side by side, padded to the longest.
+
+    Shapes:
+        Every tensor is [B, T], int64; `attention_mask` is 1 on real tokens and 0 on padding.
+
+    Args:
+        encoded: At least one sequence.
+        pad_id: What stands on padding; it may be a real token's id, since padding is known by its place.
+        side: Where the padding goes.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels` (−100 on padding).
+
+    Raises:
+        DataError: There is no sequence.
+        SettingsError: `side` is neither right nor left.
+    """
+    if not encoded:
+        raise DataError(
+            "encoded", law="must have a sequence", found="none", remedy="Give at least one row."
+        )
+    if side not in ("right", "left"):
+        raise SettingsError(
+            "side", law="must be 'right' or 'left'", found=repr(side), remedy="Use 'right'."
+        )
+    shape = (len(encoded), max(len(item.input_ids) for item in encoded))
+    input_ids = torch.full(shape, pad_id, dtype=torch.int64)
+    attention_mask = torch.zeros(shape, dtype=torch.int64)
+    labels = torch.full(shape, UNSCORED, dtype=torch.int64)
+    for index, item in enumerate(encoded):
+        size = len(item.input_ids)
+        place = slice(0, size) if side == "right" else slice(shape[1] - size, shape[1])
+        input_ids[index, place] = torch.tensor(item.input_ids)
+        attention_mask[index, place] = 1
+        labels[index, place] = torch.tensor(item.labels)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def padding_fraction(batch: Mapping[str, torch.Tensor]) -> float:
+    """The share of a batch's places that hold padding, from 0 to 1.
+
+    Args:
+        batch: The result of `collate`.
+
+    Returns:
+        Padding places over all places.
+    """
+    mask = batch["attention_mask"]
+    return 1.0 - float(mask.sum(dtype=torch.float64)) / mask.numel()

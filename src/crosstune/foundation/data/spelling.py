@@ -1,0 +1,72 @@
+"""Where each token ends in the bytes of a text, exactly, also where tokens are parts of a character.
+
+Offsets tell characters. Where several tokens lie in one character (byte-level and byte-fallback tokenizers), their pieces
+tell bytes: ``<0xE0>`` spells one byte, and a piece in GPT-2's byte alphabet as many bytes as it has letters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+_BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_WORD_MARK = "▁"  # sentencepiece writes a space so, also one it has put before the text
+
+
+def byte_ends(
+    text: str, pieces: Sequence[str], offsets: Sequence[tuple[int, int]], tokenizer: Any
+) -> list[int]:
+    """The byte of `text` at which each token ends; the last is the text's length in bytes.
+
+    A token begins where the one before ends, so what no token covers (white space a tokenizer drops) counts with the
+    token after it, and every byte counts exactly once.
+
+    Args:
+        text: What was tokenized.
+        pieces: The vocabulary entry of each token, special tokens left out.
+        offsets: The characters (start, end) of each token.
+        tokenizer: The fast tokenizer, asked whether it works on bytes.
+
+    Returns:
+        Non-decreasing ends, one per token.
+    """
+    if not pieces:
+        return []
+    # At [i], the bytes before character i.
+    bytes_before = [0, *accumulate(len(character.encode("utf-8")) for character in text)]
+    byte_level = works_on_bytes(tokenizer)
+    ends: list[int] = []
+    done = 0
+    for index, (piece, (start, end)) in enumerate(zip(pieces, offsets, strict=True)):
+        limit = max(done, bytes_before[end])
+        next_start = offsets[index + 1][0] if index + 1 < len(offsets) else end
+        if next_start < end:  # the next token lies in this one's last character
+            limit = min(limit, done + _piece_bytes(piece, text[start:end], byte_level))
+        done = limit
+        ends.append(done)
+    ends[-1] = bytes_before[-1]
+    return ends
+
+
+def works_on_bytes(tokenizer: Any) -> bool:
+    """Whether the pieces of a tokenizer are written in GPT-2's alphabet of 256 letters for 256 bytes.
+
+    Args:
+        tokenizer: A fast tokenizer.
+
+    Returns:
+        True for byte-level tokenizers; false for those that only fall back to bytes.
+    """
+    return "ByteLevel(" in f"{tokenizer.backend_tokenizer.decoder!r}"
+
+
+def _piece_bytes(piece: str, covered: str, byte_level: bool) -> int:
+    if byte_level:
+        return len(piece)
+    if _BYTE_PIECE.fullmatch(piece):
+        return 1
+    if piece.startswith(_WORD_MARK) and not covered.startswith(" "):
+        piece = piece.removeprefix(_WORD_MARK)
+    return len(piece.encode("utf-8").replace(_WORD_MARK.encode("utf-8"), b" "))
