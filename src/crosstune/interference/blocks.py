@@ -66,6 +66,9 @@ def make_blocks(
         tokenizer: Encodes the rows.
         settings: How many blocks, of how many rows, of which length, by which seed.
 
+    Returns:
+        The blocks, in order of their index.
+
     Raises:
         DataError: There are too few rows or groups, or a block has nothing to score.
     """
@@ -118,7 +121,7 @@ def _choose(task: str, rows: Sequence[Row], settings: BlockSettings) -> list[lis
 
 
 def _content(row: Row) -> str:
-    return f"content:{fingerprint([row.prompt, row.text])}"
+    return f"content:{fingerprint(row.content)}"
 
 
 def _group(row: Row) -> str:
@@ -141,6 +144,13 @@ def shared_pairs(blocks_a: Sequence[Block], blocks_b: Sequence[Block]) -> Tensor
 
     Shapes:
         result: [K_A, K_B] bool.
+
+    Args:
+        blocks_a: The blocks of A.
+        blocks_b: The blocks of B; with those of A the diagonal is true.
+
+    Returns:
+        The mask of pairs that must not be averaged.
     """
     return torch.tensor(
         [[not a.groups.isdisjoint(b.groups) for b in blocks_b] for a in blocks_a], dtype=torch.bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import ModelError
 from crosstune.foundation.evaluation import token_nats
-from crosstune.foundation.models import measuring, weights_at
+from crosstune.foundation.models import measuring
 from crosstune.interference.blocks import Block
 from crosstune.interference.settings import GradientSettings
 
@@ -34,6 +34,12 @@ class BlockGradient(NamedTuple):
 def trainable_names(model: nn.Module) -> tuple[str, ...]:
     """The parameters a gradient is taken of: those that training may move, in the model's order.
 
+    Args:
+        model: The model.
+
+    Returns:
+        Names of `model.named_parameters()`.
+
     Raises:
         ModelError: No parameter requires a gradient.
     """
@@ -53,15 +59,24 @@ def evaluating(model: nn.Module, settings: GradientSettings) -> Iterator[None]:
     """A place where blocks may be evaluated: no dropout, no autocast, float32, and no trace after.
 
     Enter it once around all blocks of one state. Inside, `block_gradient` and `block_nats` may be
-    called, and `weights_at` may put other float32 values in place.
+    called, and `weights_at` may put other values in place. Where half-precision weights are held as
+    float32, the model's parameters are other objects inside: take them by name.
+
+    Args:
+        model: The model.
+        settings: Whether half-precision weights are evaluated as float32.
+
+    Yields:
+        Nothing; the model itself is ready.
     """
     device = next(model.parameters()).device.type
     with ExitStack() as stack:
         stack.enter_context(measuring(model))
         stack.enter_context(_plain_forward(model))
+        stack.enter_context(_full_matmul())
         stack.enter_context(torch.autocast(device_type=device, enabled=False))
         if settings.precision == "float32":
-            stack.enter_context(weights_at(model, _as_float32(model)))
+            stack.enter_context(_in_float32(model))
         yield
 
 
@@ -80,12 +95,44 @@ def _plain_forward(model: nn.Module) -> Iterator[None]:
         model.forward = wrapped
 
 
-def _as_float32(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value.detach().float()
-        for name, value in model.named_parameters()
-        if value.is_floating_point() and value.dtype in (torch.float16, torch.bfloat16)
-    }
+@contextmanager
+def _full_matmul() -> Iterator[None]:
+    """Multiply float32 matrices as float32: TF32 keeps ten bits of them, and no account closes on ten bits."""
+    place: Any = torch.backends.cuda.matmul
+    # The older switch may not be read once the newer one was used, and the other way round.
+    switch, full = (
+        ("fp32_precision", "ieee") if hasattr(place, "fp32_precision") else ("allow_tf32", False)
+    )
+    before = getattr(place, switch)
+    setattr(place, switch, full)
+    try:
+        yield
+    finally:
+        setattr(place, switch, before)
+
+
+@contextmanager
+def _in_float32(model: nn.Module) -> Iterator[None]:
+    """Hold half-precision parameters as float32 ones.
+
+    Parameters are exchanged, not their storage: a parameter whose dtype changes under it loses its gradient
+    accumulator, and with it the hooks by which DDP averages gradients.
+    """
+    wide: dict[int, nn.Parameter] = {}
+    exchanged: list[tuple[nn.Module, str, nn.Parameter]] = []
+    try:
+        for module in model.modules():
+            for name, value in module._parameters.items():
+                if value is None or value.dtype not in (torch.float16, torch.bfloat16):
+                    continue
+                if id(value) not in wide:  # a tied parameter stays one
+                    wide[id(value)] = nn.Parameter(value.detach().float(), value.requires_grad)
+                exchanged.append((module, name, value))
+                module._parameters[name] = wide[id(value)]
+        yield
+    finally:
+        for module, name, value in exchanged:
+            module._parameters[name] = value
 
 
 def block_gradient(
@@ -101,6 +148,9 @@ def block_gradient(
         block: The block.
         names: The parameters, by their names in ``model.named_parameters()``.
         settings: The size of a forward pass.
+
+    Returns:
+        The gradient in float32 (float64 for a float64 model), the summed loss and its tokens.
     """
     parameters = _pick(model, names)
     device = next(model.parameters()).device
@@ -124,7 +174,16 @@ def block_gradient(
 
 
 def block_nats(model: nn.Module, block: Block, settings: GradientSettings) -> float:
-    """The summed loss of a block, in nats; the model is inside `evaluating`."""
+    """The summed loss of a block, in nats; the model is inside `evaluating`.
+
+    Args:
+        model: The model.
+        block: The block.
+        settings: The size of a forward pass.
+
+    Returns:
+        Nats, before any division.
+    """
     device = next(model.parameters()).device
     with torch.no_grad():
         return sum(
@@ -134,7 +193,15 @@ def block_nats(model: nn.Module, block: Block, settings: GradientSettings) -> fl
 
 
 def micro_batches(rows: Sequence[Encoded], batch_tokens: int) -> list[list[Encoded]]:
-    """Rows in batches of similar length whose padded size stays within the budget."""
+    """Rows in batches of similar length whose padded size stays within the budget.
+
+    Args:
+        rows: The rows, in any order.
+        batch_tokens: The most padded tokens of a batch; a longer row stands alone.
+
+    Returns:
+        The batches, longest rows first.
+    """
     batches: list[list[Encoded]] = []
     for row in sorted(rows, key=lambda row: len(row.input_ids), reverse=True):
         # The first row of a batch is its longest, so it says how wide the padding makes the batch.

@@ -10,6 +10,11 @@ from crosstune.foundation.errors import SettingsError
 def at_least(argument: str, value: float, least: float) -> None:
     """Hold a setting to its lower bound.
 
+    Args:
+        argument: The setting's name.
+        value: What it was set to.
+        least: The smallest value that makes sense.
+
     Raises:
         SettingsError: The value is smaller than ``least``.
     """
