@@ -1,0 +1,51 @@
+"""A stage's settings in the words of transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from crosstune.foundation.ranks import world_size
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.training.settings import TrainingSettings
+
+_OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd", "adafactor": "adafactor"}
+
+
+def training_arguments(
+    settings: TrainingSettings, output_folder: Path, seed: int, *, looks: bool
+) -> TrainingArguments:
+    """The arguments that make transformers' loop do what the settings say and nothing else.
+
+    Args:
+        settings: What the stage is.
+        output_folder: Where checkpoints lie.
+        seed: The run's seed; the loop's own is derived from it.
+        looks: Whether there are held-out sets to look at.
+
+    Returns:
+        Arguments in which every filter that would hide a number is off.
+    """
+    looks = looks and settings.evaluate_every > 0
+    micro_rows = settings.batch_rows // (settings.accumulation * world_size())
+    return TrainingArguments(
+        output_dir=str(output_folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=max(1, micro_rows),
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        optim=_OPTIMIZERS[settings.optimizer],
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if looks else "no",
+        eval_steps=settings.evaluate_every or None,
+        save_strategy="steps" if settings.checkpoint_every else "no",
+        save_steps=settings.checkpoint_every or 500,
+        seed=Seeds(seed).derive("training") % 2**32,  # numpy's global generator takes 32 bits
+        report_to=list(settings.report_to) or "none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )

@@ -1,0 +1,140 @@
+"""Checkpoints that are whole and fit, or are refused with the difference shown."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from crosstune.foundation.errors import CheckpointError
+from crosstune.foundation.storage import fingerprint_file, read_json, write_json
+
+MANIFEST = "crosstune-manifest.json"
+STATES = "crosstune"
+SCHEMA = 1
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A callback whose state belongs to a checkpoint, such as a ledger or a probe's history."""
+
+    state_name: str
+    """A name that is unique in a run and may be a folder's name."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write everything needed to go on into an existing, empty folder.
+
+        Called on the first process only, after all callbacks of the step; without collectives.
+        """
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what ``save_state`` wrote.
+
+        Called on every process, before ``on_train_begin``, when weights and optimizer are restored.
+        """
+
+
+def checkpoint_folder(output_folder: Path, step: int) -> Path:
+    """Where the checkpoint after optimizer step ``step`` lies (transformers' own name for it)."""
+    return output_folder / f"checkpoint-{step}"
+
+
+def steps_with_checkpoints(output_folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, whole or not, oldest first."""
+    names = (path.name for path in output_folder.glob("checkpoint-*") if path.is_dir())
+    steps = (name.removeprefix("checkpoint-") for name in names)
+    return sorted(int(step) for step in steps if step.isdecimal())
+
+
+def save_states(folder: Path, stateful: Iterable[Stateful]) -> None:
+    """Write the state of each callback under its own name."""
+    for some in stateful:
+        place = folder / STATES / some.state_name
+        place.mkdir(parents=True)
+        some.save_state(place)
+
+
+def load_states(folder: Path, stateful: Iterable[Stateful]) -> None:
+    """Restore each callback from its own name.
+
+    Raises:
+        CheckpointError: The checkpoint holds no state for a callback.
+    """
+    for some in stateful:
+        place = folder / STATES / some.state_name
+        if not place.is_dir():
+            raise CheckpointError(
+                str(folder.name),
+                law=f"must hold the state of {some.state_name!r}",
+                found=sorted(path.name for path in (folder / STATES).iterdir()),
+                remedy="Resume with the same callbacks, or start the stage anew in another folder.",
+            )
+        some.load_state(place)
+
+
+def seal(folder: Path, identity: Mapping[str, Any], *, finished: bool) -> None:
+    """Write the manifest, last and atomically: a checkpoint without one is not whole."""
+    files = {
+        path.relative_to(folder).as_posix(): fingerprint_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"schema": SCHEMA, "finished": finished, "identity": dict(identity), "files": files}
+    write_json(folder / MANIFEST, manifest)
+
+
+def fault(folder: Path) -> str | None:
+    """Why a checkpoint is not whole, in words; None where it is."""
+    if not (folder / MANIFEST).is_file():
+        return "it has no manifest: writing it was interrupted"
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("schema") != SCHEMA:
+        return f"its manifest has schema {manifest.get('schema')!r}, this version reads {SCHEMA}"
+    for name, expected in manifest["files"].items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if fingerprint_file(folder / name) != expected:
+            return f"{name} is not what was written"
+    return None
+
+
+def latest_whole(output_folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, and a sentence for each newer one that had to be skipped."""
+    skipped = []
+    for step in reversed(steps_with_checkpoints(output_folder)):
+        folder = checkpoint_folder(output_folder, step)
+        reason = fault(folder)
+        if reason is None:
+            return folder, skipped
+        skipped.append(f"{folder.name} was skipped: {reason}.")
+    return None, skipped
+
+
+def check_fits(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether the (whole) checkpoint ends its stage; it belongs to this model, data and settings.
+
+    Raises:
+        CheckpointError: It belongs to something else; the difference is shown.
+    """
+    manifest = read_json(folder / MANIFEST)
+    stored = manifest["identity"]
+    different = [
+        f"{name}: {stored.get(name)!r} in the checkpoint, {identity.get(name)!r} now"
+        for name in sorted({*stored, *identity})
+        if stored.get(name) != identity.get(name)
+    ]
+    if different:
+        raise CheckpointError(
+            folder.name,
+            law="must come from the same model, tokenizer, rows, settings and seed",
+            found="; ".join(different),
+            remedy="Restore what has changed, or train in another output folder.",
+        )
+    return bool(manifest["finished"])
+
+
+def keep_newest(output_folder: Path, count: int) -> None:
+    """Remove all but the newest checkpoints; called when a newer one is whole."""
+    for step in steps_with_checkpoints(output_folder)[:-count]:
+        shutil.rmtree(checkpoint_folder(output_folder, step))

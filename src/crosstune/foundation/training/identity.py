@@ -1,0 +1,73 @@
+"""What a checkpoint belongs to: settings, model, tokenizer, rows and seed, as fingerprints and plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from crosstune.foundation.ranks import world_size
+from crosstune.foundation.storage import fingerprint
+from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.training.stage import StageData
+
+# Where a stage may differ from its checkpoint: these decide what is kept or shown, not what is computed.
+_FREE = ("keep_checkpoints", "report_to", "checkpoint_every", "log_every", "evaluation_tokens")
+
+
+def stage_identity(
+    model: nn.Module, data: StageData, settings: TrainingSettings, seed: int
+) -> dict[str, Any]:
+    """Everything that must be the same for a resumed stage to equal an uninterrupted one.
+
+    Args:
+        model: The model as the stage finds it, before any step.
+        data: The stage's rows.
+        settings: The stage's settings.
+        seed: The stage's seed.
+
+    Returns:
+        JSON-able values; two stages with equal identities compute the same.
+    """
+    chosen = {
+        f"settings.{field.name}": _plain(getattr(settings, field.name))
+        for field in dataclasses.fields(settings)
+        if field.name not in _FREE
+    }
+    return {
+        **chosen,
+        "model": type(model).__name__,
+        "weights": weights_fingerprint(model),
+        "tokenizer": data.tokenizer,
+        "rows": fingerprint([[row.row_id, row.input_ids, row.labels] for row in data.train]),
+        "seed": seed,
+        "processes": world_size(),
+    }
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of every parameter's name, shape, dtype and bits.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, value in model.named_parameters():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    return list(value) if isinstance(value, tuple) else value

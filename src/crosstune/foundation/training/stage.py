@@ -1,0 +1,47 @@
+"""What goes into a stage of training and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crosstune.foundation.data import Encoded
+from crosstune.foundation.records import Table
+from crosstune.foundation.training.cost import Cost
+
+
+@dataclass(frozen=True)
+class StageData:
+    """The rows of a stage, encoded."""
+
+    train: Sequence[Encoded]
+    """Rows that are learned."""
+    pad_id: int
+    """The token that fills short rows."""
+    held_out: Mapping[str, Sequence[Encoded]] = field(default_factory=dict)
+    """Named sets that are looked at while training, never learned."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer that encoded the rows; a checkpoint of another one is refused."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did."""
+
+    steps: int
+    """Optimizer steps taken."""
+    ledger: Table
+    """The loss ledger: one row per step and term."""
+    history: tuple[dict[str, Any], ...]
+    """The training log: loss, gradient norms, learning rate, held-out losses, each with its step."""
+    cost: Cost
+    """Wall-clock, tokens, padding, memory."""
+    stopped_early: bool = False
+    """Whether the held-out loss ended the stage before its last step."""
+    best_step: int | None = None
+    """The step whose state the model holds, where early stopping restored it; none for the last."""
+    resumed_from: int | None = None
+    """The step of the checkpoint the stage went on from."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know: checkpoints that were skipped, and why."""
