@@ -1,0 +1,1 @@
+"""Floor 4: the front door. `crosstune run · plan · show · list`."""

@@ -1,0 +1,175 @@
+"""The command line: parse, hand over, print. Help is instant, because nothing heavy is loaded for it."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+from crosstune import __version__
+from crosstune.cli import printing
+from crosstune.foundation.errors import CrosstuneError, SettingsError
+from crosstune.studies.catalogue import STUDIES, find_study
+
+_STOPPED = 130  # the shell's exit code for an interrupt
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of `crosstune`.
+
+    Returns:
+        A parser whose subcommands are `run`, `plan`, `show` and `list`.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="crosstune",
+        description="Measure, act on and prove the crosstalk when a model's learning crosses something else.",
+        version=__version__,
+        exit_on_error=False,
+    )
+    commands = parser.add_subcommands(required=True, dest="command")
+    for verb, says in (("run", "Run a study."), ("plan", "Say what a study will cost.")):
+        verb_parser = ArgumentParser(description=says, exit_on_error=False)
+        commands.add_subcommand(verb, verb_parser, help=says)
+        studies = verb_parser.add_subcommands(required=True, dest="study")
+        for study in STUDIES:
+            studies.add_subcommand(study.name, _study_parser(study.name), help=study.question)
+    show = ArgumentParser(
+        description="Print what a run found and draw its page.", exit_on_error=False
+    )
+    show.add_argument("run", type=str, help="The run folder.")
+    show.add_argument("--draw", type=bool, default=True, help="Whether to draw report.html again.")
+    commands.add_subcommand("show", show, help="Print what a run found and draw its page.")
+    listing = ArgumentParser(description="Name the studies and the runs.", exit_on_error=False)
+    listing.add_argument(
+        "folder", type=str, nargs="?", default="runs", help="Where to look for runs."
+    )
+    commands.add_subcommand("list", listing, help="Name the studies and the runs under a folder.")
+    return parser
+
+
+def _study_parser(name: str) -> ArgumentParser:
+    study = find_study(name)
+    parser = ArgumentParser(description=study.question, exit_on_error=False)
+    parser.add_argument(
+        "--config", action="config", help="A YAML file with any of the settings below."
+    )
+    parser.add_class_arguments(study.settings_class(), as_group=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after the program's name; None takes them from the process.
+
+    Returns:
+        The exit code: 0, 2 for an error that the user can mend, 130 after an interrupt.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(_parse(words))
+    except CrosstuneError as error:
+        printing.error(error)
+        return 2
+    except KeyboardInterrupt:
+        printing.stopped(words)
+        return _STOPPED
+
+
+def _parse(words: list[str]) -> Namespace:
+    parser = build_parser()
+    try:
+        return parser.parse_args(words)
+    except ArgumentError as error:
+        raise _told(error, words) from error
+
+
+def _told(error: ArgumentError, words: list[str]) -> CrosstuneError:
+    """The parser's error in our words; a law that a settings class checked itself comes through unchanged."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CrosstuneError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    message = " ".join(str(error).split())
+    return SettingsError(
+        "command",
+        law="must be made of the documented words",
+        found=message,
+        remedy=_nearest(words)
+        + "`crosstune --help` and `crosstune run conflict --help` name them all.",
+    )
+
+
+def _nearest(words: list[str]) -> str:
+    """A hint at the option that was probably meant."""
+    known = {
+        option
+        for study in STUDIES
+        for action in _study_parser(study.name)._actions
+        for option in action.option_strings
+    }
+    for word in words:
+        option = word.split("=")[0]
+        if option.startswith("--") and option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            if near:
+                return f"Did you mean `{near[0]}`? "
+    return ""
+
+
+def _dispatch(arguments: Namespace) -> int:
+    command = arguments.command
+    if command == "list":
+        return _list(Path(arguments.list.folder))
+    if command == "show":
+        return _show(Path(arguments.show.run), draw=arguments.show.draw)
+    verb = arguments[command]
+    study = find_study(verb.study)
+    chosen = _study_parser(study.name).instantiate(verb[study.name])
+    chosen.pop("config", None)
+    settings = study.settings_class()(**chosen.as_dict())
+    if command == "plan":
+        printing.plan(study.plan(settings))
+        return 0
+    with printing.ProgressLine() as line:
+        run = study.run(settings, line)
+    return _show(run.folder, draw=False)
+
+
+def _show(folder: Path, *, draw: bool) -> int:
+    # The report needs neither torch nor a model, and the help needs neither of them.
+    from crosstune import report
+    from crosstune.foundation.records import Run
+
+    run = Run.open(folder)
+    page = report.draw(run) if draw else folder / "report.html"
+    printing.text(report.summary(run))
+    printing.text(f"Report: {page}")
+    return 0
+
+
+def _list(folder: Path) -> int:
+    from crosstune.foundation.records import Run
+
+    printing.text("Studies")
+    for study in STUDIES:
+        printing.text(f"  {study.name:<12} {study.question}")
+    printing.text(f"\nRuns in {folder}")
+    places = sorted(path.parent for path in folder.glob("**/run.json") if "cells" not in path.parts)
+    for place in places:
+        run = Run.open(place)
+        state = "finished" if run.finished else "not finished"
+        printing.text(f"  {place}  {run.kind}, {len(run.cells())} cells, {state}")
+    if not places:
+        printing.text("  none yet; `make quickstart` or `crosstune run conflict` makes one")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

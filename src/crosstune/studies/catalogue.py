@@ -1,0 +1,43 @@
+"""The studies there are, in reading order."""
+
+from __future__ import annotations
+
+import difflib
+
+from crosstune.foundation.errors import SettingsError
+from crosstune.studies.study import Study
+
+STUDIES: tuple[Study, ...] = (
+    Study(
+        name="conflict",
+        question="What do tasks learned one after another do to each other, and where in the model?",
+        settings="crosstune.studies.conflict.settings:ConflictSettings",
+        runs="crosstune.studies.conflict.flow:run",
+        plans="crosstune.studies.conflict.plan:plan",
+    ),
+)
+
+
+def find_study(name: str) -> Study:
+    """The study of that name.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The study.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    for study in STUDIES:
+        if study.name == name:
+            return study
+    names = [study.name for study in STUDIES]
+    near = difflib.get_close_matches(name, names, n=1)
+    raise SettingsError(
+        "study",
+        law="must be in the catalogue",
+        found=repr(name),
+        remedy=f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(names)}.",
+    )

@@ -1,0 +1,145 @@
+"""Everything a conflict study can be told. No torch here: the command line reads its help from this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from crosstune.foundation.data.settings import TaskSettings
+from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.interference.probe_settings import ProbeSettings
+from crosstune.interference.settings import BlockSettings, LedgerSettings
+
+EMBEDDED = "embedded"
+_TOY_TASKS = (
+    TaskSettings(name="en", source="toy:latin-svo", rows=800),
+    TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=800),
+    TaskSettings(name="ar", source="toy:arabic-vso-0.3", rows=800),
+)
+
+
+@dataclass(frozen=True)
+class ConflictSettings:
+    """Fine-tune a model through tasks one after another, and account for what each does to the others."""
+
+    output: str = "runs/conflict"
+    """The run folder. A run that was stopped, or is given more seeds, goes on in it."""
+    model: str = EMBEDDED
+    """A folder with a Hugging Face model, a hub id, or `embedded`: a tiny model pretrained here on first use."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Type of the weights in memory; `auto` keeps that of the files."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`, …; `auto` takes an accelerator where there is one."""
+    tasks: tuple[TaskSettings, ...] = _TOY_TASKS
+    """The tasks."""
+    stages: tuple[str, ...] = ()
+    """Names of the tasks in the order they are learned; empty: every task once, as listed."""
+    references: tuple[str, ...] = ()
+    """Tasks whose loss is followed throughout; empty: all."""
+    seeds: tuple[int, ...] = (0, 42, 123, 456, 789)
+    """One cell each. A seed changes the order of training rows, dropout and new adapters; never the rows."""
+    samples: int | None = None
+    """At most so many training rows a task; none takes all."""
+    test_share: float = 0.2
+    """Share of the rows held out, by group across all tasks."""
+    data_seed: int = 0
+    """Changes which rows are held out and which are reference rows; the same for all seeds."""
+    windows: bool = False
+    """Whether rows longer than `training.length` are cut into windows instead of being cut off."""
+    evaluation_rows: int = 200
+    """Rows a task and side that retention is measured on after every stage."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    """One stage of training."""
+    blocks: BlockSettings = field(default_factory=BlockSettings)
+    """Reference rows of ledger and rollback (length and seed follow `training.length` and `data_seed`)."""
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    """The forgetting ledger."""
+    probe: ProbeSettings | None = field(default_factory=lambda: ProbeSettings(every=20))
+    """The conflict probe (length and seed as above); none leaves it out."""
+    rollback: Literal["component", "layer", "site", "none"] = "site"
+    """What is put back to the start of a stage, one at a time, at its end."""
+    workers: int = 1
+    """Cells run at the same time, each in a process of its own with its share of the cores."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run before anything is loaded."""
+        names = [task.name for task in self.tasks]
+        _require(len(self.tasks) >= 2, "tasks", "must be at least two", len(names))
+        twice = sorted({name for name in names if names.count(name) > 1})
+        _require(not twice, "tasks", "must have different names", f"{', '.join(twice)} twice")
+        for argument in ("stages", "references"):
+            unknown = [name for name in getattr(self, argument) if name not in names]
+            _require(
+                not unknown, argument, f"must name tasks ({', '.join(names)})", ", ".join(unknown)
+            )
+        _require(len(set(self.seeds)) == len(self.seeds), "seeds", "must differ", self.seeds)
+        _require(len(self.seeds) >= 1, "seeds", "must be at least one", "none")
+        _require(min(self.seeds) >= 0, "seeds", "must not be negative", min(self.seeds))
+        _require(0 < self.test_share < 1, "test_share", "must lie between 0 and 1", self.test_share)
+        _require(
+            self.samples is None or self.samples >= self.training.batch_rows,
+            "samples",
+            f"must be at least training.batch_rows ({self.training.batch_rows})",
+            self.samples,
+        )
+        _require(
+            self.evaluation_rows >= 2, "evaluation_rows", "must be at least 2", self.evaluation_rows
+        )
+        _require(self.workers >= 1, "workers", "must be at least 1", self.workers)
+
+    @property
+    def stage_tasks(self) -> tuple[str, ...]:
+        """The tasks in the order they are learned."""
+        return self.stages or tuple(task.name for task in self.tasks)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of the stages: their number and their task, because a task may come twice."""
+        return tuple(f"{number}-{task}" for number, task in enumerate(self.stage_tasks, start=1))
+
+    @property
+    def reference_tasks(self) -> tuple[str, ...]:
+        """The tasks whose loss is followed."""
+        return self.references or tuple(task.name for task in self.tasks)
+
+    def block_settings(self) -> BlockSettings:
+        """Reference blocks, with the length, windows and seed of the whole study."""
+        return replace(
+            self.blocks,
+            length=self.training.length,
+            window=self.windows,
+            seed=self.data_seed,
+        )
+
+    def probe_settings(self, stage: str) -> ProbeSettings | None:
+        """The probe of one stage, with the length, windows and seed of the whole study.
+
+        Args:
+            stage: The stage's name.
+
+        Returns:
+            Its settings, or None where there is no probe.
+        """
+        if self.probe is None:
+            return None
+        return replace(
+            self.probe,
+            length=self.training.length,
+            window_rows=self.windows,
+            seed=self.data_seed,
+            stage=stage,
+        )
+
+    def same_numbers(self) -> ConflictSettings:
+        """The settings without what changes no number of a cell: place, workers, and which seeds are run."""
+        return replace(self, output="", workers=1, seeds=(0,))
+
+
+def _require(holds: bool, argument: str, law: str, found: object) -> None:
+    if not holds:
+        raise SettingsError(
+            argument, law=law, found=found, remedy="Change it in the settings file or command."
+        )

@@ -1,0 +1,69 @@
+"""The functions behind `crosstune.run` and `crosstune.show`, for those who work in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosstune.foundation.settings import from_mapping, from_yaml
+from crosstune.studies.catalogue import find_study
+from crosstune.studies.study import Plan, Progress
+
+if TYPE_CHECKING:
+    from crosstune.foundation.records import Run
+
+
+def _settings(study: str, settings: Any, options: dict[str, Any]) -> Any:
+    cls = find_study(study).settings_class()
+    if isinstance(settings, cls):
+        return settings
+    if isinstance(settings, (str, Path)):
+        return from_yaml(cls, settings, options)
+    return from_mapping(cls, {**(settings or {}), **options})
+
+
+def run(study: str, settings: Any = None, **options: Any) -> Run:
+    """The finished run of a study.
+
+    Args:
+        study: Its name (``"conflict"``).
+        settings: Its settings as a value, a mapping, a YAML file, or None for the defaults.
+        options: Single settings that replace those.
+
+    Returns:
+        The run; `show` reads it.
+    """
+    return find_study(study).run(_settings(study, settings, options), _silent)
+
+
+def plan(study: str, settings: Any = None, **options: Any) -> Plan:
+    """What a study will cost, after a calibration of a few steps.
+
+    Args:
+        study: Its name.
+        settings: As for `run`.
+        options: As for `run`.
+
+    Returns:
+        The plan.
+    """
+    return find_study(study).plan(_settings(study, settings, options))
+
+
+def show(folder: Path | str) -> str:
+    """What a run found, as text for a terminal.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        Statements first, then the main tables.
+    """
+    from crosstune.foundation.records import Run
+    from crosstune.report import summary
+
+    return summary(Run.open(folder))
+
+
+def _silent(progress: Progress) -> None:
+    """A listener for those who do not want to be told."""
