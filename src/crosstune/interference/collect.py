@@ -1,0 +1,254 @@
+"""Collects what every agreement figure at one state is made of: per site, sums of inner products of block gradients.
+
+Two passes: first S_t = Σ_k g_k and ‖g_k‖² of every task, then ⟨g_k, S_u⟩ for every block and task, and ⟨g_a, g_b⟩ for the
+few pairs of blocks that share rows. No Gram matrix, no sketch, no per-block gradient kept unless all of them fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.foundation import ranks
+from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.models import Anatomy
+from crosstune.interference.agreement import PairSums
+from crosstune.interference.blocks import Block, shared_pairs
+from crosstune.interference.gradients import block_gradient
+from crosstune.interference.settings import GradientSettings
+
+Gradient = dict[str, Tensor]
+Pair = tuple[str, str]
+
+
+class Source(Protocol):
+    """Where the block gradients of one task come from."""
+
+    @property
+    def name(self) -> str:
+        """The task's name, unique among the sources of one collection."""
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The blocks."""
+
+    def gradient(self, index: int) -> Gradient:
+        """The gradient of a block by parameter name."""
+
+
+class CurrentGradients:
+    """The gradients of a task's blocks at the state the model is in.
+
+    Args:
+        model: The model, inside `evaluating`.
+        blocks: The task's blocks.
+        names: The parameters a gradient is taken of.
+        settings: How a gradient is evaluated.
+        keep: Whether a gradient, once computed, is kept until this object goes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[Block],
+        names: Sequence[str],
+        settings: GradientSettings,
+        keep: bool,
+    ) -> None:
+        self.name = blocks[0].task
+        self.blocks = blocks
+        self.passes = 0
+        self._model, self._names, self._settings = model, names, settings
+        self._kept: dict[int, Gradient] | None = {} if keep else None
+
+    def gradient(self, index: int) -> Gradient:
+        """The gradient of a block, computed now unless it was kept."""
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        self.passes += 1
+        gradient = block_gradient(
+            self._model, self.blocks[index], self._names, self._settings
+        ).gradient
+        if self._kept is not None:
+            self._kept[index] = gradient
+        return gradient
+
+
+class FrozenGradients:
+    """A snapshot: this process's block gradients of a task at an earlier state, on the CPU.
+
+    Args:
+        name: What the snapshot is called among the sources.
+        blocks: The task's blocks.
+        gradients: Block index to gradient, for the blocks that this process owns.
+    """
+
+    def __init__(self, name: str, blocks: Sequence[Block], gradients: dict[int, Gradient]) -> None:
+        self.name, self.blocks, self.gradients = name, blocks, gradients
+
+    @classmethod
+    def of(cls, source: Source, name: str) -> FrozenGradients:
+        """The source's gradients of the blocks that this process owns, copied."""
+        mine = owned(len(source.blocks)) or range(1)  # one at least, so that shapes are known
+        gradients = {
+            index: {
+                parameter: value.detach().to("cpu", copy=True)
+                for parameter, value in source.gradient(index).items()
+            }
+            for index in mine
+        }
+        return cls(name, source.blocks, gradients)
+
+    def gradient(self, index: int) -> Gradient:
+        """The gradient that was taken then."""
+        return self.gradients[index]
+
+
+def owned(blocks: int) -> range:
+    """The blocks whose gradients this process computes: block k belongs to rank k mod W."""
+    return range(ranks.rank(), blocks, ranks.world_size())
+
+
+def collect_sums(
+    sources: Sequence[Source], pairs: Sequence[Pair], anatomy: Anatomy
+) -> dict[Pair, PairSums]:
+    """The sums of every task pair at all sites of one state, the same on every process.
+
+    Cost in gradients, when a source keeps none: two per block, and one more for each pair of
+    blocks that share rows. The pair (a, b) is computed where block a belongs, so a snapshot can
+    only be the first of a pair.
+
+    Args:
+        sources: One for each task, with unique names.
+        pairs: The task pairs to compare, by the sources' names.
+        anatomy: The sites, of exactly the parameters that the gradients name.
+
+    Returns:
+        Pair to its sums.
+
+    Raises:
+        MeasurementError: A gradient is not finite.
+    """
+    by_name = {source.name: source for source in sources}
+    own = {name: _empty(len(source.blocks), anatomy) for name, source in by_name.items()}
+    totals = {name: _sum_gradients(source, own[name], anatomy) for name, source in by_name.items()}
+    inner = {
+        (t, u): _empty(len(by_name[t].blocks), anatomy)
+        for a, b in pairs
+        for t, u in ((a, a), (a, b), (b, a), (b, b))
+    }
+    shared = {
+        (a, b): shared_pairs(by_name[a].blocks, by_name[b].blocks).nonzero() for a, b in pairs
+    }
+    masked = {pair: _empty(len(places), anatomy) for pair, places in shared.items()}
+    for task, source in by_name.items():
+        for index in owned(len(source.blocks)):
+            gradient = source.gradient(index)
+            for other in (u for t, u in inner if t == task):
+                inner[task, other][index] = _inner(anatomy, gradient, totals[other])
+            for pair in (pair for pair in pairs if pair[0] == task):
+                _multiply_shared(
+                    anatomy, gradient, by_name[pair[1]], shared[pair], index, masked[pair]
+                )
+    _gather([own, inner, masked])
+    _check_finite(own, anatomy)
+    return {
+        (a, b): PairSums(
+            own_a=own[a],
+            within_a=inner[a, a],
+            across_a=inner[a, b],
+            own_b=own[b],
+            within_b=inner[b, b],
+            across_b=inner[b, a],
+            masked_pairs=shared[a, b],
+            masked=masked[a, b],
+        )
+        for a, b in pairs
+    }
+
+
+def at_sites(sums: PairSums, places: Sequence[int]) -> PairSums:
+    """The sums of some of the sites, by their places."""
+    return _each_site(sums, lambda value: value[:, list(places)])
+
+
+def over_groups(sums: PairSums, groups: Tensor) -> PairSums:
+    """The sums of groups of sites; inner products add up over sites.
+
+    Args:
+        sums: A pair's sums at S sites.
+        groups: [S, G] float64, 1 where a site belongs to a group, else 0.
+
+    Returns:
+        The pair's sums at G groups.
+    """
+    return _each_site(sums, lambda value: value @ groups)
+
+
+def _each_site(sums: PairSums, change: Callable[[Tensor], Tensor]) -> PairSums:
+    names = [field.name for field in fields(PairSums) if field.name != "masked_pairs"]
+    return replace(sums, **{name: change(getattr(sums, name)) for name in names})
+
+
+def fits(sources_blocks: int, anatomy: Anatomy, keep_gib: float) -> bool:
+    """True where one process can keep its share of this many block gradients in float32."""
+    elements = sum(anatomy.count(site) for site in anatomy.sites)
+    share = -(-sources_blocks // ranks.world_size())
+    return 4 * elements * share <= keep_gib * 2**30
+
+
+def _sum_gradients(source: Source, own: Tensor, anatomy: Anatomy) -> Gradient:
+    total: Gradient = {}
+    for index in owned(len(source.blocks)):
+        gradient = source.gradient(index)
+        own[index] = _inner(anatomy, gradient, gradient)
+        for name, value in gradient.items():
+            total[name] = total[name].add_(value) if name in total else value.clone()
+    if not total:  # more processes than blocks: this one adds nothing
+        total = {name: value.new_zeros(value.shape) for name, value in source.gradient(0).items()}
+    return {name: ranks.sum_over_ranks(value) for name, value in total.items()}
+
+
+def _multiply_shared(
+    anatomy: Anatomy, gradient: Gradient, other: Source, shared: Tensor, index: int, out: Tensor
+) -> None:
+    """Write ⟨gradient of block index, g⟩ for every block of the other task that shares its rows."""
+    for place, (block, partner) in enumerate(shared.tolist()):
+        if block == index:
+            out[place] = _inner(anatomy, gradient, other.gradient(partner))
+
+
+def _inner(anatomy: Anatomy, a: Gradient, b: Gradient) -> Tensor:
+    device = next(iter(a.values())).device
+    there = {name: value.to(device) for name, value in b.items()}
+    return anatomy.inner(a, there).cpu()
+
+
+def _empty(length: int, anatomy: Anatomy) -> Tensor:
+    return torch.zeros(length, len(anatomy.sites), dtype=torch.float64)
+
+
+def _gather(tables: Sequence[dict[Any, Tensor]]) -> None:
+    """Fill every table, in place, with what all processes put in, by one collective."""
+    values = [value for table in tables for value in table.values()]
+    whole = ranks.sum_over_ranks(torch.cat([value.flatten() for value in values]))
+    pieces = whole.split([value.numel() for value in values])
+    for value, piece in zip(values, pieces, strict=True):
+        value.copy_(piece.view_as(value))
+
+
+def _check_finite(own: dict[str, Tensor], anatomy: Anatomy) -> None:
+    for task, norms in own.items():
+        broken = (~norms.isfinite()).nonzero().tolist()
+        if broken:
+            block, site = broken[0]
+            raise MeasurementError(
+                f"tasks[{task!r}]",
+                law="must have finite gradients",
+                found=f"a NaN or infinity in block {block} at {anatomy.sites[site]}",
+                remedy="Look for NaN in the weights, or measure before the training diverges.",
+            )
