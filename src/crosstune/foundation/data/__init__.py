@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from crosstune.foundation.data.languages import Language, parse_language
+from crosstune.foundation.data.languages import MEANINGS, Language, parse_language
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.data.sources import read_rows, read_tasks
 from crosstune.foundation.data.splits import Pool, sample_warnings, split_tasks
@@ -35,6 +35,7 @@ __all__ = [
     "encode",
     "collate",
     "padding_fraction",
+    "MEANINGS",
     "Language",
     "parse_language",
 ]

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_WORD_MARK = "▁"  # sentencepiece writes a space so, also one it has put before the text
+_WORD_MARKS = ("▁", "Ġ")  # how pieces write a space, also one that is put before the text
 
 
 def byte_ends(
@@ -34,19 +34,20 @@ def byte_ends(
     """
     if not pieces:
         return []
+    raw = text.encode("utf-8")
     # At [i], the bytes before character i.
     bytes_before = [0, *accumulate(len(character.encode("utf-8")) for character in text)]
     byte_level = works_on_bytes(tokenizer)
     ends: list[int] = []
     done = 0
-    for index, (piece, (start, end)) in enumerate(zip(pieces, offsets, strict=True)):
+    for index, (piece, (_, end)) in enumerate(zip(pieces, offsets, strict=True)):
         limit = max(done, bytes_before[end])
         next_start = offsets[index + 1][0] if index + 1 < len(offsets) else end
         if next_start < end:  # the next token lies in this one's last character
-            limit = min(limit, done + _piece_bytes(piece, text[start:end], byte_level))
+            limit = min(limit, done + _piece_bytes(piece, raw[done : done + 1], byte_level))
         done = limit
         ends.append(done)
-    ends[-1] = bytes_before[-1]
+    ends[-1] = len(raw)
     return ends
 
 
@@ -62,11 +63,11 @@ def works_on_bytes(tokenizer: Any) -> bool:
     return "ByteLevel(" in f"{tokenizer.backend_tokenizer.decoder!r}"
 
 
-def _piece_bytes(piece: str, covered: str, byte_level: bool) -> int:
+def _piece_bytes(piece: str, next_byte: bytes, byte_level: bool) -> int:
+    if _BYTE_PIECE.fullmatch(piece) and not byte_level:
+        return 1
+    if piece.startswith(_WORD_MARKS) and next_byte != b" ":
+        piece = piece[1:]  # a space that the tokenizer has put before the text is no byte of it
     if byte_level:
         return len(piece)
-    if _BYTE_PIECE.fullmatch(piece):
-        return 1
-    if piece.startswith(_WORD_MARK) and not covered.startswith(" "):
-        piece = piece.removeprefix(_WORD_MARK)
-    return len(piece.encode("utf-8").replace(_WORD_MARK.encode("utf-8"), b" "))
+    return len(piece.replace("▁", " ").encode("utf-8"))

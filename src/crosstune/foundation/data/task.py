@@ -209,15 +209,20 @@ def as_rows(value: object, argument: str) -> tuple[Row, ...]:
     """
     if isinstance(value, Task):
         return value.train
-    if isinstance(value, Row | str | Mapping):
-        value = [value]
-    if not isinstance(value, Iterable):
-        raise _not_rows(argument, value)
-    rows = tuple(_as_row(item, number, argument) for number, item in enumerate(value, 1))
+    items = _items(value, argument)
+    rows = tuple(_as_row(item, number, argument) for number, item in enumerate(items, 1))
     if not rows:
         raise DataError(argument, law="must have rows", found="none", remedy="Give at least one.")
     _refuse_repeated_ids(argument, rows)
     return rows
+
+
+def _items(value: object, argument: str) -> Iterable[object]:
+    if isinstance(value, Row | str | Mapping):
+        return [value]
+    if isinstance(value, Iterable):
+        return value
+    raise _not_rows(argument, value)
 
 
 def _as_row(item: object, number: int, argument: str) -> Row:
