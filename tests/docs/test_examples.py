@@ -57,7 +57,9 @@ def test_a_runnable_example_runs(block: Block, tmp_path: Path) -> None:
 
 
 @needs_parser
-@pytest.mark.parametrize(("place", "words"), COMMANDS, ids=[place for place, _ in COMMANDS])
+@pytest.mark.parametrize(
+    ("place", "words"), COMMANDS, ids=[" ".join(words[:2]) for _, words in COMMANDS]
+)
 def test_a_documented_command_line_parses(place: str, words: list[str]) -> None:
     assert parser_error(words) == "", place
 
