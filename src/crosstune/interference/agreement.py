@@ -168,6 +168,9 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
     """The agreement of two tasks at one state, from sums over their blocks.
 
     With fewer than 2 blocks of a task there is no noise-free norm, and its figures are NaN.
+
+    Returns:
+        The agreement at every site.
     """
     u = u_statistics(sums)
     (energy_a, energy_a_without), (energy_b, energy_b_without) = _energies(sums)
@@ -196,7 +199,9 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
         noise_scale_b=noise_scale_b,
         low_aa=low_aa,
         low_bb=low_bb,
-        resolved=(low_aa > 0) & (low_bb > 0) & (torch.minimum(reliability_a, reliability_b) >= MIN_RELIABILITY),
+        resolved=(low_aa > 0)
+        & (low_bb > 0)
+        & (torch.minimum(reliability_a, reliability_b) >= MIN_RELIABILITY),
         conflict=conflict,
         conflict_p=conflict_p,
         blocks_needed=torch.maximum(
@@ -208,6 +213,9 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
 
 def u_statistics(sums: PairSums) -> UStatistics:
     """U_AA, U_BB and U_AB of one state, whole and without each block.
+
+    Returns:
+        The unbiased inner products.
 
     Source: Hoeffding (1948), *A class of statistics with asymptotically normal distribution*; for norms
     equal to McCandlish et al. (2018, arXiv 1812.06162) appendix A.1 with one block as the small batch.
@@ -242,6 +250,9 @@ def conflicts(inner: Interval) -> tuple[Tensor, Tensor]:
     """Where U_AB < 0 beyond chance after Holm over the sites, and the adjusted one-sided p.
 
     The bar is (1 − level)/2, so that with a single site it means: the upper bound lies below 0.
+
+    Returns:
+        The flags and the adjusted p-values, of the shape of the sites.
     """
     quantile = t_quantile(0.5 + inner.level / 2, inner.df)
     error = inner.half_width / quantile
@@ -257,6 +268,9 @@ def blocks_to_resolve(
     The larger of two demands: reliability r = U / (U + noise/K) ≥ 0.2 needs K ≥ noise_scale/4; a lower bound
     U − t·se > 0, with se falling as 1/√K (the slowest it can), needs K ≥ K_now · (t·se/U)². A rough
     guide: U itself is noisy at a site below the noise floor.
+
+    Returns:
+        Whole numbers of blocks, at least 8.
     """
     quantile = t_quantile(0.5 + level / 2, float(blocks - 1))
     ratio = MIN_RELIABILITY / (1 - MIN_RELIABILITY)

@@ -70,6 +70,9 @@ def find_peak(
         conflict: Sites in conflict, [S].
         level: Of the comparison; a false peak has probability at most 1 − level.
 
+    Returns:
+        The verdict.
+
     Source: arXiv 2503.01065, rank verification by the smallest standardised difference.
     """
     dissimilarity = torch.where(resolved, 1 - cosine, math.nan)
@@ -119,6 +122,9 @@ def heuristics(cosines: Tensor, norms: Tensor, last: int) -> Heuristics:
         cosines: Corrected cosines at single states, oldest first, [T, S].
         norms: Gradient norms of the new task at the newest state, [S].
         last: States of the windowed mean.
+
+    Returns:
+        Their answers.
     """
     dissimilarity = 1 - cosines
     newest = dissimilarity[-1]

@@ -22,6 +22,12 @@ def same_task_p(
         generator: Where the permutations come from.
         permutations: m.
 
+    Returns:
+        One p for each site.
+
+    Raises:
+        MeasurementError: A task has fewer than 2 blocks.
+
     Source: Gretton et al. (2012), *A kernel two-sample test*, eq. 3 (unbiased MMD²), linear kernel.
     """
     blocks = gram.shape[0]

@@ -137,6 +137,9 @@ class Window:
             generator: Where the block bootstrap draws from.
             level: Two-sided confidence.
 
+        Returns:
+            The agreement over the window.
+
         Raises:
             MeasurementError: No state was added.
         """
@@ -148,9 +151,15 @@ class Window:
                 remedy="Add the agreement of at least one state.",
             )
         history = torch.stack(self._history)
+        aa, bb, ab = history.mean(0).unbind(0)
+        aa_without, bb_without, ab_without = (self._without / len(self)).unbind(0)
         u = UStatistics(
-            *history.mean(0),
-            *(self._without / len(self)),
+            aa=aa,
+            bb=bb,
+            ab=ab,
+            aa_without=aa_without,
+            bb_without=bb_without,
+            ab_without=ab_without,
             sizes=self._sizes,
             shared=self._shared,
         )
@@ -170,6 +179,9 @@ def window_of(
 
 def across_seeds(windows: Sequence[WindowAgreement], level: float = LEVEL) -> SeedAgreement:
     """The agreement over seeds whose windows were probed with the same blocks.
+
+    Returns:
+        The agreement over seeds.
 
     Raises:
         MeasurementError: There is no window.
@@ -209,7 +221,7 @@ def _judge(
     """The window's figures from its means and the history [T, 3, S] of its states."""
     effective = effective_sample_size(history)  # [3, S]
     replicates = block_bootstrap(history, generator, resamples=RESAMPLES)
-    cosines = corrected_cosine(*replicates.unbind(1))
+    cosines = _cosines(replicates)
     states = len(history)
     # Degrees of freedom: the least well known series of any site; one number keeps differences simple.
     df = _state_df(effective, states)
@@ -234,7 +246,7 @@ def _judge(
         inner=intervals["inner"],
         spreads_cosine=spreads["cosine"],
         spreads_inner=spreads["inner"],
-        state_sd_cosine=_sd(corrected_cosine(*history.unbind(1))),
+        state_sd_cosine=_sd(_cosines(history)),
         state_sd_inner=_sd(history[:, 2]),
         effective_states=effective[2],
         resolved=(intervals["aa"].low > 0)
@@ -261,6 +273,12 @@ def _state_df(effective: Tensor, states: int) -> float:
 def _mean_rows(spreads: Sequence[Spread]) -> Spread:
     """The deviations of a mean over seeds when the same block is deleted at all of them."""
     return Spread(torch.stack([spread.rows for spread in spreads]).mean(0), spreads[0].df)
+
+
+def _cosines(products: Tensor) -> Tensor:
+    """Corrected cosines of stacked U_AA, U_BB, U_AB, [..., 3, S] → [..., S]."""
+    aa, bb, ab = products.unbind(-2)
+    return corrected_cosine(aa, bb, ab)
 
 
 def _sd(values: Tensor) -> Tensor:

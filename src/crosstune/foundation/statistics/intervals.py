@@ -58,6 +58,9 @@ class Spread:
 def as_float64(values: Tensor | Sequence[float], argument: str) -> Tensor:
     """The values as a detached float64 tensor with at least one axis.
 
+    Returns:
+        The tensor, with no gradient attached.
+
     Raises:
         MeasurementError: There is no axis to count observations on.
     """
@@ -102,6 +105,9 @@ def t_tail(statistic: Tensor, df: Tensor | float) -> Tensor:
 def total_variance(spreads: Sequence[Spread]) -> tuple[Tensor, Tensor]:
     """The summed variance of independent sources and its Welch–Satterthwaite degrees of freedom.
 
+    Returns:
+        Variance and degrees of freedom, of the figure's shape.
+
     Source: Welch (1947), *The generalization of Student's problem*, eq. 28 in Satterthwaite's form.
     """
     parts = [(spread.variance, spread.df) for spread in spreads]
@@ -126,6 +132,9 @@ def t_interval(values: Tensor | Sequence[float], level: float = 0.95) -> Interva
     Args:
         values: Independent observations, [n, ...]. A NaN makes its column NaN.
         level: Two-sided confidence.
+
+    Returns:
+        The mean with its interval, of the shape [...].
     """
     data = as_float64(values, "values")
     return interval_from(_mean(data), [mean_spread(data)], level)
@@ -155,6 +164,12 @@ def jackknife_spread(
         leave_one_out: The figure without each unit, [D, ...]; D = Σ sizes, samples one after another.
         sizes: Units of each sample; one sample by default.
         shared: Pairs of rows of ``leave_one_out`` whose units share data, [P, 2].
+
+    Returns:
+        The scaled deviations, whose squares add up to the variance.
+
+    Raises:
+        MeasurementError: The sizes do not add up to D.
 
     Source: Arvesen (1969), *Jackknifing U-statistics*, §3 for several samples; the treatment of
     shared units is ours.
@@ -208,6 +223,9 @@ def ratio_jackknife(
     """Σ sums / Σ counts with its jackknife interval over the units on axis 0.
 
     Nothing counted gives NaN; fewer than two units give NaN bounds.
+
+    Returns:
+        The ratio with its interval, of the shape of one unit.
     """
     top, bottom = as_float64(sums, "sums"), as_float64(counts, "counts")
     top_sum, bottom_sum = top.sum(0), bottom.sum(0)

@@ -16,6 +16,10 @@ def holm(p: Tensor) -> Tensor:
     NaN is a test that was not made: it stays NaN and does not count among the tests.
 
     Shapes: p [S, ...] → [S, ...]; families are columns, tests lie on axis 0.
+
+    Returns:
+        The adjusted p-values.
+
     Source: Holm (1979), *A simple sequentially rejective multiple test procedure*.
     """
     values = as_float64(p, "p")
@@ -32,6 +36,9 @@ def smallest_attainable_p(units: int, resamples: int | None = None) -> float:
     """The smallest two-sided p that flipping the signs of so many paired units can give.
 
     Units are what was drawn independently (seeds). Resampling m times cannot go below 1/(m+1).
+
+    Returns:
+        A probability; NaN without units.
     """
     if units < 1:
         return math.nan

@@ -19,6 +19,10 @@ def effective_sample_size(series: Tensor) -> Tensor:
     A constant series counts as T, fewer than two values give NaN.
 
     Shapes: series [T, ...] → [...].
+
+    Returns:
+        Between 1 and T for each series.
+
     Source: Geyer (1992), *Practical Markov chain Monte Carlo*, §3.3 (initial monotone sequence).
     """
     data = as_float64(series, "series")
@@ -49,6 +53,13 @@ def block_bootstrap(
         block: Length of a run; by default the cube root of T, rounded up, and at least 2.
 
     Shapes: series [T, ...] → [R, ...].
+
+    Returns:
+        The means of the resampled series.
+
+    Raises:
+        MeasurementError: The series is empty.
+
     Source: Künsch (1989), *The jackknife and the bootstrap for general stationary observations*.
     """
     data = as_float64(series, "series")
@@ -68,7 +79,7 @@ def block_bootstrap(
 
 def block_length(length: int) -> int:
     """The default run of the block bootstrap: the cube root of the length, at least 2."""
-    return min(max(2, math.ceil(round(length ** (1 / 3), 9))), length)
+    return min(max(2, math.ceil(round(math.cbrt(length), 9))), length)
 
 
 def replicate_spread(replicates: Tensor, length: int, df: float) -> Spread:
@@ -78,6 +89,9 @@ def replicate_spread(replicates: Tensor, length: int, df: float) -> Spread:
     mean too small by the factor 1 − b/T (Künsch 1989, eq. 3.9 to first order); it is taken out here.
 
     Shapes: replicates [R, ...].
+
+    Returns:
+        The corrected deviations; NaN where the series is no longer than one run.
     """
     resamples, run = replicates.shape[0], block_length(length)
     if length <= run:

@@ -58,6 +58,9 @@ def verify_winner(
         sizes: Units of each sample, see ``jackknife_spread``.
         shared: Pairs of units that share data, see ``jackknife_spread``.
 
+    Returns:
+        The winner, verified or not.
+
     Source: arXiv 2503.01065 (rank verification under arbitrary covariance): the selected winner is
     compared with every other two-sidedly, which pays for having been selected.
     """
@@ -72,6 +75,9 @@ def winner_of(estimate: Tensor, spreads: Sequence[Spread], level: float = 0.95) 
         estimate: [S]; NaN takes no part.
         spreads: Deviations of all estimates from each source, [D, S] each.
         level: Of the two-sided comparison.
+
+    Returns:
+        The winner, verified or not.
     """
     check_level(level)
     values = as_float64(estimate, "estimate")
