@@ -13,7 +13,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def shared() -> Path:
     """The folder beside the checkout with real languages and tiny real models; skips where absent."""
     if not (SHARED / "data").is_dir():
-        pytest.skip("no real data: ../shared is not beside this checkout (the embedded twin has run)")
+        pytest.skip(
+            "no real data: ../shared is not beside this checkout (the embedded twin has run)"
+        )
     return SHARED
 
 
@@ -26,4 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     if not torch.cuda.is_available():
         for item in gpu:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
+            item.add_marker(
+                pytest.mark.skip(reason="needs a CUDA device, and torch sees none here")
+            )
