@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from crosstune.foundation.models import Site
-from crosstune.foundation.statistics import ratio_jackknife
+from crosstune.foundation.statistics.intervals import ratio_jackknife
 from crosstune.interference.blocks import Block
 from crosstune.interference.chords import Booking
 
@@ -30,6 +30,11 @@ class Reference:
     task: str
     side: str
     blocks: tuple[Block, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Task and side."""
+        return self.task, self.side
 
     def __str__(self) -> str:
         return f"{self.task} ({self.side} rows)"
@@ -231,15 +236,13 @@ class TaskAccount:
         if not self.segments:
             return f"{self.reference}: no chord was walked yet."
         verb = "lost" if self.measured > 0 else "gained"
-        low, high = sorted((abs(self.change[1]), abs(self.change[2])))
-        same_sign = self.change[1] * self.change[2] > 0
-        bounds = f"{low:.4g} to {high:.4g}" if same_sign else "an interval that holds 0"
+        _, low, high = self.change
         steps = self.segments[-1].stop_step - self.segments[0].start_step
         top = sorted(self.entries, key=lambda entry: -abs(entry.nats))[:3]
         largest = ", ".join(f"{entry.site} {entry.nats:+.4g}" for entry in top)
         return (
-            f"{self.reference} {verb} {abs(self.measured):.4g} nats per token ({bounds} over "
-            f"{len(self.reference.blocks)} blocks) in {steps} steps; its {len(self.entries)} "
+            f"{self.reference} {verb} {abs(self.measured):.4g} nats per token (change {low:+.4g} to "
+            f"{high:+.4g} over {len(self.reference.blocks)} blocks) in {steps} steps; its {len(self.entries)} "
             f"components add up to {self.booked:+.4g}; residual {self.residual:+.2g} (tolerance "
             f"{self.tolerance:.2g}) over {len(self.segments)} chords and {self.evaluations} gradient "
             f"evaluations. Largest: {largest}."
@@ -274,7 +277,7 @@ class Account:
             KeyError: The ledger does not keep it.
         """
         for account in self.tasks:
-            if (account.reference.task, account.reference.side) == (task, side):
+            if account.reference.key == (task, side):
                 return account
         raise KeyError((task, side))
 

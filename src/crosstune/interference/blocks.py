@@ -53,6 +53,8 @@ def make_blocks(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
     settings: BlockSettings,
+    *,
+    argument: str | None = None,
 ) -> tuple[Block, ...]:
     """Blocks that depend on what the rows say and on the seed, never on the order of the rows.
 
@@ -65,6 +67,7 @@ def make_blocks(
         rows: The rows to choose from.
         tokenizer: Encodes the rows.
         settings: How many blocks, of how many rows, of which length, by which seed.
+        argument: The name of the rows in error messages; `tasks['<task>']` by default.
 
     Returns:
         The blocks, in order of their index.
@@ -72,14 +75,15 @@ def make_blocks(
     Raises:
         DataError: There are too few rows or groups, or a block has nothing to score.
     """
-    chosen = _choose(task, rows, settings)
+    argument = argument or f"tasks[{task!r}]"
+    chosen = _choose(argument, rows, settings)
     encoded = [
         tuple(encode(part, tokenizer, settings.length, window=settings.window)) for part in chosen
     ]
     counts = [sum(row.scored_tokens for row in block) for block in encoded]
     if min(counts) == 0:
         raise DataError(
-            f"tasks[{task!r}]",
+            argument,
             law="must have something to score in every block",
             found=f"block {counts.index(0)} with 0 scored tokens",
             remedy="Leave out empty rows, or raise `length` if prompts fill it.",
@@ -91,7 +95,7 @@ def make_blocks(
     )
 
 
-def _choose(task: str, rows: Sequence[Row], settings: BlockSettings) -> list[list[Row]]:
+def _choose(argument: str, rows: Sequence[Row], settings: BlockSettings) -> list[list[Row]]:
     wanted = settings.blocks * settings.rows_per_block
     by_group: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -111,7 +115,7 @@ def _choose(task: str, rows: Sequence[Row], settings: BlockSettings) -> list[lis
     usable = sum(len(block) for block in blocks)
     if usable < wanted:
         raise DataError(
-            f"tasks[{task!r}]",
+            argument,
             law=f"must fill {settings.blocks} blocks of {settings.rows_per_block} rows ({wanted} "
             "rows, no group in two blocks)",
             found=f"{len(rows)} rows in {len(by_group)} groups, of which {usable} can be placed",

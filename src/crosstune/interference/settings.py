@@ -86,6 +86,8 @@ class LedgerSettings:
     """Nats per token a chord may miss by; None: by the precision of the weights."""
     relative: float | None = None
     """Share of the chord's loss change it may miss by; None: by the precision of the weights."""
+    track: bool = True
+    """Whether the running change of every loss goes to the trainer's trackers and log."""
     level: float = 0.95
     """Level of the intervals over blocks."""
 
