@@ -79,33 +79,39 @@ class CurrentGradients:
 
 
 class FrozenGradients:
-    """A snapshot: this process's block gradients of a task at an earlier state, on the CPU.
+    """A snapshot: a task's block gradients at an earlier state, on the CPU.
+
+    Every process holds all of them, so that the first one can write a checkpoint by itself.
 
     Args:
-        name: What the snapshot is called among the sources.
+        task: The task's name; the source is called ``stale_name(task)``.
         blocks: The task's blocks.
-        gradients: Block index to gradient, for the blocks that this process owns.
+        gradients: The gradient of each block.
     """
 
-    def __init__(self, name: str, blocks: Sequence[Block], gradients: dict[int, Gradient]) -> None:
-        self.name, self.blocks, self.gradients = name, blocks, gradients
+    def __init__(self, task: str, blocks: Sequence[Block], gradients: Sequence[Gradient]) -> None:
+        self.name, self.blocks, self.gradients = stale_name(task), blocks, gradients
 
     @classmethod
-    def of(cls, source: Source, name: str) -> FrozenGradients:
-        """The source's gradients of the blocks that this process owns, copied."""
-        mine = owned(len(source.blocks)) or range(1)  # one at least, so that shapes are known
-        gradients = {
-            index: {
+    def of(cls, source: Source) -> FrozenGradients:
+        """The source's gradients, copied."""
+        gradients = [
+            {
                 parameter: value.detach().to("cpu", copy=True)
                 for parameter, value in source.gradient(index).items()
             }
-            for index in mine
-        }
-        return cls(name, source.blocks, gradients)
+            for index in range(len(source.blocks))
+        ]
+        return cls(source.name, source.blocks, gradients)
 
     def gradient(self, index: int) -> Gradient:
         """The gradient that was taken then."""
         return self.gradients[index]
+
+
+def stale_name(task: str) -> str:
+    """What a task's snapshot is called among the sources, beside the task itself."""
+    return f"{task} (frozen)"
 
 
 def owned(blocks: int) -> range:

@@ -21,6 +21,7 @@ from crosstune.interference.collect import (
     at_sites,
     collect_sums,
     fits,
+    stale_name,
 )
 from crosstune.interference.gradients import evaluating, trainable_names
 from crosstune.interference.probe_settings import AgreementSettings
@@ -181,7 +182,7 @@ class Comparison:
         firsts = list(dict.fromkeys(a for a, _ in self.pairs))
         with evaluating(model, self.settings.gradient_settings()):
             sources = self._sources(model)
-            return {task: FrozenGradients.of(sources[task], _stale_name(task)) for task in firsts}
+            return {task: FrozenGradients.of(sources[task]) for task in firsts}
 
     def _sources(self, model: nn.Module) -> dict[str, CurrentGradients]:
         settings = self.settings.gradient_settings()
@@ -193,14 +194,10 @@ class Comparison:
     def _stale(
         self, sources: Mapping[str, CurrentGradients], frozen: Mapping[str, FrozenGradients]
     ) -> dict[Pair, PairSums]:
-        stale = {(a, b): (_stale_name(a), b) for a, b in self.pairs}
+        stale = {(a, b): (stale_name(a), b) for a, b in self.pairs}
         seconds = [source for task, source in sources.items() if task in {b for _, b in stale}]
         sums = collect_sums([*frozen.values(), *seconds], list(stale.values()), self.anatomy)
         return {pair: sums[name] for pair, name in stale.items()}
-
-
-def _stale_name(task: str) -> str:
-    return f"{task} (frozen)"
 
 
 def _is_wanted(site: Site, settings: AgreementSettings) -> bool:

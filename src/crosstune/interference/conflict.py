@@ -20,6 +20,7 @@ from crosstune.interference.collect import Pair
 from crosstune.interference.comparison import Comparison, Tasks, read_comparable
 from crosstune.interference.pilot import choose_blocks
 from crosstune.interference.probe_settings import AgreementSettings, with_options
+from crosstune.interference.windows import WindowAgreement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -150,11 +151,11 @@ def measure_conflict(
     return Table.concat(tables)
 
 
-def figure_cells(value: Agreement, place: int) -> dict[str, Any]:
-    """The cells of `FIGURE_COLUMNS` at one site; NaN where the words say why."""
-    judged, resolved = value.u.judged, bool(value.resolved[place])
-    shown = resolved or not judged
-    cosine = float(value.cosine.value[place]) if shown else math.nan
+def interval_cells(value: Agreement | WindowAgreement, place: int) -> dict[str, Any]:
+    """The cells of `FIGURE_COLUMNS` at one site, but the verdict; NaN where the words say why."""
+    resolved = bool(value.resolved[place])
+    # Too few blocks to judge the noise floor: the point estimate is shown, without an interval.
+    cosine = float(value.cosine.value[place]) if resolved or not value.u.judged else math.nan
     return {
         "corrected": cosine,
         "low": float(value.cosine.low[place]) if resolved else math.nan,
@@ -165,7 +166,6 @@ def figure_cells(value: Agreement, place: int) -> dict[str, Any]:
         "dissimilarity": 1 - cosine,
         "resolved": resolved,
         "conflict": bool(value.conflict[place]),
-        "verdict": _verdict(value, place),
     }
 
 
@@ -176,7 +176,8 @@ def conflict_rows(pair: Pair, sites: Sequence[Site], value: Agreement) -> Iterat
             "task_a": pair[0],
             "task_b": pair[1],
             **site_cells(site),
-            **figure_cells(value, place),
+            **interval_cells(value, place),
+            "verdict": _verdict(value, place),
             "naive": float(value.naive_cosine[place]),
             "reliability_a": float(value.reliability_a[place]),
             "reliability_b": float(value.reliability_b[place]),

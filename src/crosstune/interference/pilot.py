@@ -46,12 +46,12 @@ def choose_blocks(
     values = [agreement(sums, settings.level) for sums in found]
     widths = torch.cat([(v.cosine.high - v.cosine.low)[v.resolved] for v in values])
     budget = min(settings.max_blocks, *(_fillable(rows, settings) for rows in tasks.values()))
+    if widths.numel() == 0:
+        return max(pilot, budget)
     return max(pilot, min(budget, _enough(widths, pilot, settings.interval_width)))
 
 
-def _enough(widths: Tensor, pilot: int, wanted: float) -> int | float:
-    if widths.numel() == 0:
-        return math.inf
+def _enough(widths: Tensor, pilot: int, wanted: float) -> int:
     return math.ceil(pilot * (float(widths.median()) / wanted) ** 2)
 
 

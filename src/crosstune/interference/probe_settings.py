@@ -112,6 +112,14 @@ class ProbeSettings(AgreementSettings):
         """The number, from 0, of the probe whose burst this step belongs to."""
         return step // self.every
 
+    def ends_burst(self, step: int) -> bool:
+        """True where the next state does not belong to this step's probe."""
+        return not self.measures(step + 1) or self.probe_at(step + 1) != self.probe_at(step)
+
+    def ends_window(self, step: int) -> bool:
+        """True where this step ends the burst of a window's last probe."""
+        return self.ends_burst(step) and (self.probe_at(step) + 1) % self.window == 0
+
     def states(self, steps: int) -> int:
         """How many states a training of this many optimizer steps is measured at, step 0 included."""
         return sum(self.measures(step) for step in range(steps + 1))

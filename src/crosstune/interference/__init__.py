@@ -1,0 +1,59 @@
+"""Interference: do two learning signals pull apart, and where? Three instruments, side by side.
+
+`ForgettingLedger` books the change of a task's loss on the path of the weights, per component, in nats that add up.
+`ConflictProbe` and `measure_conflict` ask whether gradients agree, over windows of states and at one state.
+`measure_rollback` puts one component back to where it was and measures what returns.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from crosstune.interference.probe_settings import AgreementSettings, ProbeSettings
+from crosstune.interference.settings import BlockSettings, GradientSettings, LedgerSettings
+
+if TYPE_CHECKING:
+    from crosstune.interference.blocks import Block, make_blocks
+    from crosstune.interference.conflict import measure_conflict
+    from crosstune.interference.forgetting import ForgettingLedger
+    from crosstune.interference.gradients import block_gradient
+    from crosstune.interference.probe import ConflictProbe
+    from crosstune.interference.probe_cost import ProbeCost, probe_cost
+    from crosstune.interference.rollback import measure_rollback
+
+__all__ = [
+    "ForgettingLedger",
+    "ConflictProbe",
+    "measure_conflict",
+    "measure_rollback",
+    "Block",
+    "make_blocks",
+    "block_gradient",
+    "ProbeCost",
+    "probe_cost",
+    "AgreementSettings",
+    "ProbeSettings",
+    "BlockSettings",
+    "GradientSettings",
+    "LedgerSettings",
+]
+
+# Everything below needs torch, which is slow to import: a name is fetched on first use.
+_HOMES = {
+    "ForgettingLedger": "forgetting",
+    "ConflictProbe": "probe",
+    "measure_conflict": "conflict",
+    "measure_rollback": "rollback",
+    "Block": "blocks",
+    "make_blocks": "blocks",
+    "block_gradient": "gradients",
+    "ProbeCost": "probe_cost",
+    "probe_cost": "probe_cost",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

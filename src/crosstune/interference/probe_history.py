@@ -1,0 +1,146 @@
+"""ProbeHistory: the sums of every measured state; all tables of a probe follow from it, also after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crosstune.foundation.errors import CheckpointError
+from crosstune.foundation.storage import atomic_write, read_json, write_json
+from crosstune.interference.agreement import Agreement, PairSums, agreement
+from crosstune.interference.collect import Pair
+from crosstune.interference.probe_settings import ProbeSettings
+
+_SCHEMA = 1
+_FIELDS = tuple(field.name for field in fields(PairSums))
+
+
+@dataclass(frozen=True)
+class State:
+    """What was measured at one state of the weights.
+
+    Attributes:
+        step: Optimizer steps taken before it.
+        sums: Reference (``"current"``, ``"frozen"``) and pair to the pair's sums at all sites.
+    """
+
+    step: int
+    sums: Mapping[str, Mapping[Pair, PairSums]]
+
+    def agreement(self, reference: str, pair: Pair, level: float) -> Agreement:
+        """The agreement of a pair at this state."""
+        return agreement(self.sums[reference][pair], level)
+
+
+class ProbeHistory:
+    """The states a probe has measured, oldest first.
+
+    Args:
+        settings: Which states make a probe and a window.
+    """
+
+    def __init__(self, settings: ProbeSettings) -> None:
+        self.settings = settings
+        self.states: list[State] = []
+
+    @property
+    def last_step(self) -> int:
+        """The step of the newest state; −1 where there is none."""
+        return self.states[-1].step if self.states else -1
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What the states were compared with."""
+        return tuple(self.states[0].sums) if self.states else ()
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs of tasks."""
+        return tuple(self.states[0].sums["current"]) if self.states else ()
+
+    def series(self) -> Iterator[tuple[str, Pair]]:
+        """Every reference and pair that has a figure at each state."""
+        return ((reference, pair) for reference in self.references for pair in self.pairs)
+
+    def probes(self) -> list[list[State]]:
+        """The states of each probe's burst."""
+        return self._grouped(1)
+
+    def windows(self) -> list[list[State]]:
+        """The states of each window."""
+        return self._grouped(self.settings.window)
+
+    def _grouped(self, probes: int) -> list[list[State]]:
+        def number(state: State) -> int:
+            return self.settings.probe_at(state.step) // probes
+
+        return [list(states) for _, states in groupby(self.states, key=number)]
+
+    def save(self, folder: Path, identity: str) -> None:
+        """Write everything into a folder, the same for every process.
+
+        Args:
+            folder: An existing folder.
+            identity: The fingerprint of the comparison the sums belong to.
+        """
+        tensors: dict[str, Tensor] = {}
+        for index, state in enumerate(self.states):
+            for place, (reference, pair) in enumerate(self.series()):
+                sums = state.sums[reference][pair]
+                for name in _FIELDS:
+                    tensors[f"{index}.{place}.{name}"] = getattr(sums, name).contiguous()
+        about = {
+            "schema": _SCHEMA,
+            "identity": identity,
+            "steps": [state.step for state in self.states],
+            "references": list(self.references),
+            "pairs": [list(pair) for pair in self.pairs],
+        }
+        with atomic_write(folder / "states.safetensors") as temporary:
+            save_file(tensors, temporary)
+        write_json(folder / "states.json", about)
+
+    def load(self, folder: Path) -> str:
+        """Take over what `save` wrote.
+
+        Args:
+            folder: The folder.
+
+        Returns:
+            The identity it was written under, to be compared with that of the comparison at hand.
+
+        Raises:
+            CheckpointError: The folder was written by another version.
+        """
+        about = read_json(folder / "states.json")
+        if about.get("schema") != _SCHEMA:
+            raise CheckpointError(
+                str(folder),
+                law=f"must hold a probe's history of schema {_SCHEMA}",
+                found=f"schema {about.get('schema')}",
+                remedy="Resume with the version of Crosstune that wrote it.",
+            )
+        tensors = load_file(folder / "states.safetensors")
+        self.states = [
+            _state(index, step, about, tensors) for index, step in enumerate(about["steps"])
+        ]
+        return str(about["identity"])
+
+
+def _state(index: int, step: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> State:
+    pairs: Sequence[Pair] = [(a, b) for a, b in about["pairs"]]
+    sums: dict[str, dict[Pair, PairSums]] = {}
+    place = 0
+    for reference in about["references"]:
+        sums[reference] = {}
+        for pair in pairs:
+            parts = {name: tensors[f"{index}.{place}.{name}"] for name in _FIELDS}
+            sums[reference][pair] = PairSums(**parts)
+            place += 1
+    return State(step, sums)

@@ -1,0 +1,349 @@
+"""The probe's tables: agreement at single states and over windows, peaks, movement, and scalars for trackers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstune.foundation.models import Site
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.seeds import Seeds
+from crosstune.interference.agreement import (
+    MIN_BLOCKS_FOR_PEAKS,
+    Agreement,
+    agreement,
+    corrected_cosine,
+)
+from crosstune.interference.collect import Pair, over_groups
+from crosstune.interference.conflict import (
+    FIGURE_COLUMNS,
+    PAIR_COLUMNS,
+    SITE_COLUMNS,
+    STATE_COLUMNS,
+    conflict_rows,
+    interval_cells,
+    site_cells,
+)
+from crosstune.interference.movement import Movement, always_resolved, movement_within_run
+from crosstune.interference.peaks import Peak, find_peak, heuristics
+from crosstune.interference.probe_history import ProbeHistory, State
+from crosstune.interference.windows import WindowAgreement, window_of
+
+_STAGE = Column("stage", "string", "axis")
+_REFERENCE = Column(
+    "reference", "string", "axis", about="frozen: task_a's gradient is that of the first state."
+)
+_SPAN = (
+    Column("start_step", "int64", "axis", unit="optimizer steps"),
+    Column("stop_step", "int64", "axis", unit="optimizer steps"),
+)
+_STATES = Column("states", "int64", "label", unit="states")
+
+STATES_COLUMNS = (
+    _STAGE,
+    Column("step", "int64", "axis", unit="optimizer steps"),
+    _REFERENCE,
+    *PAIR_COLUMNS,
+    *SITE_COLUMNS,
+    *FIGURE_COLUMNS,
+    *STATE_COLUMNS,
+)
+WINDOWS_COLUMNS = (
+    _STAGE,
+    *_SPAN,
+    _REFERENCE,
+    *PAIR_COLUMNS,
+    *SITE_COLUMNS,
+    *FIGURE_COLUMNS,
+    Column("conflict_p", "float64", "value", about="One-sided p of the conflict, Holm-adjusted."),
+    Column("sd_states", "float64", "value", about="Spread of the one-state cosines in the window."),
+    Column("sd_states_inner", "float64", "value", about="Spread of the one-state U_AB."),
+    _STATES,
+    Column(
+        "effective_states", "float64", "label", unit="states", about="Worth as independent ones."
+    ),
+    Column("blocks", "int64", "label", unit="blocks", about="Blocks per task."),
+)
+PEAKS_COLUMNS = (
+    _STAGE,
+    *_SPAN,
+    _REFERENCE,
+    *PAIR_COLUMNS,
+    Column("scope", "string", "axis", about="One component across layers, or all sites."),
+    Column("site", "string", "label", about="The peak; empty where there is none."),
+    Column("kind", "string", "label"),
+    Column("peak_confidence", "float64", "value", about="Top − second dissimilarity; 0 when flat."),
+    Column("p", "float64", "value", about="Two-sided p of the smallest standardised difference."),
+    Column("leader", "string", "label", about="The largest dissimilarity, peak or not."),
+    Column("indistinguishable", "string", "label", about="Sites that may be the largest."),
+    Column(
+        "gap_site", "string", "label", about="Heuristic: top above 1.1 × second at the last state."
+    ),
+    Column("windowed_site", "string", "label", about="Heuristic: top of the mean over the states."),
+    Column("weighted_site", "string", "label", about="Heuristic: top of (1 − cos)·‖g‖."),
+    Column("words", "string", "label"),
+)
+MOVEMENT_COLUMNS = (
+    _STAGE,
+    _REFERENCE,
+    *PAIR_COLUMNS,
+    Column("verdict", "string", "label"),
+    Column("change", "float64", "value", unit="cosine per layer", about="Of the slope on depth."),
+    Column("low", "float64", "low", of="change"),
+    Column("high", "float64", "high", of="change"),
+    Column("excluded_above", "float64", "value", unit="cosine per layer"),
+    Column("relevant", "float64", "value", unit="cosine per layer"),
+    Column("seeds", "int64", "label"),
+    Column("probes", "int64", "label"),
+    Column("sites", "int64", "label"),
+    Column("words", "string", "label"),
+)
+
+Row = dict[str, Any]
+
+
+def states_table(history: ProbeHistory, sites: Sequence[Site], states: Iterable[State]) -> Table:
+    """The table ``agreement_states``: what each single state says, labelled so."""
+    settings = history.settings
+    rows = (
+        {"stage": settings.stage, "step": state.step, "reference": reference, **row}
+        for state in states
+        for reference, pair in history.series()
+        for row in conflict_rows(pair, sites, state.agreement(reference, pair, settings.level))
+    )
+    return Table("agreement_states", STATES_COLUMNS, rows)
+
+
+def windows_table(
+    history: ProbeHistory, sites: Sequence[Site], windows: Iterable[Sequence[State]]
+) -> Table:
+    """The table ``agreement_windows``: means over the states of each window."""
+    rows = (
+        {**_where(history, states, reference, pair), **row}
+        for states in windows
+        for reference, pair in history.series()
+        for row in _window_rows(sites, window_agreement(history, states, reference, pair))
+    )
+    return Table("agreement_windows", WINDOWS_COLUMNS, rows)
+
+
+def peaks_table(
+    history: ProbeHistory, sites: Sequence[Site], windows: Iterable[Sequence[State]]
+) -> Table:
+    """The table ``peaks``: where each window's tasks are most dissimilar, if that can be told."""
+    rows = (
+        {**_where(history, states, reference, pair), **row}
+        for states in windows
+        for reference, pair in history.series()
+        for row in _peak_rows(history, sites, states, (reference, pair))
+    )
+    return Table("peaks", PEAKS_COLUMNS, rows)
+
+
+def movement_table(history: ProbeHistory, sites: Sequence[Site]) -> Table:
+    """The table ``movement``: whether each pair's agreement moved through depth in this run."""
+    rows = []
+    for reference, pair in history.series():
+        found = _movement(history, sites, reference, pair)
+        cells = {column.name: getattr(found, column.name) for column in MOVEMENT_COLUMNS[4:]}
+        stage = {"stage": history.settings.stage, "reference": reference}
+        rows.append({**stage, "task_a": pair[0], "task_b": pair[1], **cells})
+    return Table("movement", MOVEMENT_COLUMNS, rows)
+
+
+def window_agreement(
+    history: ProbeHistory, states: Sequence[State], reference: str, pair: Pair
+) -> WindowAgreement:
+    """The agreement of a pair over a window; its bootstrap draws are named, hence repeatable."""
+    settings = history.settings
+    generator = Seeds(settings.seed).torch(
+        "window", settings.stage, states[0].step, reference, *pair
+    )
+    found = [state.agreement(reference, pair, settings.level) for state in states]
+    return window_of(found, generator, settings.level)
+
+
+def burst_scalars(
+    history: ProbeHistory, sites: Sequence[Site], states: Sequence[State]
+) -> dict[str, float]:
+    """What trackers are told of one probe: per pair, corrected cosines of the whole model and of each layer.
+
+    Inner products add up over sites, so a layer's cosine is that of its summed products; only
+    finite figures above the noise floor are sent.
+
+    Args:
+        history: The probe's history.
+        sites: The sites looked at.
+        states: The states of the probe's burst.
+
+    Returns:
+        Key to value.
+    """
+    names, groups = _groups(sites)
+    level = history.settings.level
+    scalars: dict[str, float] = {}
+    for a, b in history.pairs:
+        key = f"conflict/{a}-{b}"
+        single = [state.agreement("current", (a, b), level) for state in states]
+        grouped = [
+            agreement(over_groups(state.sums["current"][a, b], groups), level) for state in states
+        ]
+        scalars[f"{key}/resolved_share"] = float(_always(single).double().mean())
+        cosine = corrected_cosine(*_means(grouped))
+        shown = _always(grouped) if grouped[0].u.judged else ~cosine.isnan()
+        for name, value, is_shown in zip(names, cosine.tolist(), shown.tolist(), strict=True):
+            if is_shown and math.isfinite(value):
+                scalars[f"{key}/cosine/{name}"] = value
+    return scalars
+
+
+def _where(history: ProbeHistory, states: Sequence[State], reference: str, pair: Pair) -> Row:
+    return {
+        "stage": history.settings.stage,
+        "start_step": states[0].step,
+        "stop_step": states[-1].step,
+        "reference": reference,
+        "task_a": pair[0],
+        "task_b": pair[1],
+    }
+
+
+def _window_rows(sites: Sequence[Site], found: WindowAgreement) -> Iterator[Row]:
+    for place, site in enumerate(sites):
+        yield {
+            **site_cells(site),
+            **interval_cells(found, place),
+            "verdict": _verdict(found, place),
+            "conflict_p": float(found.conflict_p[place]),
+            "sd_states": float(found.state_sd_cosine[place]),
+            "sd_states_inner": float(found.state_sd_inner[place]),
+            "states": found.states,
+            "effective_states": float(found.effective_states[place]),
+            "blocks": found.u.sizes[0],
+        }
+
+
+def _verdict(found: WindowAgreement, place: int) -> str:
+    if float(found.u.aa[place]) == 0 or float(found.u.bb[place]) == 0:
+        return "undefined: a gradient is exactly zero"
+    if math.isnan(float(found.inner.low[place])):
+        return "too few blocks or states for an interval"
+    if not bool(found.resolved[place]):
+        return "below noise floor"
+    if bool(found.conflict[place]):
+        return "conflict"
+    return "agreement" if float(found.inner.low[place]) > 0 else "neither shown"
+
+
+def _peak_rows(
+    history: ProbeHistory,
+    sites: Sequence[Site],
+    states: Sequence[State],
+    series: tuple[str, Pair],
+) -> Iterator[Row]:
+    reference, pair = series
+    level = history.settings.level
+    found = window_agreement(history, states, reference, pair)
+    single = [state.agreement(reference, pair, level) for state in states]
+    cosines = torch.stack([value.cosine.value for value in single])
+    cosines[~torch.stack([value.resolved for value in single])] = math.nan
+    for scope, places in _scopes(sites):
+        names = [str(sites[place]) for place in places]
+        spreads = [type(s)(s.rows[:, places], s.df) for s in found.spreads_cosine]
+        peak = find_peak(
+            found.cosine.value[places],
+            spreads,
+            found.resolved[places],
+            found.conflict[places],
+            level,
+        )
+        rules = heuristics(cosines[:, places], single[-1].norm_b[places], len(states))
+        judged = min(found.u.sizes) >= MIN_BLOCKS_FOR_PEAKS
+        yield {
+            "scope": scope,
+            **(_peak_cells(peak, names) if judged else _NO_VERDICT),
+            "gap_site": _named(names, rules.gap_site),
+            "windowed_site": _named(names, rules.windowed_site),
+            "weighted_site": _named(names, rules.weighted_site),
+        }
+
+
+_NO_VERDICT: Row = {
+    "site": "",
+    "kind": "too few blocks",
+    "peak_confidence": math.nan,
+    "p": math.nan,
+    "leader": "",
+    "indistinguishable": "",
+    "words": f"Peak cannot be judged: it takes {MIN_BLOCKS_FOR_PEAKS} blocks per task.",
+}
+
+
+def _peak_cells(peak: Peak, names: Sequence[str]) -> Row:
+    return {
+        "site": _named(names, peak.site),
+        "kind": peak.kind,
+        "peak_confidence": peak.confidence,
+        "p": peak.p,
+        "leader": _named(names, peak.leader),
+        "indistinguishable": ", ".join(names[place] for place in peak.indistinguishable),
+        "words": peak.words(names),
+    }
+
+
+def _scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
+    """All sites, and each component (and LoRA factor) that stands in at least two layers."""
+    yield "all sites", list(range(len(sites)))
+    kinds: dict[str, list[int]] = {}
+    for place, site in enumerate(sites):
+        if site.layer is not None and site.expert is None:
+            factor = "" if site.factor is None else f" ({site.factor})"
+            kinds.setdefault(f"{site.component}{factor}", []).append(place)
+    yield from ((kind, places) for kind, places in kinds.items() if len(places) > 1)
+
+
+def _movement(history: ProbeHistory, sites: Sequence[Site], reference: str, pair: Pair) -> Movement:
+    level = history.settings.level
+    bursts = [
+        [state.agreement(reference, pair, level) for state in states] for states in history.probes()
+    ]
+    u = bursts[0][0].u
+    in_layer = torch.tensor([site.layer is not None for site in sites])
+    kept = always_resolved(torch.stack([_always(burst) for burst in bursts])) & in_layer
+    without = [
+        torch.stack([torch.stack([v.u.aa_without, v.u.bb_without, v.u.ab_without]) for v in burst])
+        for burst in bursts
+    ]
+    return movement_within_run(
+        torch.stack([corrected_cosine(*_means(burst))[kept] for burst in bursts]),
+        torch.stack([corrected_cosine(*some.mean(0))[:, kept] for some in without], 1),
+        torch.tensor([site.layer or 0 for site in sites])[kept],
+        torch.tensor([states[0].step for states in history.probes()]),
+        sizes=u.sizes,
+        shared=u.shared,
+        level=level,
+    )
+
+
+def _means(burst: Sequence[Agreement]) -> Tensor:
+    """U_AA, U_BB and U_AB, averaged over the states of a burst, [3, S]."""
+    return torch.stack([torch.stack([v.u.aa, v.u.bb, v.u.ab]) for v in burst]).mean(0)
+
+
+def _always(burst: Sequence[Agreement]) -> Tensor:
+    return torch.stack([value.resolved for value in burst]).all(0)
+
+
+def _groups(sites: Sequence[Site]) -> tuple[list[str], Tensor]:
+    """The whole model and each layer: their names, and which sites belong to them, [S, G]."""
+    layers = sorted({site.layer for site in sites if site.layer is not None})
+    members = [[True] * len(sites), *[[site.layer == layer for site in sites] for layer in layers]]
+    return ["all", *[f"L{layer}" for layer in layers]], torch.tensor(members).double().T
+
+
+def _named(names: Sequence[str], place: int) -> str:
+    return names[place] if place >= 0 else ""
