@@ -1,0 +1,214 @@
+"""Lines over a number with their bands, levels and thin traces; and points of two numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from crosstune.report.marks import (
+    PLOT_WIDTH,
+    ROWS,
+    Whole,
+    cell,
+    colored,
+    faceted,
+    filtered,
+    level_rules,
+    tooltip,
+    with_words,
+)
+from crosstune.report.reading import Measured, Source, number_format, titled
+
+_FEW_POINTS = 30
+
+
+def lines(source: Source, predicates: list[Any]) -> Whole:
+    """A line for every colour, with its band; thin lines for every seed or for figures at one state.
+
+    Args:
+        source: The section and its table.
+        predicates: The filters of the section.
+
+    Returns:
+        The chart; colour and dash say the same.
+    """
+    section = source.section
+    panels = len(source.levels(section.facet)) if section.facet else 1
+    columns = min(panels, 3)
+    chart = alt.layer(*_line_layers(source, alt.Chart()), *level_rules(source, alt.Chart()))
+    chart = chart.properties(
+        width=(PLOT_WIDTH - 46 * (columns - 1)) // columns, height=300 if columns == 1 else 210
+    )
+    whole = filtered(faceted(source, chart, columns), predicates)
+    return whole if section.facet is None else whole.resolve_scale(x="independent")
+
+
+def _line_layers(source: Source, base: alt.Chart) -> list[alt.Chart]:
+    section = source.section
+    assert section.value is not None
+    assert section.x is not None
+    measured = Measured.of(source.table, section.value)
+    main = base.transform_filter("!datum.is_thin").transform_filter(
+        f"isValid({cell(section.value)})"
+    )
+    thin = base.transform_filter("datum.is_thin").transform_filter(
+        f"isValid({cell(section.value)})"
+    )
+    places = [name for name in (section.x, section.color, section.facet) if name is not None]
+    if section.combine:
+        groups = [*places, *([section.trace] if section.trace else [])]
+        main = main.transform_aggregate(
+            **{section.value: _op(section.combine, section.value)}, groupby=groups
+        )
+        thin = thin.transform_aggregate(
+            **{section.value: _op(section.combine, section.value)}, groupby=groups
+        )
+    looks = _looks(source)
+    layers: list[alt.Chart] = []
+    if (
+        measured.low is not None
+        and measured.high is not None
+        and not (section.trace or section.combine)
+    ):
+        layers.append(_band(main, measured, looks))
+    if section.thin is not None:
+        layers.append(_trace(thin, section.trace, looks))
+    if section.trace is not None:
+        layers.append(_trace(main, section.trace, looks))
+        main = main.transform_aggregate(
+            **{section.value: _op("mean", section.value)}, groupby=places
+        )
+    if measured.chance is not None:
+        layers.append(_chance(base, measured.chance.name, looks))
+    layers.append(main.mark_line().encode(**looks))
+    form = number_format(source.largest(section.value), signed=False)
+    is_plain = not (section.trace or section.combine)
+    hints = tooltip(source, measured) if is_plain else _short_hints(source, places)
+    few = len(source.levels(section.x)) <= _FEW_POINTS
+    points = with_words(main, measured if is_plain else _bare(measured), form)
+    layers.append(
+        points.mark_point(filled=True, size=34 if few else 90, opacity=1 if few else 0).encode(
+            **{key: value for key, value in looks.items() if key != "strokeDash"}, tooltip=hints
+        )
+    )
+    return layers
+
+
+def _op(how: str, name: str) -> str:
+    return f"{how}({name})"
+
+
+def _bare(measured: Measured) -> Measured:
+    return Measured(measured.value, None, None, None, None)
+
+
+def _short_hints(source: Source, places: list[str]) -> list[alt.Tooltip]:
+    hints = [
+        alt.Tooltip(name, type="nominal", title=titled(source.column(name))) for name in places
+    ]
+    what = "mean of " if source.section.trace else ""
+    title = f"{what}{str(source.section.value).replace('_', ' ')}"
+    return [*hints, alt.Tooltip("said", type="nominal", title=title)]
+
+
+def _looks(source: Source) -> dict[str, Any]:
+    section = source.section
+    x_column, value = source.column(str(section.x)), source.column(str(section.value))
+    looks: dict[str, Any] = {
+        "x": alt.X(
+            str(section.x),
+            type="quantitative",
+            title=titled(x_column),
+            axis=alt.Axis(grid=False),
+            scale=alt.Scale(zero=False, nice=False),
+        ),
+        "y": alt.Y(
+            str(section.value),
+            type="quantitative",
+            title=titled(value),
+            axis=alt.Axis(domain=False, ticks=False),
+            scale=alt.Scale(zero=False),
+        ),
+    }
+    if section.color is None:
+        looks["color"] = alt.ColorDatum("", scale=alt.Scale(range="category"), legend=None)
+        return looks
+    looks["color"] = colored(source, section.color)
+    looks["strokeDash"] = alt.StrokeDash(
+        section.color,
+        type="nominal",
+        sort=source.levels(section.color),
+        scale=alt.Scale(range=[[1, 0], [8, 3], [3, 2], [10, 3, 2, 3], [5, 5], [2, 4], [12, 4]]),
+    )
+    return looks
+
+
+def _band(base: alt.Chart, measured: Measured, looks: dict[str, Any]) -> alt.Chart:
+    ends = {
+        **{key: value for key, value in looks.items() if key not in ("y", "strokeDash")},
+        "y": alt.Y(str(measured.low), type="quantitative", title=titled(measured.value)),
+        "y2": alt.Y2(str(measured.high)),
+    }
+    return base.mark_area(opacity=0.16, line=False).encode(**ends)
+
+
+def _trace(base: alt.Chart, column: str | None, looks: dict[str, Any]) -> alt.Chart:
+    detail = {} if column is None else {"detail": alt.Detail(column, type="nominal")}
+    return base.mark_line(strokeWidth=1, opacity=0.4).encode(**looks, **detail)
+
+
+def _chance(base: alt.Chart, name: str, looks: dict[str, Any]) -> alt.Chart:
+    y = alt.Y(name, aggregate="mean", type="quantitative")
+    return base.mark_rule(strokeDash=[2, 3], strokeWidth=1.25).encode(y=y, color=looks["color"])
+
+
+def scatter(source: Source, predicates: list[Any]) -> Whole:
+    """Points of two columns, with their intervals where the table has them.
+
+    Args:
+        source: The section and its table.
+        predicates: The filters of the section.
+
+    Returns:
+        The chart; colour and shape say the same.
+    """
+    section = source.section
+    assert section.x is not None
+    assert section.y is not None
+    across, up = Measured.of(source.table, section.x), Measured.of(source.table, section.y)
+    base = alt.Chart()
+    x = alt.X(section.x, type="quantitative", title=across.title, scale=alt.Scale(zero=False))
+    y = alt.Y(section.y, type="quantitative", title=up.title, scale=alt.Scale(zero=False))
+    looks: dict[str, Any] = {}
+    if section.color is not None:
+        order = source.levels(section.color)
+        looks["color"] = colored(source, section.color)
+        looks["shape"] = alt.Shape(section.color, type="nominal", sort=order)
+    layers = [
+        base.mark_rule(style="zero").encode(x=alt.XDatum(0)),
+        base.mark_rule(style="zero").encode(y=alt.YDatum(0)),
+    ]
+    if across.low is not None and across.high is not None:
+        ends = alt.X(across.low, type="quantitative", title=across.title)
+        layers.append(
+            base.mark_rule(style="interval", opacity=0.45).encode(x=ends, x2=across.high, y=y)
+        )
+    if up.low is not None and up.high is not None:
+        ends_up = alt.Y(up.low, type="quantitative", title=up.title)
+        layers.append(
+            base.mark_rule(style="interval", opacity=0.45).encode(x=x, y=ends_up, y2=up.high)
+        )
+    form = number_format(source.largest(section.y), signed=True)
+    hints = [
+        alt.Tooltip(section.x, type="quantitative", format="+.4~g", title=across.title),
+        *tooltip(source, up),
+    ]
+    points = with_words(base, up, form)
+    layers.append(
+        points.mark_point(filled=True, size=60, opacity=0.85).encode(
+            x=x, y=y, tooltip=hints, **looks
+        )
+    )
+    whole = alt.layer(*layers, data=ROWS).properties(width=480, height=360)
+    return filtered(whole, predicates)

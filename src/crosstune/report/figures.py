@@ -1,0 +1,103 @@
+"""One Vega-Lite specification for a section: the page, the SVG file and the PNG file are all drawn from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import altair as alt
+
+from crosstune.foundation.records import Table
+from crosstune.foundation.records.page import Section
+from crosstune.report.bars import bars
+from crosstune.report.curves import lines, scatter
+from crosstune.report.grids import heatmap, matrix
+from crosstune.report.reading import Source
+
+_VIEWS: dict[str, Callable[[Source, list[Any]], alt.TopLevelMixin]] = {
+    "bars": bars,
+    "heatmap": heatmap,
+    "matrix": matrix,
+    "lines": lines,
+    "scatter": scatter,
+}
+
+
+def is_figure(section: Section) -> bool:
+    """Whether a section is drawn with marks, not as text or a table.
+
+    Args:
+        section: The section.
+
+    Returns:
+        True for the views that have a specification.
+    """
+    return section.view in _VIEWS
+
+
+def specification(section: Section, table: Table) -> dict[str, Any]:
+    """The Vega-Lite specification of a section, over a data source named ``rows``.
+
+    Each column of ``choose`` becomes a parameter ``choose_0``, ``choose_1``, … that holds the chosen value.
+
+    Args:
+        section: A section for which `is_figure` holds.
+        table: Its table, in which it has at least one row.
+
+    Returns:
+        The specification, without data.
+    """
+    source = Source(section, table)
+    chart = _VIEWS[section.view](source, selection(source))
+    chart = chart.add_params(*parameters(source))  # type: ignore[attr-defined]
+    drawn: dict[str, Any] = chart.to_dict()
+    drawn.pop("config", None)
+    return drawn
+
+
+def choices(source: Source) -> list[tuple[str, list[Any]]]:
+    """The selectors of a section.
+
+    Args:
+        source: The section and its table.
+
+    Returns:
+        Column and values to choose from, for each column of ``choose``.
+    """
+    return [(name, source.levels(name)) for name in source.section.choose]
+
+
+def parameters(source: Source) -> list[alt.Parameter]:
+    """One Vega parameter for each selector, set to the first value.
+
+    Args:
+        source: The section and its table.
+
+    Returns:
+        Parameters named ``choose_0``, ``choose_1``, …
+    """
+    return [
+        alt.param(name=f"choose_{index}", value=values[0])
+        for index, (_, values) in enumerate(choices(source))
+    ]
+
+
+def selection(source: Source) -> list[Any]:
+    """The filters that leave the rows of the section at the chosen values.
+
+    Args:
+        source: The section and its table.
+
+    Returns:
+        Vega-Lite predicates; values of the data stand in predicates, never in expressions.
+    """
+    fixed = [
+        alt.FieldEqualPredicate(field=name, equal=value)
+        for name, value in source.section.where.items()
+    ]
+    chosen = [
+        f"datum[{json.dumps(name)}] === choose_{index}"
+        for index, name in enumerate(source.section.choose)
+    ]
+    return [*fixed, *chosen]

@@ -1,0 +1,99 @@
+"""What a report needs from a run folder, read once: the page, its tables, measurements, settings, environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from crosstune.foundation.errors import StorageError
+from crosstune.foundation.records import Measurement, Run, Table
+from crosstune.foundation.records.page import PAGE_FILE, Page, Section, Statement
+from crosstune.foundation.storage import read_json
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that is shown of a run."""
+
+    folder: Path
+    page: Page
+    tables: dict[str, Table]
+    measurements: tuple[Measurement, ...]
+    settings: str
+    environment: dict[str, object]
+
+    @classmethod
+    def of(cls, run: Run | Path | str) -> Contents:
+        """The contents of a run folder.
+
+        Args:
+            run: The run, or its folder.
+
+        Returns:
+            Them; a folder without ``page.json`` shows every table as it is, and says so.
+        """
+        opened = run if isinstance(run, Run) else Run.open(Path(run))
+        tables = {name: opened.table(name) for name in opened.tables()}
+        return cls(
+            folder=opened.folder,
+            page=_page(opened, tables),
+            tables=tables,
+            measurements=tuple(opened.measurements()),
+            settings=opened.settings_yaml,
+            environment=_environment(opened.folder),
+        )
+
+    def obstacle(self, section: Section) -> str:
+        """Why a section cannot be drawn.
+
+        Args:
+            section: The section.
+
+        Returns:
+            A sentence; empty where nothing stands in its way.
+        """
+        if section.table is None:
+            return ""
+        table = self.tables.get(section.table)
+        if table is None or len(table) == 0:
+            return "Not measured in this run."
+        absent = sorted(set(section.columns()) - {column.name for column in table.columns})
+        if absent:
+            return f"Not drawn: the table “{section.table}” has no column {', '.join(absent)}."
+        where = dict(section.where)
+        if where and len(table.where(**where)) == 0:
+            parts = ", ".join(f"{name} = {value}" for name, value in where.items())
+            return f"Not measured in this run ({parts})."
+        return ""
+
+
+def _page(run: Run, tables: dict[str, Table]) -> Page:
+    path = run.folder / PAGE_FILE
+    if path.is_file():
+        page = Page.from_json(read_json(path))
+    else:
+        sections = tuple(
+            Section(f"table-{index}", name.replace("_", " "), "", "table", table=name)
+            for index, name in enumerate(tables)
+        )
+        note = Statement(f"This run has no {PAGE_FILE}; every table is shown as it is.", "info")
+        page = Page(f"Run {run.folder.name}", run.kind, (note,), sections)
+    if run.finished:
+        return page
+    note = Statement("This run has not finished; what follows was measured so far.", "warning")
+    return replace(page, statements=(note, *page.statements))
+
+
+def _environment(folder: Path) -> dict[str, object]:
+    path = folder / "environment.json"
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise StorageError(
+            str(path),
+            law="must be a JSON object",
+            found=type(value).__name__,
+            remedy="Restore the file that the run wrote.",
+        )
+    return value

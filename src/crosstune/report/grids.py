@@ -1,0 +1,265 @@
+"""Cells of two directions: heatmaps centred at zero that show what is unresolved, and matrices that print it all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import altair as alt
+
+from crosstune.foundation.records import Column
+from crosstune.report.marks import PLOT_WIDTH, ROWS, cell, filtered, tooltip, with_words
+from crosstune.report.reading import (
+    NOT_MEASURED,
+    OUTSIDE,
+    Measured,
+    Source,
+    number_format,
+    titled,
+)
+
+_HATCH = "M-1,1L1,-1"
+
+
+def heatmap(source: Source, predicates: list[Any]) -> alt.ConcatChart:
+    """Cells on a diverging scale centred at zero; a value below the noise floor is grey and hatched.
+
+    Rows whose ``y`` is negative are sites outside the layers and stand in a strip below the grid.
+
+    Args:
+        source: The section and its table.
+        predicates: The filters of the section.
+
+    Returns:
+        One panel for every value column and facet value, all on one colour scale.
+    """
+    section = source.section
+    assert section.value is not None
+    values = [section.value, *section.beside]
+    facets = source.levels(section.facet) if section.facet else [None]
+    panels = [(value, facet) for facet in facets for value in values]
+    columns = len(values) if len(values) > 1 else min(len(facets), 3)
+    largest = max(source.largest(value) for value in values)
+    charts = []
+    for value, facet in panels:
+        only = list(predicates)
+        names = [value.replace("_", " ")] if len(values) > 1 else []
+        if section.facet is not None:
+            only.append(alt.FieldEqualPredicate(field=section.facet, equal=facet))
+            names.append(str(facet))
+        grid = _Grid(source, Measured.of(source.table, value), largest, columns)
+        charts.append(_panel(grid, filtered(alt.Chart(ROWS), only), ", ".join(names)))
+    chart = alt.concat(*charts, columns=columns, data=ROWS, spacing=30)
+    return chart.resolve_scale(color="shared", x="independent", y="independent")
+
+
+class _Grid:
+    """The sizes, orders and scale that the panels of a heatmap share."""
+
+    def __init__(self, source: Source, measured: Measured, largest: float, columns: int) -> None:
+        self.source, self.measured, self.largest = source, measured, largest
+        self.x, self.y = str(source.section.x), str(source.section.y)
+        rows = source.rows()
+        self.has_strip = source.column(self.y).kind == "int64" and any(
+            row[self.y] is not None and row[self.y] < 0 for row in rows
+        )
+        inside = [row for row in rows if not (self.has_strip and row[self.y] < 0)]
+        outside = [row for row in rows if self.has_strip and row[self.y] < 0]
+        self.x_inside = self._present(self.x, inside)
+        self.x_outside = self._present(self.x, outside)
+        self.y_inside = self._present(self.y, inside)
+        room = (PLOT_WIDTH - 70 * (columns - 1)) / columns
+        self.width = min(76, max(5, int(room / max(1, len(self.x_inside)))))
+        self.height = 26 if len(self.y_inside) <= 12 else 18 if len(self.y_inside) <= 40 else 12
+        self.prints = self.width >= 34 and self.height >= 16
+        self.form = number_format(largest, signed=True)
+
+    def _present(self, name: str, rows: list[dict[str, Any]]) -> list[Any]:
+        there = {row[name] for row in rows}
+        return [level for level in self.source.levels(name) if level in there]
+
+
+def _panel(grid: _Grid, base: alt.Chart, title: str) -> alt.VConcatChart | alt.LayerChart:
+    heading: dict[str, Any] = {"title": title} if title else {}
+    inside = base
+    if grid.has_strip:
+        inside = base.transform_filter(alt.FieldGTEPredicate(field=grid.y, gte=0))
+    parts = []
+    if grid.y_inside:
+        parts.append(_cells(grid, inside, grid.x_inside, grid.y_inside))
+    if grid.has_strip:
+        outside = base.transform_filter(alt.FieldLTPredicate(field=grid.y, lt=0))
+        parts.append(_cells(grid, outside, grid.x_outside, [-1]))
+    if len(parts) == 1:
+        return parts[0].properties(**heading)
+    return alt.vconcat(*parts, spacing=10, **heading)
+
+
+def _cells(grid: _Grid, base: alt.Chart, across: list[Any], down: list[Any]) -> alt.LayerChart:
+    is_strip = down == [-1]
+    tilt = max((len(str(level)) for level in across), default=0) * 6.5 > grid.width
+    is_number = grid.source.column(grid.x).kind != "string"
+    x_axis = alt.Axis(
+        labelAngle=-40 if tilt and not is_number else 0,
+        labelOverlap=is_number,
+        ticks=False,
+        domain=False,
+        orient="bottom",
+        title=None if is_strip or not is_number else titled(grid.source.column(grid.x)),
+    )
+    y_axis = alt.Axis(
+        ticks=False,
+        domain=False,
+        labelExpr=f"datum.value < 0 ? {json.dumps(OUTSIDE)} : datum.label",
+        labelOverlap=grid.height < 12,
+        title=None if is_strip else titled(grid.source.column(grid.y)),
+    )
+    if grid.source.column(grid.y).kind == "string":
+        y_axis = alt.Axis(ticks=False, domain=False, title=None)
+    form = with_words(base, grid.measured, grid.form).encode(
+        x=alt.X(grid.x, type="ordinal", sort=across, axis=x_axis, scale=_band(across)),
+        y=alt.Y(grid.y, type="ordinal", sort=down, axis=y_axis, scale=_band(down)),
+        tooltip=tooltip(grid.source, grid.measured),
+    )
+    return alt.layer(*_states(grid, form)).properties(
+        width=alt.Step(grid.width), height=alt.Step(grid.height)
+    )
+
+
+def _band(levels: list[Any]) -> alt.Scale:
+    return alt.Scale(domain=levels, paddingInner=0.06, paddingOuter=0)
+
+
+def _states(grid: _Grid, base: alt.Chart) -> list[alt.Chart]:
+    """A cell has a colour, or is grey and hatched (below the noise floor), or is an outline (not measured)."""
+    name = grid.measured.value.name
+    stands = base.transform_filter("datum.stands")
+    hidden = base.transform_filter(f"!datum.stands && isValid({cell(name)})")
+    absent = base.transform_filter(f"!isValid({cell(name)})")
+    scale = alt.Scale(domain=[-grid.largest, grid.largest], domainMid=0, range="diverging")
+    legend = alt.Legend(title=titled(grid.source.column(str(grid.source.section.value))))
+    layers = [
+        absent.mark_rect(style="absent"),
+        hidden.mark_rect(style="hidden"),
+        hidden.mark_point(
+            style="hatch", shape=_HATCH, size=(min(grid.width, grid.height) * 0.5) ** 2
+        ),
+        stands.mark_rect().encode(
+            color=alt.Color(name, type="quantitative", scale=scale, legend=legend)
+        ),
+    ]
+    if grid.prints:
+        text = f"format({cell(name)}, {json.dumps(grid.form)})"
+        is_loud = f"abs({cell(name)}) > {0.55 * grid.largest}"
+        for style, when in (("cell-loud", is_loud), ("cell-quiet", f"!({is_loud})")):
+            layers.append(
+                stands.transform_filter(when)
+                .transform_calculate(printed=text)
+                .mark_text(style=style)
+                .encode(text=alt.Text("printed", type="nominal"))
+            )
+    return layers
+
+
+def matrix(source: Source, predicates: list[Any]) -> alt.LayerChart:
+    """A matrix whose cells print the value, its interval and every other value column of the table.
+
+    Args:
+        source: The section and its table.
+        predicates: The filters of the section.
+
+    Returns:
+        The chart.
+    """
+    section = source.section
+    assert section.value is not None
+    measured = Measured.of(source.table, section.value)
+    across, down = source.levels(str(section.x)), source.levels(str(section.y))
+    form = number_format(source.largest(section.value), signed=False)
+    others = [
+        column
+        for column in source.table.columns
+        if column.role == "value" and column.name != section.value
+    ]
+    rows = source.rows()
+    numbers = [row[section.value] for row in rows if row[section.value] is not None]
+    low, high = min(numbers, default=0.0), max(numbers, default=1.0)
+    base = with_words(filtered(alt.Chart(ROWS), predicates), measured, form).encode(
+        x=_side(str(section.x), across, source),
+        y=_side(str(section.y), down, source),
+        tooltip=[
+            *tooltip(source, measured),
+            *(alt.Tooltip(c.name, type="quantitative", format=",.4~g", title=titled(c)) for c in others),
+        ],
+    )  # fmt: skip
+    color = alt.Color(
+        measured.value.name,
+        type="quantitative",
+        scale=alt.Scale(domain=[low, high if high > low else low + 1], range="ramp"),
+        legend=None,
+    )
+    there = base.transform_filter("datum.stands")
+    layers = [
+        base.mark_rect(style="absent"),
+        there.mark_rect().encode(color=color),
+        base.transform_filter("!datum.stands")
+        .transform_calculate(words=json.dumps(NOT_MEASURED))
+        .mark_text(style="level-name")
+        .encode(text=alt.Text("words", type="nominal")),
+    ]
+    printed = _printed(measured, form, others)
+    is_loud = f"{cell(measured.value.name)} > {low + 0.55 * (high - low)}"
+    for style, when in (("cell-loud", is_loud), ("cell-quiet", f"!({is_loud})")):
+        layers += _stacked(there.transform_filter(when), style, printed)
+    width = int(min(132, max(92, PLOT_WIDTH / max(1, len(across)))))
+    return alt.layer(*layers, data=ROWS).properties(
+        width=alt.Step(width), height=alt.Step(26 + 14 * len(printed))
+    )
+
+
+def _side(name: str, levels: list[Any], source: Source) -> alt.X | alt.Y:
+    is_x = name == source.section.x
+    axis = alt.Axis(
+        ticks=False,
+        domain=False,
+        labelAngle=0,
+        orient="top" if is_x else "left",
+        labelLimit=126 if is_x else 190,
+        title=titled(source.column(name)),
+    )
+    channel = alt.X if is_x else alt.Y
+    return channel(
+        name, type="ordinal", sort=levels, axis=axis,
+        scale=alt.Scale(domain=levels, paddingInner=0.03, paddingOuter=0),
+    )  # fmt: skip
+
+
+def _printed(measured: Measured, form: str, others: list[Column]) -> list[str]:
+    """The lines of a cell as Vega expressions: value, interval, then the other value columns."""
+    value = f"format({cell(measured.value.name)}, {json.dumps(form)})"
+    lines = [value]
+    if measured.low is not None and measured.high is not None:
+        low, high = cell(measured.low), cell(measured.high)
+        ends = f"format({low}, {json.dumps(form)}) + '–' + format({high}, {json.dumps(form)})"
+        lines.append(f"isValid({low}) && isValid({high}) ? {ends} : 'no interval'")
+    for column in others:
+        words, unit = column.name.replace("_", " ").removesuffix(" percent"), column.unit
+        is_percent = unit in ("%", "percent") or column.name.endswith("percent")
+        number = cell(column.name)
+        shown = f"format({number}, {json.dumps('+,.1f' if is_percent else ',.3~g')})"
+        tail = json.dumps(" %" if is_percent else "")
+        lines.append(f"isValid({number}) ? {json.dumps(words + ' ')} + {shown} + {tail} : ''")
+    return lines
+
+
+def _stacked(base: alt.Chart, style: str, printed: list[str]) -> list[alt.Chart]:
+    layers = []
+    for index, line in enumerate(printed):
+        offset = 14 * index - 7 * (len(printed) - 1)
+        size = {"fontSize": 13, "fontWeight": 600} if index == 0 else {"fontSize": 10.5}
+        layers.append(
+            base.transform_calculate(line=line)
+            .mark_text(style=style, dy=offset, **size)
+            .encode(text=alt.Text("line", type="nominal"))
+        )
+    return layers

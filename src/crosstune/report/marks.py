@@ -1,0 +1,172 @@
+"""What all figures share: tooltips, colour and dash by category, and the words of a masked value."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeAlias, TypeVar
+
+import altair as alt
+
+from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Measured, Source, titled
+
+PLOT_WIDTH = 700
+ROWS = alt.NamedData(name="rows")
+Whole: TypeAlias = alt.LayerChart | alt.FacetChart
+_Chart = TypeVar("_Chart", bound=Any)
+
+
+def cell(name: str) -> str:
+    """The Vega expression for a cell of the current row.
+
+    Args:
+        name: The column.
+
+    Returns:
+        Such as ``datum["nats"]``.
+    """
+    return f"datum[{json.dumps(name)}]"
+
+
+def kind_of(source: Source, name: str) -> str:
+    """How Vega-Lite should take a column: ordered numbers or names.
+
+    Args:
+        source: The section and its table.
+        name: The column.
+
+    Returns:
+        ``"Q"`` for numbers, ``"N"`` for text and booleans.
+    """
+    return "Q" if source.column(name).kind in ("int64", "float64") else "N"
+
+
+def filtered(chart: _Chart, predicates: list[Any]) -> _Chart:
+    """The chart over the rows that all predicates let through.
+
+    Args:
+        chart: The chart.
+        predicates: Vega-Lite predicates.
+
+    Returns:
+        The chart with one filter for each.
+    """
+    for predicate in predicates:
+        chart = chart.transform_filter(predicate)
+    return chart
+
+
+def faceted(source: Source, chart: alt.LayerChart, columns: int) -> Whole:
+    """The chart over all rows, or one small chart for each value of the section's facet.
+
+    Args:
+        source: The section and its table.
+        chart: Layers without data.
+        columns: How many small charts stand side by side.
+
+    Returns:
+        The chart with its data.
+    """
+    name = source.section.facet
+    if name is None:
+        return chart.properties(data=ROWS)
+    facet = alt.Facet(name, type="nominal", sort=source.levels(name), title=None)
+    return chart.facet(facet=facet, columns=columns, data=ROWS).properties(spacing=28)
+
+
+def with_words(chart: _Chart, measured: Measured, form: str) -> _Chart:
+    """The chart with the value and its interval as text, in the words of the house where there is none.
+
+    Args:
+        chart: The chart.
+        measured: The value column and its companions.
+        form: The d3 number format.
+
+    Returns:
+        The chart whose rows have ``said``, ``interval`` and ``stands`` (measured and not masked).
+    """
+    value = cell(measured.value.name)
+    is_there = f"isValid({value})"
+    stands = f"{is_there} && {cell(measured.mask)}" if measured.mask else is_there
+    unit = json.dumps(f" {measured.value.unit}" if measured.value.unit else "")
+    words = f"format({value}, {json.dumps(form)}) + {unit}"
+    chart = chart.transform_calculate(
+        stands=stands,
+        said=f"!{is_there} ? {json.dumps(NOT_MEASURED)} : "
+        f"({stands}) ? {words} : {json.dumps(BELOW_NOISE)}",
+    )
+    if measured.low is None or measured.high is None:
+        return chart
+    low, high = cell(measured.low), cell(measured.high)
+    ends = f"format({low}, {json.dumps(form)}) + ' to ' + format({high}, {json.dumps(form)})"
+    return chart.transform_calculate(
+        interval=f"datum.stands && isValid({low}) && isValid({high}) ? {ends} : 'none'"
+    )
+
+
+def tooltip(source: Source, measured: Measured) -> list[alt.Tooltip]:
+    """What a reader sees on pointing at a mark: where it is, value, interval, sample size, chance.
+
+    Args:
+        source: The section and its table.
+        measured: The value column and its companions.
+
+    Returns:
+        Tooltip channels; they need the rows of `with_words`.
+    """
+    place = [
+        alt.Tooltip(column.name, type="nominal", title=titled(column))
+        for column in source.tooltip_columns()
+    ]
+    value = [alt.Tooltip("said", type="nominal", title=measured.value.name.replace("_", " "))]
+    if measured.low is not None and measured.high is not None:
+        value.append(alt.Tooltip("interval", type="nominal", title="interval"))
+    if measured.chance is not None:
+        value.append(
+            alt.Tooltip(
+                measured.chance.name,
+                type="quantitative",
+                format=".4~g",
+                title=titled(measured.chance),
+            )
+        )
+    return [*place[:1], *value, *place[1:]]
+
+
+def colored(source: Source, name: str) -> alt.Color:
+    """Colour by the values of a column, with a legend above the figure.
+
+    Args:
+        source: The section and its table.
+        name: The column.
+
+    Returns:
+        The channel.
+    """
+    legend = alt.Legend(title=titled(source.column(name)), columns=6, symbolType="stroke")
+    return alt.Color(
+        name, type="nominal", sort=source.levels(name), scale=alt.Scale(range="category"),
+        legend=legend,
+    )  # fmt: skip
+
+
+def level_rules(source: Source, base: alt.Chart) -> list[alt.Chart]:
+    """The labelled levels of a section as horizontal rules.
+
+    Args:
+        source: The section and its table.
+        base: A chart over the section's rows, each of which would draw the rule again.
+
+    Returns:
+        A rule and a name for each level.
+    """
+    layers: list[alt.Chart] = []
+    for label, level in source.section.lines:
+        once = base.transform_aggregate(count="count()")
+        y = alt.YDatum(level, type="quantitative")
+        layers.append(once.mark_rule(style="level").encode(y=y))
+        layers.append(
+            once.mark_text(
+                style="level-name", align="left", baseline="bottom", dx=4, dy=-2, clip=False
+            ).encode(y=y, x=alt.value(0), text=alt.value(f"{label} {level:.4g}"))
+        )
+    return layers

@@ -1,0 +1,198 @@
+"use strict";
+(() => {
+  const page = JSON.parse(document.getElementById("data").textContent);
+  const root = document.documentElement;
+  const drawn = new Map(); // section id -> Vega view
+
+  // ---- tables -------------------------------------------------------------------------------------------
+
+  function unpacked(name) {
+    const table = page.tables[name];
+    const rows = Array.from({ length: table.length }, () => ({}));
+    for (const column of table.columns) {
+      for (let i = 0; i < table.length; i += 1) {
+        rows[i][column.name] = column.levels ? column.levels[column.codes[i]] : column.cells[i];
+      }
+    }
+    return rows;
+  }
+
+  function rowsOf(section) {
+    const rows = unpacked(section.table).map((row, i) => ({ ...row, row: i, is_thin: false }));
+    const thin = section.thin ? unpacked(section.thin) : [];
+    return rows.concat(thin.map((row, i) => ({ ...row, row: i, is_thin: true })));
+  }
+
+  function fits(section, row, places) {
+    return (
+      Object.entries(section.where).every(([name, value]) => row[name] === value) &&
+      section.choose.every((choice, i) => row[choice.column] === choice.values[places[i]])
+    );
+  }
+
+  // ---- figures ------------------------------------------------------------------------------------------
+
+  function placesOf(figure) {
+    return [...figure.querySelectorAll("select")].map((select) => Number(select.value));
+  }
+
+  function specificationOf(figure, section) {
+    const places = placesOf(figure);
+    const params = (section.spec.params || []).map((param) => {
+      const match = /^choose_(\d+)$/.exec(param.name);
+      return match ? { ...param, value: section.choose[match[1]].values[places[match[1]]] } : param;
+    });
+    return { ...section.spec, params, datasets: { rows: rowsOf(section) } };
+  }
+
+  async function draw(figure) {
+    const section = page.sections[figure.dataset.section];
+    const chart = figure.querySelector(".chart");
+    const options = {
+      mode: "vega-lite",
+      renderer: "svg",
+      actions: false,
+      config: page.config[root.dataset.appearance],
+    };
+    try {
+      const holder = document.createElement("div");
+      const result = await vegaEmbed(holder, specificationOf(figure, section), options);
+      drawn.get(figure.dataset.section)?.finalize();
+      drawn.set(figure.dataset.section, result.view);
+      chart.replaceChildren(holder);
+      chart.classList.toggle("fits", result.view._width + 0 < 1100);
+      markMissing(figure);
+    } catch (error) {
+      const line = document.createElement("p");
+      line.className = "failed";
+      line.textContent = "This figure could not be drawn: " + error.message;
+      chart.replaceChildren(line);
+      console.error(error);
+    }
+  }
+
+  function markMissing(figure) {
+    const section = page.sections[figure.dataset.section];
+    const places = placesOf(figure);
+    const isThere = unpacked(section.table).some((row) => fits(section, row, places));
+    figure.querySelector(".chart").hidden = !isThere;
+    figure.querySelector(".unmatched").hidden = isThere;
+  }
+
+  async function choose(figure) {
+    const section = page.sections[figure.dataset.section];
+    const places = placesOf(figure);
+    if (figure.classList.contains("table")) {
+      for (const row of figure.querySelectorAll("tbody tr")) {
+        row.hidden = row.dataset.places !== places.join(" ");
+      }
+      return;
+    }
+    const view = drawn.get(figure.dataset.section);
+    section.choose.forEach((choice, i) => view.signal("choose_" + i, choice.values[places[i]]));
+    await view.runAsync();
+    markMissing(figure);
+  }
+
+  // ---- files --------------------------------------------------------------------------------------------
+
+  function save(name, blob) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  function text(value) {
+    return value === null || value === undefined ? "" : String(value);
+  }
+
+  function csvCell(value) {
+    const plain = text(value);
+    return /[",\n\r]/.test(plain) ? '"' + plain.replaceAll('"', '""') + '"' : plain;
+  }
+
+  function asCsv(table) {
+    const names = page.tables[table].columns.map((column) => column.name);
+    const lines = unpacked(table).map((row) => names.map((name) => csvCell(row[name])).join(","));
+    return [names.map(csvCell).join(","), ...lines].join("\n") + "\n";
+  }
+
+  function asMarkdown(table) {
+    const names = page.tables[table].columns.map((column) => column.name);
+    const cell = (value) => text(value).replaceAll("|", "\\|").replaceAll("\n", " ");
+    const line = (cells) => "| " + cells.map(cell).join(" | ") + " |";
+    const rows = unpacked(table).map((row) => line(names.map((name) => row[name])));
+    return [line(names), line(names.map(() => "---")), ...rows].join("\n") + "\n";
+  }
+
+  async function saveFigure(figure, kind) {
+    // Files are for papers and slides: always the light appearance, on paper white.
+    const section = page.sections[figure.dataset.section];
+    const config = { ...page.config.light, background: page.paper };
+    const spec = vegaLite.compile(specificationOf(figure, section), { config }).spec;
+    const view = new vega.View(vega.parse(spec), { renderer: "none" });
+    const url = await view.toImageURL(kind, kind === "png" ? 2 : 1);
+    save(figure.dataset.section + "." + kind, await asBlob(url));
+    view.finalize();
+  }
+
+  function asBlob(url) {
+    // The page's policy forbids fetch, also of data: addresses, so they are decoded here.
+    const [head, body] = url.split(/,(.*)/s);
+    const type = head.slice(5).split(";")[0];
+    const bytes = head.includes("base64") ? atob(body) : unescape(body);
+    return new Blob([Uint8Array.from(bytes, (letter) => letter.charCodeAt(0))], { type });
+  }
+
+  function onSave(figure, kind) {
+    const table = page.sections[figure.dataset.section].table;
+    if (kind === "csv") save(table + ".csv", new Blob([asCsv(table)], { type: "text/csv" }));
+    else if (kind === "md") save(table + ".md", new Blob([asMarkdown(table)], { type: "text/markdown" }));
+    else saveFigure(figure, kind).catch((error) => console.error(error));
+  }
+
+  // ---- appearance ---------------------------------------------------------------------------------------
+
+  const switchButton = document.getElementById("appearance");
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+
+  async function appear(appearance) {
+    root.dataset.appearance = appearance;
+    switchButton.textContent = appearance === "dark" ? "Light page" : "Dark page";
+    for (const figure of document.querySelectorAll("figure:not(.table)")) await draw(figure);
+    root.dataset.drawn = String(drawn.size);
+  }
+
+  switchButton.addEventListener("click", () => appear(root.dataset.appearance === "dark" ? "light" : "dark"));
+  prefersDark.addEventListener("change", (event) => appear(event.matches ? "dark" : "light"));
+
+  for (const figure of document.querySelectorAll("figure")) {
+    figure.addEventListener("change", () => choose(figure));
+    figure.addEventListener("click", (event) => {
+      const kind = event.target.dataset?.save;
+      if (kind) onSave(figure, kind);
+    });
+    if (figure.classList.contains("table") && figure.querySelector("select")) choose(figure);
+  }
+
+  // ---- contents -----------------------------------------------------------------------------------------
+
+  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const watcher = new IntersectionObserver(
+    (entries) => {
+      const entry = entries.find((one) => one.isIntersecting);
+      if (!entry) return;
+      for (const [id, link] of links) {
+        if (id === entry.target.id) link.setAttribute("aria-current", "true");
+        else link.removeAttribute("aria-current");
+      }
+    },
+    { rootMargin: "-10% 0px -75% 0px" },
+  );
+  for (const section of document.querySelectorAll("main > section")) watcher.observe(section);
+
+  const asked = new URLSearchParams(location.hash.slice(1)).get("appearance");
+  appear(asked ?? (prefersDark.matches ? "dark" : "light"));
+})();

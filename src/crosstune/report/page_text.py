@@ -1,0 +1,263 @@
+"""The page's HTML: findings, contents, sections, then measurements, files, settings and environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from crosstune.foundation.records import Table
+from crosstune.foundation.records.page import Section
+from crosstune.report.figures import choices
+from crosstune.report.folder import Contents
+from crosstune.report.packing import packed, script_json
+from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Measured, Source
+from crosstune.report.theme import DARK, LIGHT, PAGE_FONT, vega_config
+from crosstune.report.wording import TONES, html_table, measurement_cells
+
+_FIRST_ROWS = 12
+_TABLE_ROWS = 60
+_APPENDIX = (
+    ("measurements", "Measurements"),
+    ("files", "Files"),
+    ("settings", "Settings"),
+    ("environment", "Environment"),
+)
+
+
+def page_html(
+    contents: Contents, specifications: Mapping[str, dict[str, Any]], vega_bundle: str
+) -> str:
+    """The whole page, which needs nothing outside itself.
+
+    Args:
+        contents: What the run folder holds.
+        specifications: Section id to Vega-Lite specification, for the sections that can be drawn.
+        vega_bundle: The script that draws them.
+
+    Returns:
+        HTML in which all text of the run is escaped.
+    """
+    page = contents.page
+    sections = "\n".join(
+        _section(contents, section, index, section.id in specifications)
+        for index, section in enumerate(page.sections, start=1)
+    )
+    template = Template(_asset("page.html"))
+    return template.substitute(
+        title=escape(page.title),
+        subtitle=escape(page.subtitle),
+        style=_asset("page.css"),
+        contents=_contents_list(contents),
+        statements=_statements(contents),
+        sections=sections,
+        appendix=_appendix(contents, specifications),
+        data=script_json(_data(contents, specifications)),
+        vega=vega_bundle,
+        script=_asset("page.js"),
+    )
+
+
+def _asset(name: str) -> str:
+    return files("crosstune.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _contents_list(contents: Contents) -> str:
+    entries = [("findings", "Findings")] if contents.page.statements else []
+    entries += [(f"s-{section.id}", section.title) for section in contents.page.sections]
+    entries += list(_APPENDIX)
+    return "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in entries)
+
+
+def _statements(contents: Contents) -> str:
+    if not contents.page.statements:
+        return ""
+    items = []
+    for statement in contents.page.statements:
+        sign, word = TONES[statement.tone]
+        detail = f"<p class=detail>{escape(statement.detail)}</p>" if statement.detail else ""
+        items.append(
+            f'<li class="{statement.tone}"><p class=tone><span aria-hidden=true>{sign}</span> {word}</p>'
+            f"<div><p class=finding>{escape(statement.text)}</p>{detail}</div></li>"
+        )
+    return f'<section id="findings"><h2>Findings</h2><ul class=statements>{"".join(items)}</ul></section>'
+
+
+def _section(contents: Contents, section: Section, index: int, is_drawn: bool) -> str:
+    obstacle = contents.obstacle(section)
+    if obstacle:
+        body = f"<p class=absent>{escape(obstacle)}</p>"
+    elif is_drawn:
+        body = _figure(contents, section)
+    elif section.table is not None:
+        body = _table(contents, section)
+    else:
+        body = ""
+    lead = f"<p class=lead>{escape(section.lead)}</p>" if section.lead else ""
+    note = f"<p class=note>{escape(section.note)}</p>" if section.note else ""
+    return (
+        f'<section id="s-{section.id}"><h2><span class=index>{index}</span>{escape(section.title)}</h2>'
+        f"{lead}{body}{note}</section>"
+    )
+
+
+def _figure(contents: Contents, section: Section) -> str:
+    table = contents.tables[str(section.table)]
+    shown = table.where(**section.where)
+    legend = escape(" ".join(_key(section, table, contents)))
+    alt_text = escape(
+        f"{section.title}: {section.view} drawn from {len(shown):,} rows. {section.lead}"
+    )
+    rows = html_table(shown, limit=_FIRST_ROWS, caption=section.title)
+    return (
+        f'<figure data-section="{section.id}">'
+        f"<div class=bar>{_selectors(section, table)}{_downloads(figure=True)}</div>"
+        f'<div class=chart role=img aria-label="{alt_text}"></div>'
+        f'<p class="absent unmatched" hidden>Not measured for this choice.</p>'
+        f"<figcaption>{legend}</figcaption>"
+        f"<details><summary>Numbers ({len(shown):,} rows)</summary>{rows}</details></figure>"
+    )
+
+
+def _table(contents: Contents, section: Section) -> str:
+    table = contents.tables[str(section.table)].where(**section.where)
+    source = Source(section, table)
+    levels = dict(choices(source))
+    marks: list[str] = []
+    limit = len(table) if levels else _TABLE_ROWS
+    if levels:
+        marks = [
+            f'data-places="{" ".join(str(values.index(row[name])) for name, values in levels.items())}"'
+            for row in table.rows()
+        ]
+    rows = html_table(table, limit=limit, caption=section.title, marks=marks)
+    return (
+        f'<figure class=table data-section="{section.id}">'
+        f"<div class=bar>{_selectors(section, table)}{_downloads(figure=False)}</div>{rows}</figure>"
+    )
+
+
+def _selectors(section: Section, table: Table) -> str:
+    parts = []
+    for index, (name, values) in enumerate(choices(Source(section, table))):
+        options = "".join(
+            f'<option value="{place}">{escape(str(value))}</option>'
+            for place, value in enumerate(values)
+        )
+        parts.append(
+            f"<label>{escape(name.replace('_', ' '))} "
+            f'<select data-choose="{index}">{options}</select></label>'
+        )
+    return f"<div class=choose>{''.join(parts)}</div>"
+
+
+def _downloads(*, figure: bool) -> str:
+    kinds = (["svg", "png"] if figure else []) + ["csv", "md"]
+    names = {"svg": "SVG", "png": "PNG", "csv": "CSV", "md": "Markdown"}
+    buttons = "".join(
+        f'<button type=button data-save="{kind}" aria-label="Download {names[kind]}">{names[kind]}</button>'
+        for kind in kinds
+    )
+    return f"<div class=save>{buttons}</div>"
+
+
+def _key(section: Section, table: Table, contents: Contents) -> list[str]:
+    """How to read the figure, in sentences that follow from the roles of the columns."""
+    said = []
+    name = section.y if section.view == "scatter" else section.value
+    measured = Measured.of(table, str(name))
+    if measured.value.about:
+        said.append(measured.value.about)
+    has_interval = measured.low is not None and measured.high is not None
+    if has_interval and section.view == "bars":
+        said.append("Thin lines: intervals.")
+    if has_interval and section.view == "lines" and not (section.trace or section.combine):
+        said.append("Shaded: intervals.")
+    if section.view == "heatmap":
+        if measured.mask is not None:
+            said.append(f"Grey and hatched: {BELOW_NOISE}, no number is given.")
+        said.append(f"Outlined and empty: {NOT_MEASURED}.")
+    if section.trace is not None:
+        said.append(f"Thick: the mean; thin: each {section.trace.replace('_', ' ')}.")
+    if section.thin is not None and section.thin in contents.tables:
+        said.append(f"Thinnest: {section.thin.replace('_', ' ')}.")
+    if measured.chance is not None and section.view == "lines":
+        about = measured.chance.about or measured.chance.name.replace("_", " ")
+        said.append(f"Dotted, in the line's colour: {about}")
+    return said
+
+
+def _appendix(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> str:
+    heads = ("Measurement", "Value and interval", "n", "Chance", "How")
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in measurement_cells(one)) + "</tr>"
+        for one in contents.measurements
+    )
+    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    measured = (
+        f'<div class="scroll measurements" tabindex="0" role="region" aria-label="Measurements"><table>'
+        f"<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>"
+        if rows
+        else "<p class=absent>This run recorded no single measurements; its tables hold what was measured.</p>"
+    )
+    environment = json.dumps(contents.environment, indent=2, ensure_ascii=False)
+    bodies = {
+        "measurements": measured,
+        "files": _files(contents, specifications),
+        "settings": f"<p class=lead>Whole, and enough to run it again.</p><pre>{escape(contents.settings)}</pre>",
+        "environment": f"<pre>{escape(environment)}</pre>",
+    }
+    return "".join(
+        f'<section id="{anchor}" class=appendix><h2>{title}</h2>{bodies[anchor]}</section>'
+        for anchor, title in _APPENDIX
+    )
+
+
+def _files(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> str:
+    def links(folder: str, stem: str, kinds: tuple[str, ...]) -> str:
+        paths = [f'<a href="report/{folder}/{stem}.{kind}">{kind.upper()}</a>' for kind in kinds]
+        return " · ".join(paths)
+
+    figures = "".join(
+        f"<tr><td>{escape(section.title)}</td><td>{links('figures', section.id, ('svg', 'png'))}</td></tr>"
+        for section in contents.page.sections
+        if section.id in specifications
+    )
+    tables = "".join(
+        f"<tr><td>{escape(name)}</td><td class=num>{len(table):,} rows</td>"
+        f"<td>{links('tables', name, ('csv', 'md'))}</td></tr>"
+        for name, table in contents.tables.items()
+    )
+    return (
+        "<p class=lead>Written beside this page, where it still lies in its run folder. The buttons of each "
+        "figure need no other file.</p><div class=files>"
+        f"<table><caption>Figures</caption><tbody>{figures}</tbody></table>"
+        f"<table><caption>Tables</caption><tbody>{tables}</tbody></table></div>"
+    )
+
+
+def _data(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    sections: dict[str, Any] = {}
+    used: dict[str, Table] = {}
+    for section in contents.page.sections:
+        if section.table is None or contents.obstacle(section):
+            continue
+        names = [name for name in (section.table, section.thin) if name in contents.tables]
+        used |= {str(name): contents.tables[str(name)] for name in names}
+        source = Source(section, contents.tables[section.table])
+        sections[section.id] = {
+            "spec": specifications.get(section.id),
+            "table": section.table,
+            "thin": section.thin if section.thin in contents.tables else None,
+            "where": dict(section.where),
+            "choose": [{"column": name, "values": values} for name, values in choices(source)],
+        }
+    return {
+        "sections": sections,
+        "tables": {name: packed(table) for name, table in used.items()},
+        "config": {"light": vega_config(LIGHT, PAGE_FONT), "dark": vega_config(DARK, PAGE_FONT)},
+        "paper": LIGHT.background,
+    }

@@ -1,0 +1,178 @@
+"""What a figure needs to know of a table, found by the roles of its columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.records.page import Section
+
+BELOW_NOISE = "below noise floor"
+NOT_MEASURED = "not measured"
+OUTSIDE = "outside layers"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value column with the columns that belong to it."""
+
+    value: Column
+    low: str | None
+    high: str | None
+    mask: str | None
+    chance: Column | None
+
+    @classmethod
+    def of(cls, table: Table, name: str) -> Measured:
+        """The companions of a value column.
+
+        Args:
+            table: The table.
+            name: The value column.
+
+        Returns:
+            Its low, high, mask and chance columns, None where the table has none.
+        """
+        own = {column.role: column for column in table.columns if column.of == name}
+        value = next(column for column in table.columns if column.name == name)
+
+        def named(role: str) -> str | None:
+            return own[role].name if role in own else None
+
+        return cls(value, named("low"), named("high"), named("mask"), own.get("chance"))
+
+    @property
+    def title(self) -> str:
+        """The column's name in words, with its unit."""
+        return titled(self.value)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A section with the table it draws."""
+
+    section: Section
+    table: Table
+
+    def column(self, name: str) -> Column:
+        """A column of the table.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            What it holds.
+        """
+        return next(column for column in self.table.columns if column.name == name)
+
+    def levels(self, name: str) -> list[Any]:
+        """The values of a column among the rows of the section.
+
+        Args:
+            name: The column.
+
+        Returns:
+            Numbers in ascending order; text as it first appears, which is how a study orders its sites.
+        """
+        seen = list(dict.fromkeys(row[name] for row in self.rows() if row[name] is not None))
+        return seen if self.column(name).kind == "string" else sorted(seen)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows that the section's ``where`` lets through.
+
+        Returns:
+            One dict a row.
+        """
+        return [row for row in self.table.rows() if _fits(row, self.section.where)]
+
+    def largest(self, name: str) -> float:
+        """The largest magnitude in a value column, over what may be read.
+
+        Args:
+            name: The column.
+
+        Returns:
+            A number above 0; 1 where nothing was measured.
+        """
+        mask = Measured.of(self.table, name).mask
+        sizes = [
+            abs(row[name])
+            for row in self.rows()
+            if is_number(row[name]) and (mask is None or row[mask])
+        ]
+        return max(sizes, default=0.0) or 1.0
+
+    def tooltip_columns(self) -> list[Column]:
+        """What a reader may want to know of one mark besides its value: where it is, and what goes with it.
+
+        Returns:
+            Axis columns that vary, then label columns.
+        """
+        rows = self.rows()
+        axes = [column for column in self.table.columns if column.role == "axis"]
+        labels = [column for column in self.table.columns if column.role == "label"]
+        varying = [column for column in axes if len({row[column.name] for row in rows}) > 1]
+        return [*(varying or axes), *labels]
+
+
+def titled(column: Column) -> str:
+    """A column's name as words, with its unit.
+
+    Args:
+        column: The column.
+
+    Returns:
+        Text such as ``nats per token`` or ``change percent (%)``.
+    """
+    words = column.name.replace("_", " ")
+    is_said = not column.unit or column.unit.lower() in words.lower()
+    return words if is_said else f"{words} ({column.unit})"
+
+
+def is_number(value: object) -> bool:
+    """Whether a cell holds a finite number.
+
+    Args:
+        value: The cell.
+
+    Returns:
+        False for NaN, infinities, None, text and booleans.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
+def decimals(largest: float) -> int:
+    """How many digits after the point show about three significant digits of the largest value.
+
+    Args:
+        largest: The largest magnitude shown.
+
+    Returns:
+        0 to 6.
+    """
+    if not largest > 0:
+        return 2
+    return min(6, max(0, 2 - math.floor(math.log10(largest)) - (largest < 1)))
+
+
+def number_format(largest: float, *, signed: bool) -> str:
+    """The d3 number format for values up to a magnitude.
+
+    Args:
+        largest: The largest magnitude shown.
+        signed: Whether a plus sign is written.
+
+    Returns:
+        Such as ``+.2f``.
+    """
+    sign = "+" if signed else ""
+    return f"{sign},.{decimals(largest)}f" if largest >= 1e-4 else f"{sign}.1e"
+
+
+def _fits(row: Mapping[str, object], where: Mapping[str, object]) -> bool:
+    return all(row[name] == value for name, value in where.items())

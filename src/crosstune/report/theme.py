@@ -1,0 +1,136 @@
+"""The look of every figure: one Vega configuration for light pages and one for dark, safe for colour-blind readers.
+
+Specifications name styles ("level", "cell-loud") and ranges ("diverging") only; the colours are all here, so
+one specification serves the light page, the dark page and the files beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PAGE_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+FILE_FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of one appearance."""
+
+    background: str
+    ink: str
+    muted: str
+    axis: str
+    grid: str
+    hidden: str
+    loud_text: str
+    category: tuple[str, ...]
+    diverging: tuple[str, ...]
+    ramp: tuple[str, ...]
+
+
+LIGHT = Palette(
+    background="#ffffff",
+    ink="#1a1d21",
+    muted="#59626d",
+    axis="#9aa3ad",
+    grid="#e8eaed",
+    hidden="#e3e5e8",
+    loud_text="#ffffff",
+    category=("#0a66b0", "#c6490a", "#0b7a5b", "#a8447f", "#866700", "#5246a0", "#5f6770"),
+    diverging=("#0b4f94", "#5b9bd1", "#bcd7ec", "#f6f6f4", "#f8cfae", "#e28548", "#a83c05"),
+    ramp=("#f1f5f9", "#c6d9ea", "#7fb0d8", "#2f78b5", "#0a4580"),
+)
+DARK = Palette(
+    background="#171b20",
+    ink="#e8eaed",
+    muted="#a6afba",
+    axis="#5b6571",
+    grid="#2a3038",
+    hidden="#333a43",
+    loud_text="#0d1117",
+    category=("#62b1f5", "#f5925a", "#43c79b", "#e58cc0", "#e0bf4a", "#a89cf0", "#aab4bf"),
+    diverging=("#8cc8ff", "#3f86c4", "#234a70", "#20262d", "#73401f", "#c9692c", "#ffb27a"),
+    ramp=("#1f262d", "#1f4468", "#2f6ea6", "#5a9fdc", "#a8d6ff"),
+)
+
+
+def vega_config(palette: Palette, font: str) -> dict[str, Any]:
+    """The Vega-Lite configuration that gives every figure this palette.
+
+    Args:
+        palette: The colours.
+        font: CSS font families.
+
+    Returns:
+        A ``config`` object.
+    """
+    text = {"font": font, "fill": palette.ink}
+    return {
+        "background": None,
+        "font": font,
+        "padding": 4,
+        "view": {"stroke": None},
+        "axis": _axis(palette),
+        "axisQuantitative": {"tickCount": 6},
+        "header": {
+            "labelColor": palette.ink,
+            "labelFontSize": 12,
+            "labelFontWeight": 600,
+            "labelLimit": 260,
+            "titleColor": palette.muted,
+            "titleFontSize": 11,
+            "titleFontWeight": "normal",
+        },
+        "title": {"color": palette.ink, "fontSize": 12, "fontWeight": 600, "anchor": "start"},
+        "legend": {
+            "labelColor": palette.ink,
+            "labelFontSize": 12,
+            "labelLimit": 240,
+            "titleColor": palette.muted,
+            "titleFontSize": 11,
+            "titleFontWeight": "normal",
+            "orient": "top",
+            "symbolStrokeWidth": 2,
+            "gradientLength": 180,
+            "gradientThickness": 10,
+        },
+        "line": {"strokeWidth": 2, "strokeJoin": "round", "strokeCap": "butt"},
+        "text": {"color": palette.ink, "fontSize": 11},
+        "range": {
+            "category": list(palette.category),
+            "diverging": list(palette.diverging),
+            "ramp": list(palette.ramp),
+            "heatmap": list(palette.ramp),
+        },
+        "style": {
+            "zero": {"stroke": palette.axis, "strokeWidth": 1},
+            "interval": {"stroke": palette.ink, "strokeWidth": 1.25},
+            "level": {"stroke": palette.muted, "strokeWidth": 1, "strokeDash": [2, 3]},
+            "level-name": {**text, "fill": palette.muted, "fontSize": 11},
+            "hidden": {"fill": palette.hidden},
+            "hatch": {"stroke": palette.muted, "strokeWidth": 1, "strokeOpacity": 0.75},
+            "absent": {"fill": "transparent", "stroke": palette.grid, "strokeWidth": 1},
+            "value-name": {**text, "fontSize": 11},
+            "cell-quiet": {**text, "fontSize": 11},
+            "cell-loud": {**text, "fill": palette.loud_text, "fontSize": 11},
+        },
+    }
+
+
+def _axis(palette: Palette) -> dict[str, Any]:
+    return {
+        "domainColor": palette.axis,
+        "tickColor": palette.axis,
+        "gridColor": palette.grid,
+        "gridWidth": 1,
+        "labelColor": palette.ink,
+        "labelFontSize": 11,
+        "labelLimit": 190,
+        "labelPadding": 5,
+        "tickSize": 4,
+        "titleColor": palette.muted,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titlePadding": 9,
+    }

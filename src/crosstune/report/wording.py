@@ -1,0 +1,200 @@
+"""Numbers and tables as text a person reads: value with interval, aligned columns, escaped HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from crosstune.foundation.records import Column, Measurement, Table
+from crosstune.report.reading import (
+    BELOW_NOISE,
+    NOT_MEASURED,
+    OUTSIDE,
+    Measured,
+    decimals,
+    is_number,
+    titled,
+)
+
+TONES = {
+    "shown": ("✓", "Shown"),
+    "not_shown": ("○", "Not shown"),
+    "too_noisy": ("≈", "Too noisy"),
+    "info": ("i", "Note"),
+    "warning": ("!", "Warning"),
+}
+
+
+def number(value: object, places: int | None = None) -> str:
+    """A number as text, with a true minus sign.
+
+    Args:
+        value: The number.
+        places: Digits after the point; about four significant digits without it.
+
+    Returns:
+        The text; ``not measured`` for NaN.
+    """
+    if not is_number(value):
+        return NOT_MEASURED
+    text = f"{value:.4g}" if places is None else f"{value:,.{places}f}"
+    return text.replace("-", "−")
+
+
+def headings(table: Table) -> list[Column]:
+    """The columns that are printed on their own; low, high and mask go into their value's cell.
+
+    Args:
+        table: The table.
+
+    Returns:
+        Them, left to right.
+    """
+    return [column for column in table.columns if column.role not in ("low", "high", "mask")]
+
+
+def cells(table: Table, limit: int | None = None) -> list[list[str]]:
+    """The table as text, one list a row, in the order of `headings`.
+
+    Args:
+        table: The table.
+        limit: The most rows.
+
+    Returns:
+        Values with their interval in brackets, in the words of the house where there is none.
+    """
+    shown = headings(table)
+    rows = table.rows() if limit is None else table.rows()[:limit]
+    measured = {c.name: Measured.of(table, c.name) for c in shown if c.role == "value"}
+    places = {
+        c.name: decimals(max((abs(r[c.name]) for r in rows if is_number(r[c.name])), default=0.0))
+        for c in shown
+        if c.kind == "float64"
+    }
+    return [[_cell(row, column, measured, places) for column in shown] for row in rows]
+
+
+def _cell(
+    row: dict[str, Any], column: Column, measured: dict[str, Measured], places: dict[str, int]
+) -> str:
+    value = row[column.name]
+    if column.kind == "bool":
+        return "–" if value is None else "yes" if value else "no"
+    if column.kind == "int64":
+        is_outside = column.name == "layer" and value == -1
+        return OUTSIDE if is_outside else str(value).replace("-", "−")
+    if column.kind == "string":
+        return "" if value is None else str(value)
+    if not is_number(value):
+        return NOT_MEASURED if column.role == "value" else "–"
+    own = measured.get(column.name)
+    if own is None:
+        return number(value, places[column.name])
+    if own.mask is not None and not row[own.mask]:
+        return BELOW_NOISE
+    text = number(value, places[column.name])
+    if own.low is None or own.high is None:
+        return text
+    if not (is_number(row[own.low]) and is_number(row[own.high])):
+        return f"{text} [no interval]"
+    ends = (number(row[end], places[column.name]) for end in (own.low, own.high))
+    return f"{text} [{', '.join(ends)}]"
+
+
+def is_numeric(column: Column) -> bool:
+    """Whether a column's cells are set flush right.
+
+    Args:
+        column: The column.
+
+    Returns:
+        True for numbers.
+    """
+    return column.kind in ("int64", "float64")
+
+
+def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] = ()) -> str:
+    """The table as HTML; every cell is escaped.
+
+    Args:
+        table: The table.
+        limit: The most rows to show.
+        caption: What it holds, for screen readers.
+        marks: One attribute string for each row, already safe.
+
+    Returns:
+        A ``<div class="scroll">`` with the table, and a line on what was left out.
+    """
+    shown = headings(table)
+    heads = "".join(
+        f'<th scope="col"{" class=num" if is_numeric(c) else ""}'
+        f"{f' title={chr(34)}{escape(c.about)}{chr(34)}' if c.about else ''}>"
+        f"{escape(titled(c))}</th>"
+        for c in shown
+    )
+    body = []
+    for index, row in enumerate(cells(table, limit)):
+        mark = f" {marks[index]}" if marks else ""
+        tds = "".join(
+            f"<td{' class=num' if is_numeric(column) else ''}>{escape(text)}</td>"
+            for column, text in zip(shown, row, strict=True)
+        )
+        body.append(f"<tr{mark}>{tds}</tr>")
+    left = len(table) - len(body)
+    more = f"<p class=more>and {left:,} more rows in the files</p>" if left > 0 else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f"<caption class=unseen>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>{more}"
+    )
+
+
+def measurement_cells(measurement: Measurement) -> tuple[str, str, str, str, str]:
+    """A measurement as the five cells it is printed in.
+
+    Args:
+        measurement: The measurement.
+
+    Returns:
+        Name, value with unit and interval, n, chance, how.
+    """
+    if not is_number(measurement.value):
+        return measurement.name, NOT_MEASURED, "–", "–", measurement.how
+    unit = f" {measurement.unit}" if measurement.unit else ""
+    has_interval = is_number(measurement.low) and is_number(measurement.high)
+    ends = f"[{number(measurement.low)}, {number(measurement.high)}]"
+    interval = f"{measurement.level:.0%} {ends}" if has_interval else "no interval"
+    seeds = f"; seeds {', '.join(map(str, measurement.seeds))}" if measurement.seeds else ""
+    chance = "–" if measurement.chance is None else number(measurement.chance)
+    return (
+        measurement.name,
+        f"{number(measurement.value)}{unit} {interval}",
+        f"{measurement.n:,} {measurement.n_unit}",
+        chance,
+        measurement.how + seeds,
+    )
+
+
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """Rows as columns of text under their headings.
+
+    Args:
+        heads: The headings.
+        rows: The cells.
+        right: Which columns are flush right.
+
+    Returns:
+        Lines without trailing spaces.
+    """
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            text.rjust(width) if is_right else text.ljust(width)
+            for text, width, is_right in zip(row, widths, right, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    rule = "  ".join("─" * width for width in widths)
+    return "\n".join([line(heads), rule, *map(line, rows)])
