@@ -73,9 +73,8 @@ def help_text(words: list[str]) -> str:
 
     page = io.StringIO()
     plain = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
-    with patch.dict(os.environ, plain), redirect_stdout(page):
-        with suppress(SystemExit):
-            main([*words, "--help"])
+    with patch.dict(os.environ, plain), redirect_stdout(page), suppress(SystemExit):
+        main([*words, "--help"])
     return page.getvalue().rstrip()
 
 

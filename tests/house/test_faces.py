@@ -24,9 +24,13 @@ def listed(text: str) -> list[str] | None:
 
 def brought_in(text: str) -> set[str]:
     """Names of this package that a face imports, also under TYPE_CHECKING, without private ones."""
+    tree = ast.parse(text)
+    conditional = [
+        node for branch in tree.body if isinstance(branch, ast.If) for node in branch.body
+    ]
     return {
         alias.asname or alias.name
-        for node in ast.walk(ast.parse(text))
+        for node in [*tree.body, *conditional]
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("crosstune")
         for alias in node.names
         if not (alias.asname or alias.name).startswith("_")
@@ -67,4 +71,6 @@ def test_planted_faces_are_seen() -> None:
     assert unlisted("from crosstune.x import a, b\n__all__ = ['a']") == ["b"]
     assert unlisted("from crosstune.x import a\n__all__ = ['a', 'a']") == ["a"]
     assert unlisted("from crosstune.x import a, _b\n__all__ = ['a']") == []
+    assert unlisted("if T:\n    from crosstune.x import a\n__all__ = []") == ["a"]
+    assert unlisted("def f():\n    from crosstune.x import a\n__all__ = []") == []
     assert listed("from crosstune.x import a\n") is None
