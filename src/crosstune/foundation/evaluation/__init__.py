@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from crosstune.foundation.evaluation.chance import ChanceLines, chance_lines
+from crosstune.foundation.evaluation.retention import RetentionMatrix
 from crosstune.foundation.evaluation.scoring import RowScores, score_rows, token_nats
 
-__all__ = ["RowScores", "score_rows", "token_nats"]
+__all__ = [
+    "ChanceLines",
+    "RetentionMatrix",
+    "RowScores",
+    "chance_lines",
+    "score_rows",
+    "token_nats",
+]

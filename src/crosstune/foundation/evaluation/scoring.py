@@ -105,7 +105,7 @@ class RowScores:
 
     @property
     def perplexity(self) -> Measurement:
-        """exp of the nats per token; its interval is the exponential of theirs."""
+        """Exponential of the nats per token; its interval is the exponential of theirs."""
         nats = self.nats_per_token
         return Measurement(
             "perplexity",

@@ -6,7 +6,22 @@ Names are loaded when first used: the settings need no torch.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crosstune.foundation.training.adapters import with_lora
+    from crosstune.foundation.training.checkpoints import Stateful
+    from crosstune.foundation.training.cost import Cost
+    from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
+    from crosstune.foundation.training.schedule import learning_rate_factor
+    from crosstune.foundation.training.settings import (
+        LoraSettings,
+        StoppingSettings,
+        TrainingSettings,
+    )
+    from crosstune.foundation.training.stage import StageData, StageResult
+    from crosstune.foundation.training.stopping import EarlyStopping
+    from crosstune.foundation.training.trainer import StageTrainer, train_stage
 
 _HOMES = {
     "TrainingSettings": "settings",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -31,4 +33,4 @@ def with_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftModel:
     )
     with torch.random.fork_rng():
         torch.manual_seed(Seeds(seed).derive("lora"))
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        return cast(PeftModel, get_peft_model(cast(Any, model), config))

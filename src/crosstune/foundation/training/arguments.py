@@ -28,11 +28,9 @@ def training_arguments(
         Arguments in which every filter that would hide a number is off.
     """
     looks = looks and settings.evaluate_every > 0
-    micro_rows = settings.batch_rows // (settings.accumulation * world_size())
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(output_folder),
         max_steps=settings.steps,
-        per_device_train_batch_size=max(1, micro_rows),
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         optim=_OPTIMIZERS[settings.optimizer],
@@ -48,4 +46,11 @@ def training_arguments(
         report_to=list(settings.report_to) or "none",
         remove_unused_columns=False,
         disable_tqdm=True,
+        full_determinism=settings.deterministic,
     )
+    # The processes are known only now. transformers uses this number for its throughput lines alone:
+    # which rows a micro-batch holds is StepBatches' affair.
+    micro_rows = settings.batch_rows // (settings.accumulation * world_size())
+    arguments.per_device_train_batch_size = max(1, micro_rows)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # never nn.DataParallel: one process per device
+    return arguments

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache, partial
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from crosstune.foundation.errors import SettingsError
@@ -47,7 +49,7 @@ class StepBatches(Sampler[list[int]]):
         self.steps = steps
         self.batch_rows = batch_rows
         self.accumulation = accumulation
-        self._seeds = Seeds(seed)
+        self._order_of = lru_cache(maxsize=2)(partial(_permutation, Seeds(seed), rows))
         self._rank, self._processes = place
         if batch_rows < accumulation * self._processes:
             raise SettingsError(
@@ -68,16 +70,17 @@ class StepBatches(Sampler[list[int]]):
             for micro in range(self.accumulation):
                 yield shares[micro * self._processes + self._rank].tolist()
 
-    def step_rows(self, step: int) -> np.ndarray:
+    def step_rows(self, step: int) -> NDArray[np.int64]:
         """Rows of optimizer step ``step`` (counted from 0), over all processes, in stream order."""
         places = np.arange(step * self.batch_rows, (step + 1) * self.batch_rows)
         epochs = places // self.rows
         return np.concatenate(
             [
-                self._permutation(int(epoch))[places[epochs == epoch] % self.rows]
+                self._order_of(int(epoch))[places[epochs == epoch] % self.rows]
                 for epoch in np.unique(epochs)
             ]
         )
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return self._seeds.numpy("row order", epoch).permutation(self.rows)
+
+def _permutation(seeds: Seeds, rows: int, epoch: int) -> NDArray[np.int64]:
+    return seeds.numpy("row order", epoch).permutation(rows)

@@ -101,7 +101,7 @@ def fault(folder: Path) -> str | None:
 
 def latest_whole(output_folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, and a sentence for each newer one that had to be skipped."""
-    skipped = []
+    skipped: list[str] = []
     for step in reversed(steps_with_checkpoints(output_folder)):
         folder = checkpoint_folder(output_folder, step)
         reason = fault(folder)
@@ -112,7 +112,14 @@ def latest_whole(output_folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def check_fits(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the (whole) checkpoint ends its stage; it belongs to this model, data and settings.
+    """The whole checkpoint belongs to this model, data and settings.
+
+    Args:
+        folder: A whole checkpoint.
+        identity: What the stage is now.
+
+    Returns:
+        Whether it is the end of its stage.
 
     Raises:
         CheckpointError: It belongs to something else; the difference is shown.

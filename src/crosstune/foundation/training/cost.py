@@ -44,7 +44,7 @@ class Cost:
         return self.tokens / self.training_seconds if self.training_seconds else float("nan")
 
 
-class CostMeter(TrainerCallback):
+class CostMeter(TrainerCallback):  # type: ignore[misc]
     """Keeps a stage's cost while it trains."""
 
     state_name = "cost"

@@ -15,7 +15,7 @@ class LoraSettings:
 
     rank: int = 8
     """Columns of A and B."""
-    alpha: float = 16.0
+    alpha: int = 16
     """The update is scaled by alpha / rank."""
     dropout: float = 0.0
     """Dropout before A."""
@@ -82,6 +82,8 @@ class TrainingSettings:
     """Arithmetic of the training forward pass; weights, losses and every measurement stay as loaded."""
     lora: LoraSettings | None = None
     """Train adapters of this shape; none trains the whole model."""
+    deterministic: bool = False
+    """Ask CUDA for kernels that give the same bits every time (slower); the CPU does so anyway."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     evaluate_every: int = 0

@@ -63,12 +63,12 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
             control.should_log = True
             control.should_save = args.save_strategy != "no"
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
-        """Return to the best state."""
-        self.restore(model)
-
     def restore(self, model: nn.Module) -> None:
-        """The model holds the best state; a model without any look stays as it is."""
+        """The model holds the best state; without a look, or where that was not asked for, it stays as it is.
+
+        The trainer calls this when the stage and all callbacks have ended: a ledger of the path of the
+        weights ends at the last step, not at the best.
+        """
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, value in self._best.items():

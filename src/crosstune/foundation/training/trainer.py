@@ -13,11 +13,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import suppress_progress_bars
 
 from crosstune.foundation.data import Encoded, collate
-from crosstune.foundation.errors import DataError
+from crosstune.foundation.errors import DataError, UnsupportedError
 from crosstune.foundation.evaluation.scoring import score_rows
-from crosstune.foundation.ranks import is_first, rank, sum_over_ranks, wait_for_all, world_size
+from crosstune.foundation.ranks import (
+    from_first,
+    is_first,
+    rank,
+    sum_over_ranks,
+    wait_for_all,
+    world_size,
+)
 from crosstune.foundation.training import checkpoints
 from crosstune.foundation.training.arguments import training_arguments
 from crosstune.foundation.training.batches import StepBatches
@@ -45,6 +53,10 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     # We own every denominator: transformers must not divide by the accumulation (its inference from
     # the model's signature is wrong for a loss that is not the model's).
     loss_is_scaled_for_ga = True
+    state: Any
+    control: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -64,7 +76,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.ledger = LossLedger(self.terms())
         self.meter = CostMeter()
         self.stopping = EarlyStopping(settings.early_stopping) if settings.early_stopping else None
-        self.identity = stage_identity(model, data, settings, seed)
         self._gradient_norm = float("nan")
         self._learning_rate = float("nan")
         own = [_Clock(self), self.meter, *([self.stopping] if self.stopping else [])]
@@ -76,8 +87,19 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             callbacks=[*own, *callbacks],
         )
         self.remove_callback(PrinterCallback)
+        self._refuse_sharding()
+        self.identity = stage_identity(model, data, settings, seed)
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def _refuse_sharding(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UnsupportedError(
+                "accelerate",
+                law="must run processes that each hold the whole model (DDP)",
+                found="FSDP" if self.is_fsdp_enabled else "DeepSpeed",
+                remedy="Launch without sharding; a smaller model or LoRA needs less memory.",
+            )
 
     def terms(self) -> Sequence[Term]:
         """The parts of the training loss; a distilling trainer has more."""
@@ -87,12 +109,14 @@ class StageTrainer(Trainer):  # type: ignore[misc]
 
     def run(self) -> StageResult:
         """Train the stage, from its last whole checkpoint if it has one."""
-        folder, notes = checkpoints.latest_whole(self.output_folder)
+        folder, notes = from_first(checkpoints.latest_whole(self.output_folder))
         finished = folder is not None and checkpoints.check_fits(folder, self.identity)
         if finished:
             self._load_finished(str(folder))
         else:
             self.train(resume_from_checkpoint=str(folder) if folder else None)
+        if self.stopping:
+            self.stopping.restore(self.model)
         return StageResult(
             steps=self.state.global_step,
             ledger=self.ledger.table(),
@@ -110,6 +134,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         """The whole stage is one pass over micro-batches that know their process.
 
         accelerate's own sharding would repeat rows at an epoch's end, so it is not asked.
+
+        Returns:
+            This process's micro-batches.
         """
         sampler = StepBatches(
             len(self.data.train),
@@ -175,7 +202,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LambdaLR:
+    ) -> Any:
         """The learning rate is a pure function of the optimizer step."""
         if self.lr_scheduler is None:
             factor = partial(
@@ -266,7 +293,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         if is_first() and folder.exists():
             shutil.rmtree(folder)  # a half-written one: a whole one would have been resumed from
         wait_for_all()
-        super()._save_checkpoint(model, trial)
+        with suppress_progress_bars():
+            super()._save_checkpoint(model, trial)
         wait_for_all()
         if is_first():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
@@ -290,8 +318,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self._load_from_checkpoint(checkpoint)
         self.state = type(self.state).load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         checkpoints.load_states(Path(checkpoint), self._stateful())
-        if self.stopping:
-            self.stopping.restore(self.model)
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]
