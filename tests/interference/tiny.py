@@ -20,8 +20,8 @@ from transformers import (
 from crosstune.foundation.data import Row, encode
 
 WORDS = {
-    "en": "the a cat dog sees eats big red fish bird".split(),
-    "bn": "ek ti beral kukur dekhe khay boro lal mach pakhi".split(),
+    "en": ["the", "a", "cat", "dog", "sees", "eats", "big", "red", "fish", "bird"],
+    "bn": ["ek", "ti", "beral", "kukur", "dekhe", "khay", "boro", "lal", "mach", "pakhi"],
 }
 
 

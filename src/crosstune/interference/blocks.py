@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crosstune.foundation.data import Encoded, Row, encode
+from crosstune.foundation.data import Encoded, Row, Task, as_rows, encode
 from crosstune.foundation.errors import DataError
 from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import fingerprint
@@ -159,3 +159,18 @@ def shared_pairs(blocks_a: Sequence[Block], blocks_b: Sequence[Block]) -> Tensor
     return torch.tensor(
         [[not a.groups.isdisjoint(b.groups) for b in blocks_b] for a in blocks_a], dtype=torch.bool
     )
+
+
+def sides_of(value: object, argument: str) -> dict[str, tuple[Row, ...]]:
+    """The rows of each side of what a user gives as a task.
+
+    Args:
+        value: Rows, or a `Task`.
+        argument: Its name in error messages.
+
+    Returns:
+        `train`, and `test` for a `Task`.
+    """
+    if isinstance(value, Task):
+        return {"train": value.train, "test": value.test}
+    return {"train": as_rows(value, argument)}

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from crosstune.foundation import ranks
-from crosstune.foundation.data import Task, as_rows
 from crosstune.foundation.errors import LedgerError, MeasurementError
 from crosstune.foundation.models import check_supported, gradient_sites
 from crosstune.foundation.records import Run, Table
 from crosstune.interference.account_tables import path_table, segments_table, sites_table
 from crosstune.interference.accounts import Account, Book, Reference
-from crosstune.interference.blocks import make_blocks
+from crosstune.interference.blocks import make_blocks, sides_of
 from crosstune.interference.checkpoints import LedgerState
 from crosstune.interference.chords import Booking, Tolerance
 from crosstune.interference.gradients import evaluating, trainable_names
@@ -31,7 +30,7 @@ from crosstune.interference.trackers import Trackers
 from crosstune.interference.walking import Chord, Walker, copy_weights
 
 
-class ForgettingLedger(TrainerCallback):
+class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
     """Books every change of the reference tasks' losses under the component that caused it.
 
     It follows the weights in chords of `every` optimizer steps and leaves training as it was, bit for
@@ -67,9 +66,9 @@ class ForgettingLedger(TrainerCallback):
         settings = settings or LedgerSettings()
         self.settings = settings if every is None else replace(settings, every=every)
         self._rows = {
-            (name, side): as_rows(rows, f"tasks[{name!r}]")
+            (name, side): rows
             for name, value in tasks.items()
-            for side, rows in _sides(value).items()
+            for side, rows in sides_of(value, f"tasks[{name!r}]").items()
         }
         self._tokenizer = tokenizer
         self._blocks = blocks or BlockSettings()
@@ -322,9 +321,3 @@ class ForgettingLedger(TrainerCallback):
         blocks = sum(len(reference.blocks) for reference in references)
         share = -(-blocks // ranks.world_size())
         return share * numbers * 4 <= self.settings.keep_bytes
-
-
-def _sides(value: object) -> dict[str, object]:
-    if isinstance(value, Task):
-        return {"train": value.train, "test": value.test}
-    return {"train": value}
