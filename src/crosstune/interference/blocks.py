@@ -90,7 +90,7 @@ def make_blocks(
         )
     expected = sum(counts) / len(counts)
     return tuple(
-        Block(task, index, block, _groups(part), expected, _pad_id(tokenizer))
+        Block(task, index, block, _groups(part), expected, pad_id(tokenizer))
         for index, (part, block) in enumerate(zip(chosen, encoded, strict=True))
     )
 
@@ -136,7 +136,15 @@ def _groups(rows: Sequence[Row]) -> frozenset[str]:
     return frozenset(label for row in rows for label in (_group(row), _content(row)))
 
 
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills padding; it is never scored, so any will do where none is named.
+
+    Args:
+        tokenizer: The tokenizer.
+
+    Returns:
+        Its padding token, else its end-of-text token, else 0.
+    """
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if isinstance(candidate, int):
             return candidate

@@ -1,6 +1,6 @@
 """Rollback, the causal instrument: put one component back to where it was and see whose loss comes back.
 
-`regained` is positive where putting the component back lowers the loss (it had been forgotten there), negative
+`nats` is positive where putting the component back lowers the loss (it had been forgotten there), negative
 where it raises it (it had been learned there). The ledger says how a loss was lost along the path; a rollback
 asks what one change at the end would do, so the two agree in rank, not in sum.
 """
@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crosstune.foundation.data import Encoded, encode
-from crosstune.foundation.errors import CheckpointError, ModelError
+from crosstune.foundation.errors import CheckpointError, ModelError, SettingsError
 from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.models import Anatomy, Part, Site, load_model, load_tokenizer, weights_at
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.statistics.association import rank_correlation
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 from crosstune.interference.account_tables import NATS, SITE_COLUMNS, site_cells
-from crosstune.interference.blocks import sides_of
+from crosstune.interference.blocks import make_blocks, pad_id, sides_of
 from crosstune.interference.gradients import evaluating
-from crosstune.interference.settings import GradientSettings, RollbackSettings
+from crosstune.interference.settings import BlockSettings, GradientSettings
 
 _TASK = (
     Column("task", "string", "axis", about="The task whose loss is read."),
@@ -39,12 +39,14 @@ ROLLBACK = (
     *SITE_COLUMNS,
     Column("loss", "float64", "value", unit=NATS, about="Loss with this put back."),
     Column(
-        "regained", "float64", "value", unit=NATS, about="Loss now minus loss with it put back."
+        "nats",
+        "float64",
+        "value",
+        unit=NATS,
+        about="Regained: loss now minus loss with it put back.",
     ),
-    Column("low", "float64", "low", unit=NATS, of="regained", about="Jackknife-t, paired by row."),
-    Column(
-        "high", "float64", "high", unit=NATS, of="regained", about="Jackknife-t, paired by row."
-    ),
+    Column("low", "float64", "low", unit=NATS, of="nats", about="Jackknife-t, paired by row."),
+    Column("high", "float64", "high", unit=NATS, of="nats", about="Jackknife-t, paired by row."),
     Column("share", "float64", "value", about="Share of what putting everything back regains."),
     Column("n", "int64", "label", about="Rows or groups the interval stands on."),
 )
@@ -66,19 +68,25 @@ def measure_rollback(
     tasks: Mapping[str, object],
     *,
     tokenizer: Any = None,
-    settings: RollbackSettings | None = None,
+    by: str = "component",
+    blocks: BlockSettings | None = None,
+    length: int = 128,
 ) -> Table:
     """What each task regains when one component of `after` is put back to `before`.
 
     The row `all` puts everything back and so is the model before; the row `none` is the model after. A
-    component that did not change regains exactly 0. `after` is left as it was.
+    component that did not change regains exactly 0. `after` is left as it was. Intervals are jackknife-t
+    over rows, or over groups where rows have one, paired: each row is compared with itself.
 
     Args:
-        before: A model, a model folder, a `.safetensors` file, or tensors by parameter name.
+        before: A model, a model folder, a `.safetensors` file, or tensors by parameter name. Tensors may
+            leave out parameters that do not require gradients; those count as unchanged.
         after: A model or a model folder, of the same architecture.
-        tasks: Name to rows, or to a `Task`, of which both sides are scored.
+        tasks: Name to rows (the side `train`), or to a `Task`, of which both sides are scored.
         tokenizer: Encodes the rows; by default the one in the folder of `after`.
-        settings: What is put back at once, and how rows are scored.
+        by: What is put back at once: `component` (of one layer), `layer`, or `site` (expert, LoRA factor).
+        blocks: Score the rows that a ledger with these blocks books; by default every row given.
+        length: Tokens kept of a row, where `blocks` does not say.
 
     Returns:
         The table `rollback`: one row for each task, side and component.
@@ -86,8 +94,15 @@ def measure_rollback(
     Raises:
         CheckpointError: The two do not have the same parameters; the difference is shown.
         ModelError: There is no tokenizer.
+        SettingsError: `by` is unknown.
     """
-    settings = settings or RollbackSettings()
+    if by not in ("component", "layer", "site"):
+        raise SettingsError(
+            "by",
+            law="must be 'component', 'layer' or 'site'",
+            found=repr(by),
+            remedy="Use 'component' to compare with the forgetting ledger.",
+        )
     if tokenizer is None:
         if isinstance(after, nn.Module):
             raise ModelError(
@@ -98,11 +113,11 @@ def measure_rollback(
             )
         tokenizer = load_tokenizer(after)
     model = after if isinstance(after, nn.Module) else load_model(after)
-    earlier = _fitting(_weights(before), model)
-    audiences = _audiences(tasks, tokenizer, settings)
+    earlier = _fitting(_weights(before), model, partial=isinstance(before, Mapping))
+    audiences = _audiences(tasks, tokenizer, blocks, length)
     # Float32 throughout: a half-precision loss moves by more than a component does.
     with evaluating(model, GradientSettings()):
-        rows = list(_rollbacks(model, earlier, audiences, settings))
+        rows = list(_rollbacks(model, earlier, audiences, by))
     return Table("rollback", ROLLBACK, rows)
 
 
@@ -114,33 +129,30 @@ class _Audience:
     side: str
     encoded: list[Encoded]
     pad_id: int
-    batch_tokens: int
 
     def score(self, model: nn.Module) -> RowScores:
-        return score_rows(model, self.encoded, pad_id=self.pad_id, batch_tokens=self.batch_tokens)
+        return score_rows(model, self.encoded, pad_id=self.pad_id)
 
 
 def _audiences(
-    tasks: Mapping[str, object], tokenizer: Any, settings: RollbackSettings
+    tasks: Mapping[str, object], tokenizer: Any, blocks: BlockSettings | None, length: int
 ) -> list[_Audience]:
-    pad = tokenizer.pad_token_id
-    return [
-        _Audience(
-            task=name,
-            side=side,
-            encoded=encode(rows, tokenizer, settings.length, window=settings.window),
-            pad_id=0 if pad is None else int(pad),
-            batch_tokens=settings.batch_tokens,
-        )
-        for name, value in tasks.items()
-        for side, rows in sides_of(value, f"tasks[{name!r}]").items()
-    ]
+    found = []
+    for name, value in tasks.items():
+        for side, rows in sides_of(value, f"tasks[{name!r}]").items():
+            if blocks is None:
+                encoded = encode(rows, tokenizer, length)
+            else:
+                made = make_blocks(name, rows, tokenizer, blocks)
+                encoded = [row for block in made for row in block.rows]
+            found.append(_Audience(name, side, encoded, pad_id(tokenizer)))
+    return found
 
 
 def _rollbacks(
-    model: nn.Module, earlier: Weights, audiences: Sequence[_Audience], settings: RollbackSettings
+    model: nn.Module, earlier: Weights, audiences: Sequence[_Audience], by: str
 ) -> Iterator[dict[str, object]]:
-    groups = _groups(Anatomy.of(model), settings.by)
+    groups = _groups(Anatomy.of(model), by)
     for audience in audiences:
         now = audience.score(model)
         with weights_at(model, _as_in(model, earlier)):
@@ -152,27 +164,27 @@ def _rollbacks(
             with weights_at(model, values) if values else nullcontext():
                 scored.append((site, audience.score(model) if values else now))
         for site, scores in scored:
-            yield _row(audience, settings, site, (now, scores), total)
+            yield _row(audience, by, site, (now, scores), total)
 
 
 def _row(
     audience: _Audience,
-    settings: RollbackSettings,
+    by: str,
     site: Site,
     scores: tuple[RowScores, RowScores],
     total: float,
 ) -> dict[str, object]:
     now, then = scores
     sums, counts = _by_unit(now, now.nats - then.nats), _by_unit(now, now.tokens.double())
-    regained = ratio_jackknife(sums, counts, settings.level)
+    regained = ratio_jackknife(sums, counts)
     return {
         "task": audience.task,
         "side": audience.side,
-        "by": settings.by,
+        "by": by,
         **site_cells(site),
         "where": f"L{site.layer}" if site.component == "" else str(site),
         "loss": (then.nats.sum() / then.tokens.sum()).item(),
-        "regained": regained.value.item(),
+        "nats": regained.value.item(),
         "low": regained.low.item(),
         "high": regained.high.item(),
         "share": sums.sum().item() / total if total else float("nan"),
@@ -235,13 +247,17 @@ def _weights(before: Checkpoint) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in model.named_parameters()}
 
 
-def _fitting(earlier: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _fitting(earlier: dict[str, Tensor], model: nn.Module, *, partial: bool) -> dict[str, Tensor]:
     """The earlier weights, if they are the model's parameters by name and shape."""
     known = dict(model.named_parameters())
     allowed = set(model.state_dict()) | {
         name for name, _ in model.named_parameters(remove_duplicate=False)
     }
-    differences = [f"{name} is missing" for name in known if name not in earlier]
+    differences = [
+        f"{name} is missing"
+        for name, value in known.items()
+        if name not in earlier and (value.requires_grad or not partial)
+    ]
     differences += [f"{name} is not in `after`" for name in earlier if name not in allowed]
     differences += [
         f"{name} is {tuple(earlier[name].shape)}, in `after` {tuple(value.shape)}"
@@ -256,7 +272,7 @@ def _fitting(earlier: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             found="; ".join(differences[:3]) + more,
             remedy="Give two checkpoints of one model; for an adapter, give PEFT models.",
         )
-    return {name: earlier[name] for name in known}
+    return {name: earlier.get(name, value.detach()) for name, value in known.items()}
 
 
 def compare_with_ledger(rollback: Table, sites: Table, level: float = 0.95) -> Table:
@@ -282,7 +298,7 @@ def compare_with_ledger(rollback: Table, sites: Table, level: float = 0.95) -> T
     for row in rollback.rows():
         key = _key(row, row["by"])
         if key in entries:
-            pairs.setdefault((row["task"], row["side"]), []).append((entries[key], row["regained"]))
+            pairs.setdefault((row["task"], row["side"]), []).append((entries[key], row["nats"]))
     rows = []
     for (task, side), values in pairs.items():
         booked, regained = torch.tensor(values, dtype=torch.float64).unbind(dim=1)

@@ -102,30 +102,3 @@ class LedgerSettings:
                 found=repr(self.copy_device),
                 remedy="Use 'cpu' unless the accelerator has room for one more copy.",
             )
-
-
-@dataclass(frozen=True)
-class RollbackSettings:
-    """How a rollback is scored."""
-
-    by: str = "component"
-    """What is put back at once: `component` (of one layer), `layer`, or `site` (expert, LoRA factor)."""
-    length: int = 128
-    """Tokens kept of a row (or of each window of it)."""
-    window: bool = False
-    """Whether a long row is scored in windows of `length` tokens instead of being cut."""
-    batch_tokens: int = 4096
-    """Padded tokens of one forward pass."""
-    level: float = 0.95
-    """Level of the intervals over rows or groups."""
-
-    def __post_init__(self) -> None:
-        at_least("length", self.length, 2)
-        at_least("batch_tokens", self.batch_tokens, 1)
-        if self.by not in ("component", "layer", "site"):
-            raise SettingsError(
-                "by",
-                law="must be 'component', 'layer' or 'site'",
-                found=repr(self.by),
-                remedy="Use 'component' to compare with the forgetting ledger.",
-            )
