@@ -6,7 +6,7 @@ Every element belongs to exactly one `Site`, so per-site sums over elements add 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -110,10 +110,10 @@ class Anatomy:
             b: Likewise.
 
         Raises:
-            ModelError: A parameter has no tensor in one of them.
+            ModelError: A parameter has no tensor in one of them, or one of another shape.
         """
         for argument, tensors in (("a", a), ("b", b)):
-            self._check_complete(argument, tensors)
+            self._check_fit(argument, tensors)
         result = torch.zeros(len(self.sites), dtype=torch.float64)
         if self.slabs:
             values = [slab.inner(a[slab.parameter], b[slab.parameter]) for slab in self.slabs]
@@ -122,7 +122,7 @@ class Anatomy:
             result.index_add_(0, self._positions, gathered.cpu())
         return result
 
-    def _check_complete(self, argument: str, tensors: Mapping[str, Tensor]) -> None:
+    def _check_fit(self, argument: str, tensors: Mapping[str, Tensor]) -> None:
         missing = [slab.parameter for slab in self.slabs if slab.parameter not in tensors]
         if missing:
             raise ModelError(
@@ -131,32 +131,66 @@ class Anatomy:
                 found=f"none for {missing[0]} ({len(missing)} missing)",
                 remedy="Use Anatomy.only(names) to look at some parameters.",
             )
+        for slab in self.slabs:
+            shape = tuple(tensors[slab.parameter].shape)
+            if shape != slab.whole:
+                raise ModelError(
+                    f"{argument}[{slab.parameter!r}]",
+                    law=f"must have the parameter's shape {slab.whole}",
+                    found=f"shape {shape}",
+                    remedy="Give tensors as autograd does for the same model.",
+                )
 
     def describe(self) -> str:
-        """Return an aligned text table: one row per component, the layers it stands in and its elements."""
+        """Return an aligned text table: the head geometry, and each component's layers and elements."""
         heads = self.heads
         lines = [
-            f"{self.family}: {self.num_layers} layers, width {self.hidden_size}, {heads.num_heads} heads of "
-            f"{heads.head_dim}, {heads.num_kv_heads} key-value heads",
-            *_table([("site", "elements"), *self._rows()]),
+            f"{self.family}: {self.num_layers} layers, width {self.hidden_size}; "
+            f"{heads.num_heads} heads of {heads.head_dim}, {heads.num_kv_heads} key-value heads; "
+            f"{len(self.sites)} sites",
+            *_aligned([("component", "layers", "per layer", "elements"), *self._rows()]),
         ]
         return "\n".join(lines)
 
-    def _rows(self) -> Iterable[tuple[str, str]]:
-        by_place: dict[Site, list[int]] = {}
-        for site, count in self._counts.items():
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        """One row per component, and one more where its size or number of experts changes with depth."""
+        places: dict[Site, list[int]] = {}
+        for site in self.sites:
             place = Site(site.layer, site.component, factor=site.factor)
-            by_place.setdefault(place, []).append(count)
-        for place, counts in by_place.items():
-            times = f" × {len(counts)} experts" if "experts" in place.component else ""
-            yield f"{place}{times}", f"{sum(counts):,}"
-        yield "total", f"{sum(self._counts.values()):,}"
+            places.setdefault(place, []).append(self.count(site))
+        rows: dict[tuple[str, int, bool], list[Site]] = {}
+        for place, counts in places.items():
+            name = str(replace(place, layer=None))
+            name += f" ({len(counts)} experts)" if "experts" in place.component else ""
+            rows.setdefault((name, sum(counts), place.layer is None), []).append(place)
+        table = []
+        for (name, count, outside), held in rows.items():
+            layers = [place.layer for place in held if place.layer is not None]
+            each = "" if outside else f"{count:,}"
+            table.append((name, _ranges(layers), each, f"{count * len(held):,}"))
+        return [*table, ("total", "", "", f"{sum(self._counts.values()):,}")]
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
-    left = max(len(name) for name, _ in rows)
-    right = max(len(value) for _, value in rows)
-    return [f"{name:<{left}}  {value:>{right}}" for name, value in rows]
+def _ranges(layers: Sequence[int]) -> str:
+    """Return layers as ranges: ``0–2, 5``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if i < 2 else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
 
 
 def gradient_sites(model: nn.Module) -> Anatomy:

@@ -15,6 +15,8 @@ from crosstune.foundation.models.families import FAMILIES, Family, Holds
 from crosstune.foundation.models.names import ParameterName, read_name
 from crosstune.foundation.models.site import Cut, Part, Site
 
+_CPU_PIECE, _ACCELERATOR_PIECE = 1 << 18, 1 << 26
+
 
 @dataclass(frozen=True)
 class HeadGeometry:
@@ -45,6 +47,7 @@ class Slab:
 
     Args:
         parameter: Name in ``named_parameters()``.
+        whole: The parameter's own shape.
         shape: How the parameter is looked at (see `Part`).
         cut: What is kept of it, or None for all.
         sites: The site, or one site per expert.
@@ -52,6 +55,7 @@ class Slab:
     """
 
     parameter: str
+    whole: tuple[int, ...]
     shape: tuple[int, ...]
     cut: Cut | None
     sites: tuple[Site, ...]
@@ -70,11 +74,18 @@ class Slab:
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Return ⟨a, b⟩ per site, float64, on the tensors' device."""
-        dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-        product = self._view(a).to(dtype) * self._view(b).to(dtype)
-        kept = [] if self.expert_axis is None else [self.expert_axis]
-        axes = [axis for axis in range(product.dim()) if axis not in kept]
-        return product.sum(dim=axes, dtype=torch.float64).reshape(-1)
+        x, y = self._view(a), self._view(b)
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        experts = self.expert_axis
+        summed = [axis for axis in range(x.dim()) if axis != experts]
+        # Pieces that stay in the CPU's cache are ten times faster than one product the size of the parameter.
+        most = _CPU_PIECE if x.device.type == "cpu" else _ACCELERATOR_PIECE
+        rows = max(1, most * x.shape[0] // max(1, x.numel()))
+        sums = [
+            (xs.to(dtype) * ys.to(dtype)).sum(dim=summed, dtype=torch.float64).reshape(-1)
+            for xs, ys in zip(x.split(rows), y.split(rows), strict=True)
+        ]
+        return torch.cat(sums) if experts == 0 else torch.stack(sums).sum(dim=0)
 
     def _view(self, tensor: Tensor) -> Tensor:
         view = tensor.detach().view(self.shape)
@@ -93,7 +104,7 @@ def slabs_of_model(model: nn.Module) -> tuple[str, Any, tuple[Slab, ...]]:
             found=f"model_type {config.model_type!r} ({type(model).__name__})",
             remedy=f"Known families: {', '.join(FAMILIES)}. A new one is one entry in families.py.",
         )
-    reader = _Reader(config.model_type, family, HeadGeometry.of(config))
+    reader = _Reader(config.model_type, family, HeadGeometry.of(config), _targeted(model))
     names = _all_names(model)
     slabs: list[Slab] = []
     for name, parameter in model.named_parameters():
@@ -121,6 +132,16 @@ def _decoder_config(model: nn.Module) -> Any:
             remedy="Load it with load_model or AutoModelForCausalLM; unwrap DDP with model.module.",
         )
     return config
+
+
+def _targeted(model: nn.Module) -> dict[str, tuple[str, int]]:
+    """Where PEFT adapts a bare parameter: path of its wrapper → the parameter's name and number of experts."""
+    found: dict[str, tuple[str, int]] = {}
+    for path, module in model.named_modules():
+        wrapper: Any = module
+        if hasattr(wrapper, "parameter_name") and hasattr(wrapper, "num_experts"):
+            found[path] = (wrapper.parameter_name, wrapper.num_experts)
+    return found
 
 
 def _all_names(model: nn.Module) -> dict[int, list[str]]:
@@ -159,16 +180,23 @@ class _Reader:
     model_type: str
     family: Family
     heads: HeadGeometry
+    targeted: Mapping[str, tuple[str, int]]
 
     def slabs(self, name: str, parameter: Tensor) -> tuple[Slab, ...]:
         read = read_name(name)
+        experts = parameter.shape[0]
+        if read.factor is not None:
+            bare, experts = self.targeted.get(name.rsplit(".lora_", 1)[0], ("weight", 1))
+            if bare != "weight":
+                read = replace(read, module=f"{read.module}.{bare}")
         layer, holds = self._find(name, read)
-        shape = tuple(parameter.shape)
         if read.factor == "A" and holds.joint is not None:
-            # LoRA's A is shared by all components of a fused projection, so it is a site of its own.
-            holds = Holds((holds.joint,))
-        make = _Cutter(name, read, layer, self.heads)
-        return make.experts(holds, shape) if holds.experts else make.slabs(holds, shape)
+            # LoRA's A serves all components of a fused projection at once, so it is one site of its own:
+            # `attn.qkv (A)` or `mlp.gate_up (A)`. B has rows of its own for each of them.
+            holds = replace(holds, components=(holds.joint,))
+        cutter = _Cutter(name, read, layer, self.heads)
+        shape = tuple(parameter.shape)
+        return cutter.experts(holds, shape, experts) if holds.experts else cutter.one(holds, shape)
 
     def _find(self, name: str, read: ParameterName) -> tuple[int | None, Holds]:
         below = re.fullmatch(rf"{re.escape(self.family.blocks)}\.(\d+)\.(.+)", read.module)
@@ -194,28 +222,38 @@ class _Cutter:
     layer: int | None
     heads: HeadGeometry
 
-    def slabs(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
+    def one(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
+        """Cut a parameter that serves no experts."""
         if len(holds.components) == 1:
-            return (Slab(self.name, shape, None, (self._site(holds.components[0]),)),)
-        plain_weight = self.read.factor is None and self.read.role == "weight"
-        axis = 1 if holds.transposed and plain_weight else 0
+            return (Slab(self.name, shape, shape, None, (self._site(holds.components[0]),)),)
         if holds.per_head:
             return self._per_head(holds, shape)
+        plain_weight = self.read.factor is None and self.read.role == "weight"
+        axis = 1 if holds.transposed and plain_weight else 0
         return tuple(
-            Slab(self.name, shape, cut, (self._site(component),))
+            Slab(self.name, shape, shape, cut, (self._site(component),))
             for component, cut in self._blocks(holds, shape, axis)
         )
 
-    def experts(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
+    def experts(self, holds: Holds, shape: tuple[int, ...], experts: int) -> tuple[Slab, ...]:
+        """Cut a parameter that stacks experts."""
+        # A weight is [E, out, in]. PEFT stacks the factors of all experts in two matrices:
+        # A is [E · rank, in], B is [out, rank · E] with the expert running fastest.
+        view, features, expert_axis = shape, 1, 0
+        if self.read.factor == "A":
+            view = (experts, shape[0] // experts, shape[1])
+        elif self.read.factor == "B":
+            view, features, expert_axis = (shape[0], shape[1] // experts, experts), 0, 2
         return tuple(
             Slab(
                 self.name,
                 shape,
+                view,
                 cut if len(holds.components) > 1 else None,
-                tuple(self._site(component, expert) for expert in range(shape[0])),
-                expert_axis=0,
+                tuple(self._site(component, expert) for expert in range(experts)),
+                expert_axis,
             )
-            for component, cut in self._blocks(holds, shape, axis=1)
+            for component, cut in self._blocks(holds, view, features)
         )
 
     def _site(self, component: str, expert: int | None = None) -> Site:
@@ -238,7 +276,7 @@ class _Cutter:
         self._check(self.heads.num_heads * kinds * self.heads.head_dim, shape, axis=0)
         view = (self.heads.num_heads, kinds, self.heads.head_dim, *shape[1:])
         return tuple(
-            Slab(self.name, view, Cut(1, i, i + 1), (self._site(component),))
+            Slab(self.name, shape, view, Cut(1, i, i + 1), (self._site(component),))
             for i, component in enumerate(holds.components)
         )
 

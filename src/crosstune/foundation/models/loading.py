@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -21,7 +22,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 
 
 def load_model(
@@ -43,7 +44,7 @@ def load_model(
         ModelError: Not a decoder, an unknown dtype, or weights that are not finite.
         StorageError: A folder or file is missing, or does not hold the whole model.
     """
-    wanted = _dtype(dtype)
+    wanted, place = _dtype(dtype), _device(device)
     where = _resolve(path_or_id)
     config = _read(AutoConfig, where, trust_remote_code=trust_remote_code)
     _check_decoder(config, where)
@@ -61,10 +62,11 @@ def load_model(
         dtype=wanted,
         use_safetensors=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told by _check_whole, with the name of the weight
         trust_remote_code=trust_remote_code,
     )
     _check_whole(info, where)
-    model.to(device)
+    model.to(place)
     check_finite(model)
     return model
 
@@ -107,7 +109,7 @@ def check_finite(model: nn.Module) -> None:
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
-    """Write an ordinary Hugging Face folder that is there whole or not at all; return its path.
+    """Write an ordinary Hugging Face folder that is there whole or not at all.
 
     An older model in the same place is replaced.
 
@@ -115,6 +117,9 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
         model: A transformers or PEFT model.
         tokenizer: Its tokenizer, or None.
         folder: Where it goes; anything there that is not a model is left alone.
+
+    Returns:
+        The folder's path.
 
     Raises:
         StorageError: The place holds something that is not a model.
@@ -136,10 +141,7 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
             tokenizer.save_pretrained(fresh)
         for path in (*fresh.rglob("*"), fresh):
             _flush(path)
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-        _flush(target.parent)
+        _exchange(fresh, target, old)
     finally:
         shutil.rmtree(scratch)
     return target
@@ -150,6 +152,19 @@ def _replaceable(target: Path) -> bool:
         return False
     names = {path.name for path in target.iterdir()}
     return not names or bool(names & {"config.json", "adapter_config.json"})
+
+
+def _exchange(fresh: Path, target: Path, old: Path) -> None:
+    """Put the fresh folder in its place; the old one stays there if that fails."""
+    if target.exists():
+        target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    _flush(target.parent)
 
 
 def _flush(path: Path) -> None:
@@ -169,6 +184,19 @@ def _dtype(name: str) -> Any:
             remedy="auto keeps the dtype in which the model was saved.",
         )
     return DTYPES.get(name, name)
+
+
+def _device(name: str) -> torch.device:
+    known = {"cpu"} | {str(torch.accelerator.current_accelerator())}
+    kind = name.split(":")[0]
+    if kind not in known:
+        raise ModelError(
+            "device",
+            law="must be a device that torch sees here",
+            found=repr(name),
+            remedy=f"Use {' or '.join(sorted(known - {'None'}))}.",
+        )
+    return torch.device(name)
 
 
 def _resolve(path_or_id: str | Path) -> str:
@@ -204,7 +232,7 @@ def _read(auto: Any, where: str, **options: Any) -> Any:
     """Call `from_pretrained`, with what the library could not read told in our words."""
     try:
         return auto.from_pretrained(where, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StorageError(
             "path_or_id",

@@ -145,29 +145,42 @@ def _gradients(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
-    """Keep buffers, and the plain attributes beside them (dynamic RoPE counts the longest length there)."""
+    """Keep buffers and the plain attributes beside them: dynamic RoPE stores its longest length there."""
     owners = [module for module in model.modules() if module._buffers]
     kept = [
+        (module, _attributes(module), set(module._non_persistent_buffers_set)) for module in owners
+    ]
+    buffers = [
         (
             module,
             dict(module._buffers),
-            {name: None if b is None else b.clone() for name, b in module._buffers.items()},
-            set(module._non_persistent_buffers_set),
-            {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | None)},
+            {k: b.clone() for k, b in module._buffers.items() if b is not None},
         )
         for module in owners
     ]
     try:
         yield
     finally:
-        for module, objects, contents, transient, plain in kept:
+        for module, attributes, transient in kept:
+            for name in _attributes(module).keys() - attributes.keys():
+                del vars(module)[name]
+            vars(module).update(attributes)
+            module._non_persistent_buffers_set = transient
+        for module, objects, contents in buffers:
             module._buffers.clear()
             module._buffers.update(objects)
-            module._non_persistent_buffers_set = transient
-            vars(module).update(plain)
-            for name, tensor in objects.items():
-                if tensor is not None:
-                    tensor.detach().copy_(contents[name])
+            for name, content in contents.items():
+                _put_back(objects[name], content)
+
+
+def _attributes(module: nn.Module) -> dict[str, object]:
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+
+
+def _put_back(buffer: Tensor | None, content: Tensor) -> None:
+    # An untouched buffer is not written to: a graph that still needs it would be refused.
+    if buffer is not None and not torch.equal(buffer, content):
+        buffer.detach().copy_(content)
 
 
 @contextmanager

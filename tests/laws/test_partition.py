@@ -1,0 +1,99 @@
+"""Law: every element of every parameter belongs to exactly one site, and the counts sum to the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.foundation.models.decoders import (
+    CONFIGS,
+    EMBEDDINGS,
+    EXPERT_PARAMETERS,
+    LORA,
+    MIXTURES,
+    decoder,
+    linear_targets,
+    with_lora,
+)
+
+from crosstune.foundation.models import Anatomy, gradient_sites
+from crosstune.foundation.models.families import FAMILIES
+
+# PEFT warns that some of these adapters cannot be merged; nothing is merged here.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::peft.utils.warning.PeftWarning", "ignore::UserWarning:peft"
+)
+
+TIED = [False, True]
+
+
+def check_partition(model: Any) -> Anatomy:
+    anatomy = Anatomy.of(model)
+    covered = {name: torch.zeros_like(p, dtype=torch.int8) for name, p in model.named_parameters()}
+    counts = dict.fromkeys(anatomy.sites, 0)
+    for part in anatomy.parts:
+        view = part.take(covered[part.parameter])
+        view += 1  # in place: also shows that a part is a view
+        assert view.numel() == part.count > 0
+        counts[part.site] += part.count
+    for name, times in covered.items():
+        assert bool((times == 1).all()), name
+    assert {site: anatomy.count(site) for site in anatomy.sites} == counts
+    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
+    return anatomy
+
+
+def test_every_known_family_is_under_this_law() -> None:
+    assert {decoder(name).config.model_type for name in CONFIGS} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("tied", TIED, ids=["untied", "tied"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_elements_are_partitioned(name: str, tied: bool) -> None:
+    anatomy = check_partition(decoder(name, tie_word_embeddings=tied))
+    components = {site.component for site in anatomy.sites}
+    assert ("embed+head" in components) == tied
+    assert ({"embed", "head"} <= components) == (not tied)
+
+
+@pytest.mark.parametrize("tied", TIED, ids=["untied", "tied"])
+@pytest.mark.parametrize("kind", LORA)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_elements_are_partitioned_with_lora(name: str, kind: str, tied: bool) -> None:
+    base = decoder(name, tie_word_embeddings=tied)
+    model = with_lora(base, target_modules=linear_targets(name), **LORA[kind])
+    check_partition(model)
+    trainable = gradient_sites(model)
+    assert sum(trainable.count(site) for site in trainable.sites) == sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_elements_are_partitioned_with_an_adapted_embedding(name: str) -> None:
+    anatomy = check_partition(
+        with_lora(
+            decoder(name, tie_word_embeddings=False),
+            target_modules=[EMBEDDINGS.get(name, "embed_tokens")],
+        )
+    )
+    factors = {site.factor for site in anatomy.sites if site.component == "embed"}
+    assert factors == {None, "A", "B"}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_elements_are_partitioned_with_adapted_experts(name: str) -> None:
+    model = with_lora(decoder(name), target_modules=[], target_parameters=EXPERT_PARAMETERS)
+    sites = check_partition(model).sites
+    for layer in range(3):
+        dense = layer == 1 and name != "mixtral"
+        found = {s.expert for s in sites if s.layer == layer and s.factor == "B"}
+        assert found == (set() if dense else {0, 1, 2})
+
+
+def test_two_adapters_share_their_sites() -> None:
+    model = with_lora(decoder("llama"), target_modules=["q_proj"])
+    one = len(Anatomy.of(model).sites)
+    model.add_adapter("second", model.peft_config["default"])
+    assert len(check_partition(model).sites) == one
