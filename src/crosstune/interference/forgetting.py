@@ -197,6 +197,9 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
     def save_state(self, folder: Path) -> None:
         """Write what an uninterrupted ledger would remember; the first process writes.
 
+        The run folder's tables are brought up to date as well: a training that is killed after its last
+        checkpoint is not walked again.
+
         Args:
             folder: An existing folder of a checkpoint.
         """
@@ -204,6 +207,7 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         weights = self._start if stop > start else {}
         if ranks.is_first():
             LedgerState.of(self._books, self._steps, self._identity(), weights).write(Path(folder))
+            self._write_tables()
 
     def load_state(self, folder: Path) -> None:
         """Go on from a checkpoint; call it before training goes on.
