@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from transformers.utils import logging
 
 from crosstune.foundation.errors import CheckpointError
 from crosstune.foundation.storage import fingerprint_file, read_json, write_json
@@ -45,6 +48,18 @@ def steps_with_checkpoints(output_folder: Path) -> list[int]:
     names = (path.name for path in output_folder.glob("checkpoint-*") if path.is_dir())
     steps = (name.removeprefix("checkpoint-") for name in names)
     return sorted(int(step) for step in steps if step.isdecimal())
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Write weights without a progress bar of transformers; a checkpoint is not news."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def save_states(folder: Path, stateful: Iterable[Stateful]) -> None:

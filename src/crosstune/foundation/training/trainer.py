@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import suppress_progress_bars
 
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import DataError, UnsupportedError
@@ -29,6 +28,7 @@ from crosstune.foundation.ranks import (
 from crosstune.foundation.training import checkpoints
 from crosstune.foundation.training.arguments import training_arguments
 from crosstune.foundation.training.batches import StepBatches
+from crosstune.foundation.training.clock import Clock
 from crosstune.foundation.training.cost import CostMeter
 from crosstune.foundation.training.identity import stage_identity
 from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
@@ -78,7 +78,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.stopping = EarlyStopping(settings.early_stopping) if settings.early_stopping else None
         self._gradient_norm = float("nan")
         self._learning_rate = float("nan")
-        own = [_Clock(self), self.meter, *([self.stopping] if self.stopping else [])]
+        own = [
+            Clock(len(data.train), settings),
+            self.meter,
+            *([self.stopping] if self.stopping else []),
+        ]
         super().__init__(
             model=model,
             args=training_arguments(settings, self.output_folder, seed, looks=bool(data.held_out)),
@@ -122,7 +126,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             ledger=self.ledger.table(),
             history=tuple(self.state.log_history),
             cost=self.meter.cost,
-            stopped_early=self.stopping is not None and self.stopping.stopped,
+            stopped_early=self.state.global_step < self.settings.steps,
             best_step=self.stopping.best_step if self.stopping else None,
             resumed_from=int(folder.name.rpartition("-")[2]) if folder else None,
             notes=tuple(notes),
@@ -293,7 +297,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         if is_first() and folder.exists():
             shutil.rmtree(folder)  # a half-written one: a whole one would have been resumed from
         wait_for_all()
-        with suppress_progress_bars():
+        with checkpoints.quietly():
             super()._save_checkpoint(model, trial)
         wait_for_all()
         if is_first():
@@ -318,21 +322,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self._load_from_checkpoint(checkpoint)
         self.state = type(self.state).load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         checkpoints.load_states(Path(checkpoint), self._stateful())
-
-
-class _Clock(TrainerCallback):  # type: ignore[misc]
-    """Keeps ``state.epoch`` true, and asks for a last log line and a last checkpoint."""
-
-    def __init__(self, trainer: StageTrainer) -> None:
-        self._rows = len(trainer.data.train)
-        self._settings = trainer.settings
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The Trainer counts the whole stage as one epoch; an epoch is every row once."""
-        state.epoch = state.global_step * self._settings.batch_rows / self._rows
-        if state.global_step >= self._settings.steps:
-            control.should_log = True
-            control.should_save = self._settings.checkpoint_every > 0
 
 
 def _collate(rows: list[Encoded], pad_id: int) -> dict[str, Any]:
