@@ -10,6 +10,7 @@ import argparse
 import itertools
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ DIMENSIONS = (5, 175)
 COSINES = (-0.5, 0.0, 0.5, 0.9)
 TARGET = 0.93
 ENOUGH_RESOLVED = 100
+OFTEN = 0.1
+WIDE = 0.98
 
 
 def planted(cosine: float, dimension: int) -> tuple[Tensor, Tensor]:
@@ -34,22 +37,15 @@ def planted(cosine: float, dimension: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def draw_sums(
-    cosine: float,
-    blocks: int,
-    noise: float,
-    dimension: int,
-    draws: int,
-    generator: torch.Generator,
-) -> PairSums:
+def draw_sums(cell: Cell, draws: int, generator: torch.Generator) -> PairSums:
     """The sums of K blocks a task, whose noise has `noise` times the signal's energy, [K, draws].
 
     The noise is isotropic in `dimension` directions, so its effective dimension is `dimension`; the two means
     are turned at random within them (isotropy makes the turn unnecessary).
     """
-    means = torch.stack(planted(cosine, dimension))[:, None, None, :]
-    shape = (2, blocks, draws, dimension)
-    scale = math.sqrt(noise / dimension)
+    means = torch.stack(planted(cell.cosine, cell.dimension))[:, None, None, :]
+    shape = (2, cell.blocks, draws, cell.dimension)
+    scale = math.sqrt(cell.noise / cell.dimension)
     gradients = means + scale * torch.randn(shape, generator=generator, dtype=torch.float64)
     a, b = gradients
     return sums_of(a, b)
@@ -70,74 +66,145 @@ def sums_of(a: Tensor, b: Tensor) -> PairSums:
     )
 
 
-def measure(found: Agreement, truth: float) -> dict[str, float]:
-    """What one cell's draws say."""
-    resolved = found.resolved
-    count = int(resolved.sum())
-    cosine, inner = found.cosine, found.inner
-    covers = (cosine.low <= truth) & (truth <= cosine.high)
-    covers_inner = (inner.low <= truth) & (truth <= inner.high)
-    some = count > 0
-    return {
-        "resolved": count / len(resolved),
-        "coverage": float(covers[resolved].double().mean()) if some else math.nan,
-        "coverage_inner": float(covers_inner.double().mean()),
-        "bias": float((cosine.value[resolved] - truth).mean()) if some else math.nan,
-        "naive_bias": float((found.naive_cosine - truth).mean()),
-        "conflict": float((inner.high < 0).double().mean()),
-        "width": float(cosine.half_width[resolved].median()) if some else math.nan,
-    }
+@dataclass
+class Counts:
+    """What the draws of one cell have said so far; sums, so that chunks add up."""
+
+    draws: int = 0
+    resolved: int = 0
+    covered: int = 0
+    covered_inner: int = 0
+    negative: int = 0
+    error: float = 0.0
+    naive_error: float = 0.0
+    half_width: float = 0.0
+
+    def add(self, found: Agreement, truth: float) -> None:
+        """Count one more chunk of draws."""
+        kept, cosine, inner = found.resolved, found.cosine, found.inner
+        covers = (cosine.low <= truth) & (truth <= cosine.high)
+        self.draws += len(kept)
+        self.resolved += int(kept.sum())
+        self.covered += int(covers[kept].sum())
+        self.covered_inner += int(((inner.low <= truth) & (truth <= inner.high)).sum())
+        self.negative += int((inner.high < 0).sum())
+        self.error += float((cosine.value[kept] - truth).sum())
+        self.naive_error += float((found.naive_cosine - truth).sum())
+        self.half_width += float(cosine.half_width[kept].sum())
 
 
-def cells(draws: int, generator: torch.Generator) -> list[dict[str, float]]:
-    """All cells of the prescription."""
-    rows = []
-    for blocks, noise, dimension, cosine in itertools.product(BLOCKS, NOISES, DIMENSIONS, COSINES):
-        sums = draw_sums(cosine, blocks, noise, dimension, draws, generator)
-        cell = {"blocks": blocks, "noise": noise, "dimension": dimension, "cosine": cosine}
-        rows.append(cell | measure(agreement(sums), cosine))
-    return rows
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the grid."""
+
+    blocks: int
+    noise: float
+    dimension: int
+    cosine: float
 
 
-def verdict(row: dict[str, float], draws: int) -> str:
-    """The cell's standing against the target, given the binomial error of its own count."""
-    count = row["resolved"] * draws
-    if count < ENOUGH_RESOLVED:
-        return "too few resolved"
-    if row["coverage"] < TARGET:
-        return "**below**"
-    return "over" if row["coverage"] > 0.98 else "holds"
+def count(cell: Cell, settings: argparse.Namespace, generator: torch.Generator) -> Counts:
+    """Draw until enough draws are resolved, or until the limit."""
+    counts = Counts()
+    while counts.draws < settings.limit and (
+        counts.draws < settings.draws or counts.resolved < settings.draws
+    ):
+        counts.add(agreement(draw_sums(cell, settings.draws, generator)), cell.cosine)
+    return counts
 
 
-def table(rows: list[dict[str, float]], draws: int) -> str:
-    """The cells as Markdown."""
-    lines = [
-        "| K | noise/signal | dimension | cos | resolved | coverage cos | bias | half-width | coverage U_AB "
-        "| U_AB < 0 said | naive bias | standing |",
-        "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['blocks']:.0f} | {row['noise']:.0f} | {row['dimension']:.0f} | {row['cosine']:+.1f} "
-            f"| {row['resolved']:.3f} | {row['coverage']:.3f} | {row['bias']:+.3f} | {row['width']:.3f} "
-            f"| {row['coverage_inner']:.3f} | {row['conflict']:.3f} | {row['naive_bias']:+.3f} "
-            f"| {verdict(row, draws)} |"
-        )
-    return "\n".join(lines)
+def standing(counts: Counts) -> str:
+    """The cell's standing against the target."""
+    if counts.resolved < ENOUGH_RESOLVED:
+        return "hardly ever resolved"
+    coverage = counts.covered / counts.resolved
+    error = math.sqrt(TARGET * (1 - TARGET) / counts.resolved)
+    if coverage < TARGET:
+        return "**below**" if coverage < TARGET - 2 * error else "**below**, within error"
+    return "wide" if coverage > WIDE else "holds"
+
+
+def row(cell: Cell, counts: Counts) -> str:
+    """The cell as a row of the table."""
+    kept = counts.resolved or math.nan
+    return (
+        f"| {cell.blocks} | {cell.noise:.0f} | {cell.dimension} | {cell.cosine:+.1f} | {counts.draws} "
+        f"| {counts.resolved / counts.draws:.4f} | {counts.covered / kept:.3f} | {counts.error / kept:+.3f} "
+        f"| {counts.half_width / kept:.3f} | {counts.covered_inner / counts.draws:.3f} "
+        f"| {counts.negative / counts.draws:.3f} | {counts.naive_error / counts.draws:+.3f} "
+        f"| {standing(counts)} |"
+    )
+
+
+HEAD = (
+    "| K | noise/signal | dimension | cos | draws | resolved | coverage of cos | bias | half-width "
+    "| coverage of U_AB | said U_AB < 0 | bias of naive | standing |\n"
+    "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |"
+)
+
+
+def pooled_coverage(counts: list[Counts]) -> str:
+    """Coverage over cells of equal weight, with the smallest and largest cell."""
+    ratios = [c.covered / c.resolved for c in counts]
+    return f"{sum(ratios) / len(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def page(found: dict[Cell, Counts], settings: argparse.Namespace) -> str:
+    """The whole document."""
+    often = {cell: c for cell, c in found.items() if c.resolved / c.draws >= OFTEN}
+    seldom = [c for cell, c in found.items() if cell not in often and c.resolved > 0]
+    ratios = [c.covered / c.resolved for c in often.values()]
+    rare = sum(c.covered for c in seldom) / max(1, sum(c.resolved for c in seldom))
+    by_dimension = ", ".join(
+        f"{d}: {pooled_coverage([c for cell, c in often.items() if cell.dimension == d])}"
+        for d in DIMENSIONS
+    )
+    inner = [c.covered_inner / c.draws for c in found.values()]
+    below = sum(ratio < TARGET for ratio in ratios)
+    pooled = sum(c.covered / c.draws for c in found.values()) / sum(
+        c.resolved / c.draws for c in found.values()
+    )
+    return (
+        f"""# Coverage of the intervals of agreement
+
+Written by `python benchmarks/coverage.py --draws {settings.draws} --limit {settings.limit} --seed {settings.seed}`; do not edit.
+
+Each cell plants two mean gradients of norm 1 and a known cosine, and hands K blocks a task with isotropic Gaussian noise (energy:
+noise/signal times the signal's, spread over so many dimensions) to `crosstune.interference.agreement`. Drawn until {settings.draws} draws are
+resolved, at most {settings.limit}. Nominal 0.95, target {TARGET} among resolved draws. *said U_AB < 0* is the power of the word conflict at
+cos −0.5 (one site, no Holm) and its error rate (nominal 0.025) at cos ≥ 0.
+
+* Cells in which at least {OFTEN:.0%} of draws are resolved: {len(often)} of {len(found)}; coverage {min(ratios):.3f} to {max(ratios):.3f}; below {TARGET}: {below}.
+* By effective dimension, over those cells: {by_dimension}. **The target is reached at dimension 175 and narrowly missed at 5**, where cosines of
+  means in so few directions are far from normal; each single cell's shortfall is within two binomial errors or nearly so, together they are not chance.
+* All resolved draws of the grid, each cell drawn equally often: {pooled:.3f}.
+* Cells in which fewer are resolved ({len(found) - len(often)}): {rare:.3f} among the few that are. There "resolved" is an accident of the noise, and
+  conditioning on it biases cosine and interval; a site resolved now and not the next time deserves no trust.
+* U_AB needs no such condition: coverage {min(inner):.3f} to {max(inner):.3f} over **all** draws of all cells. The words *conflict* rest on it.
+* Coverage above {WIDE} is marked *wide*: where noise is far above the signal the products of noise dominate a U-statistic's
+  variance, and the jackknife counts those up to twice (Efron & Stein 1981); power there is less than it could be.
+
+{HEAD}
+"""
+        + "\n".join(row(cell, counts) for cell, counts in found.items())
+        + "\n"
+    )
 
 
 def main() -> None:
-    """Measure all cells and write the table."""
+    """Measure all cells and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=4000)
+    parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--limit", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=20260101)
     parser.add_argument("--out", type=Path, default=Path("docs/coverage.md"))
-    arguments = parser.parse_args()
-    generator = torch.Generator().manual_seed(arguments.seed)
+    settings = parser.parse_args()
+    generator = torch.Generator().manual_seed(settings.seed)
     began = time.perf_counter()
-    rows = cells(arguments.draws, generator)
-    print(table(rows, arguments.draws))
-    print(f"{time.perf_counter() - began:.0f} s")
+    grid = [Cell(*cell) for cell in itertools.product(BLOCKS, NOISES, DIMENSIONS, COSINES)]
+    found = {cell: count(cell, settings, generator) for cell in grid}
+    settings.out.write_text(page(found, settings), encoding="utf-8")
+    print(f"{settings.out}: {len(grid)} cells in {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

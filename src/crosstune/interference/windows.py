@@ -22,6 +22,7 @@ from crosstune.foundation.statistics.intervals import (
 )
 from crosstune.foundation.statistics.series import (
     block_bootstrap,
+    block_length,
     effective_sample_size,
     replicate_spread,
 )
@@ -223,7 +224,7 @@ def _judge(
     replicates = block_bootstrap(history, generator, resamples=RESAMPLES)
     cosines = _cosines(replicates)
     states = len(history)
-    # Degrees of freedom: the least well known series of any site; one number keeps differences simple.
+    # One number for all sites, so that differences of sites have it too.
     df = _state_df(effective, states)
     figures = {
         "cosine": (u.cosine, u.cosine_without, cosines),
@@ -264,10 +265,18 @@ def _state_spread(replicates: Tensor, states: int, df: float) -> Spread:
 
 
 def _state_df(effective: Tensor, states: int) -> float:
-    """Degrees of freedom of the states' variance: the median site's effective states less one."""
+    """Degrees of freedom of the states' variance, from the median site's effective states.
+
+    A block-bootstrap variance itself errs by the share 4/3 · b/T of its square (Künsch 1989, eq. 3.12),
+    as a variance with 3/2 · T/b degrees of freedom does.
+
+    Returns:
+        At least 1; NaN with too few states.
+    """
     if states < MIN_STATES:
         return math.nan
-    return max(1.0, float(effective[2].nanmedian()) - 1)
+    independent = min(float(effective[2].nanmedian()), 1.5 * states / block_length(states))
+    return max(1.0, independent - 1)
 
 
 def _mean_rows(spreads: Sequence[Spread]) -> Spread:

@@ -74,7 +74,7 @@ def block_bootstrap(
     places = (starts + torch.arange(run)).flatten(1)[:, :length]
     weights = torch.zeros(resamples, length, dtype=torch.float64)
     weights.scatter_add_(1, places, torch.full(places.shape, 1.0 / length, dtype=torch.float64))
-    return (weights @ data.flatten(1)).reshape(resamples, *data.shape[1:])
+    return (weights @ data.reshape(length, -1)).reshape(resamples, *data.shape[1:])
 
 
 def block_length(length: int) -> int:

@@ -1,0 +1,249 @@
+"""How often the words peak, conflict and movement are right: `python benchmarks/verdicts.py` writes docs/verdicts.md.
+
+Studies with a planted truth go through the library's own functions from block gradients to the verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from coverage import sums_of
+
+from crosstune.interference.agreement import Agreement, agreement
+from crosstune.interference.movement import Movement, movement_across_seeds, movement_within_run
+from crosstune.interference.peaks import find_peak
+from crosstune.interference.windows import Window, WindowAgreement
+
+LAYERS = 12
+BLOCKS = 16
+DIMENSION = 175
+BASE = 0.2
+TOP = -0.3
+
+
+@dataclass(frozen=True)
+class World:
+    """What a study's block gradients are drawn from.
+
+    Attributes:
+        cosines: True cosine of each layer (of the window's mean products), [S].
+        noise: Noise energy of one block over the signal's.
+        states: States in the window; 1 means one state and block errors only.
+        wobble: Standard deviation of the cosine from state to state, alternating in sign.
+        shared_noise: Correlation of the noise of the same block between layers.
+    """
+
+    cosines: Tensor
+    noise: float
+    states: int = 1
+    wobble: float = 0.0
+    shared_noise: float = 0.3
+
+
+def means(cosines: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors of the given cosines, [S, d] each; a cosine above 1 in size is stretched, not cut."""
+    first = torch.zeros(len(cosines), DIMENSION, dtype=torch.float64)
+    second = torch.zeros_like(first)
+    first[:, 0] = 1.0
+    second[:, 0] = cosines
+    second[:, 1] = (1 - cosines.square()).clamp(min=0).sqrt()
+    return first, second
+
+
+def block_noise(world: World, generator: torch.Generator) -> Tensor:
+    """Noise of both tasks' blocks, [2, K, S, d]; a block's noise is correlated between layers."""
+    layers = len(world.cosines)
+    own = torch.randn(2, BLOCKS, layers, DIMENSION, generator=generator, dtype=torch.float64)
+    common = torch.randn(2, BLOCKS, 1, DIMENSION, generator=generator, dtype=torch.float64)
+    rho = world.shared_noise
+    return math.sqrt(world.noise / DIMENSION) * (math.sqrt(1 - rho) * own + math.sqrt(rho) * common)
+
+
+def one_state(world: World, generator: torch.Generator) -> Agreement:
+    """The agreement of all layers at one state."""
+    first, second = means(world.cosines)
+    noise = block_noise(world, generator)
+    return agreement(sums_of(first + noise[0], second + noise[1]))
+
+
+def window(world: World, generator: torch.Generator) -> WindowAgreement:
+    """A window of states whose cosines alternate about the truth; the blocks' noise half persists."""
+    fixed = block_noise(world, generator)
+    found = Window()
+    for state in range(world.states):
+        size = torch.randn(len(world.cosines), generator=generator, dtype=torch.float64).abs()
+        moved = (world.cosines + (-1) ** state * world.wobble * size).clamp(-1, 1)
+        first, second = means(moved)
+        noise = (fixed + block_noise(world, generator)) / math.sqrt(2)
+        found.add(agreement(sums_of(first + noise[0], second + noise[1])))
+    return found.result(generator)
+
+
+def named_peak(world: World, generator: torch.Generator) -> int:
+    """The place the study names as peak, −1 for none."""
+    if world.states > 1:
+        seen = window(world, generator)
+        return find_peak(seen.cosine.value, seen.spreads_cosine, seen.resolved, seen.conflict).site
+    state = one_state(world, generator)
+    spreads = [state.u.spread(state.u.cosine_without)]
+    return find_peak(state.cosine.value, spreads, state.resolved, state.conflict).site
+
+
+def profile(tops: int, layers: int = LAYERS) -> Tensor:
+    """True cosines with the given number of layers tied at the bottom."""
+    cosines = torch.full((layers,), BASE, dtype=torch.float64)
+    cosines[4 : 4 + tops] = TOP
+    return cosines
+
+
+def upper_99(hits: int, studies: int) -> float:
+    """The one-sided upper 99 % Clopper–Pearson bound of a share."""
+    return 1.0 if hits == studies else float(stats.beta.ppf(0.99, hits + 1, studies - hits))
+
+
+def peak_rows(studies: int, generator: torch.Generator) -> list[str]:
+    """False and true peaks, at one state and over windows."""
+    rows = []
+    for states, wobble in ((1, 0.0), (12, 0.0), (12, 0.3)):
+        count = studies if states == 1 else max(200, studies // 5)
+        for noise in (4.0, 8.0, 16.0):
+            shares = []
+            for tops in (2, 1, 0):
+                world = World(profile(tops), noise, states, wobble)
+                named = [named_peak(world, generator) for _ in range(count)]
+                shares.append(sum(s == 4 if tops == 1 else s >= 0 for s in named))
+            tie, power, flat = shares
+            rows.append(
+                f"| {states} | {wobble} | {noise:.0f} | {count} | {tie / count:.3f} "
+                f"| {upper_99(tie, count):.3f} | {flat / count:.3f} | {power / count:.3f} |"
+            )
+    return rows
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the planted peak of the cosine behaves over a stage.
+
+    Attributes:
+        moves: Layers it travels.
+        depth_of_peak: Its size: cosine at the peak less that of the others.
+        noise: Standard deviation of each window's cosine.
+        wobble: Size of a common oscillation, alternating from probe to probe.
+        flips: The sign of the peak itself alternates at random.
+        seeds: Runs of the study.
+        probes: Probes of the stage.
+    """
+
+    moves: float
+    depth_of_peak: float = -0.6
+    noise: float = 0.1
+    wobble: float = 0.0
+    flips: bool = False
+    seeds: int = 5
+    probes: int = 20
+
+
+def history(course: Course, generator: torch.Generator) -> Tensor:
+    """Cosines [seeds, T, S] with a peak that is two layers wide and travels evenly."""
+    depth = torch.arange(LAYERS, dtype=torch.float64)
+    centre = 3 + course.moves * torch.linspace(0, 1, course.probes, dtype=torch.float64)
+    bump = torch.exp(-0.5 * (depth - centre[:, None]).square())  # [T, S]
+    shape = (course.seeds, course.probes, 1)
+    signs = torch.ones(shape, dtype=torch.float64)
+    if course.flips:
+        signs = torch.randint(2, shape, generator=generator).double() * 2 - 1
+    alternating = (-1.0) ** torch.arange(course.probes)[None, :, None]
+    size = torch.randn(course.seeds, course.probes, LAYERS, generator=generator).double().abs()
+    noise = torch.randn(course.seeds, course.probes, LAYERS, generator=generator).double()
+    return (
+        0.1
+        + course.depth_of_peak * signs * bump
+        + course.wobble * alternating * size
+        + course.noise * noise
+    )
+
+
+def judged(course: Course, generator: torch.Generator) -> Movement:
+    """The verdict of one study."""
+    cosine = history(course, generator)
+    depth = torch.arange(LAYERS, dtype=torch.float64)
+    steps = torch.arange(course.probes, dtype=torch.float64) * 10
+    if course.seeds > 1:
+        return movement_across_seeds(cosine, depth, steps)
+    # Within one run only the scatter of the probes is at work here: the blocks agree among themselves.
+    without = cosine[0].expand(2 * BLOCKS, -1, -1)
+    return movement_within_run(cosine[0], without, depth, steps, sizes=(BLOCKS, BLOCKS))
+
+
+def movement_rows(studies: int, generator: torch.Generator) -> list[str]:
+    """How often movement is shown, for peaks that move and peaks that stay."""
+    courses = [
+        Course(moves, noise=noise, wobble=wobble, flips=flips, seeds=seeds)
+        for seeds in (5, 1)
+        for flips, noise, wobble in (
+            (False, 0.05, 0.0),
+            (False, 0.1, 0.0),
+            (False, 0.2, 0.0),
+            (False, 0.1, 0.4),
+            (True, 0.1, 0.0),
+        )
+        for moves in (0.0, 3.0, 5.0)
+    ]
+    rows = []
+    for course in courses:
+        verdicts = [judged(course, generator).verdict for _ in range(studies)]
+        shown = verdicts.count("shown")
+        rows.append(
+            f"| {course.seeds} | {course.noise} | {course.wobble} | {'yes' if course.flips else 'no'} "
+            f"| {course.moves:.0f} | {shown / studies:.3f} | {upper_99(shown, studies):.3f} "
+            f"| {verdicts.count('not shown') / studies:.3f} | {verdicts.count('too noisy') / studies:.3f} |"
+        )
+    return rows
+
+
+def window_rows(studies: int, generator: torch.Generator) -> list[str]:
+    """Coverage of window means whose states oscillate or drift."""
+    rows = []
+    for states in (4, 8, 12, 24):
+        for wobble in (0.0, 0.3):
+            world = World(torch.tensor([-0.4, 0.0, 0.4], dtype=torch.float64), 8.0, states, wobble)
+            found = [window(world, generator) for _ in range(studies)]
+            low = torch.stack([f.cosine.low for f in found])
+            high = torch.stack([f.cosine.high for f in found])
+            kept = torch.stack([f.resolved for f in found])
+            covers = ((low <= world.cosines) & (world.cosines <= high))[kept].double().mean()
+            value = torch.stack([f.cosine.value for f in found])
+            bias = (value - world.cosines)[kept].mean()
+            effective = torch.stack([f.effective_states for f in found]).mean()
+            rows.append(
+                f"| {states} | {wobble} | {kept.double().mean():.3f} | {covers:.3f} | {bias:+.3f} | {effective:.1f} |"
+            )
+    return rows
+
+
+def main() -> None:
+    """Run all studies and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=20260102)
+    arguments = parser.parse_args()
+    generator = torch.Generator().manual_seed(arguments.seed)
+    for rows in (peak_rows, movement_rows, window_rows):
+        began = time.perf_counter()
+        count = arguments.studies if rows is not window_rows else max(100, arguments.studies // 5)
+        print(*rows(count, generator), f"{time.perf_counter() - began:.0f} s", sep="\n")
+
+
+if __name__ == "__main__":
+    main()

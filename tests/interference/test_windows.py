@@ -1,0 +1,117 @@
+"""Window means tell the truth that single states hide, with an interval that knows the states."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.interference.planted import blocks_of, constant, generator, sums_of
+
+from crosstune.foundation.errors import MeasurementError
+from crosstune.interference.agreement import Agreement, agreement
+from crosstune.interference.windows import Window, across_seeds, window_of
+
+
+def oscillating(
+    truth: float, swing: float, states: int, source: torch.Generator, sites: int = 4
+) -> list[Agreement]:
+    """States whose cosine swings about the truth from step to step, seen with the same blocks."""
+    a, b = blocks_of(constant(0.0, sites), source)
+    mean_a, mean_b = blocks_of(constant(0.0, sites), source, blocks=1, noise=0.0)
+    noise_a, noise_b = a - mean_a, b - mean_b
+    found = []
+    for state in range(states):
+        size = torch.randn(sites, generator=source, dtype=torch.float64).abs()
+        cosines = (truth + (-1) ** state * swing * size).clamp(-1, 1)
+        means_a, means_b = blocks_of(cosines, source, blocks=1, noise=0.0)
+        found.append(agreement(sums_of(means_a + noise_a, means_b + noise_b)))
+    return found
+
+
+def test_the_window_gives_the_truth_where_single_states_flip_their_sign() -> None:
+    states = oscillating(-0.3, 0.8, 24, generator())
+    signs = torch.stack([state.cosine.value.sign() for state in states])
+    window = window_of(states, generator())
+    assert (signs == 1).any(0).all() and (signs == -1).any(0).all()
+    assert ((window.cosine.low <= -0.3) & (window.cosine.high >= -0.3)).all()
+    assert (window.state_sd_cosine > 0.2).all()
+
+
+def test_the_window_is_wider_than_its_states_when_they_disagree() -> None:
+    calm = window_of(oscillating(-0.3, 0.0, 12, generator()), generator())
+    wild = window_of(oscillating(-0.3, 0.8, 12, generator()), generator())
+    assert (wild.cosine.half_width > 1.5 * calm.cosine.half_width).all()
+
+
+def test_states_that_repeat_add_nothing_to_the_blocks_error() -> None:
+    state = agreement(sums_of(*blocks_of(constant(0.4, 3), generator())))
+    window = window_of([state] * 8, generator())
+    torch.testing.assert_close(window.cosine.value, state.cosine.value)
+    torch.testing.assert_close(window.cosine.high, state.cosine.high, rtol=0.02, atol=0)
+    assert window.state_sd_inner.abs().max() < 1e-12
+
+
+def test_the_cosine_is_of_means_not_the_mean_of_cosines() -> None:
+    small, large = (
+        blocks_of(constant(0.9, 1), generator()),
+        blocks_of(constant(-0.5, 1), generator(1)),
+    )
+    states = [agreement(sums_of(*small)), agreement(sums_of(10 * large[0], 10 * large[1]))] * 2
+    window = window_of(states, generator())
+    products = [torch.stack([s.u.aa, s.u.bb, s.u.ab]) for s in states]
+    aa, bb, ab = torch.stack(products).mean(0)
+    torch.testing.assert_close(window.cosine.value, ab / (aa * bb).sqrt())
+    assert float(window.cosine.value) < -0.4
+
+
+def test_few_states_have_no_interval_and_no_words() -> None:
+    window = window_of(oscillating(-0.6, 0.0, 3, generator()), generator())
+    assert window.states == 3 and window.cosine.value.isfinite().all()
+    assert window.cosine.low.isnan().all()
+    assert not window.resolved.any() and not window.conflict.any()
+
+
+def test_a_window_in_conflict_says_so() -> None:
+    window = window_of(oscillating(-0.6, 0.2, 12, generator()), generator())
+    assert window.resolved.all() and window.conflict.all()
+
+
+def test_the_window_covers_its_truth() -> None:
+    covered = []
+    for seed in range(30):
+        window = window_of(oscillating(0.2, 0.4, 12, generator(seed), sites=8), generator(seed))
+        covered.append((window.cosine.low <= 0.2) & (window.cosine.high >= 0.2))
+    assert float(torch.stack(covered).double().mean()) > 0.9
+
+
+def test_seeds_join_into_one_interval() -> None:
+    windows = [
+        window_of(oscillating(-0.4, 0.3, 12, generator(seed)), generator(seed)) for seed in range(5)
+    ]
+    seeds = across_seeds(windows)
+    values = torch.stack([window.cosine.value for window in windows])
+    torch.testing.assert_close(seeds.cosine.value, values.mean(0))
+    assert seeds.seeds == 5 and seeds.resolved.all() and seeds.conflict.all()
+    assert ((seeds.cosine.low <= -0.4) & (seeds.cosine.high >= -0.4)).all()
+
+
+def test_one_seed_has_no_interval_across_seeds() -> None:
+    window = window_of(oscillating(-0.4, 0.3, 12, generator()), generator())
+    found = across_seeds([window])
+    assert found.cosine.low.isnan().all() and not found.conflict.any()
+
+
+def test_the_same_generator_gives_the_same_interval() -> None:
+    states = oscillating(0.1, 0.3, 8, generator())
+    one, other = (window_of(states, generator(5)).cosine.low for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_empty_and_mismatched_windows_are_refused() -> None:
+    with pytest.raises(MeasurementError, match="must hold a state"):
+        Window().result(generator())
+    with pytest.raises(MeasurementError, match="one window for each seed"):
+        across_seeds([])
+    window = Window()
+    window.add(oscillating(0.1, 0.0, 1, generator(), sites=2)[0])
+    with pytest.raises(MeasurementError, match="blocks and sites"):
+        window.add(oscillating(0.1, 0.0, 1, generator(), sites=3)[0])
