@@ -42,8 +42,7 @@ _RADICES = (
     _PLACES_PER_AGENT,
 )
 MEANINGS = prod(_RADICES)
-# Consecutive sentences are far apart in meaning: multiply by a number coprime to MEANINGS, swap high and low, twice.
-_STRIDE, _HIGH = 611_953, 1536
+_LEFT = 1536  # divides MEANINGS; the two halves that `_scatter` mixes
 
 _STEMS = tuple(
     f"{kind}{number}"
@@ -83,7 +82,7 @@ class Meaning:
 
     @classmethod
     def of(cls, index: int) -> Meaning:
-        """The meaning of a number, one to one on 0 ≤ index < MEANINGS.
+        """The meaning of a number, one to one on 0 ≤ index < MEANINGS; neighbours have nothing in common.
 
         Args:
             index: Which meaning.
@@ -91,7 +90,7 @@ class Meaning:
         Returns:
             The meaning, the same in every language and for every seed.
         """
-        rest, digits = _scatter(_scatter(index)), []
+        rest, digits = _scatter(index), []
         for radix in _RADICES:
             rest, digit = divmod(rest, radix)
             digits.append(digit)
@@ -241,8 +240,12 @@ def parse_language(source: str, seed: int = 0) -> Language:
 
 
 def _scatter(index: int) -> int:
-    high, low = divmod((index * _STRIDE) % MEANINGS, _HIGH)
-    return low * (MEANINGS // _HIGH) + high
+    """A fixed shuffle of all meanings (a Feistel network: each round shifts one half by a hash of the other)."""
+    left, right = divmod(index, MEANINGS // _LEFT)
+    for turn in range(4):
+        left = (left + content_key(str(right), "left", turn)) % _LEFT
+        right = (right + content_key(str(left), "right", turn)) % (MEANINGS // _LEFT)
+    return left * (MEANINGS // _LEFT) + right
 
 
 def _usual_share(script: str) -> float:
