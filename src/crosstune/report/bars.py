@@ -8,7 +8,7 @@ import altair as alt
 
 from crosstune.report.marks import (
     PLOT_WIDTH,
-    Whole,
+    Figure,
     cell,
     colored,
     faceted,
@@ -19,10 +19,12 @@ from crosstune.report.marks import (
 from crosstune.report.reading import Measured, Source, number_format, titled
 
 MOST_BARS = 30
+MOST_GROUPS = 16
+_NUMBERS = 46  # pixels to the right of the plot
 
 
-def bars(source: Source, predicates: list[Any]) -> Whole:
-    """Horizontal bars from zero; the largest 30 where there are more.
+def bars(source: Source, predicates: list[Any]) -> Figure:
+    """Horizontal bars from zero; the largest 30 (16 groups) where there are more.
 
     Args:
         source: The section and its table.
@@ -39,23 +41,26 @@ def bars(source: Source, predicates: list[Any]) -> Whole:
     panels = len(source.levels(section.facet)) if section.facet else 1
     columns = min(panels, 3)
     chart = alt.layer(*_layers(source, measured)).properties(
-        width=(PLOT_WIDTH - 40 * (columns - 1)) // columns, height=alt.Step(_step(source))
+        width=(PLOT_WIDTH - 40 * (columns - 1)) // columns, height=_height(source)
     )
     whole = faceted(source, chart, columns)
-    whole = _ranked(filtered(whole, predicates), section.value, section.y)
-    return with_words(whole, measured, form)
+    most = MOST_BARS if section.color is None else MOST_GROUPS
+    whole = with_words(filtered(whole, predicates), measured, form)
+    return _ranked(whole, section.value, section.y, most)
 
 
-def _ranked(chart: Whole, value: str, place: str) -> Whole:
-    """Keep the places with the largest magnitudes; the first row keeps the table's order."""
+def _ranked(chart: Figure, value: str, place: str, most: int) -> Figure:
+    """Keep the places with the largest magnitudes; what does not stand has a place but no bar."""
     return (
-        chart.transform_calculate(magnitude=f"abs({cell(value)})")
+        chart.transform_calculate(
+            drawn=f"datum.stands ? {cell(value)} : null", magnitude="abs(datum.drawn)"
+        )
         .transform_joinaggregate(largest="max(magnitude)", first="min(row)", groupby=[place])
         .transform_window(
             rank="dense_rank()",
             sort=[alt.SortField("largest", order="descending"), alt.SortField("first")],
         )
-        .transform_filter(alt.FieldLTEPredicate(field="rank", lte=MOST_BARS))
+        .transform_filter(alt.FieldLTEPredicate(field="rank", lte=most))
     )
 
 
@@ -74,17 +79,15 @@ def _quiet_axis() -> alt.Axis:
     return alt.Axis(ticks=False, domain=False)
 
 
-def _step(source: Source) -> int:
-    color = source.section.color
-    return 20 if color is None else 8 + 11 * len(source.levels(color))
+def _height(source: Source) -> alt.Step:
+    return alt.Step(20) if source.section.color is None else alt.Step(12, **{"for": "offset"})
 
 
-def _layers(source: Source, measured: Measured) -> list[alt.Chart]:
-    name = measured.value.name
+def _layers(source: Source, measured: Measured) -> list[Figure]:
     axis = alt.Axis(title=titled(measured.value), grid=True)
     base = alt.Chart().encode(y=_places(source), tooltip=tooltip(source, measured))
     if source.section.color is None:
-        base = base.transform_calculate(side=f"{cell(name)} < 0 ? 'below zero' : 'above zero'")
+        base = base.transform_calculate(side="datum.drawn < 0 ? 'below zero' : 'above zero'")
         color = alt.Color(
             "side",
             type="nominal",
@@ -92,32 +95,33 @@ def _layers(source: Source, measured: Measured) -> list[alt.Chart]:
             legend=None,
         )
         offset: dict[str, Any] = {}
+        middle: dict[str, Any] = {}
     else:
         color = colored(source, source.section.color)
         order = source.levels(source.section.color)
-        offset = {"yOffset": alt.YOffset(source.section.color, type="nominal", sort=order)}
+        place = alt.YOffset(source.section.color, type="nominal", sort=order)
+        offset = {"yOffset": place}
+        middle = {"yOffset": place.copy().bandPosition(0.5)}
     bar = base.mark_bar(cornerRadiusEnd=1.5, height={"band": 0.72}).encode(
-        x=alt.X(name, type="quantitative", axis=axis), color=color, **offset
+        x=alt.X("drawn", type="quantitative", axis=axis), color=color, **offset
     )
-    end = cell(name)
-    layers = [bar, base.mark_rule(style="zero").encode(x=alt.XDatum(0))]
+    zero = alt.Chart().mark_rule(style="zero").encode(x=alt.XDatum(0))
+    layers = [bar, zero]
     if measured.low is not None and measured.high is not None:
         layers.append(
             base.mark_rule(style="interval").encode(
-                x=alt.X(measured.low, type="quantitative"), x2=measured.high, **offset
+                x=alt.X(measured.low, type="quantitative", title=measured.title),
+                x2=measured.high,
+                **middle,
             )
         )
-        low, high = cell(measured.low), cell(measured.high)
-        end = f"{end} < 0 ? min({end}, isValid({low}) ? {low} : 0) : max({end}, isValid({high}) ? {high} : 0)"
     if source.section.color is None:
-        layers.append(_value_names(base.transform_calculate(end=end), name))
+        layers.append(_value_names(base))
     return layers
 
 
-def _value_names(base: alt.Chart, name: str) -> alt.Chart:
-    is_left = f"{cell(name)} < 0"
-    return base.mark_text(
-        style="value-name",
-        align=alt.ExprRef(f"{is_left} ? 'right' : 'left'"),
-        dx=alt.ExprRef(f"{is_left} ? -5 : 5"),
-    ).encode(x=alt.X("end", type="quantitative"), text=alt.Text("said", type="nominal"))
+def _value_names(base: Figure) -> Figure:
+    """The values as a column of numbers at the right edge, where they collide with nothing."""
+    return base.mark_text(style="value-name", align="right", dx=_NUMBERS).encode(
+        x=alt.value(alt.ExprRef("width")), text=alt.Text("printed", type="nominal")
+    )

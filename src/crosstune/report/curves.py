@@ -9,21 +9,22 @@ import altair as alt
 from crosstune.report.marks import (
     PLOT_WIDTH,
     ROWS,
-    Whole,
+    Figure,
     cell,
     colored,
     faceted,
     filtered,
+    legend_of,
     level_rules,
     tooltip,
     with_words,
 )
 from crosstune.report.reading import Measured, Source, number_format, titled
 
-_FEW_POINTS = 30
+_FEW_POINTS = 16
 
 
-def lines(source: Source, predicates: list[Any]) -> Whole:
+def lines(source: Source, predicates: list[Any]) -> Figure:
     """A line for every colour, with its band; thin lines for every seed or for figures at one state.
 
     Args:
@@ -44,59 +45,57 @@ def lines(source: Source, predicates: list[Any]) -> Whole:
     return whole if section.facet is None else whole.resolve_scale(x="independent")
 
 
-def _line_layers(source: Source, base: alt.Chart) -> list[alt.Chart]:
+def _line_layers(source: Source, base: Figure) -> list[Figure]:
     section = source.section
-    assert section.value is not None
-    assert section.x is not None
-    measured = Measured.of(source.table, section.value)
-    main = base.transform_filter("!datum.is_thin").transform_filter(
-        f"isValid({cell(section.value)})"
-    )
-    thin = base.transform_filter("datum.is_thin").transform_filter(
-        f"isValid({cell(section.value)})"
-    )
-    places = [name for name in (section.x, section.color, section.facet) if name is not None]
-    if section.combine:
-        groups = [*places, *([section.trace] if section.trace else [])]
-        main = main.transform_aggregate(
-            **{section.value: _op(section.combine, section.value)}, groupby=groups
-        )
-        thin = thin.transform_aggregate(
-            **{section.value: _op(section.combine, section.value)}, groupby=groups
-        )
+    measured = Measured.of(source.table, str(section.value))
+    is_plain = not (section.trace or section.combine)
+    base = base.transform_filter(f"isValid({cell(measured.value.name)})")
+    thin = _combined(source, base.transform_filter("datum.is_thin"))
+    main = _combined(source, base.transform_filter("!datum.is_thin"))
     looks = _looks(source)
-    layers: list[alt.Chart] = []
-    if (
-        measured.low is not None
-        and measured.high is not None
-        and not (section.trace or section.combine)
-    ):
+    layers: list[Figure] = []
+    if is_plain and measured.low is not None and measured.high is not None:
         layers.append(_band(main, measured, looks))
     if section.thin is not None:
         layers.append(_trace(thin, section.trace, looks))
     if section.trace is not None:
         layers.append(_trace(main, section.trace, looks))
-        main = main.transform_aggregate(
-            **{section.value: _op("mean", section.value)}, groupby=places
-        )
+        main = _aggregated(main, "mean", measured.value.name, _places(source))
     if measured.chance is not None:
         layers.append(_chance(base, measured.chance.name, looks))
     layers.append(main.mark_line().encode(**looks))
-    form = number_format(source.largest(section.value), signed=False)
-    is_plain = not (section.trace or section.combine)
-    hints = tooltip(source, measured) if is_plain else _short_hints(source, places)
-    few = len(source.levels(section.x)) <= _FEW_POINTS
-    points = with_words(main, measured if is_plain else _bare(measured), form)
-    layers.append(
-        points.mark_point(filled=True, size=34 if few else 90, opacity=1 if few else 0).encode(
-            **{key: value for key, value in looks.items() if key != "strokeDash"}, tooltip=hints
-        )
-    )
+    layers.append(_points(source, main, measured if is_plain else _bare(measured), looks))
     return layers
 
 
-def _op(how: str, name: str) -> str:
-    return f"{how}({name})"
+def _places(source: Source) -> list[str]:
+    section = source.section
+    return [name for name in (section.x, section.color, section.facet) if name is not None]
+
+
+def _combined(source: Source, base: Figure) -> Figure:
+    section = source.section
+    if not section.combine:
+        return base
+    groups = [*_places(source), *([section.trace] if section.trace else [])]
+    return _aggregated(base, section.combine, str(section.value), groups)
+
+
+def _aggregated(base: Figure, how: Any, name: str, groups: list[str]) -> Figure:
+    field = alt.AggregatedFieldDef(op=how, field=name, **{"as": name})
+    return base.transform_aggregate([field], groupby=groups)
+
+
+def _points(source: Source, main: Figure, measured: Measured, looks: dict[str, Any]) -> Figure:
+    """Points that answer to the pointer; they are seen only where they are few."""
+    is_plain = not (source.section.trace or source.section.combine)
+    hints = tooltip(source, measured) if is_plain else _short_hints(source, _places(source))
+    form = number_format(source.largest(measured.value.name), signed=False)
+    is_few = len(source.levels(str(source.section.x))) <= _FEW_POINTS
+    look = {"size": 34, "opacity": 1} if is_few else {"size": 90, "opacity": 0}
+    dashless = {key: value for key, value in looks.items() if key != "strokeDash"}
+    points = with_words(main, measured, form).mark_point(filled=True, **look)
+    return points.encode(**dashless, tooltip=hints)
 
 
 def _bare(measured: Measured) -> Measured:
@@ -135,16 +134,19 @@ def _looks(source: Source) -> dict[str, Any]:
         looks["color"] = alt.ColorDatum("", scale=alt.Scale(range="category"), legend=None)
         return looks
     looks["color"] = colored(source, section.color)
+    # Five dashes and seven colours: no pair comes back before the 36th line.
+    dashes = [[1, 0], [8, 3], [3, 2], [10, 3, 2, 3], [2, 5]]
+    levels = source.levels(section.color)
     looks["strokeDash"] = alt.StrokeDash(
         section.color,
         type="nominal",
-        sort=source.levels(section.color),
-        scale=alt.Scale(range=[[1, 0], [8, 3], [3, 2], [10, 3, 2, 3], [5, 5], [2, 4], [12, 4]]),
+        legend=legend_of(source, section.color),
+        scale=alt.Scale(domain=levels, range=[dashes[i % 5] for i in range(len(levels))]),
     )
     return looks
 
 
-def _band(base: alt.Chart, measured: Measured, looks: dict[str, Any]) -> alt.Chart:
+def _band(base: Figure, measured: Measured, looks: dict[str, Any]) -> Figure:
     ends = {
         **{key: value for key, value in looks.items() if key not in ("y", "strokeDash")},
         "y": alt.Y(str(measured.low), type="quantitative", title=titled(measured.value)),
@@ -153,17 +155,17 @@ def _band(base: alt.Chart, measured: Measured, looks: dict[str, Any]) -> alt.Cha
     return base.mark_area(opacity=0.16, line=False).encode(**ends)
 
 
-def _trace(base: alt.Chart, column: str | None, looks: dict[str, Any]) -> alt.Chart:
+def _trace(base: Figure, column: str | None, looks: dict[str, Any]) -> Figure:
     detail = {} if column is None else {"detail": alt.Detail(column, type="nominal")}
     return base.mark_line(strokeWidth=1, opacity=0.4).encode(**looks, **detail)
 
 
-def _chance(base: alt.Chart, name: str, looks: dict[str, Any]) -> alt.Chart:
+def _chance(base: Figure, name: str, looks: dict[str, Any]) -> Figure:
     y = alt.Y(name, aggregate="mean", type="quantitative")
     return base.mark_rule(strokeDash=[2, 3], strokeWidth=1.25).encode(y=y, color=looks["color"])
 
 
-def scatter(source: Source, predicates: list[Any]) -> Whole:
+def scatter(source: Source, predicates: list[Any]) -> Figure:
     """Points of two columns, with their intervals where the table has them.
 
     Args:
@@ -182,12 +184,16 @@ def scatter(source: Source, predicates: list[Any]) -> Whole:
     y = alt.Y(section.y, type="quantitative", title=up.title, scale=alt.Scale(zero=False))
     looks: dict[str, Any] = {}
     if section.color is not None:
-        order = source.levels(section.color)
         looks["color"] = colored(source, section.color)
-        looks["shape"] = alt.Shape(section.color, type="nominal", sort=order)
+        looks["shape"] = alt.Shape(
+            section.color,
+            type="nominal",
+            scale=alt.Scale(domain=source.levels(section.color)),
+            legend=legend_of(source, section.color),
+        )
     layers = [
-        base.mark_rule(style="zero").encode(x=alt.XDatum(0)),
-        base.mark_rule(style="zero").encode(y=alt.YDatum(0)),
+        alt.Chart().mark_rule(style="zero").encode(x=alt.XDatum(0)),
+        alt.Chart().mark_rule(style="zero").encode(y=alt.YDatum(0)),
     ]
     if across.low is not None and across.high is not None:
         ends = alt.X(across.low, type="quantitative", title=across.title)

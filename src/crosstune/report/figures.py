@@ -13,9 +13,10 @@ from crosstune.foundation.records.page import Section
 from crosstune.report.bars import bars
 from crosstune.report.curves import lines, scatter
 from crosstune.report.grids import heatmap, matrix
+from crosstune.report.marks import Figure
 from crosstune.report.reading import Source
 
-_VIEWS: dict[str, Callable[[Source, list[Any]], alt.TopLevelMixin]] = {
+_VIEWS: dict[str, Callable[[Source, list[Any]], Figure]] = {
     "bars": bars,
     "heatmap": heatmap,
     "matrix": matrix,
@@ -49,9 +50,8 @@ def specification(section: Section, table: Table) -> dict[str, Any]:
         The specification, without data.
     """
     source = Source(section, table)
-    chart = _VIEWS[section.view](source, selection(source))
-    chart = chart.add_params(*parameters(source))  # type: ignore[attr-defined]
-    drawn: dict[str, Any] = chart.to_dict()
+    drawn: dict[str, Any] = _VIEWS[section.view](source, selection(source)).to_dict()
+    drawn["params"] = parameters(source)
     drawn.pop("config", None)
     return drawn
 
@@ -68,17 +68,17 @@ def choices(source: Source) -> list[tuple[str, list[Any]]]:
     return [(name, source.levels(name)) for name in source.section.choose]
 
 
-def parameters(source: Source) -> list[alt.Parameter]:
+def parameters(source: Source) -> list[dict[str, Any]]:
     """One Vega parameter for each selector, set to the first value.
 
     Args:
         source: The section and its table.
 
     Returns:
-        Parameters named ``choose_0``, ``choose_1``, …
+        Vega-Lite parameters named ``choose_0``, ``choose_1``, …
     """
     return [
-        alt.param(name=f"choose_{index}", value=values[0])
+        {"name": f"choose_{index}", "value": values[0]}
         for index, (_, values) in enumerate(choices(source))
     ]
 
@@ -92,9 +92,9 @@ def selection(source: Source) -> list[Any]:
     Returns:
         Vega-Lite predicates; values of the data stand in predicates, never in expressions.
     """
-    fixed = [
+    fixed: list[Any] = [
         alt.FieldEqualPredicate(field=name, equal=value)
-        for name, value in source.section.where.items()
+        for name, value in dict[str, Any](source.section.where).items()
     ]
     chosen = [
         f"datum[{json.dumps(name)}] === choose_{index}"

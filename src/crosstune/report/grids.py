@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from crosstune.foundation.records import Column
-from crosstune.report.marks import PLOT_WIDTH, ROWS, cell, filtered, tooltip, with_words
+from crosstune.report.marks import PLOT_WIDTH, ROWS, Figure, cell, filtered, tooltip, with_words
 from crosstune.report.reading import (
     NOT_MEASURED,
     OUTSIDE,
@@ -19,9 +19,11 @@ from crosstune.report.reading import (
 )
 
 _HATCH = "M-1,1L1,-1"
+# From these shares of a scale on, text in the loud colour has more contrast, light and dark page alike.
+_LOUD_DIVERGING, _LOUD_RAMP = 0.75, 0.63
 
 
-def heatmap(source: Source, predicates: list[Any]) -> alt.ConcatChart:
+def heatmap(source: Source, predicates: list[Any]) -> Figure:
     """Cells on a diverging scale centred at zero; a value below the noise floor is grey and hatched.
 
     Rows whose ``y`` is negative are sites outside the layers and stand in a strip below the grid.
@@ -36,10 +38,9 @@ def heatmap(source: Source, predicates: list[Any]) -> alt.ConcatChart:
     section = source.section
     assert section.value is not None
     values = [section.value, *section.beside]
-    facets = source.levels(section.facet) if section.facet else [None]
+    facets: list[Any] = source.levels(section.facet) if section.facet else [None]
     panels = [(value, facet) for facet in facets for value in values]
     columns = len(values) if len(values) > 1 else min(len(facets), 3)
-    largest = max(source.largest(value) for value in values)
     charts = []
     for value, facet in panels:
         only = list(predicates)
@@ -47,8 +48,8 @@ def heatmap(source: Source, predicates: list[Any]) -> alt.ConcatChart:
         if section.facet is not None:
             only.append(alt.FieldEqualPredicate(field=section.facet, equal=facet))
             names.append(str(facet))
-        grid = _Grid(source, Measured.of(source.table, value), largest, columns)
-        charts.append(_panel(grid, filtered(alt.Chart(ROWS), only), ", ".join(names)))
+        grid = _Grid(source, Measured.of(source.table, value), columns)
+        charts.append(_panel(grid, only, ", ".join(names)))
     chart = alt.concat(*charts, columns=columns, data=ROWS, spacing=30)
     return chart.resolve_scale(color="shared", x="independent", y="independent")
 
@@ -56,10 +57,10 @@ def heatmap(source: Source, predicates: list[Any]) -> alt.ConcatChart:
 class _Grid:
     """The sizes, orders and scale that the panels of a heatmap share."""
 
-    def __init__(self, source: Source, measured: Measured, largest: float, columns: int) -> None:
-        self.source, self.measured, self.largest = source, measured, largest
+    def __init__(self, source: Source, measured: Measured, columns: int) -> None:
+        self.source, self.measured, self.reach = source, measured, source.reach()
         self.x, self.y = str(source.section.x), str(source.section.y)
-        rows = source.rows()
+        rows = source.rows
         self.has_strip = source.column(self.y).kind == "int64" and any(
             row[self.y] is not None and row[self.y] < 0 for row in rows
         )
@@ -72,30 +73,29 @@ class _Grid:
         self.width = min(76, max(5, int(room / max(1, len(self.x_inside)))))
         self.height = 26 if len(self.y_inside) <= 12 else 18 if len(self.y_inside) <= 40 else 12
         self.prints = self.width >= 34 and self.height >= 16
-        self.form = number_format(largest, signed=True)
+        self.form = number_format(self.reach, signed=True)
 
     def _present(self, name: str, rows: list[dict[str, Any]]) -> list[Any]:
         there = {row[name] for row in rows}
         return [level for level in self.source.levels(name) if level in there]
 
 
-def _panel(grid: _Grid, base: alt.Chart, title: str) -> alt.VConcatChart | alt.LayerChart:
+def _panel(grid: _Grid, only: list[Any], title: str) -> Figure:
     heading: dict[str, Any] = {"title": title} if title else {}
-    inside = base
+    inside, outside = list(only), [*only, alt.FieldLTPredicate(field=grid.y, lt=0)]
     if grid.has_strip:
-        inside = base.transform_filter(alt.FieldGTEPredicate(field=grid.y, gte=0))
+        inside.append(alt.FieldGTEPredicate(field=grid.y, gte=0))
     parts = []
     if grid.y_inside:
         parts.append(_cells(grid, inside, grid.x_inside, grid.y_inside))
     if grid.has_strip:
-        outside = base.transform_filter(alt.FieldLTPredicate(field=grid.y, lt=0))
         parts.append(_cells(grid, outside, grid.x_outside, [-1]))
     if len(parts) == 1:
         return parts[0].properties(**heading)
     return alt.vconcat(*parts, spacing=10, **heading)
 
 
-def _cells(grid: _Grid, base: alt.Chart, across: list[Any], down: list[Any]) -> alt.LayerChart:
+def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> Figure:
     is_strip = down == [-1]
     tilt = max((len(str(level)) for level in across), default=0) * 6.5 > grid.width
     is_number = grid.source.column(grid.x).kind != "string"
@@ -116,27 +116,30 @@ def _cells(grid: _Grid, base: alt.Chart, across: list[Any], down: list[Any]) -> 
     )
     if grid.source.column(grid.y).kind == "string":
         y_axis = alt.Axis(ticks=False, domain=False, title=None)
-    form = with_words(base, grid.measured, grid.form).encode(
+    cells = alt.Chart().encode(
         x=alt.X(grid.x, type="ordinal", sort=across, axis=x_axis, scale=_band(across)),
         y=alt.Y(grid.y, type="ordinal", sort=down, axis=y_axis, scale=_band(down)),
         tooltip=tooltip(grid.source, grid.measured),
     )
-    return alt.layer(*_states(grid, form)).properties(
-        width=alt.Step(grid.width), height=alt.Step(grid.height)
+    chart = alt.layer(*_states(grid, cells)).properties(
+        width=alt.Step(grid.width), height=alt.Step(grid.height), data=ROWS
     )
+    return with_words(filtered(chart, only), grid.measured, grid.form)
 
 
 def _band(levels: list[Any]) -> alt.Scale:
     return alt.Scale(domain=levels, paddingInner=0.06, paddingOuter=0)
 
 
-def _states(grid: _Grid, base: alt.Chart) -> list[alt.Chart]:
+def _states(grid: _Grid, base: Figure) -> list[Figure]:
     """A cell has a colour, or is grey and hatched (below the noise floor), or is an outline (not measured)."""
     name = grid.measured.value.name
     stands = base.transform_filter("datum.stands")
     hidden = base.transform_filter(f"!datum.stands && isValid({cell(name)})")
     absent = base.transform_filter(f"!isValid({cell(name)})")
-    scale = alt.Scale(domain=[-grid.largest, grid.largest], domainMid=0, range="diverging")
+    scale = alt.Scale(
+        domain=[-grid.reach, grid.reach], domainMid=0, range="diverging", interpolate="lab"
+    )
     legend = alt.Legend(title=titled(grid.source.column(str(grid.source.section.value))))
     layers = [
         absent.mark_rect(style="absent"),
@@ -149,19 +152,17 @@ def _states(grid: _Grid, base: alt.Chart) -> list[alt.Chart]:
         ),
     ]
     if grid.prints:
-        text = f"format({cell(name)}, {json.dumps(grid.form)})"
-        is_loud = f"abs({cell(name)}) > {0.55 * grid.largest}"
+        is_loud = f"abs({cell(name)}) > {_LOUD_DIVERGING * grid.reach}"
         for style, when in (("cell-loud", is_loud), ("cell-quiet", f"!({is_loud})")):
             layers.append(
                 stands.transform_filter(when)
-                .transform_calculate(printed=text)
                 .mark_text(style=style)
                 .encode(text=alt.Text("printed", type="nominal"))
             )
     return layers
 
 
-def matrix(source: Source, predicates: list[Any]) -> alt.LayerChart:
+def matrix(source: Source, predicates: list[Any]) -> Figure:
     """A matrix whose cells print the value, its interval and every other value column of the table.
 
     Args:
@@ -178,13 +179,13 @@ def matrix(source: Source, predicates: list[Any]) -> alt.LayerChart:
     form = number_format(source.largest(section.value), signed=False)
     others = [
         column
-        for column in source.table.columns
+        for column in source.columns
         if column.role == "value" and column.name != section.value
     ]
-    rows = source.rows()
+    rows = source.rows
     numbers = [row[section.value] for row in rows if row[section.value] is not None]
     low, high = min(numbers, default=0.0), max(numbers, default=1.0)
-    base = with_words(filtered(alt.Chart(ROWS), predicates), measured, form).encode(
+    base = alt.Chart().encode(
         x=_side(str(section.x), across, source),
         y=_side(str(section.y), down, source),
         tooltip=[
@@ -195,7 +196,9 @@ def matrix(source: Source, predicates: list[Any]) -> alt.LayerChart:
     color = alt.Color(
         measured.value.name,
         type="quantitative",
-        scale=alt.Scale(domain=[low, high if high > low else low + 1], range="ramp"),
+        scale=alt.Scale(
+            domain=[low, high if high > low else low + 1], range="ramp", interpolate="lab"
+        ),
         legend=None,
     )
     there = base.transform_filter("datum.stands")
@@ -208,16 +211,17 @@ def matrix(source: Source, predicates: list[Any]) -> alt.LayerChart:
         .encode(text=alt.Text("words", type="nominal")),
     ]
     printed = _printed(measured, form, others)
-    is_loud = f"{cell(measured.value.name)} > {low + 0.55 * (high - low)}"
+    is_loud = f"{cell(measured.value.name)} > {low + _LOUD_RAMP * (high - low)}"
     for style, when in (("cell-loud", is_loud), ("cell-quiet", f"!({is_loud})")):
         layers += _stacked(there.transform_filter(when), style, printed)
     width = int(min(132, max(92, PLOT_WIDTH / max(1, len(across)))))
-    return alt.layer(*layers, data=ROWS).properties(
+    chart = alt.layer(*layers, data=ROWS).properties(
         width=alt.Step(width), height=alt.Step(26 + 14 * len(printed))
     )
+    return with_words(filtered(chart, predicates), measured, form)
 
 
-def _side(name: str, levels: list[Any], source: Source) -> alt.X | alt.Y:
+def _side(name: str, levels: list[Any], source: Source) -> Any:
     is_x = name == source.section.x
     axis = alt.Axis(
         ticks=False,
@@ -252,7 +256,7 @@ def _printed(measured: Measured, form: str, others: list[Column]) -> list[str]:
     return lines
 
 
-def _stacked(base: alt.Chart, style: str, printed: list[str]) -> list[alt.Chart]:
+def _stacked(base: Figure, style: str, printed: list[str]) -> list[Figure]:
     layers = []
     for index, line in enumerate(printed):
         offset = 14 * index - 7 * (len(printed) - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import altair as alt
 
@@ -11,8 +11,7 @@ from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Measured, Source
 
 PLOT_WIDTH = 700
 ROWS = alt.NamedData(name="rows")
-Whole: TypeAlias = alt.LayerChart | alt.FacetChart
-_Chart = TypeVar("_Chart", bound=Any)
+Figure: TypeAlias = Any  # any Altair chart; Altair's own methods lose the type of what they return
 
 
 def cell(name: str) -> str:
@@ -40,7 +39,7 @@ def kind_of(source: Source, name: str) -> str:
     return "Q" if source.column(name).kind in ("int64", "float64") else "N"
 
 
-def filtered(chart: _Chart, predicates: list[Any]) -> _Chart:
+def filtered(chart: Figure, predicates: list[Any]) -> Figure:
     """The chart over the rows that all predicates let through.
 
     Args:
@@ -55,7 +54,7 @@ def filtered(chart: _Chart, predicates: list[Any]) -> _Chart:
     return chart
 
 
-def faceted(source: Source, chart: alt.LayerChart, columns: int) -> Whole:
+def faceted(source: Source, chart: Figure, columns: int) -> Figure:
     """The chart over all rows, or one small chart for each value of the section's facet.
 
     Args:
@@ -69,11 +68,12 @@ def faceted(source: Source, chart: alt.LayerChart, columns: int) -> Whole:
     name = source.section.facet
     if name is None:
         return chart.properties(data=ROWS)
-    facet = alt.Facet(name, type="nominal", sort=source.levels(name), title=None)
+    header = alt.Header(labelAnchor="start", labelLimit=PLOT_WIDTH // columns - 24)
+    facet = alt.Facet(name, type="nominal", sort=source.levels(name), title=None, header=header)
     return chart.facet(facet=facet, columns=columns, data=ROWS).properties(spacing=28)
 
 
-def with_words(chart: _Chart, measured: Measured, form: str) -> _Chart:
+def with_words(chart: Figure, measured: Measured, form: str) -> Figure:
     """The chart with the value and its interval as text, in the words of the house where there is none.
 
     Args:
@@ -82,18 +82,19 @@ def with_words(chart: _Chart, measured: Measured, form: str) -> _Chart:
         form: The d3 number format.
 
     Returns:
-        The chart whose rows have ``said``, ``interval`` and ``stands`` (measured and not masked).
+        The chart whose rows have ``stands`` (measured and not masked), ``printed``, ``said`` (printed with
+        its unit) and ``interval``.
     """
     value = cell(measured.value.name)
     is_there = f"isValid({value})"
     stands = f"{is_there} && {cell(measured.mask)}" if measured.mask else is_there
     unit = json.dumps(f" {measured.value.unit}" if measured.value.unit else "")
-    words = f"format({value}, {json.dumps(form)}) + {unit}"
+    words = f"format({value}, {json.dumps(form)})"
     chart = chart.transform_calculate(
         stands=stands,
-        said=f"!{is_there} ? {json.dumps(NOT_MEASURED)} : "
+        printed=f"!{is_there} ? {json.dumps(NOT_MEASURED)} : "
         f"({stands}) ? {words} : {json.dumps(BELOW_NOISE)}",
-    )
+    ).transform_calculate(said=f"datum.stands ? datum.printed + {unit} : datum.printed")
     if measured.low is None or measured.high is None:
         return chart
     low, high = cell(measured.low), cell(measured.high)
@@ -132,6 +133,25 @@ def tooltip(source: Source, measured: Measured) -> list[alt.Tooltip]:
     return [*place[:1], *value, *place[1:]]
 
 
+def legend_of(source: Source, name: str) -> alt.Legend:
+    """The legend of a column, in as many columns as its words leave room for.
+
+    Args:
+        source: The section and its table.
+        name: The column.
+
+    Returns:
+        The legend; channels that share it word for word share one legend in the figure.
+    """
+    longest = max((len(str(level)) for level in source.levels(name)), default=1)
+    columns = max(1, min(8, 110 // (min(longest, 34) + 6)))
+    is_line = source.section.view == "lines"
+    symbols: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 320} if is_line else {}
+    return alt.Legend(
+        title=titled(source.column(name)), columns=columns, symbolOpacity=1, **symbols
+    )
+
+
 def colored(source: Source, name: str) -> alt.Color:
     """Colour by the values of a column, with a legend above the figure.
 
@@ -142,14 +162,15 @@ def colored(source: Source, name: str) -> alt.Color:
     Returns:
         The channel.
     """
-    legend = alt.Legend(title=titled(source.column(name)), columns=6, symbolType="stroke")
     return alt.Color(
-        name, type="nominal", sort=source.levels(name), scale=alt.Scale(range="category"),
-        legend=legend,
-    )  # fmt: skip
+        name,
+        type="nominal",
+        scale=alt.Scale(domain=source.levels(name), range="category"),
+        legend=legend_of(source, name),
+    )
 
 
-def level_rules(source: Source, base: alt.Chart) -> list[alt.Chart]:
+def level_rules(source: Source, base: Figure) -> list[Figure]:
     """The labelled levels of a section as horizontal rules.
 
     Args:
@@ -159,7 +180,7 @@ def level_rules(source: Source, base: alt.Chart) -> list[alt.Chart]:
     Returns:
         A rule and a name for each level.
     """
-    layers: list[alt.Chart] = []
+    layers: list[Figure] = []
     for label, level in source.section.lines:
         once = base.transform_aggregate(count="count()")
         y = alt.YDatum(level, type="quantitative")

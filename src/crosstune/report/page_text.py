@@ -16,7 +16,7 @@ from crosstune.report.folder import Contents
 from crosstune.report.packing import packed, script_json
 from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Measured, Source
 from crosstune.report.theme import DARK, LIGHT, PAGE_FONT, vega_config
-from crosstune.report.wording import TONES, html_table, measurement_cells
+from crosstune.report.wording import TONES, html_table, measurement_cells, number
 
 _FIRST_ROWS = 12
 _TABLE_ROWS = 60
@@ -95,13 +95,16 @@ def _section(contents: Contents, section: Section, index: int, is_drawn: bool) -
     elif section.table is not None:
         body = _table(contents, section)
     else:
-        body = ""
+        body = _note(section)
     lead = f"<p class=lead>{escape(section.lead)}</p>" if section.lead else ""
-    note = f"<p class=note>{escape(section.note)}</p>" if section.note else ""
     return (
         f'<section id="s-{section.id}"><h2><span class=index>{index}</span>{escape(section.title)}</h2>'
-        f"{lead}{body}{note}</section>"
+        f"{lead}{body}</section>"
     )
+
+
+def _note(section: Section) -> str:
+    return f"<p class=note>{escape(section.note)}</p>" if section.note else ""
 
 
 def _figure(contents: Contents, section: Section) -> str:
@@ -114,29 +117,28 @@ def _figure(contents: Contents, section: Section) -> str:
     rows = html_table(shown, limit=_FIRST_ROWS, caption=section.title)
     return (
         f'<figure data-section="{section.id}">'
-        f"<div class=bar>{_selectors(section, table)}{_downloads(figure=True)}</div>"
+        f"{_selectors(section, table)}"
         f'<div class=chart role=img aria-label="{alt_text}"></div>'
         f'<p class="absent unmatched" hidden>Not measured for this choice.</p>'
-        f"<figcaption>{legend}</figcaption>"
-        f"<details><summary>Numbers ({len(shown):,} rows)</summary>{rows}</details></figure>"
+        f"<figcaption>{legend}</figcaption>{_note(section)}"
+        f"<div class=foot>{_downloads(figure=True)}"
+        f"<details><summary>Numbers ({len(shown):,} rows)</summary>{rows}</details></div></figure>"
     )
 
 
 def _table(contents: Contents, section: Section) -> str:
     table = contents.tables[str(section.table)].where(**section.where)
-    source = Source(section, table)
-    levels = dict(choices(source))
-    marks: list[str] = []
+    levels = dict(choices(Source(section, table)))
+    marks = [
+        f'data-places="{" ".join(str(values.index(row[name])) for name, values in levels.items())}"'
+        for row in (table.rows() if levels else [])
+    ]
     limit = len(table) if levels else _TABLE_ROWS
-    if levels:
-        marks = [
-            f'data-places="{" ".join(str(values.index(row[name])) for name, values in levels.items())}"'
-            for row in table.rows()
-        ]
     rows = html_table(table, limit=limit, caption=section.title, marks=marks)
     return (
         f'<figure class=table data-section="{section.id}">'
-        f"<div class=bar>{_selectors(section, table)}{_downloads(figure=False)}</div>{rows}</figure>"
+        f"{_selectors(section, table)}{rows}{_note(section)}"
+        f"<div class=foot>{_downloads(figure=False)}</div></figure>"
     )
 
 
@@ -151,7 +153,7 @@ def _selectors(section: Section, table: Table) -> str:
             f"<label>{escape(name.replace('_', ' '))} "
             f'<select data-choose="{index}">{options}</select></label>'
         )
-    return f"<div class=choose>{''.join(parts)}</div>"
+    return f"<div class=choose>{''.join(parts)}</div>" if parts else ""
 
 
 def _downloads(*, figure: bool) -> str:
@@ -165,7 +167,7 @@ def _downloads(*, figure: bool) -> str:
 
 
 def _key(section: Section, table: Table, contents: Contents) -> list[str]:
-    """How to read the figure, in sentences that follow from the roles of the columns."""
+    """How to read the figure, in sentences that follow from view and roles."""
     said = []
     name = section.y if section.view == "scatter" else section.value
     measured = Measured.of(table, str(name))
@@ -179,7 +181,12 @@ def _key(section: Section, table: Table, contents: Contents) -> list[str]:
     if section.view == "heatmap":
         if measured.mask is not None:
             said.append(f"Grey and hatched: {BELOW_NOISE}, no number is given.")
-        said.append(f"Outlined and empty: {NOT_MEASURED}.")
+        said.append(f"Dotted outline: {NOT_MEASURED}.")
+        source = Source(section, table)
+        if source.reach() < source.largest(str(name)):
+            said.append(f"Colours end at ±{number(source.reach())}; printed numbers do not.")
+    if section.view == "matrix":
+        said.append(f"Bold: {measured.title}{', and its interval below' if has_interval else ''}.")
     if section.trace is not None:
         said.append(f"Thick: the mean; thin: each {section.trace.replace('_', ' ')}.")
     if section.thin is not None and section.thin in contents.tables:

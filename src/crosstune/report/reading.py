@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from crosstune.foundation.records import Column, Table
@@ -66,7 +66,7 @@ class Source:
         Returns:
             What it holds.
         """
-        return next(column for column in self.table.columns if column.name == name)
+        return next(column for column in self.columns if column.name == name)
 
     def levels(self, name: str) -> list[Any]:
         """The values of a column among the rows of the section.
@@ -77,19 +77,38 @@ class Source:
         Returns:
             Numbers in ascending order; text as it first appears, which is how a study orders its sites.
         """
-        seen = list(dict.fromkeys(row[name] for row in self.rows() if row[name] is not None))
+        seen = list(dict.fromkeys(row[name] for row in self.rows if row[name] is not None))
         return seen if self.column(name).kind == "string" else sorted(seen)
 
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the table."""
+        return self.table.columns
+
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The rows that the section's ``where`` lets through.
+        """The rows that the section's ``where`` lets through."""
+        return self.table.where(**self.section.where).rows()
+
+    def magnitudes(self, name: str) -> list[float]:
+        """The magnitudes in a value column, of what may be read.
+
+        Args:
+            name: The column.
 
         Returns:
-            One dict a row.
+            Them, ascending; ``[1.0]`` where nothing was measured.
         """
-        return [row for row in self.table.rows() if _fits(row, self.section.where)]
+        mask = Measured.of(self.table, name).mask
+        sizes = sorted(
+            abs(row[name])
+            for row in self.rows
+            if is_number(row[name]) and (mask is None or row[mask])
+        )
+        return sizes if sizes and sizes[-1] > 0 else [1.0]
 
     def largest(self, name: str) -> float:
-        """The largest magnitude in a value column, over what may be read.
+        """The largest magnitude in a value column, of what may be read.
 
         Args:
             name: The column.
@@ -97,13 +116,19 @@ class Source:
         Returns:
             A number above 0; 1 where nothing was measured.
         """
-        mask = Measured.of(self.table, name).mask
-        sizes = [
-            abs(row[name])
-            for row in self.rows()
-            if is_number(row[name]) and (mask is None or row[mask])
-        ]
-        return max(sizes, default=0.0) or 1.0
+        return self.magnitudes(name)[-1]
+
+    def reach(self) -> float:
+        """Where the colours of a heatmap end, on both sides of zero.
+
+        Returns:
+            The largest magnitude of its value columns; the 98th percentile where a few cells are far beyond
+            it and would leave all others pale.
+        """
+        names = [str(self.section.value), *self.section.beside]
+        sizes = sorted(size for name in names for size in self.magnitudes(name))
+        usual = sizes[min(len(sizes) - 1, int(0.98 * len(sizes)))]
+        return usual if 0 < usual < sizes[-1] / 1.5 else sizes[-1]
 
     def tooltip_columns(self) -> list[Column]:
         """What a reader may want to know of one mark besides its value: where it is, and what goes with it.
@@ -111,9 +136,9 @@ class Source:
         Returns:
             Axis columns that vary, then label columns.
         """
-        rows = self.rows()
-        axes = [column for column in self.table.columns if column.role == "axis"]
-        labels = [column for column in self.table.columns if column.role == "label"]
+        rows = self.rows
+        axes = [column for column in self.columns if column.role == "axis"]
+        labels = [column for column in self.columns if column.role == "label"]
         varying = [column for column in axes if len({row[column.name] for row in rows}) > 1]
         return [*(varying or axes), *labels]
 
@@ -128,8 +153,10 @@ def titled(column: Column) -> str:
         Text such as ``nats per token`` or ``change percent (%)``.
     """
     words = column.name.replace("_", " ")
-    is_said = not column.unit or column.unit.lower() in words.lower()
-    return words if is_said else f"{words} ({column.unit})"
+    unit = column.unit
+    if words.lower() in unit.lower():
+        return unit
+    return words if not unit or unit.lower() in words.lower() else f"{words} ({unit})"
 
 
 def is_number(value: object) -> bool:
@@ -147,17 +174,22 @@ def is_number(value: object) -> bool:
 
 
 def decimals(largest: float) -> int:
-    """How many digits after the point show about three significant digits of the largest value.
+    """How many digits after the point tell apart what stands beside the largest value.
 
     Args:
         largest: The largest magnitude shown.
 
     Returns:
-        0 to 6.
+        0 to 6: two for cosines and losses, three below 0.3.
     """
     if not largest > 0:
         return 2
-    return min(6, max(0, 2 - math.floor(math.log10(largest)) - (largest < 1)))
+    wanted = (
+        2 - math.floor(math.log10(largest))
+        if largest >= 1
+        else 1 - math.floor(math.log10(largest / 3))
+    )
+    return min(6, max(0, wanted))
 
 
 def number_format(largest: float, *, signed: bool) -> str:
@@ -172,7 +204,3 @@ def number_format(largest: float, *, signed: bool) -> str:
     """
     sign = "+" if signed else ""
     return f"{sign},.{decimals(largest)}f" if largest >= 1e-4 else f"{sign}.1e"
-
-
-def _fits(row: Mapping[str, object], where: Mapping[str, object]) -> bool:
-    return all(row[name] == value for name, value in where.items())

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from crosstune.foundation.records import Run, Table
+from crosstune.foundation.records import Column, Run, Table
+from crosstune.foundation.records.page import Section
 from crosstune.report.folder import Contents
-from crosstune.report.reading import titled
+from crosstune.report.reading import Source, is_number, titled
 from crosstune.report.wording import TONES, aligned, cells, headings, is_numeric, measurement_cells
 
 _WIDTH = 100
-_MOST_ROWS = 20
+_MOST_ROWS = 24
+_LARGEST = 10
+_CELL = 36
 
 
 def summary(run: Run | Path | str) -> str:
@@ -21,8 +26,8 @@ def summary(run: Run | Path | str) -> str:
         run: The run, or its folder.
 
     Returns:
-        Findings first, then measurements, then every table of the page with at most 20 rows; larger ones are
-        named with their size.
+        Findings first, then measurements, then the page's sections as tables at their first choices: bars by
+        size with their ten largest, other tables where they have at most 24 rows.
     """
     contents = Contents.of(run)
     page = contents.page
@@ -32,25 +37,47 @@ def summary(run: Run | Path | str) -> str:
         rows = [measurement_cells(one)[:4] for one in contents.measurements]
         heads = ("measurement", "value and interval", "n", "chance")
         parts.append(aligned(heads, rows, (False, False, True, True)))
-    larger = []
     for section in page.sections:
-        if section.table is None:
-            continue
-        obstacle = contents.obstacle(section)
-        if obstacle:
-            parts.append(f"{section.title}: {obstacle[0].lower()}{obstacle[1:]}")
-            continue
-        table = contents.tables[section.table].where(**section.where)
-        if len(table) <= _MOST_ROWS:
-            parts.append(f"{section.title}\n\n{_text(table)}")
-        else:
-            larger.append(f"{section.table} ({len(table):,} rows)")
-    if larger:
-        names = ", ".join(dict.fromkeys(larger))
-        parts.append(
-            textwrap.fill(f"Larger tables, in the report and the run folder: {names}.", _WIDTH)
-        )
+        if section.table is not None:
+            obstacle = contents.obstacle(section)
+            parts.append(f"{section.title}\n{obstacle or _section(section, contents)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section, contents: Contents) -> str:
+    """The section's table at the first choices, as the page shows it when it is opened."""
+    source = Source(section, contents.tables[str(section.table)])
+    first = {name: source.levels(name)[0] for name in section.choose}
+    chosen = source.table.where(**section.where, **first)
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in first.items())
+    head = f"({_short(said)})\n" if said else ""
+    is_ranked = section.view == "bars" and section.order == "size"
+    if len(chosen) > _MOST_ROWS and not is_ranked:
+        return f"{head}{len(chosen):,} rows, in the report and in tables/{section.table}"
+    rows = chosen.rows()
+    if is_ranked and len(rows) > _LARGEST:
+        name = str(section.value)
+        rows.sort(key=lambda row: -abs(row[name]) if is_number(row[name]) else 0.0)
+        head += f"the {_LARGEST} largest of {len(rows):,}\n"
+        rows = rows[:_LARGEST]
+    kept = _kept(section, chosen, first)
+    cut = [{column.name: row[column.name] for column in kept} for row in rows]
+    return head + _text(Table(chosen.name, kept, cut))
+
+
+def _kept(section: Section, table: Table, first: Mapping[str, object]) -> list[Column]:
+    """The columns that a figure is drawn from, with what belongs to them; a table keeps all."""
+    named = {*section.columns()} - {*first, *section.where}
+    values = {c.name for c in table.columns if c.role == "value"}
+    if section.view not in ("table", "matrix"):
+        values &= named | {section.value}
+    kept = named | values if section.view != "table" else {c.name for c in table.columns} - {*first}
+    kept |= {c.name for c in table.columns if c.of in kept and c.role != "axis"}
+    return [column for column in table.columns if column.name in kept]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _WIDTH - 4 else f"{text[: _WIDTH - 5]}…"
 
 
 def _finding(text: str, tone: str, detail: str) -> str:
@@ -62,4 +89,9 @@ def _finding(text: str, tone: str, detail: str) -> str:
 
 def _text(table: Table) -> str:
     shown = headings(table)
-    return aligned([titled(c) for c in shown], cells(table), [is_numeric(c) for c in shown])
+    rows = [[_narrow(cell) for cell in row] for row in cells(table)]
+    return aligned([titled(c) for c in shown], rows, [is_numeric(c) for c in shown])
+
+
+def _narrow(cell: str) -> str:
+    return cell if len(cell) <= _CELL else f"{cell[: _CELL - 1]}…"

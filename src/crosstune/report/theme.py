@@ -50,7 +50,7 @@ DARK = Palette(
     hidden="#333a43",
     loud_text="#0d1117",
     category=("#62b1f5", "#f5925a", "#43c79b", "#e58cc0", "#e0bf4a", "#a89cf0", "#aab4bf"),
-    diverging=("#8cc8ff", "#3f86c4", "#234a70", "#20262d", "#73401f", "#c9692c", "#ffb27a"),
+    diverging=("#8cc8ff", "#2f6fa8", "#1f456a", "#20262d", "#6b3a1a", "#b05a22", "#ffb27a"),
     ramp=("#1f262d", "#1f4468", "#2f6ea6", "#5a9fdc", "#a8d6ff"),
 )
 
@@ -65,7 +65,6 @@ def vega_config(palette: Palette, font: str) -> dict[str, Any]:
     Returns:
         A ``config`` object.
     """
-    text = {"font": font, "fill": palette.ink}
     return {
         "background": None,
         "font": font,
@@ -103,17 +102,23 @@ def vega_config(palette: Palette, font: str) -> dict[str, Any]:
             "ramp": list(palette.ramp),
             "heatmap": list(palette.ramp),
         },
+        # Vega-Lite reads `color` from a style; a `fill` or `stroke` there loses to its own default.
         "style": {
-            "zero": {"stroke": palette.axis, "strokeWidth": 1},
-            "interval": {"stroke": palette.ink, "strokeWidth": 1.25},
-            "level": {"stroke": palette.muted, "strokeWidth": 1, "strokeDash": [2, 3]},
-            "level-name": {**text, "fill": palette.muted, "fontSize": 11},
-            "hidden": {"fill": palette.hidden},
-            "hatch": {"stroke": palette.muted, "strokeWidth": 1, "strokeOpacity": 0.75},
-            "absent": {"fill": "transparent", "stroke": palette.grid, "strokeWidth": 1},
-            "value-name": {**text, "fontSize": 11},
-            "cell-quiet": {**text, "fontSize": 11},
-            "cell-loud": {**text, "fill": palette.loud_text, "fontSize": 11},
+            "zero": {"color": palette.axis, "strokeWidth": 1},
+            "interval": {"color": palette.ink, "strokeWidth": 1.25},
+            "level": {"color": palette.muted, "strokeWidth": 1, "strokeDash": [2, 3]},
+            "level-name": {"color": palette.muted, "fontSize": 11},
+            "hidden": {"color": palette.hidden},
+            "hatch": {"color": palette.muted, "strokeWidth": 1, "opacity": 0.7},
+            "absent": {
+                "color": palette.axis,
+                "filled": False,
+                "strokeWidth": 1,
+                "strokeDash": [1, 3],
+            },
+            "value-name": {"color": palette.ink, "fontSize": 11},
+            "cell-quiet": {"color": palette.ink, "fontSize": 11},
+            "cell-loud": {"color": palette.loud_text, "fontSize": 11},
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -26,7 +27,7 @@ TONES = {
 }
 
 
-def number(value: object, places: int | None = None) -> str:
+def number(value: Any, places: int | None = None) -> str:
     """A number as text, with a true minus sign.
 
     Args:
@@ -38,8 +39,30 @@ def number(value: object, places: int | None = None) -> str:
     """
     if not is_number(value):
         return NOT_MEASURED
-    text = f"{value:.4g}" if places is None else f"{value:,.{places}f}"
+    size = abs(value)
+    if places is None and (size >= 1e-3 or size == 0):
+        digits = 0 if size == 0 else max(0, 3 - math.floor(math.log10(size)))
+        text = f"{value:,.{digits}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    else:
+        text = f"{value:.3g}" if places is None else f"{value:,.{places}f}"
     return text.replace("-", "−")
+
+
+def places_for(sizes: Sequence[float]) -> int | None:
+    """The digits after the point for a column of numbers.
+
+    Args:
+        sizes: Their magnitudes.
+
+    Returns:
+        One number for all; None where they differ so much, as figures of several units do, that each needs
+        its own.
+    """
+    above = [size for size in sizes if size > 0]
+    if not above or max(above) > 1e5 * min(above) and max(above) > 1e4:
+        return None
+    return decimals(max(above))
 
 
 def headings(table: Table) -> list[Column]:
@@ -68,7 +91,7 @@ def cells(table: Table, limit: int | None = None) -> list[list[str]]:
     rows = table.rows() if limit is None else table.rows()[:limit]
     measured = {c.name: Measured.of(table, c.name) for c in shown if c.role == "value"}
     places = {
-        c.name: decimals(max((abs(r[c.name]) for r in rows if is_number(r[c.name])), default=0.0))
+        c.name: places_for([abs(r[c.name]) for r in rows if is_number(r[c.name])])
         for c in shown
         if c.kind == "float64"
     }
@@ -76,7 +99,10 @@ def cells(table: Table, limit: int | None = None) -> list[list[str]]:
 
 
 def _cell(
-    row: dict[str, Any], column: Column, measured: dict[str, Measured], places: dict[str, int]
+    row: dict[str, Any],
+    column: Column,
+    measured: dict[str, Measured],
+    places: dict[str, int | None],
 ) -> str:
     value = row[column.name]
     if column.kind == "bool":
@@ -169,7 +195,7 @@ def measurement_cells(measurement: Measurement) -> tuple[str, str, str, str, str
     chance = "–" if measurement.chance is None else number(measurement.chance)
     return (
         measurement.name,
-        f"{number(measurement.value)}{unit} {interval}",
+        f"{number(measurement.value)}{unit}, {interval}",
         f"{measurement.n:,} {measurement.n_unit}",
         chance,
         measurement.how + seeds,
