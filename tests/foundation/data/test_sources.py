@@ -96,7 +96,12 @@ def test_templates_have_no_formats(tmp_path, template):
         ("x.jsonl", '{"text": "a"}\n{"text": }', {}, "line 2.*character 10"),
         ("x.jsonl", "[1]", {}, "found a list"),
         ("x.jsonl", '{"text": ["a"]}', {}, "found a list"),
-        ("x.jsonl", '{"text": ""}\n{"text": "a"}\n{"text": null}', {}, "2 empty texts of 3.*line 1, line 3"),
+        (
+            "x.jsonl",
+            '{"text": ""}\n{"text": "a"}\n{"text": null}',
+            {},
+            "2 empty texts of 3.*line 1, line 3",
+        ),
         ("x.jsonl", '{"text": "\\ud83d"}', {}, r"U\+D83D"),
         ("x.jsonl", "", {}, "must have rows"),
         ("x.jsonl", b'{"text": "ok"}\n{"text": "\xff"}\n', {}, "0xFF at line 2, byte 11"),
@@ -122,9 +127,7 @@ def test_a_one_row_file_cannot_be_split(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "only"}')
     with pytest.raises(DataError, match="both sides of the split.*one row cannot be both"):
-        read_tasks(
-            [TaskSettings(name="t", source=str(path))], test_share=0.5, samples=None, seed=0
-        )
+        read_tasks([TaskSettings(name="t", source=str(path))], test_share=0.5, samples=None, seed=0)
 
 
 def test_impossible_settings_are_refused():
@@ -136,7 +139,11 @@ def test_impossible_settings_are_refused():
 
 def test_a_row_without_the_group_field_is_known_by_its_id(tmp_path):
     content = '{"text": "a", "id": "1", "doc": "d"}\n{"text": "b", "id": "2"}\n{"text": "c"}'
-    assert [row.group for row in read(tmp_path / "x.jsonl", content, group="doc")] == ["d", "2", None]
+    assert [row.group for row in read(tmp_path / "x.jsonl", content, group="doc")] == [
+        "d",
+        "2",
+        None,
+    ]
 
 
 def test_toy_sources_are_parallel():

@@ -65,7 +65,9 @@ def test_a_tie_through_a_third_task_holds():
     c = (Row("c", "y", group="g"), *pool("c").rows)
     for seed in range(12):
         tasks = split(Pool("A", a), Pool("B", b), Pool("C", c), seed=seed)
-        sides = {any(row.id == name for row in t.test) for t, name in zip(tasks, "abc", strict=True)}
+        sides = {
+            any(row.id == name for row in t.test) for t, name in zip(tasks, "abc", strict=True)
+        }
         assert len(sides) == 1
 
 
@@ -90,7 +92,9 @@ def test_fewer_samples_are_a_part_of_more(groups):
 
 
 def test_samples_of_parallel_tasks_say_the_same():
-    pools = [Pool(n, tuple(parse_language(n).sentences(80))) for n in ("toy:latin-svo", "toy:arabic-sov")]
+    pools = [
+        Pool(n, tuple(parse_language(n).sentences(80))) for n in ("toy:latin-svo", "toy:arabic-sov")
+    ]
     latin, arabic = split(*pools, samples=20)
     assert {row.group for row in latin.train} == {row.group for row in arabic.train}
 
@@ -105,7 +109,9 @@ def test_a_split_made_by_the_user_is_kept_and_binds_the_other_tasks():
     made = Pool("en", (Row("1", "a", group="g1"),), (Row("2", "b", group="g2"),))
     other = Pool("bn", (Row("1", "A", group="g1"), Row("2", "B", group="g2"), *pool("bn").rows))
     for seed in range(8):
-        english, bengali = split(made, Pool("bn", (*other.rows[:2], *pool("z").rows[3:])), seed=seed)
+        english, bengali = split(
+            made, Pool("bn", (*other.rows[:2], *pool("z").rows[3:])), seed=seed
+        )
         assert english.train == made.rows
         assert other.rows[0] in bengali.train
         assert other.rows[1] in bengali.test

@@ -64,7 +64,14 @@ def test_too_few_rows_for_what_is_asked_names_the_task():
 
 @pytest.mark.parametrize(
     "value",
-    ["cat", {"text": "cat"}, ["cat"], [{"text": "cat", "id": 1}], Row("1", "cat"), (Row("1", "cat"),)],
+    [
+        "cat",
+        {"text": "cat"},
+        ["cat"],
+        [{"text": "cat", "id": 1}],
+        Row("1", "cat"),
+        (Row("1", "cat"),),
+    ],
 )
 def test_rows_come_in_many_forms(value):
     assert as_rows(value, "tasks") == (Row("1", "cat"),)
@@ -79,7 +86,12 @@ def test_rows_come_from_a_data_set_and_from_a_task():
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(3, "found int"), ([], "must have rows"), ([{"sentence": "a"}], "sentence"), ([None], r"x\[0\]")],
+    [
+        (3, "found int"),
+        ([], "must have rows"),
+        ([{"sentence": "a"}], "sentence"),
+        ([None], r"x\[0\]"),
+    ],
 )
 def test_what_is_no_row_is_named(value, said):
     with pytest.raises(DataError, match=said):

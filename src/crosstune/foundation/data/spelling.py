@@ -43,8 +43,11 @@ def byte_ends(
     for index, (piece, (_, end)) in enumerate(zip(pieces, offsets, strict=True)):
         limit = max(done, bytes_before[end])
         next_start = offsets[index + 1][0] if index + 1 < len(offsets) else end
-        if next_start < end:  # the next token lies in this one's last character
-            limit = min(limit, done + _piece_bytes(piece, raw[done : done + 1], byte_level))
+        if (
+            next_start < end
+        ):  # the next token lies in this one's last character, and spells some of it
+            spelled = _piece_bytes(piece, raw[done : done + 1], byte_level)
+            limit = max(done, min(limit - 1, done + spelled))
         done = limit
         ends.append(done)
     ends[-1] = len(raw)

@@ -1,0 +1,39 @@
+"""Padded batches: padding is known by its place, and the labels survive it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from crosstune.foundation.data import Encoded, collate, padding_fraction
+from crosstune.foundation.errors import DataError, SettingsError
+
+EOS = 2
+LONG = Encoded("a", [1, 5, 6, EOS], [-100, 5, 6, EOS], 3, 3, False)
+SHORT = Encoded("b", [1, EOS], [-100, EOS], 1, 0, False)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_is_masked_and_a_real_end_token_is_not(side):
+    batch = collate([LONG, SHORT], EOS, side=side)
+    pad, real = (slice(2, 4), slice(0, 2)) if side == "right" else (slice(0, 2), slice(2, 4))
+    assert batch["labels"][1, pad].tolist() == [-100, -100]
+    assert batch["input_ids"][1, pad].tolist() == [EOS, EOS]
+    assert batch["labels"][1, real].tolist() == SHORT.labels
+    assert batch["attention_mask"].sum(1).tolist() == [4, 2]
+    assert all(value.dtype == torch.int64 for value in batch.values())
+    assert padding_fraction(batch) == 0.25
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_scored_labels_after_the_shift_are_those_counted(side):
+    # A model predicts labels[:, 1:]; with padding on the left nothing may predict a first token.
+    batch = collate([LONG, SHORT], EOS, side=side)
+    assert (batch["labels"][:, 1:] != -100).sum(1).tolist() == [3, 1]
+
+
+def test_no_rows_and_no_such_side_are_refused():
+    with pytest.raises(DataError, match="must have a sequence"):
+        collate([], 0)
+    with pytest.raises(SettingsError, match="'right' or 'left'"):
+        collate([LONG], 0, side="top")

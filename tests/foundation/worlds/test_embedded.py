@@ -1,0 +1,99 @@
+"""The embedded world: learnt, cached, deterministic, whole when two processes make it at once."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crosstune.foundation.data import MEANINGS, parse_language
+from crosstune.foundation.errors import SettingsError, TrainingError
+from crosstune.foundation.worlds import WorldSettings, embedded_world
+from crosstune.foundation.worlds import embedded as module
+
+SMALL = WorldSettings(hidden_size=32, layers=2, sentences=1000, steps=30, batch=16)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSTUNE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_world_is_an_ordinary_folder_that_has_learnt(cache):
+    before = torch.get_rng_state()
+    world = embedded_world(SMALL)
+    assert torch.equal(torch.get_rng_state(), before)
+    model = AutoModelForCausalLM.from_pretrained(world.folder)
+    tokenizer = AutoTokenizer.from_pretrained(world.folder)
+    assert model.num_parameters() == world.parameters
+    assert model.config.vocab_size == len(tokenizer) == 512
+    assert world.uniform_nats == pytest.approx(math.log(512))
+    assert world.floor_nats < world.held_out_nats < world.uniform_nats
+    text = parse_language("toy:arabic-vso").sentences(1)[0].text
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+    assert tokenizer(text).input_ids[0] == tokenizer.bos_token_id
+
+
+def test_the_second_call_reads_the_first_ones_folder(cache, monkeypatch):
+    first = embedded_world(SMALL)
+    monkeypatch.setattr(module, "_make", None)  # calling it would fail
+    assert embedded_world(SMALL) == first
+    assert [path.name for path in (cache / "worlds").iterdir()] == [first.folder.name]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path, monkeypatch):
+    def bits(folder, settings):
+        monkeypatch.setenv("CROSSTUNE_CACHE", str(tmp_path / folder))
+        return (embedded_world(settings).folder / "model.safetensors").read_bytes()
+
+    assert bits("a", SMALL) == bits("b", SMALL)
+    assert bits("a", SMALL) != bits("a", replace(SMALL, seed=1))
+
+
+def test_a_world_that_breaks_off_leaves_nothing_behind(cache, monkeypatch):
+    def broken(*args):
+        raise TrainingError("x", law="y", found="z", remedy="w")
+
+    monkeypatch.setattr(module, "_pretrain", broken)
+    with pytest.raises(TrainingError):
+        embedded_world(SMALL)
+    assert list((cache / "worlds").iterdir()) == []
+
+
+def test_two_makers_of_one_world_end_with_one_whole_folder(cache, monkeypatch):
+    monkeypatch.setattr(module, "_pretrain", lambda *args: None)  # the race is in the folder
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: embedded_world(SMALL).folder, range(2))
+    assert first == second
+    assert [path.name for path in (cache / "worlds").iterdir()] == [first.name]
+    AutoModelForCausalLM.from_pretrained(first)
+
+
+def test_the_sentences_learnt_from_are_not_those_of_tasks():
+    settings = WorldSettings()
+    assert module.FIRST_MEANING > 20_000
+    assert module.FIRST_MEANING + settings.sentences + 256 < MEANINGS
+
+
+def test_the_default_world_has_learnt_its_language():
+    world = embedded_world()  # the user's cache: made once, used by every test that wants a model
+    assert world.unigram_nats > 4.0
+    # The floor is ln MEANINGS nats a sentence, known from how sentences are made.
+    assert world.floor_nats < world.held_out_nats < world.floor_nats + 0.2
+    assert 200_000 < world.parameters < 400_000
+
+
+@pytest.mark.parametrize("wrong", [{"vocabulary": 200}, {"heads": 3}, {"hidden_size": 44}])
+def test_worlds_that_cannot_be_are_refused(wrong):
+    with pytest.raises(SettingsError, match=r"vocabulary|heads"):
+        WorldSettings(**wrong)
+
+
+def test_a_loss_that_explodes_is_named_at_once(cache):
+    with pytest.raises(TrainingError, match="finite"):
+        embedded_world(replace(SMALL, learning_rate=1e30))
