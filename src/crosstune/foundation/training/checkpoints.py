@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from transformers.utils import logging
 
-from crosstune.foundation.errors import CheckpointError
-from crosstune.foundation.storage import fingerprint_file, read_json, write_json
+from crosstune.foundation.errors import CheckpointError, StorageError
+from crosstune.foundation.storage import fingerprint_file, read_json, safe_name, write_json
 
 MANIFEST = "crosstune-manifest.json"
 STATES = "crosstune"
@@ -70,6 +70,24 @@ def save_states(folder: Path, stateful: Iterable[Stateful]) -> None:
         some.save_state(place)
 
 
+def check_names(stateful: Iterable[Stateful]) -> None:
+    """Every state has a name of its own that may be a folder's name.
+
+    Raises:
+        CheckpointError: Two callbacks share a name.
+        StorageError: A name may not become part of a path.
+    """
+    names = [safe_name(some.state_name, "state_name") for some in stateful]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CheckpointError(
+            "callbacks",
+            law="must each have its own state_name",
+            found=", ".join(twice),
+            remedy="Give one of them another name.",
+        )
+
+
 def load_states(folder: Path, stateful: Iterable[Stateful]) -> None:
     """Restore each callback from its own name.
 
@@ -103,7 +121,10 @@ def fault(folder: Path) -> str | None:
     """Why a checkpoint is not whole, in words; None where it is."""
     if not (folder / MANIFEST).is_file():
         return "it has no manifest: writing it was interrupted"
-    manifest = read_json(folder / MANIFEST)
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except StorageError as error:
+        return f"its manifest cannot be read ({error.found})"
     if manifest.get("schema") != SCHEMA:
         return f"its manifest has schema {manifest.get('schema')!r}, this version reads {SCHEMA}"
     for name, expected in manifest["files"].items():

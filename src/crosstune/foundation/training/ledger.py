@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class LossLedger:
 
     def __init__(self, terms: Sequence[Term]) -> None:
         self.terms = tuple(terms)
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[dict[str, Any]] = []
         self.logged_step = 0
         self._counts: dict[Unit, int] = {}
         self._weights: list[float] = []
@@ -165,15 +165,15 @@ class LossLedger:
         """Means of raw and weighted per term over the optimizer steps in (after, upto]."""
         return {
             term.name: {
-                part: _mean([float(row[part]) for row in self._between(after, upto, term.name)])  # type: ignore[arg-type]
-                for part in ("raw", "weighted")
+                part: _mean(self._window(part, after, upto, place)) for part in ("raw", "weighted")
             }
-            for term in self.terms
+            for place, term in enumerate(self.terms)
         }
 
-    def _between(self, after: int, upto: int, term: str) -> list[dict[str, object]]:
-        steps = self.rows[-(upto - after) * len(self.terms) :] if upto > after else []
-        return [row for row in steps if row["term"] == term and after < int(row["step"]) <= upto]  # type: ignore[call-overload]
+    def _window(self, part: str, after: int, upto: int, term: int) -> list[float]:
+        # Every step since the first has one row per term, in order.
+        every = len(self.terms)
+        return [row[part] for row in self.rows[after * every + term : upto * every : every]]
 
     def check(self, after: int, upto: int, loss: float) -> float:
         """The ledger and the Trainer, who add up independently, agree on the loss of (after, upto].

@@ -92,6 +92,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         )
         self.remove_callback(PrinterCallback)
         self._refuse_sharding()
+        checkpoints.check_names(self._stateful())
         self.identity = stage_identity(model, data, settings, seed)
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -310,6 +311,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def _is_finished(self) -> bool:
         stopped = self.stopping is not None and self.stopping.stopped
         return stopped or self.state.global_step >= self.settings.steps
+
+    def _init_training_state(self, max_steps: int, *rest: Any) -> tuple[int, int]:
+        """Look, log and save as often as the settings say now, also when a checkpoint said otherwise."""
+        trained: tuple[int, int] = super()._init_training_state(max_steps, *rest)
+        self.state.compute_steps(self.args, max_steps)
+        return trained
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Restore the callbacks together with the optimizer, before ``on_train_begin``."""

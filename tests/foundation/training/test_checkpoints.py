@@ -1,0 +1,149 @@
+"""Checkpoints that are torn, changed or from another stage are recognised, with the reason said."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.foundation.training import tiny
+
+from crosstune.foundation.errors import CheckpointError
+from crosstune.foundation.storage import read_json, write_json
+from crosstune.foundation.training import Stateful, checkpoints, train_stage
+
+SETTINGS: dict[str, Any] = {"steps": 4, "checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stage")
+    train_stage(tiny.model(), tiny.data(), tiny.settings(**SETTINGS), output_folder=folder)
+    return folder
+
+
+@pytest.fixture
+def copy(stage: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stage, tmp_path / "copy"))
+
+
+def test_a_checkpoint_holds_no_pickled_settings_and_its_manifest_names_every_file(
+    stage: Path,
+) -> None:
+    assert tiny.folder_names(stage) == ["checkpoint-2", "checkpoint-4"]
+    last = stage / "checkpoint-4"
+    files = {path.relative_to(last).as_posix() for path in last.rglob("*") if path.is_file()}
+    assert "training_args.bin" not in files
+    assert set(read_json(last / checkpoints.MANIFEST)["files"]) == files - {checkpoints.MANIFEST}
+    assert checkpoints.latest_whole(stage) == (last, [])
+
+
+def tear(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+
+
+def flip(folder: Path) -> None:
+    optimizer = bytearray((folder / "optimizer.pt").read_bytes())
+    optimizer[200] ^= 1
+    (folder / "optimizer.pt").write_bytes(optimizer)
+
+
+def other_schema(folder: Path) -> None:
+    manifest = read_json(folder / checkpoints.MANIFEST)
+    write_json(folder / checkpoints.MANIFEST, {**manifest, "schema": 99})
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: (folder / checkpoints.MANIFEST).unlink(), "writing it was interrupted"),
+        (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth is missing"),
+        (tear, "model.safetensors is not what was written"),
+        (flip, "optimizer.pt is not what was written"),
+        (other_schema, "its manifest has schema 99"),
+        (lambda folder: (folder / checkpoints.MANIFEST).write_text("{"), "cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_skipped_with_its_reason(
+    copy: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    damage(copy / "checkpoint-4")
+    result = train_stage(tiny.model(), tiny.data(), tiny.settings(**SETTINGS), output_folder=copy)
+    assert result.resumed_from == 2
+    assert result.notes[0].startswith("checkpoint-4 was skipped: ")
+    assert reason in result.notes[0]
+    assert checkpoints.fault(copy / "checkpoint-4") is None  # written again, whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        (
+            {"settings": tiny.settings(**SETTINGS, learning_rate=1.0)},
+            "settings.learning_rate: 0.01 in",
+        ),
+        (
+            {"settings": tiny.settings(steps=5, checkpoint_every=2)},
+            "settings.steps: 4 in the .*, 5 now",
+        ),
+        ({"model_seed": 1}, "weights: '"),
+        ({"data": tiny.data(20)}, "rows: '"),
+        (
+            {"data": dataclasses.replace(tiny.data(), tokenizer="t2")},
+            "tokenizer: '' in .*, 't2' now",
+        ),
+        ({"seed": 9}, "seed: 0 in the checkpoint, 9 now"),
+    ],
+)
+def test_a_checkpoint_of_another_stage_is_refused_with_the_difference(
+    stage: Path, changes: dict[str, Any], shown: str
+) -> None:
+    with pytest.raises(CheckpointError, match=shown):
+        train_stage(
+            tiny.model(changes.get("model_seed", 0)),
+            changes.get("data", tiny.data()),
+            changes.get("settings", tiny.settings(**SETTINGS)),
+            output_folder=stage,
+            seed=changes.get("seed", 0),
+        )
+
+
+def test_what_only_decides_how_often_to_show_and_keep_may_change(copy: Path) -> None:
+    chosen = tiny.settings(steps=4, checkpoint_every=1, keep_checkpoints=9, evaluation_tokens=8)
+    shutil.rmtree(copy / "checkpoint-4")
+    result = train_stage(tiny.model(), tiny.data(), chosen, output_folder=copy)
+    assert result.resumed_from == 2
+    assert tiny.folder_names(copy) == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+
+
+class Memory:
+    state_name = "memory"
+
+    def save_state(self, folder: Path) -> None:
+        (folder / "x").write_text("kept")
+
+    def load_state(self, folder: Path) -> None:
+        self.found = (folder / "x").read_text()
+
+
+def test_states_go_to_folders_of_their_names(tmp_path: Path) -> None:
+    memory = Memory()
+    assert isinstance(memory, Stateful)
+    checkpoints.save_states(tmp_path, [memory])
+    checkpoints.load_states(tmp_path, [memory])
+    assert memory.found == "kept"
+    assert (tmp_path / "crosstune" / "memory" / "x").is_file()
+
+
+def test_a_callback_without_its_state_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    checkpoints.save_states(tmp_path, [Memory()])
+    stranger = Memory()
+    stranger.state_name = "stranger"
+    with pytest.raises(CheckpointError, match="state of 'stranger'; found .*memory"):
+        checkpoints.load_states(tmp_path, [stranger])
+    with pytest.raises(CheckpointError, match="its own state_name; found memory"):
+        checkpoints.check_names([Memory(), Memory()])
