@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from crosstune.foundation.data import Pool, Row, parse_language, sample_warnings, split_tasks
@@ -27,13 +27,13 @@ def split(*pools: Pool, test_share: float = 0.3, samples: int | None = None, see
 @st.composite
 def tangled_pools(draw) -> list[Pool]:
     """Tasks with few groups and few texts, so that rows are tied in every way."""
-    row = st.tuples(st.integers(0, 40), st.one_of(st.none(), st.integers(0, 30)))
+    row = st.tuples(st.integers(0, 90), st.one_of(st.none(), st.integers(0, 60)))
     return [
         Pool(
             f"task{t}",
             tuple(
                 Row(f"{i}", f"text {text}", group=None if group is None else f"{group}")
-                for i, (text, group) in enumerate(draw(st.lists(row, min_size=1, max_size=25)))
+                for i, (text, group) in enumerate(draw(st.lists(row, min_size=10, max_size=25)))
             ),
         )
         for t in range(draw(st.integers(1, 3)))
@@ -46,8 +46,9 @@ def test_tied_rows_share_a_side_and_order_changes_nothing(pools, random):
     try:
         tasks = split(*pools)
     except DataError as error:
-        assert "both sides" in str(error)  # everything tied together, or one row
-        return
+        if "both sides" not in str(error):
+            raise
+        reject()  # everything tied together
     for tie in ("group", "content"):
         train = {getattr(r, tie) for t in tasks for r in t.train} - {None}
         assert train.isdisjoint(getattr(r, tie) for t in tasks for r in t.test)
