@@ -152,7 +152,7 @@ def _pretrain(model: Any, encoded: Sequence[Encoded], pad_id: int, settings: Wor
             raise TrainingError(
                 "learning_rate",
                 law="must let the embedded model's loss stay finite",
-                found=f"{float(loss)} at step {step}",
+                found=f"{loss.item()} at step {step}",
                 remedy=f"Lower it below {settings.learning_rate}.",
             )
         optimizer.zero_grad(set_to_none=True)
