@@ -37,9 +37,16 @@ def test_each_key_arrives_once_at_its_step(fake: type[FakeTracker]) -> None:
     door, state = Trackers(), TrainerState(global_step=7)
     door.send({"conflict/a": 0.5, "conflict/b": -0.5}, 7, arguments(["fake"]), state)
     door.send({"conflict/a": 0.25}, 6, arguments(["fake"]), state)
-    assert fake.received == [(7, "conflict/a", 0.5), (7, "conflict/b", -0.5), (6, "conflict/a", 0.25)]
+    assert fake.received == [
+        (7, "conflict/a", 0.5),
+        (7, "conflict/b", -0.5),
+        (6, "conflict/a", 0.25),
+    ]
     assert state.global_step == 7
-    assert [(entry["step"], entry["conflict/a"]) for entry in state.log_history] == [(7, 0.5), (6, 0.25)]
+    assert [(entry["step"], entry["conflict/a"]) for entry in state.log_history] == [
+        (7, 0.5),
+        (6, 0.25),
+    ]
 
 
 def test_without_trackers_the_log_history_still_grows() -> None:

@@ -61,7 +61,7 @@ class CurrentGradients:
     ) -> None:
         self.name = blocks[0].task
         self.blocks = blocks
-        self.passes = 0
+        self.evaluations = 0
         self._model, self._names, self._settings = model, names, settings
         self._kept: dict[int, Gradient] | None = {} if keep else None
 
@@ -69,7 +69,7 @@ class CurrentGradients:
         """The gradient of a block, computed now unless it was kept."""
         if self._kept is not None and index in self._kept:
             return self._kept[index]
-        self.passes += 1
+        self.evaluations += 1
         gradient = block_gradient(
             self._model, self.blocks[index], self._names, self._settings
         ).gradient
