@@ -124,6 +124,10 @@ def test_unknown_and_missing_names_are_told() -> None:
     anatomy = Anatomy.of(model)
     with pytest.raises(ModelError, match=r"found model\.nothing"):
         anatomy.only(["model.nothing"])
+    with pytest.raises(ModelError, match=r"`parameter` .*found model\.nothing"):
+        anatomy.parts_of("model.nothing")
+    with pytest.raises(ModelError, match=r"`site` .*found L9 norm"):
+        anatomy.count(Site(9, "norm"))
     tensors = tensors_like(model, seed=0)
     less = {name: t for name, t in tensors.items() if name != "model.norm.weight"}
     with pytest.raises(ModelError, match=r"`b` .*none for model\.norm\.weight \(1 missing\)"):

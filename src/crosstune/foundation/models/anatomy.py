@@ -5,7 +5,7 @@ Every element belongs to exactly one `Site`, so per-site sums over elements add 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -53,16 +53,13 @@ class Anatomy:
         )
 
     def only(self, parameters: Iterable[str]) -> Anatomy:
-        """Return the anatomy of the named parameters alone; sites with no element left disappear."""
+        """Return the anatomy of the named parameters alone; sites with no element left disappear.
+
+        Raises:
+            ModelError: A name is not one of this anatomy's parameters.
+        """
         kept = set(parameters)
-        unknown = kept - {slab.parameter for slab in self.slabs}
-        if unknown:
-            raise ModelError(
-                "parameters",
-                law="must be names of the model's parameters",
-                found=", ".join(sorted(unknown)[:3]),
-                remedy="Take the names from model.named_parameters().",
-            )
+        _check_known("parameters", sorted(kept), {slab.parameter for slab in self.slabs})
         slabs = tuple(slab for slab in self.slabs if slab.parameter in kept)
         return Anatomy(self.family, self.num_layers, self.hidden_size, self.heads, slabs)
 
@@ -78,12 +75,29 @@ class Anatomy:
         return tuple(part for slab in self.slabs for part in slab.parts())
 
     def parts_of(self, parameter: str) -> tuple[Part, ...]:
-        """Return the parts into which one parameter is cut."""
-        return tuple(part for part in self.parts if part.parameter == parameter)
+        """Return the parts into which one parameter is cut.
+
+        Raises:
+            ModelError: The anatomy has no such parameter.
+        """
+        _check_known("parameter", [parameter], self._parts_by_parameter)
+        return self._parts_by_parameter[parameter]
 
     def count(self, site: Site) -> int:
-        """Return the number of elements of a site."""
+        """Return the number of elements of a site.
+
+        Raises:
+            ModelError: The anatomy has no such site.
+        """
+        _check_known("site", [site], self._counts)
         return self._counts[site]
+
+    @cached_property
+    def _parts_by_parameter(self) -> dict[str, tuple[Part, ...]]:
+        grouped: dict[str, tuple[Part, ...]] = {}
+        for slab in self.slabs:
+            grouped[slab.parameter] = grouped.get(slab.parameter, ()) + slab.parts()
+        return grouped
 
     @cached_property
     def _counts(self) -> dict[Site, int]:
@@ -169,6 +183,17 @@ class Anatomy:
             each = "" if outside else f"{count:,}"
             table.append((name, _ranges(layers), each, f"{count * len(held):,}"))
         return [*table, ("total", "", "", f"{sum(self._counts.values()):,}")]
+
+
+def _check_known(argument: str, wanted: Iterable[object], known: Container[object]) -> None:
+    unknown = [str(name) for name in wanted if name not in known]
+    if unknown:
+        raise ModelError(
+            argument,
+            law="must belong to this anatomy",
+            found=", ".join(unknown[:3]),
+            remedy="See Anatomy.sites for its sites and model.named_parameters() for its parameters.",
+        )
 
 
 def _ranges(layers: Sequence[int]) -> str:

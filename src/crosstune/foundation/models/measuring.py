@@ -21,7 +21,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
     Inside, every module is in eval mode except those that gate gradient checkpointing, and `.grad` is
     empty. Put back afterwards: training flags, `requires_grad`, `.grad`, buffers, and the random
-    states of Python, NumPy and torch on every device.
+    states of Python, NumPy and torch (CPU and every CUDA device).
 
     Raises:
         UnsupportedError: The model is sharded, quantised or checkpointed reentrantly.
