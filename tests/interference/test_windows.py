@@ -115,3 +115,12 @@ def test_empty_and_mismatched_windows_are_refused() -> None:
     window.add(oscillating(0.1, 0.0, 1, generator(), sites=2)[0])
     with pytest.raises(MeasurementError, match="blocks and sites"):
         window.add(oscillating(0.1, 0.0, 1, generator(), sites=3)[0])
+
+
+def test_seeds_probed_with_different_sites_are_refused() -> None:
+    windows = [
+        window_of(oscillating(0.1, 0.0, 4, generator(), sites=sites), generator())
+        for sites in (2, 3)
+    ]
+    with pytest.raises(MeasurementError, match="same blocks at the same sites"):
+        across_seeds(windows)

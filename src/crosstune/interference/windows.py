@@ -185,7 +185,7 @@ def across_seeds(windows: Sequence[WindowAgreement], level: float = LEVEL) -> Se
         The agreement over seeds.
 
     Raises:
-        MeasurementError: There is no window.
+        MeasurementError: There is no window, or they differ in blocks or sites.
     """
     if not windows:
         raise MeasurementError(
@@ -193,6 +193,14 @@ def across_seeds(windows: Sequence[WindowAgreement], level: float = LEVEL) -> Se
             law="must hold one window for each seed",
             found="none",
             remedy="Measure at least one seed.",
+        )
+    shapes = {window.u.ab_without.shape for window in windows}
+    if len(shapes) > 1:
+        raise MeasurementError(
+            "windows",
+            law="must have been probed with the same blocks at the same sites",
+            found=f"{len(shapes)} different numbers of blocks or sites",
+            remedy="Keep the probe's rows, blocks and components the same for all seeds.",
         )
     cosines = torch.stack([window.cosine.value for window in windows])
     inners = torch.stack([window.inner.value for window in windows])
@@ -267,8 +275,8 @@ def _state_spread(replicates: Tensor, states: int, df: float) -> Spread:
 def _state_df(effective: Tensor, states: int) -> float:
     """Degrees of freedom of the states' variance, from the median site's effective states.
 
-    A block-bootstrap variance itself errs by the share 4/3 · b/T of its square (Künsch 1989, eq. 3.12),
-    as a variance with 3/2 · T/b degrees of freedom does.
+    A block-bootstrap variance has itself the relative variance 4/3 · b/T (Künsch 1989), which is that
+    of a variance with 3/2 · T/b degrees of freedom; one more is lost to the mean.
 
     Returns:
         At least 1; NaN with too few states.

@@ -108,7 +108,7 @@ def total_variance(spreads: Sequence[Spread]) -> tuple[Tensor, Tensor]:
     Returns:
         Variance and degrees of freedom, of the figure's shape.
 
-    Source: Welch (1947), *The generalization of Student's problem*, eq. 28 in Satterthwaite's form.
+    Source: Welch (1947), *The generalization of Student's problem*, in Satterthwaite's form.
     """
     parts = [(spread.variance, spread.df) for spread in spreads]
     total = torch.stack([variance for variance, _ in parts]).sum(0)
@@ -157,7 +157,7 @@ def jackknife_spread(
     of freedom. θ̄_t is the mean of the sample's own deletions.
 
     Units of two samples that share rows err together. Where each unit shares with at most one
-    other, the two deviations are added before squaring. Otherwise by how much they err together is
+    other, the two deviations are added before squaring (and are one to the degrees of freedom). Otherwise by how much they err together is
     not known, and the variance is doubled, which bounds it: Var(x + y) ≤ 2 (Var x + Var y).
 
     Args:
@@ -187,7 +187,8 @@ def jackknife_spread(
         n = part.shape[0]
         scale = math.sqrt((n - 1) / n) if n > 1 else math.nan
         parts.append(scale * (part - part.mean(0)))
-    return Spread(_joined(torch.cat(parts), shared), float(sum(counts) - len(counts)))
+    rows = _joined(torch.cat(parts), shared)
+    return Spread(rows, float(rows.shape[0] - len(counts)))
 
 
 def _joined(rows: Tensor, shared: Tensor | None) -> Tensor:

@@ -86,7 +86,7 @@ def replicate_spread(replicates: Tensor, length: int, df: float) -> Spread:
     """The deviations of a figure given its block-bootstrap replicates.
 
     Runs that fill a share b/T of the series repeat each other, which makes the bootstrap variance of a
-    mean too small by the factor 1 − b/T (Künsch 1989, eq. 3.9 to first order); it is taken out here.
+    mean too small by the factor 1 − b/T, to first order, for independent values; it is taken out here.
 
     Shapes: replicates [R, ...].
 

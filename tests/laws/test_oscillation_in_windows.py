@@ -1,0 +1,61 @@
+"""At the stability edge one state's cosine flips at every step; the window's mean gives the planted truth."""
+
+from __future__ import annotations
+
+import torch
+from tests.interference.planted import generator, sums_of
+
+from crosstune.interference.agreement import Agreement, agreement
+from crosstune.interference.windows import window_of
+
+DIMENSION, STATES, BLOCKS = 40, 16, 16
+SHARP = 10.0  # curvature of the first direction
+RATE = 2 / SHARP  # the edge: the first direction flips its sign at every step, undamped
+
+
+def descend() -> tuple[torch.Tensor, torch.Tensor]:
+    """True gradients of A and of B along gradient descent on B's quadratic loss, [T, d] each."""
+    curvature = torch.full((DIMENSION,), 0.02, dtype=torch.float64)
+    curvature[0] = SHARP
+    optimum_a, optimum_b = torch.zeros(2, DIMENSION, dtype=torch.float64)
+    optimum_a[0], optimum_b[1], optimum_a[1] = 0.2, 25.0, -25.0
+    weights = torch.zeros(DIMENSION, dtype=torch.float64)
+    weights[0] = 0.03
+    seen = []
+    for _ in range(STATES):
+        gradient_b = curvature * (weights - optimum_b)
+        seen.append(torch.stack([curvature * (weights - optimum_a), gradient_b]))
+        weights = weights - RATE * gradient_b
+    a, b = torch.stack(seen).unbind(1)
+    return a, b
+
+
+def probe(true_a: torch.Tensor, true_b: torch.Tensor, seed: int) -> list[Agreement]:
+    """The states seen through the same noisy blocks."""
+    noise = 0.2 * torch.randn(
+        2, BLOCKS, 1, DIMENSION, generator=generator(seed), dtype=torch.float64
+    )
+    return [
+        agreement(sums_of(a + noise[0], b + noise[1])) for a, b in zip(true_a, true_b, strict=True)
+    ]
+
+
+def test_single_states_flip_and_the_window_gives_the_truth() -> None:
+    true_a, true_b = descend()
+    products = (true_a * true_b).sum(1)
+    assert torch.equal(products.sign(), products[0].sign() * (-1.0) ** torch.arange(STATES))
+    truth = products.mean() / (true_a.square().sum(1).mean() * true_b.square().sum(1).mean()).sqrt()
+    covered = 0
+    for seed in range(20):
+        states = probe(true_a, true_b, seed)
+        window = window_of(states, generator(seed))
+        seen = torch.stack([state.cosine.value for state in states]).flatten()
+        assert torch.equal(seen.sign(), products.sign())
+        covered += bool((window.cosine.low <= truth) & (window.cosine.high >= truth))
+    assert covered >= 18
+
+
+def test_two_neighbouring_states_both_look_certain_and_contradict_each_other() -> None:
+    first, second = probe(*descend(), seed=1)[:2]
+    assert bool(first.inner.low > 0) != bool(second.inner.low > 0)
+    assert bool(first.inner.high < 0) != bool(second.inner.high < 0)
