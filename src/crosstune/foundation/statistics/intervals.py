@@ -137,7 +137,7 @@ def t_interval(values: Tensor | Sequence[float], level: float = 0.95) -> Interva
         The mean with its interval, of the shape [...].
     """
     data = as_float64(values, "values")
-    return interval_from(_mean(data), [mean_spread(data)], level)
+    return interval_from(data.mean(0), [mean_spread(data)], level)
 
 
 def mean_spread(values: Tensor) -> Spread:
@@ -157,8 +157,9 @@ def jackknife_spread(
     of freedom. θ̄_t is the mean of the sample's own deletions.
 
     Units of two samples that share rows err together. Where each unit shares with at most one
-    other, the two deviations are added before squaring (and are one to the degrees of freedom). Otherwise by how much they err together is
-    not known, and the variance is doubled, which bounds it: Var(x + y) ≤ 2 (Var x + Var y).
+    other, the two deviations are added before squaring, and count as one unit. Otherwise by how much
+    they err together is not known, and the variance is doubled, which bounds it:
+    Var(x + y) ≤ 2 (Var x + Var y).
 
     Args:
         leave_one_out: The figure without each unit, [D, ...]; D = Σ sizes, samples one after another.
@@ -235,7 +236,3 @@ def ratio_jackknife(
         nothing = torch.full_like(value, math.nan)
         return Interval(value, nothing, nothing, level, torch.tensor(math.nan, dtype=torch.float64))
     return jackknife((top_sum - top) / (bottom_sum - bottom), value, level)
-
-
-def _mean(data: Tensor) -> Tensor:
-    return data.mean(0)  # the mean of nothing is NaN in torch, as wanted
