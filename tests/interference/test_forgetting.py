@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_the_last_chord_may_be_short() -> None:
     ledger = driven.followed(tiny.llama(), driven.ledger(every=5))
     assert steps_of(ledger) == [(0, 5), (5, 10), (10, 12)]
     segments = ledger.close().of("en").segments
-    for one, following in zip(segments, segments[1:], strict=False):
+    for one, following in itertools.pairwise(segments):
         assert following.loss_start == pytest.approx(one.loss_stop, abs=1e-12)
 
 
