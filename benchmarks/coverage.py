@@ -175,8 +175,8 @@ resolved, at most {settings.limit}. Nominal 0.95, target {TARGET} among resolved
 cos −0.5 (one site, no Holm) and its error rate (nominal 0.025) at cos ≥ 0.
 
 * Cells in which at least {OFTEN:.0%} of draws are resolved: {len(often)} of {len(found)}; coverage {min(ratios):.3f} to {max(ratios):.3f}; below {TARGET}: {below}.
-* By effective dimension, over those cells: {by_dimension}. **The target is reached at dimension 175 and narrowly missed at 5**, where cosines of
-  means in so few directions are far from normal; each single cell's shortfall is within two binomial errors or nearly so, together they are not chance.
+* By effective dimension, over those cells: {by_dimension}. **Every cell reaches the target at dimension 175; at 5 only their mean does**, since
+  figures of gradients with so few directions are far from normal. Each such cell falls short by about two binomial errors; together they are not chance.
 * All resolved draws of the grid, each cell drawn equally often: {pooled:.3f}.
 * Cells in which fewer are resolved ({len(found) - len(often)}): {rare:.3f} among the few that are. There "resolved" is an accident of the noise, and
   conditioning on it biases cosine and interval; a site resolved now and not the next time deserves no trust.

@@ -120,7 +120,7 @@ def peak_rows(studies: int, generator: torch.Generator) -> list[str]:
         "| --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for states, wobble in ((1, 0.0), (12, 0.0), (12, 0.3)):
-        count = studies if states == 1 else studies // 6
+        count = studies if states == 1 else max(100, studies // 6)
         for noise in (4.0, 8.0, 16.0) if states == 1 else (8.0,):
             shares = []
             for tops in (2, 1, 0):
@@ -291,8 +291,8 @@ def main() -> None:
         blocks=BLOCKS,
         dimension=DIMENSION,
         peak="\n".join(peak_rows(settings.studies, generator)),
-        movement="\n".join(movement_rows(settings.studies // 2, generator)),
-        window="\n".join(window_rows(settings.studies // 10, generator)),
+        movement="\n".join(movement_rows(settings.studies, generator)),
+        window="\n".join(window_rows(max(40, settings.studies // 10), generator)),
     )
     settings.out.write_text(page, encoding="utf-8")
     print(f"{settings.out}: {time.perf_counter() - began:.0f} s")
