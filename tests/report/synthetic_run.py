@@ -41,7 +41,9 @@ def _sited(rng: np.random.Generator, layers: int, scale: float) -> list[dict[str
     rows = []
     for layer, component, where in sites(layers):
         depth = 0.3 if layer < 0 else math.exp(-(((layer / max(1, layers - 1)) - 0.75) ** 2) * 9)
-        nats = float(scale * (depth + 0.35 * rng.normal()) * (3 if component == "embed+head" else 1))
+        nats = float(
+            scale * (depth + 0.35 * rng.normal()) * (3 if component == "embed+head" else 1)
+        )
         half = abs(float(0.12 * scale * (1 + rng.random())))
         place = {"layer": layer, "component": component, "where": where}
         rows.append({**place, "nats": nats, "low": nats - half, "high": nats + half})
@@ -99,7 +101,9 @@ def agreement_windows(rng: np.random.Generator, tasks: tuple[str, ...], layers: 
     for stage in tasks[1:]:
         for start in range(0, 200, 50):
             for index, (layer, component, where) in enumerate(sites(layers)):
-                corrected = float(np.clip(-0.5 + index / len(sites(layers)) + 0.3 * rng.normal(), -1.1, 1.1))
+                corrected = float(
+                    np.clip(-0.5 + index / len(sites(layers)) + 0.3 * rng.normal(), -1.1, 1.1)
+                )
                 is_resolved = bool(rng.random() > 0.2)
                 is_measured = bool(rng.random() > 0.03)
                 value = corrected if is_measured else math.nan
@@ -167,7 +171,9 @@ def retention(rng: np.random.Generator, tasks: tuple[str, ...]) -> Table:
         for place, task in enumerate(tasks):
             for side in ("train", "test"):
                 seen = place < index
-                nats = float(2.5 + 1.3 * (not seen) + 1.4 * max(0, index - place - 1) + 0.1 * rng.random())
+                nats = float(
+                    2.5 + 1.3 * (not seen) + 1.4 * max(0, index - place - 1) + 0.1 * rng.random()
+                )
                 is_measured = not (stage == "base" and place == 2)
                 value = nats if is_measured else math.nan
                 rows.append(
@@ -202,7 +208,12 @@ def evaluation(rng: np.random.Generator, tasks: tuple[str, ...]) -> Table:
 
 
 def cost(tasks: tuple[str, ...]) -> Table:
-    columns = (axis("stage"), axis("what"), Column("value", "float64", "value"), Column("unit", "string", "label"))
+    columns = (
+        axis("stage"),
+        axis("what"),
+        Column("value", "float64", "value"),
+        Column("unit", "string", "label"),
+    )
     rows = [
         {"stage": stage, "what": what, "value": value, "unit": unit}
         for stage in tasks
@@ -261,7 +272,7 @@ def make_run(folder: Path, *, layers: int = 5, finished: bool = True) -> Run:
     """A run folder of three tasks whose page has every view and one section that was not measured."""
     rng = np.random.default_rng(7)
     tasks = ("en", "bn", HOSTILE)
-    run = Run.create(folder, f"model: stories260K\ntasks: [en, bn, \"{HOSTILE}\"]\n", kind="conflict")
+    run = Run.create(folder, f'model: stories260K\ntasks: [en, bn, "{HOSTILE}"]\n', kind="conflict")
     for table in (
         forgetting_sites(rng, tasks, layers),
         forgetting_path(rng, tasks, layers),
@@ -275,8 +286,14 @@ def make_run(folder: Path, *, layers: int = 5, finished: bool = True) -> Run:
         cost(tasks),
     ):
         run.add_rows(table, "all")
-    run.measure(Measurement("residual", 0.002, -0.001, 0.005, 32, "nats per token", "ledger", seeds=SEEDS))
-    run.measure(Measurement("rank correlation", 0.81, 0.6, 0.93, 42, "", "Spearman", chance=0.0, n_unit="sites"))
+    run.measure(
+        Measurement("residual", 0.002, -0.001, 0.005, 32, "nats per token", "ledger", seeds=SEEDS)
+    )
+    run.measure(
+        Measurement(
+            "rank correlation", 0.81, 0.6, 0.93, 42, "", "Spearman", chance=0.0, n_unit="sites"
+        )
+    )
     run.measure(Measurement.unmeasured("movement", "per step", "fewer than 10 probes"))
     write_json(run.folder / PAGE_FILE, page().to_json())
     if finished:

@@ -131,7 +131,6 @@ def _looks(source: Source) -> dict[str, Any]:
         ),
     }
     if section.color is None:
-        looks["color"] = alt.ColorDatum("", scale=alt.Scale(range="category"), legend=None)
         return looks
     looks["color"] = colored(source, section.color)
     # Five dashes and seven colours: no pair comes back before the 36th line.
@@ -162,7 +161,8 @@ def _trace(base: Figure, column: str | None, looks: dict[str, Any]) -> Figure:
 
 def _chance(base: Figure, name: str, looks: dict[str, Any]) -> Figure:
     y = alt.Y(name, aggregate="mean", type="quantitative")
-    return base.mark_rule(strokeDash=[2, 3], strokeWidth=1.25).encode(y=y, color=looks["color"])
+    color = {key: value for key, value in looks.items() if key == "color"}
+    return base.mark_rule(strokeDash=[2, 3], strokeWidth=1.25).encode(y=y, **color)
 
 
 def scatter(source: Source, predicates: list[Any]) -> Figure:

@@ -14,6 +14,7 @@ from crosstune.report.reading import (
     OUTSIDE,
     Measured,
     Source,
+    is_number,
     number_format,
     titled,
 )
@@ -183,7 +184,7 @@ def matrix(source: Source, predicates: list[Any]) -> Figure:
         if column.role == "value" and column.name != section.value
     ]
     rows = source.rows
-    numbers = [row[section.value] for row in rows if row[section.value] is not None]
+    numbers = [row[section.value] for row in rows if is_number(row[section.value])]
     low, high = min(numbers, default=0.0), max(numbers, default=1.0)
     base = alt.Chart().encode(
         x=_side(str(section.x), across, source),

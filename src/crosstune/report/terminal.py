@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.records.page import Section
@@ -41,7 +41,14 @@ def summary(run: Run | Path | str) -> str:
         if section.table is not None:
             obstacle = contents.obstacle(section)
             parts.append(f"{section.title}\n{obstacle or _section(section, contents)}")
-    return "\n\n".join(parts) + "\n"
+    return _harmless("\n\n".join(parts) + "\n")
+
+
+def _harmless(text: str) -> str:
+    """Without control characters: names come from data and must not steer the terminal."""
+    return "".join(
+        letter if letter == "\n" or unicodedata.category(letter) != "Cc" else "�" for letter in text
+    )
 
 
 def _section(section: Section, contents: Contents) -> str:

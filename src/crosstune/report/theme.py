@@ -50,8 +50,8 @@ DARK = Palette(
     hidden="#333a43",
     loud_text="#0d1117",
     category=("#62b1f5", "#f5925a", "#43c79b", "#e58cc0", "#e0bf4a", "#a89cf0", "#aab4bf"),
-    diverging=("#8cc8ff", "#2f6fa8", "#1f456a", "#20262d", "#6b3a1a", "#b05a22", "#ffb27a"),
-    ramp=("#1f262d", "#1f4468", "#2f6ea6", "#5a9fdc", "#a8d6ff"),
+    diverging=("#8cc8ff", "#2b6599", "#1f456a", "#20262d", "#6b3a1a", "#9c4d1b", "#ffb27a"),
+    ramp=("#1f262d", "#1f4468", "#2b679d", "#5a9fdc", "#a8d6ff"),
 )
 
 
@@ -94,6 +94,7 @@ def vega_config(palette: Palette, font: str) -> dict[str, Any]:
             "gradientLength": 180,
             "gradientThickness": 10,
         },
+        "mark": {"color": palette.category[0]},
         "line": {"strokeWidth": 2, "strokeJoin": "round", "strokeCap": "butt"},
         "text": {"color": palette.ink, "fontSize": 11},
         "range": {

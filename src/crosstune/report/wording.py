@@ -60,7 +60,7 @@ def places_for(sizes: Sequence[float]) -> int | None:
         its own.
     """
     above = [size for size in sizes if size > 0]
-    if not above or max(above) > 1e5 * min(above) and max(above) > 1e4:
+    if not above or (max(above) > 1e5 * min(above) and max(above) > 1e4):
         return None
     return decimals(max(above))
 

@@ -1,0 +1,93 @@
+"""The page in a real browser: every figure is drawn, nothing is loaded, nothing complains."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.report.synthetic_run import make_run, page
+
+from crosstune.report import draw
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed here")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--hide-scrollbars", "--virtual-time-budget=60000", "--enable-logging=stderr", "--v=0",
+)  # fmt: skip
+
+
+def browse(
+    path: Path, profile: Path, *more: str, appearance: str = "light"
+) -> tuple[str, list[str]]:
+    """What the browser prints (the DOM, where asked for) and its console lines."""
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *more]
+    done = subprocess.run(
+        [*command, f"{path.as_uri()}#appearance={appearance}"],
+        capture_output=True, text=True, timeout=240, check=True,
+    )  # fmt: skip
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout, console
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("browser") / "run"
+    make_run(folder, layers=3)
+    return draw(folder)
+
+
+@pytest.mark.parametrize("appearance", ["light", "dark"])
+def test_every_figure_is_drawn_and_the_console_is_silent(
+    report: Path, tmp_path: Path, appearance: str
+) -> None:
+    dom, console = browse(report, tmp_path, "--dump-dom", appearance=appearance)
+    assert console == []
+    body = re.sub(r"<script.*?</script>", "", dom, flags=re.S)
+    assert "could not be drawn" not in body
+    figures = re.findall(r'<figure data-section="([^"]+)">(.*?)</figure>', dom, re.S)
+    expected = {s.id for s in page().sections if s.view not in ("table", "text")} - {"movement"}
+    assert {name for name, _ in figures} == expected
+    for name, inside in figures:
+        assert re.search(r"<svg[^>]*>.*<(path|text)", inside, re.S), name
+    assert f'data-appearance="{appearance}"' in dom
+    assert f'data-drawn="{len(expected)}"' in dom
+    assert "alert('task')" in body
+
+
+def test_a_choice_redraws_the_figure_or_says_not_measured(report: Path, tmp_path: Path) -> None:
+    # A copy of the page that, once drawn, turns two selectors as a reader would and notes what is there.
+    probe = """
+    <script>
+    addEventListener("load", () => setTimeout(() => {
+      const figure = document.querySelector('figure[data-section="ledger-map"]');
+      const before = figure.querySelector(".chart").textContent;
+      const select = figure.querySelectorAll("select")[1];
+      select.value = "1";
+      select.dispatchEvent(new Event("change", { bubbles: true }));
+      setTimeout(() => {
+        const changed = figure.querySelector(".chart").textContent !== before;
+        const rows = [...document.querySelectorAll('figure[data-section="cost"] tbody tr')];
+        document.title = `changed ${changed} rows ${rows.filter((row) => !row.hidden).length}`;
+      }, 500);
+    }, 20000));
+    </script></body>"""
+    copy = report.with_name("probed.html")
+    before, _, after = report.read_text("utf-8").rpartition("</body>")
+    copy.write_text(before + probe + after, encoding="utf-8")
+    dom, console = browse(copy, tmp_path, "--dump-dom")
+    assert console == []
+    assert "<title>changed true rows 2</title>" in dom
+
+
+def test_a_picture_can_be_taken(report: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "page.png"
+    browse(report, tmp_path / "profile", f"--screenshot={picture}", "--window-size=1280,2000")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 50_000  # an empty white page of this size is under 15 kB
