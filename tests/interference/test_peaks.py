@@ -68,3 +68,11 @@ def test_each_rule_of_thumb_has_its_own_answer() -> None:
     found = heuristics(cosines, torch.tensor([1.0, 1.0, 3.0]), last=3)
     assert (found.gap_site, found.windowed_site, found.weighted_site) == (0, 1, 2)
     assert found.gap_confidence == pytest.approx(0.3)
+
+
+def test_a_sentence_names_only_so_many_rivals() -> None:
+    rows = [Spread(torch.eye(9, dtype=torch.float64), 30.0)]
+    every = torch.ones(9, dtype=torch.bool)
+    peak = find_peak(torch.linspace(0, 0.1, 9), rows, every, every)
+    assert len(peak.indistinguishable) == 9
+    assert "L5 and 3 more cannot" in peak.words([f"L{i}" for i in range(9)])

@@ -14,6 +14,7 @@ from crosstune.foundation.statistics.winners import winner_of
 from crosstune.interference.agreement import LEVEL
 
 NO_PEAK = -1
+MAX_NAMED = 6  # sites a sentence can bear
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,11 @@ class Peak:
         """The verdict as a sentence, given the names of all sites."""
         if self.kind == "unresolved":
             return "Peak cannot be judged: fewer than two sites are above the noise floor."
-        rivals = [names[i] for i in self.indistinguishable]
         if self.site == NO_PEAK:
-            return f"No peak: {', '.join(rivals)} cannot be told apart (p = {self.p:.2g})."
+            rivals = ", ".join(names[i] for i in self.indistinguishable[:MAX_NAMED])
+            more = len(self.indistinguishable) - MAX_NAMED
+            rivals += f" and {more} more" if more > 0 else ""
+            return f"No peak: {rivals} cannot be told apart (p = {self.p:.2g})."
         sentence = {
             "conflict peak": "The conflict peaks at",
             "most dissimilar": "The tasks are most dissimilar, without conflict, at",
