@@ -6,7 +6,7 @@ import pytest
 from tests.interference import driven, tiny
 
 from crosstune.foundation.models import Site
-from crosstune.interference.account_tables import site_cells
+from crosstune.interference.places import site_cells
 from crosstune.interference.forgetting import ForgettingLedger
 
 

@@ -1,16 +1,12 @@
-"""The ledger as tables: its path over time, its segments, and its sites with intervals.
-
-A site stands in four columns: `layer` is −1 outside the blocks (embeddings, final norm, head), `expert` is −1
-where there is none, `factor` is `A` or `B` for a LoRA adapter and empty else; `where` says it in one word.
-"""
+"""The ledger as tables: its path over time, its segments, and its sites with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Table
 from crosstune.interference.accounts import Account, Book, TaskAccount
+from crosstune.interference.places import SITE_COLUMNS, site_cells
 
 NATS = "nats/token"
 
@@ -23,13 +19,6 @@ _ACCOUNT = (
 _STEPS = (
     Column("start_step", "int64", "axis", unit="steps", about="Where the chord starts."),
     Column("stop_step", "int64", "axis", unit="steps", about="Where the chord ends."),
-)
-SITE_COLUMNS = (
-    Column("where", "string", "label", about="The site in words."),
-    Column("layer", "int64", "axis", about="Block index; −1 outside the blocks."),
-    Column("component", "string", "axis", about="Component of the layer."),
-    Column("expert", "int64", "axis", about="Expert index; −1 where there is none."),
-    Column("factor", "string", "axis", about="LoRA factor A or B (gauge-dependent), or empty."),
 )
 _ENTRY = Column("nats", "float64", "value", unit=NATS, about="Loss change; positive is forgotten.")
 
@@ -56,24 +45,6 @@ SITES = (
     Column("share", "float64", "value", about="Signed share of the task's measured change."),
     Column("blocks", "int64", "label", about="Blocks the interval stands on."),
 )
-
-
-def site_cells(site: Site) -> dict[str, object]:
-    """The cells of a site under `SITE_COLUMNS`.
-
-    Args:
-        site: A component's site.
-
-    Returns:
-        Column name to value.
-    """
-    return {
-        "where": str(site),
-        "layer": -1 if site.layer is None else site.layer,
-        "component": site.component,
-        "expert": -1 if site.expert is None else site.expert,
-        "factor": site.factor or "",
-    }
 
 
 def path_table(account: Account, books: list[Book]) -> Table:

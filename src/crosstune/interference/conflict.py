@@ -19,6 +19,7 @@ from crosstune.interference.agreement import Agreement, agreement
 from crosstune.interference.collect import Pair
 from crosstune.interference.comparison import Comparison, Tasks, read_comparable
 from crosstune.interference.pilot import choose_blocks
+from crosstune.interference.places import SITE_COLUMNS, site_cells
 from crosstune.interference.probe_settings import AgreementSettings, with_options
 from crosstune.interference.windows import WindowAgreement
 
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
 PAIR_COLUMNS = (
     Column("task_a", "string", "axis", about="The first task of the pair."),
     Column("task_b", "string", "axis", about="The second task of the pair."),
-)
-SITE_COLUMNS = (
-    Column("layer", "int64", "axis", about="Missing for embeddings, last norm and head."),
-    Column("component", "string", "axis"),
-    Column("expert", "int64", "axis", about="The expert inside its layer, if it is one."),
-    Column("factor", "string", "axis", about="A or B for the factors of a LoRA adapter."),
 )
 FIGURE_COLUMNS = (
     Column("corrected", "float64", "value", about="Cosine of the true gradients, noise removed."),
@@ -190,16 +185,6 @@ def conflict_rows(pair: Pair, sites: Sequence[Site], value: Agreement) -> Iterat
             "blocks_needed": float(value.blocks_needed[place]),
             "note": "" if site.factor is None else GAUGE_NOTE,
         }
-
-
-def site_cells(site: Site) -> dict[str, Any]:
-    """The cells of `SITE_COLUMNS`."""
-    return {
-        "layer": site.layer,
-        "component": site.component,
-        "expert": site.expert,
-        "factor": site.factor,
-    }
 
 
 def _measured(

@@ -90,9 +90,11 @@ def relevant_change(cosine: Tensor, depth: Tensor, layers: float = 3.0) -> float
     Shapes: cosine [..., T, S], depth [S].
 
     Returns:
-        The change of the slope, in cosine per layer.
+        The change of the slope, in cosine per layer; NaN without sites.
     """
     profile = cosine.flatten(0, -2).mean(0)
+    if not len(profile):
+        return math.nan
     height = (profile - profile.median()).abs().max()
     places = depth.to(torch.float64)
     return float(height * layers / (places - places.mean()).square().sum())

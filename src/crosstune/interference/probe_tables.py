@@ -22,14 +22,13 @@ from crosstune.interference.collect import Pair, over_groups
 from crosstune.interference.conflict import (
     FIGURE_COLUMNS,
     PAIR_COLUMNS,
-    SITE_COLUMNS,
     STATE_COLUMNS,
     conflict_rows,
     interval_cells,
-    site_cells,
 )
 from crosstune.interference.movement import Movement, always_resolved, movement_within_run
 from crosstune.interference.peaks import Peak, find_peak, heuristics
+from crosstune.interference.places import SITE_COLUMNS, site_cells
 from crosstune.interference.probe_history import ProbeHistory, State
 from crosstune.interference.windows import WindowAgreement, window_of
 

@@ -24,9 +24,10 @@ from crosstune.foundation.models import Anatomy, Part, Site, load_model, load_to
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.statistics.association import rank_correlation
 from crosstune.foundation.statistics.intervals import ratio_jackknife
-from crosstune.interference.account_tables import NATS, SITE_COLUMNS, site_cells
+from crosstune.interference.account_tables import NATS
 from crosstune.interference.blocks import make_blocks, pad_id, sides_of
 from crosstune.interference.gradients import evaluating
+from crosstune.interference.places import SITE_COLUMNS, site_cells
 from crosstune.interference.settings import BlockSettings, GradientSettings
 
 _TASK = (

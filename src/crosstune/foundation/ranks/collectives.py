@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TypeVar, cast
 
 import torch
@@ -12,6 +13,14 @@ T = TypeVar("T")
 
 def _connected() -> bool:
     return distributed.is_available() and distributed.is_initialized()
+
+
+def start() -> None:
+    """Join the other processes, if a launcher (torchrun, accelerate) started several; else do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _connected():
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())
 
 
 def rank() -> int:

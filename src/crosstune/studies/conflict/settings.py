@@ -59,7 +59,7 @@ class ConflictSettings:
     """The forgetting ledger."""
     probe: ProbeSettings | None = field(default_factory=lambda: ProbeSettings(every=20))
     """The conflict probe (length and seed as above); none leaves it out."""
-    rollback: Literal["component", "layer", "site", "none"] = "site"
+    rollback: Literal["component", "layer", "site", "none"] = "component"
     """What is put back to the start of a stage, one at a time, at its end."""
     workers: int = 1
     """Cells run at the same time, each in a process of its own with its share of the cores."""
@@ -75,6 +75,8 @@ class ConflictSettings:
             _require(
                 not unknown, argument, f"must name tasks ({', '.join(names)})", ", ".join(unknown)
             )
+        again = sorted({name for name in self.stages if self.stages.count(name) > 1})
+        _require(not again, "stages", "must name each task once", f"{', '.join(again)} again")
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "must differ", self.seeds)
         _require(len(self.seeds) >= 1, "seeds", "must be at least one", "none")
         _require(min(self.seeds) >= 0, "seeds", "must not be negative", min(self.seeds))
@@ -97,7 +99,7 @@ class ConflictSettings:
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The names of the stages: their number and their task, because a task may come twice."""
+        """The names of the stages: their number and their task."""
         return tuple(f"{number}-{task}" for number, task in enumerate(self.stage_tasks, start=1))
 
     @property

@@ -1,0 +1,167 @@
+"""The forgetting ledgers and rollbacks of all seeds, as one account: means, intervals, closing lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from crosstune.foundation.records import Column, Table
+from crosstune.studies.conflict.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
+
+WHERE = Column("where", "string", "axis", about="The site in words.")
+COMPONENT = Column("component", "string", "axis")
+LAYER = Column("layer", "int64", "axis", about="−1 outside the blocks.")
+_MEAN = (
+    Column("nats", "float64", "value", NATS, about="Mean over seeds; positive is forgotten."),
+    Column("low", "float64", "low", NATS, of="nats", about="Over seeds; over rows for one seed."),
+    Column("high", "float64", "high", NATS, of="nats"),
+    Column("rows_low", "float64", "label", NATS, about="Interval over rows, mean of the seeds'."),
+    Column("rows_high", "float64", "label", NATS),
+    Column("seeds", "int64", "label"),
+)
+_SITES = (STAGE, TASK, SIDE, WHERE, LAYER, COMPONENT, *_MEAN)
+_COMPONENTS = (STAGE, TASK, SIDE, COMPONENT, *_MEAN)
+_CLOSING = (
+    STAGE,
+    TASK,
+    SIDE,
+    Column("measured", "float64", "value", NATS, about="Change of the loss, mean over seeds."),
+    Column("low", "float64", "low", NATS, of="measured"),
+    Column("high", "float64", "high", NATS, of="measured"),
+    Column("booked", "float64", "value", NATS, about="Sum of all entries, mean over seeds."),
+    Column("residual", "float64", "value", NATS, about="Largest |booked − measured| of a seed."),
+    Column("relative", "float64", "value", about="Residual over the measured change."),
+    Column("worst_chord", "float64", "value", NATS, about="Largest residual of one chord."),
+    Column("evaluations", "float64", "value", "per chord", about="Gradient evaluations."),
+    Column("every", "int64", "label", "steps", about="Optimizer steps of a chord (m)."),
+    Column("seeds", "int64", "label"),
+)
+_ROLLBACK = (
+    STAGE,
+    TASK,
+    SIDE,
+    WHERE,
+    LAYER,
+    COMPONENT,
+    Column("nats", "float64", "value", NATS, about="Loss won back by putting the site back."),
+    Column("low", "float64", "low", NATS, of="nats"),
+    Column("high", "float64", "high", NATS, of="nats"),
+    Column("rows_low", "float64", "label", NATS),
+    Column("rows_high", "float64", "label", NATS),
+    Column("seeds", "int64", "label"),
+)
+
+
+def forgetting(sites: Table) -> Table:
+    """The table `forgetting`: what each site made each task forget, over seeds.
+
+    Args:
+        sites: `forgetting_sites` of all seeds.
+
+    Returns:
+        One row for each stage, task, side and site.
+    """
+    return Table("forgetting", _SITES, _means(sites, _SITES[:6]))
+
+
+def forgetting_by_component(sites: Table) -> Table:
+    """The table `forgetting_components`: the layers of a component added up, over seeds.
+
+    Args:
+        sites: `forgetting_sites` of all seeds.
+
+    Returns:
+        One row for each stage, task, side and component. The interval is over seeds only: rows of
+        different layers are the same rows, so their intervals cannot be added.
+    """
+    axes = ("stage", "task", "side", "component")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for key, found in by_key(sites, axes):
+            sums: dict[int, float] = {}
+            for row in found:
+                sums[row["seed"]] = sums.get(row["seed"], 0.0) + row["nats"]
+            yield {**dict(zip(axes, key, strict=True)), **_mean_cells(list(sums.values()))}
+
+    return Table("forgetting_components", _COMPONENTS, rows())
+
+
+def closing(segments: Table) -> Table:
+    """The table `closing`: that every account closed, and how well.
+
+    Args:
+        segments: `forgetting_segments` of all seeds.
+
+    Returns:
+        One row for each stage, task and side.
+    """
+    axes = ("stage", "task", "side")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for key, found in by_key(segments, axes):
+            seeds = dict.fromkeys(row["seed"] for row in found)
+            measured = [_total(found, seed, "measured") for seed in seeds]
+            booked = [_total(found, seed, "booked") for seed in seeds]
+            misses = [abs(b - m) for b, m in zip(booked, measured, strict=True)]
+            mean = mean_over_seeds(measured)
+            yield {
+                **dict(zip(axes, key, strict=True)),
+                "measured": mean.value,
+                "low": mean.low,
+                "high": mean.high,
+                "booked": sum(booked) / len(booked),
+                "residual": max(misses),
+                "relative": max(
+                    miss / abs(total) if total else 0.0
+                    for miss, total in zip(misses, measured, strict=True)
+                ),
+                "worst_chord": max(abs(row["residual"]) for row in found),
+                "evaluations": sum(row["evaluations"] for row in found) / len(found),
+                "every": found[0]["every"],
+                "seeds": len(seeds),
+            }
+
+    return Table("closing", _CLOSING, rows())
+
+
+def rollback(table: Table) -> Table:
+    """The table `rollback_means`: loss won back by putting one site back, over seeds.
+
+    Args:
+        table: `rollback` of all seeds.
+
+    Returns:
+        One row for each stage, task, side and site.
+    """
+    return Table("rollback_means", _ROLLBACK, _means(table, _ROLLBACK[:6]))
+
+
+def _means(table: Table, axes: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    names = [axis.name for axis in axes]
+    for key, found in by_key(table, names):
+        cells = _mean_cells(
+            [row["nats"] for row in found],
+            [row["low"] for row in found],
+            [row["high"] for row in found],
+        )
+        yield {**dict(zip(names, key, strict=True)), **cells}
+
+
+def _mean_cells(
+    values: Sequence[float], lows: Sequence[float] = (), highs: Sequence[float] = ()
+) -> dict[str, Any]:
+    mean = mean_over_seeds(values, lows, highs)
+    low, high = mean.best_interval
+    return {
+        "nats": mean.value,
+        "low": low,
+        "high": high,
+        "rows_low": mean.rows_low,
+        "rows_high": mean.rows_high,
+        "seeds": mean.seeds,
+    }
+
+
+def _total(rows: Sequence[Mapping[str, Any]], seed: int, column: str) -> float:
+    return float(sum(row[column] for row in rows if row["seed"] == seed))

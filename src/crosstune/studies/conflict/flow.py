@@ -1,0 +1,171 @@
+"""The flow of a conflict study: open the run, run its cells, sum up over seeds, say what was found, draw."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crosstune import report
+from crosstune.foundation import ranks
+from crosstune.foundation.errors import StorageError
+from crosstune.foundation.records import Run
+from crosstune.foundation.settings import differences, from_yaml, to_yaml
+from crosstune.foundation.storage import write_text
+from crosstune.studies.conflict import page, summary
+from crosstune.studies.conflict.cell import Cell, cell_name
+from crosstune.studies.conflict.prepare import Bench, prepare
+from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.study import Listener, Progress
+
+_KIND = "conflict"
+
+
+def run(settings: ConflictSettings, listener: Listener) -> Run:
+    """The finished study; cells that were finished before are not run again.
+
+    Args:
+        settings: The study's settings.
+        listener: Told how far it has come.
+
+    Returns:
+        The run, with its page drawn.
+    """
+    ranks.start()
+    bench = prepare(settings)
+    opened = _open(settings)
+    steps = settings.training.steps * len(settings.stage_names)
+    waiting = [seed for seed in settings.seeds if not _is_finished(opened, seed)]
+    if ranks.is_first():
+        summary.write_chance(opened, bench)
+        for warning in bench.warnings:
+            opened.event("warning", text=warning)
+        for seed in settings.seeds:
+            done = 0 if seed in waiting else steps
+            listener(Progress(cell_name(seed), "waiting" if not done else "finished", done, steps))
+    if min(settings.workers, len(waiting)) > 1:
+        _run_in_processes(settings, waiting, opened.folder, listener)
+    else:
+        for seed in waiting:
+            _run_cell(bench, seed, opened.folder, listener)
+    if ranks.is_first():
+        sum_up(opened)
+        opened.finish()
+    ranks.wait_for_all()
+    return opened
+
+
+def sum_up(opened: Run) -> None:
+    """Sum up the cells there are, and draw the page; the cells themselves are not touched.
+
+    Args:
+        opened: A run folder with at least one finished cell.
+    """
+    settings = from_yaml(ConflictSettings, opened.settings_yaml + "\n")
+    summary.write(opened, settings)
+    page.write(opened, settings)
+    report.draw(opened)
+
+
+def _open(settings: ConflictSettings) -> Run:
+    folder = Path(settings.output)
+    if ranks.is_first():
+        if (folder / "run.json").exists():
+            _check_same(Run.open(folder), settings)
+            opened = Run.resume(folder)
+            write_text(folder / "settings.yaml", to_yaml(_with_all_seeds(opened, settings)))
+        else:
+            Run.create(folder, to_yaml(settings), kind=_KIND)
+    ranks.wait_for_all()
+    return Run.open(folder)
+
+
+def _check_same(old: Run, settings: ConflictSettings) -> None:
+    if old.kind != _KIND:
+        found = f"a run of kind {old.kind!r}"
+    else:
+        known = from_yaml(ConflictSettings, old.settings_yaml + "\n")
+        changed = differences(known.same_numbers(), settings.same_numbers())
+        if not changed:
+            return
+        found = "; ".join(
+            f"{name}: {was} there, {now} here" for name, (was, now) in changed.items()
+        )
+    raise StorageError(
+        "output",
+        law="must be a new folder or a run with the same settings (seeds may be added)",
+        found=f"{old.folder} with {found}",
+        remedy="Name another folder with `--output`, or take back the change to go on with that run.",
+    )
+
+
+def _with_all_seeds(old: Run, settings: ConflictSettings) -> ConflictSettings:
+    known = from_yaml(ConflictSettings, old.settings_yaml + "\n").seeds
+    return replace(
+        settings, seeds=(*known, *(seed for seed in settings.seeds if seed not in known))
+    )
+
+
+def _is_finished(opened: Run, seed: int) -> bool:
+    return any(cell.folder.name == cell_name(seed) and cell.finished for cell in opened.cells())
+
+
+def _run_cell(bench: Bench, seed: int, folder: Path, listener: Listener) -> None:
+    opened = Run.open(folder)
+    yaml = to_yaml(replace(bench.settings, seeds=(seed,)))
+    if ranks.is_first():
+        cell = opened.cell(cell_name(seed), yaml)
+    ranks.wait_for_all()
+    if not ranks.is_first():
+        cell = Run.open(folder / "cells" / cell_name(seed))
+    Cell(bench, seed, cell, listener).go()
+
+
+# ---- several cells at once -------------------------------------------------------------------------
+
+
+def _run_in_processes(
+    settings: ConflictSettings, seeds: Sequence[int], folder: Path, listener: Listener
+) -> None:
+    """Each cell in a process of its own; what they tell comes through a queue."""
+    context = multiprocessing.get_context("spawn")
+    workers = min(settings.workers, len(seeds))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with context.Manager() as manager:
+        told = manager.Queue()
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            cells = [pool.submit(_work, settings, seed, folder, told, threads) for seed in seeds]
+            _listen(cells, told, listener)
+
+
+def _listen(cells: list[Future[None]], told: Any, listener: Listener) -> None:
+    pending: set[Future[None]] = set(cells)
+    while pending:
+        done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+        _hand_on(told, listener)
+        for cell in done:
+            if cell.exception() is not None:
+                # Cells that have not begun would only lengthen the wait for the message.
+                for other in pending:
+                    other.cancel()
+            cell.result()
+
+
+def _hand_on(told: Any, listener: Listener) -> None:
+    while True:
+        try:
+            listener(told.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _work(settings: ConflictSettings, seed: int, folder: Path, told: Any, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _run_cell(prepare(settings), seed, folder, told.put)

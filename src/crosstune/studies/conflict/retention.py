@@ -1,0 +1,137 @@
+"""R[stage][task] over seeds, on train rows and test rows apart, with ACC, BWT and forgetting as measurements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from crosstune.foundation.evaluation.retention import SIDES, RetentionMatrix, Side
+from crosstune.foundation.records import Column, Measurement, Table
+from crosstune.studies.conflict.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.conflict.tables import BASE, BITS, NATS, SIDE, STAGE, TASK
+
+_RETENTION = (
+    STAGE,
+    TASK,
+    SIDE,
+    Column("nats", "float64", "value", NATS, about="Mean over seeds."),
+    Column("low", "float64", "low", NATS, of="nats", about="Over seeds; over rows for one seed."),
+    Column("high", "float64", "high", NATS, of="nats"),
+    Column("uniform", "float64", "chance", NATS, of="nats", about="ln V."),
+    Column("rows_low", "float64", "label", NATS, about="Interval over rows, mean of the seeds'."),
+    Column("rows_high", "float64", "label", NATS),
+    Column("perplexity", "float64", "value", about="exp of the mean nats."),
+    Column(
+        "change_percent",
+        "float64",
+        "value",
+        "%",
+        about="Of the perplexity, against the base model.",
+    ),
+    Column("bits", "float64", "value", BITS, about="Mean over seeds."),
+    Column("bits_low", "float64", "low", BITS, of="bits"),
+    Column("bits_high", "float64", "high", BITS, of="bits"),
+    Column("rows", "int64", "label"),
+    Column("cut_share", "float64", "label", about="Rows that lost their end."),
+    Column("seeds", "int64", "label"),
+)
+_AXES = ("stage", "task", "side")
+
+
+def retention(scores: Table) -> Table:
+    """The table `retention`: what the model knew of every task after every stage.
+
+    Args:
+        scores: `scores` of all seeds.
+
+    Returns:
+        One row for each stage (the base model first), task and side.
+    """
+    base = {
+        key[1:]: mean_over_seeds([row["nats"] for row in found]).value
+        for key, found in by_key(scores, _AXES)
+        if key[0] == BASE
+    }
+    return Table(
+        "retention", _RETENTION, (_row(key, found, base) for key, found in by_key(scores, _AXES))
+    )
+
+
+def _row(key: tuple[Any, ...], found: Sequence[Any], base: dict[Any, float]) -> dict[str, Any]:
+    nats = mean_over_seeds(*([row[name] for row in found] for name in ("nats", "low", "high")))
+    bits = mean_over_seeds(
+        *([row[name] for row in found] for name in ("bits", "bits_low", "bits_high"))
+    )
+    low, high = nats.best_interval
+    bits_low, bits_high = bits.best_interval
+    return {
+        **dict(zip(_AXES, key, strict=True)),
+        "nats": nats.value,
+        "low": low,
+        "high": high,
+        "uniform": found[0]["uniform"],
+        "rows_low": nats.rows_low,
+        "rows_high": nats.rows_high,
+        "perplexity": math.exp(min(nats.value, 700.0)),
+        "change_percent": 100.0 * math.expm1(min(nats.value - base[key[1:]], 700.0)),
+        "bits": bits.value,
+        "bits_low": bits_low,
+        "bits_high": bits_high,
+        "rows": found[0]["rows"],
+        "cut_share": found[0]["cut_share"],
+        "seeds": nats.seeds,
+    }
+
+
+def measurements(scores: Table, stages: Sequence[str]) -> Iterator[Measurement]:
+    """ACC, BWT and forgetting on both sides, in nats and in bits per byte.
+
+    Args:
+        scores: `scores` of all seeds.
+        stages: The stages' names, in order.
+
+    Yields:
+        Measurements with intervals over seeds.
+    """
+    learned = [stage.split("-", 1)[1] for stage in stages]
+    seeds = tuple(dict.fromkeys(scores.column("seed")))
+    for column, unit in (("nats", NATS), ("bits", BITS)):
+        matrices = [
+            _matrix(scores.where(seed=seed), stages, learned, column, unit) for seed in seeds
+        ]
+        for side in SIDES:
+            for name in ("acc", "bwt", "forgetting"):
+                yield _over_seeds(
+                    [getattr(matrix, name)(side) for matrix in matrices], column, seeds
+                )
+
+
+def _matrix(
+    scores: Table, stages: Sequence[str], learned: Sequence[str], column: str, unit: str
+) -> RetentionMatrix:
+    others = [task for task in dict.fromkeys(scores.column("task")) if task not in learned]
+    matrix = RetentionMatrix(learned, lower_is_better=True, references=others)
+    numbers = {stage: number for number, stage in enumerate((BASE, *stages))}
+    for row in scores.rows():
+        side: Side = row["side"]
+        found = Measurement(
+            column, row[column], math.nan, math.nan, row["rows"], unit, "score_rows"
+        )
+        matrix.record(numbers[row["stage"]], row["task"], side, found)
+    return matrix
+
+
+def _over_seeds(found: Sequence[Measurement], column: str, seeds: tuple[int, ...]) -> Measurement:
+    mean = mean_over_seeds([one.value for one in found])
+    return Measurement(
+        name=f"{found[0].name} ({column})",
+        value=mean.value,
+        low=mean.low,
+        high=mean.high,
+        n=len(found),
+        unit=found[0].unit,
+        how=f"{found[0].how}; {mean.how}",
+        seeds=seeds,
+        n_unit="seeds",
+    )

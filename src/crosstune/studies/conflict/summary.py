@@ -1,0 +1,126 @@
+"""What the cells found, over seeds: every table of a cell with its seed, and the means with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crosstune.foundation.evaluation import chance_lines
+from crosstune.foundation.records import Column, Run, Table
+from crosstune.interference.rollback import compare_with_ledger
+from crosstune.studies.conflict import accounts, agreement, retention
+from crosstune.studies.conflict.prepare import SIDES, Bench
+from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
+
+SEED = Column("seed", "int64", "axis", about="The cell's seed.")
+# Tables of a cell that are kept as they are, with the seed in front. The loss ledger and the one-state
+# agreement stay in the cells: they are long, and nothing is averaged from them here.
+_KEPT = (
+    "scores",
+    "learning",
+    "evaluation",
+    "cost",
+    "forgetting_path",
+    "forgetting_segments",
+    "forgetting_sites",
+    "rollback",
+)
+_PROBED = ("agreement_windows", "peaks", "movement")
+_CHANCE = (
+    TASK,
+    SIDE,
+    Column("nats", "float64", "value", NATS, about="Unigram model of the task's train rows."),
+    Column("low", "float64", "low", NATS, of="nats"),
+    Column("high", "float64", "high", NATS, of="nats"),
+    Column("uniform", "float64", "chance", NATS, of="nats", about="ln V."),
+)
+
+
+def finished_cells(run: Run, settings: ConflictSettings) -> list[tuple[int, Run]]:
+    """The cells that came to their end, with their seeds.
+
+    Args:
+        run: The study's run.
+        settings: Its settings.
+
+    Returns:
+        Seed and cell, in the order of the settings' seeds.
+    """
+    cells = {cell.folder.name: cell for cell in run.cells() if cell.finished}
+    return [(seed, cells[f"seed-{seed}"]) for seed in settings.seeds if f"seed-{seed}" in cells]
+
+
+def write(run: Run, settings: ConflictSettings) -> None:
+    """Write the tables over seeds into the study's run.
+
+    Args:
+        run: The study's run, with at least one finished cell.
+        settings: Its settings.
+    """
+    cells = finished_cells(run, settings)
+    kept = [name for name in (*_KEPT, *_PROBED) if all(cell.has_table(name) for _, cell in cells)]
+    over = {name: _together(name, cells) for name in kept}
+    means = [
+        retention.retention(over["scores"]),
+        accounts.forgetting(over["forgetting_sites"]),
+        accounts.forgetting_by_component(over["forgetting_sites"]),
+        accounts.closing(over["forgetting_segments"]),
+    ]
+    if "rollback" in over:
+        means += [accounts.rollback(over["rollback"]), _instruments(over, settings)]
+    if settings.probe is not None:
+        probes = agreement.read_probes([cell for _, cell in cells], settings)
+        means += [
+            agreement.agreement(probes),
+            agreement.peaks(probes),
+            agreement.movement(probes),
+        ]
+    for table in (*over.values(), *means):
+        run.write_table(table)
+    for found in retention.measurements(over["scores"], settings.stage_names):
+        run.measure(found)
+
+
+def write_chance(run: Run, bench: Bench) -> None:
+    """Write the table `chance`: what a model that knows only token frequencies would pay.
+
+    Args:
+        run: The study's run.
+        bench: The study's rows.
+    """
+    vocabulary = len(bench.tokenizer)
+    rows = []
+    for task in bench.tasks:
+        for side in SIDES:
+            lines = chance_lines(
+                bench.encoded[task, "train"], bench.evaluation[task, side], vocabulary
+            )
+            unigram = lines.unigram
+            rows.append(
+                {
+                    "task": task,
+                    "side": side,
+                    "nats": unigram.value,
+                    "low": unigram.low,
+                    "high": unigram.high,
+                    "uniform": lines.uniform.value,
+                }
+            )
+    run.write_table(Table("chance", _CHANCE, rows))
+
+
+def _together(name: str, cells: Sequence[tuple[int, Run]]) -> Table:
+    return Table.concat([cell.table(name).with_columns({SEED: seed}) for seed, cell in cells])
+
+
+def _instruments(over: dict[str, Table], settings: ConflictSettings) -> Table:
+    """How ledger and rollback agree in rank, for each stage and seed."""
+    found = []
+    for stage in settings.stage_names:
+        for seed in settings.seeds:
+            rollback = over["rollback"].where(stage=stage, seed=seed)
+            sites = over["forgetting_sites"].where(stage=stage, seed=seed)
+            if len(rollback):
+                table = compare_with_ledger(rollback, sites)
+                found.append(table.with_columns({STAGE: stage, SEED: seed}))
+    return Table.concat(found)
