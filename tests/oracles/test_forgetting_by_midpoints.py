@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
 from typing import Any
 
@@ -40,7 +41,7 @@ def twin(model: Any, states: list[dict[str, torch.Tensor]], rows: Any) -> dict[A
     tokens = int((batch["labels"] != -100).sum())
     found: dict[Any, float] = defaultdict(float)
     walker = copy.deepcopy(model).eval()
-    for start, stop in zip(states[:-1], states[1:], strict=True):
+    for start, stop in itertools.pairwise(states):
         for piece in range(POINTS):
             at = (piece + 0.5) / POINTS
             walker.load_state_dict({n: (1 - at) * start[n] + at * stop[n] for n in start})
