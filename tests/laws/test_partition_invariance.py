@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import socket
 import subprocess
@@ -11,20 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.foundation.training import tiny
+from transformers import TrainerCallback
 
-from crosstune.foundation.ranks import is_first
-from crosstune.foundation.training import train_stage
+from crosstune.foundation.errors import NonFiniteLossError
+from crosstune.foundation.ranks import gather_over_ranks, is_first
+from crosstune.foundation.training import StageData, train_stage
 
 # (rows per micro-batch, accumulation, processes), as in TRL's own invariance test
 SPLITS = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2)]
 RELATIVE = 1e-5
 
 
-def curves(folder: Path, accumulation: int) -> dict[str, Any]:
-    """What a stage reports, for 8 rows of unequal length a step."""
+def curves(folder: Path, accumulation: int, batch_rows: int = 8) -> dict[str, Any]:
+    """What a stage reports, for rows of unequal length."""
     chosen = tiny.settings(
-        accumulation=accumulation, evaluate_every=3, optimizer="sgd", learning_rate=0.1, clip=0.3
+        batch_rows=batch_rows,
+        accumulation=accumulation,
+        evaluate_every=3,
+        optimizer="sgd",
+        learning_rate=0.1,
+        clip=0.3,
     )
     result = train_stage(tiny.model(), tiny.data(21), chosen, output_folder=folder)
     return {
@@ -41,14 +51,14 @@ def curves(folder: Path, accumulation: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def measured(
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[tuple[int, int, int], dict[str, Any]]:
+) -> dict[Any, Any]:
     folder = tmp_path_factory.mktemp("splits")
     alone = {split: curves(folder / str(split), split[1]) for split in SPLITS if split[2] == 1}
     return {**alone, **two_processes(folder)}
 
 
-def two_processes(folder: Path) -> dict[tuple[int, int, int], dict[str, Any]]:
-    """The splits over two processes, joined by gloo, in one launch."""
+def two_processes(folder: Path) -> dict[Any, Any]:
+    """What two processes, joined by gloo, found in one launch of ``main``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -76,11 +86,9 @@ def two_processes(folder: Path) -> dict[tuple[int, int, int], dict[str, Any]]:
     for child in children:
         _, errors = child.communicate(timeout=240)
         assert child.returncode == 0, errors
-    return {
-        split: json.loads((folder / f"{split}.json").read_text())
-        for split in SPLITS
-        if split[2] == 2
-    }
+    found = json.loads((folder / "found.json").read_text())
+    named = {str(split): split for split in SPLITS}
+    return {named.get(name, name): value for name, value in found.items()}
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])
@@ -104,12 +112,76 @@ def test_a_wrong_scale_would_be_seen(measured) -> None:
     assert max(losses) - min(losses) > 100 * RELATIVE * max(losses)  # the curve itself moves
 
 
+def test_processes_with_unequal_shares_of_a_step_agree_with_one(measured, tmp_path: Path) -> None:
+    alone = curves(tmp_path, 1, batch_rows=7)
+    for figure in ("losses", "norms", "looks"):
+        assert measured["uneven"][figure] == pytest.approx(alone[figure], rel=RELATIVE)
+
+
+def test_every_process_names_the_row_that_one_of_them_read(measured) -> None:
+    assert len(measured["poison"]) == 2
+    for message in measured["poison"]:
+        assert "`loss` must be finite at optimizer step" in message
+        assert "next_token in rows" in message
+        assert "the-victim" in message
+
+
+def test_two_processes_resume_to_the_bit(measured) -> None:
+    assert measured["resumed"] == {"from": 3, "same_bits": True, "same_ledger": True}
+
+
+def poison(folder: Path) -> list[str]:
+    model, data = tiny.model(), tiny.data(8, held_out=0)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[31] = math.nan
+    rows = [
+        dataclasses.replace(row, input_ids=[min(token, 30) for token in row.input_ids])
+        for row in data.train
+    ]
+    rows[0] = dataclasses.replace(
+        rows[0], row_id="the-victim", input_ids=[31, *rows[0].input_ids[1:]]
+    )
+    try:
+        train_stage(model, StageData(rows, 0), tiny.settings(), output_folder=folder)
+    except NonFiniteLossError as error:
+        return gather_over_ranks(str(error))
+    return []
+
+
+def resume(folder: Path) -> dict[str, Any]:
+    class PowerCut(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 4:
+                raise KeyboardInterrupt
+
+    def train(place: str, *callbacks: TrainerCallback):
+        model = tiny.model(attention_dropout=0.3)
+        chosen = tiny.settings(accumulation=2, checkpoint_every=3)
+        result = train_stage(
+            model, tiny.data(), chosen, output_folder=folder / place, callbacks=callbacks
+        )
+        return tiny.weights(model), result
+
+    whole, uninterrupted = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", PowerCut())
+    again, result = train("cut")
+    return {
+        "from": result.resumed_from,
+        "same_bits": tiny.same_bits(whole, again),
+        "same_ledger": result.ledger.rows() == uninterrupted.ledger.rows(),
+    }
+
+
 def main(folder: Path) -> None:
-    for split in SPLITS:
-        if split[2] == 2:
-            found = curves(folder / str(split), split[1])
-            if is_first():
-                (folder / f"{split}.json").write_text(json.dumps(found))
+    found: dict[str, Any] = {
+        str(split): curves(folder / str(split), split[1]) for split in SPLITS if split[2] == 2
+    }
+    found["uneven"] = curves(folder / "uneven", 1, batch_rows=7)
+    found["poison"] = poison(folder / "poison")
+    found["resumed"] = resume(folder)
+    if is_first():
+        (folder / "found.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

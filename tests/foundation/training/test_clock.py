@@ -28,3 +28,16 @@ def test_the_last_step_is_logged_and_saved(tmp_path: Path) -> None:
     result = train_stage(tiny.model(), tiny.data(), chosen, output_folder=tmp_path)
     assert [line["step"] for line in result.history if "loss" in line] == [3, 5]
     assert tiny.folder_names(tmp_path) == ["checkpoint-3", "checkpoint-5"]
+
+
+def test_a_stage_that_a_callback_stops_is_logged_to_its_end(tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 5
+
+    chosen = tiny.settings(steps=9, log_every=3)
+    result = train_stage(
+        tiny.model(), tiny.data(), chosen, output_folder=tmp_path, callbacks=[Stop()]
+    )
+    assert [line["step"] for line in result.history if "loss" in line] == [3, 5]
+    assert (result.steps, result.stopped_early) == (5, True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import pytest
 from tests.foundation.training import tiny
 
+from crosstune.foundation.errors import DataError
 from crosstune.foundation.training import StageData, train_stage
 
 
@@ -22,8 +25,15 @@ def test_a_stage_that_learns(tmp_path: Path) -> None:
     assert tiny.folder_names(tmp_path) == []  # no checkpoints were asked for
 
 
-def test_fewer_rows_than_a_step_needs_are_read_again(tmp_path: Path) -> None:
-    result = train_stage(
-        tiny.model(), tiny.data(3), tiny.settings(batch_rows=8, steps=2), output_folder=tmp_path
-    )
-    assert result.cost.rows == 16
+@pytest.mark.parametrize("count", [0, 7])
+def test_fewer_rows_than_a_step_are_refused(tmp_path: Path, count: int) -> None:
+    with pytest.raises(DataError, match=rf"rows of one optimizer step \(8\); found {count}"):
+        train_stage(
+            tiny.model(), tiny.data(count), tiny.settings(batch_rows=8), output_folder=tmp_path
+        )
+
+
+def test_a_step_without_a_token_to_predict_is_refused(tmp_path: Path) -> None:
+    silent = [dataclasses.replace(row, labels=[-100] * len(row.labels)) for row in tiny.rows(8)]
+    with pytest.raises(DataError, match="token to predict in optimizer step 1; found 8 rows"):
+        train_stage(tiny.model(), StageData(silent, 0), tiny.settings(), output_folder=tmp_path)

@@ -68,7 +68,7 @@ def test_the_logged_learning_rate_is_the_one_the_step_was_taken_with(tmp_path: P
 
 
 def test_the_optimizer_steps_micro_over_accumulation_times(tmp_path: Path) -> None:
-    available = 19  # micro-batches of one row: an epoch
+    available = 17  # micro-batches of one row: an epoch
 
     class Counter(StageTrainer):
         micro = 0
@@ -83,7 +83,10 @@ def test_the_optimizer_steps_micro_over_accumulation_times(tmp_path: Path) -> No
             steps=steps, batch_rows=accumulation, accumulation=accumulation, log_every=100
         )
         trainer = Counter(
-            tiny.model(), tiny.data(available, held_out=0), chosen, output_folder=tmp_path
+            tiny.model(num_hidden_layers=1),
+            tiny.data(available, held_out=0),
+            chosen,
+            output_folder=tmp_path,
         )
         result = trainer.run()
         assert (result.steps, trainer.micro) == (steps, steps * accumulation), accumulation
@@ -221,9 +224,20 @@ def test_bfloat16_arithmetic_keeps_float32_weights_and_measurements(tmp_path: Pa
     assert result.history[-2]["eval_other_loss"] == look.evaluate()["eval_other_loss"]
 
 
-def test_a_stage_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="at least one row"):
-        train_stage(tiny.model(), StageData([], 0), tiny.settings(), output_folder=tmp_path)
+def test_a_held_out_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    class Ruin(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **_):
+            if state.global_step == 2:
+                model.lm_head.weight.data[0] = math.inf
+
+    with pytest.raises(NonFiniteLossError, match=r"held_out\['other'\].*after optimizer step 2"):
+        train_stage(
+            tiny.model(),
+            tiny.data(),
+            tiny.settings(evaluate_every=2, steps=2, batch_rows=1),
+            output_folder=tmp_path,
+            callbacks=[Ruin()],
+        )
 
 
 def test_a_held_out_set_without_a_token_to_predict_is_refused(tmp_path: Path) -> None:

@@ -29,3 +29,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         if state.global_step >= self._settings.steps:
             control.should_log = True
             control.should_save = self._settings.checkpoint_every > 0
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A stage that someone stopped early owes a log line too: its account is closed there."""
+        control.should_log = True

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crosstune.foundation.data import Encoded
+from crosstune.foundation.errors import DataError
 from crosstune.foundation.records import Table
 from crosstune.foundation.training.cost import Cost
+from crosstune.foundation.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,26 @@ class StageResult:
     """The step of the checkpoint the stage went on from."""
     notes: tuple[str, ...] = ()
     """What a reader should know: checkpoints that were skipped, and why."""
+
+
+def check_rows(data: StageData, settings: TrainingSettings) -> None:
+    """The stage has rows for a step, and the held-out set that early stopping watches.
+
+    Raises:
+        DataError: It has not.
+    """
+    if len(data.train) < settings.batch_rows:
+        raise DataError(
+            "train",
+            law=f"must hold the rows of one optimizer step ({settings.batch_rows})",
+            found=f"{len(data.train)}",
+            remedy="Give the task more rows or lower batch_rows.",
+        )
+    stopping = settings.early_stopping
+    if stopping and stopping.metric not in data.held_out:
+        raise DataError(
+            "early_stopping.metric",
+            law="must name a held-out set",
+            found=f"{stopping.metric!r}; there are {sorted(data.held_out)}",
+            remedy="Hand that set over, or name one of these.",
+        )

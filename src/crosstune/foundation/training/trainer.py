@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from crosstune.foundation.data import Encoded, collate
-from crosstune.foundation.errors import DataError, UnsupportedError
+from crosstune.foundation.errors import DataError, NonFiniteLossError, UnsupportedError
 from crosstune.foundation.evaluation.scoring import score_rows
 from crosstune.foundation.ranks import (
     from_first,
@@ -34,7 +35,7 @@ from crosstune.foundation.training.identity import stage_identity
 from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
 from crosstune.foundation.training.schedule import learning_rate_factor
 from crosstune.foundation.training.settings import TrainingSettings
-from crosstune.foundation.training.stage import StageData, StageResult
+from crosstune.foundation.training.stage import StageData, StageResult, check_rows
 from crosstune.foundation.training.stopping import EarlyStopping
 
 
@@ -68,7 +69,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         callbacks: Sequence[TrainerCallback] = (),
         seed: int = 0,
     ) -> None:
-        _check_rows(data, settings)
+        check_rows(data, settings)
         self.data = data
         self.settings = settings
         self.stage_seed = seed
@@ -173,6 +174,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             device=device,
         )
         scored, micro, rows, tokens, positions = sum_over_ranks(counts).tolist()
+        if not scored:
+            raise DataError(
+                "train",
+                law=f"must have a token to predict in optimizer step {self.state.global_step + 1}",
+                found=f"{rows} rows without one",
+                remedy="Give longer rows, or more of them per step.",
+            )
         self.ledger.open(self.state.global_step, {"tokens": scored, "microbatch": micro})
         self.meter.count(rows, tokens, positions)
         return batches, None
@@ -281,6 +289,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 found=f"{len(rows)} rows without one",
                 remedy="Give longer rows or leave this set out.",
             )
+        if not math.isfinite(nats):
+            raise NonFiniteLossError(
+                f"held_out[{name!r}]",
+                law=f"must have a finite loss after optimizer step {self.state.global_step}",
+                found=nats,
+                remedy="The weights have gone astray: lower the learning rate or clip gradients.",
+            )
         return float(nats / tokens)
 
     # ---- checkpoints ----
@@ -333,21 +348,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]
 
 def _collate(rows: list[Encoded], pad_id: int) -> dict[str, Any]:
     return {**collate(rows, pad_id), "row_ids": [row.row_id for row in rows]}
-
-
-def _check_rows(data: StageData, settings: TrainingSettings) -> None:
-    if not data.train:
-        raise DataError(
-            "train", law="must hold at least one row", found="none", remedy="Give the task rows."
-        )
-    stopping = settings.early_stopping
-    if stopping and stopping.metric not in data.held_out:
-        raise DataError(
-            "early_stopping.metric",
-            law="must name a held-out set",
-            found=f"{stopping.metric!r}; there are {sorted(data.held_out)}",
-            remedy="Hand that set over, or name one of these.",
-        )
 
 
 def train_stage(
