@@ -116,7 +116,10 @@ def test_impossible_settings_are_refused(argument: str, value: int) -> None:
 def test_a_task_has_two_sides_and_rows_have_one() -> None:
     rows = tiny.rows("en", 6)
     task = Task("en", tuple(rows[:4]), tuple(rows[4:]))
-    assert {side: len(found) for side, found in sides_of(task, "t").items()} == {"train": 4, "test": 2}
+    assert {side: len(found) for side, found in sides_of(task, "t").items()} == {
+        "train": 4,
+        "test": 2,
+    }
     assert list(sides_of(["a cat", "a dog"], "t")) == ["train"]
 
 

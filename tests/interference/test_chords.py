@@ -87,7 +87,8 @@ def test_misses_of_two_panels_do_not_cancel() -> None:
         height = abs(place - 0.3) - abs(place - 0.7)
         slope = math.copysign(1, place - 0.3) - math.copysign(1, place - 0.7)
         return Point(
-            torch.tensor([height], dtype=torch.float64), torch.tensor([[slope]], dtype=torch.float64)
+            torch.tensor([height], dtype=torch.float64),
+            torch.tensor([[slope]], dtype=torch.float64),
         )
 
     booking = integrate(point, Tolerance(1e-6, 0.0), max_panels=8)

@@ -74,7 +74,9 @@ def test_the_batch_size_inside_a_block_changes_nothing(budget: int) -> None:
 def test_micro_batches_hold_every_row_once_within_the_budget() -> None:
     rows = [row for block in blocks_of() for row in block.rows]
     batches = micro_batches(rows, 25)
-    assert sorted(row.row_id for batch in batches for row in batch) == sorted(r.row_id for r in rows)
+    assert sorted(row.row_id for batch in batches for row in batch) == sorted(
+        r.row_id for r in rows
+    )
     assert len(batches) < len(rows)
     for batch in batches:
         assert len(batch) * max(len(row.input_ids) for row in batch) <= 25

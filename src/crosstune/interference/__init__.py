@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from crosstune.interference.gradients import block_gradient
     from crosstune.interference.probe import ConflictProbe
     from crosstune.interference.probe_cost import ProbeCost, probe_cost
-    from crosstune.interference.rollback import measure_rollback
+    from crosstune.interference.rollback import compare_with_ledger, measure_rollback
 
 __all__ = [
     "ForgettingLedger",
     "ConflictProbe",
     "measure_conflict",
     "measure_rollback",
+    "compare_with_ledger",
     "Block",
     "make_blocks",
     "block_gradient",
@@ -45,6 +46,7 @@ _HOMES = {
     "ConflictProbe": "probe",
     "measure_conflict": "conflict",
     "measure_rollback": "rollback",
+    "compare_with_ledger": "rollback",
     "Block": "blocks",
     "make_blocks": "blocks",
     "block_gradient": "gradients",
