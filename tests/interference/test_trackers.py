@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from transformers import TrainerCallback, TrainerState
@@ -16,7 +17,7 @@ from crosstune.interference.trackers import Trackers
 class FakeTracker(TrainerCallback):
     """Keeps what it is told, in a list shared by every instance."""
 
-    received: list[tuple[int, str, float]] = []
+    received: ClassVar[list[tuple[int, str, float]]] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         self.received.extend((state.global_step, key, value) for key, value in logs.items())
@@ -80,8 +81,6 @@ def test_wandb_joins_the_open_run_without_a_second_setup() -> None:
 
 
 def test_tensorboard_joins_the_newest_folder(tmp_path: Any) -> None:
-    import os
-
     for age, name in ((200, "old"), (100, "new")):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)

@@ -36,7 +36,9 @@ class NosyProbe(ConflictProbe):
         assert all(p.grad is before[name] for name, p in model.named_parameters())
         self.looks += 1
 
-    def on_substep_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+    def on_substep_end(
+        self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any
+    ) -> None:
         self._look_now(model)
 
     def on_pre_optimizer_step(

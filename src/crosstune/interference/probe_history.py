@@ -8,11 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crosstune.foundation.errors import CheckpointError
-from crosstune.foundation.storage import atomic_write, read_json, write_json
+from crosstune.foundation.storage import atomic_write, fingerprint_file, read_json, write_json
 from crosstune.interference.agreement import Agreement, PairSums, agreement
 from crosstune.interference.collect import Pair
 from crosstune.interference.probe_settings import ProbeSettings
@@ -93,8 +94,8 @@ class ProbeHistory:
         for index, state in enumerate(self.states):
             for place, (reference, pair) in enumerate(self.series()):
                 sums = state.sums[reference][pair]
-                for name in _FIELDS:
-                    tensors[f"{index}.{place}.{name}"] = getattr(sums, name).contiguous()
+                for name in _FIELDS:  # copied: safetensors refuses tensors that share memory
+                    tensors[f"{index}.{place}.{name}"] = _copied(getattr(sums, name))
         about = {
             "schema": _SCHEMA,
             "identity": identity,
@@ -104,6 +105,7 @@ class ProbeHistory:
         }
         with atomic_write(folder / "states.safetensors") as temporary:
             save_file(tensors, temporary)
+        about["states"] = fingerprint_file(folder / "states.safetensors")
         write_json(folder / "states.json", about)
 
     def load(self, folder: Path) -> str:
@@ -116,7 +118,7 @@ class ProbeHistory:
             The identity it was written under, to be compared with that of the comparison at hand.
 
         Raises:
-            CheckpointError: The folder was written by another version.
+            CheckpointError: The folder was written by another version, or is not whole.
         """
         about = read_json(folder / "states.json")
         if about.get("schema") != _SCHEMA:
@@ -126,11 +128,23 @@ class ProbeHistory:
                 found=f"schema {about.get('schema')}",
                 remedy="Resume with the version of Crosstune that wrote it.",
             )
-        tensors = load_file(folder / "states.safetensors")
+        file = folder / "states.safetensors"
+        if not file.is_file() or fingerprint_file(file) != about["states"]:
+            raise CheckpointError(
+                str(file),
+                law="must be what was written beside its states.json",
+                found="another file" if file.is_file() else "no file",
+                remedy="Resume from an older checkpoint; this one was not written to its end.",
+            )
+        tensors = load_file(file)
         self.states = [
             _state(index, step, about, tensors) for index, step in enumerate(about["steps"])
         ]
         return str(about["identity"])
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _state(index: int, step: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> State:

@@ -1,0 +1,55 @@
+"""Law: two processes, each with every other block, find the sums that one process finds, and train the same."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+from tests.interference import known_sources, tiny
+
+NAMES = ("own_a", "within_a", "across_a", "own_b", "within_b", "across_b", "masked")
+TASKS = {"en": tiny.rows("en", 24), "bn": tiny.rows("bn", 24)}  # parallel: pairs share groups
+
+
+def sums_of(keep_gib: float) -> dict[str, torch.Tensor]:
+    """The sums of the tiny model, current and against a snapshot of other weights."""
+    model: Any = tiny.llama()
+    settings = replace(known_sources.SMALL, blocks=9, rows_per_block=2, keep_gib=keep_gib)
+    compared = known_sources.comparison(model, TASKS, settings)
+    snapshot = compared.snapshot(tiny.llama(seed=3))
+    found = compared.sums(model, snapshot)
+    return {
+        f"{reference}.{name}": getattr(found[reference]["en", "bn"], name)
+        for reference in ("current", "frozen")
+        for name in NAMES
+    }
+
+
+def work(number: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", address, rank=number, world_size=2)
+    for keep_gib in (2.0, 0.0):
+        save_file(sums_of(keep_gib), f"{folder}/{number}-{keep_gib}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    for keep_gib in (2.0, 0.0):
+        one = sums_of(keep_gib)
+        first, second = (
+            load_file(tmp_path / f"{number}-{keep_gib}.safetensors") for number in range(2)
+        )
+        for name, value in one.items():
+            assert torch.equal(first[name], second[name]), f"{name} differs between processes"
+            # S_t is summed in another order.
+            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
