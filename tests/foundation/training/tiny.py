@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from crosstune.foundation.data import Encoded
 from crosstune.foundation.training import StageData, TrainingSettings
 
 VOCABULARY = 32
+
+# Every stage begins with a full garbage collection (accelerate's free_memory), which walks all of torch and
+# transformers: more work than the stage. What was imported until now will not be garbage.
+gc.collect()
+gc.freeze()
 
 
 def model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
