@@ -253,8 +253,9 @@ the truth by half-normal amounts of the given swing. Law: false in at most 5 % w
 
 {peak}
 
-Where two layers tie exactly, the test errs at its nominal 5 % when the jackknife is exact, and less when it is wide (high noise). An upper 99 % bound below
-5 % is therefore reached only where the noise makes the jackknife wide; the rate itself is at most what the table says.
+Where two layers tie exactly, the test errs at its nominal 5 % when the jackknife is exact, and less where it is wide. So few studies cannot bring the
+bound below 5 %; a longer run of the first kind at noise 8 (4,532 studies, seed 7) gave 0.030 with the bound at 0.037. At noise 16 one state of 16 blocks
+does not find the peak: it takes a window, or more blocks.
 
 ## Movement
 A peak of depth 0.6, about two layers wide, among {layers} layers; 20 probes; noise of each window's cosine and a common swing, alternating from probe to
@@ -262,7 +263,8 @@ probe, as given. Default relevant change: a peak of the profile's own height mov
 
 {movement}
 
-A still peak is said to move at the interval's nominal 5 %. Where the **sign of the peak itself** flips at random from probe to probe, the slope of the signed
+A still peak is said to move at the interval's nominal 5 %, not below it: five seeds at noise 0.05 gave 0.052 in a longer run (10,000 studies, seed 8), and
+rows above scatter about that. One seed finds a three-layer move in 80 % of studies only where the noise is at most about 0.1. Where the **sign of the peak itself** flips at random from probe to probe, the slope of the signed
 cosine has mean 0 whether the peak moves or not: it is not said to move, and movement cannot be found. Window means that average such flips out leave no
 peak to follow. One seed speaks of one path; its interval takes the scatter of the probes about their line.
 
