@@ -55,13 +55,15 @@ def test_learned_positions_are_counted_from_the_first_real_token() -> None:
 
 def test_chunks_cost_the_same_and_have_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny.model(), collate(tiny.rows(6), 0)
-    results = []
+    results, scores = [], []
     for numbers in (2**25, 7 * tiny.VOCABULARY):
         monkeypatch.setattr(scoring, "CHUNK_NUMBERS", numbers)
         nats = token_nats(model, batch)
         gradients = torch.autograd.grad(nats.sum(), list(model.parameters()))
         results.append((nats.detach(), gradients))
+        scores.append(score_rows(model, tiny.rows(6), pad_id=0).nats)
     torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(scores[1], scores[0])
 
 
 def test_no_float32_copy_of_all_logits_is_kept_for_the_backward_pass(monkeypatch) -> None:

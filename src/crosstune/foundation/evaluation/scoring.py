@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from crosstune.foundation.data import Encoded, collate
+from crosstune.foundation.data import UNSCORED, Encoded, collate
 from crosstune.foundation.errors import DataError
 from crosstune.foundation.models import measuring
 from crosstune.foundation.records import Measurement
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 
-IGNORED = -100
 # One float32 chunk of logits holds at most this many numbers (128 MiB); a vocabulary of 128k at
 # length 2048 would otherwise need several gigabytes beside the logits themselves.
 CHUNK_NUMBERS = 2**25
@@ -47,7 +46,7 @@ def token_nats(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         use_cache=False,
     )
     logits: Tensor = outputs.logits
-    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).to(logits.device)
+    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=UNSCORED).to(logits.device)
     with torch.autocast(logits.device.type, enabled=False):
         nats = _cross_entropy(logits.flatten(0, 1), targets.flatten())
     return nats.view(targets.shape)[:, :-1]
@@ -66,7 +65,9 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _chunk_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+    return functional.cross_entropy(
+        logits.float(), targets, ignore_index=UNSCORED, reduction="none"
+    )
 
 
 @dataclass(frozen=True)
