@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -91,3 +93,36 @@ def test_a_picture_can_be_taken(report: Path, tmp_path: Path) -> None:
     browse(report, tmp_path / "profile", f"--screenshot={picture}", "--window-size=1280,2000")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 50_000  # an empty white page of this size is under 15 kB
+
+
+def test_every_download_is_made_inside_the_page(report: Path, tmp_path: Path) -> None:
+    # Each button is pressed; what would be saved is read back instead of being saved.
+    probe = """
+    <script>
+    const saved = [];
+    URL.createObjectURL = (blob) => { saved.push(blob); return "blob:none"; };
+    HTMLAnchorElement.prototype.click = function () { saved[saved.length - 1].called = this.download; };
+    addEventListener("load", () => setTimeout(() => {
+      const figure = document.querySelector('figure[data-section="retention"]');
+      for (const button of figure.querySelectorAll("[data-save]")) button.click();
+      setTimeout(async () => {
+        const found = {};
+        for (const blob of saved) found[blob.called] = [blob.size, (await blob.text()).slice(0, 60)];
+        document.body.append(Object.assign(document.createElement("pre"),
+          { id: "saved", textContent: JSON.stringify(found) }));
+      }, 5000);
+    }, 20000));
+    </script></body>"""
+    copy = report.with_name("saving.html")
+    before, _, after = report.read_text("utf-8").rpartition("</body>")
+    copy.write_text(before + probe + after, encoding="utf-8")
+    dom, console = browse(copy, tmp_path, "--dump-dom")
+    assert console == []
+    match = re.search(r'<pre id="saved">(.*?)</pre>', dom, re.S)
+    assert match is not None
+    found = json.loads(html.unescape(match[1]))
+    assert set(found) == {"retention.svg", "retention.png", "retention.csv", "retention.md"}
+    assert found["retention.svg"][1].startswith("<svg")
+    assert found["retention.png"][0] > 10_000
+    assert found["retention.csv"][1].startswith("stage,task,side,nats_per_token,low,high")
+    assert found["retention.md"][1].startswith("| stage | task | side |")

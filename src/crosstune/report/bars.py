@@ -20,6 +20,7 @@ from crosstune.report.reading import Measured, Source, number_format, titled
 
 MOST_BARS = 30
 MOST_GROUPS = 16
+_INTERVAL = 1.25  # pixels
 _NUMBERS = 46  # pixels to the right of the plot
 
 
@@ -95,13 +96,10 @@ def _layers(source: Source, measured: Measured) -> list[Figure]:
             legend=None,
         )
         offset: dict[str, Any] = {}
-        middle: dict[str, Any] = {}
     else:
         color = colored(source, source.section.color)
         order = source.levels(source.section.color)
-        place = alt.YOffset(source.section.color, type="nominal", sort=order)
-        offset = {"yOffset": place}
-        middle = {"yOffset": place.copy().bandPosition(0.5)}
+        offset = {"yOffset": alt.YOffset(source.section.color, type="nominal", sort=order)}
     bar = base.mark_bar(cornerRadiusEnd=1.5, height={"band": 0.72}).encode(
         x=alt.X("drawn", type="quantitative", axis=axis), color=color, **offset
     )
@@ -109,10 +107,11 @@ def _layers(source: Source, measured: Measured) -> list[Figure]:
     layers = [bar, zero]
     if measured.low is not None and measured.high is not None:
         layers.append(
-            base.mark_rule(style="interval").encode(
+            # A thin bar, not a rule: Vega-Lite centres only bars on their place in a group.
+            base.mark_bar(style="interval", height=_INTERVAL).encode(
                 x=alt.X(measured.low, type="quantitative", title=measured.title),
                 x2=measured.high,
-                **middle,
+                **offset,
             )
         )
     if source.section.color is None:

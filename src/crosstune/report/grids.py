@@ -204,7 +204,7 @@ def matrix(source: Source, predicates: list[Any]) -> Figure:
     )
     there = base.transform_filter("datum.stands")
     layers = [
-        base.mark_rect(style="absent"),
+        base.transform_filter("!datum.stands").mark_rect(style="absent"),
         there.mark_rect().encode(color=color),
         base.transform_filter("!datum.stands")
         .transform_calculate(words=json.dumps(NOT_MEASURED))

@@ -103,24 +103,28 @@ def vega_config(palette: Palette, font: str) -> dict[str, Any]:
             "ramp": list(palette.ramp),
             "heatmap": list(palette.ramp),
         },
-        # Vega-Lite reads `color` from a style; a `fill` or `stroke` there loses to its own default.
-        "style": {
-            "zero": {"color": palette.axis, "strokeWidth": 1},
-            "interval": {"color": palette.ink, "strokeWidth": 1.25},
-            "level": {"color": palette.muted, "strokeWidth": 1, "strokeDash": [2, 3]},
-            "level-name": {"color": palette.muted, "fontSize": 11},
-            "hidden": {"color": palette.hidden},
-            "hatch": {"color": palette.muted, "strokeWidth": 1, "opacity": 0.7},
-            "absent": {
-                "color": palette.axis,
-                "filled": False,
-                "strokeWidth": 1,
-                "strokeDash": [1, 3],
-            },
-            "value-name": {"color": palette.ink, "fontSize": 11},
-            "cell-quiet": {"color": palette.ink, "fontSize": 11},
-            "cell-loud": {"color": palette.loud_text, "fontSize": 11},
+        "style": _styles(palette),
+    }
+
+
+def _styles(palette: Palette) -> dict[str, Any]:
+    # Vega-Lite reads `color` from a style; a `fill` or `stroke` there loses to its own default.
+    return {
+        "zero": {"color": palette.axis, "strokeWidth": 1},
+        "interval": {"color": palette.ink, "strokeWidth": 1.25},
+        "level": {"color": palette.muted, "strokeWidth": 1, "strokeDash": [2, 3]},
+        "level-name": {"color": palette.muted, "fontSize": 11},
+        "hidden": {"color": palette.hidden},
+        "hatch": {"color": palette.muted, "strokeWidth": 1, "opacity": 0.7},
+        "absent": {
+            "color": palette.axis,
+            "filled": False,
+            "strokeWidth": 1,
+            "strokeDash": [1, 3],
         },
+        "value-name": {"color": palette.ink, "fontSize": 11},
+        "cell-quiet": {"color": palette.ink, "fontSize": 11},
+        "cell-loud": {"color": palette.loud_text, "fontSize": 11},
     }
 
 

@@ -1,0 +1,44 @@
+"""Bars: which are kept, in what order, and what stands where there is no number."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from tests.report.figure_words import COLUMNS, row, texts
+
+from crosstune.foundation.records import Table
+from crosstune.foundation.records.page import Section
+from crosstune.report.bars import MOST_BARS
+
+
+def test_bars_without_a_value_say_why() -> None:
+    rows = [row(1, "attn.q", 0.77, resolved=False), row(1, "mlp", math.nan), row(1, "norm", 0.2)]
+    bars = Section("b", "B", "", "bars", "t", y="component", value="cosine")
+    words = texts(bars, Table("t", COLUMNS, rows))
+    assert "below noise floor" in words
+    assert "not measured" in words
+    assert "+0.77" not in words
+
+
+def test_the_largest_bars_are_kept_and_sorted() -> None:
+    rows = [row(0, f"c{index}", (-1) ** index * index / 100) for index in range(1, MOST_BARS + 11)]
+    section = Section("b", "B", "", "bars", "t", y="component", value="cosine", order="size")
+    names = [
+        word for word in texts(section, Table("t", COLUMNS, rows)) if re.fullmatch(r"c\d+", word)
+    ]
+    assert names == [f"c{index}" for index in range(MOST_BARS + 10, 10, -1)]
+
+
+def test_bars_keep_the_order_of_the_table() -> None:
+    rows = [row(0, name, value) for name, value in (("z", 0.1), ("a", -0.5), ("m", 0.3))]
+    section = Section("b", "B", "", "bars", "t", y="component", value="cosine")
+    words = texts(section, Table("t", COLUMNS, rows))
+    assert [word for word in words if word in {"z", "a", "m"}] == ["z", "a", "m"]
+
+
+def test_grouped_bars_have_a_legend() -> None:
+    rows = [row(0, "attn.q", 0.1, stage="bn"), row(0, "attn.q", 0.2, stage="ar")]
+    section = Section("b", "B", "", "bars", "t", y="component", value="cosine", color="stage")
+    words = texts(section, Table("t", COLUMNS, rows))
+    assert words.count("bn") == words.count("ar") == words.count("attn.q") == 1

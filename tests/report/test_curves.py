@@ -1,0 +1,43 @@
+"""Lines: levels in every chart, sums before means."""
+
+from __future__ import annotations
+
+from tests.report.figure_words import COLUMNS, marks, texts
+
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.records.page import Section
+
+
+def test_levels_are_named_in_every_small_chart() -> None:
+    columns = (*COLUMNS[:2], Column("nats", "float64", "value", "nats"))
+    rows = [{"stage": s, "layer": n, "nats": 1.0 + n} for s in ("en", "bn") for n in range(3)]
+    section = Section(
+        "l",
+        "L",
+        "",
+        "lines",
+        "t",
+        x="layer",
+        value="nats",
+        facet="stage",
+        lines=(("uniform", 6.24),),
+    )
+    assert texts(section, Table("t", columns, rows)).count("uniform 6.24") == 2
+
+
+def test_combined_rows_are_summed_before_the_mean_over_traces() -> None:
+    columns = (
+        Column("seed", "int64", "axis"), Column("step", "int64", "axis"),
+        Column("layer", "int64", "axis"), Column("nats", "float64", "value"),
+    )  # fmt: skip
+    rows = [
+        {"seed": seed, "step": step, "layer": layer, "nats": float(1 + seed)}
+        for seed in (0, 2)
+        for step in (1, 2)
+        for layer in range(3)
+    ]
+    section = Section(
+        "l", "L", "", "lines", "t", x="step", value="nats", trace="seed", combine="sum"
+    )
+    # Three layers of 1 and of 3 sum to 3 and 9 a seed; the thick line is their mean, 6.
+    assert marks(section, Table("t", columns, rows)) >= {"3", "6", "9"}

@@ -1,0 +1,44 @@
+"""The page's HTML: escaped, offline, with the measured numbers inside."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.report.small_run import FIGURES, embedded, text_of
+from tests.report.synthetic_run import HOSTILE
+
+from crosstune.foundation.records import Run
+
+
+def test_text_of_the_run_is_escaped(drawn: Path) -> None:
+    html = text_of(drawn)
+    assert HOSTILE not in html
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+    assert html.count("</script>") == 3  # the data, Vega, the page's own script
+    for name in FIGURES:
+        assert "<script>alert" not in (drawn / f"report/figures/{name}.svg").read_text("utf-8")
+
+
+def test_the_page_asks_for_nothing_outside(drawn: Path) -> None:
+    html = text_of(drawn)
+    assert "default-src 'none'" in html
+    tags = re.sub(r"<script.*?</script>", "", html, flags=re.S)
+    assert not re.search(r"""(src|href)=["']?(https?:|//|data:)|@import|url\(""", tags)
+
+
+def test_the_embedded_tables_hold_the_measured_numbers(drawn: Path) -> None:
+    stored = embedded(drawn)["tables"]["forgetting_sites"]
+    nats = next(column for column in stored["columns"] if column["name"] == "nats")
+    truth = Run.open(drawn).table("forgetting_sites").column("nats")
+    assert nats["cells"] == pytest.approx(truth, rel=1e-8)
+
+
+def test_a_section_without_its_table_says_not_measured(drawn: Path) -> None:
+    section = re.search(r'<section id="s-movement">.*?</section>', text_of(drawn), re.S)
+    assert section is not None
+    assert "Not measured in this run." in section[0]
+    assert "<figure" not in section[0]
+    assert "movement" not in embedded(drawn)["sections"]

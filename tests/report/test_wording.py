@@ -1,0 +1,50 @@
+"""Numbers, tables and measurements as text."""
+
+from __future__ import annotations
+
+import math
+
+from tests.report.sited_table import table
+
+from crosstune.foundation.records import Column, Measurement, Table
+from crosstune.report.wording import aligned, cells, html_table, measurement_cells, number
+
+
+def test_cells_say_what_is_not_there_and_never_zero() -> None:
+    assert [row[1] for row in cells(table())] == [
+        "−1.23 [−1.50, −1.00]",
+        "below noise floor",
+        "not measured",
+        "0.00 [no interval]",
+    ]
+
+
+def test_html_cells_are_escaped() -> None:
+    html = html_table(table(), limit=9, caption="<i>")
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+    assert "<i>" not in html
+
+
+def test_numbers_of_several_units_keep_their_own_digits() -> None:
+    columns = (Column("what", "string", "axis"), Column("value", "float64", "value"))
+    rows = [{"what": "s", "value": 81.4}, {"what": "bytes", "value": 1.25e9}]
+    assert [row[1] for row in cells(Table("t", columns, rows))] == ["81.4", "1,250,000,000"]
+    assert number(math.nan) == "not measured"
+    assert number(-0.00001234) == "−1.23e−05"
+
+
+def test_a_measurement_is_printed_with_interval_n_unit_and_chance() -> None:
+    one = Measurement(
+        "rho", 0.81, 0.6, 0.93, 42, "", "Spearman", chance=0.0, seeds=(0, 1), n_unit="sites"
+    )
+    assert measurement_cells(one) == (
+        "rho", "0.81, 95% [0.6, 0.93]", "42 sites", "0", "Spearman; seeds 0, 1",
+    )  # fmt: skip
+    gone = Measurement.unmeasured("slope", "per step", "fewer than 10 probes")
+    assert measurement_cells(gone)[1] == "not measured"
+
+
+def test_aligned_columns_stand_under_their_heads() -> None:
+    text = aligned(("a", "n"), [("xx", "1"), ("y", "22")], (False, True))
+    assert text.splitlines() == ["a    n", "──  ──", "xx   1", "y   22"]
