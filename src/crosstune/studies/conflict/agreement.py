@@ -219,7 +219,7 @@ def _one_state(
     naive, spreads = [], []
     for seed_states in states:
         found = [state.agreement("current", pair, level) for state in seed_states]
-        naive.append(torch.stack([one.naive for one in found]).mean(0))
+        naive.append(torch.stack([one.naive_cosine for one in found]).mean(0))
         cosines = torch.stack([one.cosine.value for one in found])
         spreads.append(cosines.std(0) if len(found) > 1 else torch.full_like(cosines[0], torch.nan))
     return torch.stack(naive).mean(0), torch.stack(spreads).mean(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from crosstune import report
 from crosstune.foundation import ranks
@@ -39,6 +40,7 @@ def run(settings: ConflictSettings, listener: Listener) -> Run:
         The run, with its page drawn.
     """
     ranks.start()
+    _quiet()
     bench = prepare(settings)
     opened = _open(settings)
     steps = settings.training.steps * len(settings.stage_names)
@@ -128,6 +130,11 @@ def _run_cell(bench: Bench, seed: int, folder: Path, listener: Listener) -> None
     Cell(bench, seed, cell, listener).go()
 
 
+def _quiet() -> None:
+    """Bars of single files would tear the study's own line of progress."""
+    transformers.utils.logging.disable_progress_bar()
+
+
 # ---- several cells at once -------------------------------------------------------------------------
 
 
@@ -168,4 +175,5 @@ def _hand_on(told: Any, listener: Listener) -> None:
 
 def _work(settings: ConflictSettings, seed: int, folder: Path, told: Any, threads: int) -> None:
     torch.set_num_threads(threads)
+    _quiet()
     _run_cell(prepare(settings), seed, folder, told.put)

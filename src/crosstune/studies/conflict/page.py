@@ -1,8 +1,234 @@
-"""placeholder"""
+"""The page of a conflict study: which tables are drawn, in which order, and what a reader is told about each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crosstune.foundation.records import Run, Table
+from crosstune.foundation.records.page import PAGE_FILE, Page, Section
+from crosstune.foundation.storage import write_json
+from crosstune.studies.conflict.agreement import WHOLE
+from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.conflict.summary import finished_cells
+from crosstune.studies.conflict.verdicts import decision, statements
+
+DECISION_FILE = "decision.json"
 
 
-def write(run, settings):
-    from crosstune.foundation.records.page import Page
-    from crosstune.foundation.storage import write_json
+def write(run: Run, settings: ConflictSettings) -> None:
+    """Write `page.json` and `decision.json`.
 
-    write_json(run.folder / "page.json", Page("t", "s").to_json())
+    Args:
+        run: The run, with its tables over seeds written.
+        settings: The study's settings.
+    """
+    found = statements(run, settings)
+    seeds = [seed for seed, _ in finished_cells(run, settings)]
+    page = Page(
+        title=f"What learning {' → '.join(settings.stage_tasks)} does to each of them",
+        subtitle=_subtitle(settings, seeds),
+        statements=tuple(found),
+        sections=tuple(_sections(run, settings)),
+    )
+    write_json(run.folder / PAGE_FILE, page.to_json())
+    write_json(run.folder / DECISION_FILE, decision(found))
+
+
+def _subtitle(settings: ConflictSettings, seeds: list[int]) -> str:
+    training = settings.training
+    adapters = "" if training.lora is None else f", LoRA of rank {training.lora.rank}"
+    return (
+        f"{settings.model.rstrip('/').split('/')[-1]}{adapters}; {training.steps} steps a stage at learning rate "
+        f"{training.learning_rate:g}; seeds {', '.join(map(str, seeds))}. A seed changes the order of training rows, "
+        "dropout and new adapters; the rows themselves, and which are held out, are the same for all seeds, and every "
+        "interval conditions on them being a sample of their task."
+    )
+
+
+def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
+    yield from _ledger(settings)
+    if settings.rollback != "none":
+        yield _rollback()
+    if settings.probe is not None:
+        yield from _agreement()
+    yield from _retention(run.table("chance"))
+    yield from _learning(settings)
+
+
+def _ledger(settings: ConflictSettings) -> Iterator[Section]:
+    chord = f"m = {settings.ledger.every} optimizer steps a chord"
+    yield Section(
+        id="forgetting",
+        title="The forgetting ledger",
+        lead="How many nats per token each task lost (right) or gained (left) through each component while another was "
+        "learned. The bars of a task add up to the measured change of its loss.",
+        view="bars",
+        table="forgetting_components",
+        y="component",
+        value="nats",
+        choose=("stage", "task", "side"),
+        note=f"Path integral of the task's gradient (loss change allocation), {chord}; intervals over seeds.",
+    )
+    yield Section(
+        id="forgetting-sites",
+        title="Where it was forgotten",
+        lead="The same account cut by layer and component. Layer −1 holds what is outside the blocks: embeddings, "
+        "last norm, head.",
+        view="heatmap",
+        table="forgetting",
+        x="component",
+        y="layer",
+        value="nats",
+        choose=("stage", "task", "side"),
+        note="Positive is forgotten. Hover for intervals over seeds (over rows for one seed).",
+    )
+    yield Section(
+        id="forgetting-path",
+        title="When it was forgotten",
+        lead="The account along training: each line adds up what a component has cost a task so far is found by "
+        "following the chords; steep stretches are where a task was lost.",
+        view="lines",
+        table="forgetting_path",
+        x="stop_step",
+        value="nats",
+        color="component",
+        choose=("stage", "task", "side", "seed"),
+        combine="sum",
+        note=f"Nats per token booked in each chord, summed over layers; {chord}.",
+    )
+    yield Section(
+        id="closing",
+        title="The accounts close",
+        lead="For every stage, task and side: the measured change of the loss, the sum of all entries, and what is "
+        "left over. An account that does not close stops the run.",
+        view="table",
+        table="closing",
+        note="Side train: rows of the kind that was trained on (retention); side test: held out (capability).",
+    )
+
+
+def _rollback() -> Section:
+    return Section(
+        id="rollback",
+        title="Rollback",
+        lead="The causal check: put one component back to where it was before the stage, and read how much of a task's "
+        "loss comes back (right) or is lost again (left).",
+        view="bars",
+        table="rollback_means",
+        y="where",
+        value="nats",
+        choose=("stage", "task", "side"),
+        note="`all` puts everything back. Single components need not add up: they interact.",
+    )
+
+
+def _agreement() -> Iterator[Section]:
+    yield Section(
+        id="agreement",
+        title="Do gradients agree?",
+        lead="The corrected cosine between the gradients of two tasks, over the whole stage, beside the naive cosine "
+        "that noise pulls towards 0. Hatched cells are below the noise floor and have no number.",
+        view="heatmap",
+        table="agreement",
+        x="component",
+        y="layer",
+        value="corrected",
+        beside=("naive",),
+        choose=("stage", "pair"),
+        where={"window": WHOLE},
+        note="Window means over states and seeds: U-statistics over blocks, jackknife over blocks, t over seeds.",
+    )
+    yield Section(
+        id="agreement-time",
+        title="Agreement over time",
+        lead="The corrected cosine in each window of the stage. One state alone flips its sign with the optimizer's "
+        "oscillation; only window means over states and seeds are read here.",
+        view="lines",
+        table="agreement_windows",
+        x="stop_step",
+        value="corrected",
+        color="component",
+        choose=("stage", "task_a", "task_b", "layer", "seed"),
+        where={"reference": "current"},
+        combine="mean",
+        note="Windows below the noise floor are left out.",
+    )
+    yield Section(
+        id="peaks",
+        title="Is there a peak?",
+        lead="A site is called a peak only if it is told apart from every other by its standardised difference; else "
+        "the sites that cannot be told apart are named.",
+        view="table",
+        table="peaks_over_seeds",
+    )
+    yield Section(
+        id="movement",
+        title="Does it move through depth?",
+        lead="The slope of agreement on depth, and whether it changes over the stage.",
+        view="table",
+        table="movement_over_seeds",
+    )
+
+
+def _retention(chance: Table) -> Iterator[Section]:
+    for side, word in (
+        ("test", "Capability: held-out rows"),
+        ("train", "Retention: training rows"),
+    ):
+        yield Section(
+            id=f"retention-{side}",
+            title=word,
+            lead="Nats per token of every task (columns) after every stage (rows), the base model first; with "
+            "perplexity and its change against the base model.",
+            view="matrix",
+            table="retention",
+            x="task",
+            y="stage",
+            value="nats",
+            where={"side": side},
+            note=_chance_words(chance, side),
+        )
+
+
+def _chance_words(chance: Table, side: str) -> str:
+    rows = chance.where(side=side).rows()
+    unigram = ", ".join(f"{row['task']} {row['nats']:.3g}" for row in rows)
+    return (
+        f"Guessing uniformly costs ln V = {rows[0]['uniform']:.3g} nats per token; knowing only how frequent tokens "
+        f"are: {unigram}. A loss above ln V is over-confidence, not lost knowledge."
+    )
+
+
+def _learning(settings: ConflictSettings) -> Iterator[Section]:
+    if settings.training.evaluate_every:
+        yield Section(
+            id="learning",
+            title="Learning curves",
+            lead="Held-out loss of every task while one of them is learned.",
+            view="lines",
+            table="evaluation",
+            x="step",
+            value="nats",
+            color="task",
+            choose=("stage",),
+            trace="seed",
+            note="Thin lines are seeds, the thick line is their mean.",
+        )
+    yield Section(
+        id="training-loss",
+        title="Training loss",
+        lead="The optimised loss, as the loss ledger booked it.",
+        view="lines",
+        table="learning",
+        x="step",
+        value="loss",
+        choose=("stage",),
+        trace="seed",
+    )
+    yield Section(
+        id="cost",
+        title="What it cost",
+        lead="Time, rows, tokens and memory of every stage and seed.",
+        view="table",
+        table="cost",
+    )

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crosstune.foundation.evaluation import RowScores
-from crosstune.foundation.evaluation.retention import BASE
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.training import StageResult
 
+BASE = "0-base"
 NATS, BITS = "nats/token", "bits/byte"
 STAGE = Column(
-    "stage", "string", "axis", about="Number and task of the stage; base before the first."
+    "stage", "string", "axis", about="Number and task of the stage; 0-base is the model before."
 )
 STEP = Column("step", "int64", "axis", "optimizer steps")
 TASK = Column("task", "string", "axis")
@@ -59,14 +59,12 @@ COST = (
 )
 _LOOK = "eval_"
 
-__all__ = ["BASE", "of_rollback", "of_scores", "of_training"]
-
 
 def of_scores(stage: str, scores: Mapping[tuple[str, str], RowScores]) -> Table:
     """The table `scores`: what the model knows of every task after a stage.
 
     Args:
-        stage: The stage, or `base`.
+        stage: The stage, or `0-base`.
         scores: Task and side to scored rows.
 
     Returns:
