@@ -23,13 +23,14 @@ from crosstune.foundation.data import Row, collate, encode
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.interference import BlockSettings, ForgettingLedger, LedgerSettings
 from crosstune.interference.accounts import Account, TaskAccount
+from crosstune.interference.chords import Tolerance
 from crosstune.interference.rollback import compare_with_ledger, measure_rollback
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared"
-STEPS, BATCH, LENGTH = 120, 8, 128
+STEPS, BATCH, LENGTH = 120, 8, 64
 RATES = (2e-4, 1e-3)
-CHORDS = (5, 10, 20, 40, STEPS)
+CHORDS = (5, 10, 40)
 BLOCKS = BlockSettings(blocks=8, rows_per_block=4, length=LENGTH)
 ANY_RESIDUAL = 1e9
 
@@ -169,6 +170,24 @@ def page(results: list[tuple[list[Line], Account, str]]) -> str:
         + accounts
         + "\nAgainst rollback, the causal instrument:\n\n"
         + agreement
+        + "\n\n"
+        + precision()
+    )
+
+
+def precision() -> str:
+    """What closing means for each dtype in which losses and gradients are evaluated."""
+    lines = [
+        f"| {str(dtype).removeprefix('torch.')} | {tolerance.absolute:g} | {100 * tolerance.relative:g} % |"
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+        for tolerance in (Tolerance.of_dtype(dtype),)
+    ]
+    return (
+        "## Precision\n\nA chord is closed when it misses by no more than an absolute part plus a share of its "
+        "loss change. Weights kept in half precision are evaluated as float32 by default and close as float32 does; "
+        '`GradientSettings(precision="model")` saves that copy and is held to the wider tolerance.\n\n'
+        "| evaluated in | nats per token | share of the change |\n| --- | --- | --- |\n"
+        + "\n".join(lines)
         + "\n"
     )
 
