@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 
 import pytest
@@ -197,14 +196,9 @@ def test_lora_trains_its_factors_and_nothing_else(tmp_path: Path) -> None:
 def test_gradient_checkpointing_computes_the_same(tmp_path: Path) -> None:
     plain, checkpointed = tiny.model(), tiny.model()
     train_stage(plain, tiny.data(), tiny.settings(), output_folder=tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        train_stage(
-            checkpointed,
-            tiny.data(),
-            tiny.settings(gradient_checkpointing=True),
-            output_folder=tmp_path,
-        )
+    chosen = tiny.settings(gradient_checkpointing=True, evaluate_every=3)
+    train_stage(checkpointed, tiny.data(), chosen, output_folder=tmp_path)
+    assert checkpointed.model.layers[0].gradient_checkpointing
     for name, value in tiny.weights(plain).items():
         torch.testing.assert_close(checkpointed.get_parameter(name), value)
 

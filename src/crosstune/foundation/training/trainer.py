@@ -96,7 +96,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         checkpoints.check_names(self._stateful())
         self.identity = stage_identity(model, data, settings, seed)
         if settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers 5.23 renamed it; autograd.grad, which measures, cannot pass the reentrant kind.
+            newest = getattr(self.model, "activation_checkpointing_enable", None)
+            (newest or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def _refuse_sharding(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
