@@ -66,6 +66,8 @@ STATE_COLUMNS = (
         "norm_a", "float64", "value", unit="nats per token", about="‖mean gradient‖ with its noise."
     ),
     Column("norm_b", "float64", "value", unit="nats per token"),
+    Column("signal_to_noise_a", "float64", "value", about="U_AA over the mean's noise energy."),
+    Column("signal_to_noise_b", "float64", "value"),
     Column(
         "noise_scale_a",
         "float64",
@@ -178,6 +180,8 @@ def conflict_rows(pair: Pair, sites: Sequence[Site], value: Agreement) -> Iterat
             "reliability_b": float(value.reliability_b[place]),
             "norm_a": float(value.norm_a[place]),
             "norm_b": float(value.norm_b[place]),
+            "signal_to_noise_a": float(value.signal_to_noise_a[place]),
+            "signal_to_noise_b": float(value.signal_to_noise_b[place]),
             "noise_scale_a": float(value.noise_scale_a[place]),
             "noise_scale_b": float(value.noise_scale_b[place]),
             "conflict_p": float(value.conflict_p[place]),
