@@ -17,7 +17,7 @@ from crosstune.report.page_text import page_html
 from crosstune.report.theme import FILE_FONT, LIGHT, vega_config
 
 VEGA_LITE = "6.4"
-_GLOBALS = "window.vegaEmbed = vegaEmbed; window.vega = vega; window.vegaLite = vegaLite;"
+_GLOBAL = "window.vegaEmbed = vegaEmbed;"
 
 
 def draw(run: Run | Path | str) -> Path:
@@ -49,9 +49,9 @@ def vega_bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script that may stand inside a page.
 
     Returns:
-        JavaScript that sets ``vegaEmbed`` and ``vega``; nothing in it can end or change the script element.
+        JavaScript that sets ``vegaEmbed``; nothing in it can end or change the script element.
     """
-    text: str = vl_convert.javascript_bundle(_GLOBALS, vl_version=VEGA_LITE)
+    text: str = vl_convert.javascript_bundle(_GLOBAL, vl_version=VEGA_LITE)
     return (
         text.replace("<!--", "\\x3c!--")
         .replace("<script", "\\x3cscript")

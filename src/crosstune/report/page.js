@@ -60,7 +60,7 @@
       drawn.get(figure.dataset.section)?.finalize();
       drawn.set(figure.dataset.section, result.view);
       chart.replaceChildren(holder);
-      chart.classList.toggle("fits", result.view._width + 0 < 1100);
+      chart.classList.toggle("fits", result.view.width() < 1100);
       markMissing(figure);
     } catch (error) {
       const line = document.createElement("p");
@@ -131,19 +131,17 @@
     // Files are for papers and slides: always the light appearance, on paper white.
     const section = page.sections[figure.dataset.section];
     const config = { ...page.config.light, background: page.paper };
-    const spec = vegaLite.compile(specificationOf(figure, section), { config }).spec;
-    const view = new vega.View(vega.parse(spec), { renderer: "none" });
-    const url = await view.toImageURL(kind, kind === "png" ? 2 : 1);
-    save(figure.dataset.section + "." + kind, await asBlob(url));
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, config };
+    const unseen = document.createElement("div");
+    const { view } = await vegaEmbed(unseen, specificationOf(figure, section), options);
+    const name = figure.dataset.section + "." + kind;
+    if (kind === "svg") save(name, new Blob([await view.toSVG()], { type: "image/svg+xml" }));
+    else save(name, await pngOf(await view.toCanvas(2)));
     view.finalize();
   }
 
-  function asBlob(url) {
-    // The page's policy forbids fetch, also of data: addresses, so they are decoded here.
-    const [head, body] = url.split(/,(.*)/s);
-    const type = head.slice(5).split(";")[0];
-    const bytes = head.includes("base64") ? atob(body) : unescape(body);
-    return new Blob([Uint8Array.from(bytes, (letter) => letter.charCodeAt(0))], { type });
+  function pngOf(canvas) {
+    return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   }
 
   function onSave(figure, kind) {
