@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from crosstune.interference.conflict import measure_conflict
     from crosstune.interference.forgetting import ForgettingLedger
     from crosstune.interference.gradients import block_gradient
+    from crosstune.interference.overhead import ProbeCost, probe_cost
     from crosstune.interference.probe import ConflictProbe
-    from crosstune.interference.probe_cost import ProbeCost, probe_cost
     from crosstune.interference.rollback import compare_with_ledger, measure_rollback
 
 __all__ = [
@@ -50,8 +50,8 @@ _HOMES = {
     "Block": "blocks",
     "make_blocks": "blocks",
     "block_gradient": "gradients",
-    "ProbeCost": "probe_cost",
-    "probe_cost": "probe_cost",
+    "ProbeCost": "overhead",
+    "probe_cost": "overhead",
 }
 
 

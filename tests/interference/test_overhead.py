@@ -9,7 +9,7 @@ from tests.interference import known_sources, tiny
 
 from crosstune.interference.collect import CurrentGradients, collect_sums
 from crosstune.interference.gradients import evaluating
-from crosstune.interference.probe_cost import probe_cost
+from crosstune.interference.overhead import probe_cost
 from crosstune.interference.probe_settings import ProbeSettings
 
 
