@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.report.figure_words import COLUMNS, marks, texts
+from tests.report.figure_words import COLUMNS, marks, row, texts
 
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.page import Section
@@ -41,3 +41,11 @@ def test_combined_rows_are_summed_before_the_mean_over_traces() -> None:
     )
     # Three layers of 1 and of 3 sum to 3 and 9 a seed; the thick line is their mean, 6.
     assert marks(section, Table("t", columns, rows)) >= {"3", "6", "9"}
+
+
+def test_lines_leave_out_what_is_below_the_noise_floor() -> None:
+    rows = [row(0, "a", 0.25), row(1, "a", 0.75, resolved=False), row(2, "a", 0.5)]
+    section = Section("l", "L", "", "lines", "t", x="layer", value="cosine")
+    drawn = marks(section, Table("t", COLUMNS, rows))
+    assert "0.5" in drawn
+    assert "0.75" not in drawn

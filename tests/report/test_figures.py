@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -41,3 +42,10 @@ def test_a_value_of_the_data_never_stands_in_an_expression(kind: str) -> None:
     found = expressions(specification(section, table))
     assert found
     assert not any("alert" in expression for expression in found)
+
+
+def test_selectors_begin_at_a_combination_that_was_measured() -> None:
+    rows = [row(0, "a", math.nan, stage="en"), row(1, "b", 0.3, stage="bn"), row(0, "b", 0.1)]
+    section = heat(choose=("stage", "layer"))
+    params = specification(section, Table("t", COLUMNS, rows))["params"]
+    assert [param["value"] for param in params] == ["bn", 1]

@@ -50,6 +50,8 @@ def _line_layers(source: Source, base: Figure) -> list[Figure]:
     measured = Measured.of(source.table, str(section.value))
     is_plain = not (section.trace or section.combine)
     base = base.transform_filter(f"isValid({cell(measured.value.name)})")
+    if measured.mask is not None:
+        base = base.transform_filter(f"{cell(measured.mask)} !== false")
     thin = _combined(source, base.transform_filter("datum.is_thin"))
     main = _combined(source, base.transform_filter("!datum.is_thin"))
     looks = _looks(source)

@@ -69,17 +69,17 @@ def choices(source: Source) -> list[tuple[str, list[Any]]]:
 
 
 def parameters(source: Source) -> list[dict[str, Any]]:
-    """One Vega parameter for each selector, set to the first value.
+    """One Vega parameter for each selector.
 
     Args:
         source: The section and its table.
 
     Returns:
-        Vega-Lite parameters named ``choose_0``, ``choose_1``, …
+        Vega-Lite parameters named ``choose_0``, ``choose_1``, … at the first choices.
     """
     return [
-        {"name": f"choose_{index}", "value": values[0]}
-        for index, (_, values) in enumerate(choices(source))
+        {"name": f"choose_{index}", "value": value}
+        for index, value in enumerate(source.first_choices().values())
     ]
 
 

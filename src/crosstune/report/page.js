@@ -23,9 +23,13 @@
     return rows.concat(thin.map((row, i) => ({ ...row, row: i, is_thin: true })));
   }
 
+  function isWithin(section, row) {
+    return Object.entries(section.where).every(([name, value]) => row[name] === value);
+  }
+
   function fits(section, row, places) {
     return (
-      Object.entries(section.where).every(([name, value]) => row[name] === value) &&
+      isWithin(section, row) &&
       section.choose.every((choice, i) => row[choice.column] === choice.values[places[i]])
     );
   }
@@ -61,7 +65,6 @@
       drawn.set(figure.dataset.section, result.view);
       chart.replaceChildren(holder);
       chart.classList.toggle("fits", result.view.width() < 1100);
-      markMissing(figure);
     } catch (error) {
       const line = document.createElement("p");
       line.className = "failed";
@@ -71,12 +74,16 @@
     }
   }
 
-  function markMissing(figure) {
+  // Where no row has all chosen values, the other selectors follow the one that was changed.
+  function settle(figure, changed) {
     const section = page.sections[figure.dataset.section];
-    const places = placesOf(figure);
-    const isThere = unpacked(section.table).some((row) => fits(section, row, places));
-    figure.querySelector(".chart").hidden = !isThere;
-    figure.querySelector(".unmatched").hidden = isThere;
+    const selects = [...figure.querySelectorAll("select")];
+    const rows = unpacked(section.table);
+    if (rows.some((row) => fits(section, row, placesOf(figure)))) return;
+    const choice = section.choose[selects.indexOf(changed)];
+    const wanted = choice.values[Number(changed.value)];
+    const row = rows.find((one) => isWithin(section, one) && one[choice.column] === wanted);
+    section.choose.forEach((one, i) => { selects[i].value = String(one.values.indexOf(row[one.column])); });
   }
 
   async function choose(figure) {
@@ -91,7 +98,6 @@
     const view = drawn.get(figure.dataset.section);
     section.choose.forEach((choice, i) => view.signal("choose_" + i, choice.values[places[i]]));
     await view.runAsync();
-    markMissing(figure);
   }
 
   // ---- files --------------------------------------------------------------------------------------------
@@ -167,7 +173,10 @@
   prefersDark.addEventListener("change", (event) => appear(event.matches ? "dark" : "light"));
 
   for (const figure of document.querySelectorAll("figure")) {
-    figure.addEventListener("change", () => choose(figure));
+    figure.addEventListener("change", (event) => {
+      settle(figure, event.target);
+      choose(figure);
+    });
     figure.addEventListener("click", (event) => {
       const kind = event.target.dataset?.save;
       if (kind) onSave(figure, kind);

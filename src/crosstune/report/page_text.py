@@ -119,7 +119,6 @@ def _figure(contents: Contents, section: Section) -> str:
         f'<figure data-section="{section.id}">'
         f"{_selectors(section, table)}"
         f'<div class=chart role=img aria-label="{alt_text}"></div>'
-        f'<p class="absent unmatched" hidden>Not measured for this choice.</p>'
         f"<figcaption>{legend}</figcaption>{_note(section)}"
         f"<div class=foot>{_downloads(figure=True)}"
         f"<details><summary>Numbers ({len(shown):,} rows)</summary>{rows}</details></div></figure>"
@@ -144,9 +143,12 @@ def _table(contents: Contents, section: Section) -> str:
 
 def _selectors(section: Section, table: Table) -> str:
     parts = []
-    for index, (name, values) in enumerate(choices(Source(section, table))):
+    source = Source(section, table)
+    first = source.first_choices()
+    for index, (name, values) in enumerate(choices(source)):
         options = "".join(
-            f'<option value="{place}">{escape(str(value))}</option>'
+            f'<option value="{place}"{" selected" if value == first[name] else ""}>'
+            f"{escape(str(value))}</option>"
             for place, value in enumerate(values)
         )
         parts.append(
@@ -178,6 +180,8 @@ def _key(section: Section, table: Table, contents: Contents) -> list[str]:
         said.append("Thin lines: intervals.")
     if has_interval and section.view == "lines" and not (section.trace or section.combine):
         said.append("Shaded: intervals.")
+    if section.view == "lines" and measured.mask is not None:
+        said.append(f"Left out: {BELOW_NOISE}.")
     if section.view == "heatmap":
         if measured.mask is not None:
             said.append(f"Grey and hatched: {BELOW_NOISE}, no number is given.")

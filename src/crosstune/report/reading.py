@@ -77,7 +77,7 @@ class Source:
         Returns:
             Numbers in ascending order; text as it first appears, which is how a study orders its sites.
         """
-        seen = list(dict.fromkeys(row[name] for row in self.rows if row[name] is not None))
+        seen = list(dict.fromkeys(row[name] for row in self.rows if _is_there(row[name])))
         return seen if self.column(name).kind == "string" else sorted(seen)
 
     @cached_property
@@ -89,6 +89,17 @@ class Source:
     def rows(self) -> list[dict[str, Any]]:
         """The rows that the section's ``where`` lets through."""
         return self.table.where(**self.section.where).rows()
+
+    def first_choices(self) -> dict[str, Any]:
+        """What the selectors show at first: a combination that exists and, if any does, was measured.
+
+        Returns:
+            A value for each column of ``choose``.
+        """
+        name = self.section.value
+        measured = (row for row in self.rows if name is None or is_number(row[name]))
+        first = next(measured, self.rows[0])
+        return {column: first[column] for column in self.section.choose}
 
     def magnitudes(self, name: str) -> list[float]:
         """The magnitudes in a value column, of what may be read.
@@ -204,3 +215,7 @@ def number_format(largest: float, *, signed: bool) -> str:
     """
     sign = "+" if signed else ""
     return f"{sign},.{decimals(largest)}f" if largest >= 1e-4 else f"{sign}.1e"
+
+
+def _is_there(cell: object) -> bool:
+    return is_number(cell) if isinstance(cell, float) else cell is not None

@@ -54,7 +54,7 @@ def _harmless(text: str) -> str:
 def _section(section: Section, contents: Contents) -> str:
     """The section's table at the first choices, as the page shows it when it is opened."""
     source = Source(section, contents.tables[str(section.table)])
-    first = {name: source.levels(name)[0] for name in section.choose}
+    first = source.first_choices()
     chosen = source.table.where(**section.where, **first)
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in first.items())
     head = f"({_short(said)})\n" if said else ""
