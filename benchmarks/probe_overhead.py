@@ -1,9 +1,10 @@
 """What does the conflict probe cost? Trainings with and without it, interleaved, against the cost model.
 
-    python benchmarks/probe_overhead.py [--model FOLDER] [--rounds 5] [--steps 40] [--threads 1] [--write]
+    python benchmarks/probe_overhead.py [--model FOLDER] [--rounds 5] [--steps 40] [--threads 1]
+                                        [--clock cpu] [--write]
 
 Each round trains the same number of steps without and with the probe, in turns, so that a machine that slows down
-slows down both. Times run from before the probe's first event to the training's end: blocks, tables and all.
+slows down both; on a machine shared with others, `--clock cpu` counts this process's own time. Times run from before the probe's first event to the training's end: blocks, tables and all.
 `--write` keeps the table in docs/probe_overhead.md.
 """
 
@@ -50,19 +51,23 @@ COLUMNS = (
 )
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
 class Clock(TrainerCallback):
     """Times a training from before the other callbacks' first event to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.now = CLOCKS[kind]
         self.began = self.seconds = 0.0
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Start; this callback comes first."""
-        self.began = time.perf_counter()
+        self.began = self.now()
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Stop; nothing but the last window's figures comes after."""
-        self.seconds = time.perf_counter() - self.began
+        self.seconds = self.now() - self.began
 
 
 def long_rows(language: str, count: int, first: int) -> list[Row]:
@@ -73,16 +78,16 @@ def long_rows(language: str, count: int, first: int) -> list[Row]:
 
 
 def seconds(
-    model: Any, rows: Sequence[Encoded], steps: int, batch: int, probe: ConflictProbe | None
+    model: Any, rows: Sequence[Encoded], batch: int, probe: ConflictProbe | None, options: Any
 ) -> float:
-    """Wall-clock of one training."""
-    clock = Clock()
+    """The time of one training."""
+    clock = Clock(options.clock)
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
             model=model,
             args=TrainingArguments(
                 folder,
-                max_steps=steps,
+                max_steps=options.steps,
                 per_device_train_batch_size=batch,
                 learning_rate=1e-4,
                 report_to=[],
@@ -90,6 +95,7 @@ def seconds(
                 logging_steps=10**9,
                 disable_tqdm=True,
                 remove_unused_columns=False,
+                dataloader_pin_memory=False,
             ),
             train_dataset=[{"row": row} for row in rows],  # type: ignore[arg-type]
             data_collator=lambda items: dict(collate([item["row"] for item in items], 0)),
@@ -98,9 +104,7 @@ def seconds(
     return clock.seconds
 
 
-def measure(
-    folder: Path, case: tuple[int, ProbeSettings], rounds: int, steps: int
-) -> dict[str, Any]:
+def measure(folder: Path, case: tuple[int, ProbeSettings], options: Any) -> dict[str, Any]:
     """One row of the table."""
     batch, settings = case
     model, tokenizer = load_model(folder), load_tokenizer(folder)
@@ -110,10 +114,10 @@ def measure(
     }
     learned = encode(long_rows("bengali-sov", 256, 4000), tokenizer, LENGTH)
     plain, probed = [], []
-    for turn in range(rounds + 1):
-        without = seconds(model, learned, steps, batch, None)
+    for turn in range(options.rounds + 1):
+        without = seconds(model, learned, batch, None, options)
         probe = ConflictProbe(tasks, settings, tokenizer=tokenizer)
-        with_probe = seconds(model, learned, steps, batch, probe)
+        with_probe = seconds(model, learned, batch, probe, options)
         if turn > 0:  # the first round warms caches up
             plain.append(without)
             probed.append(with_probe)
@@ -123,7 +127,7 @@ def measure(
         settings,
         tasks=len(tasks),
         tokens_per_row=statistics.fmean(probe_rows),
-        steps=steps,
+        steps=options.steps,
         tokens_per_step=batch * statistics.fmean(len(row.input_ids) for row in learned),
         parameters=sum(p.numel() for p in model.parameters()),
     )
@@ -149,18 +153,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--write", action="store_true", help="keep the table in docs/")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.model or embedded_world().folder
-    rows = [measure(folder, case, options.rounds, options.steps) for case in CASES]
+    rows = [measure(folder, case, options) for case in CASES]
     text = Table("probe_overhead", COLUMNS, rows).markdown()
     print(text)
     if options.write:
         about = (
             "# What the conflict probe costs\n\n"
             f"Written by `benchmarks/probe_overhead.py`: {folder.name}, {options.steps} steps, "
-            f"{options.rounds} interleaved rounds, {options.threads} thread(s).\n\n"
+            f"{options.rounds} interleaved rounds, {options.threads} thread(s), "
+            f"{options.clock} time.\n\n"
         )
         Path(__file__).parents[1].joinpath("docs/probe_overhead.md").write_text(
             about + text, "utf-8"
