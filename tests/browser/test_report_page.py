@@ -53,7 +53,9 @@ def test_every_figure_is_drawn_and_the_console_is_silent(
     assert console == []
     body = re.sub(r"<script.*?</script>", "", dom, flags=re.S)
     assert "could not be drawn" not in body
-    figures = re.findall(r'<figure data-section="([^"]+)">(.*?)</figure>', dom, re.S)
+    figures = re.findall(
+        r'<figure data-section="([^"]+)" data-view="\w+">(.*?)</figure>', dom, re.S
+    )
     expected = {s.id for s in page().sections if s.view not in ("table", "text")} - {"movement"}
     assert {name for name, _ in figures} == expected
     for name, inside in figures:

@@ -16,7 +16,7 @@ from crosstune.report.marks import (
     tooltip,
     with_words,
 )
-from crosstune.report.reading import Measured, Source, number_format, titled
+from crosstune.report.reading import Measured, Source, titled
 
 MOST_BARS = 30
 MOST_GROUPS = 16
@@ -37,8 +37,8 @@ def bars(source: Source, predicates: list[Any]) -> Figure:
     section = source.section
     assert section.value is not None
     assert section.y is not None
-    measured = Measured.of(source.table, section.value)
-    form = number_format(source.largest(section.value), signed=True)
+    measured = source.measured(section.value)
+    form = "+,.3r"  # a choice may hold much smaller numbers than the table
     panels = len(source.levels(section.facet)) if section.facet else 1
     columns = min(panels, 3)
     chart = alt.layer(*_layers(source, measured)).properties(

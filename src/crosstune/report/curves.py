@@ -47,7 +47,7 @@ def lines(source: Source, predicates: list[Any]) -> Figure:
 
 def _line_layers(source: Source, base: Figure) -> list[Figure]:
     section = source.section
-    measured = Measured.of(source.table, str(section.value))
+    measured = source.measured(str(section.value))
     is_plain = not (section.trace or section.combine)
     base = base.transform_filter(f"isValid({cell(measured.value.name)})")
     if measured.mask is not None:
@@ -180,7 +180,7 @@ def scatter(source: Source, predicates: list[Any]) -> Figure:
     section = source.section
     assert section.x is not None
     assert section.y is not None
-    across, up = Measured.of(source.table, section.x), Measured.of(source.table, section.y)
+    across, up = source.measured(section.x), source.measured(section.y)
     base = alt.Chart()
     x = alt.X(section.x, type="quantitative", title=across.title, scale=alt.Scale(zero=False))
     y = alt.Y(section.y, type="quantitative", title=up.title, scale=alt.Scale(zero=False))

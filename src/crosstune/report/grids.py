@@ -49,7 +49,7 @@ def heatmap(source: Source, predicates: list[Any]) -> Figure:
         if section.facet is not None:
             only.append(alt.FieldEqualPredicate(field=section.facet, equal=facet))
             names.append(str(facet))
-        grid = _Grid(source, Measured.of(source.table, value), columns)
+        grid = _Grid(source, source.measured(value), columns)
         charts.append(_panel(grid, only, ", ".join(names)))
     chart = alt.concat(*charts, columns=columns, data=ROWS, spacing=30)
     return chart.resolve_scale(color="shared", x="independent", y="independent")
@@ -175,9 +175,10 @@ def matrix(source: Source, predicates: list[Any]) -> Figure:
     """
     section = source.section
     assert section.value is not None
-    measured = Measured.of(source.table, section.value)
+    measured = source.measured(section.value)
     across, down = source.levels(str(section.x)), source.levels(str(section.y))
-    form = number_format(source.largest(section.value), signed=False)
+    largest = source.largest(section.value)
+    form = ",.2f" if 1 <= largest < 1000 else number_format(largest, signed=False)
     others = [
         column
         for column in source.columns
@@ -251,7 +252,7 @@ def _printed(measured: Measured, form: str, others: list[Column]) -> list[str]:
         words, unit = column.name.replace("_", " ").removesuffix(" percent"), column.unit
         is_percent = unit in ("%", "percent") or column.name.endswith("percent")
         number = cell(column.name)
-        shown = f"format({number}, {json.dumps('+,.1f' if is_percent else ',.3~g')})"
+        shown = f"format({number}, {json.dumps('+,.1f' if is_percent else ',.3~r')})"
         tail = json.dumps(" %" if is_percent else "")
         lines.append(f"isValid({number}) ? {json.dumps(words + ' ')} + {shown} + {tail} : ''")
     return lines

@@ -10,6 +10,7 @@ import altair as alt
 from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Measured, Source, titled
 
 PLOT_WIDTH = 700
+_PRECISE = json.dumps(",.4~r")
 ROWS = alt.NamedData(name="rows")
 Figure: TypeAlias = Any  # any Altair chart; Altair's own methods lose the type of what they return
 
@@ -94,11 +95,13 @@ def with_words(chart: Figure, measured: Measured, form: str) -> Figure:
         stands=stands,
         printed=f"!{is_there} ? {json.dumps(NOT_MEASURED)} : "
         f"({stands}) ? {words} : {json.dumps(BELOW_NOISE)}",
-    ).transform_calculate(said=f"datum.stands ? datum.printed + {unit} : datum.printed")
+    ).transform_calculate(
+        said=f"datum.stands ? format({value}, {_PRECISE}) + {unit} : datum.printed"
+    )
     if measured.low is None or measured.high is None:
         return chart
     low, high = cell(measured.low), cell(measured.high)
-    ends = f"format({low}, {json.dumps(form)}) + ' to ' + format({high}, {json.dumps(form)})"
+    ends = f"format({low}, {_PRECISE}) + ' to ' + format({high}, {_PRECISE})"
     return chart.transform_calculate(
         interval=f"datum.stands && isValid({low}) && isValid({high}) ? {ends} : 'none'"
     )

@@ -64,6 +64,7 @@
       drawn.get(figure.dataset.section)?.finalize();
       drawn.set(figure.dataset.section, result.view);
       chart.replaceChildren(holder);
+      sayIfEmpty(figure);
       chart.classList.toggle("fits", result.view.width() < 1100);
     } catch (error) {
       const line = document.createElement("p");
@@ -86,6 +87,16 @@
     section.choose.forEach((one, i) => { selects[i].value = String(one.values.indexOf(row[one.column])); });
   }
 
+  // Lines leave out what is below the noise floor: where nothing is left, that is said.
+  function sayIfEmpty(figure) {
+    const section = page.sections[figure.dataset.section];
+    const places = placesOf(figure);
+    const isReadable = (row) => !section.mask || row[section.mask] || figure.dataset.view !== "lines";
+    const isEmpty = !unpacked(section.table).some((row) => fits(section, row, places) && isReadable(row));
+    figure.querySelector(".chart").hidden = isEmpty;
+    figure.querySelector("p.absent").hidden = !isEmpty;
+  }
+
   async function choose(figure) {
     const section = page.sections[figure.dataset.section];
     const places = placesOf(figure);
@@ -98,6 +109,7 @@
     const view = drawn.get(figure.dataset.section);
     section.choose.forEach((choice, i) => view.signal("choose_" + i, choice.values[places[i]]));
     await view.runAsync();
+    sayIfEmpty(figure);
   }
 
   // ---- files --------------------------------------------------------------------------------------------

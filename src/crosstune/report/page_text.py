@@ -14,7 +14,7 @@ from crosstune.foundation.records.page import Section
 from crosstune.report.figures import choices
 from crosstune.report.folder import Contents
 from crosstune.report.packing import packed, script_json
-from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Measured, Source
+from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Source
 from crosstune.report.theme import DARK, LIGHT, PAGE_FONT, vega_config
 from crosstune.report.wording import TONES, html_table, measurement_cells, number
 
@@ -116,9 +116,10 @@ def _figure(contents: Contents, section: Section) -> str:
     )
     rows = html_table(shown, limit=_FIRST_ROWS, caption=section.title)
     return (
-        f'<figure data-section="{section.id}">'
+        f'<figure data-section="{section.id}" data-view="{section.view}">'
         f"{_selectors(section, table)}"
         f'<div class=chart role=img aria-label="{alt_text}"></div>'
+        f"<p class=absent hidden>Nothing above the noise floor for this choice.</p>"
         f"<figcaption>{legend}</figcaption>{_note(section)}"
         f"<div class=foot>{_downloads(figure=True)}"
         f"<details><summary>Numbers ({len(shown):,} rows)</summary>{rows}</details></div></figure>"
@@ -172,7 +173,7 @@ def _key(section: Section, table: Table, contents: Contents) -> list[str]:
     """How to read the figure, in sentences that follow from view and roles."""
     said = []
     name = section.y if section.view == "scatter" else section.value
-    measured = Measured.of(table, str(name))
+    measured = Source(section, table).measured(str(name))
     if measured.value.about:
         said.append(measured.value.about)
     has_interval = measured.low is not None and measured.high is not None
@@ -264,6 +265,8 @@ def _data(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> d
             "table": section.table,
             "thin": section.thin if section.thin in contents.tables else None,
             "where": dict(section.where),
+            "value": section.value,
+            "mask": source.measured(section.value).mask if section.value else None,
             "choose": [{"column": name, "values": values} for name, values in choices(source)],
         }
     return {

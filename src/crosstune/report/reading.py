@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -90,6 +90,35 @@ class Source:
         """The rows that the section's ``where`` lets through."""
         return self.table.where(**self.section.where).rows()
 
+    def measured(self, name: str) -> Measured:
+        """A value column with what belongs to it, as far as there is anything to draw.
+
+        Args:
+            name: The column.
+
+        Returns:
+            Its companions; no low and high where no row has an interval.
+        """
+        own = Measured.of(self.table, name)
+        if own.low is None or own.high is None:
+            return own
+        low, high = own.low, own.high
+        has_interval = any(is_number(row[low]) and is_number(row[high]) for row in self.rows)
+        return own if has_interval else replace(own, low=None, high=None)
+
+    def stands(self, row: dict[str, Any]) -> bool:
+        """Whether the section's value was measured in a row, and may be read.
+
+        Args:
+            row: The row.
+
+        Returns:
+            False for what is unmeasured or below the noise floor.
+        """
+        name = str(self.section.value)
+        mask = Measured.of(self.table, name).mask
+        return is_number(row[name]) and (mask is None or bool(row[mask]))
+
     def first_choices(self) -> dict[str, Any]:
         """What the selectors show at first: a combination that exists and, if any does, was measured.
 
@@ -97,8 +126,7 @@ class Source:
             A value for each column of ``choose``.
         """
         name = self.section.value
-        measured = (row for row in self.rows if name is None or is_number(row[name]))
-        first = next(measured, self.rows[0])
+        first = next((row for row in self.rows if name is None or self.stands(row)), self.rows[0])
         return {column: first[column] for column in self.section.choose}
 
     def magnitudes(self, name: str) -> list[float]:

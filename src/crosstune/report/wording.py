@@ -18,6 +18,8 @@ from crosstune.report.reading import (
     titled,
 )
 
+_LONG = 28  # characters from which a cell is wrapped text
+
 TONES = {
     "shown": ("✓", "Shown"),
     "not_shown": ("○", "Not shown"),
@@ -163,7 +165,7 @@ def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] =
     for index, row in enumerate(cells(table, limit)):
         mark = f" {marks[index]}" if marks else ""
         tds = "".join(
-            f"<td{' class=num' if is_numeric(column) else ''}>{escape(text)}</td>"
+            f"<td{_cell_class(column, text)}>{escape(text)}</td>"
             for column, text in zip(shown, row, strict=True)
         )
         body.append(f"<tr{mark}>{tds}</tr>")
@@ -174,6 +176,12 @@ def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] =
         f"<caption class=unseen>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>{more}"
     )
+
+
+def _cell_class(column: Column, text: str) -> str:
+    if is_numeric(column):
+        return " class=num"
+    return " class=words" if len(text) > _LONG else " class=word"
 
 
 def measurement_cells(measurement: Measurement) -> tuple[str, str, str, str, str]:
