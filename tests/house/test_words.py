@@ -9,7 +9,7 @@ import pytest
 from tests.house.sources import CHECKOUT
 
 READ = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cff", ".sh", ".html", ".css", ".js", ""}
-NOT_OURS = {".git", ".venv", "runs", "dist", "LICENSE"}
+NOT_OURS = {".git", ".venv", ".hypothesis", "runs", "dist", "LICENSE"}
 
 # Written in pieces, so that this file does not speak the words itself.
 WORDS = {
