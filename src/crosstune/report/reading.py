@@ -123,10 +123,12 @@ class Source:
         """What the selectors show at first: a combination that exists and, if any does, was measured.
 
         Returns:
-            A value for each column of ``choose``.
+            A value for each column of ``choose``; those of ``begin`` where it was measured there.
         """
-        name = self.section.value
-        first = next((row for row in self.rows if name is None or self.stands(row)), self.rows[0])
+        name, begin = self.section.value, self.section.begin
+        measured = [row for row in self.rows if name is None or self.stands(row)]
+        wanted = [row for row in measured if all(row[key] == begin[key] for key in begin)]
+        first = (wanted or measured or self.rows)[0]
         return {column: first[column] for column in self.section.choose}
 
     def magnitudes(self, name: str) -> list[float]:

@@ -69,6 +69,7 @@ class Section:
         color: A column whose values are told apart by colour (and dash or shape).
         facet: A column whose values get a small chart each.
         choose: Columns offered as selectors; the first value in the table is chosen at first.
+        begin: Where the selectors stand at first, as far as it names columns of ``choose``.
         where: Only rows with these values.
         note: What the figure rests on, below it.
         lines: Labelled levels drawn across the figure, such as the loss of a uniform guess.
@@ -90,6 +91,7 @@ class Section:
     color: str | None = None
     facet: str | None = None
     choose: tuple[str, ...] = ()
+    begin: Mapping[str, object] = field(default_factory=dict)
     where: Mapping[str, object] = field(default_factory=dict)
     note: str = ""
     lines: tuple[tuple[str, float], ...] = ()
@@ -167,6 +169,7 @@ class Page:
         plain = asdict(self)
         for section in plain["sections"]:
             section["where"] = dict(section["where"])
+            section["begin"] = dict(section["begin"])
         value: dict[str, Any] = json.loads(json.dumps(plain))
         return value
 

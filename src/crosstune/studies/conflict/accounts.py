@@ -132,9 +132,12 @@ def rollback(table: Table) -> Table:
         table: `rollback` of all seeds.
 
     Returns:
-        One row for each stage, task, side and site.
+        One row for each stage, task, side and site; putting everything or nothing back is left out.
     """
-    return Table("rollback_means", _ROLLBACK, _means(table, _ROLLBACK[:6]))
+    means = _means(table, _ROLLBACK[:6])
+    return Table(
+        "rollback_means", _ROLLBACK, (row for row in means if row["where"] not in ("all", "none"))
+    )
 
 
 def _means(table: Table, axes: Sequence[Column]) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from crosstune.studies.conflict.tables import STAGE
 
 PROBE_FOLDER = "probe"
 WHOLE = "whole stage"
+PAIR_JOINT = " – "
 _PAIR = Column("pair", "string", "axis", about="The two tasks.")
 _WINDOW = Column("window", "string", "axis", about="Steps of the window, or the whole stage.")
 _AGREEMENT = (
@@ -333,7 +334,7 @@ def _movement_cells(found: Movement) -> dict[str, Any]:
 
 def pair_name(pair: Pair) -> str:
     """A pair of tasks as people write it."""
-    return f"{pair[0]} – {pair[1]}"
+    return PAIR_JOINT.join(pair)
 
 
 def _states(history: ProbeHistory, window: int | None) -> list[State]:

@@ -46,16 +46,24 @@ def _subtitle(settings: ConflictSettings, seeds: list[int]) -> str:
 
 
 def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
-    yield from _ledger(settings)
+    begin = _most_forgotten(run.table("closing"))
+    yield from _ledger(settings, begin)
     if settings.rollback != "none":
-        yield _rollback()
+        yield _rollback(begin)
     if settings.probe is not None:
-        yield from _agreement()
+        yield from _agreement(begin)
     yield from _retention(run.table("chance"))
     yield from _learning(settings)
 
 
-def _ledger(settings: ConflictSettings) -> Iterator[Section]:
+def _most_forgotten(closing: Table) -> dict[str, object]:
+    """Where a reader will want to look first: the stage and task with the largest rise of held-out loss."""
+    rows = [row for row in closing.rows() if row["side"] == "test"]
+    worst = max(rows, key=lambda row: row["measured"])
+    return {name: worst[name] for name in ("stage", "task", "side")}
+
+
+def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Section]:
     chord = f"m = {settings.ledger.every} optimizer steps a chord"
     yield Section(
         id="forgetting",
@@ -67,6 +75,7 @@ def _ledger(settings: ConflictSettings) -> Iterator[Section]:
         y="component",
         value="nats",
         choose=("stage", "task", "side"),
+        begin=begin,
         note=f"Path integral of the task's gradient (loss change allocation), {chord}; intervals over seeds.",
     )
     yield Section(
@@ -80,21 +89,23 @@ def _ledger(settings: ConflictSettings) -> Iterator[Section]:
         y="layer",
         value="nats",
         choose=("stage", "task", "side"),
+        begin=begin,
         note="Positive is forgotten. Hover for intervals over seeds (over rows for one seed).",
     )
     yield Section(
         id="forgetting-path",
         title="When it was forgotten",
-        lead="The account along training: each line adds up what a component has cost a task so far is found by "
-        "following the chords; steep stretches are where a task was lost.",
+        lead="The account along training: what each component cost a task in each chord, its layers added up. The "
+        "lines of a chord add up to the change of the task's loss in it.",
         view="lines",
         table="forgetting_path",
         x="stop_step",
         value="nats",
         color="component",
         choose=("stage", "task", "side", "seed"),
+        begin=begin,
         combine="sum",
-        note=f"Nats per token booked in each chord, summed over layers; {chord}.",
+        note=f"Nats per token booked in each chord; {chord}.",
     )
     yield Section(
         id="closing",
@@ -107,7 +118,7 @@ def _ledger(settings: ConflictSettings) -> Iterator[Section]:
     )
 
 
-def _rollback() -> Section:
+def _rollback(begin: dict[str, object]) -> Section:
     return Section(
         id="rollback",
         title="Rollback",
@@ -118,11 +129,14 @@ def _rollback() -> Section:
         y="where",
         value="nats",
         choose=("stage", "task", "side"),
-        note="`all` puts everything back. Single components need not add up: they interact.",
+        begin=begin,
+        order="size",
+        note="Putting one component back and then another need not add up: they interact.",
     )
 
 
-def _agreement() -> Iterator[Section]:
+def _agreement(begin: dict[str, object]) -> Iterator[Section]:
+    stage = {"stage": begin["stage"]}
     yield Section(
         id="agreement",
         title="Do gradients agree?",
@@ -135,6 +149,7 @@ def _agreement() -> Iterator[Section]:
         value="corrected",
         beside=("naive",),
         choose=("stage", "pair"),
+        begin=stage,
         where={"window": WHOLE},
         note="Window means over states and seeds: U-statistics over blocks, jackknife over blocks, t over seeds.",
     )
@@ -149,6 +164,7 @@ def _agreement() -> Iterator[Section]:
         value="corrected",
         color="component",
         choose=("stage", "task_a", "task_b", "layer", "seed"),
+        begin=stage,
         where={"reference": "current"},
         combine="mean",
         note="Windows below the noise floor are left out.",

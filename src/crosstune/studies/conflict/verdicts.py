@@ -8,9 +8,8 @@ from typing import Any
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Statement, Tone
-from crosstune.studies.conflict.agreement import WHOLE
+from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.conflict.tables import BASE
 
 Row = Mapping[str, Any]
 _SHARE_NAMED = 3  # components named in a sentence
@@ -24,11 +23,12 @@ def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
         settings: The study's settings.
 
     Returns:
-        Forgetting first, then conflict, peaks, movement; warnings at the end.
+        Warnings first, then forgetting, conflict, peaks and movement.
     """
     found = [
+        *_warnings(run, settings),
         *_forgotten(run),
-        *_over_confident(run.table("retention"), run.table("chance")),
+        *_over_confident(run, settings),
     ]
     if settings.probe is not None:
         found += [
@@ -38,19 +38,19 @@ def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
         ]
     if run.has_table("ledger_rollback_agreement"):
         found += _instruments(run.table("ledger_rollback_agreement"))
+    return found
+
+
+def _warnings(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
     if len(settings.seeds) == 1:
-        found.append(
-            Statement(
-                "One seed was run: intervals are over rows and states of this one path, and say nothing of "
-                "another order of the training rows.",
-                "warning",
-                "Add seeds to this run with `--seeds`.",
-            )
+        yield Statement(
+            "One seed was run: intervals are over rows and states of this one path, and say nothing of another "
+            "order of the training rows.",
+            "warning",
+            "Add seeds to this run with `--seeds`.",
         )
-    warnings = dict.fromkeys(
-        event["text"] for event in run.all_events() if event["kind"] == "warning"
-    )
-    return [*found, *(Statement(text, "warning") for text in warnings)]
+    texts = dict.fromkeys(event["text"] for event in run.all_events() if event["kind"] == "warning")
+    yield from (Statement(text, "warning") for text in texts)
 
 
 def _forgotten(run: Run) -> Iterator[Statement]:
@@ -64,7 +64,7 @@ def _forgotten(run: Run) -> Iterator[Statement]:
         amount = f"{abs(row['measured']):.3g} nats per token"
         interval = _between(row["low"], row["high"])
         detail = (
-            f"{row['measured']:+.4g} {interval} nats per held-out token over {row['seeds']} seeds; the components add "
+            f"{row['measured']:+.4g} {interval} nats per held-out token over {_seeds(row['seeds'])}; the components add "
             f"up to {row['booked']:+.4g}, largest residual of a seed {row['residual']:.2g} "
             f"({row['relative']:.1e} of the change), m = {row['every']} steps a chord."
         )
@@ -93,17 +93,21 @@ def _largest(components: Table) -> str:
     return ", ".join(named) or "no single component"
 
 
-def _over_confident(retention: Table, chance: Table) -> Iterator[Statement]:
-    """A loss above ln V is not lost knowledge: a model that knows nothing pays less."""
-    for row in retention.where(side="test").rows():
-        if row["stage"] != BASE and row["low"] > row["uniform"]:
-            yield Statement(
-                f"After stage {row['stage']}, {row['task']} costs more than guessing uniformly: beyond that level the "
-                "rise is over-confidence in another language's tokens, not lost knowledge.",
-                "shown",
-                f"{row['nats']:.3g} {_between(row['low'], row['high'])} nats per token against ln V = "
-                f"{row['uniform']:.3g} and a unigram model's {_unigram(chance, row['task']):.3g}.",
-            )
+def _over_confident(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
+    """A learned task's loss above ln V is not lost knowledge: a model that knows nothing pays less."""
+    chance = run.table("chance")
+    learned: list[str] = []
+    for stage, task in zip(settings.stage_names, settings.stage_tasks, strict=True):
+        for row in run.table("retention").where(side="test", stage=stage).rows():
+            if row["task"] in learned and row["low"] > row["uniform"]:
+                yield Statement(
+                    f"After stage {stage}, {row['task']} costs more than guessing uniformly: beyond that level the "
+                    "rise is over-confidence in another task's tokens, not lost knowledge.",
+                    "shown",
+                    f"{row['nats']:.3g} {_between(row['low'], row['high'])} nats per token against ln V = "
+                    f"{row['uniform']:.3g} and a unigram model's {_unigram(chance, row['task']):.3g}.",
+                )
+        learned.append(task)
 
 
 def _unigram(chance: Table, task: str) -> float:
@@ -111,37 +115,50 @@ def _unigram(chance: Table, task: str) -> float:
 
 
 def _conflicts(agreement: Table) -> Iterator[Statement]:
+    """One finding a stage: what the task that is learned does to the gradients of each other task."""
     whole = agreement.where(window=WHOLE)
-    for stage, pair in dict.fromkeys(zip(whole.column("stage"), whole.column("pair"), strict=True)):
-        rows = whole.where(stage=stage, pair=pair).rows()
-        resolved = [row for row in rows if row["resolved"]]
-        fighting = [row for row in resolved if row["conflict"]]
-        agreeing = [row for row in resolved if row["inner_low"] > 0]
-        basis = (
-            f"{len(rows)} sites, {len(resolved)} above the noise floor; {rows[0]['states']} states, {rows[0]['blocks']} "
-            f"blocks a task, {rows[0]['seeds']} seeds; Holm over the sites."
+    for stage in dict.fromkeys(whole.column("stage")):
+        pairs = _with_learned(whole.where(stage=stage), stage)
+        found = [_agreed(pair, rows) for pair, rows in pairs.items()]
+        basis = next(iter(pairs.values()))[0]
+        yield Statement(
+            f"While learning {stage}: {'; '.join(words for words, _, _ in found)}.",
+            _strongest([tone for _, tone, _ in found]),
+            " ".join(detail for _, _, detail in found if detail)
+            + f" Means over {basis['states']} states, {basis['blocks']} blocks a task, "
+            f"{_seeds(basis['seeds'])}; Holm over the sites.",
         )
-        if fighting:
-            worst = sorted(fighting, key=lambda row: row["corrected"])[:_SHARE_NAMED]
-            named = ", ".join(_cosine(row) for row in worst)
-            yield Statement(
-                f"While learning {stage}, the gradients of {pair} conflict at {len(fighting)} of {len(rows)} sites.",
-                "shown",
-                f"Lowest corrected cosines: {named}. {basis}",
-            )
-        elif resolved:
-            yield Statement(
-                f"While learning {stage}, no conflict between {pair} is shown"
-                + (f"; they agree at {len(agreeing)} sites." if agreeing else "."),
-                "not_shown",
-                basis,
-            )
-        else:
-            yield Statement(
-                f"While learning {stage}, whether {pair} conflict cannot be told: every site is below the noise floor.",
-                "too_noisy",
-                basis,
-            )
+
+
+def _agreed(pair: str, rows: Sequence[Row]) -> tuple[str, Tone, str]:
+    """Words, tone and figures of one pair over a stage."""
+    resolved = [row for row in rows if row["resolved"]]
+    fighting = sorted(
+        (row for row in resolved if row["conflict"]), key=lambda row: row["corrected"]
+    )
+    agreeing = sum(row["inner_low"] > 0 for row in resolved)
+    sites = f"of {len(rows)} sites"
+    if fighting:
+        named = ", ".join(_cosine(row) for row in fighting[:_SHARE_NAMED])
+        words = f"{pair} conflict at {len(fighting)} {sites} and agree at {agreeing}"
+        return words, "shown", f"Lowest corrected cosines of {pair}: {named}."
+    if not resolved:
+        return f"{pair} cannot be told, every site is below the noise floor", "too_noisy", ""
+    noise = (
+        f" ({len(rows) - len(resolved)} below the noise floor)" if len(resolved) < len(rows) else ""
+    )
+    words = f"no conflict of {pair} is shown, and agreement at {agreeing} {sites}{noise}"
+    return words, "not_shown", ""
+
+
+def _with_learned(table: Table, stage: str) -> dict[str, list[Row]]:
+    """The rows of the pairs that the stage's task is one of; all pairs where it is in none."""
+    learned = stage.split("-", 1)[1]
+    pairs: dict[str, list[Row]] = {}
+    for row in table.rows():
+        pairs.setdefault(row["pair"], []).append(row)
+    own = {pair: rows for pair, rows in pairs.items() if learned in pair.split(PAIR_JOINT)}
+    return own or pairs
 
 
 def _cosine(row: Row) -> str:
@@ -149,46 +166,68 @@ def _cosine(row: Row) -> str:
 
 
 def _peaks(peaks: Table) -> Iterator[Statement]:
+    """One finding a stage: is there a layer and component that stands out?"""
     tones: dict[str, Tone] = {
         "conflict peak": "shown",
         "most dissimilar": "shown",
         "no peak": "not_shown",
     }
-    for row in peaks.where(scope="all sites").rows():
+    everywhere = peaks.where(scope="all sites")
+    for stage in dict.fromkeys(everywhere.column("stage")):
+        rows = [
+            row
+            for found in _with_learned(everywhere.where(stage=stage), stage).values()
+            for row in found
+        ]
         yield Statement(
-            f"While learning {row['stage']}, {row['pair']}: {row['words']}",
-            tones.get(row["kind"], "too_noisy"),
-            f"Over the whole stage and {row['seeds']} seeds; the smallest standardised difference decides.",
+            f"Peaks while learning {stage}: "
+            + " ".join(f"{row['pair']}: {row['words']}" for row in rows),
+            _strongest([tones.get(row["kind"], "too_noisy") for row in rows]),
+            f"Over the whole stage and {_seeds(rows[0]['seeds'])}; the smallest standardised difference decides.",
         )
 
 
 def _movements(movement: Table) -> Iterator[Statement]:
+    """One finding a stage: does agreement move through depth while it lasts?"""
     tones: dict[str, Tone] = {"shown": "shown", "not shown": "not_shown"}
-    for row in movement.rows():
+    for stage in dict.fromkeys(movement.column("stage")):
+        rows = [
+            row
+            for found in _with_learned(movement.where(stage=stage), stage).values()
+            for row in found
+        ]
         yield Statement(
-            f"While learning {row['stage']}, {row['pair']}: {row['words']}",
-            tones.get(row["verdict"], "too_noisy"),
-            f"{row['probes']} probes, {row['sites']} sites above the noise floor throughout, {row['seeds']} seeds.",
+            f"Movement while learning {stage}: "
+            + " ".join(f"{row['pair']}: {row['words']}" for row in rows),
+            _strongest([tones.get(row["verdict"], "too_noisy") for row in rows]),
+            f"{rows[0]['probes']} probes, {_seeds(rows[0]['seeds'])}; sites above the noise floor at every probe: "
+            + ", ".join(str(row["sites"]) for row in rows)
+            + ".",
         )
 
 
 def _instruments(table: Table) -> Iterator[Statement]:
     """Do what was booked along the path and what a rollback wins back rank the sites alike?"""
-    for stage, task in dict.fromkeys(zip(table.column("stage"), table.column("task"), strict=True)):
-        if task == stage.split("-", 1)[1]:
-            continue
-        rows = table.where(stage=stage, task=task, side="test").rows()
-        values = [
-            row["rank_correlation"] for row in rows if not math.isnan(row["rank_correlation"])
-        ]
-        if values:
-            yield Statement(
-                f"Ledger and rollback rank the sites that cost {task} in stage {stage} with a correlation of "
-                f"{sum(values) / len(values):.2f}.",
-                "info",
-                f"Spearman, mean of {len(values)} seeds (range {min(values):.2f} to {max(values):.2f}), "
-                f"{rows[0]['sites']} sites; first seed {_between(rows[0]['low'], rows[0]['high'])}.",
-            )
+    held_out = [row for row in table.rows() if row["side"] == "test"]
+    lost = [row for row in held_out if row["task"] != row["stage"].split("-", 1)[1]]
+    values = [row["rank_correlation"] for row in lost if not math.isnan(row["rank_correlation"])]
+    if values:
+        yield Statement(
+            f"Ledger and rollback rank the sites alike with a correlation of {sum(values) / len(values):.2f} on "
+            "average: what a site cost along the path, and what putting it back would win.",
+            "info",
+            f"Spearman over {lost[0]['sites']} sites, {len(values)} stages, tasks and seeds: {min(values):.2f} to "
+            f"{max(values):.2f}. The two need not agree: sites interact, most at high learning rates.",
+        )
+
+
+def _strongest(tones: Sequence[Tone]) -> Tone:
+    order: tuple[Tone, ...] = ("shown", "not_shown", "too_noisy")
+    return next(tone for tone in order if tone in tones)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def decision(found: Sequence[Statement]) -> list[dict[str, str]]:
