@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from crosstune.foundation.records import Column, Table
@@ -22,6 +23,7 @@ _MEAN = (
 )
 _SITES = (STAGE, TASK, SIDE, WHERE, LAYER, COMPONENT, *_MEAN)
 _COMPONENTS = (STAGE, TASK, SIDE, COMPONENT, *_MEAN)
+_COURSE = (STAGE, TASK, SIDE, Column("step", "int64", "axis", "optimizer steps"), COMPONENT, *_MEAN)
 _CLOSING = (
     STAGE,
     TASK,
@@ -85,6 +87,36 @@ def forgetting_by_component(sites: Table) -> Table:
             yield {**dict(zip(axes, key, strict=True)), **_mean_cells(list(sums.values()))}
 
     return Table("forgetting_components", _COMPONENTS, rows())
+
+
+def course(path: Table) -> Table:
+    """The table `forgetting_course`: what each component had cost by each step of a stage, over seeds.
+
+    Args:
+        path: `forgetting_path` of all seeds.
+
+    Returns:
+        One row for each stage, task, side, component and end of a chord; 0 at the stage's start.
+    """
+    return Table("forgetting_course", _COURSE, _course(path))
+
+
+def _course(path: Table) -> Iterator[dict[str, Any]]:
+    axes = ("stage", "task", "side", "component")
+    for key, found in by_key(path, axes):
+        booked: dict[int, dict[int, float]] = {}
+        for row in found:
+            chords = booked.setdefault(row["seed"], {0: 0.0})
+            chords[row["stop_step"]] = chords.get(row["stop_step"], 0.0) + row["nats"]
+        totals = {
+            seed: dict(
+                zip(sorted(chords), accumulate(chords[at] for at in sorted(chords)), strict=True)
+            )
+            for seed, chords in booked.items()
+        }
+        for step in sorted({step for chords in totals.values() for step in chords}):
+            values = [chords[step] for chords in totals.values() if step in chords]
+            yield {**dict(zip(axes, key, strict=True)), "step": step, **_mean_cells(values)}
 
 
 def closing(segments: Table) -> Table:

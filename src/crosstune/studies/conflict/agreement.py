@@ -20,13 +20,13 @@ from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import STAGE
 
 PROBE_FOLDER = "probe"
-WHOLE = "whole stage"
+WINDOW, WHOLE = "window", "whole stage"
 PAIR_JOINT = " – "
 _PAIR = Column("pair", "string", "axis", about="The two tasks.")
-_WINDOW = Column("window", "string", "axis", about="Steps of the window, or the whole stage.")
+_SCOPE = Column("scope", "string", "axis", about="One window of probes, or the whole stage.")
 _AGREEMENT = (
     STAGE,
-    _WINDOW,
+    _SCOPE,
     Column("start_step", "int64", "axis", "optimizer steps"),
     Column("stop_step", "int64", "axis", "optimizer steps"),
     _PAIR,
@@ -55,6 +55,22 @@ _AGREEMENT = (
     Column("states", "int64", "label", about="States a seed."),
     Column("blocks", "int64", "label", about="Blocks a task."),
     Column("seeds", "int64", "label"),
+)
+_AT_ONE_STATE = tuple(
+    column
+    for column in _AGREEMENT
+    if column.name
+    in (
+        "stage",
+        "scope",
+        "stop_step",
+        "pair",
+        "where",
+        "layer",
+        "component",
+        "corrected",
+        "resolved",
+    )
 )
 _PEAKS = (
     STAGE,
@@ -178,14 +194,13 @@ def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
     for window in windows:
         states = [_states(history, window) for history in probe.histories]
         span = {"start_step": states[0][0].step, "stop_step": states[0][-1].step}
-        name = WHOLE if window is None else f"{span['start_step']}–{span['stop_step']}"
         for pair in probe.pairs:
             found = probe.over_seeds(window, pair)
             naive, spread = _one_state(probe, states, pair)
             for place, site in enumerate(probe.sites):
                 yield {
                     "stage": probe.stage,
-                    "window": name,
+                    "scope": WHOLE if window is None else WINDOW,
                     **span,
                     "pair": pair_name(pair),
                     **site,
@@ -195,6 +210,39 @@ def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
                     "states": len(states[0]),
                     "blocks": states[0][0].sums["current"][pair].sizes[0],
                     "seeds": found.seeds,
+                }
+
+
+def at_one_state(probes: Sequence[StageProbe]) -> Table:
+    """The table `agreement_at_one_state`: what single states of the first seed said, for a thin line behind the means.
+
+    Args:
+        probes: The probes of all stages.
+
+    Returns:
+        One row for each stage, measured state, pair and site; NaN below the noise floor.
+    """
+    return Table(
+        "agreement_at_one_state",
+        _AT_ONE_STATE,
+        (row for probe in probes for row in _states_of(probe)),
+    )
+
+
+def _states_of(probe: StageProbe) -> Iterator[dict[str, Any]]:
+    first = probe.histories[0]
+    for state in first.states:
+        for pair in probe.pairs:
+            found = state.agreement("current", pair, first.settings.level)
+            for place, site in enumerate(probe.sites):
+                yield {
+                    "stage": probe.stage,
+                    "scope": WINDOW,
+                    "stop_step": state.step,
+                    "pair": pair_name(pair),
+                    **site,
+                    "corrected": float(found.cosine.value[place]),
+                    "resolved": bool(found.resolved[place]),
                 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
-from crosstune.studies.conflict.agreement import WHOLE
+from crosstune.studies.conflict.agreement import WHOLE, WINDOW
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.summary import finished_cells
 from crosstune.studies.conflict.verdicts import decision, statements
@@ -95,17 +95,16 @@ def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Se
     yield Section(
         id="forgetting-path",
         title="When it was forgotten",
-        lead="The account along training: what each component cost a task in each chord, its layers added up. The "
-        "lines of a chord add up to the change of the task's loss in it.",
+        lead="The account along training: what each component had cost the task by each step, its layers added up. The "
+        "lines of a step add up to the change of the task's loss so far.",
         view="lines",
-        table="forgetting_path",
-        x="stop_step",
+        table="forgetting_course",
+        x="step",
         value="nats",
         color="component",
-        choose=("stage", "task", "side", "seed"),
+        choose=("stage", "task", "side"),
         begin=begin,
-        combine="sum",
-        note=f"Nats per token booked in each chord; {chord}.",
+        note=f"Mean over seeds, bands over seeds; {chord}.",
     )
     yield Section(
         id="closing",
@@ -150,7 +149,7 @@ def _agreement(begin: dict[str, object]) -> Iterator[Section]:
         beside=("naive",),
         choose=("stage", "pair"),
         begin=stage,
-        where={"window": WHOLE},
+        where={"scope": WHOLE},
         note="Window means over states and seeds: U-statistics over blocks, jackknife over blocks, t over seeds.",
     )
     yield Section(
@@ -159,15 +158,16 @@ def _agreement(begin: dict[str, object]) -> Iterator[Section]:
         lead="The corrected cosine in each window of the stage. One state alone flips its sign with the optimizer's "
         "oscillation; only window means over states and seeds are read here.",
         view="lines",
-        table="agreement_windows",
+        table="agreement",
         x="stop_step",
         value="corrected",
         color="component",
-        choose=("stage", "task_a", "task_b", "layer", "seed"),
+        choose=("stage", "pair", "layer"),
         begin=stage,
-        where={"reference": "current"},
-        combine="mean",
-        note="Windows below the noise floor are left out.",
+        where={"scope": WINDOW},
+        thin="agreement_at_one_state",
+        note="Thick: window means over states and seeds. Thin: the first seed at one state. What is below the noise "
+        "floor is left out.",
     )
     yield Section(
         id="peaks",
@@ -176,6 +176,7 @@ def _agreement(begin: dict[str, object]) -> Iterator[Section]:
         "the sites that cannot be told apart are named.",
         view="table",
         table="peaks_over_seeds",
+        choose=("scope",),
     )
     yield Section(
         id="movement",

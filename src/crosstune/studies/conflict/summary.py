@@ -64,6 +64,7 @@ def write(run: Run, settings: ConflictSettings) -> None:
         retention.retention(over["scores"]),
         accounts.forgetting(over["forgetting_sites"]),
         accounts.forgetting_by_component(over["forgetting_sites"]),
+        accounts.course(over["forgetting_path"]),
         accounts.closing(over["forgetting_segments"]),
     ]
     if "rollback" in over:
@@ -72,6 +73,7 @@ def write(run: Run, settings: ConflictSettings) -> None:
         probes = agreement.read_probes([cell for _, cell in cells], settings)
         means += [
             agreement.agreement(probes),
+            agreement.at_one_state(probes),
             agreement.peaks(probes),
             agreement.movement(probes),
         ]

@@ -116,7 +116,7 @@ def _unigram(chance: Table, task: str) -> float:
 
 def _conflicts(agreement: Table) -> Iterator[Statement]:
     """One finding a stage: what the task that is learned does to the gradients of each other task."""
-    whole = agreement.where(window=WHOLE)
+    whole = agreement.where(scope=WHOLE)
     for stage in dict.fromkeys(whole.column("stage")):
         pairs = _with_learned(whole.where(stage=stage), stage)
         found = [_agreed(pair, rows) for pair, rows in pairs.items()]
