@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import psutil
+
 from crosstune.foundation.errors import CrosstuneError
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 _REFRESH = 0.5  # seconds between lines on a terminal
 _QUIET_REFRESH = 15.0  # seconds between lines in a file
+_MEMORY_WARNING = 0.9  # share of the machine's memory in use
 
 
 def text(words: str) -> None:
@@ -123,4 +126,13 @@ class ProgressLine:
         fresh = done - sum(self._first.values())
         left = f", {duration(elapsed / fresh * (total - done))} to go" if fresh else ""
         share = f"{done / total:>4.0%}" if total else "  0%"
-        return f"{share} {progress.cell}: {progress.doing}; {duration(elapsed)} gone{left}"
+        return (
+            f"{share} {progress.cell}: {progress.doing}; {duration(elapsed)} gone{left}{_memory()}"
+        )
+
+
+def _memory() -> str:
+    """How full the machine's memory is, with a warning before it is too late."""
+    share = psutil.virtual_memory().percent / 100
+    warning = ": stop and lower `workers` or the batch" if share > _MEMORY_WARNING else ""
+    return f"; memory {share:.0%}{warning}"

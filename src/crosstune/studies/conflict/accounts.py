@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from crosstune.foundation.records import Column, Table
+from crosstune.foundation.records import Column, Measurement, Table
 from crosstune.studies.conflict.over_seeds import by_key, mean_over_seeds
 from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
 
@@ -155,6 +155,32 @@ def closing(segments: Table) -> Table:
             }
 
     return Table("closing", _CLOSING, rows())
+
+
+def measurements(closed: Table, seeds: tuple[int, ...]) -> Iterator[Measurement]:
+    """What each stage made every other task forget, on its held-out rows.
+
+    Args:
+        closed: The table `closing`.
+        seeds: The seeds it stands on.
+
+    Yields:
+        One measurement for each stage and other task.
+    """
+    for row in closed.where(side="test").rows():
+        if row["task"] != row["stage"].split("-", 1)[1]:
+            yield Measurement(
+                name=f"forgotten of {row['task']} in {row['stage']}",
+                value=row["measured"],
+                low=row["low"],
+                high=row["high"],
+                n=row["seeds"],
+                unit=NATS,
+                how="rise of the held-out loss, as the ledger booked it; interval over seeds",
+                chance=0.0,
+                seeds=seeds,
+                n_unit="seeds",
+            )
 
 
 def rollback(table: Table) -> Table:

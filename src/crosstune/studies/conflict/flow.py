@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
@@ -16,7 +17,7 @@ import transformers
 
 from crosstune import report
 from crosstune.foundation import ranks
-from crosstune.foundation.errors import StorageError
+from crosstune.foundation.errors import SettingsError, StorageError, renamed
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import differences, from_yaml, to_yaml
 from crosstune.foundation.storage import write_text
@@ -40,18 +41,16 @@ def run(settings: ConflictSettings, listener: Listener) -> Run:
         The run, with its page drawn.
     """
     ranks.start()
+    _check_workers(settings)
     _quiet()
     bench = prepare(settings)
     opened = _open(settings)
-    steps = settings.training.steps * len(settings.stage_names)
     waiting = [seed for seed in settings.seeds if not _is_finished(opened, seed)]
     if ranks.is_first():
-        summary.write_chance(opened, bench)
+        summary.write_rows(opened, bench)
         for warning in bench.warnings:
             opened.event("warning", text=warning)
-        for seed in settings.seeds:
-            done = 0 if seed in waiting else steps
-            listener(Progress(cell_name(seed), "waiting" if not done else "finished", done, steps))
+        _tell_all(settings, waiting, listener)
     if min(settings.workers, len(waiting)) > 1:
         _run_in_processes(settings, waiting, opened.folder, listener)
     else:
@@ -62,6 +61,13 @@ def run(settings: ConflictSettings, listener: Listener) -> Run:
         opened.finish()
     ranks.wait_for_all()
     return opened
+
+
+def _tell_all(settings: ConflictSettings, waiting: Sequence[int], listener: Listener) -> None:
+    steps = settings.training.steps * len(settings.stage_names)
+    for seed in settings.seeds:
+        done = 0 if seed in waiting else steps
+        listener(Progress(cell_name(seed), "finished" if done else "waiting", done, steps))
 
 
 def sum_up(opened: Run) -> None:
@@ -77,33 +83,40 @@ def sum_up(opened: Run) -> None:
 
 
 def _open(settings: ConflictSettings) -> Run:
+    """The run folder: new, gone on with, or begun anew where nothing was learned in it yet."""
     folder = Path(settings.output)
+    old = Run.open(folder) if (folder / "run.json").exists() else None
+    # Every process looks, so that all of them stop; the first one alone then writes.
+    changed = {} if old is None else _changes(old, settings)
+    ranks.wait_for_all()
     if ranks.is_first():
-        if (folder / "run.json").exists():
-            _check_same(Run.open(folder), settings)
-            opened = Run.resume(folder)
-            write_text(folder / "settings.yaml", to_yaml(_with_all_seeds(opened, settings)))
+        if old is None:
+            with renamed(str(folder), "output"):
+                Run.create(folder, to_yaml(settings), kind=_KIND)
         else:
-            Run.create(folder, to_yaml(settings), kind=_KIND)
+            opened = Run.resume(folder)
+            if changed:
+                shutil.rmtree(folder / "cells", ignore_errors=True)
+                (folder / "events.jsonl").unlink(missing_ok=True)
+            kept = settings if changed else _with_all_seeds(opened, settings)
+            write_text(folder / "settings.yaml", to_yaml(kept))
     ranks.wait_for_all()
     return Run.open(folder)
 
 
-def _check_same(old: Run, settings: ConflictSettings) -> None:
-    if old.kind != _KIND:
-        found = f"a run of kind {old.kind!r}"
-    else:
+def _changes(old: Run, settings: ConflictSettings) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ from those of a run in which nothing was learned yet; a filled one must not differ."""
+    changed = {}
+    if old.kind == _KIND:
         known = from_yaml(ConflictSettings, old.settings_yaml + "\n")
         changed = differences(known.same_numbers(), settings.same_numbers())
-        if not changed:
-            return
-        found = "; ".join(
-            f"{name}: {was} there, {now} here" for name, (was, now) in changed.items()
-        )
+        if not changed or not any(old.folder.glob("cells/*/checkpoints/**/*.safetensors")):
+            return changed
+    found = "; ".join(f"{name}: {was} there, {now} here" for name, (was, now) in changed.items())
     raise StorageError(
         "output",
         law="must be a new folder or a run with the same settings (seeds may be added)",
-        found=f"{old.folder} with {found}",
+        found=f"{old.folder} with {found or f'a run of kind {old.kind!r}'}",
         remedy="Name another folder with `--output`, or take back the change to go on with that run.",
     )
 
@@ -113,6 +126,16 @@ def _with_all_seeds(old: Run, settings: ConflictSettings) -> ConflictSettings:
     return replace(
         settings, seeds=(*known, *(seed for seed in settings.seeds if seed not in known))
     )
+
+
+def _check_workers(settings: ConflictSettings) -> None:
+    if settings.workers > 1 and ranks.world_size() > 1:
+        raise SettingsError(
+            "workers",
+            law="must be 1 where a launcher started several processes for each cell",
+            found=f"{settings.workers} in {ranks.world_size()} processes",
+            remedy="Set `workers: 1`, or start the command without the launcher.",
+        )
 
 
 def _is_finished(opened: Run, seed: int) -> bool:

@@ -53,7 +53,7 @@ def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
     if settings.probe is not None:
         yield from _agreement(begin)
     yield from _retention(run.table("chance"))
-    yield from _learning(settings)
+    yield from _learning(settings, run.table("chance"))
 
 
 def _most_forgotten(closing: Table) -> dict[str, object]:
@@ -216,7 +216,9 @@ def _chance_words(chance: Table, side: str) -> str:
     )
 
 
-def _learning(settings: ConflictSettings) -> Iterator[Section]:
+def _learning(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
+    held_out = chance.where(side="test").rows()
+    uniform = ("uniform", held_out[0]["uniform"])
     if settings.training.evaluate_every:
         yield Section(
             id="learning",
@@ -229,6 +231,7 @@ def _learning(settings: ConflictSettings) -> Iterator[Section]:
             color="task",
             choose=("stage",),
             trace="seed",
+            lines=(uniform, *((f"unigram {row['task']}", row["nats"]) for row in held_out)),
             note="Thin lines are seeds, the thick line is their mean.",
         )
     yield Section(
@@ -241,6 +244,15 @@ def _learning(settings: ConflictSettings) -> Iterator[Section]:
         value="loss",
         choose=("stage",),
         trace="seed",
+        lines=(uniform,),
+    )
+    yield Section(
+        id="references",
+        title="What the intervals stand on",
+        lead="Reference blocks of ledger and rollback: rows of one task that are left out together by the jackknife.",
+        view="table",
+        table="references",
+        note="The probe's blocks are drawn from the training rows in the same way.",
     )
     yield Section(
         id="cost",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from crosstune.foundation.evaluation import chance_lines
 from crosstune.foundation.records import Column, Run, Table
+from crosstune.interference.blocks import make_blocks
 from crosstune.interference.rollback import compare_with_ledger
 from crosstune.studies.conflict import accounts, agreement, retention
 from crosstune.studies.conflict.prepare import SIDES, Bench
@@ -26,6 +27,22 @@ _KEPT = (
     "rollback",
 )
 _PROBED = ("agreement_windows", "peaks", "movement")
+_REFERENCES = (
+    TASK,
+    SIDE,
+    Column("blocks", "int64", "value", "blocks"),
+    Column("rows", "int64", "value", "rows"),
+    Column("tokens", "int64", "value", "tokens"),
+    Column(
+        "bytes_per_token",
+        "float64",
+        "value",
+        "bytes/token",
+        about="1 where a tokenizer spells in bytes.",
+    ),
+    Column("training_rows", "int64", "label", "rows"),
+    Column("held_out_rows", "int64", "label", "rows"),
+)
 _CHANCE = (
     TASK,
     SIDE,
@@ -79,17 +96,53 @@ def write(run: Run, settings: ConflictSettings) -> None:
         ]
     for table in (*over.values(), *means):
         run.write_table(table)
-    for found in retention.measurements(over["scores"], settings.stage_names):
+    closed = next(table for table in means if table.name == "closing")
+    seeds = tuple(seed for seed, _ in cells)
+    for found in (
+        *accounts.measurements(closed, seeds),
+        *retention.measurements(over["scores"], settings.stage_names),
+    ):
         run.measure(found)
 
 
-def write_chance(run: Run, bench: Bench) -> None:
-    """Write the table `chance`: what a model that knows only token frequencies would pay.
+def write_rows(run: Run, bench: Bench) -> None:
+    """Write what follows from the rows alone: the tables `references` and `chance`.
 
     Args:
         run: The study's run.
         bench: The study's rows.
     """
+    run.write_table(_references(bench))
+    run.write_table(_chance(bench))
+
+
+def _references(bench: Bench) -> Table:
+    """Blocks, rows and tokens that ledger and rollback stand on."""
+    settings, rows = bench.settings, []
+    for task in settings.reference_tasks:
+        for side in SIDES:
+            blocks = make_blocks(
+                task, getattr(bench.tasks[task], side), bench.tokenizer, settings.block_settings()
+            )
+            encoded = [row for block in blocks for row in block.rows]
+            tokens = sum(row.scored_tokens for row in encoded)
+            rows.append(
+                {
+                    "task": task,
+                    "side": side,
+                    "blocks": len(blocks),
+                    "rows": len({row.row_id for row in encoded}),
+                    "tokens": tokens,
+                    "bytes_per_token": sum(row.scored_bytes for row in encoded) / tokens,
+                    "training_rows": len(bench.tasks[task].train),
+                    "held_out_rows": len(bench.tasks[task].test),
+                }
+            )
+    return Table("references", _REFERENCES, rows)
+
+
+def _chance(bench: Bench) -> Table:
+    """What a model that knows only token frequencies would pay."""
     vocabulary = len(bench.tokenizer)
     rows = []
     for task in bench.tasks:
@@ -108,7 +161,7 @@ def write_chance(run: Run, bench: Bench) -> None:
                     "uniform": lines.uniform.value,
                 }
             )
-    run.write_table(Table("chance", _CHANCE, rows))
+    return Table("chance", _CHANCE, rows)
 
 
 def _together(name: str, cells: Sequence[tuple[int, Run]]) -> Table:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import psutil
+
 from crosstune.foundation.evaluation import RowScores
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.training import StageResult
@@ -146,6 +148,10 @@ def _cost(stage: str, result: StageResult) -> Iterator[dict[str, Any]]:
         "tokens per second": (cost.tokens_per_second, "tokens/s"),
         "padding": (cost.padding_fraction, "share of positions"),
         "peak memory": (cost.peak_memory_bytes / 2**30, "GiB"),
+        "peak memory of the machine's": (
+            cost.peak_memory_bytes / psutil.virtual_memory().total,
+            "share",
+        ),
         "peak device memory": (cost.peak_device_bytes / 2**30 or math.nan, "GiB"),
     }
     for what, (value, unit) in figures.items():

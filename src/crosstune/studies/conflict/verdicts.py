@@ -13,6 +13,7 @@ from crosstune.studies.conflict.settings import ConflictSettings
 
 Row = Mapping[str, Any]
 _SHARE_NAMED = 3  # components named in a sentence
+_SPELLED_IN_BYTES = 1.2  # bytes a token below which a tokenizer hardly knows the script
 
 
 def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
@@ -48,6 +49,17 @@ def _warnings(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
             "order of the training rows.",
             "warning",
             "Add seeds to this run with `--seeds`.",
+        )
+    spelled = [
+        row["task"]
+        for row in run.table("references").where(side="train").rows()
+        if row["bytes_per_token"] < _SPELLED_IN_BYTES
+    ]
+    if spelled:
+        yield Statement(
+            f"The tokenizer spells {', '.join(spelled)} in bytes: these tasks share few tokens with the others, and a "
+            "token of theirs says little; compare tasks in bits per byte.",
+            "warning",
         )
     texts = dict.fromkeys(event["text"] for event in run.all_events() if event["kind"] == "warning")
     yield from (Statement(text, "warning") for text in texts)
