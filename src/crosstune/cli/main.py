@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from crosstune import __version__
 from crosstune.cli import printing
 from crosstune.foundation.errors import CrosstuneError, SettingsError
+from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.studies.catalogue import STUDIES, find_study
 
 _STOPPED = 130  # the shell's exit code for an interrupt
@@ -54,8 +56,12 @@ def build_parser() -> ArgumentParser:
 def _study_parser(name: str) -> ArgumentParser:
     study = find_study(name)
     parser = ArgumentParser(description=study.question, exit_on_error=False)
+    parser.add_argument("--config", help="A YAML file with any of the settings below.")
     parser.add_argument(
-        "--config", action="config", help="A YAML file with any of the settings below."
+        "--print_config",
+        nargs="?",
+        const="",
+        help="Print the whole settings as YAML, with what was given here, and stop.",
     )
     parser.add_class_arguments(study.settings_class(), as_group=False)
     return parser
@@ -82,64 +88,71 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(words: list[str]) -> Namespace:
+    """What the words say; of a study's settings only those that were given."""
     parser = build_parser()
     try:
-        return parser.parse_args(words)
+        return parser.parse_args(words, defaults=False)
     except ArgumentError as error:
-        raise _told(error, words) from error
-
-
-def _told(error: ArgumentError, words: list[str]) -> CrosstuneError:
-    """The parser's error in our words; a law that a settings class checked itself comes through unchanged."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, CrosstuneError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    message = " ".join(str(error).split())
-    return SettingsError(
-        "command",
-        law="must be made of the documented words",
-        found=message,
-        remedy=_nearest(words)
-        + "`crosstune --help` and `crosstune run conflict --help` name them all.",
-    )
+        raise SettingsError(
+            "command",
+            law="must be made of the documented words",
+            found=" ".join(str(error).split()),
+            remedy=f"{_nearest(words)}`crosstune --help` and `crosstune run conflict --help` name them all.",
+        ) from error
 
 
 def _nearest(words: list[str]) -> str:
-    """A hint at the option that was probably meant."""
-    known = {
+    """A hint at the study or option that was probably meant."""
+    known = {study.name for study in STUDIES} | {
         option
         for study in STUDIES
         for action in _study_parser(study.name)._actions
         for option in action.option_strings
     }
     for word in words:
-        option = word.split("=")[0]
-        if option.startswith("--") and option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            if near:
-                return f"Did you mean `{near[0]}`? "
+        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+        if near and near[0] != word.split("=")[0]:
+            return f"Did you mean `{near[0]}`? "
     return ""
 
 
 def _dispatch(arguments: Namespace) -> int:
     command = arguments.command
     if command == "list":
-        return _list(Path(arguments.list.folder))
+        return _list(Path(arguments.list.get("folder", "runs")))
     if command == "show":
-        return _show(Path(arguments.show.run), draw=arguments.show.draw)
+        return _show(Path(arguments.show.run), draw=arguments.show.get("draw", True))
     verb = arguments[command]
     study = find_study(verb.study)
-    chosen = _study_parser(study.name).instantiate(verb[study.name])
-    chosen.pop("config", None)
-    settings = study.settings_class()(**chosen.as_dict())
-    if command == "plan":
+    given = verb[study.name].as_dict()
+    file, prints = given.pop("config", None), given.pop("print_config", None) is not None
+    settings: Any = from_yaml(study.settings_class(), Path(file) if file else "\n", _dotted(given))
+    if prints:
+        printing.text(to_yaml(settings))
+    elif command == "plan":
         printing.plan(study.plan(settings))
-        return 0
-    with printing.ProgressLine() as line:
-        run = study.run(settings, line)
-    return _show(run.folder, draw=False)
+    else:
+        with printing.ProgressLine() as line:
+            run = study.run(settings, line)
+        from crosstune.foundation import ranks  # torch, which the help does without
+
+        if ranks.is_first():
+            return _show(run.folder, draw=False)
+    return 0
+
+
+def _dotted(given: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Settings given on the command line as plain values, by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            found.update(_dotted(value, f"{path}{name}."))
+        elif isinstance(value, (list, tuple)):
+            items = [item.as_dict() if isinstance(item, Namespace) else item for item in value]
+            found[f"{path}{name}"] = items
+        else:
+            found[f"{path}{name}"] = value
+    return found
 
 
 def _show(folder: Path, *, draw: bool) -> int:

@@ -16,6 +16,9 @@ CrosstuneError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CrosstuneError(Exception):
     """An error that finishes its sentence.
@@ -90,3 +93,26 @@ class LedgerError(MeasurementError):
 
 class UnsupportedError(CrosstuneError, NotImplementedError):
     """A known thing that is refused by name until it is built."""
+
+
+@contextmanager
+def renamed(ours: str, theirs: str) -> Iterator[None]:
+    """Errors about one of our arguments name it as the user wrote it.
+
+    Args:
+        ours: What the argument is called where the error is raised.
+        theirs: What the user calls it.
+
+    Yields:
+        Nothing; errors about other arguments pass unchanged.
+
+    Raises:
+        CrosstuneError: The same error with the user's word.
+    """
+    try:
+        yield
+    except CrosstuneError as error:
+        if error.argument != ours:
+            raise
+        kind = type(error)
+        raise kind(theirs, law=error.law, found=error.found, remedy=error.remedy) from error

@@ -56,9 +56,12 @@ class GradientSettings:
     """`float32`: weights kept in half precision are evaluated as float32; `model`: as they are."""
     batch_tokens: int = 4096
     """Padded tokens of one forward pass; a smaller number needs less memory and more passes."""
+    stack_bytes: int = 2**28
+    """Gradients of small blocks are computed together while they need no more than this; 0: one by one."""
 
     def __post_init__(self) -> None:
         at_least("batch_tokens", self.batch_tokens, 1)
+        at_least("stack_bytes", self.stack_bytes, 0)
         if self.precision not in ("float32", "model"):
             raise SettingsError(
                 "precision",
@@ -101,4 +104,8 @@ class LedgerSettings:
                 law="must be 'cpu' or 'model'",
                 found=repr(self.copy_device),
                 remedy="Use 'cpu' unless the accelerator has room for one more copy.",
+            )
+        if not 0 < self.level < 1:
+            raise SettingsError(
+                "level", law="must lie between 0 and 1", found=self.level, remedy="Use 0.95."
             )

@@ -23,6 +23,20 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Named:
+    name: str
+    """The name."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    first: int = 1
+    """One."""
+    second: int = 2
+    """Another."""
+
+
+@dataclass(frozen=True)
 class Study:
     stages: tuple[str, ...] = ("en", "bn")
     """The stages."""
@@ -34,6 +48,10 @@ class Study:
     """Training."""
     rate: float = 1e-3
     """The rate."""
+    needed: Named | None = None
+    """A group that has a name."""
+    pair: Pair = field(default_factory=lambda: Pair(7, 8))
+    """A group whose default is not that of its class."""
 
 
 def test_a_whole_value_round_trips():
@@ -53,16 +71,38 @@ def test_dotted_overrides_win_and_reach_into_groups():
         ("ratte: 1.0\n", "Did you mean `rate`"),
         ("training:\n  rnak: 1\n", "Did you mean `training.rank`"),
         ("many:\n- {rnak: 1}\n", r"many\[0\]\.rnak"),
-        ("rate: fast\n", "documented types"),
+        ("rate: fast\n", "`rate` must be a number; found 'fast'"),
+        ("stages: [[1]]\n", "`stages` must be a list, each item text"),
+        ("many: [a]\n", r"`many\[0\]` must be a group of settings"),
+        ("lora: 3\n", "`lora` must be a group of settings or null"),
+        ("lora: {rank: 0}\n", r"`lora.rank` must be at least 1"),
+        ("needed: {}\n", r"`needed.name` must be given"),
         ("- a\n- b\n", "must be a mapping"),
         ("rate: [1\n", "readable YAML"),
         ("training:\n  rank: 0\n", "must be at least 1"),
     ],
-    ids=["unknown", "nested", "in a list", "type", "list", "syntax", "own law"],
+    ids=[
+        "unknown",
+        "nested",
+        "in a list",
+        "type",
+        "type in a list",
+        "item that is no group",
+        "value for a group",
+        "law in a group",
+        "left out",
+        "list",
+        "syntax",
+        "own law",
+    ],
 )
 def test_what_does_not_fit_is_named(text, words):
     with pytest.raises(SettingsError, match=words):
         from_yaml(Study, text)
+
+
+def test_a_group_keeps_the_rest_of_its_default():
+    assert from_yaml(Study, "pair: {second: 3}\n").pair == Pair(7, 3)
 
 
 def test_a_missing_file_is_named(tmp_path):

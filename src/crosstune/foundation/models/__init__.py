@@ -12,6 +12,7 @@ from crosstune.foundation.models.loading import (
     check_finite,
     load_model,
     load_tokenizer,
+    read_config,
     save_model,
 )
 from crosstune.foundation.models.measuring import measuring, weights_at
@@ -29,6 +30,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "measuring",
+    "read_config",
     "save_model",
     "weights_at",
 ]

@@ -46,8 +46,7 @@ def load_model(
     """
     wanted, place = _dtype(dtype), _device(device)
     where = _resolve(path_or_id)
-    config = _read(AutoConfig, where, trust_remote_code=trust_remote_code)
-    _check_decoder(config, where)
+    config = read_config(path_or_id, trust_remote_code=trust_remote_code)
     if Path(where).is_dir() and not list(Path(where).glob("*.safetensors")):
         raise StorageError(
             "path_or_id",
@@ -69,6 +68,19 @@ def load_model(
     model.to(place)
     check_finite(model)
     return model
+
+
+def read_config(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Return the configuration of the decoder in a local folder or under a hub id; no weight is read.
+
+    Raises:
+        ModelError: Not a decoder.
+        StorageError: A folder or file is missing.
+    """
+    where = _resolve(path_or_id)
+    config = _read(AutoConfig, where, trust_remote_code=trust_remote_code)
+    _check_decoder(config, where)
+    return config
 
 
 def load_tokenizer(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from crosstune.foundation.errors import CrosstuneError, SettingsError
+from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import canonical
 
 S = TypeVar("S")
@@ -70,6 +70,8 @@ def from_yaml(cls: type[S], source: str | Path, overrides: Mapping[str, Any] | N
 def from_mapping(cls: type[S], values: Mapping[str, Any]) -> S:
     """The settings that nested plain values describe.
 
+    A group of which only some names are given keeps the rest of what the class has by default.
+
     Args:
         cls: The settings class.
         values: Field names to plain values.
@@ -79,30 +81,9 @@ def from_mapping(cls: type[S], values: Mapping[str, Any]) -> S:
 
     Raises:
         CrosstuneError: What the class's own validation says.
-        SettingsError: A key is unknown or a value has the wrong type.
+        SettingsError: A key is unknown or missing, or a value has the wrong type.
     """
-    _check_known(cls, values, "")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--settings", type=cls)
-    try:
-        return typing.cast(
-            "S", parser.instantiate(parser.parse_object({"settings": dict(values)})).settings
-        )
-    except CrosstuneError:
-        raise
-    except (ArgumentError, TypeError, ValueError) as error:
-        # A law that the class itself checked arrives wrapped in the parser's error: hand on the original.
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, CrosstuneError):
-                raise cause from error
-            cause = cause.__cause__ or cause.__context__
-        raise SettingsError(
-            cls.__name__,
-            law="must have values of the documented types",
-            found=" ".join(str(error).split()),
-            remedy="Compare with the help text of the command or the class's docstrings.",
-        ) from error
+    return _built(cls, values, "")
 
 
 def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,25 +114,106 @@ def _dataclass_in(annotation: Any) -> type | None:
     return None
 
 
-def _check_known(cls: type, values: Mapping[str, Any], path: str) -> None:
+def _built(cls: type[S], values: Mapping[str, Any], path: str, start: S | None = None) -> S:
+    """A value of the class; names in errors are dotted from the outermost one."""
+    fields = {
+        field.name: field for field in dataclasses.fields(typing.cast("Any", cls)) if field.init
+    }
+    _check_names(cls, values, path, fields, complete=start is not None)
     hints = typing.get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls) if field.init]
-    for key, value in values.items():
-        dotted = f"{path}{key}"
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
+    given = {
+        name: _value(hints[name], value, f"{path}{name}", _default(fields[name], start))
+        for name, value in values.items()
+    }
+    try:
+        return (
+            cls(**given)
+            if start is None
+            else dataclasses.replace(typing.cast("Any", start), **given)
+        )
+    except SettingsError as error:
+        raise SettingsError(
+            _dotted(path, error.argument), law=error.law, found=error.found, remedy=error.remedy
+        ) from error
+
+
+def _check_names(
+    cls: type,
+    values: Mapping[str, Any],
+    path: str,
+    fields: Mapping[str, dataclasses.Field[Any]],
+    *,
+    complete: bool,
+) -> None:
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
             hint = f"Did you mean `{path}{near[0]}`? " if near else ""
             raise SettingsError(
-                dotted,
+                f"{path}{name}",
                 law=f"must be a setting of {cls.__name__}",
                 found="an unknown key",
-                remedy=f"{hint}Known: {', '.join(known)}.",
+                remedy=f"{hint}Known: {', '.join(fields)}.",
             )
-        inner = _dataclass_in(hints[key])
-        if inner is None:
-            continue
-        items = value if isinstance(value, (list, tuple)) else [value]
-        for index, item in enumerate(items):
-            if isinstance(item, Mapping):
-                place = f"{dotted}[{index}]." if isinstance(value, (list, tuple)) else f"{dotted}."
-                _check_known(inner, item, place)
+    for name, field in fields.items():
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and not complete and name not in values:
+            raise SettingsError(
+                f"{path}{name}", law="must be given", found="nothing", remedy=f"Write `{name}: …`."
+            )
+
+
+def _default(field: dataclasses.Field[Any], start: Any) -> Any:
+    if start is not None:
+        return getattr(start, field.name)
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+def _value(hint: Any, value: Any, dotted: str, default: Any) -> Any:
+    inner = _dataclass_in(hint)
+    if inner is not None and isinstance(value, Mapping):
+        return _built(inner, value, f"{dotted}.", default if isinstance(default, inner) else None)
+    if inner is not None and isinstance(value, (list, tuple)):
+        return tuple(_value(inner, item, f"{dotted}[{at}]", None) for at, item in enumerate(value))
+    if inner is not None and isinstance(value, inner):
+        return value
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_object({"value": value}).value
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise SettingsError(
+            dotted,
+            law=f"must be {_type_words(hint)}",
+            found=repr(value),
+            remedy="Compare with the help text of the command or the docstring of the settings.",
+        ) from error
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _type_words(hint: Any) -> str:
+    """A type as people say it."""
+    if hint in _WORDS:
+        return _WORDS[hint]
+    if hint is type(None):
+        return "null"
+    if dataclasses.is_dataclass(hint):
+        return "a group of settings"
+    inner = [part for part in typing.get_args(hint) if part is not ...]
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, inner))
+    words = " or ".join(dict.fromkeys(_type_words(part) for part in inner))
+    return f"a list, each item {words}" if origin in (tuple, list) else words
+
+
+def _dotted(path: str, argument: str) -> str:
+    """The argument with its path in front; what the class said of the path already is not said twice."""
+    *outer, last = path.split(".")[:-1] or [""]
+    first = argument.split(".")[0].split("[")[0]
+    if first == last.split("[")[0]:
+        path = "".join(f"{name}." for name in outer)
+    return f"{path}{argument}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosstune.foundation.training.adapters import with_lora
-    from crosstune.foundation.training.checkpoints import Stateful
+    from crosstune.foundation.training.checkpoints import Stateful, drop_end
     from crosstune.foundation.training.cost import Cost
     from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
     from crosstune.foundation.training.schedule import learning_rate_factor
@@ -38,6 +38,7 @@ _HOMES = {
     "Cost": "cost",
     "EarlyStopping": "stopping",
     "Stateful": "checkpoints",
+    "drop_end": "checkpoints",
     "learning_rate_factor": "schedule",
 }
 
@@ -54,6 +55,7 @@ __all__ = [
     "StoppingSettings",
     "Term",
     "TrainingSettings",
+    "drop_end",
     "learning_rate_factor",
     "train_stage",
     "with_lora",

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training.settings import LoraSettings
 
@@ -22,6 +23,9 @@ def with_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftModel:
 
     Returns:
         A PEFT model with one adapter named ``default``.
+
+    Raises:
+        SettingsError: The model has no modules of the named targets.
     """
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     config = LoraConfig(
@@ -33,4 +37,12 @@ def with_lora(model: nn.Module, settings: LoraSettings, seed: int) -> PeftModel:
     )
     with torch.random.fork_rng():
         torch.manual_seed(Seeds(seed).derive("lora"))
-        return cast(PeftModel, get_peft_model(cast(Any, model), config))
+        try:
+            return cast(PeftModel, get_peft_model(cast(Any, model), config))
+        except ValueError as error:
+            raise SettingsError(
+                "lora.targets",
+                law="must name modules of the model",
+                found=f"{settings.targets!r}: {error}",
+                remedy="Use all-linear, or names as q_proj and v_proj.",
+            ) from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
+from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.ranks import world_size
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training.settings import TrainingSettings
@@ -26,7 +28,11 @@ def training_arguments(
 
     Returns:
         Arguments in which every filter that would hide a number is off.
+
+    Raises:
+        SettingsError: A tracker is unknown or not installed.
     """
+    _check_trackers(settings.report_to)
     looks = looks and settings.evaluate_every > 0
     arguments = TrainingArguments(
         output_dir=str(output_folder),
@@ -54,3 +60,15 @@ def training_arguments(
     arguments.per_device_train_batch_size = max(1, micro_rows)
     arguments._n_gpu = min(1, arguments.n_gpu)  # never nn.DataParallel: one process per device
     return arguments
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    installed = sorted(get_available_reporting_integrations())
+    missing = [name for name in names if name not in installed]
+    if missing:
+        raise SettingsError(
+            "report_to",
+            law="must name trackers that are installed",
+            found=f"{', '.join(missing)}; installed are {', '.join(installed) or 'none'}",
+            remedy="Install the tracker's package, or leave it out: tables are written all the same.",
+        )

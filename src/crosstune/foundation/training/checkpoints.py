@@ -181,3 +181,17 @@ def keep_newest(output_folder: Path, count: int) -> None:
     """Remove all but the newest checkpoints; called when a newer one is whole."""
     for step in steps_with_checkpoints(output_folder)[:-count]:
         shutil.rmtree(checkpoint_folder(output_folder, step))
+
+
+def drop_end(output_folder: Path) -> None:
+    """Remove the checkpoint that is the end of its stage, if there is one.
+
+    A stage that goes on from its end takes no step, so its callbacks would see neither its beginning
+    nor its end. Without that checkpoint the last steps are taken again, from the one before.
+
+    Args:
+        output_folder: The stage's folder.
+    """
+    folder, _ = latest_whole(output_folder)
+    if folder is not None and read_json(folder / MANIFEST)["finished"]:
+        shutil.rmtree(folder)

@@ -109,7 +109,14 @@ class TrainingSettings:
             "must be a positive number",
             self.learning_rate,
         )
-        for name in ("steps", "batch_rows", "accumulation", "keep_checkpoints", "log_every"):
+        for name in (
+            "steps",
+            "batch_rows",
+            "accumulation",
+            "evaluation_tokens",
+            "keep_checkpoints",
+            "log_every",
+        ):
             _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
         for name in ("warmup", "weight_decay", "clip", "evaluate_every", "checkpoint_every"):
             _require(getattr(self, name) >= 0, name, "must not be negative", getattr(self, name))

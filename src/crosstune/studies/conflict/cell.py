@@ -17,7 +17,7 @@ from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.models import save_model
 from crosstune.foundation.records import Run
 from crosstune.foundation.seeds import Seeds
-from crosstune.foundation.training import StageResult, train_stage
+from crosstune.foundation.training import StageResult, drop_end, train_stage
 from crosstune.interference import ConflictProbe, ForgettingLedger, measure_rollback
 from crosstune.studies.conflict import tables
 from crosstune.studies.conflict.agreement import PROBE_FOLDER
@@ -63,8 +63,6 @@ class Cell:
             folder = self.run.checkpoints / stage
             if stage not in finished:
                 self._stage(number, stage, previous)
-                if ranks.is_first():
-                    self.run.event(DONE, stage=stage)
             previous = folder / "model"
             self.tell(number + 1, 0, f"stage {stage} finished")
         if ranks.is_first():
@@ -101,6 +99,10 @@ class Cell:
         probe = self._probe(stage)
         callbacks += [] if probe is None else [probe]
         training = self.run.checkpoints / stage / "training"
+        if ranks.is_first():
+            # Killed after its last step: tables may be missing that only the end of a training writes.
+            drop_end(training)
+        ranks.wait_for_all()
         result = train_stage(
             model,
             bench.stage_data(settings.stage_tasks[number]),
@@ -115,6 +117,7 @@ class Cell:
         self._roll_back(model, before, stage, number)
         if ranks.is_first():
             save_model(model, bench.tokenizer, self.run.checkpoints / stage / "model")
+            self.run.event(DONE, stage=stage)
             shutil.rmtree(training, ignore_errors=True)
         ranks.wait_for_all()
 

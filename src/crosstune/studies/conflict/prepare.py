@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from crosstune.foundation import ranks
 from crosstune.foundation.data import (
     Encoded,
     EncodingReport,
@@ -20,8 +21,8 @@ from crosstune.foundation.data import (
     read_tasks,
     sample_warnings,
 )
-from crosstune.foundation.errors import ModelError
-from crosstune.foundation.models import load_model, load_tokenizer
+from crosstune.foundation.errors import ModelError, renamed
+from crosstune.foundation.models import load_model, load_tokenizer, read_config
 from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training import StageData, with_lora
@@ -101,12 +102,13 @@ class Bench:
         return PeftModel.from_pretrained(self._base(), str(folder), is_trainable=True)
 
     def _base(self) -> Any:
-        return load_model(
-            self.source,
-            dtype=self.settings.dtype,
-            device=self.device,
-            trust_remote_code=self.settings.trust_remote_code,
-        )
+        with renamed("path_or_id", "model"):
+            return load_model(
+                self.source,
+                dtype=self.settings.dtype,
+                device=self.device,
+                trust_remote_code=self.settings.trust_remote_code,
+            )
 
     @property
     def device(self) -> str:
@@ -128,9 +130,11 @@ def prepare(settings: ConflictSettings) -> Bench:
     Raises:
         ModelError: The rows are longer than the model can read.
     """
-    source = str(embedded_world().folder) if settings.model == EMBEDDED else settings.model
-    tokenizer = load_tokenizer(source, trust_remote_code=settings.trust_remote_code)
-    _check_length(settings, source)
+    source = _source(settings)
+    with renamed("path_or_id", "model"):
+        config = read_config(source, trust_remote_code=settings.trust_remote_code)
+        tokenizer = load_tokenizer(source, trust_remote_code=settings.trust_remote_code)
+    _check_length(settings, config)
     tasks = read_tasks(
         settings.tasks,
         test_share=settings.test_share,
@@ -154,10 +158,18 @@ def prepare(settings: ConflictSettings) -> Bench:
     )
 
 
-def _check_length(settings: ConflictSettings, source: str) -> None:
-    from transformers import AutoConfig
+def _source(settings: ConflictSettings) -> str:
+    if settings.model != EMBEDDED:
+        return settings.model
+    if not ranks.is_first():
+        ranks.wait_for_all()  # the first process makes the world, once
+    folder = embedded_world().folder
+    if ranks.is_first():
+        ranks.wait_for_all()
+    return str(folder)
 
-    config = AutoConfig.from_pretrained(source, trust_remote_code=settings.trust_remote_code)
+
+def _check_length(settings: ConflictSettings, config: Any) -> None:
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and settings.training.length > most:
         raise ModelError(

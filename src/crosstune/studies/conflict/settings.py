@@ -7,6 +7,7 @@ from typing import Literal
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.interference.probe_settings import ProbeSettings
 from crosstune.interference.settings import BlockSettings, LedgerSettings
@@ -67,6 +68,8 @@ class ConflictSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot be run before anything is loaded."""
         names = [task.name for task in self.tasks]
+        for at, name in enumerate(names):
+            safe_name(name, f"tasks[{at}].name")  # it becomes a part of paths
         _require(len(self.tasks) >= 2, "tasks", "must be at least two", len(names))
         twice = sorted({name for name in names if names.count(name) > 1})
         _require(not twice, "tasks", "must have different names", f"{', '.join(twice)} twice")
