@@ -31,7 +31,7 @@ def summary(run: Run | Path | str) -> str:
     """
     contents = Contents.of(run)
     page = contents.page
-    parts = [f"{page.title}\n{page.subtitle}".rstrip()]
+    parts = ["\n".join([page.title, *textwrap.wrap(page.subtitle, _WIDTH)])]
     parts += [_finding(s.text, s.tone, s.detail) for s in page.statements]
     if contents.measurements:
         rows = [measurement_cells(one)[:4] for one in contents.measurements]

@@ -136,10 +136,15 @@ def _conflicts(agreement: Table) -> Iterator[Statement]:
         yield Statement(
             f"While learning {stage}: {'; '.join(words for words, _, _ in found)}.",
             _strongest([tone for _, tone, _ in found]),
-            " ".join(detail for _, _, detail in found if detail)
-            + f" Means over {basis['states']} states, {basis['blocks']} blocks a task, "
-            f"{_seeds(basis['seeds'])}; Holm over the sites.",
+            " ".join([*(detail for _, _, detail in found if detail), _means(basis)]),
         )
+
+
+def _means(row: Row) -> str:
+    return (
+        f"Means over {row['states']} states, {row['blocks']} blocks a task, {_seeds(row['seeds'])}; Holm over the "
+        "sites."
+    )
 
 
 def _agreed(pair: str, rows: Sequence[Row]) -> tuple[str, Tone, str]:
