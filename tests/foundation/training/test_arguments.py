@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.foundation.training import tiny
 
+from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.training.arguments import training_arguments
 
 
 def test_filters_and_surprises_are_off(tmp_path: Path) -> None:
-    arguments = training_arguments(tiny.settings(), tmp_path, 0, looks=False)
+    arguments = training_arguments(tiny.settings(), tmp_path, 0, looks=False, on_cpu=True)
     assert arguments.logging_nan_inf_filter is False
     assert arguments.report_to == []
     assert arguments.n_gpu <= 1
+    assert arguments.device.type == "cpu"
     assert (arguments.bf16, arguments.fp16) == (False, False)  # autocast is the trainer's own
     assert arguments.eval_strategy == arguments.save_strategy == "no"
 
@@ -22,16 +25,23 @@ def test_steps_looks_and_checkpoints_are_taken_over(tmp_path: Path) -> None:
     settings = tiny.settings(
         steps=12, evaluate_every=3, checkpoint_every=4, accumulation=2, clip=0.5
     )
-    arguments = training_arguments(settings, tmp_path, 7, looks=True)
+    arguments = training_arguments(settings, tmp_path, 7, looks=True, on_cpu=True)
     assert (arguments.max_steps, arguments.eval_steps, arguments.save_steps) == (12, 3, 4)
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 2)
     assert arguments.max_grad_norm == 0.5
     assert arguments.save_total_limit is None  # older ones go only when a newer one is whole
-    assert training_arguments(settings, tmp_path, 7, looks=False).eval_strategy == "no"
+    assert training_arguments(settings, tmp_path, 7, looks=False, on_cpu=True).eval_strategy == "no"
+
+
+def test_a_tracker_that_is_not_there_is_named(tmp_path: Path) -> None:
+    settings = tiny.settings(report_to=("nonsense",))
+    with pytest.raises(SettingsError, match="found nonsense; installed are"):
+        training_arguments(settings, tmp_path, 0, looks=False, on_cpu=True)
 
 
 def test_two_seeds_differ(tmp_path: Path) -> None:
     seeds = {
-        training_arguments(tiny.settings(), tmp_path, seed, looks=False).seed for seed in (0, 1)
+        training_arguments(tiny.settings(), tmp_path, seed, looks=False, on_cpu=True).seed
+        for seed in (0, 1)
     }
     assert len(seeds) == 2

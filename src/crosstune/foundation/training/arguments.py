@@ -16,7 +16,7 @@ _OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd", "adafactor": "adafactor"}
 
 
 def training_arguments(
-    settings: TrainingSettings, output_folder: Path, seed: int, *, looks: bool
+    settings: TrainingSettings, output_folder: Path, seed: int, *, looks: bool, on_cpu: bool
 ) -> TrainingArguments:
     """The arguments that make transformers' loop do what the settings say and nothing else.
 
@@ -25,6 +25,7 @@ def training_arguments(
         output_folder: Where checkpoints lie.
         seed: The run's seed; the loop's own is derived from it.
         looks: Whether there are held-out sets to look at.
+        on_cpu: Whether the model is on the CPU, and shall stay there also where there is a GPU.
 
     Returns:
         Arguments in which every filter that would hide a number is off.
@@ -49,6 +50,7 @@ def training_arguments(
         save_strategy="steps" if settings.checkpoint_every else "no",
         save_steps=settings.checkpoint_every or 500,
         seed=Seeds(seed).derive("training") % 2**32,  # numpy's global generator takes 32 bits
+        use_cpu=on_cpu,  # without it transformers would not see several CPU processes either
         report_to=list(settings.report_to) or "none",
         remove_unused_columns=False,
         disable_tqdm=True,

@@ -86,7 +86,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         ]
         super().__init__(
             model=model,
-            args=training_arguments(settings, self.output_folder, seed, looks=bool(data.held_out)),
+            args=training_arguments(
+                settings,
+                self.output_folder,
+                seed,
+                looks=bool(data.held_out),
+                on_cpu=next(model.parameters()).device.type == "cpu",
+            ),
             train_dataset=data.train,
             eval_dataset=data.held_out or None,
             callbacks=[*own, *callbacks],

@@ -33,7 +33,7 @@ class ConflictSettings:
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     """Type of the weights in memory; `auto` keeps that of the files."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`, …; `auto` takes an accelerator where there is one."""
+    """`cpu`, `cuda`, …; `auto` takes an accelerator where there is one. CUDA_VISIBLE_DEVICES chooses among several."""
     tasks: tuple[TaskSettings, ...] = _TOY_TASKS
     """The tasks."""
     stages: tuple[str, ...] = ()
@@ -92,6 +92,12 @@ class ConflictSettings:
         )
         _require(
             self.evaluation_rows >= 2, "evaluation_rows", "must be at least 2", self.evaluation_rows
+        )
+        _require(
+            ":" not in self.device,
+            "device",
+            "must be a kind of device, without a number (CUDA_VISIBLE_DEVICES chooses which)",
+            self.device,
         )
         _require(self.workers >= 1, "workers", "must be at least 1", self.workers)
 
