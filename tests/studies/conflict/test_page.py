@@ -1,0 +1,82 @@
+"""The page draws only tables and columns that a study writes, and begins where most was forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.studies.conflict.told import TABLES, closing, run_with
+
+from crosstune.foundation.records.page import PAGE_FILE, Page
+from crosstune.foundation.storage import read_json
+from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.studies.conflict import accounts, page, tables
+from crosstune.studies.conflict.agreement import _AT_ONE_STATE
+from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.conflict.summary import SEED
+
+SETTINGS = ConflictSettings(training=TrainingSettings(evaluate_every=10))
+WRITTEN = {
+    **TABLES,
+    "forgetting": accounts._SITES,
+    "forgetting_course": accounts._COURSE,
+    "rollback_means": accounts._ROLLBACK,
+    "agreement_at_one_state": _AT_ONE_STATE,
+    "evaluation": (SEED, *tables.EVALUATION),
+    "learning": (SEED, *tables.LEARNING),
+    "cost": (SEED, *tables.COST),
+}
+
+
+def written(folder, settings=SETTINGS, **rows) -> Page:
+    run = run_with(folder / "run", **rows)
+    page.write(run, settings)
+    return Page.from_json(read_json(run.folder / PAGE_FILE))
+
+
+def test_every_section_names_a_table_and_columns_that_exist(tmp_path):
+    sections = written(tmp_path).sections
+    assert len(sections) > 10
+    for section in sections:
+        names = {column.name for column in WRITTEN[section.table]}
+        assert set(section.columns()) <= names, section.id
+        if section.thin is not None:
+            thin = {column.name for column in WRITTEN[section.thin]}
+            assert set(section.columns()) <= thin | {"where"}, section.id
+
+
+def test_figures_begin_at_the_largest_rise_of_a_held_out_loss(tmp_path):
+    rows = [
+        closing("en", 0.5, 0.4, 0.6),
+        closing("bn", 2.0, 1.9, 2.1, stage="3-ar"),
+        closing("bn", 9.0, 8.0, 10.0, stage="3-ar", side="train"),
+    ]
+    ledger = written(tmp_path, closing=rows).sections[0]
+    assert ledger.id == "forgetting"
+    assert ledger.begin == {"stage": "3-ar", "task": "bn", "side": "test"}
+
+
+def test_what_was_not_asked_for_has_no_section(tmp_path):
+    bare = replace(SETTINGS, probe=None, rollback="none", training=TrainingSettings())
+    ids = {section.id for section in written(tmp_path, bare).sections}
+    assert not ids & {"rollback", "agreement", "agreement-time", "peaks", "movement", "learning"}
+
+
+def test_uniform_and_unigram_lines_stand_in_the_loss_figures(tmp_path):
+    sections = {section.id: section for section in written(tmp_path).sections}
+    assert [label for label, _ in sections["learning"].lines] == [
+        "uniform",
+        "unigram en",
+        "unigram bn",
+        "unigram ar",
+    ]
+    assert sections["training-loss"].lines[0][0] == "uniform"
+
+
+def test_the_subtitle_says_what_a_seed_changes(tmp_path):
+    assert "A seed changes the order of training rows" in written(tmp_path).subtitle
+
+
+def test_the_decision_lies_beside_the_page(tmp_path):
+    run = run_with(tmp_path / "run")
+    page.write(run, SETTINGS)
+    assert read_json(run.folder / page.DECISION_FILE)[0].keys() == {"text", "verdict", "detail"}
