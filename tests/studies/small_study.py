@@ -76,7 +76,10 @@ def figures(run: Run) -> dict[str, list[dict[str, Any]]]:
                     for row in place.table(name).rows()
                 ]
     top = f"{run.folder.name}/"
-    return {name.replace(top, "") if name.startswith(top) else name: rows for name, rows in found.items()}
+    return {
+        name.replace(top, "") if name.startswith(top) else name: rows
+        for name, rows in found.items()
+    }
 
 
 def weights(run: Run) -> dict[str, Any]:
@@ -96,7 +99,11 @@ def differences(
     """Where two sets of tables differ, in words; none where they are the same."""
     if one.keys() != other.keys():
         return [f"tables {sorted(one.keys() ^ other.keys())} in one only"]
-    found = [f"{name}: {len(one[name])} and {len(other[name])} rows" for name in one if len(one[name]) != len(other[name])]
+    found = [
+        f"{name}: {len(one[name])} and {len(other[name])} rows"
+        for name in one
+        if len(one[name]) != len(other[name])
+    ]
     for name in one:
         for number, (mine, theirs) in enumerate(zip(one[name], other[name], strict=False)):
             found += [
@@ -111,8 +118,6 @@ def same(one: Any, other: Any, tolerance: float) -> bool:
     """Equal, NaN with NaN, and numbers within the tolerance."""
     if isinstance(one, float) and isinstance(other, float):
         return (
-            one == other
-            or (math.isnan(one) and math.isnan(other))
-            or abs(one - other) <= tolerance
+            one == other or (math.isnan(one) and math.isnan(other)) or abs(one - other) <= tolerance
         )
     return bool(one == other)

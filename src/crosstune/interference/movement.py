@@ -36,7 +36,7 @@ class Movement:
         excluded_above: A change larger than this, either way, is excluded: the larger of the bounds'
             magnitudes; NaN where there is no interval.
         relevant: The smallest change that was to be found.
-        needs_seeds: Seeds that would bring the half-width down to ``relevant``; −1 where unknown.
+        needs_seeds: Seeds that would bring the half-width down to ``relevant``; NaN where unknown.
         seeds, probes, sites: What the verdict rests on.
         words: The verdict as a sentence.
     """
@@ -47,7 +47,7 @@ class Movement:
     high: float
     excluded_above: float
     relevant: float
-    needs_seeds: int
+    needs_seeds: float
     seeds: int
     probes: int
     sites: int
@@ -181,7 +181,7 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
     """The interval put into one of the verdicts, in words."""
     low, high = float(interval.low), float(interval.high)
     excluded = max(abs(low), abs(high)) if low == low else math.nan
-    needs = -1
+    needs = math.nan
     if basis.probes < MIN_PROBES or basis.sites < 3:
         verdict = "too few"
         words = (
@@ -204,7 +204,7 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
         needs = seeds_needed(basis.between_seeds, relevant, interval.level)
         words = (
             f"Movement cannot be told ({scope}): too noisy to exclude a change of {relevant:.3g} "
-            f"per layer{f' (needs {needs} seeds)' if needs > 0 else ' (needs more seeds)'}."
+            f"per layer (needs {'more' if math.isnan(needs) else f'{needs:.0f}'} seeds)."
         )
     return Movement(
         verdict=verdict,
@@ -221,14 +221,14 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
     )
 
 
-def seeds_needed(between_seeds: float, relevant: float, level: float = LEVEL) -> int:
-    """The smallest number of seeds whose half-width is at most the relevant change; −1 where unknown."""
+def seeds_needed(between_seeds: float, relevant: float, level: float = LEVEL) -> float:
+    """The smallest number of seeds whose half-width is at most the relevant change; NaN where unknown."""
     if not (between_seeds >= 0 and relevant > 0):
-        return -1
+        return math.nan
     seeds = torch.arange(MIN_SEEDS, MAX_SEEDS + 1, dtype=torch.float64)
     reach = t_quantile(0.5 + level / 2, seeds - 1) * between_seeds / seeds.sqrt()
     enough = (reach <= relevant).nonzero()
-    return int(seeds[enough[0, 0]]) if len(enough) else -1
+    return float(seeds[enough[0, 0]]) if len(enough) else math.nan
 
 
 def _scatter_about_line(slopes: Tensor, steps: Tensor, span: float) -> Spread:

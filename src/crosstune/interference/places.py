@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column
 
@@ -34,3 +37,20 @@ def site_cells(site: Site) -> dict[str, object]:
         "expert": -1 if site.expert is None else site.expert,
         "factor": site.factor or "",
     }
+
+
+def site_of(cells: Mapping[str, Any]) -> Site:
+    """The site that a row of a table is about.
+
+    Args:
+        cells: A row with `SITE_COLUMNS`.
+
+    Returns:
+        The site whose `site_cells` these are.
+    """
+    return Site(
+        None if cells["layer"] < 0 else cells["layer"],
+        cells["component"],
+        expert=None if cells["expert"] < 0 else cells["expert"],
+        factor=cells["factor"] or None,
+    )

@@ -12,12 +12,7 @@ from torch import Tensor
 from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
-from crosstune.interference.agreement import (
-    MIN_BLOCKS_FOR_PEAKS,
-    Agreement,
-    agreement,
-    corrected_cosine,
-)
+from crosstune.interference.agreement import agreement, corrected_cosine
 from crosstune.interference.collect import Pair, over_groups
 from crosstune.interference.conflict import (
     FIGURE_COLUMNS,
@@ -26,8 +21,15 @@ from crosstune.interference.conflict import (
     conflict_rows,
     interval_cells,
 )
-from crosstune.interference.movement import Movement, always_resolved, movement_within_run
-from crosstune.interference.peaks import Peak, find_peak, heuristics
+from crosstune.interference.depth import (
+    mean_products,
+    movement_of_run,
+    peak_cells,
+    resolved_throughout,
+    scopes,
+    site_name,
+)
+from crosstune.interference.peaks import find_peak, heuristics
 from crosstune.interference.places import SITE_COLUMNS, site_cells
 from crosstune.interference.probe_history import ProbeHistory, State
 from crosstune.interference.windows import WindowAgreement, window_of
@@ -147,7 +149,7 @@ def movement_table(history: ProbeHistory, sites: Sequence[Site]) -> Table:
     """The table ``movement``: whether each pair's agreement moved through depth in this run."""
     rows = []
     for reference, pair in history.series():
-        found = _movement(history, sites, reference, pair)
+        found = movement_of_run(history, sites, reference, pair)
         cells = {column.name: getattr(found, column.name) for column in MOVEMENT_COLUMNS[4:]}
         stage = {"stage": history.settings.stage, "reference": reference}
         rows.append({**stage, "task_a": pair[0], "task_b": pair[1], **cells})
@@ -191,9 +193,9 @@ def burst_scalars(
         grouped = [
             agreement(over_groups(state.sums["current"][a, b], groups), level) for state in states
         ]
-        scalars[f"{key}/resolved_share"] = float(_always(single).double().mean())
-        cosine = corrected_cosine(*_means(grouped))
-        shown = _always(grouped) if grouped[0].u.judged else ~cosine.isnan()
+        scalars[f"{key}/resolved_share"] = float(resolved_throughout(single).double().mean())
+        cosine = corrected_cosine(*mean_products(grouped))
+        shown = resolved_throughout(grouped) if grouped[0].u.judged else ~cosine.isnan()
         for name, value, is_shown in zip(names, cosine.tolist(), shown.tolist(), strict=True):
             if is_shown and math.isfinite(value):
                 scalars[f"{key}/cosine/{name}"] = value
@@ -250,7 +252,7 @@ def _peak_rows(
     single = [state.agreement(reference, pair, level) for state in states]
     cosines = torch.stack([value.cosine.value for value in single])
     cosines[~torch.stack([value.resolved for value in single])] = math.nan
-    for scope, places in _scopes(sites):
+    for scope, places in scopes(sites):
         names = [str(sites[place]) for place in places]
         spreads = [type(s)(s.rows[:, places], s.df) for s in found.spreads_cosine]
         peak = find_peak(
@@ -261,80 +263,13 @@ def _peak_rows(
             level,
         )
         rules = heuristics(cosines[:, places], single[-1].norm_b[places], len(states))
-        judged = min(found.u.sizes) >= MIN_BLOCKS_FOR_PEAKS
         yield {
             "scope": scope,
-            **(_peak_cells(peak, names) if judged else _NO_VERDICT),
-            "gap_site": _named(names, rules.gap_site),
-            "windowed_site": _named(names, rules.windowed_site),
-            "weighted_site": _named(names, rules.weighted_site),
+            **peak_cells(peak, names, min(found.u.sizes)),
+            "gap_site": site_name(names, rules.gap_site),
+            "windowed_site": site_name(names, rules.windowed_site),
+            "weighted_site": site_name(names, rules.weighted_site),
         }
-
-
-_NO_VERDICT: Row = {
-    "site": "",
-    "kind": "too few blocks",
-    "peak_confidence": math.nan,
-    "p": math.nan,
-    "leader": "",
-    "indistinguishable": "",
-    "words": f"Peak cannot be judged: it takes {MIN_BLOCKS_FOR_PEAKS} blocks per task.",
-}
-
-
-def _peak_cells(peak: Peak, names: Sequence[str]) -> Row:
-    return {
-        "site": _named(names, peak.site),
-        "kind": peak.kind,
-        "peak_confidence": peak.confidence,
-        "p": peak.p,
-        "leader": _named(names, peak.leader),
-        "indistinguishable": ", ".join(names[place] for place in peak.indistinguishable),
-        "words": peak.words(names),
-    }
-
-
-def _scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
-    """All sites, and each component (and LoRA factor) that stands in at least two layers."""
-    yield "all sites", list(range(len(sites)))
-    kinds: dict[str, list[int]] = {}
-    for place, site in enumerate(sites):
-        if site.layer is not None and site.expert is None:
-            factor = "" if site.factor is None else f" ({site.factor})"
-            kinds.setdefault(f"{site.component}{factor}", []).append(place)
-    yield from ((kind, places) for kind, places in kinds.items() if len(places) > 1)
-
-
-def _movement(history: ProbeHistory, sites: Sequence[Site], reference: str, pair: Pair) -> Movement:
-    level = history.settings.level
-    bursts = [
-        [state.agreement(reference, pair, level) for state in states] for states in history.probes()
-    ]
-    u = bursts[0][0].u
-    in_layer = torch.tensor([site.layer is not None for site in sites])
-    kept = always_resolved(torch.stack([_always(burst) for burst in bursts])) & in_layer
-    without = [
-        torch.stack([torch.stack([v.u.aa_without, v.u.bb_without, v.u.ab_without]) for v in burst])
-        for burst in bursts
-    ]
-    return movement_within_run(
-        torch.stack([corrected_cosine(*_means(burst))[kept] for burst in bursts]),
-        torch.stack([corrected_cosine(*some.mean(0))[:, kept] for some in without], 1),
-        torch.tensor([site.layer or 0 for site in sites])[kept],
-        torch.tensor([states[0].step for states in history.probes()]),
-        sizes=u.sizes,
-        shared=u.shared,
-        level=level,
-    )
-
-
-def _means(burst: Sequence[Agreement]) -> Tensor:
-    """U_AA, U_BB and U_AB, averaged over the states of a burst, [3, S]."""
-    return torch.stack([torch.stack([v.u.aa, v.u.bb, v.u.ab]) for v in burst]).mean(0)
-
-
-def _always(burst: Sequence[Agreement]) -> Tensor:
-    return torch.stack([value.resolved for value in burst]).all(0)
 
 
 def _groups(sites: Sequence[Site]) -> tuple[list[str], Tensor]:
@@ -342,7 +277,3 @@ def _groups(sites: Sequence[Site]) -> tuple[list[str], Tensor]:
     layers = sorted({site.layer for site in sites if site.layer is not None})
     members = [[True] * len(sites), *[[site.layer == layer for site in sites] for layer in layers]]
     return ["all", *[f"L{layer}" for layer in layers]], torch.tensor(members).double().T
-
-
-def _named(names: Sequence[str], place: int) -> str:
-    return names[place] if place >= 0 else ""

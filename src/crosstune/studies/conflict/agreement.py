@@ -1,17 +1,16 @@
-"""Agreement over windows, states and seeds: only here may a study say conflict, peak or movement."""
+"""Agreement over windows, states and seeds: only of window means may a study say conflict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Run, Table
-from crosstune.interference.agreement import MIN_BLOCKS_FOR_PEAKS
-from crosstune.interference.movement import Movement, movement_across_seeds
-from crosstune.interference.peaks import Peak, find_peak
+from crosstune.interference.places import site_cells, site_of
 from crosstune.interference.probe_history import ProbeHistory, State
 from crosstune.interference.probe_tables import window_agreement
 from crosstune.interference.windows import SeedAgreement, across_seeds
@@ -22,14 +21,14 @@ from crosstune.studies.conflict.tables import STAGE
 PROBE_FOLDER = "probe"
 WINDOW, WHOLE = "window", "whole stage"
 PAIR_JOINT = " – "
-_PAIR = Column("pair", "string", "axis", about="The two tasks.")
+PAIR = Column("pair", "string", "axis", about="The two tasks.")
 _SCOPE = Column("scope", "string", "axis", about="One window of probes, or the whole stage.")
 _AGREEMENT = (
     STAGE,
     _SCOPE,
     Column("start_step", "int64", "axis", "optimizer steps"),
     Column("stop_step", "int64", "axis", "optimizer steps"),
-    _PAIR,
+    PAIR,
     WHERE,
     LAYER,
     COMPONENT,
@@ -56,53 +55,11 @@ _AGREEMENT = (
     Column("blocks", "int64", "label", about="Blocks a task."),
     Column("seeds", "int64", "label"),
 )
-_AT_ONE_STATE = tuple(
-    column
-    for column in _AGREEMENT
-    if column.name
-    in (
-        "stage",
-        "scope",
-        "stop_step",
-        "pair",
-        "where",
-        "layer",
-        "component",
-        "corrected",
-        "resolved",
-    )
-)
-_PEAKS = (
-    STAGE,
-    _PAIR,
-    Column("scope", "string", "axis", about="One component across layers, or all sites."),
-    Column("kind", "string", "label"),
-    Column("peak_confidence", "float64", "value", about="Top − second dissimilarity; 0 when flat."),
-    Column("p", "float64", "label"),
-    Column("words", "string", "label"),
-    Column("indistinguishable", "string", "label"),
-    Column("seeds", "int64", "label"),
-)
-_MOVEMENT = (
-    STAGE,
-    _PAIR,
-    Column("verdict", "string", "label"),
-    Column(
-        "change",
-        "float64",
-        "value",
-        "cosine per layer",
-        about="Of the slope on depth over the stage.",
-    ),
-    Column("low", "float64", "low", "cosine per layer", of="change"),
-    Column("high", "float64", "high", "cosine per layer", of="change"),
-    Column("excluded_above", "float64", "label", "cosine per layer"),
-    Column("needs_seeds", "int64", "label"),
-    Column("probes", "int64", "label"),
-    Column("sites", "int64", "label"),
-    Column("seeds", "int64", "label"),
-    Column("words", "string", "label"),
-)
+_OF_ONE_STATE = {"stage", "scope", "stop_step", "pair", "where", "layer", "component"} | {
+    "corrected",
+    "resolved",
+}
+_AT_ONE_STATE = tuple(column for column in _AGREEMENT if column.name in _OF_ONE_STATE)
 Pair = tuple[str, str]
 
 
@@ -113,12 +70,12 @@ class StageProbe:
     Attributes:
         stage: The stage.
         histories: One a seed.
-        sites: `where`, `layer` and `component` of each site, in the histories' order.
+        sites: The sites, in the histories' order.
     """
 
     stage: str
     histories: tuple[ProbeHistory, ...]
-    sites: tuple[Mapping[str, Any], ...]
+    sites: tuple[Site, ...]
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -203,7 +160,7 @@ def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
                     "scope": WHOLE if window is None else WINDOW,
                     **span,
                     "pair": pair_name(pair),
-                    **site,
+                    **_cells(site),
                     **_figures(found, place),
                     "naive": float(naive[place]),
                     "sd_states": float(spread[place]),
@@ -240,7 +197,7 @@ def _states_of(probe: StageProbe) -> Iterator[dict[str, Any]]:
                     "scope": WINDOW,
                     "stop_step": state.step,
                     "pair": pair_name(pair),
-                    **site,
+                    **_cells(site),
                     "corrected": float(found.cosine.value[place]),
                     "resolved": bool(found.resolved[place]),
                 }
@@ -274,114 +231,15 @@ def _one_state(
     return torch.stack(naive).mean(0), torch.stack(spreads).mean(0)
 
 
-def peaks(probes: Sequence[StageProbe]) -> Table:
-    """The table `peaks_over_seeds`: where two tasks are most dissimilar over a whole stage, if that can be told.
-
-    Args:
-        probes: The probes of all stages.
-
-    Returns:
-        One row for each stage, pair and scope.
-    """
-    return Table("peaks_over_seeds", _PEAKS, (row for probe in probes for row in _peaks(probe)))
-
-
-def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
-    for pair in probe.pairs:
-        found = probe.over_seeds(None, pair)
-        blocks = probe.histories[0].states[0].sums["current"][pair].sizes[0]
-        for scope, places in _scopes(probe.sites):
-            names = [str(probe.sites[place]["where"]) for place in places]
-            peak = find_peak(
-                found.cosine.value[places],
-                [
-                    type(spread)(spread.rows[:, places], spread.df)
-                    for spread in found.spreads_cosine
-                ],
-                found.resolved[places],
-                found.conflict[places],
-            )
-            yield {
-                "stage": probe.stage,
-                "pair": pair_name(pair),
-                "scope": scope,
-                **_peak_cells(peak, names, blocks),
-                "seeds": found.seeds,
-            }
-
-
-def _peak_cells(peak: Peak, names: Sequence[str], blocks: int) -> dict[str, Any]:
-    if blocks < MIN_BLOCKS_FOR_PEAKS:
-        return {
-            "kind": "too few blocks",
-            "peak_confidence": torch.nan,
-            "p": torch.nan,
-            "words": f"Peak cannot be judged: it takes {MIN_BLOCKS_FOR_PEAKS} blocks a task.",
-            "indistinguishable": "",
-        }
-    return {
-        "kind": peak.kind,
-        "peak_confidence": peak.confidence,
-        "p": peak.p,
-        "words": peak.words(names),
-        "indistinguishable": ", ".join(names[place] for place in peak.indistinguishable),
-    }
-
-
-def _scopes(sites: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[int]]]:
-    yield "all sites", list(range(len(sites)))
-    kinds: dict[str, list[int]] = {}
-    for place, site in enumerate(sites):
-        if site["layer"] >= 0:
-            kinds.setdefault(str(site["component"]), []).append(place)
-    yield from ((kind, places) for kind, places in kinds.items() if len(places) > 1)
-
-
-def movement(probes: Sequence[StageProbe]) -> Table:
-    """The table `movement_over_seeds`: whether agreement moved through depth, over seeds.
-
-    Args:
-        probes: The probes of all stages.
-
-    Returns:
-        One row for each stage and pair.
-    """
-    rows = (
-        {"stage": probe.stage, "pair": pair_name(pair), **_movement_cells(_moved(probe, pair))}
-        for probe in probes
-        for pair in probe.pairs
-    )
-    return Table("movement_over_seeds", _MOVEMENT, rows)
-
-
-def _moved(probe: StageProbe, pair: Pair) -> Movement:
-    level = probe.histories[0].settings.level
-    cosines, resolved = [], []
-    for history in probe.histories:
-        bursts = [
-            [state.agreement("current", pair, level) for state in states]
-            for states in history.probes()
-        ]
-        means = [
-            torch.stack([torch.stack([v.u.aa, v.u.bb, v.u.ab]) for v in burst]).mean(0)
-            for burst in bursts
-        ]
-        cosines.append(torch.stack([ab / (aa * bb).clamp(min=0).sqrt() for aa, bb, ab in means]))
-        resolved.append(
-            torch.stack([torch.stack([v.resolved for v in burst]).all(0) for burst in bursts])
-        )
-    depth = torch.tensor([site["layer"] for site in probe.sites])
-    kept = torch.stack(resolved).flatten(0, -2).all(0) & (depth >= 0)
-    steps = torch.tensor([states[0].step for states in probe.histories[0].probes()])
-    return movement_across_seeds(torch.stack(cosines)[..., kept], depth[kept], steps, level=level)
-
-
-def _movement_cells(found: Movement) -> dict[str, Any]:
-    return {column.name: getattr(found, column.name) for column in _MOVEMENT[2:]}
-
-
 def pair_name(pair: Pair) -> str:
-    """A pair of tasks as people write it."""
+    """A pair of tasks as people write it.
+
+    Args:
+        pair: Their names.
+
+    Returns:
+        Both, joined.
+    """
     return PAIR_JOINT.join(pair)
 
 
@@ -389,13 +247,14 @@ def _states(history: ProbeHistory, window: int | None) -> list[State]:
     return history.states if window is None else history.windows()[window]
 
 
-def _sites(cell: Run, stage: str) -> tuple[Mapping[str, Any], ...]:
-    """The probe's sites in their order, which is that of the rows of any one state."""
-    table = cell.table("agreement_windows")
-    first = next(row for row in table.rows() if row["stage"] == stage)
-    same = ("stage", "start_step", "reference", "task_a", "task_b")
-    return tuple(
-        {name: row[name] for name in ("where", "layer", "component")}
-        for row in table.rows()
-        if all(row[name] == first[name] for name in same)
-    )
+def _sites(cell: Run, stage: str) -> tuple[Site, ...]:
+    """The probe's sites in their order, which is that of the rows of any one window."""
+    rows = [row for row in cell.table("agreement_windows").rows() if row["stage"] == stage]
+    same = ("start_step", "reference", "task_a", "task_b")
+    return tuple(site_of(row) for row in rows if all(row[name] == rows[0][name] for name in same))
+
+
+def _cells(site: Site) -> dict[str, object]:
+    """Where a row belongs, without the columns that the study leaves to the cells' tables."""
+    cells = site_cells(site)
+    return {column.name: cells[column.name] for column in (WHERE, LAYER, COMPONENT)}

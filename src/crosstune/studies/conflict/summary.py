@@ -1,4 +1,8 @@
-"""What the cells found, over seeds: every table of a cell with its seed, and the means with their intervals."""
+"""What the cells found, over seeds: every table of a cell with its seed, and the means with their intervals.
+
+The loss ledger and the agreement at single states stay in the cells: they are long, and nothing is averaged from them here
+(`agreement_at_one_state` keeps of the first seed what is drawn).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,13 @@ from crosstune.foundation.evaluation import chance_lines
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.interference.blocks import make_blocks
 from crosstune.interference.rollback import compare_with_ledger
-from crosstune.studies.conflict import accounts, agreement, retention
+from crosstune.studies.conflict import accounts, agreement, depth, retention
 from crosstune.studies.conflict.prepare import SIDES, Bench
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
 
 SEED = Column("seed", "int64", "axis", about="The cell's seed.")
-# Tables of a cell that are kept as they are, with the seed in front. The loss ledger and the one-state
-# agreement stay in the cells: they are long, and nothing is averaged from them here.
+# Tables of a cell that are kept as they are, with the seed in front.
 _KEPT = (
     "scores",
     "learning",
@@ -91,8 +94,8 @@ def write(run: Run, settings: ConflictSettings) -> None:
         means += [
             agreement.agreement(probes),
             agreement.at_one_state(probes),
-            agreement.peaks(probes),
-            agreement.movement(probes),
+            depth.peaks(probes),
+            depth.movement(probes),
         ]
     for table in (*over.values(), *means):
         run.write_table(table)

@@ -1,0 +1,109 @@
+"""Where along depth two tasks are most dissimilar over a whole stage, and whether that moved, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from crosstune.foundation.records import Column, Table
+from crosstune.interference.depth import Profiles, movement_of_run, peak_cells, scopes
+from crosstune.interference.movement import Movement, always_resolved, movement_across_seeds
+from crosstune.interference.peaks import find_peak
+from crosstune.studies.conflict.agreement import PAIR, Pair, StageProbe, pair_name
+from crosstune.studies.conflict.tables import STAGE
+
+_PEAKS = (
+    STAGE,
+    PAIR,
+    Column("scope", "string", "axis", about="One component across layers, or all sites."),
+    Column("kind", "string", "label"),
+    Column("peak_confidence", "float64", "value", about="Top − second dissimilarity; 0 when flat."),
+    Column("p", "float64", "label"),
+    Column("words", "string", "label"),
+    Column("indistinguishable", "string", "label"),
+    Column("seeds", "int64", "label"),
+)
+_SLOPE = "cosine per layer"
+_MOVEMENT = (
+    STAGE,
+    PAIR,
+    Column("verdict", "string", "label"),
+    Column("change", "float64", "value", _SLOPE, about="Of the slope on depth over the stage."),
+    Column("low", "float64", "low", _SLOPE, of="change"),
+    Column("high", "float64", "high", _SLOPE, of="change"),
+    Column("excluded_above", "float64", "label", _SLOPE),
+    Column("needs_seeds", "float64", "label", about="To exclude it; NaN where unknown."),
+    Column("probes", "int64", "label"),
+    Column("sites", "int64", "label"),
+    Column("seeds", "int64", "label"),
+    Column("words", "string", "label"),
+)
+
+
+def peaks(probes: Sequence[StageProbe]) -> Table:
+    """The table `peaks_over_seeds`: where two tasks are most dissimilar over a whole stage, if that can be told.
+
+    Args:
+        probes: The probes of all stages.
+
+    Returns:
+        One row for each stage, pair and scope.
+    """
+    return Table("peaks_over_seeds", _PEAKS, (row for probe in probes for row in _peaks(probe)))
+
+
+def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
+    told = {"kind", "peak_confidence", "p", "words", "indistinguishable"}
+    for pair in probe.pairs:
+        found = probe.over_seeds(None, pair)
+        blocks = min(probe.histories[0].states[0].sums["current"][pair].sizes)
+        for scope, places in scopes(probe.sites):
+            peak = find_peak(
+                found.cosine.value[places],
+                [type(s)(s.rows[:, places], s.df) for s in found.spreads_cosine],
+                found.resolved[places],
+                found.conflict[places],
+            )
+            cells = peak_cells(peak, [str(probe.sites[place]) for place in places], blocks)
+            yield {
+                "stage": probe.stage,
+                "pair": pair_name(pair),
+                "scope": scope,
+                **{name: cells[name] for name in told},
+                "seeds": found.seeds,
+            }
+
+
+def movement(probes: Sequence[StageProbe]) -> Table:
+    """The table `movement_over_seeds`: whether agreement moved through depth, over seeds.
+
+    Args:
+        probes: The probes of all stages.
+
+    Returns:
+        One row for each stage and pair; with one seed, the verdict on that run alone.
+    """
+    rows = (
+        {"stage": probe.stage, "pair": pair_name(pair), **_movement_cells(_moved(probe, pair))}
+        for probe in probes
+        for pair in probe.pairs
+    )
+    return Table("movement_over_seeds", _MOVEMENT, rows)
+
+
+def _moved(probe: StageProbe, pair: Pair) -> Movement:
+    """Over seeds where there are several; sites below the noise floor at any probe of any seed take no part."""
+    first, *others = probe.histories
+    if not others:
+        return movement_of_run(first, probe.sites, "current", pair)
+    profiles = [Profiles.of(history, probe.sites, "current", pair) for history in probe.histories]
+    depth, steps = profiles[0].depth, profiles[0].steps
+    kept = always_resolved(torch.stack([one.resolved for one in profiles])) & (depth >= 0)
+    cosines = torch.stack([one.cosine for one in profiles])[..., kept]
+    return movement_across_seeds(cosines, depth[kept], steps, level=first.settings.level)
+
+
+def _movement_cells(found: Movement) -> dict[str, Any]:
+    return {column.name: getattr(found, column.name) for column in _MOVEMENT[2:]}

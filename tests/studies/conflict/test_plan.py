@@ -1,0 +1,79 @@
+"""A plan adds up, scales as the work does, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.studies import small_study
+
+from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.studies.conflict import plan as planning
+from crosstune.studies.conflict.plan import Calibration, cell_seconds
+from crosstune.studies.conflict.prepare import prepare
+
+SECONDS = Calibration(
+    step_seconds=1.0,
+    chord_seconds=2.0,
+    state_seconds=3.0,
+    token_seconds=0.001,
+    peak_bytes=2**30,
+    setup_seconds=5.0,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("plan")
+
+
+@pytest.fixture(scope="module")
+def bench(folder):
+    return prepare(small_study.settings(folder))
+
+
+def test_a_cell_is_counted_step_by_step(bench):
+    settings = bench.settings
+    costs = cell_seconds(bench, SECONDS, sites=10)
+    assert costs["training"] == 2 * 3 * 1.0  # stages, steps
+    assert costs["forgetting ledger"] == 2 * 2 * 2.0  # stages, chords of 2 in 3 steps
+    assert costs["conflict probe"] == 2 * 4 * 3.0  # stages, states 0..3
+    assert costs["loading"] == 2 * 5.0
+    tokens = {key: sum(row.scored_tokens for row in rows) for key, rows in bench.evaluation.items()}
+    held_out = sum(count for (_, side), count in tokens.items() if side == "test")
+    looks = settings.training.steps // settings.training.evaluate_every
+    assert costs["evaluation"] == pytest.approx(
+        0.001 * (3 * sum(tokens.values()) + 2 * looks * held_out)
+    )
+    assert costs["rollback"] > 0
+
+
+def test_what_is_left_out_costs_nothing(bench):
+    bare = replace(
+        bench.settings, probe=None, rollback="none", training=TrainingSettings(steps=3, length=16)
+    )
+    costs = cell_seconds(replace(bench, settings=bare), SECONDS, sites=10)
+    assert costs["conflict probe"] == 0
+    assert costs["rollback"] == 0
+
+
+def test_the_lines_add_up_and_workers_share_the_seeds(folder, monkeypatch):
+    monkeypatch.setattr(planning, "calibrate", lambda bench, model: SECONDS)
+    settings = small_study.settings(folder, seeds=[0, 1, 2], workers=2)
+    plan = planning.plan(settings)
+    cell = plan.value("one cell")
+    parts = ("training", "forgetting ledger", "conflict probe", "evaluation", "rollback", "loading")
+    assert cell == pytest.approx(sum(plan.value(f"  {name}") for name in parts))
+    assert plan.value("whole study") == pytest.approx(2 * cell + planning._REPORT_SECONDS)
+    assert plan.value("peak memory") == 2.0
+    assert any("training rows" in warning for warning in plan.warnings)
+
+
+def test_the_calibration_measures_and_leaves_nothing_behind(folder, bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    measured = planning.calibrate(bench, bench.fresh_model(0))
+    assert min(measured.step_seconds, measured.chord_seconds, measured.state_seconds) > 0
+    assert measured.token_seconds > 0
+    assert measured.peak_bytes > 2**20
+    assert list(tmp_path.iterdir()) == []
+    assert not (folder / "run").exists()
