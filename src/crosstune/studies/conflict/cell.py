@@ -92,6 +92,7 @@ class Cell:
             {name: bench.tasks[name] for name in settings.reference_tasks},
             tokenizer=bench.tokenizer,
             blocks=settings.block_settings(),
+            gradients=settings.gradient_settings(),
             settings=replace(settings.ledger, stage=stage),
             run=self.run,
         )

@@ -87,6 +87,7 @@ def calibrate(bench: Bench, model: Any) -> Calibration:
         tasks,
         tokenizer=bench.tokenizer,
         blocks=settings.block_settings(),
+        gradients=settings.gradient_settings(),
         settings=replace(settings.ledger, every=steps, track=False),
     )
     chosen = settings.probe_settings("calibration")

@@ -10,7 +10,7 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.interference.probe_settings import ProbeSettings
-from crosstune.interference.settings import BlockSettings, LedgerSettings
+from crosstune.interference.settings import BlockSettings, GradientSettings, LedgerSettings
 
 EMBEDDED = "embedded"
 _TOY_TASKS = (
@@ -50,6 +50,8 @@ class ConflictSettings:
     """Changes which rows are held out and which are reference rows; the same for all seeds."""
     windows: bool = False
     """Whether rows longer than `training.length` are cut into windows instead of being cut off."""
+    precision: Literal["float32", "model"] = "float32"
+    """Arithmetic of ledger and probe: `model` saves a float32 copy of half-precision weights, and closes worse."""
     evaluation_rows: int = 200
     """Rows a task and side that retention is measured on after every stage."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -59,7 +61,7 @@ class ConflictSettings:
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     """The forgetting ledger."""
     probe: ProbeSettings | None = field(default_factory=lambda: ProbeSettings(every=20))
-    """The conflict probe (length and seed as above); none leaves it out."""
+    """The conflict probe (length, seed and precision as above); none leaves it out."""
     rollback: Literal["component", "layer", "site", "none"] = "component"
     """What is put back to the start of a stage, one at a time, at its end."""
     workers: int = 1
@@ -125,8 +127,12 @@ class ConflictSettings:
             seed=self.data_seed,
         )
 
+    def gradient_settings(self) -> GradientSettings:
+        """How the ledger evaluates losses and gradients."""
+        return GradientSettings(self.precision, self.training.evaluation_tokens)
+
     def probe_settings(self, stage: str) -> ProbeSettings | None:
-        """The probe of one stage, with the length, windows and seed of the whole study.
+        """The probe of one stage, with the length, windows, seed and precision of the whole study.
 
         Args:
             stage: The stage's name.
@@ -142,6 +148,7 @@ class ConflictSettings:
             window_rows=self.windows,
             seed=self.data_seed,
             stage=stage,
+            precision=self.precision,
         )
 
     def same_numbers(self) -> ConflictSettings:
