@@ -124,6 +124,9 @@ def test_a_cell_goes_on_where_it_was(run):
 
 
 def test_finishing_is_remembered_and_undone_by_going_on(run):
+    run.add_rows(table(1, 2), "a")
     run.finish()
+    assert [path.name for path in (run.folder / "tables").iterdir()] == ["learning.parquet"]
+    assert run.table("learning").column("step") == [1, 2]
     assert Run.open(run.folder).finished
     assert not Run.resume(run.folder).finished

@@ -152,7 +152,10 @@ class Run:
         return bool(read_json(self.folder / "run.json")["finished"])
 
     def finish(self) -> None:
-        """Say that everything was written."""
+        """Say that everything was written, and turn each table's parts into one file."""
+        for name in self.tables():
+            if self._table(name).is_dir():
+                self.compact(name)
         self._change(finished=True, ended=time.time())
 
     # ---- events --------------------------------------------------------------------------------------
