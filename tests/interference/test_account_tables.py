@@ -6,8 +6,8 @@ import pytest
 from tests.interference import driven, tiny
 
 from crosstune.foundation.models import Site
-from crosstune.interference.places import site_cells
 from crosstune.interference.forgetting import ForgettingLedger
+from crosstune.interference.places import site_cells
 
 
 @pytest.fixture(scope="module")
