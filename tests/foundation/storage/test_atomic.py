@@ -14,19 +14,23 @@ from crosstune.foundation.storage import (
 )
 
 
+def _write_half(context, file):
+    with context as temporary:
+        file(temporary).write_text("half")
+        raise RuntimeError
+
+
 def test_an_error_leaves_the_old_file_and_no_rest(tmp_path):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(RuntimeError), atomic_write(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        _write_half(atomic_write(tmp_path / "a.txt"), lambda path: path)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model") as temporary:
-        (temporary / "x").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        _write_half(atomic_folder(tmp_path / "model"), lambda path: path / "x")
     assert list(tmp_path.iterdir()) == []
     with atomic_folder(tmp_path / "model") as temporary:
         (temporary / "x").write_text("whole")

@@ -249,13 +249,19 @@ class Table:
         Raises:
             StorageError: The file is missing, broken, or has no roles.
         """
+        found = "Parquet without column roles"
         try:
             arrow = pa_parquet.read_table(path)
+            if _TABLE in (arrow.schema.metadata or {}):
+                return Table._of_arrow(arrow)
         except (OSError, pa.ArrowInvalid) as error:
-            raise _unreadable(path, f"{type(error).__name__}: {error}") from error
-        if _TABLE not in (arrow.schema.metadata or {}):
-            raise _unreadable(path, "Parquet without column roles")
-        return Table._of_arrow(arrow)
+            found = f"{type(error).__name__}: {error}"
+        raise StorageError(
+            str(path),
+            law="must be a Parquet file written by a Crosstune table",
+            found=found,
+            remedy="Point to a file under `tables/` of a run folder.",
+        )
 
     def csv(self) -> str:
         """The table as CSV text with a header; NaN is written as `nan`."""
@@ -299,12 +305,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _unreadable(path: Path | str, found: str) -> StorageError:
-    return StorageError(
-        str(path),
-        law="must be a Parquet file written by a Crosstune table",
-        found=found,
-        remedy="Point to a file under `tables/` of a run folder.",
-    )

@@ -60,6 +60,9 @@ def atomic_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
 
     Yields:
         An empty folder beside it, to be filled inside the block.
+
+    Raises:
+        StorageError: The folder cannot be put in its place.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
