@@ -1,4 +1,4 @@
-"""Writes the parts of README and docs that the code already knows: the map of the house and the help texts.
+"""Writes the parts of README and docs that the code already knows: the map of the house, the help texts, the tables.
 
 ``make docs`` runs it; a test fails while a written page differs from what stands here.
 """
@@ -8,10 +8,14 @@ from __future__ import annotations
 import ast
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from crosstune.foundation.records import Column
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "src" / "crosstune"
@@ -41,6 +45,95 @@ COMMANDS: list[list[str]] = [
     ["show"],
     ["list"],
 ]
+
+# What one row of each table is, in the order in which a reader meets them. The columns come from the code.
+STUDY_ROWS = {
+    "closing": "the account of one stage, task and side, over seeds",
+    "forgetting_components": "one component, its layers added up, of one stage, task and side",
+    "forgetting": "one site of one stage, task and side",
+    "forgetting_course": "what a component had cost by the end of a chord, from the stage's start",
+    "rollback_means": "one component of one layer put back, over seeds",
+    "ledger_rollback_agreement": "how ledger and rollback rank the sites, at one seed",
+    "agreement": "one site and pair of tasks in one window, or over the whole stage, over seeds",
+    "agreement_at_one_state": "one site and pair at one state of the first seed",
+    "peaks_over_seeds": "the verdict on one pair in one scope, over a whole stage and all seeds",
+    "movement_over_seeds": "the verdict on one pair in one stage, over seeds",
+    "retention": "what was known of one task and side after one stage (0-base: before any), over seeds",
+    "chance": "what a model that knows only token frequencies would pay on one task and side",
+    "references": "the reference blocks of one task and side",
+}
+CELL_ROWS = {
+    "scores": "what was known of one task and side after one stage",
+    "evaluation": "one look at a task's held-out rows during a stage",
+    "learning": "one line of the training log",
+    "loss_ledger": "one term of the training loss in one optimizer step",
+    "cost": "one figure of what a stage cost",
+    "forgetting_path": "one site on one chord",
+    "forgetting_segments": "one chord of one account",
+    "forgetting_sites": "one site over the whole stage",
+    "rollback": "one thing put back; `all` puts everything back, `none` nothing",
+    "agreement_windows": "one site and pair over one window of states",
+    "agreement_states": "one site and pair at one state",
+    "peaks": "the verdict on one pair in one scope and window",
+    "movement": "the verdict on one pair in this run alone",
+}
+ALONE_ROWS = {
+    "conflict": "one site and pair of tasks at one state (`measure_conflict`)",
+    "measurements": "one measurement of a study (`measurements.parquet`)",
+}
+# Columns whose name says enough in the code, and a sentence for those who read it here.
+MEANINGS = {
+    "stage": "Number and task of the stage.",
+    "task": "The task whose rows are scored.",
+    "task_a": "The first task of the pair.",
+    "task_b": "The second task of the pair.",
+    "step": "Optimizer steps taken.",
+    "start_step": "The first step of the span.",
+    "stop_step": "The last step of the span.",
+    "component": "The component; see the glossary.",
+    "seeds": "Seeds the row rests on.",
+    "rows_low": "Lower end of the interval over rows, mean of the seeds'.",
+    "rows_high": "Upper end of the interval over rows, mean of the seeds'.",
+    "reference": "current, or frozen: the first task's gradient is that of the first state.",
+    "perplexity": "exp of the nats.",
+    "rows": "Rows the figure rests on.",
+    "tokens": "Scored tokens.",
+    "bytes": "Bytes that the scored tokens spell.",
+    "training_rows": "Rows that the task may be trained on.",
+    "held_out_rows": "Rows that are never trained on.",
+    "blocks": "Blocks of the task.",
+    "what": "Which figure.",
+    "value": "The figure.",
+    "unit": "Its unit.",
+    "term": "The term's name.",
+    "weight": "The term's weight.",
+    "sum": "The term's sum over the step.",
+    "reliability_b": "Likewise of the second task.",
+    "norm_b": "Likewise of the second task.",
+    "signal_to_noise_b": "Likewise of the second task.",
+    "noise_scale_b": "Likewise of the second task.",
+    "note": "A caution, or empty.",
+    "kind": "conflict peak, most dissimilar, no peak, unresolved, or too few blocks.",
+    "p": "Of the smallest standardised difference, two-sided.",
+    "words": "The verdict as a sentence.",
+    "indistinguishable": "Sites that may be the largest.",
+    "verdict": "The verdict in a few words.",
+    "excluded_above": "A larger change, either way, is excluded.",
+    "relevant": "The change that was to be found: a peak of the profile's height moving three layers.",
+    "needs_seeds": "Seeds that would settle it; unmeasured where unknown.",
+    "probes": "Probes the verdict rests on.",
+    "sites": "Sites above the noise floor at every probe.",
+    "states": "States in the window.",
+    "name": "What was measured.",
+    "how": "How estimate and interval were made.",
+    "n_unit": "What `n` counts.",
+}
+BY_ROLE = {
+    "low": "Lower end of the interval of `{of}`.",
+    "high": "Upper end of the interval of `{of}`.",
+    "mask": "Whether `{of}` may be read.",
+    "chance": "What an uninformed answer would give for `{of}`.",
+}
 
 
 def door_sign(path: Path) -> str:
@@ -87,6 +180,89 @@ def commands_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def study_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table that a conflict study writes over its seeds."""
+    from crosstune.foundation.records import Table
+    from crosstune.interference.account_tables import PATH, SEGMENTS, SITES
+    from crosstune.interference.rollback import AGREEMENT, ROLLBACK
+    from crosstune.studies.conflict import accounts, agreement, depth, retention, summary, tables
+
+    # Summing up nothing gives the columns of the sum.
+    sites, path = Table("forgetting_sites", SITES), Table("forgetting_path", PATH)
+    found = [
+        accounts.closing(Table("forgetting_segments", SEGMENTS)),
+        accounts.forgetting(sites),
+        accounts.forgetting_by_component(sites),
+        accounts.course(path),
+        accounts.rollback(Table("rollback", ROLLBACK)),
+        retention.retention(Table("scores", tables.SCORES)),
+        agreement.agreement([]),
+        agreement.at_one_state([]),
+        depth.peaks([]),
+        depth.movement([]),
+        Table("ledger_rollback_agreement", (tables.STAGE, summary.SEED, *AGREEMENT)),
+        Table("chance", summary._CHANCE),
+        Table("references", summary._REFERENCES),
+    ]
+    return {table.name: table.columns for table in found}
+
+
+def cell_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table that one cell of a conflict study writes."""
+    from crosstune.foundation.training import ledger
+    from crosstune.interference import account_tables, probe_tables, rollback
+    from crosstune.studies.conflict import tables
+
+    return {
+        "scores": tables.SCORES,
+        "evaluation": tables.EVALUATION,
+        "learning": tables.LEARNING,
+        "loss_ledger": (tables.STAGE, *ledger.COLUMNS),
+        "cost": tables.COST,
+        "forgetting_path": account_tables.PATH,
+        "forgetting_segments": account_tables.SEGMENTS,
+        "forgetting_sites": account_tables.SITES,
+        "rollback": (tables.STAGE, *rollback.ROLLBACK),
+        "agreement_windows": probe_tables.WINDOWS_COLUMNS,
+        "agreement_states": probe_tables.STATES_COLUMNS,
+        "peaks": probe_tables.PEAKS_COLUMNS,
+        "movement": probe_tables.MOVEMENT_COLUMNS,
+    }
+
+
+def other_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of tables that belong to no cell and no study."""
+    from crosstune.foundation.records import run
+    from crosstune.interference.conflict import CONFLICT_COLUMNS
+
+    return {"conflict": CONFLICT_COLUMNS, "measurements": run._MEASUREMENT_COLUMNS}
+
+
+def meaning(column: Column) -> str:
+    """What a column holds, in a sentence; empty where nobody has said it."""
+    by_role = BY_ROLE.get(column.role, "").format(of=column.of)
+    said = column.about or MEANINGS.get(column.name, "")
+    return f"{by_role} {said}".strip() if column.about else by_role or said
+
+
+def tables_section(rows: Mapping[str, str], columns: Mapping[str, tuple[Column, ...]]) -> str:
+    """A heading, the sentence on its rows and the columns of each table."""
+    parts = []
+    for name, row in rows.items():
+        lines = [f"#### `{name}`", "", f"One row is {row}.", ""]
+        lines += ["| column | role | unit | meaning |", "| --- | --- | --- | --- |"]
+        lines += [f"| `{c.name}` | {c.role} | {c.unit} | {meaning(c)} |" for c in columns[name]]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def tables_page(page: str) -> str:
+    """The page of tables with its generated parts as the code has them now."""
+    page = between(page, "study", tables_section(STUDY_ROWS, study_tables()))
+    page = between(page, "cell", tables_section(CELL_ROWS, cell_tables()))
+    return between(page, "alone", tables_section(ALONE_ROWS, other_tables()))
+
+
 def between(page: str, mark: str, inner: str) -> str:
     """The page with what stands between ``<!-- mark -->`` and ``<!-- /mark -->`` replaced."""
     before, _, rest = page.partition(f"<!-- {mark} -->")
@@ -98,10 +274,11 @@ def between(page: str, mark: str, inner: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page and what should stand in it."""
-    readme = CHECKOUT / "README.md"
+    readme, tables = CHECKOUT / "README.md", CHECKOUT / "docs" / "tables.md"
     return {
         readme: between(readme.read_text(encoding="utf-8"), "map", house_map()),
         CHECKOUT / "docs" / "commands.md": commands_page(),
+        tables: tables_page(tables.read_text(encoding="utf-8")),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ import pytest
 from tests.docs.markdown import CHECKOUT, Block, blocks, blocks_of, command_lines, pages
 
 PYTHON = [block for block in blocks() if "python" in block.words]
+RUNNABLE = [block for block in PYTHON if "runnable" in block.words]
+GIVEN = (Path(__file__).parent / "given.py").read_text(encoding="utf-8")
 COMMANDS = [
     (block.place, words) for block in blocks() for words in command_lines(block, "crosstune")
 ]
@@ -42,18 +45,29 @@ def test_an_example_compiles(block: Block) -> None:
     assert compile(block.code, block.place, "exec") is not None
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
-def test_a_runnable_example_runs(block: Block, tmp_path: Path) -> None:
-    if "runnable" not in block.words:
-        pytest.skip("needs a model and data of the reader's own; compiled in the test above")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block.code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def run_example(block: Block) -> None:
+    """Run the block in the current folder; after `given.py`, where its info words say so."""
+    code = GIVEN + block.code if "given" in block.words else block.code
+    exec(compile(code, block.place, "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in RUNNABLE if "run" not in b.words], ids=lambda block: block.place
+)
+def test_a_runnable_example_runs(
+    block: Block, tmp_path: Path, given_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(given_model, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    run_example(block)
+
+
+def test_examples_on_a_run_folder_run(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small_run)
+    on_a_run = [block for block in RUNNABLE if "run" in block.words]
+    assert on_a_run != []
+    for block in on_a_run:
+        run_example(block)
 
 
 @needs_parser

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 from tests.docs.markdown import CHECKOUT
+
+from crosstune.foundation.records import Run
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,36 @@ def test_the_page_of_commands_is_the_help(generate: ModuleType) -> None:
         pytest.skip("the command line is not built yet")
     page = (CHECKOUT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert words(page) == words(generate.commands_page()), "run `make docs`"
+
+
+def test_the_page_of_tables_is_what_the_code_defines(generate: ModuleType) -> None:
+    page = (CHECKOUT / "docs" / "tables.md").read_text(encoding="utf-8")
+    assert generate.tables_page(page) == page, "run `make docs`"
+
+
+def test_every_column_has_a_meaning(generate: ModuleType) -> None:
+    tables = generate.study_tables() | generate.cell_tables() | generate.other_tables()
+    unsaid = [
+        f"{name}.{column.name}"
+        for name, columns in tables.items()
+        for column in columns
+        if not generate.meaning(column)
+    ]
+    assert unsaid == []
+
+
+def test_a_run_has_the_tables_of_the_page_and_no_other(
+    generate: ModuleType, small_run: Path
+) -> None:
+    run = Run.open(small_run / "runs" / "quickstart")
+    study, cell = generate.study_tables(), generate.cell_tables()
+    assert set(run.tables()) == {*study, *cell} - {"loss_ledger", "agreement_states"}
+    for name in run.tables():
+        expected = {column.name for column in study.get(name) or cell[name]}
+        assert {c.name for c in run.table(name).columns} - expected <= {"seed"}, name
+        assert expected <= {c.name for c in run.table(name).columns}, name
+    (one,) = run.cells()
+    assert {name: one.table(name).columns for name in one.tables()} == cell
 
 
 def test_readme_is_one_page() -> None:

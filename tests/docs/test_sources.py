@@ -26,3 +26,26 @@ def test_every_file_that_cites_stands_on_the_page() -> None:
 
 def test_every_file_on_the_page_exists_and_cites() -> None:
     assert sorted(NAMED - citing()) == []
+
+
+def cited_in(path: str) -> set[str]:
+    """The years and arXiv numbers in the `Source:` paragraphs of a file."""
+    text = (PACKAGE / path).read_text(encoding="utf-8")
+    paragraphs = re.findall(r'^\s+Source:(.*?)(?:"""|\n\s*\n)', text, re.MULTILINE | re.DOTALL)
+    return {
+        mark
+        for said in paragraphs
+        for mark in re.findall(r"\b\d{4}\.\d{5}\b|\b(?:19|20)\d\d\b(?!\.)", said)
+    }
+
+
+def test_each_citation_stands_in_a_row_of_its_file() -> None:
+    rows = {path: [line for line in PAGE.splitlines() if f"`{path}`" in line] for path in citing()}
+    missing = [
+        f"{path}: {mark}"
+        for path in sorted(citing())
+        for mark in sorted(cited_in(path))
+        if not any(mark in row for row in rows[path])
+    ]
+    assert missing == []
+    assert {"1812.06162", "1948"} <= cited_in("interference/agreement.py")
