@@ -8,16 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from safetensors.torch import load_file
 
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping
 from crosstune.foundation.worlds import random_model
+from crosstune.studies.conflict import flow
 from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.study import Listener
 
 # What may differ between two runs that compute the same: time, memory, and which attempt it was.
 COST = {"seconds", "evaluations"}
 COST_TABLES = {"cost"}
+
+torch.set_num_threads(1)  # tiny matrices are slower on several threads
 
 # Every stage begins with a full garbage collection, which walks all of torch and transformers.
 gc.collect()
@@ -26,7 +32,8 @@ gc.freeze()
 
 def model(folder: Path) -> str:
     """A random Llama in a folder, made on first use."""
-    return str(random_model("llama", folder / "model"))
+    place = folder / "model"
+    return str(place if place.is_dir() else random_model("llama", place))
 
 
 def values(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -52,6 +59,7 @@ def values(folder: Path, **changes: Any) -> dict[str, Any]:
         "blocks": {"blocks": 2, "rows_per_block": 1},
         "ledger": {"every": 2},
         "probe": {"every": 1, "burst": 1, "window": 2, "blocks": 2, "rows_per_block": 1},
+        "rollback": "layer",
     }
     for name, change in changes.items():
         old = small.get(name)
@@ -63,6 +71,13 @@ def values(folder: Path, **changes: Any) -> dict[str, Any]:
 def settings(folder: Path, **changes: Any) -> ConflictSettings:
     """The same as a value."""
     return from_mapping(ConflictSettings, values(folder, **changes))
+
+
+def run_cells(chosen: ConflictSettings, listener: Listener = lambda progress: None) -> Run:
+    """The study without its page, which takes longer than everything else here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow.report, "draw", lambda run: None)
+        return flow.run(chosen, listener)
 
 
 def figures(run: Run) -> dict[str, list[dict[str, Any]]]:

@@ -131,7 +131,7 @@ class Cell:
 
     def _book(self, stage: str, result: StageResult, probe: ConflictProbe | None) -> None:
         if ranks.is_first():
-            for table in tables.of_training(stage, result):
+            for table in tables.of_training(stage, result, self.bench.tasks):
                 self.run.add_rows(table, stage)
             if probe is not None:
                 # The sums of every state: windows over several seeds are made from them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -59,7 +59,6 @@ COST = (
     Column("value", "float64", "value"),
     Column("unit", "string", "label"),
 )
-_LOOK = "eval_"
 
 
 def of_scores(stage: str, scores: Mapping[tuple[str, str], RowScores]) -> Table:
@@ -98,12 +97,13 @@ def _score_row(stage: str, task: str, side: str, found: RowScores) -> dict[str, 
     }
 
 
-def of_training(stage: str, result: StageResult) -> list[Table]:
+def of_training(stage: str, result: StageResult, tasks: Iterable[str]) -> list[Table]:
     """The tables `loss_ledger`, `learning`, `evaluation` and `cost` of a stage.
 
     Args:
         stage: The stage.
         result: What training returned.
+        tasks: The tasks that were looked at, in order.
 
     Returns:
         The tables.
@@ -112,7 +112,7 @@ def of_training(stage: str, result: StageResult) -> list[Table]:
     return [
         ledger,
         Table("learning", LEARNING, _learning(stage, result)),
-        Table("evaluation", EVALUATION, _evaluation(stage, result)),
+        Table("evaluation", EVALUATION, _evaluation(stage, result, tuple(tasks))),
         Table("cost", COST, _cost(stage, result)),
     ]
 
@@ -129,12 +129,13 @@ def _learning(stage: str, result: StageResult) -> Iterator[dict[str, Any]]:
             }
 
 
-def _evaluation(stage: str, result: StageResult) -> Iterator[dict[str, Any]]:
+def _evaluation(stage: str, result: StageResult, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
+    # In the tasks' order: a log that went through a checkpoint has its keys in another one.
     for line in result.history:
-        for key, value in line.items():
-            if key.startswith(_LOOK) and key.endswith("_loss"):
-                task = key.removeprefix(_LOOK).removesuffix("_loss")
-                yield {"stage": stage, "step": line["step"], "task": task, "nats": value}
+        for task in tasks:
+            nats = line.get(f"eval_{task}_loss")
+            if nats is not None:
+                yield {"stage": stage, "step": line["step"], "task": task, "nats": nats}
 
 
 def _cost(stage: str, result: StageResult) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,46 @@
+"""Law: a study killed with SIGKILL and started again equals the one that was never interrupted, to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.laws import killed_study
+from tests.studies import small_study
+
+from crosstune.foundation.records import Run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study that came to its end and several that were killed."""
+    place = tmp_path_factory.mktemp("killed")
+    small_study.run_cells(small_study.settings(place, output=str(place / "whole")))
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.laws.killed_study", str(place)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    expected = [f"{where}: {int(signal.SIGKILL)}" for where in killed_study.PLACES]
+    assert child.stdout.splitlines() == expected, child.stderr
+    return place
+
+
+@pytest.mark.parametrize("where", killed_study.PLACES)
+def test_killed_and_started_again_equals_uninterrupted(folder: Path, where: str) -> None:
+    assert not Run.open(folder / where).finished
+    run = small_study.run_cells(small_study.settings(folder, output=str(folder / where)))
+    whole = Run.open(folder / "whole")
+    assert run.finished and all(cell.finished for cell in run.cells())
+    assert small_study.differences(small_study.figures(run), small_study.figures(whole)) == []
+    kept, expected = small_study.weights(run), small_study.weights(whole)
+    assert kept.keys() == expected.keys() and len(kept) > 0
+    assert all(torch.equal(kept[name], expected[name]) for name in kept)
