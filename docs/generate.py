@@ -78,8 +78,7 @@ CELL_ROWS = {
     "movement": "the verdict on one pair in this run alone",
 }
 ALONE_ROWS = {
-    "conflict": "one site and pair of tasks at one state (`measure_conflict`)",
-    "measurements": "one measurement of a study (`measurements.parquet`)",
+    "measurements": "one headline figure of a study (`measurements.parquet`)",
 }
 # Columns whose name says enough in the code, and a sentence for those who read it here.
 MEANINGS = {
@@ -127,6 +126,13 @@ MEANINGS = {
     "name": "What was measured.",
     "how": "How estimate and interval were made.",
     "n_unit": "What `n` counts.",
+}
+# Where a table takes over another's column and it then means less.
+THERE = {
+    ("agreement_at_one_state", "corrected"): "Cosine at this state.",
+    ("agreement_at_one_state", "resolved"): "Above the noise floor at this state.",
+    ("agreement_at_one_state", "stop_step"): "The state's optimizer step.",
+    ("agreement_at_one_state", "scope"): "Always window, to lie behind the lines of windows.",
 }
 BY_ROLE = {
     "low": "Lower end of the interval of `{of}`.",
@@ -231,18 +237,18 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
 
 
 def other_tables() -> dict[str, tuple[Column, ...]]:
-    """The columns of tables that belong to no cell and no study."""
+    """The columns of a table that is no part of ``tables/``."""
     from crosstune.foundation.records import run
-    from crosstune.interference.conflict import CONFLICT_COLUMNS
 
-    return {"conflict": CONFLICT_COLUMNS, "measurements": run._MEASUREMENT_COLUMNS}
+    return {"measurements": run._MEASUREMENT_COLUMNS}
 
 
-def meaning(column: Column) -> str:
-    """What a column holds, in a sentence; empty where nobody has said it."""
+def meaning(table: str, column: Column) -> str:
+    """What a column of a table holds, in a sentence; empty where nobody has said it."""
     by_role = BY_ROLE.get(column.role, "").format(of=column.of)
-    said = column.about or MEANINGS.get(column.name, "")
-    return f"{by_role} {said}".strip() if column.about else by_role or said
+    about = THERE.get((table, column.name), column.about)
+    said = f"{by_role} {about}".strip() if about else by_role or MEANINGS.get(column.name, "")
+    return f"{said[:1].upper()}{said[1:].rstrip('.')}.".replace("|", "\\|") if said else ""
 
 
 def tables_section(rows: Mapping[str, str], columns: Mapping[str, tuple[Column, ...]]) -> str:
@@ -251,7 +257,9 @@ def tables_section(rows: Mapping[str, str], columns: Mapping[str, tuple[Column, 
     for name, row in rows.items():
         lines = [f"#### `{name}`", "", f"One row is {row}.", ""]
         lines += ["| column | role | unit | meaning |", "| --- | --- | --- | --- |"]
-        lines += [f"| `{c.name}` | {c.role} | {c.unit} | {meaning(c)} |" for c in columns[name]]
+        lines += [
+            f"| `{c.name}` | {c.role} | {c.unit} | {meaning(name, c)} |" for c in columns[name]
+        ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

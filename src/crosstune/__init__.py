@@ -2,7 +2,7 @@
 
 The plan of the house; imports only go down, and the wings are strangers to each other::
 
-    cli                 run, show, compare, plan, list: the front door
+    cli                 run, plan, show, list: the front door
     studies             one question per file; the only place where wings meet
     interference        do two learning signals pull apart, and where?
     report              one offline page per run folder; knows no wing

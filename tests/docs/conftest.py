@@ -17,7 +17,7 @@ def toy(name: str, source: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def given_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny random model, which `given.py` then finds in its place."""
+    """The folder of a tiny random model, which examples are given."""
     dims = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
     return random_model("llama", tmp_path_factory.mktemp("given") / "model", **dims)
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tests.docs.given import given
 from tests.docs.markdown import CHECKOUT, Block, blocks, blocks_of, command_lines, pages
 
 PYTHON = [block for block in blocks() if "python" in block.words]
 RUNNABLE = [block for block in PYTHON if "runnable" in block.words]
-GIVEN = (Path(__file__).parent / "given.py").read_text(encoding="utf-8")
 COMMANDS = [
     (block.place, words) for block in blocks() for words in command_lines(block, "crosstune")
 ]
@@ -45,10 +45,9 @@ def test_an_example_compiles(block: Block) -> None:
     assert compile(block.code, block.place, "exec") is not None
 
 
-def run_example(block: Block) -> None:
-    """Run the block in the current folder; after `given.py`, where its info words say so."""
-    code = GIVEN + block.code if "given" in block.words else block.code
-    exec(compile(code, block.place, "exec"), {"__name__": "example"})
+def run_example(block: Block, names: Mapping[str, object] | None = None) -> None:
+    """Run the block in the current folder, with names it may take as given."""
+    exec(compile(block.code, block.place, "exec"), {"__name__": "example", **(names or {})})
 
 
 @pytest.mark.parametrize(
@@ -57,9 +56,8 @@ def run_example(block: Block) -> None:
 def test_a_runnable_example_runs(
     block: Block, tmp_path: Path, given_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(given_model, tmp_path / "model")
     monkeypatch.chdir(tmp_path)
-    run_example(block)
+    run_example(block, given(given_model) if "given" in block.words else None)
 
 
 def test_examples_on_a_run_folder_run(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

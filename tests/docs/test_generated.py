@@ -10,6 +10,7 @@ import pytest
 from tests.docs.markdown import CHECKOUT
 
 from crosstune.foundation.records import Run
+from crosstune.interference.conflict import CONFLICT_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +63,17 @@ def test_every_column_has_a_meaning(generate: ModuleType) -> None:
         f"{name}.{column.name}"
         for name, columns in tables.items()
         for column in columns
-        if not generate.meaning(column)
+        if not generate.meaning(name, column)
     ]
     assert unsaid == []
+
+
+def test_measure_conflict_has_the_columns_that_the_page_says(generate: ModuleType) -> None:
+    states = generate.cell_tables()["agreement_states"]
+    assert {"stage", "step", "reference"} == {c.name for c in states} - {
+        c.name for c in CONFLICT_COLUMNS
+    }
+    assert set(CONFLICT_COLUMNS) <= set(states)
 
 
 def test_a_run_has_the_tables_of_the_page_and_no_other(
