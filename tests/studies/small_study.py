@@ -97,11 +97,11 @@ def figures(run: Run) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def weights(run: Run) -> dict[str, Any]:
-    """Every final weight of every stage of every cell, by file and name."""
+def weights(run: Run, cells: str = "cells/*/") -> dict[str, Any]:
+    """Every final weight of every stage of every cell (or of a cell: ``cells=""``), by file and name."""
     return {
         f"{file.relative_to(run.folder)}:{name}": value
-        for file in sorted(run.folder.glob("cells/*/checkpoints/*/model/*.safetensors"))
+        for file in sorted(run.folder.glob(f"{cells}checkpoints/*/model/*.safetensors"))
         for name, value in load_file(file).items()
     }
 
@@ -130,9 +130,11 @@ def differences(
 
 
 def same(one: Any, other: Any, tolerance: float) -> bool:
-    """Equal, NaN with NaN, and numbers within the tolerance."""
+    """Equal, NaN with NaN, and numbers within the tolerance (of their size, where that is above 1)."""
     if isinstance(one, float) and isinstance(other, float):
         return (
-            one == other or (math.isnan(one) and math.isnan(other)) or abs(one - other) <= tolerance
+            one == other
+            or (math.isnan(one) and math.isnan(other))
+            or abs(one - other) <= tolerance * max(1.0, abs(one))
         )
     return bool(one == other)

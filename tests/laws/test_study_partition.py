@@ -1,0 +1,105 @@
+"""Law: however a study is divided, over calls, worker processes or processes of one cell, it finds the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.studies import small_study
+
+from crosstune.foundation.errors import SettingsError, StorageError
+from crosstune.foundation.records import Run
+from crosstune.foundation.settings import to_yaml
+from crosstune.studies.conflict import flow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("divided")
+
+
+@pytest.fixture(scope="module")
+def grown(folder: Path) -> Run:
+    """One seed, and then a second one in the same folder."""
+    place = str(folder / "grown")
+    small_study.run_cells(small_study.settings(folder, output=place))
+    return small_study.run_cells(small_study.settings(folder, output=place, seeds=[0, 1]))
+
+
+def test_a_seed_is_added_and_the_first_one_is_not_run_again(grown: Run) -> None:
+    assert [cell.folder.name for cell in grown.cells()] == ["seed-0", "seed-1"]
+    first, second = grown.cells()
+    assert first.all_events()[-1]["attempt"] == 1
+    assert {row["seeds"] for row in grown.table("retention").rows()} == {2}
+    one, other = (dict(small_study.weights(cell, "")) for cell in (first, second))
+    assert any(not torch.equal(one[name], other[name]) for name in one), "seeds must differ"
+
+
+def test_worker_processes_find_what_one_finds(
+    folder: Path, grown: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread a worker, as here
+    chosen = small_study.settings(folder, output=str(folder / "two"), seeds=[0, 1], workers=2)
+    run = small_study.run_cells(chosen)
+    assert small_study.differences(small_study.figures(run), small_study.figures(grown)) == []
+    kept, expected = small_study.weights(run), small_study.weights(grown)
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+
+def test_other_settings_are_refused_with_the_difference(folder: Path, grown: Run) -> None:
+    before = small_study.figures(grown)
+    chosen = small_study.settings(folder, output=str(grown.folder), training={"steps": 4})
+    with pytest.raises(StorageError, match="training.steps: 3 there, 4 here") as caught:
+        small_study.run_cells(chosen)
+    assert caught.value.argument == "output"
+    assert small_study.differences(small_study.figures(Run.open(grown.folder)), before) == []
+
+
+def test_a_run_in_which_nothing_was_learned_is_begun_anew(folder: Path, grown: Run) -> None:
+    place = str(folder / "empty")
+    wrong = small_study.settings(folder, output=place, blocks={"blocks": 500})
+    with pytest.raises(ValueError, match="must fill 500 blocks"):
+        small_study.run_cells(wrong)
+    run = small_study.run_cells(small_study.settings(folder, output=place))
+    begun, first = (small_study.figures(some.cells()[0]) for some in (run, grown))
+    assert small_study.differences(begun, first) == []
+
+
+def test_two_processes_of_one_cell_find_what_one_finds(folder: Path, grown: Run) -> None:
+    chosen = small_study.settings(folder, output=str(folder / "launched"))
+    (folder / "launched.yaml").write_text(to_yaml(chosen), encoding="utf-8")
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m"]
+    command = ["crosstune.cli.main", "run", "conflict", "--config", str(folder / "launched.yaml")]
+    child = subprocess.run(
+        [sys.executable, *launcher, *command],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"},
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.count("Report: ") == 1, "only the first process speaks"
+    pair = [run.cells()[0] for run in (Run.open(folder / "launched"), grown)]
+    two, one = (small_study.figures(cell) for cell in pair)
+    assert small_study.differences(two, one, 1e-4) == []
+    losses = [name for name in one if name in ("loss_ledger", "learning", "evaluation", "scores")]
+    assert len(losses) == 4
+    assert (
+        small_study.differences(
+            {name: two[name] for name in losses}, {name: one[name] for name in losses}, 1e-5
+        )
+        == []
+    )
+    kept, expected = (small_study.weights(cell, "") for cell in pair)
+    assert max(float((kept[name] - expected[name]).abs().max()) for name in expected) < 1e-5
+
+
+def test_workers_and_a_launcher_do_not_mix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow.ranks, "world_size", lambda: 2)
+    with pytest.raises(SettingsError, match="`workers` must be 1"):
+        small_study.run_cells(small_study.settings(folder, workers=2))
