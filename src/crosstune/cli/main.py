@@ -178,7 +178,8 @@ def _list(folder: Path) -> int:
     for place in places:
         run = Run.open(place)
         state = "finished" if run.finished else "not finished"
-        printing.text(f"  {place}  {run.kind}, {len(run.cells())} cells, {state}")
+        cells = len(run.cells())
+        printing.text(f"  {place}  {run.kind}, {cells} cell{'s' * (cells != 1)}, {state}")
     if not places:
         printing.text("  none yet; `make quickstart` or `crosstune run conflict` makes one")
     return 0

@@ -214,6 +214,6 @@ def _dotted(path: str, argument: str) -> str:
     """The argument with its path in front; what the class said of the path already is not said twice."""
     *outer, last = path.split(".")[:-1] or [""]
     first = argument.split(".")[0].split("[")[0]
-    if first == last.split("[")[0]:
+    if first == last.split("[")[0] and argument != first:
         path = "".join(f"{name}." for name in outer)
     return f"{path}{argument}"
