@@ -276,9 +276,7 @@ def test_a_model_that_diverges_is_named_and_its_state_kept(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training = {"learning_rate": 1e9, "clip": 0.0, "checkpoint_every": 1, "evaluate_every": 0}
-    values = small_study.values(
-        models, output=str(tmp_path / "run"), training=training, probe=None
-    )
+    values = small_study.values(models, output=str(tmp_path / "run"), training=training, probe=None)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     words = ["run", "conflict", "--config", str(tmp_path / "study.yaml")]
     for _ in range(2):  # the second time from its last whole checkpoint

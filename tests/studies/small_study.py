@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from crosstune.foundation.records import Run
-from crosstune.foundation.settings import from_mapping
+from crosstune.foundation.settings import from_mapping, from_yaml
 from crosstune.foundation.worlds import random_model
 from crosstune.studies.conflict import flow
 from crosstune.studies.conflict.settings import ConflictSettings
@@ -138,3 +139,13 @@ def same(one: Any, other: Any, tolerance: float) -> bool:
             or abs(one - other) <= tolerance * max(1.0, abs(one))
         )
     return bool(one == other)
+
+
+def read_settings(run: Run) -> ConflictSettings:
+    """The settings that a run was made with."""
+    return from_yaml(ConflictSettings, run.settings_yaml)
+
+
+def with_seeds(chosen: ConflictSettings, *seeds: int) -> ConflictSettings:
+    """The same study at other seeds."""
+    return replace(chosen, seeds=seeds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosstune.foundation.settings import from_mapping, from_yaml
+from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.studies.catalogue import find_study
 from crosstune.studies.study import Plan, Progress
 
@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 
 def _settings(study: str, settings: Any, options: dict[str, Any]) -> Any:
-    cls = find_study(study).settings_class()
-    if isinstance(settings, cls):
-        return settings
-    if isinstance(settings, (str, Path)):
-        return from_yaml(cls, settings, options)
-    return from_mapping(cls, {**(settings or {}), **options})
+    source = settings if isinstance(settings, (str, Path)) else to_yaml(settings or {})
+    return from_yaml(find_study(study).settings_class(), source, options)
 
 
 def run(study: str, settings: Any = None, **options: Any) -> Run:

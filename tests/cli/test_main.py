@@ -1,0 +1,145 @@
+"""The front door: help without a heavy library, settings from file and words, a whole run, and going on after a stop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.studies import small_study
+
+import crosstune
+from crosstune.cli import printing
+from crosstune.cli.main import build_parser, main
+from crosstune.foundation.records import Run
+from crosstune.foundation.settings import from_yaml
+from crosstune.studies.conflict import flow
+from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.study import Progress, Study
+
+HEAVY = ("torch", "pyarrow", "transformers", "altair", "scipy", "datasets", "pandas")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["run", "--help"], ["run", "conflict", "--help"], ["list"], ["--version"]],
+    ids=" ".join,
+)
+def test_help_and_list_load_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from crosstune.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end\n"
+        f"loaded = [name for name in {HEAVY} if name in sys.modules]\n"
+        "assert not loaded, loaded"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout
+
+
+def test_importing_crosstune_takes_less_than_a_third_of_a_second() -> None:
+    code = "import time; t = time.process_time(); import crosstune; print(time.process_time() - t)"
+    command = [sys.executable, "-c", code]
+    taken = [float(subprocess.check_output(command, text=True)) for _ in range(3)]
+    assert min(taken) < 0.3
+
+
+def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> ConflictSettings:
+    assert main(["run", "conflict", "--print_config", *words]) == 0
+    return from_yaml(ConflictSettings, capsys.readouterr().out)
+
+
+def test_words_win_over_the_file_and_the_file_over_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("seeds: [3]\ntraining: {steps: 7, batch_rows: 2}\n", encoding="utf-8")
+    found = printed(
+        ["--config", str(file), "--training.steps", "9", "--probe.burst=2", "--seeds=[1,2]"], capsys
+    )
+    assert (found.training.steps, found.training.batch_rows, found.seeds) == (9, 2, (1, 2))
+    default = ConflictSettings().probe
+    assert found.probe is not None and default is not None
+    assert (found.probe.burst, found.probe.every) == (2, default.every)
+
+
+def test_groups_lists_and_nothing_can_be_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = "[{name: a, source: 'toy:latin-svo'}, {name: b, source: 'toy:latin-sov', rows: 9}]"
+    found = printed(
+        ["--tasks", tasks, "--probe", "null", "--training.lora.rank", "3", "--windows", "true"],
+        capsys,
+    )
+    assert [(task.name, task.rows) for task in found.tasks] == [("a", None), ("b", 9)]
+    assert found.probe is None
+    assert found.windows
+    assert found.training.lora is not None
+    assert found.training.lora.rank == 3
+    assert printed([], capsys) == ConflictSettings()
+
+
+def test_a_plan_is_printed_and_nothing_is_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[ConflictSettings] = []
+    monkeypatch.setattr(Study, "plan", lambda self, settings: asked.append(settings) or "a plan")
+    monkeypatch.setattr(printing, "plan", print)
+    assert main(["plan", "conflict", "--workers", "2"]) == 0
+    assert capsys.readouterr().out == "a plan\n"
+    assert asked == [ConflictSettings(workers=2)]
+
+
+def test_a_run_is_stopped_gone_on_with_shown_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = small_study.values(tmp_path, probe=None, rollback="none", windows=True)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    words = ["run", "conflict", "--config", str(tmp_path / "study.yaml")]
+    with monkeypatch.context() as patch:
+
+        def stop(self: printing.ProgressLine, progress: Progress) -> None:
+            if progress.doing == "stage 1-en finished":
+                raise KeyboardInterrupt
+
+        patch.setattr(printing.ProgressLine, "__call__", stop)
+        assert main(words) == 130
+    assert "goes on from there" in capsys.readouterr().err
+    assert main(["list", str(tmp_path)]) == 0
+    assert "conflict, 1 cell, not finished" in capsys.readouterr().out
+
+    assert main(words) == 0
+    told = capsys.readouterr()
+    page = tmp_path / "run" / "report.html"
+    assert told.out.splitlines()[-1] == f"Report: {page}"
+    drawn = page.stat().st_mtime_ns
+    assert main(["show", str(tmp_path / "run"), "--draw", "false"]) == 0
+    assert capsys.readouterr().out == told.out
+    assert page.stat().st_mtime_ns == drawn
+    assert crosstune.show(tmp_path / "run") in told.out
+    run = Run.open(tmp_path / "run")
+    assert run.finished
+    assert not run.has_table("agreement") and not run.has_table("rollback_means")
+    assert main(["list", str(tmp_path)]) == 0
+    assert "conflict, 1 cell, finished" in capsys.readouterr().out
+
+
+def test_only_the_first_process_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Study, "run", lambda self, settings, listener: None)
+    monkeypatch.setattr(flow.ranks, "is_first", lambda: False)
+    assert main(["run", "conflict"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_every_study_has_a_command() -> None:
+    parsed = build_parser().parse_args(["run", "conflict", "--seeds", "[5]"])
+    assert parsed.run.study == "conflict"

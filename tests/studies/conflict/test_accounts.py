@@ -1,0 +1,117 @@
+"""Accounts over seeds: components add up, means are of seeds, and the closing line names the worst."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from crosstune.foundation.records import Column, Run, Table
+from crosstune.studies.conflict import accounts
+
+AXES = {"stage": "2-bn", "task": "en", "side": "test"}
+KEY = tuple(Column(name, "string", "axis") for name in AXES)
+SEED = Column("seed", "int64", "axis")
+
+
+def numbers(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, "float64", "value") for name in names)
+
+
+def sites(entries: dict[int, dict[str, float]]) -> Table:
+    """`forgetting_sites` with one number per seed and site; components are the word after the layer."""
+    columns = (
+        *KEY,
+        SEED,
+        accounts.WHERE,
+        accounts.LAYER,
+        accounts.COMPONENT,
+        *numbers("nats", "low", "high"),
+    )
+    rows = [
+        {**AXES, "seed": seed, "where": where, "layer": int(where[1]), "component": where[3:]}
+        | {"nats": nats, "low": nats - 1, "high": nats + 1}
+        for seed, found in entries.items()
+        for where, nats in found.items()
+    ]
+    return Table("forgetting_sites", columns, rows)
+
+
+ENTRIES = {0: {"L0 attn.q": 1.0, "L1 attn.q": 2.0, "L0 mlp.up": 0.5}}
+TWO = ENTRIES | {1: {"L0 attn.q": 3.0, "L1 attn.q": 0.0, "L0 mlp.up": 0.5}}
+
+
+def test_a_site_has_its_mean_over_seeds() -> None:
+    rows = {row["where"]: row for row in accounts.forgetting(sites(TWO)).rows()}
+    assert rows["L0 attn.q"]["nats"] == 2.0
+    assert rows["L0 attn.q"]["low"] < 1.0 < 3.0 < rows["L0 attn.q"]["high"]  # t with one degree
+    assert (rows["L0 attn.q"]["rows_low"], rows["L0 attn.q"]["rows_high"]) == (1.0, 3.0)
+    assert rows["L0 mlp.up"]["seeds"] == 2
+
+
+def test_one_seed_has_the_interval_over_rows() -> None:
+    row = accounts.forgetting(sites(ENTRIES)).rows()[0]
+    assert (row["low"], row["high"], row["seeds"]) == (0.0, 2.0, 1)
+
+
+def test_layers_of_a_component_add_up_within_a_seed() -> None:
+    rows = accounts.forgetting_by_component(sites(TWO)).rows()
+    assert {row["component"]: row["nats"] for row in rows} == {"attn.q": 3.0, "mlp.up": 0.5}
+    both = next(row for row in rows if row["component"] == "attn.q")
+    assert (both["low"], both["high"]) == (3.0, 3.0)  # 1 + 2 and 3 + 0: the seeds agree
+
+
+def segments(chords: list[dict[str, Any]]) -> Table:
+    names = numbers("measured", "booked", "residual", "evaluations")
+    columns = (*KEY, SEED, *names, Column("every", "int64", "label"))
+    return Table("forgetting_segments", columns, [{**AXES, "every": 10, **one} for one in chords])
+
+
+def test_the_closing_line_names_the_worst_seed_and_chord() -> None:
+    chords = [
+        {"seed": 0, "measured": 1.0, "booked": 1.01, "residual": 0.01, "evaluations": 2.0},
+        {"seed": 0, "measured": 1.0, "booked": 0.98, "residual": -0.02, "evaluations": 4.0},
+        {"seed": 1, "measured": 4.0, "booked": 4.0, "residual": 0.0, "evaluations": 3.0},
+    ]
+    row = accounts.closing(segments(chords)).rows()[0]
+    assert row["measured"] == 3.0
+    assert row["booked"] == pytest.approx((1.99 + 4.0) / 2)
+    assert row["residual"] == pytest.approx(0.01)
+    assert row["relative"] == pytest.approx(0.005)
+    assert row["worst_chord"] == 0.02
+    assert (row["evaluations"], row["every"], row["seeds"]) == (3.0, 10, 2)
+
+
+def test_the_course_ends_at_the_sum_of_the_path() -> None:
+    columns = (*KEY, SEED, accounts.COMPONENT, Column("stop_step", "int64", "axis"))
+    path = [(0, 2, 1.0), (0, 2, 0.5), (0, 4, 2.0), (1, 2, 0.5), (1, 4, 1.0)]
+    rows = [
+        {**AXES, "seed": seed, "component": "attn.q", "stop_step": stop, "nats": nats}
+        for seed, stop, nats in path
+    ]
+    found = accounts.course(Table("forgetting_path", (*columns, *numbers("nats")), rows)).rows()
+    assert [(row["step"], row["nats"]) for row in found] == [(0, 0.0), (2, 1.0), (4, 2.5)]
+
+
+def test_rollback_leaves_out_everything_and_nothing_put_back() -> None:
+    entries = {0: {"L0 attn.q": 1.0}}
+    table = sites(entries)
+    rows = [*table.rows(), *({**table.rows()[0], "where": name} for name in ("all", "none"))]
+    found = accounts.rollback(Table("rollback", table.columns, rows))
+    assert found.column("where") == ["L0 attn.q"]
+
+
+def test_a_real_account_adds_up_and_is_measured(finished: Run) -> None:
+    totals: dict[tuple[str, str, str], float] = {}
+    for row in finished.table("forgetting_components").rows():
+        key = (row["stage"], row["task"], row["side"])
+        totals[key] = totals.get(key, 0.0) + row["nats"]
+    for row in finished.table("closing").rows():
+        assert totals[row["stage"], row["task"], row["side"]] == pytest.approx(row["booked"])
+        assert row["residual"] <= 1e-3 * abs(row["measured"]) + 1e-5
+    named = {one.name: one for one in finished.measurements()}
+    told = named["forgotten of en in 2-bn"]
+    assert told.seeds == (0, 7)
+    assert told.low <= told.value <= told.high
+    assert not math.isnan(told.value)

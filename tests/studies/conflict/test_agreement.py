@@ -1,0 +1,77 @@
+"""Agreement over seeds on histories with a planted truth, and as a real study writes it."""
+
+from __future__ import annotations
+
+import pytest
+from tests.interference.test_probe_tables import SITES, history, oscillating
+from tests.studies import small_study
+
+from crosstune.foundation.records import Run
+from crosstune.studies.conflict.agreement import (
+    WHOLE,
+    WINDOW,
+    StageProbe,
+    agreement,
+    at_one_state,
+    pair_name,
+    read_probes,
+)
+from crosstune.studies.conflict.settings import ConflictSettings
+
+TRUTH = [-0.5, 0.0, 0.5, 0.8]
+
+
+def probe(seeds: int) -> StageProbe:
+    """Seeds that oscillate about the same truth; each state's sign may be wrong."""
+    made = [oscillating([c * (1 - seed / 50) for c in TRUTH], by=0.1) for seed in range(seeds)]
+    return StageProbe("2-bn", tuple(made), tuple(SITES))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_whole_stage_finds_the_planted_cosines(seeds: int) -> None:
+    rows = agreement([probe(seeds)]).where(scope=WHOLE).rows()
+    assert [row["layer"] for row in rows] == [0, 1, 2, 3]
+    for row, truth in zip(rows, TRUTH, strict=True):
+        assert row["corrected"] == pytest.approx(truth, abs=0.1)
+        assert row["low"] < row["corrected"] < row["high"]
+        assert row["resolved"]
+        assert (row["states"], row["blocks"], row["seeds"]) == (12, 16, seeds)
+    assert [row["conflict"] for row in rows] == [True, False, False, False]
+    assert rows[0]["sd_states"] > 0.05, "single states oscillate"
+
+
+def test_windows_come_before_the_whole_stage_and_have_its_first_and_last_step() -> None:
+    table = agreement([probe(2)])
+    spans = dict.fromkeys(
+        (row["scope"], row["start_step"], row["stop_step"]) for row in table.rows()
+    )
+    assert list(spans) == [(WINDOW, 0, 11), (WHOLE, 0, 11)]
+
+
+def test_single_states_are_those_of_the_first_seed() -> None:
+    rows = at_one_state([probe(2)]).rows()
+    assert len(rows) == 12 * len(SITES)
+    first = [row["corrected"] for row in rows if row["layer"] == 1]
+    assert min(first) < -0.05 < 0.05 < max(first)
+
+
+def test_noise_is_not_resolved_at_one_seed_nor_over_seeds() -> None:
+    quiet = history({step: [0.0] * 4 for step in range(4)}, blocks=2)
+    for histories in ((quiet,), (quiet, quiet)):
+        rows = agreement([StageProbe("1-en", histories, tuple(SITES))]).rows()
+        assert not any(row["resolved"] or row["conflict"] for row in rows)
+
+
+def test_a_pair_is_written_as_people_do() -> None:
+    assert pair_name(("en", "bn")) == "en – bn"
+
+
+def test_what_a_study_kept_is_read_back(finished: Run) -> None:
+    settings = small_study.read_settings(finished)
+    one, two = read_probes(finished.cells(), settings)
+    assert (one.stage, two.stage) == ("1-en", "2-bn")
+    assert len(one.histories) == 2
+    assert [state.step for state in one.histories[0].states] == [0, 1, 2, 3]
+    named = finished.table("agreement").where(stage="1-en", scope=WHOLE).column("where")
+    assert [str(site) for site in one.sites] == named
+    assert read_probes(finished.cells(), ConflictSettings(probe=None)) == []

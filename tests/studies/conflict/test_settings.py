@@ -1,0 +1,71 @@
+"""What a conflict study refuses before anything is loaded, and what its parts are told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from crosstune.foundation.data.settings import TaskSettings
+from crosstune.foundation.errors import CrosstuneError
+from crosstune.foundation.settings import from_yaml, to_yaml
+from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.studies.conflict.settings import ConflictSettings
+
+NAMED = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("b", "a", "c"))
+
+
+def test_defaults_and_a_whole_value_round_trip() -> None:
+    changed = ConflictSettings(tasks=NAMED, seeds=(1,), probe=None, stages=("c", "a"))
+    for value in (ConflictSettings(), changed):
+        assert from_yaml(ConflictSettings, to_yaml(value)) == value
+
+
+def test_stages_are_numbered_in_the_order_they_are_learned() -> None:
+    assert ConflictSettings(tasks=NAMED).stage_names == ("1-b", "2-a", "3-c")
+    chosen = ConflictSettings(tasks=NAMED, stages=("c", "a"), references=("b",))
+    assert chosen.stage_names == ("1-c", "2-a")
+    assert chosen.reference_tasks == ("b",)
+
+
+def test_blocks_and_probe_follow_the_study() -> None:
+    study = ConflictSettings(training=TrainingSettings(length=99), data_seed=5, windows=True)
+    blocks, probe = study.block_settings(), study.probe_settings("2-bn")
+    assert probe is not None
+    assert (blocks.length, blocks.seed, blocks.window) == (99, 5, True)
+    assert (probe.length, probe.seed, probe.window_rows, probe.stage) == (99, 5, True, "2-bn")
+    assert replace(study, probe=None).probe_settings("2-bn") is None
+
+
+def test_what_changes_no_number_is_left_out_of_the_comparison() -> None:
+    one = ConflictSettings(output="a", workers=1, seeds=(1,))
+    assert (
+        one.same_numbers() == ConflictSettings(output="b", workers=3, seeds=(2, 3)).same_numbers()
+    )
+    assert one.same_numbers() != replace(one, data_seed=1).same_numbers()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tasks": NAMED[:1]},
+        {"seeds": ()},
+        {"test_share": 1.0},
+        {"samples": 4},
+        {"evaluation_rows": 1},
+        {"workers": 0},
+        {"device": "cuda:1"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_the_impossible_is_refused_by_name(wrong: dict[str, object]) -> None:
+    with pytest.raises(CrosstuneError) as caught:
+        ConflictSettings(**wrong)  # type: ignore[arg-type]
+    assert caught.value.argument == next(iter(wrong))
+
+
+def test_reading_the_settings_loads_no_torch() -> None:
+    code = "import sys, crosstune.studies.conflict.settings as s; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

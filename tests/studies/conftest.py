@@ -1,0 +1,29 @@
+"""One small finished study that the tests of this folder read; none of them changes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.studies import small_study
+
+from crosstune.foundation.records import Run
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the model of the small studies lies."""
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="session")
+def finished(study_folder: Path) -> Run:
+    """A finished study of two seeds with enough blocks for intervals."""
+    eight = {"blocks": 8}
+    tasks = [
+        {"name": "en", "source": "toy:latin-svo", "rows": 80},
+        {"name": "bn", "source": "toy:bengali-sov-0.3", "rows": 80},
+    ]
+    return small_study.run_cells(
+        small_study.settings(study_folder, tasks=tasks, seeds=[0, 7], blocks=eight, probe=eight)
+    )
