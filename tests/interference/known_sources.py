@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy, gradient_sites
+from crosstune.interference.batched import Stack
 from crosstune.interference.blocks import Block
 from crosstune.interference.comparison import Comparison, read_comparable
 from crosstune.interference.probe_settings import AgreementSettings
@@ -43,6 +45,9 @@ class KnownSource:
 
     def gradient(self, index: int) -> dict[str, Tensor]:
         return self._gradients[index]
+
+    def stacks(self, indices: Sequence[int]) -> Iterator[Stack]:
+        yield Stack.of(indices, [self._gradients[index] for index in indices])
 
 
 def random_gradients(anatomy: Anatomy, blocks: int, seed: int) -> list[dict[str, Tensor]]:

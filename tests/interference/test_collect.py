@@ -27,6 +27,14 @@ def assert_same(one: PairSums, other: PairSums) -> None:
         assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
 
 
+def assert_close(one: PairSums, other: PairSums) -> None:
+    """Equal but for the rounding of float32 gradients."""
+    for field in fields(PairSums):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        atol = 1e-6 * float(mine.double().norm())
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=atol, msg=field.name)
+
+
 @pytest.mark.parametrize("keep_gib", [2.0, 0.0], ids=["kept", "twice"])
 def test_kept_or_computed_twice_is_the_same(keep_gib: float) -> None:
     model = tiny.llama()
@@ -35,7 +43,7 @@ def test_kept_or_computed_twice_is_the_same(keep_gib: float) -> None:
     compared = known_sources.comparison(model, tasks, settings)
     assert compared.keeps is (keep_gib > 0)
     found = compared.sums(model)["current"]["en", "bn"]
-    assert_same(found, known_sources.comparison(model, tasks).sums(model)["current"]["en", "bn"])
+    assert_close(found, known_sources.comparison(model, tasks).sums(model)["current"]["en", "bn"])
 
 
 @pytest.mark.parametrize(("keep", "each"), [(True, 1), (False, 2)])
@@ -58,7 +66,7 @@ def test_a_snapshot_at_the_same_state_says_the_same() -> None:
     model = tiny.llama()
     compared = known_sources.comparison(model)
     both = compared.sums(model, compared.snapshot(model))
-    assert_same(both["current"]["en", "bn"], both["frozen"]["en", "bn"])
+    assert_close(both["current"]["en", "bn"], both["frozen"]["en", "bn"])
 
 
 def test_a_snapshot_keeps_the_gradient_of_its_state() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from crosstune.foundation.data import collate
 from crosstune.interference import gradients
 from crosstune.interference.agreement import PairSums, agreement
+from crosstune.interference.batched import Stack
 from crosstune.interference.blocks import Block
 from crosstune.interference.collect import CurrentGradients, collect_sums
 from crosstune.interference.comparison import Comparison
@@ -93,8 +94,10 @@ class Scaled(CurrentGradients):
         super().__init__(model, compared.blocks[task], compared.parameters, settings, keep=True)
         self.factor = factor
 
-    def gradient(self, index: int) -> dict[str, Tensor]:
-        return {name: self.factor * value for name, value in super().gradient(index).items()}
+    def stacks(self, indices: Sequence[int]) -> Iterator[Stack]:
+        for stack in super().stacks(indices):
+            scaled = {name: self.factor * value for name, value in stack.gradients.items()}
+            yield stack._replace(gradients=scaled)
 
 
 def float64_loss(model: Any, blocks: tuple[Block, ...]) -> float:

@@ -6,7 +6,7 @@ few pairs of blocks that share rows. No Gram matrix, no sketch, no per-block gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any, Protocol
 
@@ -17,8 +17,8 @@ from crosstune.foundation import ranks
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.models import Anatomy
 from crosstune.interference.agreement import PairSums
+from crosstune.interference.batched import Stack, block_gradients
 from crosstune.interference.blocks import Block, shared_pairs
-from crosstune.interference.gradients import block_gradient
 from crosstune.interference.settings import GradientSettings
 
 Gradient = dict[str, Tensor]
@@ -38,6 +38,9 @@ class Source(Protocol):
 
     def gradient(self, index: int) -> Gradient:
         """The gradient of a block by parameter name."""
+
+    def stacks(self, indices: Sequence[int]) -> Iterator[Stack]:
+        """The gradients of these blocks, once each, in stacks of one or more."""
 
 
 class CurrentGradients:
@@ -63,19 +66,27 @@ class CurrentGradients:
         self.blocks = blocks
         self.evaluations = 0
         self._model, self._names, self._settings = model, names, settings
-        self._kept: dict[int, Gradient] | None = {} if keep else None
+        self._kept: list[Stack] | None = [] if keep else None
 
     def gradient(self, index: int) -> Gradient:
         """The gradient of a block, computed now unless it was kept."""
-        if self._kept is not None and index in self._kept:
-            return self._kept[index]
-        self.evaluations += 1
-        gradient = block_gradient(
-            self._model, self.blocks[index], self._names, self._settings
-        ).gradient
-        if self._kept is not None:
-            self._kept[index] = gradient
-        return gradient
+        (stack,) = self.stacks([index])
+        return stack.gradient(0)
+
+    def stacks(self, indices: Sequence[int]) -> Iterator[Stack]:
+        """The gradients of these blocks, computed now unless they were kept."""
+        missing = set(indices)
+        for stack in [stack.only(missing) for stack in self._kept or ()]:
+            if stack.places:
+                missing -= set(stack.places)
+                yield stack
+        for stack in block_gradients(
+            self._model, self.blocks, sorted(missing), self._names, self._settings
+        ):
+            self.evaluations += len(stack.places)
+            if self._kept is not None:
+                self._kept.append(stack)
+            yield stack
 
 
 class FrozenGradients:
@@ -90,23 +101,32 @@ class FrozenGradients:
     """
 
     def __init__(self, task: str, blocks: Sequence[Block], gradients: Sequence[Gradient]) -> None:
-        self.name, self.blocks, self.gradients = stale_name(task), blocks, gradients
+        self.name, self.blocks = stale_name(task), blocks
+        self._stack = Stack.of(range(len(blocks)), gradients)
 
     @classmethod
     def of(cls, source: Source) -> FrozenGradients:
         """The source's gradients, copied."""
-        gradients = [
-            {
-                parameter: value.detach().to("cpu", copy=True)
-                for parameter, value in source.gradient(index).items()
-            }
-            for index in range(len(source.blocks))
-        ]
-        return cls(source.name, source.blocks, gradients)
+        gradients: dict[int, Gradient] = {}
+        for stack in source.stacks(range(len(source.blocks))):
+            for index, place in enumerate(stack.places):
+                gradients[place] = {
+                    name: value.detach().cpu() for name, value in stack.gradient(index).items()
+                }
+        return cls(source.name, source.blocks, [gradients[place] for place in sorted(gradients)])
+
+    @property
+    def gradients(self) -> list[Gradient]:
+        """The gradient of each block."""
+        return [self._stack.gradient(index) for index in range(len(self.blocks))]
 
     def gradient(self, index: int) -> Gradient:
         """The gradient that was taken then."""
-        return self.gradients[index]
+        return self._stack.gradient(index)
+
+    def stacks(self, indices: Sequence[int]) -> Iterator[Stack]:
+        """The gradients of these blocks."""
+        yield self._stack.only(indices)
 
 
 def stale_name(task: str) -> str:
@@ -152,14 +172,13 @@ def collect_sums(
     }
     masked = {pair: _empty(len(places), anatomy) for pair, places in shared.items()}
     for task, source in by_name.items():
-        for index in owned(len(source.blocks)):
-            gradient = source.gradient(index)
+        for stack in source.stacks(owned(len(source.blocks))):
             for other in (u for t, u in inner if t == task):
-                inner[task, other][index] = _inner(anatomy, gradient, totals[other])
-            for pair in (pair for pair in pairs if pair[0] == task):
-                _multiply_shared(
-                    anatomy, gradient, by_name[pair[1]], shared[pair], index, masked[pair]
+                inner[task, other][list(stack.places)] = _inner(
+                    anatomy, stack.gradients, totals[other]
                 )
+            for pair in (pair for pair in pairs if pair[0] == task):
+                _multiply_shared(anatomy, stack, by_name[pair[1]], shared[pair], masked[pair])
     _gather([own, inner, masked])
     _check_finite(own, anatomy)
     return {
@@ -209,29 +228,37 @@ def fits(sources_blocks: int, anatomy: Anatomy, keep_gib: float) -> bool:
 
 def _sum_gradients(source: Source, own: Tensor, anatomy: Anatomy) -> Gradient:
     total: Gradient = {}
-    for index in owned(len(source.blocks)):
-        gradient = source.gradient(index)
-        own[index] = _inner(anatomy, gradient, gradient)
-        for name, value in gradient.items():
-            total[name] = total[name].add_(value) if name in total else value.clone()
+    for stack in source.stacks(owned(len(source.blocks))):
+        own[list(stack.places)] = _inner(anatomy, stack.gradients, stack.gradients)
+        for name, value in stack.gradients.items():
+            total[name] = total[name].add_(value.sum(0)) if name in total else value.sum(0)
     if not total:  # more processes than blocks: this one adds nothing
         total = {name: value.new_zeros(value.shape) for name, value in source.gradient(0).items()}
     return {name: ranks.sum_over_ranks(value) for name, value in total.items()}
 
 
 def _multiply_shared(
-    anatomy: Anatomy, gradient: Gradient, other: Source, shared: Tensor, index: int, out: Tensor
+    anatomy: Anatomy, stack: Stack, other: Source, shared: Tensor, out: Tensor
 ) -> None:
-    """Write ⟨gradient of block index, g⟩ for every block of the other task that shares its rows."""
-    for place, (block, partner) in enumerate(shared.tolist()):
-        if block == index:
-            out[place] = _inner(anatomy, gradient, other.gradient(partner))
+    """Write ⟨g_a, g_b⟩ for every block a of a stack and block b of the other task that share rows."""
+    size = len(stack.places)
+    found = [
+        (at, stack.places.index(block), partner)
+        for at, (block, partner) in enumerate(shared.tolist())
+        if block in stack.places
+    ]
+    # As many pairs at a time as the stack has blocks: no more memory than the stack itself.
+    for first in range(0, len(found), size):
+        at, indices, partners = map(list, zip(*found[first : first + size], strict=True))
+        mine = {name: value[indices] for name, value in stack.gradients.items()}
+        theirs = Stack.of(partners, [other.gradient(partner) for partner in partners])
+        out[at] = _inner(anatomy, mine, theirs.gradients)
 
 
-def _inner(anatomy: Anatomy, a: Gradient, b: Gradient) -> Tensor:
-    device = next(iter(a.values())).device
+def _inner(anatomy: Anatomy, stack: Gradient, b: Gradient) -> Tensor:
+    device = next(iter(stack.values())).device
     there = {name: value.to(device) for name, value in b.items()}
-    return anatomy.inner(a, there).cpu()
+    return anatomy.inner_many(stack, there)
 
 
 def _empty(length: int, anatomy: Anatomy) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -158,7 +158,7 @@ def block_gradient(
     nats = 0.0
     with torch.enable_grad():
         for rows in micro_batches(block.rows, settings.batch_tokens):
-            batch = _on(collate(rows, block.pad_id), device)
+            batch = batch_of(rows, block.pad_id, device)
             loss = token_nats(model, batch).double().sum()
             nats += loss.item()
             pieces = torch.autograd.grad(
@@ -187,7 +187,7 @@ def block_nats(model: nn.Module, block: Block, settings: GradientSettings) -> fl
     device = next(model.parameters()).device
     with torch.no_grad():
         return sum(
-            token_nats(model, _on(collate(rows, block.pad_id), device)).double().sum().item()
+            token_nats(model, batch_of(rows, block.pad_id, device)).double().sum().item()
             for rows in micro_batches(block.rows, settings.batch_tokens)
         )
 
@@ -213,6 +213,11 @@ def micro_batches(rows: Sequence[Encoded], batch_tokens: int) -> list[list[Encod
     return batches
 
 
+def batch_of(rows: Sequence[Encoded], pad_id: int, device: torch.device) -> dict[str, Tensor]:
+    """The rows as a padded batch on a device."""
+    return {name: value.to(device) for name, value in collate(rows, pad_id).items()}
+
+
 def _pick(model: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
     known = dict(model.named_parameters())
     missing = [name for name in names if name not in known]
@@ -236,7 +241,3 @@ def _added(total: Tensor | None, piece: Tensor | None) -> Tensor | None:
     piece = piece.to(_wide(piece))
     # Not in place: autograd may hand two parameters one and the same gradient tensor.
     return piece if total is None else total + piece
-
-
-def _on(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in batch.items()}

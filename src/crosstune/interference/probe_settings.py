@@ -53,9 +53,9 @@ class AgreementSettings:
                 remedy="Use 16, or 'auto' to let a pilot choose.",
             )
         self.block_settings(2 if self.blocks == "auto" else self.blocks)
+        at_least("keep_gib", self.keep_gib, 0)
         self.gradient_settings()
         at_least("max_blocks", self.max_blocks, 8)
-        at_least("keep_gib", self.keep_gib, 0)
         if not 0 < self.level < 1:
             raise SettingsError(
                 "level", law="must lie between 0 and 1", found=self.level, remedy="Use 0.95."
@@ -74,7 +74,8 @@ class AgreementSettings:
 
     def gradient_settings(self) -> GradientSettings:
         """How a block's gradient is evaluated."""
-        return GradientSettings(self.precision, self.batch_tokens)
+        stacked = min(GradientSettings.stack_bytes, int(self.keep_gib * 2**30))
+        return GradientSettings(self.precision, self.batch_tokens, stacked)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from crosstune.foundation import ranks
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.models import Anatomy, weights_at
 from crosstune.interference.accounts import Reference
+from crosstune.interference.batched import Stack, block_gradients
 from crosstune.interference.chords import Booking, Point, Tolerance, integrate
 from crosstune.interference.collect import owned
-from crosstune.interference.gradients import BlockGradient, block_gradient
 from crosstune.interference.settings import GradientSettings
 
 
@@ -100,7 +100,7 @@ class Walker:
     tolerance: Tolerance
     max_panels: int
     keep: bool
-    _kept: dict[tuple[str, str], list[tuple[int, BlockGradient]]] = field(default_factory=dict)
+    _kept: dict[tuple[str, str], list[Stack]] = field(default_factory=dict)
 
     def walk(self, model: nn.Module, chord: Chord, reference: Reference) -> tuple[Booking, int]:
         """Book one reference's change over one chord; the same bits on every process.
@@ -124,27 +124,22 @@ class Walker:
         booking = integrate(point, self.tolerance, max_panels=self.max_panels)
         return booking, booking.evaluations - saved
 
-    def _gradients(
-        self, model: nn.Module, reference: Reference, place: float
-    ) -> Iterator[tuple[int, BlockGradient]]:
-        """This process's block gradients, one at a time; the stop's are kept for the next chord."""
-        for index in owned(len(reference.blocks)):
-            found = block_gradient(model, reference.blocks[index], self.names, self.gradients)
+    def _gradients(self, model: nn.Module, reference: Reference, place: float) -> Iterator[Stack]:
+        """This process's block gradients, some at a time; the stop's are kept for the next chord."""
+        blocks = reference.blocks
+        for stack in block_gradients(model, blocks, owned(len(blocks)), self.names, self.gradients):
             if self.keep and place == 1.0:
-                self._kept.setdefault(reference.key, []).append((index, found))
-            yield index, found
+                self._kept.setdefault(reference.key, []).append(stack)
+            yield stack
 
-    def _point(
-        self,
-        chord: Chord,
-        reference: Reference,
-        gradients: Iterable[tuple[int, BlockGradient]],
-    ) -> Point:
-        sites = len(self.anatomy.sites)
-        found = torch.zeros(len(reference.blocks), 1 + sites, dtype=torch.float64)
-        for index, block in gradients:
-            found[index, 0] = block.nats / reference.blocks[index].expected_tokens
-            found[index, 1:] = self.anatomy.inner(block.gradient, chord.delta)
+    def _point(self, chord: Chord, reference: Reference, stacks: Iterable[Stack]) -> Point:
+        blocks, sites = reference.blocks, len(self.anatomy.sites)
+        found = torch.zeros(len(blocks), 1 + sites, dtype=torch.float64)
+        for stack in stacks:
+            places = list(stack.places)
+            for place, nats in zip(places, stack.nats, strict=True):
+                found[place, 0] = nats / blocks[place].expected_tokens
+            found[places, 1:] = self.anatomy.inner_many(stack.gradients, chord.delta)
         # Every row is one process's own, so the sum over processes is exact.
         found = ranks.sum_over_ranks(found)
         _check_finite(found, reference)

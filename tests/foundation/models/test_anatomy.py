@@ -160,3 +160,22 @@ def test_a_real_model_is_whole(shared: Path) -> None:
     assert sum(anatomy.count(site) for site in anatomy.sites) == 260_032
     assert anatomy.heads == HeadGeometry(8, 4, 8)
     assert anatomy.count(Site(None, "embed+head")) == 512 * 64
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "phi3", "qwen2_moe"])
+def test_a_stack_has_the_products_of_its_members(name: str) -> None:
+    model = decoder(name)
+    anatomy = Anatomy.of(model)
+    members = [tensors_like(model, seed=seed, dtype=torch.float32) for seed in range(3)]
+    other = tensors_like(model, seed=9, dtype=torch.float32)
+    stack = {key: torch.stack([member[key] for member in members]) for key in other}
+    by_one = torch.stack([anatomy.inner(member, other) for member in members])
+    own = torch.stack([anatomy.inner(member, member) for member in members])
+    torch.testing.assert_close(anatomy.inner_many(stack, other), by_one, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(anatomy.inner_many(stack, stack), own, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ModelError, match="must have the parameter's shape"):
+        anatomy.inner_many(members[0], other)
+
+
+def test_a_stack_of_nothing_has_no_products() -> None:
+    assert Anatomy.of(decoder("llama")).only([]).inner_many({}, {}).shape == (0, 0)

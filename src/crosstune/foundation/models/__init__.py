@@ -1,12 +1,14 @@
 """Models: what a layer, component, expert and LoRA factor is; reading, writing and measuring a model.
 
 `Anatomy` names every element of a decoder by `Site`; `load_model` and `save_model` read and write ordinary
-Hugging Face folders; `measuring` and `weights_at` let a model be differentiated without leaving a trace.
+Hugging Face folders; `measuring` and `weights_at` let a model be differentiated without leaving a trace; `capture` sees what goes
+into each module and what gradient comes back, and `grouped_gradients` turns that into gradients of groups of rows.
 """
 
 from __future__ import annotations
 
 from crosstune.foundation.models.anatomy import Anatomy, gradient_sites
+from crosstune.foundation.models.contraction import Groups, grouped_gradients
 from crosstune.foundation.models.layout import HeadGeometry
 from crosstune.foundation.models.loading import (
     check_finite,
@@ -18,15 +20,21 @@ from crosstune.foundation.models.loading import (
 from crosstune.foundation.models.measuring import measuring, weights_at
 from crosstune.foundation.models.site import Part, Site
 from crosstune.foundation.models.support import check_supported
+from crosstune.foundation.models.taps import Capture, Tap, capture
 
 __all__ = [
     "Anatomy",
+    "Capture",
+    "Groups",
     "HeadGeometry",
     "Part",
     "Site",
+    "Tap",
+    "capture",
     "check_finite",
     "check_supported",
     "gradient_sites",
+    "grouped_gradients",
     "load_model",
     "load_tokenizer",
     "measuring",

@@ -136,7 +136,39 @@ class Anatomy:
             result.index_add_(0, self._positions, gathered.cpu())
         return result
 
-    def _check_fit(self, argument: str, tensors: Mapping[str, Tensor]) -> None:
+    def inner_many(self, stack: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+        """Return ⟨a_k, b⟩ of each site for a stack of K tensors a_k, summed in float64.
+
+        Shapes:
+            ``stack[name]``: ``[K, *shape]``. ``b[name]``: as the parameter, or ``[K, *shape]`` for
+            ⟨a_k, b_k⟩. Result: ``[K, S]``, float64, on the CPU.
+
+        Args:
+            stack: A stack for every parameter of this anatomy; others are ignored.
+            b: Likewise, a tensor or a stack.
+
+        Raises:
+            ModelError: A parameter has no tensor in one of them, or one of another shape.
+        """
+        count = len(next(iter(stack.values()), torch.empty(0)))
+        self._check_fit("stack", stack, ((count,),))
+        self._check_fit("b", b, ((), (count,)))
+        result = torch.zeros(count, len(self.sites), dtype=torch.float64)
+        if self.slabs:
+            values = [
+                slab.inner_many(stack[slab.parameter], b[slab.parameter]) for slab in self.slabs
+            ]
+            gathered = torch.cat([value.to(values[0].device) for value in values], dim=1)
+            result.index_add_(1, self._positions, gathered.cpu())
+        return result
+
+    def _check_fit(
+        self,
+        argument: str,
+        tensors: Mapping[str, Tensor],
+        leading: Sequence[tuple[int, ...]] = ((),),
+    ) -> None:
+        """Raise where a tensor is missing, or its shape is not the parameter's after some leading axes."""
         missing = [slab.parameter for slab in self.slabs if slab.parameter not in tensors]
         if missing:
             raise ModelError(
@@ -147,7 +179,7 @@ class Anatomy:
             )
         for slab in self.slabs:
             shape = tuple(tensors[slab.parameter].shape)
-            if shape != slab.whole:
+            if shape not in [(*axes, *slab.whole) for axes in leading]:
                 raise ModelError(
                     f"{argument}[{slab.parameter!r}]",
                     law=f"must have the parameter's shape {slab.whole}",

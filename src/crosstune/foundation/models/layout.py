@@ -87,10 +87,34 @@ class Slab:
         ]
         return torch.cat(sums) if experts == 0 else torch.stack(sums).sum(dim=0)
 
-    def _view(self, tensor: Tensor) -> Tensor:
-        view = tensor.detach().view(self.shape)
+    def inner_many(self, stack: Tensor, b: Tensor) -> Tensor:
+        """Return ⟨stack[k], b⟩ or ⟨stack[k], b[k]⟩ per site, [K, sites], float64, on the tensors' device."""
+        x = self._rows_of(stack)
+        y = self._rows_of(b if b.dim() == stack.dim() else b[None])
+        most = _CPU_PIECE if x.device.type == "cpu" else _ACCELERATOR_PIECE
+        width = max(1, most // max(1, x.shape[0] * x.shape[1]))
+        sums = [
+            torch.linalg.vecdot(xs.double(), ys.double())
+            for xs, ys in zip(x.split(width, dim=2), y.split(width, dim=2), strict=True)
+        ]
+        return torch.stack(sums).sum(dim=0)
+
+    def _rows_of(self, stack: Tensor) -> Tensor:
+        """The elements of each site of each of K tensors: [K, sites, elements]."""
+        view = self._view(stack, stacked=1)
+        if self.expert_axis is None:
+            return view.flatten(1)[:, None]
+        return view.movedim(1 + self.expert_axis, 1).flatten(2)
+
+    def _view(self, tensor: Tensor, stacked: int = 0) -> Tensor:
+        """The component's elements of a tensor of the parameter's shape, after this many leading axes."""
+        view = tensor.detach().view(*tensor.shape[:stacked], *self.shape)
         cut = self.cut
-        return view if cut is None else view.narrow(cut.axis, cut.start, cut.stop - cut.start)
+        return (
+            view
+            if cut is None
+            else view.narrow(stacked + cut.axis, cut.start, cut.stop - cut.start)
+        )
 
 
 def slabs_of_model(model: nn.Module) -> tuple[str, Any, tuple[Slab, ...]]:

@@ -1,0 +1,148 @@
+"""Are block gradients faster together? One pass for each of 16 blocks against passes of many, side by side.
+
+    python benchmarks/block_gradients.py [--rounds 3] [--threads 1] [--clock cpu]
+
+For the embedded model and, where ../shared is beside the checkout, two real ones. Both ways end at what the ledger
+needs, ⟨g_k, Δ⟩ at every site, and take turns, so that a busy machine slows both; each time is the least of the rounds.
+`together` allows any block to join; `used` says what the instruments do by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstune.foundation.data import Row, parse_language
+from crosstune.foundation.models import Anatomy, gradient_sites, load_model, load_tokenizer
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.worlds import embedded_world
+from crosstune.interference import BlockSettings, GradientSettings, batched, make_blocks
+from crosstune.interference.blocks import Block
+from crosstune.interference.gradients import block_gradient, evaluating, trainable_names
+
+BLOCKS = 16
+SENTENCES = {48: 4, 128: 16, 512: 70}  # enough of them to fill a row of this length
+SETTINGS = GradientSettings(stack_bytes=2**30)
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+COLUMNS = (
+    Column("model", "string", "axis"),
+    Column("rows", "int64", "axis"),
+    Column("length", "int64", "axis"),
+    Column("tokens", "int64", "axis", about="Padded tokens of the largest block."),
+    Column("loop", "float64", "value", "s"),
+    Column("together", "float64", "value", "s"),
+    Column("gradients", "float64", "value", about="loop / together, the gradients alone."),
+    Column("ratio", "float64", "value", about="loop / together, with the inner products."),
+    Column("used", "string", "label"),
+)
+
+
+def blocks_of(tokenizer: Any, rows: int, length: int) -> tuple[Block, ...]:
+    """Blocks whose rows are full."""
+    number, each = BLOCKS * rows, SENTENCES[length]
+    said = parse_language("toy:latin-svo").sentences(number * each)
+    texts = [" ".join(row.text for row in said[i * each : (i + 1) * each]) for i in range(number)]
+    settings = BlockSettings(BLOCKS, rows, length)
+    return make_blocks(
+        "task", [Row(str(i), text) for i, text in enumerate(texts)], tokenizer, settings
+    )
+
+
+class Turn:
+    """One model and its blocks; each way gives the seconds of gradients and of inner products."""
+
+    def __init__(self, model: Any, blocks: tuple[Block, ...], now: Callable[[], float]) -> None:
+        self.model, self.blocks, self.now = model, blocks, now
+        self.names = trainable_names(model)
+        self.anatomy: Anatomy = gradient_sites(model)
+        self.step: dict[str, Tensor] = {
+            name: torch.randn_like(value) for name, value in model.named_parameters()
+        }
+
+    def loop(self) -> tuple[float, float]:
+        """A pass and a product for each block."""
+        start = self.now()
+        found = [block_gradient(self.model, b, self.names, SETTINGS) for b in self.blocks]
+        middle = self.now()
+        for block in found:
+            self.anatomy.inner(block.gradient, self.step)
+        return middle - start, self.now() - middle
+
+    def together(self) -> tuple[float, float]:
+        """Passes of as many blocks as go in."""
+        start = self.now()
+        found = self.stacks()
+        middle = self.now()
+        for stack in found:
+            self.anatomy.inner_many(stack.gradients, self.step)
+        return middle - start, self.now() - middle
+
+    def stacks(self) -> list[batched.Stack]:
+        """The stacks of all blocks."""
+        places = range(len(self.blocks))
+        return list(batched.block_gradients(self.model, self.blocks, places, self.names, SETTINGS))
+
+
+def measure(turn: Turn, rounds: int) -> dict[str, float | str]:
+    """The least times of both ways, and what the instruments choose."""
+    chosen = batched.CPU_WORK
+    passes = len(turn.stacks())
+    batched.CPU_WORK = 10**18
+    times: dict[str, list[tuple[float, float]]] = {"loop": [], "together": []}
+    try:
+        for round_number in range(rounds + 1):
+            for name, found in times.items():
+                seconds = getattr(turn, name)()
+                if round_number > 0:  # the first round warms caches up
+                    found.append(seconds)
+    finally:
+        batched.CPU_WORK = chosen
+    least = {
+        name: [min(column) for column in zip(*found, strict=True)] for name, found in times.items()
+    }
+    loop, together = sum(least["loop"]), sum(least["together"])
+    return {
+        "loop": loop,
+        "together": together,
+        "gradients": least["loop"][0] / least["together"][0],
+        "ratio": loop / together,
+        "used": "loop" if passes == BLOCKS else f"{passes} passes",
+    }
+
+
+def main() -> None:
+    """Measure every case and print the table."""
+    parser = argparse.ArgumentParser(description="Are block gradients faster together?")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    shared = Path(__file__).resolve().parents[2] / "shared" / "models"
+    real = [shared / name for name in ("stories260K", "stories3M")]
+    table = []
+    for folder in (embedded_world().folder, *(path for path in real if path.is_dir())):
+        model, tokenizer = load_model(folder), load_tokenizer(folder)
+        for rows in (1, 2, 4):
+            for length in SENTENCES:
+                if length > model.config.max_position_embeddings:
+                    continue
+                blocks = blocks_of(tokenizer, rows, length)
+                with evaluating(model, SETTINGS):
+                    found = measure(Turn(model, blocks, CLOCKS[options.clock]), options.rounds)
+                tokens = max(rows * len(row.input_ids) for block in blocks for row in block.rows)
+                name = folder.name if folder in real else "embedded"
+                table.append(
+                    {"model": name, "rows": rows, "length": length, "tokens": tokens, **found}
+                )
+    print(Table("block_gradients", COLUMNS, table).markdown())
+
+
+if __name__ == "__main__":
+    main()
