@@ -70,6 +70,7 @@ CELL_ROWS = {
     "cost": "one figure of what a stage cost",
     "forgetting_path": "one site on one chord",
     "forgetting_segments": "one chord of one account",
+    "forgetting_totals": "the whole account of one task and side",
     "forgetting_sites": "one site over the whole stage",
     "rollback": "one thing put back; `all` puts everything back, `none` nothing",
     "agreement_windows": "one site and pair over one window of states",
@@ -123,6 +124,8 @@ MEANINGS = {
     "probes": "Probes the verdict rests on.",
     "sites": "Sites above the noise floor at every probe.",
     "states": "States in the window.",
+    "agree": "Lower bound of U_AB above 0 after Holm over the sites.",
+    "agree_p": "One-sided, Holm-adjusted over the sites.",
     "name": "What was measured.",
     "how": "How estimate and interval were made.",
     "n_unit": "What `n` counts.",
@@ -189,14 +192,16 @@ def commands_page() -> str:
 def study_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that a conflict study writes over its seeds."""
     from crosstune.foundation.records import Table
-    from crosstune.interference.account_tables import PATH, SEGMENTS, SITES
+    from crosstune.interference.account_tables import PATH, SEGMENTS, SITES, TOTALS
     from crosstune.interference.rollback import AGREEMENT, ROLLBACK
     from crosstune.studies.conflict import accounts, agreement, depth, retention, summary, tables
 
     # Summing up nothing gives the columns of the sum.
     sites, path = Table("forgetting_sites", SITES), Table("forgetting_path", PATH)
     found = [
-        accounts.closing(Table("forgetting_segments", SEGMENTS)),
+        accounts.closing(
+            Table("forgetting_segments", SEGMENTS), Table("forgetting_totals", TOTALS)
+        ),
         accounts.forgetting(sites),
         accounts.forgetting_by_component(sites),
         accounts.course(path),
@@ -227,6 +232,7 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
         "cost": tables.COST,
         "forgetting_path": account_tables.PATH,
         "forgetting_segments": account_tables.SEGMENTS,
+        "forgetting_totals": account_tables.TOTALS,
         "forgetting_sites": account_tables.SITES,
         "rollback": (tables.STAGE, *rollback.ROLLBACK),
         "agreement_windows": probe_tables.WINDOWS_COLUMNS,
