@@ -36,6 +36,16 @@ SEGMENTS = (
     Column("evaluations", "int64", "label", about="Gradient evaluations of the task's blocks."),
     Column("seconds", "float64", "value", unit="s", about="Wall-clock time of the chord."),
 )
+TOTALS = (
+    *_ACCOUNT,
+    Column(
+        "nats", "float64", "value", unit=NATS, about="Change of the loss; positive is forgotten."
+    ),
+    Column("low", "float64", "low", unit=NATS, of="nats", about="Jackknife-t over blocks."),
+    Column("high", "float64", "high", unit=NATS, of="nats", about="Jackknife-t over blocks."),
+    Column("booked", "float64", "value", unit=NATS, about="Sum of all entries."),
+    Column("blocks", "int64", "label", about="Blocks the interval stands on."),
+)
 SITES = (
     *_ACCOUNT,
     *SITE_COLUMNS,
@@ -84,6 +94,27 @@ def segments_table(account: Account) -> Table:
         for segment in task.segments
     )
     return Table("forgetting_segments", SEGMENTS, rows)
+
+
+def totals_table(account: Account) -> Table:
+    """How much in all: one row for each task and side, with an interval over the blocks.
+
+    Args:
+        account: The account.
+
+    Returns:
+        The table `forgetting_totals`.
+    """
+    rows = (
+        {
+            **_cells(account, task),
+            **dict(zip(("nats", "low", "high"), task.change, strict=True)),
+            "booked": task.booked,
+            "blocks": len(task.reference.blocks),
+        }
+        for task in account.tasks
+    )
+    return Table("forgetting_totals", TOTALS, rows)
 
 
 def sites_table(account: Account) -> Table:

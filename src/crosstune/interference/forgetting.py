@@ -19,7 +19,12 @@ from crosstune.foundation import ranks
 from crosstune.foundation.errors import LedgerError, MeasurementError
 from crosstune.foundation.models import check_supported, gradient_sites
 from crosstune.foundation.records import Run, Table
-from crosstune.interference.account_tables import path_table, segments_table, sites_table
+from crosstune.interference.account_tables import (
+    path_table,
+    segments_table,
+    sites_table,
+    totals_table,
+)
 from crosstune.interference.accounts import Account, Book, Reference
 from crosstune.interference.blocks import make_blocks, sides_of
 from crosstune.interference.checkpoints import LedgerState
@@ -44,7 +49,7 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         blocks: How rows become blocks.
         gradients: How a block's gradient is evaluated.
         settings: Chords, tolerance, memory and the stage's name.
-        run: A run folder that gets the tables `forgetting_path`, `_segments` and `_sites`.
+        run: A run folder that gets the tables `forgetting_path`, `_segments`, `_totals` and `_sites`.
 
     Raises:
         DataError: A task has no usable rows.
@@ -183,13 +188,17 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         """One row for each chord, with its residual: `forgetting_segments`."""
         return segments_table(self.close())
 
+    def totals(self) -> Table:
+        """One row for each task and side, with its interval over blocks: `forgetting_totals`."""
+        return totals_table(self.close())
+
     def sites(self) -> Table:
         """One row for each site, with its interval over blocks: `forgetting_sites`."""
         return sites_table(self.close())
 
     def _write_tables(self) -> None:
         if self._run is not None and ranks.is_first():
-            for table in (self.path(), self.segments(), self.sites()):
+            for table in (self.path(), self.segments(), self.totals(), self.sites()):
                 self._run.add_rows(table, self.settings.stage)
 
     # ---- resuming ----------------------------------------------------------------------------------

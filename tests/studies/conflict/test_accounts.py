@@ -45,7 +45,9 @@ TWO = ENTRIES | {1: {"L0 attn.q": 3.0, "L1 attn.q": 0.0, "L0 mlp.up": 0.5}}
 def test_a_site_has_its_mean_over_seeds() -> None:
     rows = {row["where"]: row for row in accounts.forgetting(sites(TWO)).rows()}
     assert rows["L0 attn.q"]["nats"] == 2.0
-    assert rows["L0 attn.q"]["low"] < 1.0 < 3.0 < rows["L0 attn.q"]["high"]  # t with one degree
+    assert (
+        rows["L0 attn.q"]["low"] < 1.0 < 3.0 < rows["L0 attn.q"]["high"]
+    )  # t with one degree, and rows
     assert (rows["L0 attn.q"]["rows_low"], rows["L0 attn.q"]["rows_high"]) == (1.0, 3.0)
     assert rows["L0 mlp.up"]["seeds"] == 2
 
@@ -68,13 +70,30 @@ def segments(chords: list[dict[str, Any]]) -> Table:
     return Table("forgetting_segments", columns, [{**AXES, "every": 10, **one} for one in chords])
 
 
+def totals(changes: dict[int, float]) -> Table:
+    rows = [
+        {**AXES, "seed": seed, "nats": nats, "low": nats - 1.5, "high": nats + 1.5}
+        for seed, nats in changes.items()
+    ]
+    return Table("forgetting_totals", (*KEY, SEED, *numbers("nats", "low", "high")), rows)
+
+
+def test_a_change_is_as_uncertain_as_its_rows_however_many_seeds_agree() -> None:
+    chords = [
+        {"seed": seed, "measured": 1.0, "booked": 1.0, "residual": 0.0, "evaluations": 2.0}
+        for seed in range(5)
+    ]
+    row = accounts.closing(segments(chords), totals(dict.fromkeys(range(5), 1.0))).rows()[0]
+    assert (row["low"], row["high"]) == (-0.5, 2.5)
+
+
 def test_the_closing_line_names_the_worst_seed_and_chord() -> None:
     chords = [
         {"seed": 0, "measured": 1.0, "booked": 1.01, "residual": 0.01, "evaluations": 2.0},
         {"seed": 0, "measured": 1.0, "booked": 0.98, "residual": -0.02, "evaluations": 4.0},
         {"seed": 1, "measured": 4.0, "booked": 4.0, "residual": 0.0, "evaluations": 3.0},
     ]
-    row = accounts.closing(segments(chords)).rows()[0]
+    row = accounts.closing(segments(chords), totals({0: 2.0, 1: 4.0})).rows()[0]
     assert row["measured"] == 3.0
     assert row["booked"] == pytest.approx((1.99 + 4.0) / 2)
     assert row["residual"] == pytest.approx(0.01)
@@ -111,7 +130,7 @@ def test_a_real_account_adds_up_and_is_measured(finished: Run) -> None:
         assert totals[row["stage"], row["task"], row["side"]] == pytest.approx(row["booked"])
         assert row["residual"] <= 1e-3 * abs(row["measured"]) + 1e-5
     named = {one.name: one for one in finished.measurements()}
-    told = named["forgotten of en in 2-bn"]
+    told = named["loss change of en in 2-bn"]
     assert told.seeds == (0, 7)
     assert told.low <= told.value <= told.high
     assert not math.isnan(told.value)

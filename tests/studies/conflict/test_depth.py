@@ -14,7 +14,7 @@ from crosstune.studies.conflict.depth import movement, peaks
 
 
 def stage(profiles: list[dict[int, list[float]]], sites: list[Site] = SITES) -> StageProbe:
-    return StageProbe("2-bn", tuple(history(at) for at in profiles), tuple(sites))
+    return StageProbe("2-bn", tuple(history(at, burst=1) for at in profiles), tuple(sites))
 
 
 def still(seeds: int, probes: int = 10) -> StageProbe:

@@ -1,10 +1,11 @@
-"""The mean over seeds: a t-interval below eight seeds, a bootstrap from eight on, rows alone for one."""
+"""The mean over seeds: its interval holds the seeds' error and that of the rows they share."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
+import torch
 from scipy import stats
 
 from crosstune.foundation.records import Column, Table
@@ -18,7 +19,6 @@ def test_few_seeds_have_the_t_interval_of_scipy() -> None:
     assert (found.low, found.high) == pytest.approx(expected)
     assert found.value == pytest.approx(2.2)
     assert found.seeds == 5
-    assert found.best_interval == (found.low, found.high)
 
 
 def test_eight_seeds_are_resampled_and_repeatable() -> None:
@@ -33,14 +33,37 @@ def test_eight_seeds_are_resampled_and_repeatable() -> None:
 
 def test_one_seed_has_the_interval_of_its_rows() -> None:
     found = mean_over_seeds([1.0], [0.5], [1.75])
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
-    assert found.best_interval == (0.5, 1.75)
+    assert (found.low, found.high) == (0.5, 1.75)
+    assert found.how == "over rows"
+
+
+def test_one_seed_without_rows_has_no_interval() -> None:
+    assert math.isnan(mean_over_seeds([1.0]).low)
 
 
 def test_intervals_over_rows_are_averaged_not_narrowed() -> None:
     found = mean_over_seeds([1.0, 2.0], [0.0, 1.0], [2.0, 3.0])
     assert (found.rows_low, found.rows_high) == (0.5, 2.5)
+
+
+def test_errors_of_seeds_and_rows_add_in_squares() -> None:
+    seeds = mean_over_seeds([1.0, 2.0, 3.0])
+    both = mean_over_seeds([1.0, 2.0, 3.0], [0.5, 1.5, 2.5], [2.0, 3.0, 4.0])
+    assert 2.0 - both.low == pytest.approx(math.hypot(2.0 - seeds.low, 0.5))
+    assert both.high - 2.0 == pytest.approx(math.hypot(seeds.high - 2.0, 1.0))
+
+
+def test_the_coverage_of_a_shared_error_does_not_fall_with_the_seeds() -> None:
+    """Every seed reads the same 16 rows: a nominal 95 % interval must hold their error too."""
+    generator = torch.Generator().manual_seed(1)
+    hits = 0
+    for _ in range(400):
+        rows = torch.randn(16, generator=generator, dtype=torch.float64)
+        reach = float(stats.t.ppf(0.975, 15)) * float(rows.std()) / 4
+        values = (rows.mean() + 0.1 * torch.randn(5, generator=generator)).tolist()
+        found = mean_over_seeds(values, [v - reach for v in values], [v + reach for v in values])
+        hits += found.low <= 0 <= found.high
+    assert 0.92 <= hits / 400 <= 1.0
 
 
 def test_rows_are_grouped_in_order_of_first_appearance() -> None:

@@ -50,8 +50,8 @@ def test_means_perplexity_and_change_against_the_base_model() -> None:
         0.25,
         2,
     )
-    # t with one degree of freedom: half-width 12.706 · 1.414 / 1.414
-    assert after["high"] - after["nats"] == pytest.approx(12.7062047, rel=1e-6)
+    # t with one degree of freedom: half-width 12.706 · 1.414 / 1.414, and 0.5 over rows, in squares
+    assert after["high"] - after["nats"] == pytest.approx(math.hypot(12.7062047, 0.5), rel=1e-6)
 
 
 def test_one_seed_shows_its_rows_interval() -> None:

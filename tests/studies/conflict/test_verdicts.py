@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -59,7 +60,7 @@ def test_the_largest_components_are_named_in_order(tmp_path):
         ]
     ]
     text = only(found(tmp_path, forgetting_components=parts), "Learning bn cost en").text
-    assert text.endswith("embed+head (0.3), attn.v (0.2), mlp.up (0.1).")
+    assert text.endswith("120% of it through embed+head (0.3), attn.v (0.2), mlp.up (0.1).")
 
 
 def test_over_confidence_is_said_of_learned_tasks_above_ln_v_only(tmp_path):
@@ -77,7 +78,10 @@ def test_conflict_names_the_worst_sites_and_the_share(tmp_path):
         site("L3 attn.v", 0.0, resolved=False),
     ]
     one = only(found(tmp_path, agreement=rows), "While learning 2-bn")
-    assert "en – bn conflict at 2 of 4 sites and agree at 1" in one.text
+    assert (
+        "en – bn conflict at 2 sites, agreement at 1 of 4 sites (1 cosine below the noise floor)"
+        in one.text
+    )
     assert one.tone == "shown"
     assert one.detail.index("L0 attn.v -0.80") < one.detail.index("L1 attn.v -0.40")
     assert "12 states, 16 blocks a task, 5 seeds" in one.detail
@@ -89,6 +93,21 @@ def test_below_the_noise_floor_is_a_result_in_those_words(tmp_path):
     )
     assert one.tone == "too_noisy"
     assert "below the noise floor" in one.text
+
+
+def test_conflict_needs_no_cosine_above_the_noise_floor(tmp_path):
+    rows = [site("L0 attn.v", -0.8, resolved=False, conflict=True)]
+    one = only(found(tmp_path, agreement=rows), "While learning 2-bn")
+    assert one.tone == "shown"
+    assert "en – bn conflict at 1 site," in one.text
+    assert "L0 attn.v below the noise floor" in one.detail
+
+
+def test_too_few_blocks_are_not_called_noise(tmp_path):
+    row = {**site("L0 attn.v", 0.2, resolved=False), "inner_low": math.nan}
+    one = only(found(tmp_path, agreement=[row]), "While learning 2-bn")
+    assert "too few blocks or states" in one.text
+    assert one.tone == "too_noisy"
 
 
 def test_no_conflict_is_not_shown_rather_than_denied(tmp_path):
@@ -111,7 +130,7 @@ def test_the_strongest_tone_of_a_stage_is_shown(tmp_path):
 
 
 def test_one_seed_is_a_warning_and_stands_first(tmp_path):
-    first = found(tmp_path, replace(SETTINGS, seeds=(0,)))[0]
+    first = found(tmp_path, closing=[closing("en", 0.5, 0.4, 0.6, seeds=1)])[0]
     assert first.tone == "warning"
     assert "One seed was run" in first.text
 

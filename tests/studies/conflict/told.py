@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from crosstune.foundation.records import Run, Table
-from crosstune.studies.conflict import accounts, agreement, retention, summary
+from crosstune.studies.conflict import accounts, agreement, depth, retention, summary
 
 LN_V = math.log(512)
 
@@ -64,6 +64,7 @@ def site(where, corrected, *, resolved=True, conflict=False, pair="en – bn", s
         inner_high=corrected + 0.1,
         resolved=resolved,
         conflict=conflict,
+        agree=corrected > 0.2 and not conflict,
         states=12,
         blocks=16,
         seeds=5,
@@ -72,13 +73,13 @@ def site(where, corrected, *, resolved=True, conflict=False, pair="en – bn", s
 
 def peak(words, kind="no peak", pair="en – bn", stage="2-bn"):
     return cells(
-        agreement._PEAKS, stage=stage, pair=pair, scope="all sites", kind=kind, words=words, seeds=5
+        depth._PEAKS, stage=stage, pair=pair, scope="all sites", kind=kind, words=words, seeds=5
     )
 
 
 def moved(words, verdict="not shown", pair="en – bn", stage="2-bn"):
     return cells(
-        agreement._MOVEMENT,
+        depth._MOVEMENT,
         stage=stage,
         pair=pair,
         verdict=verdict,
@@ -106,8 +107,8 @@ TABLES = {
     "closing": accounts._CLOSING,
     "forgetting_components": accounts._COMPONENTS,
     "agreement": agreement._AGREEMENT,
-    "peaks_over_seeds": agreement._PEAKS,
-    "movement_over_seeds": agreement._MOVEMENT,
+    "peaks_over_seeds": depth._PEAKS,
+    "movement_over_seeds": depth._MOVEMENT,
     "retention": retention._RETENTION,
     "chance": summary._CHANCE,
     "references": summary._REFERENCES,

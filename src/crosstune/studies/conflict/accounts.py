@@ -15,9 +15,16 @@ COMPONENT = Column("component", "string", "axis")
 LAYER = Column("layer", "int64", "axis", about="−1 outside the blocks.")
 _MEAN = (
     Column("nats", "float64", "value", NATS, about="Mean over seeds; positive is forgotten."),
-    Column("low", "float64", "low", NATS, of="nats", about="Over seeds; over rows for one seed."),
+    Column(
+        "low",
+        "float64",
+        "low",
+        NATS,
+        of="nats",
+        about="Over seeds and rows; over rows for one seed.",
+    ),
     Column("high", "float64", "high", NATS, of="nats"),
-    Column("rows_low", "float64", "label", NATS, about="Interval over rows, mean of the seeds'."),
+    Column("rows_low", "float64", "label", NATS, about="Interval over rows alone."),
     Column("rows_high", "float64", "label", NATS),
     Column("seeds", "int64", "label"),
 )
@@ -29,7 +36,7 @@ _CLOSING = (
     TASK,
     SIDE,
     Column("measured", "float64", "value", NATS, about="Change of the loss, mean over seeds."),
-    Column("low", "float64", "low", NATS, of="measured"),
+    Column("low", "float64", "low", NATS, of="measured", about="Over seeds and rows."),
     Column("high", "float64", "high", NATS, of="measured"),
     Column("booked", "float64", "value", NATS, about="Sum of all entries, mean over seeds."),
     Column("residual", "float64", "value", NATS, about="Largest |booked − measured| of a seed."),
@@ -115,15 +122,17 @@ def _course(path: Table) -> Iterator[dict[str, Any]]:
             for seed, chords in booked.items()
         }
         for step in sorted({step for chords in totals.values() for step in chords}):
-            values = [chords[step] for chords in totals.values() if step in chords]
+            # A seed that stopped early has cost since then what it had cost when it stopped.
+            values = [chords[max(at for at in chords if at <= step)] for chords in totals.values()]
             yield {**dict(zip(axes, key, strict=True)), "step": step, **_mean_cells(values)}
 
 
-def closing(segments: Table) -> Table:
+def closing(segments: Table, totals: Table) -> Table:
     """The table `closing`: that every account closed, and how well.
 
     Args:
         segments: `forgetting_segments` of all seeds.
+        totals: `forgetting_totals` of all seeds, for the intervals over rows.
 
     Returns:
         One row for each stage, task and side.
@@ -136,7 +145,8 @@ def closing(segments: Table) -> Table:
             measured = [_total(found, seed, "measured") for seed in seeds]
             booked = [_total(found, seed, "booked") for seed in seeds]
             misses = [abs(b - m) for b, m in zip(booked, measured, strict=True)]
-            mean = mean_over_seeds(measured)
+            whole = totals.where(**dict(zip(axes, key, strict=True)))
+            mean = mean_over_seeds(*(whole.column(name) for name in ("nats", "low", "high")))
             yield {
                 **dict(zip(axes, key, strict=True)),
                 "measured": mean.value,
@@ -170,13 +180,13 @@ def measurements(closed: Table, seeds: tuple[int, ...]) -> Iterator[Measurement]
     for row in closed.where(side="test").rows():
         if row["task"] != row["stage"].split("-", 1)[1]:
             yield Measurement(
-                name=f"forgotten of {row['task']} in {row['stage']}",
+                name=f"loss change of {row['task']} in {row['stage']}",
                 value=row["measured"],
                 low=row["low"],
                 high=row["high"],
                 n=row["seeds"],
                 unit=NATS,
-                how="rise of the held-out loss, as the ledger booked it; interval over seeds",
+                how="rise of the held-out loss, as the ledger booked it; interval over seeds and rows",
                 chance=0.0,
                 seeds=seeds,
                 n_unit="seeds",
@@ -213,11 +223,10 @@ def _mean_cells(
     values: Sequence[float], lows: Sequence[float] = (), highs: Sequence[float] = ()
 ) -> dict[str, Any]:
     mean = mean_over_seeds(values, lows, highs)
-    low, high = mean.best_interval
     return {
         "nats": mean.value,
-        "low": low,
-        "high": high,
+        "low": mean.low,
+        "high": mean.high,
         "rows_low": mean.rows_low,
         "rows_high": mean.rows_high,
         "seeds": mean.seeds,

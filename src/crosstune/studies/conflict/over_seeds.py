@@ -23,12 +23,12 @@ class SeedMean:
 
     Attributes:
         value: The mean.
-        low: Lower end of the interval over seeds; NaN for one seed.
+        low: Lower end of its interval, over seeds and rows as far as either is known.
         high: Upper end.
         rows_low: The mean of the seeds' own lower ends over rows, NaN where there are none.
-        rows_high: Likewise above. The rows are the same at all seeds, so their error does not average out.
+        rows_high: Likewise above.
         seeds: How many seeds.
-        how: How the interval over seeds was made.
+        how: What the interval holds and how it was made.
     """
 
     value: float
@@ -39,36 +39,38 @@ class SeedMean:
     seeds: int
     how: str
 
-    @property
-    def best_interval(self) -> tuple[float, float]:
-        """The interval over seeds, or over rows where there is one seed."""
-        return (self.rows_low, self.rows_high) if self.seeds == 1 else (self.low, self.high)
-
 
 def mean_over_seeds(
     values: Sequence[float], lows: Sequence[float] = (), highs: Sequence[float] = ()
 ) -> SeedMean:
-    """The mean of one figure over seeds.
+    """The mean of one figure over seeds that were measured on the same rows.
+
+    The seeds' error shrinks with their number; the rows' does not, because every seed is read on the same
+    rows: its half-width is the mean of the seeds' own. The two are independent and add in squares.
 
     Args:
         values: The figure at each seed.
-        lows: Its lower ends over rows, if there are any.
+        lows: Its lower ends over rows; without them the interval is over seeds alone, and says so.
         highs: Its upper ends.
 
     Returns:
-        The mean; a t-interval below eight seeds, a bootstrap over seeds from eight on.
+        The mean. The seeds' part is a t-interval below eight seeds, a bootstrap over seeds from eight on; one
+        seed has the rows' part alone.
     """
     cells = torch.tensor(list(values), dtype=torch.float64)[:, None]
     found = paired_interval(cells, Seeds(0).torch("over seeds"))
-    return SeedMean(
-        float(found.interval.value),
-        float(found.interval.low),
-        float(found.interval.high),
-        _mean(lows),
-        _mean(highs),
-        len(values),
-        found.how,
-    )
+    value = float(found.interval.value)
+    rows_low, rows_high = _mean(lows), _mean(highs)
+    if len(values) == 1:
+        low, high, how = rows_low, rows_high, "over rows"
+    elif not lows:
+        low, high = float(found.interval.low), float(found.interval.high)
+        how = found.how
+    else:
+        low = value - math.hypot(value - float(found.interval.low), value - rows_low)
+        high = value + math.hypot(float(found.interval.high) - value, rows_high - value)
+        how = f"{found.how}, and over rows"
+    return SeedMean(value, low, high, rows_low, rows_high, len(values), how)
 
 
 def by_key(table: Table, axes: Sequence[str]) -> Iterator[tuple[Key, list[Mapping[str, Any]]]]:

@@ -40,8 +40,8 @@ def _subtitle(settings: ConflictSettings, seeds: list[int]) -> str:
     return (
         f"{settings.model.rstrip('/').split('/')[-1]}{adapters}; {training.steps} steps a stage at learning rate "
         f"{training.learning_rate:g}; seeds {', '.join(map(str, seeds))}. A seed changes the order of training rows, "
-        "dropout and new adapters; the rows themselves, and which are held out, are the same for all seeds, and every "
-        "interval conditions on them being a sample of their task."
+        "dropout and new adapters; the rows, and which are held out, are the same for all seeds. Intervals hold the "
+        "error of rows and seeds where both are known; a figure's note says which."
     )
 
 
@@ -76,7 +76,8 @@ def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Se
         value="nats",
         choose=("stage", "task", "side"),
         begin=begin,
-        note=f"Path integral of the task's gradient (loss change allocation), {chord}; intervals over seeds.",
+        note=f"Path integral of the task's gradient (loss change allocation), {chord}; intervals over seeds alone, "
+        "because the rows of different layers are the same rows.",
     )
     yield Section(
         id="forgetting-sites",
@@ -90,7 +91,7 @@ def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Se
         value="nats",
         choose=("stage", "task", "side"),
         begin=begin,
-        note="Positive is forgotten. Hover for intervals over seeds (over rows for one seed).",
+        note="Positive is forgotten. Hover for intervals over seeds and rows.",
     )
     yield Section(
         id="forgetting-path",
@@ -104,7 +105,7 @@ def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Se
         color="component",
         choose=("stage", "task", "side"),
         begin=begin,
-        note=f"Mean over seeds, bands over seeds; {chord}.",
+        note=f"Mean over seeds, bands over seeds alone; {chord}.",
     )
     yield Section(
         id="closing",
@@ -130,7 +131,7 @@ def _rollback(begin: dict[str, object]) -> Section:
         choose=("stage", "task", "side"),
         begin=begin,
         order="size",
-        note="Putting one component back and then another need not add up: they interact.",
+        note="Intervals over seeds and rows. Putting one component back and then another need not add up: they interact.",
     )
 
 

@@ -40,6 +40,7 @@ class Bench:
         settings: The study's settings.
         source: Folder or hub id of the model before anything was learned.
         tokenizer: Its tokenizer.
+        vocabulary: Entries of the model's vocabulary, which may be padded beyond the tokenizer's.
         tasks: The tasks by name, split together.
         encoded: Every row that may be trained on or scored, by task and side.
         evaluation: The evaluation rows, encoded.
@@ -49,6 +50,7 @@ class Bench:
     settings: ConflictSettings
     source: str
     tokenizer: Any
+    vocabulary: int
     tasks: dict[str, Task]
     encoded: dict[tuple[str, str], list[Encoded]]
     evaluation: dict[tuple[str, str], list[Encoded]]
@@ -98,7 +100,12 @@ class Bench:
             It, ready to be trained on.
         """
         if self.settings.training.lora is None:
-            return load_model(folder, dtype=self.settings.dtype, device=self.device)
+            return load_model(
+                folder,
+                dtype=self.settings.dtype,
+                device=self.device,
+                trust_remote_code=self.settings.trust_remote_code,
+            )
         return PeftModel.from_pretrained(self._base(), str(folder), is_trainable=True)
 
     def _base(self) -> Any:
@@ -151,6 +158,7 @@ def prepare(settings: ConflictSettings) -> Bench:
         settings=settings,
         source=source,
         tokenizer=tokenizer,
+        vocabulary=int(config.vocab_size),
         tasks={task.name: task for task in tasks},
         encoded=encoded,
         evaluation=_encode(samples, tokenizer, settings),

@@ -16,10 +16,17 @@ _RETENTION = (
     TASK,
     SIDE,
     Column("nats", "float64", "value", NATS, about="Mean over seeds."),
-    Column("low", "float64", "low", NATS, of="nats", about="Over seeds; over rows for one seed."),
+    Column(
+        "low",
+        "float64",
+        "low",
+        NATS,
+        of="nats",
+        about="Over seeds and rows; over rows for one seed.",
+    ),
     Column("high", "float64", "high", NATS, of="nats"),
     Column("uniform", "float64", "chance", NATS, of="nats", about="ln V."),
-    Column("rows_low", "float64", "label", NATS, about="Interval over rows, mean of the seeds'."),
+    Column("rows_low", "float64", "label", NATS, about="Interval over rows alone."),
     Column("rows_high", "float64", "label", NATS),
     Column("perplexity", "float64", "value", about="exp of the mean nats."),
     Column(
@@ -63,21 +70,19 @@ def _row(key: tuple[Any, ...], found: Sequence[Any], base: dict[Any, float]) -> 
     bits = mean_over_seeds(
         *([row[name] for row in found] for name in ("bits", "bits_low", "bits_high"))
     )
-    low, high = nats.best_interval
-    bits_low, bits_high = bits.best_interval
     return {
         **dict(zip(_AXES, key, strict=True)),
         "nats": nats.value,
-        "low": low,
-        "high": high,
+        "low": nats.low,
+        "high": nats.high,
         "uniform": found[0]["uniform"],
         "rows_low": nats.rows_low,
         "rows_high": nats.rows_high,
         "perplexity": math.exp(min(nats.value, 700.0)),
         "change_percent": 100.0 * math.expm1(min(nats.value - base[key[1:]], 700.0)),
         "bits": bits.value,
-        "bits_low": bits_low,
-        "bits_high": bits_high,
+        "bits_low": bits.low,
+        "bits_high": bits.high,
         "rows": found[0]["rows"],
         "cut_share": found[0]["cut_share"],
         "seeds": nats.seeds,
@@ -131,7 +136,7 @@ def _over_seeds(found: Sequence[Measurement], column: str, seeds: tuple[int, ...
         high=mean.high,
         n=len(found),
         unit=found[0].unit,
-        how=f"{found[0].how}; {mean.how}",
+        how=f"{found[0].how}; {mean.how}, rows as they are",
         seeds=seeds,
         n_unit="seeds",
     )

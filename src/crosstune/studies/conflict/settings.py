@@ -101,6 +101,13 @@ class ConflictSettings:
             "must be a kind of device, without a number (CUDA_VISIBLE_DEVICES chooses which)",
             self.device,
         )
+        stopping = self.training.early_stopping
+        _require(
+            stopping is None or not stopping.restore_best,
+            "training.early_stopping.restore_best",
+            "must be false: the ledger accounts for the path to a stage's last step, not for a jump back",
+            "true",
+        )
         _require(self.workers >= 1, "workers", "must be at least 1", self.workers)
 
     @property

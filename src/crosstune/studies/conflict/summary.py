@@ -26,6 +26,7 @@ _KEPT = (
     "cost",
     "forgetting_path",
     "forgetting_segments",
+    "forgetting_totals",
     "forgetting_sites",
     "rollback",
 )
@@ -85,7 +86,7 @@ def write(run: Run, settings: ConflictSettings) -> None:
         accounts.forgetting(over["forgetting_sites"]),
         accounts.forgetting_by_component(over["forgetting_sites"]),
         accounts.course(over["forgetting_path"]),
-        accounts.closing(over["forgetting_segments"]),
+        accounts.closing(over["forgetting_segments"], over["forgetting_totals"]),
     ]
     if "rollback" in over:
         means += [accounts.rollback(over["rollback"]), _instruments(over, settings)]
@@ -146,12 +147,11 @@ def _references(bench: Bench) -> Table:
 
 def _chance(bench: Bench) -> Table:
     """What a model that knows only token frequencies would pay."""
-    vocabulary = len(bench.tokenizer)
     rows = []
     for task in bench.tasks:
         for side in SIDES:
             lines = chance_lines(
-                bench.encoded[task, "train"], bench.evaluation[task, side], vocabulary
+                bench.encoded[task, "train"], bench.evaluation[task, side], bench.vocabulary
             )
             unigram = lines.unigram
             rows.append(

@@ -27,7 +27,7 @@ def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
         Warnings first, then forgetting, conflict, peaks and movement.
     """
     found = [
-        *_warnings(run, settings),
+        *_warnings(run),
         *_forgotten(run),
         *_over_confident(run, settings),
     ]
@@ -42,8 +42,8 @@ def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
     return found
 
 
-def _warnings(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
-    if len(settings.seeds) == 1:
+def _warnings(run: Run) -> Iterator[Statement]:
+    if set(run.table("closing").column("seeds")) == {1}:
         yield Statement(
             "One seed was run: intervals are over rows and states of this one path, and say nothing of another "
             "order of the training rows.",
@@ -66,7 +66,7 @@ def _warnings(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
 
 
 def _forgotten(run: Run) -> Iterator[Statement]:
-    """Each earlier task after each stage that followed it: how much, and through what."""
+    """Each other task after each stage: how its held-out loss changed, and through what."""
     closing, components = run.table("closing"), run.table("forgetting_components")
     for row in closing.where(side="test").rows():
         stage, task = row["stage"], row["task"]
@@ -74,35 +74,28 @@ def _forgotten(run: Run) -> Iterator[Statement]:
         if task == learned:
             continue
         amount = f"{abs(row['measured']):.3g} nats per token"
-        interval = _between(row["low"], row["high"])
         detail = (
-            f"{row['measured']:+.4g} {interval} nats per held-out token over {_seeds(row['seeds'])}; the components add "
-            f"up to {row['booked']:+.4g}, largest residual of a seed {row['residual']:.2g} "
-            f"({row['relative']:.1e} of the change), m = {row['every']} steps a chord."
+            f"{row['measured']:+.4g} {_between(row['low'], row['high'])} nats per held-out token, over rows and "
+            f"{_count(row['seeds'], 'seed')}; the components add up to {row['booked']:+.4g}, largest residual of a seed "
+            f"{row['residual']:.2g} ({row['relative']:.1e} of the change), m = {row['every']} steps a chord."
         )
-        if row["low"] > 0 or (row["seeds"] == 1 and row["measured"] > 0):
-            parts = _largest(components.where(stage=stage, task=task, side="test"))
-            tone: Tone = "shown" if row["low"] > 0 else "info"
-            yield Statement(
-                f"Learning {learned} cost {task} {amount}, most of it through {parts}.",
-                tone,
-                detail,
-            )
-        elif row["high"] < 0 or (row["seeds"] == 1 and row["measured"] < 0):
-            tone = "shown" if row["high"] < 0 else "info"
-            yield Statement(f"Learning {learned} helped {task} by {amount}.", tone, detail)
+        if row["low"] > 0:
+            parts = _largest(components.where(stage=stage, task=task, side="test"), row["measured"])
+            yield Statement(f"Learning {learned} cost {task} {amount}, {parts}.", "shown", detail)
+        elif row["high"] < 0:
+            yield Statement(f"Learning {learned} helped {task} by {amount}.", "shown", detail)
         else:
-            yield Statement(
-                f"Whether learning {learned} cost {task} anything is not shown.",
-                "not_shown",
-                detail,
-            )
+            text = f"Whether learning {learned} cost {task} anything is not shown."
+            yield Statement(text, "not_shown", detail)
 
 
-def _largest(components: Table) -> str:
+def _largest(components: Table, total: float) -> str:
+    """The components that lost most, and which share of the whole they make up."""
     ordered = sorted(components.rows(), key=lambda row: -row["nats"])[:_SHARE_NAMED]
-    named = [f"{row['component']} ({row['nats']:.2g})" for row in ordered if row["nats"] > 0]
-    return ", ".join(named) or "no single component"
+    named = [row for row in ordered if row["nats"] > 0]
+    words = ", ".join(f"{row['component']} ({row['nats']:.2g})" for row in named)
+    share = sum(row["nats"] for row in named) / total
+    return f"{share:.0%} of it through {words}"
 
 
 def _over_confident(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
@@ -142,30 +135,29 @@ def _conflicts(agreement: Table) -> Iterator[Statement]:
 
 def _means(row: Row) -> str:
     return (
-        f"Means over {row['states']} states, {row['blocks']} blocks a task, {_seeds(row['seeds'])}; Holm over the "
+        f"Means over {row['states']} states, {row['blocks']} blocks a task, {_count(row['seeds'], 'seed')}; Holm over the "
         "sites."
     )
 
 
 def _agreed(pair: str, rows: Sequence[Row]) -> tuple[str, Tone, str]:
     """Words, tone and figures of one pair over a stage."""
-    resolved = [row for row in rows if row["resolved"]]
-    fighting = sorted(
-        (row for row in resolved if row["conflict"]), key=lambda row: row["corrected"]
-    )
-    agreeing = sum(row["inner_low"] > 0 for row in resolved)
-    sites = f"of {len(rows)} sites"
+    # Conflict and agreement rest on the inner product, which has its interval also where a cosine is below
+    # the noise floor; both are counted after Holm over the sites.
+    if all(math.isnan(row["inner_low"]) for row in rows):
+        return f"{pair} cannot be told, too few blocks or states for an interval", "too_noisy", ""
+    fighting = sorted((row for row in rows if row["conflict"]), key=lambda row: row["inner"])
+    agreeing = sum(row["agree"] for row in rows)
+    noisy = sum(not row["resolved"] for row in rows)
+    counted = f"agreement at {agreeing} of {len(rows)} sites"
+    noise = f" ({_count(noisy, 'cosine')} below the noise floor)" if noisy else ""
     if fighting:
         named = ", ".join(_cosine(row) for row in fighting[:_SHARE_NAMED])
-        words = f"{pair} conflict at {len(fighting)} {sites} and agree at {agreeing}"
-        return words, "shown", f"Lowest corrected cosines of {pair}: {named}."
-    if not resolved:
-        return f"{pair} cannot be told, every site is below the noise floor", "too_noisy", ""
-    noise = (
-        f" ({len(rows) - len(resolved)} below the noise floor)" if len(resolved) < len(rows) else ""
-    )
-    words = f"no conflict of {pair} is shown, and agreement at {agreeing} {sites}{noise}"
-    return words, "not_shown", ""
+        detail = f"Strongest conflicts of {pair}, as corrected cosines: {named}."
+        words = f"{pair} conflict at {_count(len(fighting), 'site')}, {counted}{noise}"
+        return words, "shown", detail
+    tone: Tone = "too_noisy" if noisy == len(rows) and not agreeing else "not_shown"
+    return f"no conflict of {pair} is shown, {counted}{noise}", tone, ""
 
 
 def _with_learned(table: Table, stage: str) -> dict[str, list[Row]]:
@@ -179,6 +171,8 @@ def _with_learned(table: Table, stage: str) -> dict[str, list[Row]]:
 
 
 def _cosine(row: Row) -> str:
+    if not row["resolved"]:
+        return f"{row['where']} below the noise floor"
     return f"{row['where']} {row['corrected']:+.2f} {_between(row['low'], row['high'])}"
 
 
@@ -200,7 +194,7 @@ def _peaks(peaks: Table) -> Iterator[Statement]:
             f"Peaks while learning {stage}: "
             + " ".join(f"{row['pair']}: {row['words']}" for row in rows),
             _strongest([tones.get(row["kind"], "too_noisy") for row in rows]),
-            f"Over the whole stage and {_seeds(rows[0]['seeds'])}; the smallest standardised difference decides.",
+            f"Over the whole stage and {_count(rows[0]['seeds'], 'seed')}; the smallest standardised difference decides.",
         )
 
 
@@ -217,7 +211,7 @@ def _movements(movement: Table) -> Iterator[Statement]:
             f"Movement while learning {stage}: "
             + " ".join(f"{row['pair']}: {row['words']}" for row in rows),
             _strongest([tones.get(row["verdict"], "too_noisy") for row in rows]),
-            f"{rows[0]['probes']} probes, {_seeds(rows[0]['seeds'])}; sites above the noise floor at every probe: "
+            f"{rows[0]['probes']} probes, {_count(rows[0]['seeds'], 'seed')}; sites above the noise floor at every probe: "
             + ", ".join(str(row["sites"]) for row in rows)
             + ".",
         )
@@ -243,8 +237,8 @@ def _strongest(tones: Sequence[Tone]) -> Tone:
     return next(tone for tone in order if tone in tones)
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed" if count == 1 else f"{count} seeds"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def decision(found: Sequence[Statement]) -> list[dict[str, str]]:
