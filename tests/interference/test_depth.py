@@ -52,7 +52,7 @@ def test_nowhere_has_no_name() -> None:
 
 
 def test_profiles_are_those_of_the_planted_cosines() -> None:
-    made = history({step: [0.6, 0.0, -0.6, -0.6] for step in (0, 1, 4, 5)})
+    made = history({step: [0.6, 0.0, -0.6, -0.6] for step in (0, 1, 4, 5)}, burst=2)
     found = Profiles.of(made, SITES, "current", ("en", "bn"))
     assert found.steps.tolist() == [0, 4]
     assert found.depth.tolist() == [0, 1, 2, 3]
@@ -64,7 +64,7 @@ def test_profiles_are_those_of_the_planted_cosines() -> None:
 
 
 def test_a_burst_is_averaged_before_its_cosine_is_taken() -> None:
-    made = history({0: [0.8] * 4, 1: [-0.8] * 4})
+    made = history({0: [0.8] * 4, 1: [-0.8] * 4}, burst=2)
     burst = Profiles.of(made, SITES, "current", ("en", "bn")).bursts[0]
     aa, bb, ab = mean_products(burst)
     assert torch.allclose(ab, (burst[0].u.ab + burst[1].u.ab) / 2)
@@ -74,7 +74,26 @@ def test_a_burst_is_averaged_before_its_cosine_is_taken() -> None:
 
 
 def test_sites_outside_the_blocks_take_no_part_in_movement() -> None:
-    made = history({4 * probe: [0.5, 0.2, -0.2, -0.5] for probe in range(10)})
+    made = history({4 * probe: [0.5, 0.2, -0.2, -0.5] for probe in range(10)}, burst=1)
     outside = [Site(None, "embed"), *SITES[1:]]
     assert movement_of_run(made, SITES, "current", ("en", "bn")).sites == 4
     assert movement_of_run(made, outside, "current", ("en", "bn")).sites == 3
+
+
+def test_a_burst_cut_short_is_no_probe_of_movement() -> None:
+    """A still profile whose last layer swings with every step, to a lone state at the end."""
+    still = [0.5, 0.2, -0.3]
+    steps = [step for step in range(40) if step % 4 < 2] + [40]
+    made = history({s: [*still, 0.2 + 0.4 * (-1) ** s] for s in steps}, burst=2)
+    found = movement_of_run(made, SITES, "current", ("en", "bn"))
+    assert (found.probes, found.verdict) == (10, "not shown")
+    none = history({0: [*still, 0.2]}, burst=2)
+    assert movement_of_run(none, SITES, "current", ("en", "bn")).verdict == "too few"
+
+
+def test_a_lopsided_schedule_is_said_in_the_words() -> None:
+    made = history({4 * probe: [0.5, 0.2, -0.2, -0.5] for probe in range(10)}, burst=1)
+    found = movement_of_run(made, SITES, "current", ("en", "bn"))
+    assert found.words.endswith(
+        "Caution: only even steps were seen, so an oscillation does not cancel."
+    )

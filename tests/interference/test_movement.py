@@ -72,6 +72,35 @@ def test_seeds_needed_is_the_first_number_that_suffices() -> None:
     assert math.isnan(seeds_needed(math.nan, 0.5)) and math.isnan(seeds_needed(1.0, 1e-9))
 
 
+def test_the_seeds_named_are_more_than_there_were_and_would_exclude_it() -> None:
+    """|change| + half-width must come down to the relevant change, not the half-width alone."""
+    told = []
+    for seed in range(60):
+        found = movement_across_seeds(moving(0.5, noise=0.1, seed=seed), DEPTH, STEPS)
+        if found.verdict == "too noisy":
+            told.append(found)
+    assert len(told) > 10
+    assert all(math.isnan(found.needs_seeds) or found.needs_seeds > 5 for found in told)
+    spread, margin = 0.004, 0.01
+    n = seeds_needed(spread, margin, at_least=6)
+    assert n == 6 and seeds_needed(spread, margin) < 6
+
+
+def test_more_seeds_do_not_exclude_a_change_that_is_not_below_the_relevant_one() -> None:
+    found = movement_across_seeds(moving(0.0, noise=0.6, seed=2), DEPTH, STEPS, relevant=1e-6)
+    assert found.verdict == "too noisy" and math.isnan(found.needs_seeds)
+    assert "more seeds would not exclude it" in found.words
+
+
+def test_one_layer_has_no_depth_to_move_through() -> None:
+    source = torch.randn(5, 12, 4, generator=generator(), dtype=torch.float64)
+    found = movement_across_seeds(source, torch.full((4,), 3), torch.arange(12))
+    assert found.verdict == "too few" and "4 sites in 1 layers" in found.words
+    assert "inf" not in found.words
+    two = movement_across_seeds(source, torch.tensor([1, 1, 2, 2]), torch.arange(12))
+    assert two.verdict == "too few"
+
+
 def test_few_probes_or_sites_are_too_few() -> None:
     assert movement_across_seeds(moving(5.0)[:, :9], DEPTH, STEPS[:9]).verdict == "too few"
     assert movement_across_seeds(moving(5.0)[..., :2], DEPTH[:2], STEPS).verdict == "too few"

@@ -76,6 +76,28 @@ def test_states_windows_scalars_and_tables(tmp_path: Path, monkeypatch: pytest.M
     assert sum(len(entry) - 2 for entry in logged) == len(arrived)
 
 
+class Stop(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 6
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["at the last step", "before it"])
+def test_a_burst_cut_short_is_told_and_not_judged(
+    stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "fake", FakeTracker)
+    monkeypatch.setattr(FakeTracker, "received", [])
+    run = Run.create(tmp_path / "run", "a: 1\n", kind="test")
+    probe = ConflictProbe(tasks(), run=run, **PROBE)
+    steps = STEPS | {"max_steps": 7 if stopped else 6, "report_to": ["fake"]}
+    trainer = tiny.trainer(tiny.llama(), tmp_path, [probe, Stop()], **steps)
+    trainer.train()
+    assert sorted({step for step, _, _ in FakeTracker.received}) == [1, 4, 6]
+    assert max(run.table("agreement_states").column("step")) == 6
+    assert max(run.table("agreement_windows").column("stop_step")) == 4
+    assert probe.movement.column("probes") == [2]
+
+
 def test_sft_trainer_of_trl(tmp_path: Path) -> None:
     probe = ConflictProbe(tasks(), **PROBE)
     tokenizer = tiny.tokenizer()

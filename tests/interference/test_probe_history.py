@@ -31,12 +31,27 @@ def history(steps: tuple[int, ...] = (0, 1, 10, 11, 20)) -> ProbeHistory:
     return made
 
 
+def steps(groups: list[list[State]]) -> list[list[int]]:
+    return [[state.step for state in group] for group in groups]
+
+
 def test_probes_and_windows() -> None:
     made = history()
-    assert [[state.step for state in group] for group in made.probes()] == [[0, 1], [10, 11], [20]]
-    assert [[s.step for s in group] for group in made.windows()] == [[0, 1, 10, 11], [20]]
+    assert steps(made.probes()) == [[0, 1], [10, 11]]
+    assert steps(made.windows()) == [[0, 1, 10, 11]]
     assert made.last_step == 20
     assert ProbeHistory(SETTINGS).last_step == -1
+
+
+def test_a_burst_cut_short_is_kept_and_takes_no_part() -> None:
+    """Training that ends at a multiple of `every` leaves a lone state, a resume may leave one in front."""
+    made = history((1, 10, 11, 20, 21, 30))
+    assert steps(made.bursts()) == [[1], [10, 11], [20, 21], [30]]
+    assert steps(made.probes()) == [[10, 11], [20, 21]]
+    assert steps(made.windows()) == [[10, 11], [20, 21]]
+    assert [state.step for state in made.judged_states()] == [10, 11, 20, 21]
+    assert [state.step for state in made.newest_window()] == [20, 21, 30]
+    assert history((0,)).windows() == []
 
 
 def test_written_and_read_it_is_the_same(tmp_path: Path) -> None:

@@ -24,6 +24,17 @@ def test_a_burst_as_long_as_the_interval_sees_every_state() -> None:
     assert [s for s in range(6) if settings.ends_burst(s)] == [1, 3, 5]
 
 
+@pytest.mark.parametrize(
+    ("every", "burst", "said"),
+    [(10, 2, ""), (7, 1, ""), (2, 5, ""), (10, 1, "only even steps"), (10, 3, "more often")],
+)
+def test_a_schedule_that_prefers_even_steps_is_cautioned(every: int, burst: int, said: str) -> None:
+    settings = ProbeSettings(every=every, burst=burst)
+    seen = [step % 2 for step in range(20 * every) if settings.measures(step)]
+    assert (2 * sum(seen) == len(seen)) == (said == "")
+    assert said in settings.caution and bool(settings.caution) == bool(said)
+
+
 @pytest.mark.parametrize("blocks", [8, "auto"])
 def test_settings_survive_yaml(blocks: int | str) -> None:
     settings = ProbeSettings(blocks=blocks, layers=(0, 3), components=("attn.q",), every=7)

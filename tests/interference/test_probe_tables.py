@@ -39,8 +39,10 @@ def planted(cosines: list[float], seed: int, blocks: int = 16, noise: float = 0.
     return PairSums.from_gram(torch.einsum("ips,jps->ijs", both, both), blocks)
 
 
-def history(at: dict[int, list[float]], blocks: int = 16, window: int = 3) -> ProbeHistory:
-    made = ProbeHistory(ProbeSettings(every=4, burst=4, window=window, blocks=blocks))
+def history(
+    at: dict[int, list[float]], blocks: int = 16, window: int = 3, burst: int = 4
+) -> ProbeHistory:
+    made = ProbeHistory(ProbeSettings(every=4, burst=burst, window=window, blocks=blocks))
     for step, cosines in at.items():
         made.states.append(State(step, {"current": {("en", "bn"): planted(cosines, step, blocks)}}))
     return made
@@ -135,3 +137,18 @@ def test_scalars_of_a_burst() -> None:
     assert scalars["conflict/en-bn/resolved_share"] == 1
     assert scalars["conflict/en-bn/cosine/L0"] == pytest.approx(-0.6, abs=0.03)
     assert scalars["conflict/en-bn/cosine/all"] == pytest.approx(0.0, abs=0.03)
+
+
+def test_a_lopsided_schedule_is_said_in_every_verdict() -> None:
+    made = history({4 * probe: [-0.6, 0.0, 0.2, 0.5] for probe in range(6)}, window=6, burst=1)
+    conflict, neither, *_ = windows_table(made, SITES, made.windows()).column("verdict")
+    assert conflict == "conflict; only even steps were seen, so an oscillation does not cancel"
+    assert neither == "neither shown"
+    assert all(
+        "only even" in words for words in peaks_table(made, SITES, made.windows()).column("words")
+    )
+
+
+def test_agreement_of_a_window_is_a_column_of_its_own() -> None:
+    made = history({s: [-0.6, 0.0, 0.0, 0.5] for s in range(12)})
+    assert windows_table(made, SITES, made.windows()).column("agree") == [False, False, False, True]

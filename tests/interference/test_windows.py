@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tests.interference.planted import blocks_of, constant, generator, sums_of
 
 from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.statistics.intervals import interval_from
+from crosstune.interference import windows
 from crosstune.interference.agreement import Agreement, agreement
 from crosstune.interference.windows import Window, across_seeds, window_of
 
@@ -124,3 +128,93 @@ def test_seeds_probed_with_different_sites_are_refused() -> None:
     ]
     with pytest.raises(MeasurementError, match="same blocks at the same sites"):
         across_seeds(windows)
+
+
+def falling(last: float, source: torch.Generator, states: int = 20) -> list[Agreement]:
+    """Cosine −0.5 at every state, while all gradients shrink to a share of what they were."""
+    a, b = blocks_of(constant(-0.5, 12), source, noise=1.0)
+    sizes = torch.logspace(0, math.log10(last), states, dtype=torch.float64)
+    return [agreement(sums_of(size * a, size * b)) for size in sizes]
+
+
+@pytest.mark.parametrize("last", [0.45, 0.2])
+@pytest.mark.parametrize(("states", "burst"), [(20, 4), (9, 1)])
+def test_norms_that_fall_are_no_noise(last: float, states: int, burst: int) -> None:
+    found = window_of(falling(last, generator(), states), generator(), burst=burst)
+    assert found.resolved.all(), "the blocks know each norm"
+    assert (found.cosine.high < 0).all(), "a trend is no error of the path's mean"
+    assert (found.cosine.half_width < 0.2).all()
+    assert last < 0.45 or found.conflict.all()
+
+
+@pytest.mark.parametrize("kind", ["stationary", "bursts", "trending", "alternating"])
+@pytest.mark.parametrize(("bursts", "burst"), [(5, 2), (5, 4), (5, 8), (12, 1)])
+def test_the_states_error_covers_the_mean_over_the_path(kind: str, bursts: int, burst: int) -> None:
+    """Without noise of the blocks: 1,600 sites each; 0.93 is the target, 0.013 two and a half errors."""
+    drawn = generator(bursts * burst)
+    sites, time = 1600, torch.arange(bursts * burst).reshape(bursts, burst, 1)
+
+    def noise(states: int) -> torch.Tensor:
+        return torch.randn(bursts, states, sites, generator=drawn, dtype=torch.float64)
+
+    inner = {
+        "stationary": lambda: noise(burst),
+        "bursts": lambda: noise(1) + 0.3 * noise(burst),
+        "trending": lambda: noise(1) + 0.3 * noise(burst) + time - time.double().mean(),
+        "alternating": lambda: 2 * (-1.0) ** time * noise(burst).abs() + 0.3 * noise(1),
+    }[kind]()
+    history = torch.stack([10 + 0 * inner, 10 + 0 * inner, inner], 2)
+    _, spread = windows._state_spreads(history, drawn)
+    found = interval_from(history.mean((0, 1))[2], [spread])
+    covered = float(((found.low <= 0) & (found.high >= 0)).double().mean())
+    assert covered > 0.93 - 0.013
+    if kind != "alternating" or burst > 1:
+        assert covered < 0.985, "no wider than it must be"
+
+
+def test_blocks_and_bursts_together_cover_their_truth() -> None:
+    """Five bursts of eight whose cosines differ from burst to burst: 0.80 when states are taken as independent."""
+    covered = []
+    for seed in range(6):
+        source = generator(seed)
+        a, b = blocks_of(constant(0.0, 40), source, blocks=16, noise=2.0, dimension=60)
+        mean_a, mean_b = blocks_of(constant(0.0, 40), source, blocks=1, noise=0.0, dimension=60)
+        states = []
+        for _ in range(5):
+            cosines = 0.3 * torch.randn(40, generator=source, dtype=torch.float64)
+            means = blocks_of(cosines.clamp(-0.99, 0.99), source, blocks=1, noise=0.0, dimension=60)
+            states += [agreement(sums_of(means[0] + a - mean_a, means[1] + b - mean_b))] * 8
+        found = window_of(states, source, burst=8).inner
+        covered.append((found.low <= 0) & (found.high >= 0))
+    # 240 sites: the share lies within 2.6 errors of 0.95, or above.
+    assert float(torch.stack(covered).double().mean()) > 0.95 - 2.6 * math.sqrt(0.95 * 0.05 / 240)
+
+
+def test_two_bursts_have_a_wide_interval_and_one_has_none() -> None:
+    states = oscillating(-0.3, 0.2, 4, generator())
+    assert window_of(states, generator(), burst=2).inner.low.isfinite().all()
+    one = window_of(states, generator(), burst=4)
+    assert one.inner.low.isnan().all() and not one.conflict.any()
+    assert one.resolved.all(), "the blocks alone say what is above the noise floor"
+
+
+def test_a_window_holds_whole_bursts() -> None:
+    with pytest.raises(MeasurementError, match="whole bursts of 4"):
+        window_of(oscillating(0.1, 0.0, 5, generator()), generator(), burst=4)
+
+
+def test_agreement_pays_for_the_number_of_sites_as_conflict_does() -> None:
+    """34 sites of cosine 0: uncorrected, half of the pairs would have a site that agrees."""
+    a, b = blocks_of(constant(0.0, 34 * 60), generator(9), noise=4.0)
+    pairs = [agreement(sums_of(a[:, s : s + 34], b[:, s : s + 34])) for s in range(0, 2040, 34)]
+    assert sum(bool((pair.inner.low > 0).any()) for pair in pairs) > 15
+    assert sum(bool(pair.agree.any()) for pair in pairs) <= 6
+    found = window_of(oscillating(0.6, 0.2, 12, generator()), generator())
+    assert found.agree.all() and not found.conflict.any()
+    assert across_seeds([found] * 3).agree.all()
+
+
+def test_seeds_have_the_level_that_is_asked_for() -> None:
+    found = [window_of(oscillating(-0.2, 0.3, 8, generator(s)), generator(s)) for s in range(3)]
+    assert across_seeds(found, 0.5).inner.level == 0.5
+    assert (across_seeds(found, 0.5).inner.high < across_seeds(found).inner.high).all()

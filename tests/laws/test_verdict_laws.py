@@ -11,6 +11,8 @@ from tests.interference.planted import blocks_of, generator, sums_of
 from crosstune.interference.agreement import agreement
 from crosstune.interference.movement import movement_across_seeds
 from crosstune.interference.peaks import find_peak
+from crosstune.interference.probe_history import ProbeHistory, State
+from crosstune.interference.probe_settings import ProbeSettings
 
 LAYERS, PLANTED = 12, 4
 
@@ -66,3 +68,25 @@ def test_a_peak_that_moves_three_layers_is_found(wobble: float) -> None:
 def test_a_peak_that_stays_is_not_said_to_move(wobble: float) -> None:
     # The t-interval is exact here: the share is 0.05 itself, and 250 studies scatter about it.
     assert share_of_movement(0.0, wobble) < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 250)
+
+
+@pytest.mark.parametrize(("every", "burst", "steps"), [(10, 2, 100), (20, 4, 200)])
+def test_a_last_state_on_its_own_is_no_movement(every: int, burst: int, steps: int) -> None:
+    """All seeds oscillate alike and the training ends where a burst begins: a lone state that swings one way."""
+    made = ProbeHistory(ProbeSettings(every=every, burst=burst))
+    made.states = [State(step, {}) for step in range(steps + 1) if made.settings.measures(step)]
+    assert [len(states) for states in made.bursts()][-1] == 1
+    probes = [torch.tensor([state.step for state in states]) for states in made.probes()]
+    assert len(probes) == steps // every
+    first = torch.stack([states[0] for states in probes])
+    source, depth, studies, shown = generator(steps), torch.arange(8.0), 200, 0
+    profile, swing = torch.full((8,), 0.2), torch.zeros(8)
+    profile[5], swing[6], swing[7] = -0.3, 0.4, 0.2
+    for _ in range(studies):
+        means = []
+        for states in probes:
+            noise = 0.05 * torch.randn(5, burst, 8, generator=source)
+            means.append((profile + (-1.0) ** states[:, None] * swing + noise).mean(1))
+        cosine = torch.stack(means, 1).double()
+        shown += movement_across_seeds(cosine, depth, first).verdict == "shown"
+    assert shown / studies < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / studies)

@@ -134,7 +134,8 @@ class Agreement:
 
     ``cosine`` and ``inner`` (U_AB) carry their jackknife-t intervals (NaN below 8 blocks). A site that is
     not ``resolved`` lies below the noise floor: its cosine is not to be shown. ``conflict`` is True
-    where U_AB lies below 0 after Holm over the sites; ``conflict_p`` is the adjusted one-sided p.
+    where U_AB lies below 0 after Holm over the sites, ``agree`` where it lies above 0; ``conflict_p`` is
+    the adjusted one-sided p of the former.
 
     ``blocks_needed`` is the power line: see ``blocks_to_resolve``.
 
@@ -161,6 +162,7 @@ class Agreement:
     resolved: Tensor
     conflict: Tensor
     conflict_p: Tensor
+    agree: Tensor
     blocks_needed: Tensor
 
 
@@ -178,7 +180,7 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
     reliability_a, reliability_b = u.aa / energy_a, u.bb / energy_b
     noise_scale_a = _noise_scale(sums.own_a, energy_a, u.aa)
     noise_scale_b = _noise_scale(sums.own_b, energy_b, u.bb)
-    low_aa, low_bb, sd_aa, sd_bb = _norm_bounds(u, level)
+    low_aa, low_bb, sd_aa, sd_bb = norm_bounds(u, level)
     inner = jackknifed(u, u.ab, u.ab_without, level)
     conflict, conflict_p = conflicts(inner)
     return Agreement(
@@ -204,6 +206,7 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
         & (torch.minimum(reliability_a, reliability_b) >= MIN_RELIABILITY),
         conflict=conflict,
         conflict_p=conflict_p,
+        agree=agrees(inner),
         blocks_needed=torch.maximum(
             blocks_to_resolve(u.aa, sd_aa, noise_scale_a, u.sizes[0], level),
             blocks_to_resolve(u.bb, sd_bb, noise_scale_b, u.sizes[1], level),
@@ -260,6 +263,12 @@ def conflicts(inner: Interval) -> tuple[Tensor, Tensor]:
     return adjusted < (1 - inner.level) / 2, adjusted
 
 
+def agrees(inner: Interval) -> Tensor:
+    """Where U_AB > 0 beyond chance after Holm over the sites: the other tail of ``conflicts``."""
+    mirrored = Interval(-inner.value, -inner.high, -inner.low, inner.level, inner.df)
+    return conflicts(mirrored)[0]
+
+
 def blocks_to_resolve(
     u: Tensor, error: Tensor, noise_scale: Tensor, blocks: int, level: float = LEVEL
 ) -> Tensor:
@@ -276,6 +285,23 @@ def blocks_to_resolve(
     ratio = MIN_RELIABILITY / (1 - MIN_RELIABILITY)
     needed = torch.maximum(ratio * noise_scale, blocks * (quantile * error / u).square())
     return torch.where(u > 0, needed.ceil().clamp(min=MIN_BLOCKS_FOR_INTERVALS), math.nan)
+
+
+def norm_bounds(u: UStatistics, level: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lower bounds and standard errors of U_AA and U_BB, each from its own blocks (K − 1 degrees).
+
+    Returns:
+        The bounds of A and of B, then their standard errors; NaN with fewer than 8 blocks.
+    """
+    blocks_a = u.sizes[0]
+    if not u.judged:
+        nothing = torch.full_like(u.aa, math.nan)
+        return nothing, nothing, nothing, nothing
+    a = jackknife(u.aa_without[:blocks_a], u.aa, level)
+    b = jackknife(u.bb_without[blocks_a:], u.bb, level)
+    sd_a = a.half_width / t_quantile(0.5 + level / 2, a.df)
+    sd_b = b.half_width / t_quantile(0.5 + level / 2, b.df)
+    return a.low, b.low, sd_a, sd_b
 
 
 def no_pairs() -> Tensor:
@@ -340,19 +366,6 @@ def _noise_scale(own: Tensor, energy: Tensor, u: Tensor) -> Tensor:
     blocks = own.shape[0]
     noise = (own.sum(0) - blocks * energy) / _count(blocks - 1)
     return torch.where(u > 0, noise / u, math.nan)
-
-
-def _norm_bounds(u: UStatistics, level: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lower bounds and standard errors of U_AA and U_BB, each from its own blocks (K − 1 degrees)."""
-    blocks_a = u.sizes[0]
-    if not u.judged:
-        nothing = torch.full_like(u.aa, math.nan)
-        return nothing, nothing, nothing, nothing
-    a = jackknife(u.aa_without[:blocks_a], u.aa, level)
-    b = jackknife(u.bb_without[blocks_a:], u.bb, level)
-    sd_a = a.half_width / t_quantile(0.5 + level / 2, a.df)
-    sd_b = b.half_width / t_quantile(0.5 + level / 2, b.df)
-    return a.low, b.low, sd_a, sd_b
 
 
 def _count(count: int) -> float:

@@ -222,7 +222,7 @@ def _verdict(value: Agreement, place: int) -> str:
         return "below noise floor"
     if bool(value.conflict[place]):
         return "conflict at one state"
-    if float(value.inner.low[place]) > 0:
+    if bool(value.agree[place]):
         return "agreement at one state"
     return "neither shown at one state"
 

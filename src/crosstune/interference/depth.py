@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,12 @@ from torch import Tensor
 from crosstune.foundation.models import Site
 from crosstune.interference.agreement import MIN_BLOCKS_FOR_PEAKS, Agreement, corrected_cosine
 from crosstune.interference.collect import Pair
-from crosstune.interference.movement import Movement, always_resolved, movement_within_run
+from crosstune.interference.movement import (
+    Movement,
+    always_resolved,
+    movement_within_run,
+    too_few,
+)
 from crosstune.interference.peaks import Peak
 from crosstune.interference.probe_history import ProbeHistory
 
@@ -38,13 +43,14 @@ def scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
     yield from ((kind, places) for kind, places in kinds.items() if len(places) > 1)
 
 
-def peak_cells(peak: Peak, names: Sequence[str], blocks: int) -> dict[str, Any]:
+def peak_cells(peak: Peak, names: Sequence[str], blocks: int, caution: str = "") -> dict[str, Any]:
     """What is said of a peak, or that there are too few blocks to say it.
 
     Args:
         peak: What was found.
         names: The sites of the scope.
         blocks: Blocks of the task that has fewer.
+        caution: What the words must add, see `ProbeSettings.caution`.
 
     Returns:
         Column name to value.
@@ -66,8 +72,13 @@ def peak_cells(peak: Peak, names: Sequence[str], blocks: int) -> dict[str, Any]:
         "p": peak.p,
         "leader": site_name(names, peak.leader),
         "indistinguishable": ", ".join(names[place] for place in peak.indistinguishable),
-        "words": peak.words(names),
+        "words": cautioned(peak.words(names), caution),
     }
+
+
+def cautioned(words: str, caution: str) -> str:
+    """The words of a verdict, with what must be added where the probe's schedule is lopsided."""
+    return f"{words} Caution: {caution}." if caution else words
 
 
 def site_name(names: Sequence[str], place: int) -> str:
@@ -77,7 +88,7 @@ def site_name(names: Sequence[str], place: int) -> str:
 
 @dataclass(frozen=True)
 class Profiles:
-    """One pair's agreement at every probe of a run, along depth.
+    """One pair's agreement at every whole burst of a run, along depth.
 
     Shapes: T probes, S sites, D blocks left out.
 
@@ -152,7 +163,7 @@ def resolved_throughout(burst: Sequence[Agreement]) -> Tensor:
 def movement_of_run(
     history: ProbeHistory, sites: Sequence[Site], reference: str, pair: Pair
 ) -> Movement:
-    """The verdict on movement of one pair in one run.
+    """The verdict on movement of one pair in one run; bursts that were cut short take no part.
 
     Args:
         history: The run's probes.
@@ -164,9 +175,11 @@ def movement_of_run(
         The verdict; it speaks of this run alone.
     """
     profiles = Profiles.of(history, sites, reference, pair)
+    if not profiles.bursts:
+        return too_few(seeds=1)
     kept = always_resolved(profiles.resolved) & (profiles.depth >= 0)
     u = profiles.bursts[0][0].u
-    return movement_within_run(
+    found = movement_within_run(
         profiles.cosine[:, kept],
         profiles.cosine_without[..., kept],
         profiles.depth[kept],
@@ -175,3 +188,4 @@ def movement_of_run(
         shared=u.shared,
         level=history.settings.level,
     )
+    return replace(found, words=cautioned(found.words, history.settings.caution))

@@ -21,6 +21,7 @@ from crosstune.foundation.statistics.intervals import (
 from crosstune.interference.agreement import LEVEL
 
 MIN_PROBES = 10
+MIN_LAYERS = 3
 MIN_SEEDS = 2
 MAX_SEEDS = 1000
 
@@ -36,7 +37,8 @@ class Movement:
         excluded_above: A change larger than this, either way, is excluded: the larger of the bounds'
             magnitudes; NaN where there is no interval.
         relevant: The smallest change that was to be found.
-        needs_seeds: Seeds that would bring the half-width down to ``relevant``; NaN where unknown.
+        needs_seeds: Seeds with which a study like this would exclude ``relevant``; NaN where unknown, and
+            where the change itself is not below it, so that no number of seeds would.
         seeds, probes, sites: What the verdict rests on.
         words: The verdict as a sentence.
     """
@@ -126,7 +128,8 @@ def movement_across_seeds(
     interval = interval_from(change.mean(0), [mean_spread(change)], level)
     worth = relevant_change(cosine, depth) if relevant is None else relevant
     error = float(change.std(0)) if len(change) > 1 else math.nan
-    return _verdict(interval, worth, _Basis(len(cosine), len(steps), len(depth), error), "seeds")
+    basis = _Basis(len(cosine), len(steps), len(depth), len(depth.unique()), error)
+    return _verdict(interval, worth, basis, "seeds")
 
 
 def movement_within_run(
@@ -165,8 +168,15 @@ def movement_within_run(
         _scatter_about_line(depth_slope(cosine, depth), steps, span),
     ]
     interval = interval_from(migration(cosine, depth, steps) * span, spreads, level)
-    basis = _Basis(1, len(steps), len(depth), math.nan)
+    basis = _Basis(1, len(steps), len(depth), len(depth.unique()), math.nan)
     return _verdict(interval, relevant_change(cosine, depth), basis, "this run")
+
+
+def too_few(seeds: int) -> Movement:
+    """The verdict where no probe was made."""
+    nothing = torch.tensor(math.nan, dtype=torch.float64)
+    interval = Interval(nothing, nothing, nothing, LEVEL, nothing)
+    return _verdict(interval, math.nan, _Basis(seeds, 0, 0, 0, math.nan), "")
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,7 @@ class _Basis:
     seeds: int
     probes: int
     sites: int
+    layers: int
     between_seeds: float  # standard deviation of the change, NaN within one run
 
 
@@ -182,11 +193,12 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
     low, high = float(interval.low), float(interval.high)
     excluded = max(abs(low), abs(high)) if low == low else math.nan
     needs = math.nan
-    if basis.probes < MIN_PROBES or basis.sites < 3:
+    if basis.probes < MIN_PROBES or basis.layers < MIN_LAYERS or not math.isfinite(relevant):
         verdict = "too few"
         words = (
-            f"Movement cannot be judged: too few ({basis.probes} probes, {basis.sites} sites; "
-            f"it takes {MIN_PROBES} probes and 3 sites above the noise floor)."
+            f"Movement cannot be judged: too few ({basis.probes} probes, {basis.sites} sites in "
+            f"{basis.layers} layers; it takes {MIN_PROBES} probes and {MIN_LAYERS} layers with sites "
+            "above the noise floor)."
         )
     elif low > 0 or high < 0:
         verdict = "shown"
@@ -201,10 +213,11 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
         )
     else:
         verdict = "too noisy"
-        needs = seeds_needed(basis.between_seeds, relevant, interval.level)
+        margin = relevant - abs(float(interval.value))
+        needs = seeds_needed(basis.between_seeds, margin, interval.level, basis.seeds + 1)
         words = (
             f"Movement cannot be told ({scope}): too noisy to exclude a change of {relevant:.3g} "
-            f"per layer (needs {'more' if math.isnan(needs) else f'{needs:.0f}'} seeds)."
+            f"per layer ({_remedy(needs, margin)})."
         )
     return Movement(
         verdict=verdict,
@@ -221,13 +234,28 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
     )
 
 
-def seeds_needed(between_seeds: float, relevant: float, level: float = LEVEL) -> float:
-    """The smallest number of seeds whose half-width is at most the relevant change; NaN where unknown."""
-    if not (between_seeds >= 0 and relevant > 0):
+def _remedy(needs: float, margin: float) -> str:
+    """What would tell movement, in words."""
+    if margin <= 0:
+        return "the change found is not smaller, so more seeds would not exclude it"
+    return f"needs {'more' if math.isnan(needs) else f'{needs:.0f}'} seeds"
+
+
+def seeds_needed(
+    between_seeds: float, margin: float, level: float = LEVEL, at_least: int = MIN_SEEDS
+) -> float:
+    """The smallest number of seeds, from ``at_least`` on, whose half-width is at most the margin; NaN where unknown.
+
+    A change c is excluded where |c| + half-width ≤ relevant, so the margin is relevant − |c|.
+
+    Returns:
+        A whole number of seeds.
+    """
+    if not (between_seeds >= 0 and margin > 0):
         return math.nan
-    seeds = torch.arange(MIN_SEEDS, MAX_SEEDS + 1, dtype=torch.float64)
+    seeds = torch.arange(at_least, MAX_SEEDS + 1, dtype=torch.float64)
     reach = t_quantile(0.5 + level / 2, seeds - 1) * between_seeds / seeds.sqrt()
-    enough = (reach <= relevant).nonzero()
+    enough = (reach <= margin).nonzero()
     return float(seeds[enough[0, 0]]) if len(enough) else math.nan
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +73,7 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
         self._frozen: dict[str, FrozenGradients] = {}
         self._trackers = Trackers()
         self._restored: tuple[str, Path] | None = None
+        self._told = -1  # step of the newest state that trackers were told of
 
     # ---- what was measured ----
 
@@ -100,7 +100,7 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
 
     @property
     def agreement_windows(self) -> Table:
-        """The agreement over each window, the unfinished one included."""
+        """The agreement over each window's whole bursts, the unfinished window included."""
         return windows_table(self.history, self.comparison.sites, self.history.windows())
 
     @property
@@ -140,6 +140,7 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
         blocks = self._known_blocks() or choose_blocks(model, tokenizer, self._rows, self.settings)
         self._comparison = Comparison.prepare(model, tokenizer, self._rows, self.settings, blocks)
         self._resume()
+        self._told = self.history.last_step
         self._look(args, state, model)
 
     def on_step_end(
@@ -166,9 +167,11 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Write the unfinished window and the verdict on movement."""
+        """Write the unfinished window and the verdict on movement; tell trackers of a burst cut short."""
         if not self.history.states:
             return
+        if self._told < self.history.last_step:
+            self._tell(args, state, kwargs.get("model"))
         if not self.settings.ends_window(self.history.last_step):
             self._write_window()
         if self._writes:
@@ -204,13 +207,19 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
             return
         began = time.perf_counter()
         self.measure(model, step)
-        if self.settings.ends_burst(step):
-            burst = self.history.probes()[-1]
-            scalars = burst_scalars(self.history, self.comparison.sites, burst)
-            self._trackers.send(scalars, step, args, state, model)
+        # Trackers may close their runs when training ends: its last step is told of before.
+        if self.settings.ends_burst(step) or step == state.max_steps:
+            self._tell(args, state, model)
         if self.settings.ends_window(step):
             self._write_window()
         self.seconds += time.perf_counter() - began
+
+    def _tell(self, args: TrainingArguments, state: TrainerState, model: nn.Module | None) -> None:
+        """Send the scalars of the newest burst to trackers and log history."""
+        self._told = self.history.last_step
+        burst = self.history.bursts()[-1]
+        scalars = burst_scalars(self.history, self.comparison.sites, burst)
+        self._trackers.send(scalars, self._told, args, state, model)
 
     # ---- the run folder ----
 
@@ -221,12 +230,14 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
     def _write_window(self) -> None:
         if not self._writes:
             return
-        window: Sequence[State] = self.history.windows()[-1]
+        states = self.history.newest_window()
+        judged = [w for w in self.history.windows() if w[0].step >= states[0].step]
         sites = self.comparison.sites
-        part = f"{self.settings.stage}-{window[0].step:08d}"
-        self._write(states_table(self.history, sites, window), part)
-        self._write(windows_table(self.history, sites, [window]), part)
-        self._write(peaks_table(self.history, sites, [window]), part)
+        part = f"{self.settings.stage}-{states[0].step:08d}"
+        self._write(states_table(self.history, sites, states), part)
+        if judged:
+            self._write(windows_table(self.history, sites, judged), part)
+            self._write(peaks_table(self.history, sites, judged), part)
 
     def _write(self, table: Table, part: str) -> None:
         if self._run is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -69,19 +69,33 @@ class ProbeHistory:
         """Every reference and pair that has a figure at each state."""
         return ((reference, pair) for reference in self.references for pair in self.pairs)
 
+    def bursts(self) -> list[list[State]]:
+        """The states of each burst, also of one that was cut short."""
+        return _grouped(self.states, self.settings.probe_at)
+
     def probes(self) -> list[list[State]]:
-        """The states of each probe's burst."""
-        return self._grouped(1)
+        """The states of each whole burst.
+
+        One that was cut short, by the training's end or a resume without history, is no probe: an
+        oscillation that cancels in the others shows in it as a change.
+
+        Returns:
+            The states of one burst after another.
+        """
+        whole = self.settings.states_a_burst
+        return [burst for burst in self.bursts() if len(burst) == whole]
+
+    def judged_states(self) -> list[State]:
+        """The states of all whole bursts: those that means over several states are taken of."""
+        return [state for burst in self.probes() for state in burst]
 
     def windows(self) -> list[list[State]]:
-        """The states of each window."""
-        return self._grouped(self.settings.window)
+        """The states of each window's whole bursts; a window without any is left out."""
+        return _grouped(self.judged_states(), self.settings.window_at)
 
-    def _grouped(self, probes: int) -> list[list[State]]:
-        def number(state: State) -> int:
-            return self.settings.probe_at(state.step) // probes
-
-        return [list(states) for _, states in groupby(self.states, key=number)]
+    def newest_window(self) -> list[State]:
+        """The states of the newest window, also those of a burst that was cut short."""
+        return _grouped(self.states, self.settings.window_at)[-1]
 
     def save(self, folder: Path, identity: str) -> None:
         """Write everything into a folder, the same for every process.
@@ -141,6 +155,11 @@ class ProbeHistory:
             _state(index, step, about, tensors) for index, step in enumerate(about["steps"])
         ]
         return str(about["identity"])
+
+
+def _grouped(states: Sequence[State], number: Callable[[int], int]) -> list[list[State]]:
+    """Neighbours whose steps have the same number, together."""
+    return [list(group) for _, group in groupby(states, key=lambda state: number(state.step))]
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ class ProbeSettings(AgreementSettings):
     every: int = 100
     """A probe starts at optimizer step 0, `every`, 2 × `every`, …"""
     burst: int = 4
-    """Consecutive states measured by one probe: one state rides the optimizer's oscillation."""
+    """Consecutive states measured by one probe: one state rides the optimizer's oscillation, which cancels in an
+    even number. An odd burst with an even `every` sees even steps more often, at 1 no others: every verdict says so."""
     window: int = 5
     """Probes that make one window; conflict is said only of window means."""
     reference: Literal["current", "frozen"] = "current"
@@ -105,6 +106,19 @@ class ProbeSettings(AgreementSettings):
                 remedy="Leave it out to compare all tasks at the same state.",
             )
 
+    @property
+    def states_a_burst(self) -> int:
+        """How many states a whole burst has; a burst cannot outlast the time to the next probe."""
+        return min(self.burst, self.every)
+
+    @property
+    def caution(self) -> str:
+        """What every verdict over several states must add; empty where steps of both parities weigh alike."""
+        if self.states_a_burst % 2 == 0 or self.every % 2 == 1:
+            return ""
+        seen = "only even steps were" if self.states_a_burst == 1 else "even steps were more often"
+        return f"{seen} seen, so an oscillation does not cancel"
+
     def measures(self, step: int) -> bool:
         """True where the state after this many optimizer steps belongs to a probe's burst."""
         return step % self.every < self.burst
@@ -112,6 +126,10 @@ class ProbeSettings(AgreementSettings):
     def probe_at(self, step: int) -> int:
         """The number, from 0, of the probe whose burst this step belongs to."""
         return step // self.every
+
+    def window_at(self, step: int) -> int:
+        """The number, from 0, of the window that this step's probe belongs to."""
+        return self.probe_at(step) // self.window
 
     def ends_burst(self, step: int) -> bool:
         """True where the next state does not belong to this step's probe."""

@@ -61,6 +61,9 @@ WINDOWS_COLUMNS = (
     *SITE_COLUMNS,
     *FIGURE_COLUMNS,
     Column("conflict_p", "float64", "value", about="One-sided p of the conflict, Holm-adjusted."),
+    Column(
+        "agree", "bool", "label", about="Lower bound of U_AB above 0 after Holm over the sites."
+    ),
     Column("sd_states", "float64", "value", about="Spread of the one-state cosines in the window."),
     Column("sd_states_inner", "float64", "value", about="Spread of the one-state U_AB."),
     _STATES,
@@ -127,7 +130,9 @@ def windows_table(
         {**_where(history, states, reference, pair), **row}
         for states in windows
         for reference, pair in history.series()
-        for row in _window_rows(sites, window_agreement(history, states, reference, pair))
+        for row in _window_rows(
+            sites, window_agreement(history, states, reference, pair), history.settings.caution
+        )
     )
     return Table("agreement_windows", WINDOWS_COLUMNS, rows)
 
@@ -165,7 +170,7 @@ def window_agreement(
         "window", settings.stage, states[0].step, reference, *pair
     )
     found = [state.agreement(reference, pair, settings.level) for state in states]
-    return window_of(found, generator, settings.level)
+    return window_of(found, generator, settings.level, settings.states_a_burst)
 
 
 def burst_scalars(
@@ -213,13 +218,14 @@ def _where(history: ProbeHistory, states: Sequence[State], reference: str, pair:
     }
 
 
-def _window_rows(sites: Sequence[Site], found: WindowAgreement) -> Iterator[Row]:
+def _window_rows(sites: Sequence[Site], found: WindowAgreement, caution: str) -> Iterator[Row]:
     for place, site in enumerate(sites):
         yield {
             **site_cells(site),
             **interval_cells(found, place),
-            "verdict": _verdict(found, place),
+            "verdict": _verdict(found, place, caution),
             "conflict_p": float(found.conflict_p[place]),
+            "agree": bool(found.agree[place]),
             "sd_states": float(found.state_sd_cosine[place]),
             "sd_states_inner": float(found.state_sd_inner[place]),
             "states": found.states,
@@ -228,16 +234,17 @@ def _window_rows(sites: Sequence[Site], found: WindowAgreement) -> Iterator[Row]
         }
 
 
-def _verdict(found: WindowAgreement, place: int) -> str:
+def _verdict(found: WindowAgreement, place: int, caution: str) -> str:
     if float(found.u.aa[place]) == 0 or float(found.u.bb[place]) == 0:
         return "undefined: a gradient is exactly zero"
     if math.isnan(float(found.inner.low[place])):
         return "too few blocks or states for an interval"
     if not bool(found.resolved[place]):
         return "below noise floor"
-    if bool(found.conflict[place]):
-        return "conflict"
-    return "agreement" if float(found.inner.low[place]) > 0 else "neither shown"
+    shown = "conflict" if found.conflict[place] else "agreement" if found.agree[place] else ""
+    if not shown:
+        return "neither shown"
+    return f"{shown}; {caution}" if caution else shown
 
 
 def _peak_rows(
@@ -265,7 +272,7 @@ def _peak_rows(
         rules = heuristics(cosines[:, places], single[-1].norm_b[places], len(states))
         yield {
             "scope": scope,
-            **peak_cells(peak, names, min(found.u.sizes)),
+            **peak_cells(peak, names, min(found.u.sizes), history.settings.caution),
             "gap_site": site_name(names, rules.gap_site),
             "windowed_site": site_name(names, rules.windowed_site),
             "weighted_site": site_name(names, rules.weighted_site),

@@ -23,6 +23,7 @@ from crosstune.foundation.statistics.intervals import (
 from crosstune.foundation.statistics.series import (
     block_bootstrap,
     block_length,
+    detrended,
     effective_sample_size,
     replicate_spread,
 )
@@ -31,11 +32,15 @@ from crosstune.interference.agreement import (
     MIN_RELIABILITY,
     Agreement,
     UStatistics,
+    agrees,
     conflicts,
     corrected_cosine,
+    norm_bounds,
 )
 
 MIN_STATES = 4
+MIN_BURSTS = 2
+MIN_BURSTS_FOR_A_LINE = 4  # with fewer, a line would leave no freedom worth having
 RESAMPLES = 1000
 
 
@@ -43,9 +48,16 @@ RESAMPLES = 1000
 class WindowAgreement:
     """Agreement over a window of states, per site.
 
-    Intervals hold two independent sources of error: the blocks (joint jackknife, one block deleted at all
-    states) and the states (moving-block bootstrap). Block noise that differs from state to state enters
-    both, so they err on the wide side. Fewer than 4 states, or fewer than 8 blocks: NaN bounds.
+    An interval speaks of the mean over *this window's path*: were its states drawn anew about the same
+    course, and the rows anew from their tasks. It holds two independent sources of error: the blocks
+    (joint jackknife, one block deleted at all states) and the states. The states' error is that of
+    fluctuations about a straight line through the window's bursts, since a trend (norms that fall while
+    training converges) is part of the path and no error of its mean. The unit is the burst: consecutive
+    states depend on each other. Bursts are resampled (moving blocks); with fewer than 4 of them no line
+    is taken out, and a trend then widens the interval.
+
+    Block noise that differs from state to state enters both sources, so they err on the wide side. Fewer
+    than 4 states, 2 bursts or 8 blocks: NaN bounds. ``resolved`` asks the blocks alone, at 4 states or more.
 
     Attributes:
         states: Number of states.
@@ -53,8 +65,9 @@ class WindowAgreement:
         cosine, inner: The cosine of window means, and the window mean of U_AB.
         spreads_cosine, spreads_inner: Their deviations, blocks then states; for differences of sites.
         state_sd_cosine, state_sd_inner: Standard deviation between states.
-        effective_states: Effective sample size of the states for U_AB.
-        resolved, conflict, conflict_p: As at one state, from the window's figures.
+        effective_states: Independent states about the line that would know U_AB's mean as precisely, at
+            most all.
+        resolved, conflict, conflict_p, agree: As at one state, from the window's figures.
 
     Shapes: every tensor [S]; rows of the spreads [D, S].
     """
@@ -71,6 +84,7 @@ class WindowAgreement:
     resolved: Tensor
     conflict: Tensor
     conflict_p: Tensor
+    agree: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,7 @@ class SeedAgreement:
     resolved: Tensor  # at every seed
     conflict: Tensor
     conflict_p: Tensor
+    agree: Tensor
 
 
 class Window:
@@ -97,9 +112,13 @@ class Window:
 
     Kept are, for each state, the three U-statistics, and the sums over states of their values without each
     block: D · S numbers however many states pass.
+
+    Args:
+        burst: Consecutive states that make one burst; bursts are equally spaced.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, burst: int = 1) -> None:
+        self._burst = burst
         self._history: list[Tensor] = []  # [3, S] of each state
         self._energies: list[Tensor] = []  # [2, S]: squared norms of the mean gradients
         self._without: Tensor | None = None  # [3, D, S]
@@ -142,7 +161,7 @@ class Window:
             The agreement over the window.
 
         Raises:
-            MeasurementError: No state was added.
+            MeasurementError: No state was added, or a burst is not whole.
         """
         if self._without is None:
             raise MeasurementError(
@@ -150,6 +169,13 @@ class Window:
                 law="must hold a state",
                 found="none",
                 remedy="Add the agreement of at least one state.",
+            )
+        if len(self) % self._burst:
+            raise MeasurementError(
+                "window",
+                law=f"must hold whole bursts of {self._burst} states",
+                found=f"{len(self)} states",
+                remedy="Leave out a burst that was cut short: an oscillation does not cancel in it.",
             )
         history = torch.stack(self._history)
         aa, bb, ab = history.mean(0).unbind(0)
@@ -165,14 +191,14 @@ class Window:
             shared=self._shared,
         )
         reliability = (history[:, :2].mean(0) / torch.stack(self._energies).mean(0)).amin(0)
-        return _judge(u, history, reliability, generator, level)
+        return _judge(u, history.unflatten(0, (-1, self._burst)), reliability, generator, level)
 
 
 def window_of(
-    states: Sequence[Agreement], generator: torch.Generator, level: float = LEVEL
+    states: Sequence[Agreement], generator: torch.Generator, level: float = LEVEL, burst: int = 1
 ) -> WindowAgreement:
-    """The agreement over the given states, equally spaced and in order."""
-    window = Window()
+    """The agreement over the given states, in order: whole bursts, equally spaced."""
+    window = Window(burst)
     for state in states:
         window.add(state)
     return window.result(generator, level)
@@ -217,6 +243,7 @@ def across_seeds(windows: Sequence[WindowAgreement], level: float = LEVEL) -> Se
         resolved=torch.stack([window.resolved for window in windows]).all(0),
         conflict=conflict,
         conflict_p=conflict_p,
+        agree=agrees(inner),
     )
 
 
@@ -227,64 +254,79 @@ def _judge(
     generator: torch.Generator,
     level: float,
 ) -> WindowAgreement:
-    """The window's figures from its means and the history [T, 3, S] of its states."""
-    effective = effective_sample_size(history)  # [3, S]
-    replicates = block_bootstrap(history, generator, resamples=RESAMPLES)
-    cosines = _cosines(replicates)
-    states = len(history)
-    # One number for all sites, so that differences of sites have it too.
-    df = _state_df(effective, states)
-    figures = {
-        "cosine": (u.cosine, u.cosine_without, cosines),
-        "inner": (u.ab, u.ab_without, replicates[:, 2]),
-        "aa": (u.aa, u.aa_without, replicates[:, 0]),
-        "bb": (u.bb, u.bb_without, replicates[:, 1]),
-    }
-    spreads = {
-        name: (u.spread(without), _state_spread(again, states, df))
-        for name, (_, without, again) in figures.items()
-    }
-    intervals = {
-        name: interval_from(value, spreads[name], level) for name, (value, _, _) in figures.items()
-    }
-    conflict, conflict_p = conflicts(intervals["inner"])
+    """The window's figures from its means and the history [bursts, burst, 3, S] of its states."""
+    states = history.flatten(0, 1)
+    by_cosine, by_inner = _state_spreads(history, generator)
+    spreads_cosine = (u.spread(u.cosine_without), by_cosine)
+    spreads_inner = (u.spread(u.ab_without), by_inner)
+    inner = interval_from(u.ab, spreads_inner, level)
+    conflict, conflict_p = conflicts(inner)
+    low_aa, low_bb, _, _ = norm_bounds(u, level)
+    above_noise = (low_aa > 0) & (low_bb > 0) & (reliability >= MIN_RELIABILITY)
     return WindowAgreement(
-        states=states,
+        states=len(states),
         u=u,
-        cosine=intervals["cosine"],
-        inner=intervals["inner"],
-        spreads_cosine=spreads["cosine"],
-        spreads_inner=spreads["inner"],
-        state_sd_cosine=_sd(_cosines(history)),
-        state_sd_inner=_sd(history[:, 2]),
-        effective_states=effective[2],
-        resolved=(intervals["aa"].low > 0)
-        & (intervals["bb"].low > 0)
-        & (reliability >= MIN_RELIABILITY),
+        cosine=interval_from(u.cosine, spreads_cosine, level),
+        inner=inner,
+        spreads_cosine=spreads_cosine,
+        spreads_inner=spreads_inner,
+        state_sd_cosine=_sd(_cosines(states)),
+        state_sd_inner=_sd(states[:, 2]),
+        effective_states=_effective(states[:, 2], by_inner),
+        resolved=above_noise & (len(states) >= MIN_STATES),
         conflict=conflict,
         conflict_p=conflict_p,
+        agree=agrees(inner),
     )
 
 
-def _state_spread(replicates: Tensor, states: int, df: float) -> Spread:
-    if states < MIN_STATES:
-        return Spread(torch.full_like(replicates[:1], math.nan), math.nan)
-    return replicate_spread(replicates, states, df)
+def _state_spreads(history: Tensor, generator: torch.Generator) -> tuple[Spread, Spread]:
+    """The deviations of the cosine and of U_AB that come from the states, [bursts, burst, 3, S] → [R, S].
 
-
-def _state_df(effective: Tensor, states: int) -> float:
-    """Degrees of freedom of the states' variance, from the median site's effective states.
-
-    A block-bootstrap variance has itself the relative variance 4/3 · b/T (Künsch 1989), which is that
-    of a variance with 3/2 · T/b degrees of freedom; one more is lost to the mean.
+    The series is that of the bursts' means without its line; runs of the bootstrap are whole bursts,
+    about the cube root of the number of states long.
 
     Returns:
-        At least 1; NaN with too few states.
+        Both, with the same degrees of freedom; NaN with too few states or bursts.
     """
-    if states < MIN_STATES:
-        return math.nan
-    independent = min(float(effective[2].nanmedian()), 1.5 * states / block_length(states))
-    return max(1.0, independent - 1)
+    bursts, burst = history.shape[:2]
+    if bursts < MIN_BURSTS or bursts * burst < MIN_STATES:
+        nothing = torch.full_like(history[0, :1, 0], math.nan)
+        return Spread(nothing, math.nan), Spread(nothing, math.nan)
+    line = bursts >= MIN_BURSTS_FOR_A_LINE
+    series = detrended(history.mean(1)) if line else history.mean(1)
+    run = block_length(bursts) if burst == 1 else max(1, round(math.cbrt(bursts * burst) / burst))
+    replicates = block_bootstrap(series, generator, resamples=RESAMPLES, block=run)
+    df = _state_df(series, run, line)
+    by_cosine, by_inner = (
+        replicate_spread(values, bursts, df, block=run, line=line)
+        for values in (_cosines(replicates), replicates[:, 2])
+    )
+    return by_cosine, by_inner
+
+
+def _state_df(series: Tensor, run: int, line: bool) -> float:
+    """Degrees of freedom of the states' variance: one number for all sites, so that their differences have it too.
+
+    The median site's effective bursts speak. A block-bootstrap variance has itself the relative variance
+    4/3 · b/T (Künsch 1989), which is that of a variance with 3/2 · T/b degrees of freedom; runs of one burst
+    have no such loss. One more is lost to the mean and one to the line.
+
+    Returns:
+        At least 1.
+    """
+    independent = float(effective_sample_size(series[:, 2]).nanmedian())
+    if run > 1:
+        independent = min(independent, 1.5 * len(series) / run)
+    return max(1.0, independent - (2 if line else 1))
+
+
+def _effective(inner: Tensor, by_inner: Spread) -> Tensor:
+    """How many independent states with these fluctuations know their mean as precisely, [T, S] → [S]."""
+    states = len(inner)
+    error = by_inner.variance
+    worth = (_sd(detrended(inner)).square() / error).clamp(1.0, float(states))
+    return torch.where(error == 0, float(states), worth)
 
 
 def _mean_rows(spreads: Sequence[Spread]) -> Spread:

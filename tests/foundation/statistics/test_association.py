@@ -48,3 +48,10 @@ def test_too_little_is_unmeasured() -> None:
 def test_lists_of_different_length_are_refused() -> None:
     with pytest.raises(MeasurementError, match="as many values"):
         rank_correlation(torch.ones(3), torch.ones(4))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_perfect_order_of_a_few_has_no_interval(sign: int) -> None:
+    found = rank_correlation(torch.arange(4.0), sign * torch.arange(4.0))
+    assert float(found.value) == pytest.approx(sign)
+    assert found.low.isnan() and found.high.isnan()

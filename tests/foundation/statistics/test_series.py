@@ -11,6 +11,7 @@ from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.statistics.series import (
     block_bootstrap,
     block_length,
+    detrended,
     effective_sample_size,
     replicate_spread,
 )
@@ -92,3 +93,24 @@ def test_the_same_generator_gives_the_same_draws() -> None:
 def test_an_empty_series_is_refused() -> None:
     with pytest.raises(MeasurementError, match="must hold a value"):
         block_bootstrap(torch.empty(0), generator())
+
+
+def test_a_line_is_taken_out_and_the_mean_stays() -> None:
+    noise = torch.randn(9, 3, generator=generator(), dtype=torch.float64)
+    time = torch.arange(9, dtype=torch.float64)[:, None]
+    left = detrended(noise + 2 * time + 5)
+    torch.testing.assert_close(left, detrended(noise) + 2 * 4 + 5)
+    torch.testing.assert_close(left.mean(0), noise.mean(0) + 13)
+    assert (time * (left - left.mean(0))).sum(0).abs().max() < 1e-9
+    assert torch.equal(detrended(torch.ones(1, 2)), torch.ones(1, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("length", "block"), [(5, 1), (8, 2), (12, 3), (24, 3)])
+@pytest.mark.parametrize("line", [False, True])
+def test_the_bootstrap_variance_is_that_of_a_mean(length: int, block: int, line: bool) -> None:
+    """Of white noise, 1/T, also when a line was taken out; 3,000 series know it within 5 %."""
+    series = torch.randn(length, 3000, generator=generator(), dtype=torch.float64)
+    data = detrended(series) if line else series
+    means = block_bootstrap(data, generator(), block=block, resamples=4000)
+    spread = replicate_spread(means, length, 5.0, block=block, line=line)
+    assert float(spread.variance.mean()) * length == pytest.approx(1.0, abs=0.06)

@@ -16,7 +16,8 @@ def rank_correlation(x: Tensor, y: Tensor, level: float = 0.95) -> Interval:
     """Spearman's ρ of two lists, with its interval; pairs of which one is NaN take no part.
 
     Fewer than 2 pairs, or a constant list: NaN. Fewer than 4 pairs: NaN bounds. The interval assumes that
-    pairs are independent; sites of one model are not quite, so it is a guide. At |ρ| = 1 it has no width.
+    pairs are independent; sites of one model are not quite, so it is a guide. At |ρ| = 1 its formula would
+    have no width, which so few pairs cannot prove: NaN bounds.
 
     Returns:
         ρ with its interval; all shapes [].
@@ -42,7 +43,7 @@ def rank_correlation(x: Tensor, y: Tensor, level: float = 0.95) -> Interval:
     varied = n >= 2 and float(first.std()) > 0 and float(second.std()) > 0
     rho = float(stats.spearmanr(first.numpy(), second.numpy()).statistic) if varied else math.nan
     reach = math.nan
-    if n >= 4:
+    if n >= 4 and abs(rho) < 1 - 1e-12:
         reach = float(special.ndtri(0.5 + level / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3))
     centre = torch.atanh(torch.tensor(rho, dtype=torch.float64))
     low, high = (torch.tanh(centre + sign * reach) for sign in (-1, 1))

@@ -1,4 +1,4 @@
-"""What a series of dependent values is worth: effective sample size and the moving-block bootstrap."""
+"""What a series of dependent values is worth: effective sample size, fluctuations about a line, moving-block bootstrap."""
 
 from __future__ import annotations
 
@@ -39,6 +39,21 @@ def effective_sample_size(series: Tensor) -> Tensor:
     size = length / (2 * pairs.sum(0) - 1).clamp(min=1.0)
     size = torch.where(covariance[0] == 0, float(length), size)
     return torch.where(data.isnan().any(0), math.nan, size)
+
+
+def detrended(series: Tensor) -> Tensor:
+    """The series without its least-squares line in time; its mean stays where it was.
+
+    Shapes: series [T, ...], equally spaced → [T, ...].
+
+    Returns:
+        The series' fluctuations about the line, around its mean.
+    """
+    data = as_float64(series, "series")
+    time = _centred_time(data.shape[0])
+    slope = torch.tensordot(time, data, dims=1) / time.square().sum().clamp(min=1e-300)
+    line: Tensor = time.reshape(-1, *[1] * (data.ndim - 1)) * slope
+    return data - line
 
 
 def block_bootstrap(
@@ -82,19 +97,36 @@ def block_length(length: int) -> int:
     return min(max(2, math.ceil(round(math.cbrt(length), 9))), length)
 
 
-def replicate_spread(replicates: Tensor, length: int, df: float) -> Spread:
+def replicate_spread(
+    replicates: Tensor, length: int, df: float, *, block: int | None = None, line: bool = False
+) -> Spread:
     """The deviations of a figure given its block-bootstrap replicates.
 
     Runs that fill a share b/T of the series repeat each other, which makes the bootstrap variance of a
-    mean too small by the factor 1 − b/T, to first order, for independent values; it is taken out here.
+    mean too small by the factor 1 − b/T for independent values; a line taken out of the series makes
+    it smaller still, by what the line explains of a run's mean. Both are taken out here.
 
-    Shapes: replicates [R, ...].
+    Args:
+        replicates: [R, ...].
+        length: T, the length of the series.
+        df: Degrees of freedom of the variance.
+        block: Length of a run, as given to ``block_bootstrap``.
+        line: Whether the series was ``detrended``.
 
     Returns:
         The corrected deviations; NaN where the series is no longer than one run.
     """
-    resamples, run = replicates.shape[0], block_length(length)
+    run = block_length(length) if block is None else min(block, length)
     if length <= run:
         return Spread(torch.full_like(replicates[:1], math.nan), math.nan)
-    scale = math.sqrt(length / (length - run) / (resamples - 1))
+    kept = 1 - run / length
+    if line:
+        time = _centred_time(length)
+        means = time.unfold(0, run, 1).mean(1)
+        kept -= run * float(means.square().mean() / time.square().sum())
+    scale = 1 / math.sqrt(kept * (replicates.shape[0] - 1))
     return Spread(scale * (replicates - replicates.mean(0)), df)
+
+
+def _centred_time(length: int) -> Tensor:
+    return torch.arange(length, dtype=torch.float64) - (length - 1) / 2

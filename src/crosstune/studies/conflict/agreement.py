@@ -47,6 +47,9 @@ _AGREEMENT = (
     Column(
         "conflict", "bool", "label", about="Upper bound of U_AB below 0 after Holm over the sites."
     ),
+    Column(
+        "agree", "bool", "label", about="Lower bound of U_AB above 0 after Holm over the sites."
+    ),
     Column("conflict_p", "float64", "label", about="One-sided, Holm-adjusted over the sites."),
     Column(
         "sd_states", "float64", "value", about="Spread of the one-state cosines, mean over seeds."
@@ -82,6 +85,11 @@ class StageProbe:
         """The pairs of tasks."""
         return self.histories[0].pairs
 
+    @property
+    def has_probes(self) -> bool:
+        """Some burst was measured to its end; with none there is nothing to take means of."""
+        return bool(self.histories[0].probes())
+
     def over_seeds(self, window: int | None, pair: Pair) -> SeedAgreement:
         """The agreement over the seeds' windows.
 
@@ -97,7 +105,7 @@ class StageProbe:
             for history in self.histories
         ]
         if len(found) > 1:
-            return across_seeds(found)
+            return across_seeds(found, self.histories[0].settings.level)
         only = found[0]
         return SeedAgreement(
             seeds=1,
@@ -107,6 +115,7 @@ class StageProbe:
             resolved=only.resolved,
             conflict=only.conflict,
             conflict_p=only.conflict_p,
+            agree=only.agree,
         )
 
 
@@ -143,7 +152,8 @@ def agreement(probes: Sequence[StageProbe]) -> Table:
     Returns:
         One row for each stage, window, pair and site.
     """
-    return Table("agreement", _AGREEMENT, (row for probe in probes for row in _agreement(probe)))
+    rows = (row for probe in probes if probe.has_probes for row in _agreement(probe))
+    return Table("agreement", _AGREEMENT, rows)
 
 
 def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
@@ -213,6 +223,7 @@ def _figures(found: SeedAgreement, place: int) -> dict[str, Any]:
         "inner_high": float(found.inner.high[place]),
         "resolved": bool(found.resolved[place]),
         "conflict": bool(found.conflict[place]),
+        "agree": bool(found.agree[place]),
         "conflict_p": float(found.conflict_p[place]),
     }
 
@@ -244,13 +255,13 @@ def pair_name(pair: Pair) -> str:
 
 
 def _states(history: ProbeHistory, window: int | None) -> list[State]:
-    return history.states if window is None else history.windows()[window]
+    return history.judged_states() if window is None else history.windows()[window]
 
 
 def _sites(cell: Run, stage: str) -> tuple[Site, ...]:
-    """The probe's sites in their order, which is that of the rows of any one window."""
-    rows = [row for row in cell.table("agreement_windows").rows() if row["stage"] == stage]
-    same = ("start_step", "reference", "task_a", "task_b")
+    """The probe's sites in their order, which is that of the rows of any one state."""
+    rows = [row for row in cell.table("agreement_states").rows() if row["stage"] == stage]
+    same = ("step", "reference", "task_a", "task_b")
     return tuple(site_of(row) for row in rows if all(row[name] == rows[0][name] for name in same))
 
 

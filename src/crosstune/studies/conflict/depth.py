@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from crosstune.foundation.records import Column, Table
-from crosstune.interference.depth import Profiles, movement_of_run, peak_cells, scopes
-from crosstune.interference.movement import Movement, always_resolved, movement_across_seeds
+from crosstune.interference.depth import (
+    Profiles,
+    cautioned,
+    movement_of_run,
+    peak_cells,
+    scopes,
+)
+from crosstune.interference.movement import (
+    Movement,
+    always_resolved,
+    movement_across_seeds,
+    too_few,
+)
 from crosstune.interference.peaks import find_peak
 from crosstune.studies.conflict.agreement import PAIR, Pair, StageProbe, pair_name
 from crosstune.studies.conflict.tables import STAGE
@@ -51,11 +63,16 @@ def peaks(probes: Sequence[StageProbe]) -> Table:
     Returns:
         One row for each stage, pair and scope.
     """
-    return Table("peaks_over_seeds", _PEAKS, (row for probe in probes for row in _peaks(probe)))
+    return Table(
+        "peaks_over_seeds",
+        _PEAKS,
+        (row for probe in probes if probe.has_probes for row in _peaks(probe)),
+    )
 
 
 def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
     told = {"kind", "peak_confidence", "p", "words", "indistinguishable"}
+    settings = probe.histories[0].settings
     for pair in probe.pairs:
         found = probe.over_seeds(None, pair)
         blocks = min(probe.histories[0].states[0].sums["current"][pair].sizes)
@@ -65,8 +82,10 @@ def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
                 [type(s)(s.rows[:, places], s.df) for s in found.spreads_cosine],
                 found.resolved[places],
                 found.conflict[places],
+                settings.level,
             )
-            cells = peak_cells(peak, [str(probe.sites[place]) for place in places], blocks)
+            names = [str(probe.sites[place]) for place in places]
+            cells = peak_cells(peak, names, blocks, settings.caution)
             yield {
                 "stage": probe.stage,
                 "pair": pair_name(pair),
@@ -95,6 +114,8 @@ def movement(probes: Sequence[StageProbe]) -> Table:
 
 def _moved(probe: StageProbe, pair: Pair) -> Movement:
     """Over seeds where there are several; sites below the noise floor at any probe of any seed take no part."""
+    if not probe.has_probes:
+        return too_few(len(probe.histories))
     first, *others = probe.histories
     if not others:
         return movement_of_run(first, probe.sites, "current", pair)
@@ -102,7 +123,8 @@ def _moved(probe: StageProbe, pair: Pair) -> Movement:
     depth, steps = profiles[0].depth, profiles[0].steps
     kept = always_resolved(torch.stack([one.resolved for one in profiles])) & (depth >= 0)
     cosines = torch.stack([one.cosine for one in profiles])[..., kept]
-    return movement_across_seeds(cosines, depth[kept], steps, level=first.settings.level)
+    found = movement_across_seeds(cosines, depth[kept], steps, level=first.settings.level)
+    return replace(found, words=cautioned(found.words, first.settings.caution))
 
 
 def _movement_cells(found: Movement) -> dict[str, Any]:
