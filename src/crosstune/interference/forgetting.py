@@ -6,6 +6,7 @@ L_A(θ_T) − L_A(θ_0) = Σ over chords and sites of ∫⟨g_A, dθ⟩: a callb
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -114,13 +115,19 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
             anatomy,
             names,
             self._gradients,
-            self._tolerance(model, names),
+            self._tolerance(model),
             self.settings.max_panels,
             keep=self._fits(model, names, references),
         )
         self._begin(model, state.global_step)
         if self._loaded is not None:
             self._restore(self._loaded)
+        elif state.global_step > 0:
+            warnings.warn(
+                f"The forgetting ledger begins at step {state.global_step}: it was not told what it had booked "
+                "before. Call `load_state` with the folder that `save_state` wrote to.",
+                stacklevel=2,
+            )
 
     def on_step_end(
         self,
@@ -315,10 +322,10 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
             for (task, side), rows in self._rows.items()
         ]
 
-    def _tolerance(self, model: nn.Module, names: tuple[str, ...]) -> Tolerance:
-        known = dict(model.named_parameters())
+    def _tolerance(self, model: nn.Module) -> Tolerance:
         half = {torch.float16, torch.bfloat16}
-        dtypes = [known[name].dtype for name in names]
+        # Of frozen weights too: a float32 adapter on a half-precision model is evaluated in half precision.
+        dtypes = [parameter.dtype for parameter in model.parameters()]
         if self._gradients.precision == "float32":
             dtypes = [torch.float32 if dtype in half else dtype for dtype in dtypes]
         coarsest = Tolerance.of_dtype(max(dtypes, key=lambda dtype: torch.finfo(dtype).eps))
