@@ -197,3 +197,10 @@ def test_rows_need_a_tokenizer() -> None:
     ledger = ForgettingLedger({"en": tiny.rows("en", 40)}, blocks=BlockSettings(4, 3, 16))
     with pytest.raises(MeasurementError, match="tokenizer=\\.\\.\\."):
         driven.Training(tiny.llama(), ledger).begin()
+
+
+def test_a_ledger_that_begins_late_says_so() -> None:
+    training = Training(tiny.model(), ledger())
+    training.state.global_step = 3
+    with pytest.warns(UserWarning, match="begins at step 3"):
+        training.begin()
