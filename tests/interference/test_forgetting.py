@@ -200,7 +200,7 @@ def test_rows_need_a_tokenizer() -> None:
 
 
 def test_a_ledger_that_begins_late_says_so() -> None:
-    training = driven.Training(tiny.model(), driven.ledger())
+    training = driven.Training(tiny.llama(), driven.ledger())
     training.state.global_step = 3
     with pytest.warns(UserWarning, match="begins at step 3"):
         training.begin()
