@@ -27,6 +27,7 @@ from crosstune.interference.windows import Window, WindowAgreement
 
 LAYERS = 12
 BLOCKS = 16
+BURST = 4
 DIMENSION = 175
 BASE = 0.2
 TOP = -0.3
@@ -39,15 +40,19 @@ class World:
     Attributes:
         cosines: True cosine of each layer (of the window's mean products), [S].
         noise: Noise energy of one block over the signal's.
-        states: States in the window; 1 means one state and block errors only.
+        bursts: Bursts of four states in the window; 0 means one state and block errors only.
         wobble: Standard deviation of the cosine from state to state, alternating in sign.
+        apart: Standard deviation of the cosine from burst to burst.
+        falls_to: Share of its first size that every gradient's norm has at the window's end.
         shared_noise: Correlation of the noise of the same block between layers.
     """
 
     cosines: Tensor
     noise: float
-    states: int = 1
+    bursts: int = 0
     wobble: float = 0.0
+    apart: float = 0.0
+    falls_to: float = 1.0
     shared_noise: float = 0.3
 
 
@@ -78,21 +83,25 @@ def one_state(world: World, generator: torch.Generator) -> Agreement:
 
 
 def window(world: World, generator: torch.Generator) -> WindowAgreement:
-    """A window of states whose cosines alternate about the truth; the blocks' noise half persists."""
+    """A window of states whose cosines swing about the truth; the blocks' noise half persists."""
     fixed = block_noise(world, generator)
-    found = Window()
-    for state in range(world.states):
-        size = torch.randn(len(world.cosines), generator=generator, dtype=torch.float64).abs()
-        moved = (world.cosines + (-1) ** state * world.wobble * size).clamp(-1, 1)
-        first, second = means(moved)
+    found = Window(BURST)
+    states = world.bursts * BURST
+    for state in range(states):
+        if state % BURST == 0:
+            burst = world.apart * torch.randn(len(world.cosines), generator=generator).double()
+        swing = torch.randn(len(world.cosines), generator=generator, dtype=torch.float64).abs()
+        moved = world.cosines + burst + (-1) ** state * world.wobble * swing
+        first, second = means(moved.clamp(-1, 1))
         noise = (fixed + block_noise(world, generator)) / math.sqrt(2)
-        found.add(agreement(sums_of(first + noise[0], second + noise[1])))
+        norm = world.falls_to ** (state / (states - 1))
+        found.add(agreement(sums_of(norm * (first + noise[0]), norm * (second + noise[1]))))
     return found.result(generator)
 
 
 def named_peak(world: World, generator: torch.Generator) -> int:
     """The place the study names as peak, −1 for none."""
-    if world.states > 1:
+    if world.bursts:
         seen = window(world, generator)
         return find_peak(seen.cosine.value, seen.spreads_cosine, seen.resolved, seen.conflict).site
     state = one_state(world, generator)
@@ -115,21 +124,21 @@ def upper_99(hits: int, studies: int) -> float:
 def peak_rows(studies: int, generator: torch.Generator) -> list[str]:
     """False and true peaks, at one state and over windows."""
     rows = [
-        "| states | swing | noise/signal | studies | false where two tie | its upper 99 % bound "
+        "| bursts | swing | norm falls to | noise/signal | studies | false where two tie | its upper 99 % bound "
         "| false where all are equal | planted peak found |",
-        "| --: | --: | --: | --: | --: | --: | --: | --: |",
+        "| --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
-    for states, wobble in ((1, 0.0), (12, 0.0), (12, 0.3)):
-        count = studies if states == 1 else max(100, studies // 6)
-        for noise in (4.0, 8.0, 16.0) if states == 1 else (8.0,):
+    for bursts, wobble, falls_to in ((0, 0.0, 1.0), (5, 0.0, 1.0), (5, 0.3, 1.0), (5, 0.3, 0.45)):
+        count = max(100, studies // 6) if bursts else studies
+        for noise in (8.0,) if bursts else (4.0, 8.0, 16.0):
             shares = []
             for tops in (2, 1, 0):
-                world = World(profile(tops), noise, states, wobble)
+                world = World(profile(tops), noise, bursts, wobble, falls_to=falls_to)
                 named = [named_peak(world, generator) for _ in range(count)]
                 shares.append(sum(s == 4 if tops == 1 else s >= 0 for s in named))
             tie, power, flat = shares
             rows.append(
-                f"| {states} | {wobble} | {noise:.0f} | {count} | {tie / count:.3f} "
+                f"| {bursts or 'one state'} | {wobble} | {falls_to} | {noise:.0f} | {count} | {tie / count:.3f} "
                 f"| {upper_99(tie, count):.3f} | {flat / count:.3f} | {power / count:.3f} |"
             )
     return rows
@@ -220,14 +229,16 @@ def movement_rows(studies: int, generator: torch.Generator) -> list[str]:
 
 
 def window_rows(studies: int, generator: torch.Generator) -> list[str]:
-    """Coverage of window means whose states oscillate or drift."""
+    """Coverage of window means whose states oscillate, differ from burst to burst, or shrink."""
     rows = [
-        "| states | swing | resolved | coverage | bias | effective states |",
-        "| --: | --: | --: | --: | --: | --: |",
+        "| bursts | swing | apart | norm falls to | resolved | coverage | bias | U_AB of 0 covered | U_AB below 0 at −0.4 | effective states |",
+        "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
-    for states in (4, 8, 12, 24):
-        for wobble in (0.0, 0.3):
-            world = World(torch.tensor([-0.4, 0.0, 0.4], dtype=torch.float64), 8.0, states, wobble)
+    kinds = ((0.0, 0.0, 1.0), (0.3, 0.0, 1.0), (0.0, 0.2, 1.0), (0.3, 0.0, 0.45), (0.3, 0.2, 0.45))
+    for bursts in (2, 3, 5, 10):
+        for wobble, apart, falls_to in kinds:
+            truth = torch.tensor([-0.4, 0.0, 0.4], dtype=torch.float64)
+            world = World(truth, 8.0, bursts, wobble, apart, falls_to)
             found = [window(world, generator) for _ in range(studies)]
             low = torch.stack([f.cosine.low for f in found])
             high = torch.stack([f.cosine.high for f in found])
@@ -236,8 +247,12 @@ def window_rows(studies: int, generator: torch.Generator) -> list[str]:
             value = torch.stack([f.cosine.value for f in found])
             bias = (value - world.cosines)[kept].mean()
             effective = torch.stack([f.effective_states for f in found]).mean()
+            inner = torch.stack([torch.stack([f.inner.low, f.inner.high]) for f in found])
+            zero = ((inner[:, 0, 1] <= 0) & (inner[:, 1, 1] >= 0)).double().mean()
+            below = (inner[:, 1, 0] < 0).double().mean()
             rows.append(
-                f"| {states} | {wobble} | {kept.double().mean():.3f} | {covers:.3f} | {bias:+.3f} | {effective:.1f} |"
+                f"| {bursts} | {wobble} | {apart} | {falls_to} | {kept.double().mean():.3f} | {covers:.3f} "
+                f"| {bias:+.3f} | {zero:.3f} | {below:.3f} | {effective:.1f} |"
             )
     return rows
 
@@ -248,8 +263,8 @@ Written by `python benchmarks/verdicts.py --studies {studies} --seed {seed}`; do
 
 ## Peak
 {layers} layers of true cosine {base}, one or two of {top}; K = {blocks} blocks a task, {dimension} noise directions, a block's noise correlated 0.3
-between layers. One state carries only the error of the blocks; windows of 12 states also that of the states, whose cosines alternate about
-the truth by half-normal amounts of the given swing. Law: false in at most 5 % where two tie, found in at least 80 %.
+between layers. One state carries only the error of the blocks; windows of bursts of {burst} states also that of the states, whose cosines alternate
+about the truth by half-normal amounts of the given swing, while all norms fall. Law: false in at most 5 % where two tie, found in at least 80 %.
 
 {peak}
 
@@ -269,7 +284,9 @@ cosine has mean 0 whether the peak moves or not: it is not said to move, and mov
 peak to follow. One seed speaks of one path; its interval takes the scatter of the probes about their line.
 
 ## Window means
-Cosines −0.4, 0, 0.4 at noise/signal 8, states as above.
+Cosines −0.4, 0, 0.4 at noise/signal 8, in bursts of {burst} states that swing as above, whose mean differs from burst to burst by the given amount
+(apart), while all norms fall. {windows} windows of three sites a row, so a share of 0.95 scatters by about ±{scatter:.2f}. The interval speaks of the
+mean over the window's own path: a trend is no error. Fewer than four bursts keep the trend in their error, and are wide.
 
 {window}
 """
@@ -284,6 +301,7 @@ def main() -> None:
     settings = parser.parse_args()
     generator = torch.Generator().manual_seed(settings.seed)
     began = time.perf_counter()
+    windows = max(100, settings.studies // 10)
     page = PAGE.format(
         studies=settings.studies,
         seed=settings.seed,
@@ -294,7 +312,10 @@ def main() -> None:
         dimension=DIMENSION,
         peak="\n".join(peak_rows(settings.studies, generator)),
         movement="\n".join(movement_rows(settings.studies, generator)),
-        window="\n".join(window_rows(max(40, settings.studies // 10), generator)),
+        burst=BURST,
+        windows=windows,
+        scatter=2 * math.sqrt(0.95 * 0.05 / (3 * windows)),
+        window="\n".join(window_rows(windows, generator)),
     )
     settings.out.write_text(page, encoding="utf-8")
     print(f"{settings.out}: {time.perf_counter() - began:.0f} s")
