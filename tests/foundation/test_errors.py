@@ -25,3 +25,14 @@ def test_every_error_is_of_the_tree_and_pickles(name):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error)
+
+
+def test_an_argument_is_told_by_the_users_word_and_others_pass():
+    with (
+        pytest.raises(errors.StorageError, match="`model` must") as caught,
+        errors.renamed("path", "model"),
+    ):
+        raise errors.StorageError("path", law="must be there", found="nothing", remedy="Make it.")
+    assert caught.value.remedy == "Make it."
+    with pytest.raises(errors.StorageError, match="`other`"), errors.renamed("path", "model"):
+        raise errors.StorageError("other", law="must be there", found="nothing", remedy="Make it.")

@@ -147,3 +147,15 @@ def test_a_callback_without_its_state_and_two_of_one_name_are_refused(tmp_path: 
         checkpoints.load_states(tmp_path, [stranger])
     with pytest.raises(CheckpointError, match="its own state_name; found memory"):
         checkpoints.check_names([Memory(), Memory()])
+
+
+def test_only_the_end_of_a_stage_is_dropped(tmp_path: Path) -> None:
+    checkpoints.drop_end(tmp_path / "nothing there")
+    for step in (2, 4):
+        folder = checkpoints.checkpoint_folder(tmp_path, step)
+        folder.mkdir()
+        checkpoints.seal(folder, {}, finished=step == 4)
+    checkpoints.drop_end(tmp_path)
+    assert checkpoints.steps_with_checkpoints(tmp_path) == [2]
+    checkpoints.drop_end(tmp_path)
+    assert checkpoints.steps_with_checkpoints(tmp_path) == [2]
