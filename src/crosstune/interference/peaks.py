@@ -49,12 +49,17 @@ class Peak:
             rivals = ", ".join(names[i] for i in self.indistinguishable[:MAX_NAMED])
             more = len(self.indistinguishable) - MAX_NAMED
             rivals += f" and {more} more" if more > 0 else ""
-            return f"No peak: {rivals} cannot be told apart (p = {self.p:.2g})."
+            return f"No peak: {rivals} cannot be told apart ({_p(self.p)})."
         sentence = {
             "conflict peak": "The conflict peaks at",
             "most dissimilar": "The tasks are most dissimilar, without conflict, at",
         }[self.kind]
-        return f"{sentence} {names[self.site]} (p = {self.p:.2g})."
+        return f"{sentence} {names[self.site]} ({_p(self.p)})."
+
+
+def _p(value: float) -> str:
+    # Below this the tail of t says more about the model of the errors than about the data.
+    return "p < 1e-6" if value < 1e-6 else f"p = {value:.2g}"
 
 
 def find_peak(

@@ -80,7 +80,7 @@ def _forgotten(run: Run) -> Iterator[Statement]:
             f"{row['residual']:.2g} ({row['relative']:.1e} of the change), m = {row['every']} steps a chord."
         )
         if row["low"] > 0:
-            parts = _largest(components.where(stage=stage, task=task, side="test"), row["measured"])
+            parts = _largest(components.where(stage=stage, task=task, side="test"))
             yield Statement(f"Learning {learned} cost {task} {amount}, {parts}.", "shown", detail)
         elif row["high"] < 0:
             yield Statement(f"Learning {learned} helped {task} by {amount}.", "shown", detail)
@@ -89,13 +89,10 @@ def _forgotten(run: Run) -> Iterator[Statement]:
             yield Statement(text, "not_shown", detail)
 
 
-def _largest(components: Table, total: float) -> str:
-    """The components that lost most, and which share of the whole they make up."""
+def _largest(components: Table) -> str:
     ordered = sorted(components.rows(), key=lambda row: -row["nats"])[:_SHARE_NAMED]
-    named = [row for row in ordered if row["nats"] > 0]
-    words = ", ".join(f"{row['component']} ({row['nats']:.2g})" for row in named)
-    share = sum(row["nats"] for row in named) / total
-    return f"{share:.0%} of it through {words}"
+    named = [f"{row['component']} ({row['nats']:.2g})" for row in ordered if row["nats"] > 0]
+    return f"the largest parts through {', '.join(named)}"
 
 
 def _over_confident(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
