@@ -188,8 +188,12 @@ CASES: dict[str, tuple[Change, str]] = {
         "`lora.targets` must name modules of the model",
     ),
     "unknown held-out set": (
-        nested(training={"early_stopping": {"metric": "fr"}}),
+        nested(training={"early_stopping": {"metric": "fr", "restore_best": False}}),
         "`early_stopping.metric` must name a held-out set",
+    ),
+    "a jump back at a stage's end": (
+        nested(training={"early_stopping": {"metric": "en"}}),
+        "`training.early_stopping.restore_best` must be false",
     ),
     "tracker that is not installed": (
         nested(training={"report_to": ["nonsense"]}),
