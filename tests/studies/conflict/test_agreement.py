@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tests.interference.test_probe_tables import SITES, history, oscillating
 from tests.studies import small_study
 
 from crosstune.foundation.records import Run
+from crosstune.interference.agreement import PairSums
+from crosstune.interference.agreement import agreement as agreement_of
+from crosstune.interference.windows import window_of
 from crosstune.studies.conflict.agreement import (
     WHOLE,
     WINDOW,
     StageProbe,
     agreement,
     at_one_state,
+    naive_of_means,
     pair_name,
     read_probes,
 )
@@ -75,3 +80,17 @@ def test_what_a_study_kept_is_read_back(finished: Run) -> None:
     named = finished.table("agreement").where(stage="1-en", scope=WHOLE).column("where")
     assert [str(site) for site in one.sites] == named
     assert read_probes(finished.cells(), ConflictSettings(probe=None)) == []
+
+
+def test_without_noise_the_naive_twin_equals_the_corrected_cosine() -> None:
+    """Blocks that are all alike have no noise; the states' gradients differ in length a hundredfold."""
+    states = []
+    for a, b, inner in ((100.0, 1.0, 30.0), (1.0, 1.0, -0.9)):
+        gram = torch.empty(16, 16, dtype=torch.float64)
+        gram[:8, :8], gram[8:, 8:] = a * a, b * b
+        gram[:8, 8:] = gram[8:, :8] = inner
+        states.append(agreement_of(PairSums.from_gram(gram[..., None], 8)))
+    corrected = window_of(states, torch.Generator().manual_seed(0)).cosine.value
+    assert naive_of_means(states) == pytest.approx(corrected)
+    alike = torch.stack([one.naive_cosine for one in states]).mean(0)
+    assert float(alike) != pytest.approx(float(corrected), abs=0.1)

@@ -10,6 +10,7 @@ import torch
 
 from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Run, Table
+from crosstune.interference.agreement import Agreement
 from crosstune.interference.places import site_cells, site_of
 from crosstune.interference.probe_history import ProbeHistory, State
 from crosstune.interference.probe_tables import window_agreement
@@ -36,7 +37,10 @@ _AGREEMENT = (
     Column("low", "float64", "low", of="corrected", about="Over rows, states and seeds."),
     Column("high", "float64", "high", of="corrected"),
     Column(
-        "naive", "float64", "value", about="Cosine of mean gradients, mean over states and seeds."
+        "naive",
+        "float64",
+        "value",
+        about="Cosine of the same window means with their noise, mean over seeds.",
     ),
     Column("inner", "float64", "value", about="U_AB, mean over seeds."),
     Column("inner_low", "float64", "low", of="inner"),
@@ -163,7 +167,7 @@ def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
         span = {"start_step": states[0][0].step, "stop_step": states[0][-1].step}
         for pair in probe.pairs:
             found = probe.over_seeds(window, pair)
-            naive, spread = _one_state(probe, states, pair)
+            naive, spread = _naive_and_spread(probe, states, pair)
             for place, site in enumerate(probe.sites):
                 yield {
                     "stage": probe.stage,
@@ -228,18 +232,38 @@ def _figures(found: SeedAgreement, place: int) -> dict[str, Any]:
     }
 
 
-def _one_state(
+def _naive_and_spread(
     probe: StageProbe, states: Sequence[Sequence[State]], pair: Pair
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean naive cosine and mean standard deviation of the corrected cosine between states, [S] each."""
+    """Naive cosine of window means, and standard deviation of one-state cosines, means over seeds, [S] each."""
     level = probe.histories[0].settings.level
     naive, spreads = [], []
     for seed_states in states:
         found = [state.agreement("current", pair, level) for state in seed_states]
-        naive.append(torch.stack([one.naive_cosine for one in found]).mean(0))
+        naive.append(naive_of_means(found))
         cosines = torch.stack([one.cosine.value for one in found])
         spreads.append(cosines.std(0) if len(found) > 1 else torch.full_like(cosines[0], torch.nan))
     return torch.stack(naive).mean(0), torch.stack(spreads).mean(0)
+
+
+def naive_of_means(states: Sequence[Agreement]) -> torch.Tensor:
+    """The naive twin of a window's corrected cosine: the same window means, with the noise left in.
+
+    A mean of the states' own cosines would weigh states alike, where the corrected cosine weighs them by their
+    gradients: the two would differ without any noise.
+
+    Shapes: result [S].
+
+    Args:
+        states: The states of the window.
+
+    Returns:
+        mean ⟨ḡ_A, ḡ_B⟩ / √(mean ‖ḡ_A‖² · mean ‖ḡ_B‖²).
+    """
+    norms_a = torch.stack([one.norm_a for one in states])
+    norms_b = torch.stack([one.norm_b for one in states])
+    inner = torch.stack([one.naive_cosine for one in states]) * norms_a * norms_b
+    return inner.mean(0) / (norms_a.square().mean(0) * norms_b.square().mean(0)).sqrt()
 
 
 def pair_name(pair: Pair) -> str:
