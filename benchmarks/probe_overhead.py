@@ -164,7 +164,7 @@ def main() -> None:
     if options.write:
         about = (
             "# What the conflict probe costs\n\n"
-            f"Written by `benchmarks/probe_overhead.py`: {folder.name}, {options.steps} steps, "
+            f"Written by `benchmarks/probe_overhead.py`: {options.model or 'the embedded world'}, {options.steps} steps, "
             f"{options.rounds} interleaved rounds, {options.threads} thread(s), "
             f"{options.clock} time.\n\n"
         )

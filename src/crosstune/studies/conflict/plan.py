@@ -208,7 +208,9 @@ def _lines(
     )
     yield PlanLine("one cell", cell, "seconds", f"{len(settings.stage_names)} stages")
     for name, seconds in costs.items():
-        yield PlanLine(f"  {name}", seconds, "seconds", f"{seconds / cell:.0%} of a cell")
+        # The calibration sees the first stage's chords; where losses fall faster they take more panels to close.
+        more = ", more where losses change fast" if name == "forgetting ledger" else ""
+        yield PlanLine(f"  {name}", seconds, "seconds", f"{seconds / cell:.0%} of a cell{more}")
     training = costs["training"]
     for name in ("forgetting ledger", "conflict probe"):
         yield PlanLine(
