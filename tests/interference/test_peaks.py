@@ -76,3 +76,12 @@ def test_a_sentence_names_only_so_many_rivals() -> None:
     peak = find_peak(torch.linspace(0, 0.1, 9), rows, every, every)
     assert len(peak.indistinguishable) == 9
     assert "L5 and 3 more cannot" in peak.words([f"L{i}" for i in range(9)])
+
+
+def test_without_an_interval_there_is_no_verdict() -> None:
+    cosine = torch.tensor([0.1, 0.9, 0.8], dtype=torch.float64)
+    unknown = [Spread(torch.full((1, 3), math.nan, dtype=torch.float64), math.nan)]
+    every = torch.ones(3, dtype=torch.bool)
+    peak = find_peak(cosine, unknown, every, ~every)
+    assert peak.kind == "no interval"
+    assert "cannot be judged" in peak.words(["a", "b", "c"])

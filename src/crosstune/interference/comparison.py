@@ -44,7 +44,16 @@ def read_comparable(tasks: Tasks) -> dict[str, tuple[Row, ...]]:
     Raises:
         DataError: There are fewer than two tasks, or two of one name.
     """
-    named = list(tasks.items()) if isinstance(tasks, Mapping) else [(t.name, t) for t in tasks]
+    listed = [] if isinstance(tasks, Mapping) else list(tasks)
+    strange = [item for item in listed if not isinstance(item, Task)]
+    if strange:
+        raise DataError(
+            "tasks",
+            law="must be a mapping of names to rows, or Tasks",
+            found=f"a sequence with {type(strange[0]).__name__}",
+            remedy="Name the tasks: {'en': english_rows, 'bn': bengali_rows}.",
+        )
+    named = list(tasks.items()) if isinstance(tasks, Mapping) else [(t.name, t) for t in listed]
     names = [name for name, _ in named]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:

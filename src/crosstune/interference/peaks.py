@@ -24,7 +24,8 @@ class Peak:
     Attributes:
         site: Place of the peak; −1 where no site can be told from all others.
         kind: ``"conflict peak"`` where the winner conflicts, ``"most dissimilar"`` where it does not,
-            ``"no peak"``, or ``"unresolved"`` where fewer than two sites can be compared.
+            ``"no peak"``, ``"no interval"`` where nothing can be compared for want of an error, or
+            ``"unresolved"`` where fewer than two sites are above the noise floor.
         leader: Place of the largest dissimilarity, peak or not; −1 where no site is resolved.
         runner_up: Place of the second largest; −1 where there is none.
         confidence: Dissimilarity of the peak less that of the runner-up; 0 without a peak.
@@ -45,6 +46,8 @@ class Peak:
         """The verdict as a sentence, given the names of all sites."""
         if self.kind == "unresolved":
             return "Peak cannot be judged: fewer than two sites are above the noise floor."
+        if self.kind == "no interval":
+            return "Peak cannot be judged: too few blocks or states for an interval."
         if self.site == NO_PEAK:
             rivals = ", ".join(names[i] for i in self.indistinguishable[:MAX_NAMED])
             more = len(self.indistinguishable) - MAX_NAMED
@@ -88,6 +91,8 @@ def find_peak(
     runner_up = _second(dissimilarity, winner.index)
     if runner_up < 0:
         kind, site = "unresolved", NO_PEAK
+    elif math.isnan(winner.p):
+        kind, site = "no interval", NO_PEAK
     elif not winner.verified:
         kind, site = "no peak", NO_PEAK
     else:

@@ -20,3 +20,11 @@ def test_a_name_and_a_source_are_enough() -> None:
 def test_what_is_impossible_is_named(changes: dict[str, object], named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         TaskSettings(**{"name": "en", "source": "toy:latin-svo", **changes})
+
+
+@pytest.mark.parametrize("field", ["prompt", "response"])
+def test_a_bare_field_name_is_not_taken_for_a_template(field: str) -> None:
+    with pytest.raises(SettingsError, match=r"Write '\{answer\}'"):
+        TaskSettings(**{"name": "qa", "source": "qa.jsonl", field: "answer"})
+    kept = TaskSettings(**{"name": "qa", "source": "qa.jsonl", field: "Answer: {answer}"})
+    assert getattr(kept, field) == "Answer: {answer}"

@@ -111,9 +111,16 @@ def test_too_few_blocks_are_not_called_noise(tmp_path):
 
 
 def test_no_conflict_is_not_shown_rather_than_denied(tmp_path):
-    one = only(found(tmp_path), "While learning 2-bn")
+    rows = [site("L0 attn.v", 0.1), site("L1 attn.v", -0.1)]
+    one = only(found(tmp_path, agreement=rows), "While learning 2-bn")
     assert one.tone == "not_shown"
-    assert "no conflict of en – bn is shown" in one.text
+    assert "neither conflict nor agreement of en – bn is shown" in one.text
+
+
+def test_agreement_is_shown_where_it_is(tmp_path):
+    one = only(found(tmp_path), "While learning 2-bn")
+    assert one.tone == "shown"
+    assert "en – bn agree at 1 of 2 sites, no conflict is shown" in one.text
 
 
 def test_pairs_without_the_learned_task_stay_in_the_tables(tmp_path):
@@ -135,8 +142,15 @@ def test_one_seed_is_a_warning_and_stands_first(tmp_path):
     assert "One seed was run" in first.text
 
 
+def test_one_seed_speaks_of_itself_alone(tmp_path):
+    every = found(tmp_path, closing=[closing("en", 0.5, 0.4, 0.6, seeds=1)])
+    one = only(every, "learning bn cost en")
+    assert one.tone == "info"
+    assert one.text.startswith("In the one seed that was run")
+
+
 def test_tasks_spelled_in_bytes_are_labelled(tmp_path):
-    assert "spells bn in bytes" in only(found(tmp_path), "in bytes").text
+    assert "every byte of bn:" in only(found(tmp_path), "every byte").text
 
 
 def test_warnings_of_the_rows_are_repeated_once(tmp_path):

@@ -61,3 +61,13 @@ class TaskSettings:
                 found=self.rows,
                 remedy="Raise `rows`, or leave it out to read everything.",
             )
+        for field in ("prompt", "response"):
+            template = getattr(self, field)
+            # A bare word is a field's name far more often than a text that every row shares.
+            if template is not None and template.isidentifier():
+                raise SettingsError(
+                    f"tasks[{self.name!r}].{field}",
+                    law="must be a template, in which a field stands in braces",
+                    found=repr(template),
+                    remedy=f"Write '{{{template}}}' for the field of that name.",
+                )

@@ -19,7 +19,7 @@ from crosstune.studies.study import Plan, PlanLine
 
 _STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
 _GIB = 2**30
-_REPORT_SECONDS = 15.0  # summing up and drawing, hardly dependent on the model
+_REPORT_SECONDS = 15.0  # loading libraries, summing up and drawing hardly depend on the model
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,9 @@ def _lines(
         rounds * cell + _REPORT_SECONDS,
         "seconds",
         f"{len(settings.seeds)} seeds, {settings.workers} at a time; {basis}",
+    )
+    yield PlanLine(
+        "start and report", _REPORT_SECONDS, "seconds", "loading libraries, summing up, drawing"
     )
     yield PlanLine("one cell", cell, "seconds", f"{len(settings.stage_names)} stages")
     for name, seconds in costs.items():

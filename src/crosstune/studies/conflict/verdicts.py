@@ -13,7 +13,9 @@ from crosstune.studies.conflict.settings import ConflictSettings
 
 Row = Mapping[str, Any]
 _SHARE_NAMED = 3  # components named in a sentence
-_SPELLED_IN_BYTES = 1.2  # bytes a token below which a tokenizer hardly knows the script
+_SPELLED_IN_BYTES = (
+    1.2  # bytes a token below which nats per token and bits per byte tell different stories
+)
 
 
 def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
@@ -57,8 +59,8 @@ def _warnings(run: Run) -> Iterator[Statement]:
     ]
     if spelled:
         yield Statement(
-            f"The tokenizer spells {', '.join(spelled)} in bytes: these tasks share few tokens with the others, and a "
-            "token of theirs says little; compare tasks in bits per byte.",
+            f"The tokenizer spends about a token on every byte of {', '.join(spelled)}: a token of theirs says little; "
+            "compare tasks in bits per byte.",
             "warning",
         )
     texts = dict.fromkeys(event["text"] for event in run.all_events() if event["kind"] == "warning")
@@ -79,11 +81,14 @@ def _forgotten(run: Run) -> Iterator[Statement]:
             f"{_count(row['seeds'], 'seed')}; the components add up to {row['booked']:+.4g}, largest residual of a seed "
             f"{row['residual']:.2g} ({row['relative']:.1e} of the change), m = {row['every']} steps a chord."
         )
+        # One seed speaks of itself alone.
+        tone: Tone = "info" if row["seeds"] == 1 else "shown"
+        so = "In the one seed that was run, learning" if row["seeds"] == 1 else "Learning"
         if row["low"] > 0:
             parts = _largest(components.where(stage=stage, task=task, side="test"))
-            yield Statement(f"Learning {learned} cost {task} {amount}, {parts}.", "shown", detail)
+            yield Statement(f"{so} {learned} cost {task} {amount}, {parts}.", tone, detail)
         elif row["high"] < 0:
-            yield Statement(f"Learning {learned} helped {task} by {amount}.", "shown", detail)
+            yield Statement(f"{so} {learned} helped {task} by {amount}.", tone, detail)
         else:
             text = f"Whether learning {learned} cost {task} anything is not shown."
             yield Statement(text, "not_shown", detail)
@@ -153,8 +158,14 @@ def _agreed(pair: str, rows: Sequence[Row]) -> tuple[str, Tone, str]:
         detail = f"Strongest conflicts of {pair}, as corrected cosines: {named}."
         words = f"{pair} conflict at {_count(len(fighting), 'site')}, {counted}{noise}"
         return words, "shown", detail
-    tone: Tone = "too_noisy" if noisy == len(rows) and not agreeing else "not_shown"
-    return f"no conflict of {pair} is shown, {counted}{noise}", tone, ""
+    if agreeing:
+        return (
+            f"{pair} agree at {agreeing} of {len(rows)} sites, no conflict is shown{noise}",
+            "shown",
+            "",
+        )
+    tone: Tone = "too_noisy" if noisy == len(rows) else "not_shown"
+    return f"neither conflict nor agreement of {pair} is shown{noise}", tone, ""
 
 
 def _with_learned(table: Table, stage: str) -> dict[str, list[Row]]:
