@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from crosstune.interference.collect import Pair
 from crosstune.interference.probe_settings import ProbeSettings
 
 _SCHEMA = 1
-_FIELDS = tuple(field.name for field in fields(PairSums))
+_FIELDS = tuple(one.name for one in fields(PairSums))
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,16 @@ class State:
 
     step: int
     sums: Mapping[str, Mapping[Pair, PairSums]]
+    _known: dict[tuple[str, Pair, float], Agreement] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def agreement(self, reference: str, pair: Pair, level: float) -> Agreement:
-        """The agreement of a pair at this state."""
-        return agreement(self.sums[reference][pair], level)
+        """The agreement of a pair at this state, worked out once: windows, peaks and movement all ask for it."""
+        key = (reference, pair, level)
+        if key not in self._known:
+            self._known[key] = agreement(self.sums[reference][pair], level)
+        return self._known[key]
 
 
 class ProbeHistory:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,9 +112,9 @@ class Table:
         """The table's name."""
         return str((self.arrow.schema.metadata or {})[_TABLE].decode())
 
-    @property
+    @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """What the columns hold."""
+        """What the columns hold; read once, since a table does not change."""
         kinds: dict[pa.DataType, Kind] = {
             pa.string(): "string",
             pa.int64(): "int64",

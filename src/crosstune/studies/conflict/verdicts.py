@@ -178,6 +178,14 @@ def _with_learned(table: Table, stage: str) -> dict[str, list[Row]]:
     return own or pairs
 
 
+def _flat(pairs: Mapping[str, list[Row]]) -> list[Row]:
+    return [row for rows in pairs.values() for row in rows]
+
+
+def _words(rows: Sequence[Row]) -> str:
+    return " ".join(f"{row['pair']}: {row['words']}" for row in rows)
+
+
 def _cosine(row: Row) -> str:
     if not row["resolved"]:
         return f"{row['where']} below the noise floor"
@@ -193,14 +201,9 @@ def _peaks(peaks: Table) -> Iterator[Statement]:
     }
     everywhere = peaks.where(scope="all sites")
     for stage in dict.fromkeys(everywhere.column("stage")):
-        rows = [
-            row
-            for found in _with_learned(everywhere.where(stage=stage), stage).values()
-            for row in found
-        ]
+        rows = _flat(_with_learned(everywhere.where(stage=stage), stage))
         yield Statement(
-            f"Peaks while learning {stage}: "
-            + " ".join(f"{row['pair']}: {row['words']}" for row in rows),
+            f"Peaks while learning {stage}: " + _words(rows),
             _strongest([tones.get(row["kind"], "too_noisy") for row in rows]),
             f"Over the whole stage and {_count(rows[0]['seeds'], 'seed')}; the smallest standardised difference decides.",
         )
@@ -210,14 +213,9 @@ def _movements(movement: Table) -> Iterator[Statement]:
     """One finding a stage: does agreement move through depth while it lasts?"""
     tones: dict[str, Tone] = {"shown": "shown", "not shown": "not_shown"}
     for stage in dict.fromkeys(movement.column("stage")):
-        rows = [
-            row
-            for found in _with_learned(movement.where(stage=stage), stage).values()
-            for row in found
-        ]
+        rows = _flat(_with_learned(movement.where(stage=stage), stage))
         yield Statement(
-            f"Movement while learning {stage}: "
-            + " ".join(f"{row['pair']}: {row['words']}" for row in rows),
+            f"Movement while learning {stage}: " + _words(rows),
             _strongest([tones.get(row["verdict"], "too_noisy") for row in rows]),
             f"{rows[0]['probes']} probes, {_count(rows[0]['seeds'], 'seed')}; sites above the noise floor at every probe: "
             + ", ".join(str(row["sites"]) for row in rows)
