@@ -1,0 +1,369 @@
+"""What the reported rows say of every point: losses, what came back and what it cost, and figures of whole fronts.
+
+All intervals come from one jackknife. A unit is a row or group; leaving it out removes it from every task that has it (a
+translation shares its group with the other language) and from every point, so differences are paired. The selection is
+held fixed: the intervals say what other reported rows of the same kind would have given for these models, not what another
+seed of the training, or another choice of coefficients, would have given.
+
+A front's hypervolume is taken from the best of several noisy points and so is optimistic by their noise, alike for
+methods with equally many points; its interval does not remove that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.evaluation import RowScores
+from crosstune.foundation.records import Table
+from crosstune.foundation.statistics.intervals import (
+    Interval,
+    Spread,
+    interval_from,
+    jackknife_spread,
+)
+from crosstune.interference.repair import tables
+from crosstune.interference.repair.front import hypervolume, non_dominated
+from crosstune.interference.repair.points import Point
+
+Figure = Callable[[Tensor], Tensor]
+"""From losses [..., N, K] to figures [..., *shape]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reported:
+    """Points and their losses on reported rows, with the interval of whatever is computed from them.
+
+    Attributes:
+        points: Every point once; among them one of the kind `before` and one of the kind `after`, whose method does
+            not matter: both ends belong to every method.
+        scores: For each point, each task's scores; the same rows in the same order for all points.
+        learned: Tasks whose loss fell from before to after.
+        forgotten: Tasks whose loss rose.
+        level: Level of the intervals.
+    """
+
+    points: Sequence[Point]
+    scores: Sequence[Mapping[str, RowScores]]
+    learned: Sequence[str]
+    forgotten: Sequence[str]
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        found = [(point.kind, set(scores)) for point, scores in zip(self.points, self.scores)]
+        kinds = [kind for kind, _ in found]
+        _require("before" in kinds and "after" in kinds, "points", "hold both ends", kinds)
+        _require(
+            len(self.points) == len(self.scores), "scores", "be one for each point", len(found)
+        )
+        wanted = set(self.tasks)
+        missing = [sorted(wanted - tasks) for _, tasks in found if wanted - tasks]
+        _require(not missing, "scores", "hold every task at every point", f"{missing} missing")
+        for task in self.tasks:
+            units = {scores[task].units for scores in self.scores}
+            _require(
+                len(units) == 1, f"scores[{task!r}]", "be of the same rows at every point", "others"
+            )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Learned tasks, then forgotten ones."""
+        return (*self.learned, *self.forgotten)
+
+    @cached_property
+    def methods(self) -> dict[str, list[int]]:
+        """The places in `points` of each method's points: before first, after last."""
+        kinds = [point.kind for point in self.points]
+        inner = [at for at, point in enumerate(self.points) if not point.is_end]
+        named = [self.points[at].method for at in inner] or [self.points[0].method]
+        return {
+            method: [
+                kinds.index("before"),
+                *(at for at in inner if self.points[at].method == method),
+                kinds.index("after"),
+            ]
+            for method in dict.fromkeys(named)
+        }
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """Nats per token of each point and task, [N, K]."""
+        return self._nats.sum(0) / self._tokens.sum(0)[None]
+
+    @cached_property
+    def left_out(self) -> Tensor:
+        """The same without each unit, [D, N, K]."""
+        nats, tokens = self._nats, self._tokens
+        return (nats.sum(0) - nats) / (tokens.sum(0) - tokens)[:, None]
+
+    def interval(self, figure: Figure, tasks: Sequence[str]) -> Interval:
+        """The jackknife-t interval of a figure of the losses of some tasks.
+
+        Tasks that share no unit are samples of their own, whose variances add (Welch–Satterthwaite). Tasks that share
+        units are one sample, with one degree of freedom fewer than the smallest of them has units.
+
+        Args:
+            figure: Reads the losses [..., N, K]; it must not read those of other tasks.
+            tasks: The tasks it reads.
+
+        Returns:
+            The interval, of the figure's shape.
+        """
+        value = figure(self.losses)
+        if not tasks:
+            return interval_from(value, [_unknown(value)], self.level)
+        left_out = figure(self.left_out)
+        spreads = [
+            Spread(jackknife_spread(left_out[units]).rows, float(fewest - 1))
+            for units, fewest in self._samples(tasks)
+        ]
+        return interval_from(value, spreads, self.level)
+
+    def mean_loss(self, tasks: Sequence[str]) -> Figure:
+        """The mean loss of some tasks at every point: from losses [..., N, K] to [..., N]."""
+        places = [self.tasks.index(task) for task in tasks]
+        return lambda losses: losses[..., places].mean(-1)
+
+    def share(self, method: str) -> Figure:
+        """The share of the rectangle between the two ends that a method's points dominate.
+
+        The rectangle is that of the losses given: in each leave-one-out replicate its corners move too.
+
+        Args:
+            method: One of `methods`.
+
+        Returns:
+            A function from losses [..., N, K] to the share [...]; NaN where nothing was forgotten or learned.
+        """
+        places = self.methods[method]
+        old, new = self.mean_loss(self.forgotten), self.mean_loss(self.learned)
+
+        def dominated(losses: Tensor) -> Tensor:
+            both = torch.stack([old(losses), new(losses)], dim=-1)[..., places, :]
+            worst, best = _corner(both, -1, 0), _corner(both, 0, -1)
+            return torch.from_numpy(hypervolume(both.numpy(), worst.numpy(), best.numpy()))
+
+        return dominated
+
+    def difference(self, method: str, other: str) -> Interval:
+        """How much more of the rectangle one method dominates than another, paired; NaN where one is missing."""
+        if not {method, other} <= set(self.methods):
+            nothing = torch.tensor(math.nan, dtype=torch.float64)
+            return Interval(nothing, nothing, nothing, self.level, nothing)
+        first, second = self.share(method), self.share(other)
+        return self.interval(lambda losses: first(losses) - second(losses), self.tasks)
+
+    def n(self, tasks: Sequence[str]) -> tuple[int, str]:
+        """Units that some tasks stand on, and whether they are rows or groups."""
+        held = {unit for task in tasks for unit in self._first(task).units}
+        names = {self._first(task).unit_name for task in tasks}
+        return len(held), "groups" if "groups" in names else "rows"
+
+    def _first(self, task: str) -> RowScores:
+        return self.scores[0][task]
+
+    @cached_property
+    def _units(self) -> dict[str, int]:
+        """The place of each row or group of any task."""
+        every = (unit for task in self.tasks for unit in self._first(task).units)
+        return {unit: at for at, unit in enumerate(dict.fromkeys(every))}
+
+    def _by_unit(self, scores: RowScores, values: Tensor) -> Tensor:
+        index = torch.tensor([self._units[unit] for unit in scores.units])
+        empty = torch.zeros(len(self._units), dtype=torch.float64)
+        return empty.index_add(0, index, values.double())
+
+    @cached_property
+    def _nats(self) -> Tensor:
+        """Summed nats of each unit, point and task, [D, N, K]."""
+        return torch.stack(
+            [
+                torch.stack([self._by_unit(of[task], of[task].nats) for task in self.tasks], -1)
+                for of in self.scores
+            ],
+            dim=1,
+        )
+
+    @cached_property
+    def _tokens(self) -> Tensor:
+        """Scored tokens of each unit and task, [D, K]."""
+        first = self.scores[0]
+        return torch.stack(
+            [self._by_unit(first[task], first[task].tokens) for task in self.tasks], -1
+        )
+
+    def _samples(self, tasks: Sequence[str]) -> Iterator[tuple[Tensor, int]]:
+        """The units of each set of tasks that hang together by shared units, and how many its smallest task has."""
+        held = {task: {self._units[unit] for unit in self._first(task).units} for task in tasks}
+        left = list(tasks)
+        while left:
+            group = [left.pop(0)]
+            units = set(held[group[0]])
+            while joined := [task for task in left if held[task] & units]:
+                group += joined
+                left = [task for task in left if task not in joined]
+                units = units.union(*(held[task] for task in joined))
+            yield torch.tensor(sorted(units)), min(len(held[task]) for task in group)
+
+
+def points_table(reported: Reported) -> Table:
+    """Every point of every method: what it promised on selection rows and what it holds on reported rows.
+
+    Returns:
+        The table `repair_points`; both ends stand in every method's list.
+    """
+    old, new = (reported.mean_loss(tasks) for tasks in (reported.forgotten, reported.learned))
+    after = reported.methods[next(iter(reported.methods))][-1]
+    figures = {
+        "old": reported.interval(old, reported.forgotten),
+        "new": reported.interval(new, reported.learned),
+        "regained": reported.interval(_against(old, after, sign=-1), reported.forgotten),
+        "paid": reported.interval(_against(new, after), reported.learned),
+    }
+    n, n_unit = reported.n(reported.tasks)
+    rows = []
+    for method, place, at in _places(reported):
+        point = reported.points[at]
+        rows.append(
+            {
+                "method": method,
+                "point": place,
+                "kind": point.kind,
+                "label": point.label,
+                "rate": point.rate,
+                "budget": point.budget,
+                "coordinates": point.coordinates,
+                "selection_old": _selected(point, reported.forgotten),
+                "selection_new": _selected(point, reported.learned),
+                **_cells(figures, at),
+                "on_front": _on_front(reported, method)[place],
+                "n": n,
+                "n_unit": n_unit,
+            }
+        )
+    return Table(tables.POINTS, tables.POINTS_COLUMNS, rows)
+
+
+def tasks_table(reported: Reported) -> Table:
+    """Every task at every point.
+
+    Returns:
+        The table `repair_tasks`.
+    """
+    after = reported.methods[next(iter(reported.methods))][-1]
+    figures = {}
+    for task in reported.tasks:
+        loss = reported.mean_loss([task])
+        figures[task] = {
+            "loss": reported.interval(loss, [task]),
+            "change": reported.interval(_against(loss, after), [task]),
+        }
+    rows = []
+    for method, place, at in _places(reported):
+        for task in reported.tasks:
+            n, n_unit = reported.n([task])
+            rows.append(
+                {
+                    "method": method,
+                    "point": place,
+                    "label": reported.points[at].label,
+                    "task": task,
+                    "role": "learned" if task in reported.learned else "forgotten",
+                    "selection": reported.points[at].selection.get(task, math.nan),
+                    **_cells(figures[task], at),
+                    "n": n,
+                    "n_unit": n_unit,
+                }
+            )
+    return Table(tables.TASKS, tables.TASKS_COLUMNS, rows)
+
+
+def hypervolume_table(reported: Reported) -> Table:
+    """How much of the room between before and after each method's points open up, and how much more than others.
+
+    Returns:
+        The table `repair_hypervolume`; differences are NaN where there is no method to compare with.
+    """
+    n, n_unit = reported.n(reported.tasks)
+    rows = []
+    for method in reported.methods:
+        figures = {
+            "value": reported.interval(reported.share(method), reported.tasks),
+            "over_global": reported.difference(method, "global"),
+            "over_replay": reported.difference(method, "replay"),
+        }
+        rows.append(
+            {
+                "method": method,
+                **_cells(figures, ()),
+                "points": len(reported.methods[method]),
+                "n": n,
+                "n_unit": n_unit,
+            }
+        )
+    return Table(tables.HYPERVOLUME, tables.HYPERVOLUME_COLUMNS, rows)
+
+
+def _places(reported: Reported) -> Iterator[tuple[str, int, int]]:
+    """Method, place in the method's list, place in `points`."""
+    for method, places in reported.methods.items():
+        yield from ((method, place, at) for place, at in enumerate(places))
+
+
+def _cells(figures: Mapping[str, Interval], at: int | tuple[()]) -> dict[str, float]:
+    cells = {}
+    for name, found in figures.items():
+        for ending, tensor in (("", found.value), ("_low", found.low), ("_high", found.high)):
+            cells[f"{name}{ending}"] = tensor[at].item()
+    return cells
+
+
+def _selected(point: Point, tasks: Sequence[str]) -> float:
+    """The mean loss of the tasks on selection rows; NaN where one was not selected on."""
+    losses = [point.selection.get(task, math.nan) for task in tasks]
+    return sum(losses) / len(losses) if losses else math.nan
+
+
+def _on_front(reported: Reported, method: str) -> list[bool]:
+    """Whether no other point of the method is better on selection rows; of equal points, an end comes first."""
+    both = [
+        (_selected(point, reported.forgotten), _selected(point, reported.learned))
+        for point in (reported.points[at] for at in reported.methods[method])
+    ]
+    after_first = np.roll(np.array(both), 1, axis=0)
+    return [bool(found) for found in np.roll(non_dominated(after_first), -1)]
+
+
+def _against(loss: Figure, after: int, sign: int = 1) -> Figure:
+    """The loss of every point minus that of after, times the sign."""
+
+    def figure(losses: Tensor) -> Tensor:
+        here = loss(losses)
+        return sign * (here - here[..., after, None])
+
+    return figure
+
+
+def _corner(both: Tensor, old_from: int, new_from: int) -> Tensor:
+    return torch.stack([both[..., old_from, 0], both[..., new_from, 1]], dim=-1)
+
+
+def _unknown(value: Tensor) -> Spread:
+    return Spread(torch.full((1, *value.shape), math.nan, dtype=torch.float64), math.nan)
+
+
+def _require(holds: bool, argument: str, law: str, found: object) -> None:
+    if not holds:
+        raise MeasurementError(
+            argument,
+            law=f"must {law}",
+            found=found,
+            remedy="Score every point, both ends among them, on one set of reported rows.",
+        )
