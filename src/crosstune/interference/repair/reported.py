@@ -57,20 +57,15 @@ class Reported:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        found = [(point.kind, set(scores)) for point, scores in zip(self.points, self.scores)]
-        kinds = [kind for kind, _ in found]
+        kinds, count = [point.kind for point in self.points], len(self.scores)
         _require("before" in kinds and "after" in kinds, "points", "hold both ends", kinds)
-        _require(
-            len(self.points) == len(self.scores), "scores", "be one for each point", len(found)
-        )
-        wanted = set(self.tasks)
-        missing = [sorted(wanted - tasks) for _, tasks in found if wanted - tasks]
-        _require(not missing, "scores", "hold every task at every point", f"{missing} missing")
+        _require(len(kinds) == count, "scores", f"be one for each of {len(kinds)} points", count)
+        missing = {task for task in self.tasks for scores in self.scores if task not in scores}
+        _require(not missing, "scores", "hold every task", f"no {', '.join(sorted(missing))}")
         for task in self.tasks:
-            units = {scores[task].units for scores in self.scores}
-            _require(
-                len(units) == 1, f"scores[{task!r}]", "be of the same rows at every point", "others"
-            )
+            rows = {(one[task].units, tuple(one[task].tokens.tolist())) for one in self.scores}
+            found = f"{len(rows)} sets of rows"
+            _require(len(rows) == 1, f"scores[{task!r}]", "be of the same rows everywhere", found)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -148,7 +143,7 @@ class Reported:
         def dominated(losses: Tensor) -> Tensor:
             both = torch.stack([old(losses), new(losses)], dim=-1)[..., places, :]
             worst, best = _corner(both, -1, 0), _corner(both, 0, -1)
-            return torch.from_numpy(hypervolume(both.numpy(), worst.numpy(), best.numpy()))
+            return torch.as_tensor(hypervolume(both.numpy(), worst.numpy(), best.numpy()))
 
         return dominated
 
