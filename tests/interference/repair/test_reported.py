@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from tests.interference.repair import scores
 
+from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.statistics.intervals import Interval
+from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.reported import (
     Reported,
     hypervolume_table,
     points_table,
+    tasks_table,
 )
 
 ENDS = ({"en": 1.0, "bn": 5.0}, {"en": 3.0, "bn": 2.0})
@@ -42,3 +47,131 @@ def test_hypervolume_is_the_dominated_share_of_the_rectangle() -> None:
     assert by_method["component"]["over_global"] == pytest.approx(0.5625 - 0.25)
     assert by_method["global"]["over_global"] == 0.0
     assert math.isnan(by_method["global"]["over_replay"])
+
+
+def test_the_tasks_table_compares_each_task_with_after() -> None:
+    table = tasks_table(two_methods())
+    before = {row["task"]: row for row in table.where(method="global", point=0).rows()}
+    assert before["en"]["change"] == pytest.approx(-2.0)
+    assert before["bn"]["change"] == pytest.approx(3.0)
+    assert (before["en"]["role"], before["bn"]["role"]) == ("forgotten", "learned")
+    after = table.where(label="after").rows()
+    assert all(row["change"] == row["change_low"] == row["change_high"] == 0.0 for row in after)
+    assert all(row["n"] == 6 for row in after)
+
+
+def test_the_selection_rows_alone_decide_what_is_on_the_front() -> None:
+    """Reported losses put rate 1 ahead; the selection rows did not, and a copy of after counts once."""
+    chosen = [
+        {"en": 1.0, "bn": 5.0},
+        {"en": 2.6, "bn": 2.5},
+        {"en": 2.0, "bn": 2.4},
+        {"en": 3.0, "bn": 2.0},
+        {"en": 3.0, "bn": 2.0},
+    ]
+    plain = scores.points("global", each=3)
+    which = [
+        Point(point.method, point.kind, rate=point.rate, selection=selection)
+        for point, selection in zip(plain, chosen, strict=True)
+    ]
+    means = [ENDS[0], {"en": 1.1, "bn": 2.1}, {"en": 2.5, "bn": 3.0}, ENDS[1], ENDS[1]]
+    table = points_table(scores.exactly(which, means, ["bn"], ["en"]))
+    assert table.column("on_front") == [True, False, True, False, True]
+    assert table.column("selection_old") == [1.0, 2.6, 2.0, 3.0, 3.0]
+
+
+def test_no_gain_is_no_hypervolume() -> None:
+    """Points at the ends, and points worse than both, dominate nothing."""
+    means = [ENDS[0], ENDS[1], {"en": 3.5, "bn": 5.5}, ENDS[1]]
+    reported = scores.exactly(scores.points("global", each=2), means, ["bn"], ["en"])
+    row = hypervolume_table(reported).rows()[0]
+    assert row["value"] == row["value_low"] == row["value_high"] == 0.0
+    assert row["points"] == 4
+
+
+def test_nothing_forgotten_leaves_the_old_axis_unmeasured() -> None:
+    better = {"en": 0.5, "bn": 2.0}
+    reported = scores.exactly(scores.points(), [ENDS[0], better], ["bn", "en"], [])
+    row = points_table(reported).where(kind="before").rows()[0]
+    assert all(math.isnan(row[name]) for name in ("old", "old_low", "regained", "selection_old"))
+    assert row["paid"] == pytest.approx((3.0 + 0.5) / 2)
+    assert math.isnan(hypervolume_table(reported).rows()[0]["value"])
+    assert tasks_table(reported).where(point=0, task="en").column("change")[0] == 0.5
+
+
+def test_one_row_has_no_interval() -> None:
+    tokens = torch.tensor([10])
+    one = [
+        {task: scores.row_scores(loss * tokens, tokens, ["only"]) for task, loss in means.items()}
+        for means in ENDS
+    ]
+    row = points_table(Reported(scores.points(), one, ["bn"], ["en"])).rows()[0]
+    assert row["old"] == 1.0
+    assert math.isnan(row["old_low"])
+
+
+def test_a_single_task_has_the_interval_of_its_rows() -> None:
+    """Other tasks add neither variance nor degrees of freedom: the same as the scores' own interval."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = scores.drawn(ENDS, generator, rows=5)
+    row = tasks_table(Reported(scores.points(), drawn, ["bn"], ["en"])).rows()[0]
+    alone = drawn[0][row["task"]].nats_per_token
+    found = [row[name] for name in ("loss", "loss_low", "loss_high")]
+    assert found == pytest.approx([alone.value, alone.low, alone.high])
+
+
+def test_paired_differences_do_not_carry_the_rows_difficulty() -> None:
+    drawn = scores.drawn(ENDS, torch.Generator().manual_seed(2), noise=0.01)
+    row = points_table(Reported(scores.points(), drawn, ["bn"], ["en"])).rows()[0]
+    assert row["regained_high"] - row["regained_low"] < 0.1 * (row["old_high"] - row["old_low"])
+
+
+def test_scores_of_other_rows_are_refused() -> None:
+    first = scores.drawn(ENDS, torch.Generator().manual_seed(3), rows=4)
+    other = scores.drawn(ENDS, torch.Generator().manual_seed(3), rows=5)
+    with pytest.raises(MeasurementError, match="same rows"):
+        Reported(scores.points(), [first[0], other[1]], ["bn"], ["en"])
+    with pytest.raises(MeasurementError, match="every task"):
+        Reported(scores.points(), [first[0], {"en": first[1]["en"]}], ["bn"], ["en"])
+    with pytest.raises(MeasurementError, match="each of 2 points"):
+        Reported(scores.points(), first[:1], ["bn"], ["en"])
+    with pytest.raises(MeasurementError, match="both ends"):
+        Reported(scores.points()[:1], first[:1], ["bn"], ["en"])
+
+
+DRAWS = 200
+# Three standard errors of a share of 200 draws around the claimed 95 %.
+TOLERANCE = 3 * math.sqrt(0.95 * 0.05 / DRAWS)
+MEANS = [
+    ENDS[0],
+    {"en": 1.8, "bn": 4.1},
+    {"en": 2.4, "bn": 2.9},
+    {"en": 1.5, "bn": 3.5},
+    {"en": 2.0, "bn": 2.4},
+    ENDS[1],
+]
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["separate rows", "shared groups"])
+def test_intervals_hold_the_truth_as_often_as_they_claim(shared: bool) -> None:
+    """Seen for a point, for the mean over tasks whose groups are shared or not, and for a difference of fronts."""
+    which = scores.points("global", "component", each=2)
+    truth = _figures(scores.exactly(which, MEANS, ["bn"], ["en"]))
+    held = dict.fromkeys(truth, 0)
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(DRAWS):
+        drawn = scores.drawn(MEANS, generator, rows=30, shared=shared)
+        for name, found in _figures(Reported(which, drawn, ["bn"], ["en"])).items():
+            held[name] += bool(found.low <= truth[name].value <= found.high)
+    for name, count in held.items():
+        assert abs(count / DRAWS - 0.95) < TOLERANCE, f"{name}: {count} of {DRAWS}"
+
+
+def _figures(reported: Reported) -> dict[str, Interval]:
+    old, new, every = map(reported.mean_loss, (["en"], ["bn"], ["bn", "en"]))
+    return {
+        "regained": reported.interval(lambda of: old(of)[..., -1] - old(of)[..., 4], ["en"]),
+        "paid": reported.interval(lambda of: new(of)[..., 4] - new(of)[..., -1], ["bn"]),
+        "mean over tasks": reported.interval(lambda of: every(of)[..., 4], ["bn", "en"]),
+        "over_global": reported.difference("component", "global"),
+    }

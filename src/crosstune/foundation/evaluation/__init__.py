@@ -1,8 +1,9 @@
-"""What a model knows: the one definition of the loss, scores of rows, what was retained, what chance gives."""
+"""What a model knows: the one definition of the loss, scores of rows, what was retained, what chance gives, what it writes."""
 
 from __future__ import annotations
 
 from crosstune.foundation.evaluation.chance import ChanceLines, chance_lines
+from crosstune.foundation.evaluation.generation import continuations
 from crosstune.foundation.evaluation.retention import RetentionMatrix
 from crosstune.foundation.evaluation.scoring import RowScores, score_rows, token_nats
 
@@ -11,6 +12,7 @@ __all__ = [
     "RetentionMatrix",
     "RowScores",
     "chance_lines",
+    "continuations",
     "score_rows",
     "token_nats",
 ]
