@@ -1,0 +1,28 @@
+"""A point says in a few words what it answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from crosstune.foundation.errors import MeasurementError
+from crosstune.interference.repair.points import Point
+
+LABELS = {
+    "before": Point("component", "before"),
+    "after": Point("component", "after"),
+    "rate 0.125": Point("component", "rate", rate=0.125),
+    "lose ≤ 0.02": Point("component", "budget", budget=0.02),
+    "asked: bn ≤ 0.02, ar ≤ 0.1": Point("component", "asked", limits={"bn": 0.02, "ar": 0.1}),
+    "replay, step 30": Point("replay", "replay", step=30),
+}
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_the_label_says_what_the_point_answers(label: str) -> None:
+    assert LABELS[label].label == label
+    assert LABELS[label].is_end == (label in ("before", "after"))
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(MeasurementError, match="point.kind"):
+        Point("component", "between")  # type: ignore[arg-type]
