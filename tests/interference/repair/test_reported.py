@@ -89,6 +89,18 @@ def test_no_gain_is_no_hypervolume() -> None:
     assert row["points"] == 4
 
 
+def test_what_was_asked_for_does_not_widen_the_front() -> None:
+    """A method must not win a comparison by a point more."""
+    means = [ENDS[0], {"en": 2.0, "bn": 3.5}, {"en": 1.2, "bn": 2.2}, ENDS[1]]
+    which = scores.points("global", each=2)
+    which[2] = Point("global", "asked", limits={"bn": 0.2})
+    reported = scores.exactly(which, means, ["bn"], ["en"])
+    row = hypervolume_table(reported).rows()[0]
+    assert row["value"] == pytest.approx(0.25)
+    assert row["points"] == 3
+    assert len(points_table(reported)) == 4
+
+
 def test_nothing_forgotten_leaves_the_old_axis_unmeasured() -> None:
     better = {"en": 0.5, "bn": 2.0}
     reported = scores.exactly(scores.points(), [ENDS[0], better], ["bn", "en"], [])
@@ -118,6 +130,43 @@ def test_a_single_task_has_the_interval_of_its_rows() -> None:
     alone = drawn[0][row["task"]].nats_per_token
     found = [row[name] for name in ("loss", "loss_low", "loss_high")]
     assert found == pytest.approx([alone.value, alone.low, alone.high])
+
+
+def test_each_replicate_is_what_the_other_rows_say() -> None:
+    """The oracle deletes a group from every task and scores again; tasks overlap in part, one unit holds two rows."""
+    generator = torch.Generator().manual_seed(4)
+    units = {"bn": ["g0", "g1", "g1", "b0", "b1"], "en": ["g1", "g0", "e0", "g2", "g2"]}
+    tokens = {task: torch.randint(5, 30, (5,), generator=generator) for task in units}
+    nats = [
+        {task: torch.rand(5, generator=generator) * 50 + 50 * at for task in units}
+        for at in range(2)
+    ]
+
+    def without(left_out: str) -> Reported:
+        kept = {
+            task: [at for at, u in enumerate(of) if u != left_out] for task, of in units.items()
+        }
+        found = [
+            {
+                task: scores.row_scores(
+                    one[task][at], tokens[task][at], [units[task][place] for place in at], "groups"
+                )
+                for task, at in kept.items()
+            }
+            for one in nats
+        ]
+        return Reported(scores.points(), found, ["bn"], ["en"])
+
+    every = list(dict.fromkeys([*units["bn"], *units["en"]]))
+    expected = torch.stack([without(unit).losses for unit in every])
+    torch.testing.assert_close(without("").left_out, expected)
+    # One sample of six units over both tasks; the four of each task leave three degrees of freedom.
+    both = without("").mean_loss(["bn", "en"])
+    found = without("").interval(lambda of: both(of)[..., 0], ["bn", "en"])
+    mean = expected[:, 0].mean(-1)
+    error = ((mean - mean.mean()).square().sum() * 5 / 6).sqrt()
+    quantile = 3.182446305  # Student's t at 0.975 with 3 degrees of freedom, from a printed table
+    assert (found.high - found.value).item() == pytest.approx(quantile * error.item())
 
 
 def test_paired_differences_do_not_carry_the_rows_difficulty() -> None:

@@ -171,6 +171,17 @@ def test_fronts_are_told_apart_only_by_their_paired_difference(
     assert found.tone == tone
     assert says in found.text
     assert "7 points against 7" in found.detail
+    assert "with 7 points" not in found.text
+
+
+def test_more_points_than_the_rival_are_not_kept_quiet() -> None:
+    """Taking the best of more noisy points is no merit of the method."""
+    ends = ({"en": 1.0, "bn": 5.0}, {"en": 3.0, "bn": 2.0})
+    means = [ends[0], {"en": 2.0, "bn": 3.5}, *[{"en": 1.4, "bn": 2.2}] * 2, ends[1]]
+    which = [*scores.points("global", each=1)[:-1], *scores.points("component")[1:]]
+    fronts = hypervolume_table(scores.exactly(which, means, ["bn"], ["en"]))
+    found = words.comparison(fronts, "component", "global")
+    assert "more, with 4 points against 3." in found.text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ held fixed: the intervals say what other reported rows of the same kind would ha
 seed of the training, or another choice of coefficients, would have given.
 
 A front's hypervolume is taken from the best of several noisy points and so is optimistic by their noise, alike for
-methods with equally many points; its interval does not remove that.
+methods with equally many points; its interval does not remove that. Simulated on fronts that are truly the same, a
+difference is shown in 3 to 4 of 100 draws on either side where both have four points, and in 13 where one has eight.
+What was asked for (`max_loss`) is therefore left out of hypervolumes: every searched method has the same sweep.
 """
 
 from __future__ import annotations
@@ -130,6 +132,7 @@ class Reported:
         """The share of the rectangle between the two ends that a method's points dominate.
 
         The rectangle is that of the losses given: in each leave-one-out replicate its corners move too.
+        Points that were asked for take no part.
 
         Args:
             method: One of `methods`.
@@ -137,7 +140,7 @@ class Reported:
         Returns:
             A function from losses [..., N, K] to the share [...]; NaN where nothing was forgotten or learned.
         """
-        places = self.methods[method]
+        places = self.swept(method)
         old, new = self.mean_loss(self.forgotten), self.mean_loss(self.learned)
 
         def dominated(losses: Tensor) -> Tensor:
@@ -146,6 +149,10 @@ class Reported:
             return torch.as_tensor(hypervolume(both.numpy(), worst.numpy(), best.numpy()))
 
         return dominated
+
+    def swept(self, method: str) -> list[int]:
+        """The places in `points` of a method's points that were not asked for, both ends among them."""
+        return [at for at in self.methods[method] if self.points[at].kind != "asked"]
 
     def difference(self, method: str, other: str) -> Interval:
         """How much more of the rectangle one method dominates than another, paired; NaN where one is missing."""
@@ -298,7 +305,7 @@ def hypervolume_table(reported: Reported) -> Table:
             {
                 "method": method,
                 **_cells(figures, ()),
-                "points": len(reported.methods[method]),
+                "points": len(reported.swept(method)),
                 "n": n,
                 "n_unit": n_unit,
             }

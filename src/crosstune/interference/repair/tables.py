@@ -100,7 +100,7 @@ HYPERVOLUME_COLUMNS = (
     ),
     *_with_interval("over_global", "Value minus that of the method global, paired.", ""),
     *_with_interval("over_replay", "Value minus that of the method replay, paired.", ""),
-    Column("points", "int64", "label", about="Points of the method, both ends among them."),
+    Column("points", "int64", "label", about="Points of the sweep, both ends among them."),
     *_UNITS,
 )
 

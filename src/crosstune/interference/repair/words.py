@@ -59,6 +59,8 @@ class _Figure:
         return self.high < 0
 
     def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "not measured"
         if not self.has_interval:
             return f"{self.value:.3g} [no interval]"
         numbers = (self.value, self.low, self.high)
@@ -243,23 +245,26 @@ def comparison(hypervolume: Table, method: str, other: str) -> Statement:
     row = rows[method]
     value, more = _Figure.of(row, "value"), _Figure.of(row, f"over_{other}")
     mine, theirs = method_words(method), method_words(other)
+    tone: Tone
+    points, rival = row["points"], rows[other]["points"] if other in rows else 0
     detail = (
-        f"Hypervolume on reported rows: {value} of the rectangle between before and after, {row['points']} points against "
-        f"{rows[other]['points'] if other in rows else 'none'}, both ends included; {_basis([row])}. A front takes the best of "
-        "noisy points, so the one with more points is favoured a little."
+        f"Hypervolume on reported rows: {value} of the rectangle between before and after; {points} points against {rival}, "
+        f"both ends included; {_basis([row])}. A front takes the best of noisy points, which favours the one with more."
     )
-    opened = f"{value.value:.2f} of the room between before and after"
-    if math.isnan(more.value) or not more.has_interval:
-        text = f"Whether {mine} beats {theirs} cannot be told: there is no interval."
-        return Statement(text, "too_noisy", detail)
-    if more.is_positive:
-        text = f"The front of {mine} beats {theirs}: it opens up {opened}, {more} more."
-        return Statement(text, "shown", detail)
-    if more.is_negative:
-        text = f"The front of {mine} does not beat {theirs}: it opens up {opened}, {-more} less."
-        return Statement(text, "shown", detail)
-    text = f"That the front of {mine} differs from that of {theirs} is not shown: it opens up {opened}, a difference of {more}."
-    return Statement(text, "not_shown", detail)
+    opened = f"it opens up {value.value:.2f} of the room between before and after"
+    if not more.has_interval:
+        text, tone = f"Whether the front of {mine} beats {theirs} cannot be told", "too_noisy"
+    elif more.is_positive:
+        helped = f", with {points} points against {rival}" if points > rival else ""
+        text, tone = f"The front of {mine} beats {theirs}: {opened}, {more} more{helped}", "shown"
+    elif more.is_negative:
+        helped = f", with {points} points against {rival}" if points < rival else ""
+        text = f"The front of {mine} does not beat {theirs}: {opened}, {-more} less{helped}"
+        tone = "shown"
+    else:
+        text = f"That the front of {mine} differs from that of {theirs} is not shown: {opened}, a difference of {more}"
+        tone = "not_shown"
+    return Statement(f"{text}.", tone, detail)
 
 
 def constraints(
