@@ -8,40 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import Tensor
 
-from crosstune.foundation.errors import ModelError, SettingsError, StorageError
-from crosstune.foundation.models import (
-    check_supported,
-    load_model,
-    load_tokenizer,
-    read_config,
+from crosstune.foundation.errors import SettingsError, UnsupportedError
+from crosstune.interference.repair.adapters import (
+    Adapter,
+    adapter_of,
+    fill,
+    is_adapter_folder,
+    plain_name,
+    read_adapter,
+    wrap,
 )
-from crosstune.interference.repair.copies import bare_copy, widen
-from crosstune.interference.repair.fitting import (
-    about,
-    check_dtypes,
-    check_names,
-    check_same_config,
-    check_same_tokenizer,
-    check_tensor,
-    fitted,
-    refuse_quantised,
-)
-from crosstune.interference.repair.weights import (
-    Digest,
-    HeldWeights,
-    StoredWeights,
-    Weights,
-    all_names,
-)
-
-End = nn.Module | str | Path
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+from crosstune.interference.repair.bases import Base, has_lora_layers, open_base
+from crosstune.interference.repair.fitting import check_dtypes
+from crosstune.interference.repair.joint import join
+from crosstune.interference.repair.live import snapshot
+from crosstune.interference.repair.opening import End, Opening, compare, source_of
+from crosstune.interference.repair.weights import HeldWeights, Weights, all_names, fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,7 @@ class Parent:
     """Where weights of a repaired model come from.
 
     Args:
-        role: ``before``, ``between[0]``, ``after`` or ``base``.
+        role: ``before``, ``between[0]``, ``after``, or ``base`` of adapters.
         source: The folder or hub id, or what kind of model in memory it was.
         fingerprint: Sixteen hexadecimal digits of its weights; the same in memory and on disk.
     """
@@ -68,18 +56,55 @@ class Ends:
         kind: ``full``, or ``lora`` where only factors B of an adapter move.
         names: The parameters of `model` that differ between any two ends, in the model's order.
         weights: For each end, `before` first and `after` last, its tensors under the model's names.
+        stored: The dtype in which `after` keeps each parameter of `model`.
         tokenizer: The ends' tokenizer.
         parents: Where the ends come from.
-        notes: What was done that costs memory or time beyond the usual, and why.
+        notes: What should be known about how they were read.
     """
 
     model: Any
     kind: str
     names: tuple[str, ...]
     weights: tuple[Weights, ...]
+    stored: Mapping[str, torch.dtype]
     tokenizer: Any
     parents: tuple[Parent, ...]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def in_place(cls, model: Any, before: Mapping[str, Tensor], tokenizer: Any) -> Ends:
+        """The ends of a stage of training, with the live model itself to work on.
+
+        Of an adapter, A stays where it is and B moves; so B must have been zero at the start, or A not trained.
+
+        Args:
+            model: The model at the end of the stage, unwrapped; its trainable parameters are copied to the CPU.
+            before: What its trainable parameters were at the start.
+            tokenizer: Its tokenizer.
+
+        Returns:
+            The ends; nothing of the model was changed.
+
+        Raises:
+            CheckpointError: `before` does not have the model's trainable parameters.
+            ModelError: Weights are not finite.
+            UnsupportedError: The model is sharded or quantised, or an adapter was not fresh at the start.
+        """
+        names, weights = snapshot(model, before)
+        sources = ("parameters at the start of the stage", source_of(model))
+        parents = [
+            Parent(role, source, fingerprint_of((n, end.tensor(n)) for n in end.names()))
+            for role, source, end in zip(("before", "after"), sources, weights, strict=True)
+        ]
+        return cls(
+            model=model,
+            kind="lora" if isinstance(model, PeftModel) else "full",
+            names=names,
+            weights=weights,
+            stored={name: value.dtype for name, value in model.named_parameters()},
+            tokenizer=tokenizer,
+            parents=tuple(parents),
+        )
 
     @property
     def count(self) -> int:
@@ -91,7 +116,7 @@ class Ends:
 
         Args:
             at: 0 for `before`, up to `count` for `after`.
-            name: A parameter of `model`.
+            name: One of `names`; for full models any parameter of `model`.
 
         Returns:
             The tensor.
@@ -100,7 +125,7 @@ class Ends:
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which `after` keeps a parameter of `model`."""
-        return self.weights[-1].dtype(name) or self.weights[-1].tensor(name).dtype
+        return self.stored[name]
 
 
 def open_ends(
@@ -116,10 +141,11 @@ def open_ends(
     """The ends, checked to belong together, with a work model of their own at `after`.
 
     Models in memory are never touched. Half-precision weights are worked on in float32 unless precision is
-    ``model``; float64 stays float64.
+    ``model``; float64 stays float64. Where `after` is a LoRA adapter, `before` may be one too, or the base model;
+    the work model then carries their joint adapter.
 
     Args:
-        before: A model, or the folder or hub id of one.
+        before: A model, a PEFT model, the folder of either, or a model's hub id.
         after: Likewise.
         between: Checkpoints of the same training between the two, for a soup.
         tokenizer: Their tokenizer; by default the one in the folder of `after`.
@@ -131,11 +157,11 @@ def open_ends(
         The ends.
 
     Raises:
-        CheckpointError: Architecture, tokenizer, names, shapes or dtypes differ; the difference is shown.
+        CheckpointError: Architecture, tokenizer, names, shapes, dtypes or bases differ; the difference is shown.
         ModelError: Weights are not finite, or there is no tokenizer.
         SettingsError: `precision` is unknown.
         StorageError: A folder or file is missing or not whole.
-        UnsupportedError: Weights are quantised or sharded.
+        UnsupportedError: Weights are quantised or sharded, or an adapter is not a plain LoRA adapter.
     """
     if precision not in ("float32", "model"):
         raise SettingsError(
@@ -144,167 +170,106 @@ def open_ends(
             found=repr(precision),
             remedy="Use 'float32'; half-precision losses move by more than a coefficient does.",
         )
-    opening = _Opening(device, precision, trust_remote_code)
+    opening = Opening(device, precision, trust_remote_code)
     middle = {f"between[{index}]": end for index, end in enumerate(between)}
-    return _full({"before": before, **middle, "after": after}, tokenizer, opening)
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """How models are read."""
-
-    device: str
-    precision: str
-    trust_remote_code: bool
-
-    def config(self, end: End) -> Any:
-        if isinstance(end, nn.Module):
-            return getattr(end, "config", None)
-        return read_config(end, trust_remote_code=self.trust_remote_code)
-
-    def work_model(self, end: End, wide: bool) -> Any:
-        """A model of its own, at this end's weights."""
-        if isinstance(end, nn.Module):
-            model = bare_copy(end)
-            if self.precision != "model":
-                widen(model)
-            return model.to(self.device)
-        dtype = "auto" if self.precision == "model" else "float64" if wide else "float32"
-        return load_model(
-            end, dtype=dtype, device=self.device, trust_remote_code=self.trust_remote_code
-        )
-
-    def held(self, end: str | Path) -> HeldWeights:
-        return HeldWeights.of(load_model(end, trust_remote_code=self.trust_remote_code))
-
-
-def _full(ends: Mapping[str, End], tokenizer: Any, opening: _Opening) -> Ends:
-    _check_configs(ends, opening)
-    tokenizer = _tokenizer(ends, tokenizer, opening)
-    stored = {role: _stored(end, role) for role, end in ends.items()}
-    with about("after"):
-        model = opening.work_model(ends["after"], _is_wide(stored["after"]))
-    notes: list[str] = []
-    weights: dict[str, Weights] = {}
+    ends = {"before": before, **middle, "after": after}
+    adapted = {role: _is_adapter(end) for role, end in ends.items()}
+    if adapted["after"]:
+        return _lora(ends, tokenizer, opening)
     for role, end in ends.items():
-        weights[role], note = _weights(end, stored[role], model, role, opening)
-        notes += [note] if note else []
-    names, fingerprints = _compare(weights, model)
-    parents = [
-        Parent(role, _source(end), digest)
-        for (role, end), digest in zip(ends.items(), fingerprints, strict=True)
-    ]
+        if adapted[role] or has_lora_layers(end):
+            raise UnsupportedError(
+                role,
+                law="must be a full model, as `after` is",
+                found="an adapter" if adapted[role] else "LoRA layers outside a PEFT model",
+                remedy="Give adapters as PEFT models or folders on both sides, or merge them into their base.",
+            )
+    return _full(ends, tokenizer, opening)
+
+
+def _is_adapter(end: End) -> bool:
+    return isinstance(end, PeftModel) or is_adapter_folder(end)
+
+
+def _full(ends: Mapping[str, End], tokenizer: Any, opening: Opening) -> Ends:
+    opening.check_configs(ends)
+    tokenizer = opening.tokenizer(ends, tokenizer)
+    model = opening.work_model(ends["after"], "after")
+    read = {role: opening.weights(end, model, role) for role, end in ends.items()}
+    weights = {role: found for role, (found, _) in read.items()}
+    names, fingerprints = compare(weights, model)
+    parameters = dict(model.named_parameters())
+    for name in names:
+        parameters[name].requires_grad_(True)
     return Ends(
         model=model,
         kind="full",
         names=names,
         weights=tuple(weights.values()),
+        stored={name: _dtype(weights["after"], name) for name in parameters},
         tokenizer=tokenizer,
-        parents=tuple(parents),
-        notes=tuple(notes),
+        parents=tuple(Parent(r, source_of(end), fingerprints[r]) for r, end in ends.items()),
+        notes=tuple(note for _, note in read.values() if note),
     )
 
 
-def _check_configs(ends: Mapping[str, End], opening: _Opening) -> None:
-    configs = {}
-    for role, end in ends.items():
-        with about(role):
-            configs[role] = opening.config(end)
-            if isinstance(end, nn.Module):
-                check_supported(end)
-        refuse_quantised(configs[role], role)
-    for role, config in configs.items():
-        check_same_config(config, configs["after"], role)
-
-
-def _tokenizer(ends: Mapping[str, End], given: Any, opening: _Opening) -> Any:
-    """The tokenizer of the ends, once those that any folder has were found to be the same."""
-    found = {} if given is None else {"tokenizer": given}
-    for role in reversed(list(ends)):
-        end = ends[role]
-        if not isinstance(end, nn.Module) and _has_tokenizer(end):
-            with about(role):
-                found[role] = load_tokenizer(end, trust_remote_code=opening.trust_remote_code)
-    if not found:
-        raise ModelError(
-            "tokenizer",
-            law="must be given where no end's folder has one",
-            found="none",
-            remedy="Pass tokenizer=....",
-        )
-    reference = found.get("after", next(iter(found.values())))
-    for role, tokenizer in found.items():
-        check_same_tokenizer(tokenizer, reference, role)
-    return found.get("tokenizer", reference)
-
-
-def _has_tokenizer(end: str | Path) -> bool:
-    folder = Path(end)
-    return not folder.is_dir() or any((folder / name).is_file() for name in _TOKENIZER_FILES)
-
-
-def _stored(end: End, role: str) -> StoredWeights | None:
-    if isinstance(end, nn.Module) or not Path(end).is_dir():
-        return None
-    with about(role):
-        return StoredWeights.of(Path(end))
-
-
-def _is_wide(stored: StoredWeights | None) -> bool:
-    return stored is not None and any(
-        stored.dtype(name) == torch.float64 for name in stored.names()
+def _lora(ends: Mapping[str, End], tokenizer: Any, opening: Opening) -> Ends:
+    base = open_base(ends, opening)
+    tokenizer = opening.tokenizer({"base": base.source, **ends}, tokenizer)
+    adapters = {role: _adapter(end, base, role) for role, end in ends.items()}
+    factors = {role: HeldWeights(dict(a.tensors())) for role, a in adapters.items() if a}
+    for role, held in factors.items():
+        shared = [name for name in held.names() if name in factors["after"].names()]
+        check_dtypes({role: held, "after": factors["after"]}, shared)
+    joint = join(tuple(adapters.values()), base.model)
+    model = wrap(base.model, joint.config, "after")
+    fill(model, joint.ends[-1])
+    model.to(opening.device)
+    names = tuple(
+        name
+        for name in joint.ends[-1]
+        if any(not _same(name, end, joint.ends[-1]) for end in joint.ends)
+    )
+    stored = {name: tensor.dtype for name, tensor in joint.ends[-1].items()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+        if name not in stored:
+            stored[name] = _dtype(base.weights, plain_name(name))
+    return Ends(
+        model=model,
+        kind="lora",
+        names=tuple(name for name in all_names(model) if name in names),
+        weights=tuple(HeldWeights(tensors) for tensors in joint.ends),
+        stored=stored,
+        tokenizer=tokenizer,
+        parents=_lora_parents(ends, adapters, base),
+        notes=base.notes,
     )
 
 
-def _weights(
-    end: End, stored: StoredWeights | None, model: nn.Module, role: str, opening: _Opening
-) -> tuple[Weights, str]:
-    """One end's weights under the model's names, and a note where they had to be read into memory."""
-    if isinstance(end, nn.Module):
-        held = HeldWeights.of(end)
-        check_names(held, model, role)
-        return fitted(held, model) or held, ""
-    if stored is not None:
-        streamed = fitted(stored, model)
-        if streamed is not None and (role != "after" or _is_at(model, streamed)):
-            return streamed, ""
-    try:
-        with about(role):
-            held = opening.held(end)
-    except StorageError:
-        if stored is not None:
-            check_names(stored, model, role)
-        raise
-    check_names(held, model, role)
-    return fitted(held, model) or held, f"{role} was read into memory."
+def _adapter(end: End, base: Base, role: str) -> Adapter | None:
+    """The adapter of an end; None for the base itself."""
+    if isinstance(end, PeftModel):
+        return adapter_of(end, role)
+    return read_adapter(base.model, end, role) if is_adapter_folder(end) else None  # type: ignore[arg-type]
 
 
-def _is_at(model: nn.Module, weights: Weights) -> bool:
-    """Whether the files hold what transformers made of them; it converts some layouts while loading."""
-    return all(
-        torch.equal(parameter.detach().cpu(), weights.tensor(name).to(parameter.dtype))
-        for name, parameter in model.named_parameters()
-    )
+def _lora_parents(
+    ends: Mapping[str, End], adapters: Mapping[str, Adapter | None], base: Base
+) -> tuple[Parent, ...]:
+    parents = [Parent("base", source_of(base.source), base.fingerprint)]
+    for role, adapter in adapters.items():
+        digest = base.fingerprint if adapter is None else fingerprint_of(adapter.tensors())
+        parents.append(Parent(role, source_of(ends[role]), digest))
+    return tuple(parents)
 
 
-def _compare(weights: Mapping[str, Weights], model: nn.Module) -> tuple[tuple[str, ...], list[str]]:
-    """The names of what differs between any two ends, and each end's fingerprint; one tensor is held at a time."""
-    known = tuple(all_names(model))
-    check_dtypes(weights, known)
-    digests = {role: Digest() for role in weights}
-    names = []
-    for name in known:
-        first: Tensor | None = None
-        differs = False
-        for role, end in weights.items():
-            tensor = end.tensor(name)
-            check_tensor(tensor, role, name)
-            digests[role].add(name, tensor)
-            first = tensor if first is None else first
-            differs = differs or not torch.equal(tensor, first)
-        names += [name] if differs else []
-    return tuple(names), [str(digest) for digest in digests.values()]
+def _same(name: str, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return torch.equal(one[name], other[name])
 
 
-def _source(end: End) -> str:
-    return f"{type(end).__name__} in memory" if isinstance(end, nn.Module) else str(end)
+def _dtype(weights: Weights, name: str) -> torch.dtype:
+    """A dtype that was checked to be a plain float."""
+    dtype = weights.dtype(name)
+    assert dtype is not None
+    return dtype

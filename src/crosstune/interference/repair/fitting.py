@@ -102,54 +102,54 @@ def check_same_tokenizer(tokenizer: Any, reference: Any, role: str) -> None:
         )
 
 
-def fitted(weights: Weights, model: nn.Module) -> Weights | None:
-    """These weights under the model's parameter names, or None if names or shapes are not the model's."""
-    known, names = set(weights.names()), all_names(model)
-    parameters = dict(model.named_parameters())
-    name_there: dict[str, str] = {}
-    for name, aliases in names.items():
-        found = next((alias for alias in aliases if alias in known), None)
-        if found is None or weights.shape(found) != tuple(parameters[name].shape):
-            return None
-        name_there[name] = found
-    return NamedWeights(weights, name_there)
+def fit(weights: Weights, model: nn.Module, role: str) -> Weights:
+    """These weights under the model's parameter names; a tied parameter may have any of its names.
 
+    Args:
+        weights: One end's tensors.
+        model: The work model.
+        role: What the user calls the end.
 
-def check_names(weights: Weights, model: nn.Module, role: str) -> None:
-    """Raise unless every parameter of the model has its tensor here, and nothing is left over.
+    Returns:
+        A tensor for every parameter of the model.
 
     Raises:
         CheckpointError: The names that are missing or too many, and shapes that differ.
     """
     known, names = set(weights.names()), all_names(model)
     parameters = dict(model.named_parameters())
-    allowed = set(model.state_dict()) | {alias for aliases in names.values() for alias in aliases}
+    name_there: dict[str, str] = {}
     missing, reshaped = [], []
     for name, aliases in names.items():
         found = next((alias for alias in aliases if alias in known), None)
+        shape = tuple(parameters[name].shape)
         if found is None:
             missing.append(f"{name} is missing")
-        elif weights.shape(found) != (shape := tuple(parameters[name].shape)):
+        elif weights.shape(found) != shape:
             reshaped.append(f"{name} is {weights.shape(found)}, in `after` {shape}")
-    unknown = [f"{name} is not in `after`" for name in sorted(known - allowed)]
+        else:
+            name_there[name] = found
     if missing or reshaped:
+        allowed = set(model.state_dict()) | {alias for tied in names.values() for alias in tied}
+        unknown = [f"{name} is not in `after`" for name in sorted(known - allowed)]
         raise CheckpointError(
             role,
             law="must have the parameters of `after`, by name and shape",
-            # Missing and unknown beside each other: a renamed tensor shows as one of each.
-            found=listed([*missing[:2], *unknown[:2], *reshaped, *missing[2:], *unknown[2:]]),
+            # Missing and unknown side by side: a renamed tensor shows as one of each.
+            found=listed([*missing[:1], *unknown[:1], *missing[1:], *reshaped, *unknown[1:]]),
             remedy="Give two checkpoints of one model; fetch or save this one again if it is not whole.",
         )
+    return NamedWeights(weights, name_there)
 
 
 def check_dtypes(ends: Mapping[str, Weights], names: Sequence[str]) -> None:
-    """Raise unless all ends keep each tensor in one and the same floating-point dtype.
+    """Raise unless all ends keep each tensor in the floating-point dtype of the last one, `after`.
 
     Raises:
         CheckpointError: Two ends keep a tensor in different dtypes.
         UnsupportedError: A tensor is quantised.
     """
-    reference = ends["after"]
+    reference = list(ends.values())[-1]
     for role, weights in ends.items():
         quantised = [name for name in names if weights.dtype(name) is None]
         if quantised:

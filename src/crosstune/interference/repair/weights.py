@@ -170,7 +170,7 @@ class Digest:
         """Take in one tensor."""
         self._sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        self._sha.update(memoryview(flat.view(torch.uint8).numpy()))
+        self._sha.update(flat.view(torch.uint8).numpy().data)
 
     def __str__(self) -> str:
         return self._sha.hexdigest()[:16]
