@@ -80,6 +80,12 @@ def test_the_selection_rows_alone_decide_what_is_on_the_front() -> None:
     assert table.column("selection_old") == [1.0, 2.6, 2.0, 3.0, 3.0]
 
 
+def test_without_a_search_the_ends_stand_alone() -> None:
+    table = points_table(scores.exactly(scores.points(), ENDS, ["bn"], ["en"]))
+    assert table.column("method") == ["ends", "ends"]
+    assert table.column("kind") == ["before", "after"]
+
+
 def test_no_gain_is_no_hypervolume() -> None:
     """Points at the ends, and points worse than both, dominate nothing."""
     means = [ENDS[0], ENDS[1], {"en": 3.5, "bn": 5.5}, ENDS[1]]

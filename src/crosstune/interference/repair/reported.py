@@ -76,10 +76,13 @@ class Reported:
 
     @cached_property
     def methods(self) -> dict[str, list[int]]:
-        """The places in `points` of each method's points: before first, after last."""
+        """The places in `points` of each method's points: before first, after last.
+
+        Where nothing was searched, the one method is called `ends`.
+        """
         kinds = [point.kind for point in self.points]
         inner = [at for at, point in enumerate(self.points) if not point.is_end]
-        named = [self.points[at].method for at in inner] or [self.points[0].method]
+        named = [self.points[at].method for at in inner] or ["ends"]
         return {
             method: [
                 kinds.index("before"),
