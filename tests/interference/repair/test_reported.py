@@ -86,6 +86,14 @@ def test_without_a_search_the_ends_stand_alone() -> None:
     assert table.column("kind") == ["before", "after"]
 
 
+def test_checkpoints_that_know_the_same_have_no_task_to_tell_of() -> None:
+    reported = scores.exactly(scores.points(), [ENDS[0], ENDS[0]], [], [])
+    assert all(math.isnan(value) for value in points_table(reported).column("regained"))
+    assert points_table(reported).column("n") == [0, 0]
+    assert len(tasks_table(reported)) == 0
+    assert math.isnan(hypervolume_table(reported).rows()[0]["value"])
+
+
 def test_no_gain_is_no_hypervolume() -> None:
     """Points at the ends, and points worse than both, dominate nothing."""
     means = [ENDS[0], ENDS[1], {"en": 3.5, "bn": 5.5}, ENDS[1]]

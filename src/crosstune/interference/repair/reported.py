@@ -188,21 +188,20 @@ class Reported:
     @cached_property
     def _nats(self) -> Tensor:
         """Summed nats of each unit, point and task, [D, N, K]."""
-        return torch.stack(
-            [
-                torch.stack([self._by_unit(of[task], of[task].nats) for task in self.tasks], -1)
-                for of in self.scores
-            ],
-            dim=1,
-        )
+        shape = (len(self._units), len(self.points), len(self.tasks))
+        sums = torch.zeros(shape, dtype=torch.float64)
+        for point, scores in enumerate(self.scores):
+            for at, task in enumerate(self.tasks):
+                sums[:, point, at] = self._by_unit(scores[task], scores[task].nats)
+        return sums
 
     @cached_property
     def _tokens(self) -> Tensor:
         """Scored tokens of each unit and task, [D, K]."""
-        first = self.scores[0]
-        return torch.stack(
-            [self._by_unit(first[task], first[task].tokens) for task in self.tasks], -1
-        )
+        counts = torch.zeros(len(self._units), len(self.tasks), dtype=torch.float64)
+        for at, task in enumerate(self.tasks):
+            counts[:, at] = self._by_unit(self._first(task), self._first(task).tokens)
+        return counts
 
     def _samples(self, tasks: Sequence[str]) -> Iterator[tuple[Tensor, int]]:
         """The units of each set of tasks that hang together by shared units, and how many its smallest task has."""
