@@ -1,1 +1,1 @@
-"""Floor 4: the front door. `crosstune run · plan · show · list`."""
+"""Floor 4: the front door. `crosstune run · plan · repair · show · list`."""

@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from crosstune import __version__
-from crosstune.cli import printing
+from crosstune.cli import printing, repair
 from crosstune.foundation.errors import CrosstuneError, SettingsError
 from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.storage import read_json
@@ -24,7 +24,7 @@ def build_parser() -> ArgumentParser:
     """The parser of `crosstune`.
 
     Returns:
-        A parser whose subcommands are `run`, `plan`, `show` and `list`.
+        A parser whose subcommands are `run`, `plan`, `repair`, `show` and `list`.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
@@ -40,6 +40,7 @@ def build_parser() -> ArgumentParser:
         studies = verb_parser.add_subcommands(required=True, dest="study")
         for study in STUDIES:
             studies.add_subcommand(study.name, _study_parser(study.name), help=study.question)
+    commands.add_subcommand("repair", repair.parser(), help=repair.SAYS)
     show = ArgumentParser(
         description="Print what a run found and draw its page.", exit_on_error=False
     )
@@ -104,10 +105,11 @@ def _parse(words: list[str]) -> Namespace:
 
 def _nearest(words: list[str]) -> str:
     """A hint at the study or option that was probably meant."""
+    parsers = [*(_study_parser(study.name) for study in STUDIES), repair.parser()]
     known = {study.name for study in STUDIES} | {
         option
-        for study in STUDIES
-        for action in _study_parser(study.name)._actions
+        for parser in parsers
+        for action in parser._actions
         for option in action.option_strings
     }
     for word in words:
@@ -123,14 +125,20 @@ def _dispatch(arguments: Namespace) -> int:
         return _list(Path(arguments.list.get("folder", "runs")))
     if command == "show":
         return _show(Path(arguments.show.run), draw=arguments.show.get("draw", True))
+    if command == "repair":
+        return _study("run", "repair", repair.settings(arguments.repair.as_dict()))
     verb = arguments[command]
-    study = find_study(verb.study)
-    given = verb[study.name].as_dict()
+    return _study(command, verb.study, verb[verb.study].as_dict())
+
+
+def _study(verb: str, name: str, given: dict[str, Any]) -> int:
+    """Run or plan a study with the settings of a file and, over them, those that were given in words."""
+    study = find_study(name)
     file, prints = given.pop("config", None), given.pop("print_config", None) is not None
     settings: Any = from_yaml(study.settings_class(), Path(file) if file else "\n", _dotted(given))
     if prints:
         printing.text(to_yaml(settings))
-    elif command == "plan":
+    elif verb == "plan":
         printing.plan(study.plan(settings))
     else:
         with printing.ProgressLine() as line:

@@ -19,7 +19,7 @@ from crosstune.report.marks import (
     tooltip,
     with_words,
 )
-from crosstune.report.reading import Measured, Source, number_format, titled
+from crosstune.report.reading import Measured, Source, is_number, number_format, titled
 
 _FEW_POINTS = 16
 
@@ -168,7 +168,7 @@ def _chance(base: Figure, name: str, looks: dict[str, Any]) -> Figure:
 
 
 def scatter(source: Source, predicates: list[Any]) -> Figure:
-    """Points of two columns, with their intervals where the table has them.
+    """Points of two columns, with their intervals where the table has them, joined where the section has a trace.
 
     Args:
         source: The section and its table.
@@ -184,19 +184,11 @@ def scatter(source: Source, predicates: list[Any]) -> Figure:
     base = alt.Chart()
     x = alt.X(section.x, type="quantitative", title=across.title, scale=alt.Scale(zero=False))
     y = alt.Y(section.y, type="quantitative", title=up.title, scale=alt.Scale(zero=False))
-    looks: dict[str, Any] = {}
-    if section.color is not None:
-        looks["color"] = colored(source, section.color)
-        looks["shape"] = alt.Shape(
-            section.color,
-            type="nominal",
-            scale=alt.Scale(domain=source.levels(section.color)),
-            legend=legend_of(source, section.color),
-        )
-    layers = [
-        alt.Chart().mark_rule(style="zero").encode(x=alt.XDatum(0)),
-        alt.Chart().mark_rule(style="zero").encode(y=alt.YDatum(0)),
-    ]
+    looks = _point_looks(source)
+    rules = _zero_rules(source)
+    layers = [*rules]
+    if section.trace is not None:
+        layers.append(_joined(source, base.encode(x=x, y=y), looks))
     if across.low is not None and across.high is not None:
         ends = alt.X(across.low, type="quantitative", title=across.title)
         layers.append(
@@ -207,9 +199,15 @@ def scatter(source: Source, predicates: list[Any]) -> Figure:
         layers.append(
             base.mark_rule(style="interval", opacity=0.45).encode(x=x, y=ends_up, y2=up.high)
         )
-    form = number_format(source.largest(section.y), signed=True)
+    is_signed = bool(rules)
+    form = number_format(source.largest(section.y), signed=is_signed)
     hints = [
-        alt.Tooltip(section.x, type="quantitative", format="+.4~g", title=across.title),
+        alt.Tooltip(
+            section.x,
+            type="quantitative",
+            format="+.4~g" if is_signed else ".4~g",
+            title=across.title,
+        ),
         *tooltip(source, up),
     ]
     points = with_words(base, up, form)
@@ -220,3 +218,33 @@ def scatter(source: Source, predicates: list[Any]) -> Figure:
     )
     whole = alt.layer(*layers, data=ROWS).properties(width=480, height=360)
     return filtered(whole, predicates)
+
+
+def _point_looks(source: Source) -> dict[str, Any]:
+    name = source.section.color
+    if name is None:
+        return {}
+    scale = alt.Scale(domain=source.levels(name))
+    shape = alt.Shape(name, type="nominal", scale=scale, legend=legend_of(source, name))
+    return {"color": colored(source, name), "shape": shape}
+
+
+def _zero_rules(source: Source) -> list[Figure]:
+    """A rule at zero across each axis whose values are not all above it: losses would be pushed into a corner."""
+    section = source.section
+    rules = []
+    for name, datum in ((section.x, alt.XDatum(0)), (section.y, alt.YDatum(0))):
+        values = [row[name] for row in source.rows if is_number(row[name])]
+        if min(values, default=0.0) <= 0:
+            place = {"x": datum} if isinstance(datum, alt.XDatum) else {"y": datum}
+            rules.append(alt.Chart().mark_rule(style="zero").encode(**place))
+    return rules
+
+
+def _joined(source: Source, base: Figure, looks: dict[str, Any]) -> Figure:
+    """A thin line through the points of each value of the trace, from left to right."""
+    section = source.section
+    color = {key: value for key, value in looks.items() if key == "color"}
+    detail = alt.Detail(str(section.trace), type="nominal")
+    order = alt.Order(str(section.x), type="quantitative")
+    return base.mark_line(strokeWidth=1.25, opacity=0.5).encode(**color, detail=detail, order=order)

@@ -15,6 +15,13 @@ STUDIES: tuple[Study, ...] = (
         runs="crosstune.studies.conflict.flow:run",
         plans="crosstune.studies.conflict.plan:plan",
     ),
+    Study(
+        name="repair",
+        question="How much of what a fine-tune forgot can be given back, at what price, and where?",
+        settings="crosstune.studies.repair.settings:RepairStudySettings",
+        runs="crosstune.studies.repair.flow:run",
+        plans="crosstune.studies.repair.plan:plan",
+    ),
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
@@ -17,14 +16,13 @@ import transformers
 
 from crosstune import report
 from crosstune.foundation import ranks
-from crosstune.foundation.errors import SettingsError, StorageError, renamed
+from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.records import Run
-from crosstune.foundation.settings import differences, from_yaml, to_yaml
-from crosstune.foundation.storage import write_text
 from crosstune.studies.conflict import page, summary
 from crosstune.studies.conflict.cell import Cell, cell_name
 from crosstune.studies.conflict.prepare import Bench, prepare
 from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.opening import is_finished, open_cell, open_run, settings_of
 from crosstune.studies.study import Listener, Progress
 
 _KIND = "conflict"
@@ -44,8 +42,8 @@ def run(settings: ConflictSettings, listener: Listener) -> Run:
     _check_workers(settings)
     _quiet()
     bench = prepare(settings)
-    opened = _open(settings)
-    waiting = [seed for seed in settings.seeds if not _is_finished(opened, seed)]
+    opened = open_run(settings, _KIND)
+    waiting = [seed for seed in settings.seeds if not is_finished(opened, cell_name(seed))]
     if ranks.is_first():
         summary.write_rows(opened, bench)
         for warning in bench.warnings:
@@ -76,56 +74,10 @@ def sum_up(opened: Run) -> None:
     Args:
         opened: A run folder with at least one finished cell.
     """
-    settings = from_yaml(ConflictSettings, opened.settings_yaml + "\n")
+    settings = settings_of(opened, ConflictSettings)
     summary.write(opened, settings)
     page.write(opened, settings)
     report.draw(opened)
-
-
-def _open(settings: ConflictSettings) -> Run:
-    """The run folder: new, gone on with, or begun anew where nothing was learned in it yet."""
-    folder = Path(settings.output)
-    old = Run.open(folder) if (folder / "run.json").exists() else None
-    # Every process looks, so that all of them stop; the first one alone then writes.
-    changed = {} if old is None else _changes(old, settings)
-    ranks.wait_for_all()
-    if ranks.is_first():
-        if old is None:
-            with renamed(str(folder), "output"):
-                Run.create(folder, to_yaml(settings), kind=_KIND)
-        else:
-            opened = Run.resume(folder)
-            if changed:
-                shutil.rmtree(folder / "cells", ignore_errors=True)
-                (folder / "events.jsonl").unlink(missing_ok=True)
-            kept = settings if changed else _with_all_seeds(opened, settings)
-            write_text(folder / "settings.yaml", to_yaml(kept))
-    ranks.wait_for_all()
-    return Run.open(folder)
-
-
-def _changes(old: Run, settings: ConflictSettings) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ from those of a run in which nothing was learned yet; a filled one must not differ."""
-    changed = {}
-    if old.kind == _KIND:
-        known = from_yaml(ConflictSettings, old.settings_yaml + "\n")
-        changed = differences(known.same_numbers(), settings.same_numbers())
-        if not changed or not any(old.folder.glob("cells/*/checkpoints/**/*.safetensors")):
-            return changed
-    found = "; ".join(f"{name}: {was} there, {now} here" for name, (was, now) in changed.items())
-    raise StorageError(
-        "output",
-        law="must be a new folder or a run with the same settings (seeds may be added)",
-        found=f"{old.folder} with {found or f'a run of kind {old.kind!r}'}",
-        remedy="Name another folder with `--output`, or take back the change to go on with that run.",
-    )
-
-
-def _with_all_seeds(old: Run, settings: ConflictSettings) -> ConflictSettings:
-    known = from_yaml(ConflictSettings, old.settings_yaml + "\n").seeds
-    return replace(
-        settings, seeds=(*known, *(seed for seed in settings.seeds if seed not in known))
-    )
 
 
 def _check_workers(settings: ConflictSettings) -> None:
@@ -138,18 +90,8 @@ def _check_workers(settings: ConflictSettings) -> None:
         )
 
 
-def _is_finished(opened: Run, seed: int) -> bool:
-    return any(cell.folder.name == cell_name(seed) and cell.finished for cell in opened.cells())
-
-
 def _run_cell(bench: Bench, seed: int, folder: Path, listener: Listener) -> None:
-    opened = Run.open(folder)
-    yaml = to_yaml(replace(bench.settings, seeds=(seed,)))
-    if ranks.is_first():
-        cell = opened.cell(cell_name(seed), yaml)
-    ranks.wait_for_all()
-    if not ranks.is_first():
-        cell = Run.open(folder / "cells" / cell_name(seed))
+    cell = open_cell(Run.open(folder), cell_name(seed), replace(bench.settings, seeds=(seed,)))
     Cell(bench, seed, cell, listener).go()
 
 

@@ -1,0 +1,114 @@
+"""`crosstune repair BEFORE AFTER`: two models and a file of rows a task, as the settings of the study `repair`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from crosstune.foundation.errors import SettingsError
+from crosstune.studies.catalogue import find_study
+
+SAYS = "Give back what a fine-tune forgot: one run of the study `repair` on two models."
+# What the words above say, or what a pair of given models has no use for.
+_ELSEWHERE = {
+    "before",
+    "after",
+    "tasks",
+    "learn",
+    "training",
+    "ledger",
+    "seeds",
+    "test_share",
+    "repair.granularity",
+    "repair.max_loss",
+}
+
+_SHORT = ("task", "max_loss", "granularity", "text", "group")
+
+
+def parser() -> ArgumentParser:
+    """The parser of the command.
+
+    Returns:
+        Two places, tasks and limits by name, and every setting of the study that a pair of models has a use for.
+    """
+    found = ArgumentParser(description=SAYS, exit_on_error=False)
+    found.add_argument("before", type=str, help="The model before: a folder, hub id or adapter.")
+    found.add_argument("after", type=str, help="The model or adapter after.")
+    for option, says in (
+        ("task", "NAME=ROWS: a task to keep and where its rows are; at least two of them."),
+        ("max_loss", "NAME=NATS: what a task may lose against AFTER, in nats per token."),
+        ("granularity", "What shares a coefficient (component); several are compared."),
+    ):
+        found.add_argument(f"--{option}", type=str, action="append", help=says)
+    for option, says in (
+        ("text", "Field of the rows that holds the text."),
+        (
+            "group",
+            "Field of the rows that ties them together across tasks (document, translation).",
+        ),
+    ):
+        found.add_argument(f"--{option}", type=str, help=says)
+    found.add_class_arguments(
+        find_study("repair").settings_class(), as_group=False, skip=set(_ELSEWHERE)
+    )
+    return found
+
+
+def settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the study that the words say.
+
+    Args:
+        given: What the parser found, by name.
+
+    Returns:
+        Names of settings to plain values.
+    """
+    rest = {name: value for name, value in given.items() if name not in _SHORT}
+    fields = {name: given[name] for name in ("text", "group") if name in given}
+    tasks = _named("task", given.get("task") or (), "en=rows.jsonl")
+    rest["tasks"] = [{"name": name, "source": source, **fields} for name, source in tasks.items()]
+    repair = dict(rest.get("repair", {}))
+    if given.get("max_loss"):
+        limits = _named("max_loss", given["max_loss"], "bn=0.02")
+        repair["max_loss"] = {name: _nats(name, text) for name, text in limits.items()}
+    if given.get("granularity"):
+        repair["granularity"] = list(given["granularity"])
+    return {**rest, **({"repair": repair} if repair else {})}
+
+
+def _named(option: str, words: Sequence[str], example: str) -> dict[str, str]:
+    """The words `NAME=VALUE` by name."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise SettingsError(
+                f"--{option}",
+                law="must be NAME=VALUE",
+                found=repr(word),
+                remedy=f"Write it as `--{option} {example}`.",
+            )
+        if name in found:
+            raise SettingsError(
+                f"--{option}",
+                law="must name each task once",
+                found=f"{name} twice",
+                remedy="Give the tasks different names.",
+            )
+        found[name] = value
+    return found
+
+
+def _nats(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"--max_loss {name}",
+            law="must be a number of nats per token",
+            found=repr(text),
+            remedy="Write it as `--max_loss bn=0.02`.",
+        ) from error

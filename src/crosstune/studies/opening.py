@@ -1,0 +1,132 @@
+"""The run folder of a study: new, gone on with, or begun anew where nothing was learned in it yet."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from crosstune.foundation import ranks
+from crosstune.foundation.errors import StorageError, renamed
+from crosstune.foundation.records import Run
+from crosstune.foundation.settings import differences, from_yaml, to_yaml
+from crosstune.foundation.storage import write_text
+
+
+class StudySettings(Protocol):
+    """What the settings of any study with one cell a seed have."""
+
+    @property
+    def output(self) -> str:
+        """The run folder."""
+        ...
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One cell each."""
+        ...
+
+    def same_numbers(self) -> Any:
+        """The settings without what changes no number of a cell."""
+        ...
+
+
+S = TypeVar("S", bound=StudySettings)
+
+
+def open_run(settings: S, kind: str) -> Run:
+    """The run folder of a study; every process sees it.
+
+    Args:
+        settings: The study's settings.
+        kind: The kind of run.
+
+    Returns:
+        The run: new, or gone on with where its settings differ in nothing but seeds, or begun anew with other
+        settings where no cell has weights yet. A folder with another run is refused.
+    """
+    folder = Path(settings.output)
+    old = Run.open(folder) if (folder / "run.json").exists() else None
+    # Every process looks, so that all of them stop; the first one alone then writes.
+    changed = {} if old is None else _changes(old, settings, kind)
+    ranks.wait_for_all()
+    if ranks.is_first():
+        if old is None:
+            with renamed(str(folder), "output"):
+                Run.create(folder, to_yaml(settings), kind=kind)
+        else:
+            opened = Run.resume(folder)
+            if changed:
+                shutil.rmtree(folder / "cells", ignore_errors=True)
+                (folder / "events.jsonl").unlink(missing_ok=True)
+            kept = settings if changed else _with_all_seeds(opened, settings)
+            write_text(folder / "settings.yaml", to_yaml(kept))
+    ranks.wait_for_all()
+    return Run.open(folder)
+
+
+def settings_of(run: Run, cls: type[S]) -> S:
+    """The settings that a run was made with.
+
+    Args:
+        run: The run.
+        cls: The study's settings class.
+
+    Returns:
+        Them, with the seeds of every call.
+    """
+    return from_yaml(cls, run.settings_yaml + "\n")
+
+
+def open_cell(run: Run, name: str, settings: StudySettings) -> Run:
+    """A cell of a run, new or gone on with; every process sees it.
+
+    Args:
+        run: The study's run.
+        name: The cell's name.
+        settings: The settings of the cell.
+
+    Returns:
+        The cell, open for writing in the first process.
+    """
+    if ranks.is_first():
+        cell = run.cell(name, to_yaml(settings))
+    ranks.wait_for_all()
+    return cell if ranks.is_first() else Run.open(run.folder / "cells" / name)
+
+
+def is_finished(run: Run, name: str) -> bool:
+    """Whether a cell came to its end.
+
+    Args:
+        run: The study's run.
+        name: The cell's name.
+
+    Returns:
+        True for a cell that need not be run again.
+    """
+    return any(cell.folder.name == name and cell.finished for cell in run.cells())
+
+
+def _changes(old: Run, settings: StudySettings, kind: str) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ from those of a run in which nothing was learned yet; a filled one must not differ."""
+    changed = {}
+    if old.kind == kind:
+        known = settings_of(old, type(settings))
+        changed = differences(known.same_numbers(), settings.same_numbers())
+        if not changed or not any(old.folder.glob("cells/*/**/*.safetensors")):
+            return changed
+    found = "; ".join(f"{name}: {was} there, {now} here" for name, (was, now) in changed.items())
+    raise StorageError(
+        "output",
+        law="must be a new folder or a run with the same settings (seeds may be added)",
+        found=f"{old.folder} with {found or f'a run of kind {old.kind!r}'}",
+        remedy="Name another folder with `--output`, or take back the change to go on with that run.",
+    )
+
+
+def _with_all_seeds(old: Run, settings: S) -> S:
+    known = settings_of(old, type(settings)).seeds
+    seeds = (*known, *(seed for seed in settings.seeds if seed not in known))
+    return replace(settings, seeds=seeds)  # type: ignore[type-var]

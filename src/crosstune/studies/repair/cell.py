@@ -1,0 +1,206 @@
+"""One cell: a fine-tune and its repair, or the repair of two given models; a kill costs a checkpoint's or one look's work."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from crosstune.foundation import ranks
+from crosstune.foundation.models import save_model
+from crosstune.foundation.records import Run
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.training import drop_end, train_stage
+from crosstune.interference import ForgettingLedger, measure_rollback
+from crosstune.interference.repair.ends import Ends, open_ends
+from crosstune.interference.repair.harness import looks_at_most, repair_ends
+from crosstune.interference.repair.outcome import Repair
+from crosstune.interference.repair.session import Watch
+from crosstune.studies.repair.prepare import Bench
+from crosstune.studies.repair.summary import PICKED
+from crosstune.studies.study import Listener, Progress
+
+LEARNED = "fine-tuned"
+MODEL, REPAIRED, LOOKS = "after", "repaired", "looks"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tune and its repair, or one repair.
+
+    Attributes:
+        bench: What all seeds share.
+        seed: What this one changes.
+        run: Its run folder.
+        listener: Told how far it has come.
+    """
+
+    bench: Bench
+    seed: int
+    run: Run
+    listener: Listener
+
+    @property
+    def name(self) -> str:
+        """The cell's name."""
+        return self.run.folder.name
+
+    def go(self) -> None:
+        """Fine-tune where that is asked for, repair, say why, and save the repaired model."""
+        settings = self.bench.settings
+        after = settings.after or str(self._fine_tuned())
+        self.tell("opening both models", self._steps, 0)
+        ends = open_ends(
+            self.bench.before,
+            after,
+            between=settings.between,
+            device=self.bench.device,
+            precision=settings.repair.precision,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        watch = Watch(self.run.folder / LOOKS, self._listen)
+        repair = repair_ends(
+            ends, self.bench.keep, settings.repair_settings(self.bench.device), watch
+        )
+        self._record(repair)
+        if settings.rollback != "none":
+            self.tell("rolling back", self._steps, self._looks)
+            self._roll_back(ends)
+        if ranks.is_first():
+            self.run.finish()
+        ranks.wait_for_all()
+
+    def tell(self, doing: str, steps: int, looks: int) -> None:
+        """Say how far the cell has come.
+
+        Args:
+            doing: What it is doing now.
+            steps: Optimizer steps behind it.
+            looks: Looks of the search behind it.
+        """
+        if ranks.is_first():
+            done, total = steps + min(looks, self._looks), self._steps + self._looks
+            self.listener(Progress(self.name, doing, done, total))
+
+    @property
+    def _steps(self) -> int:
+        """Optimizer steps of the whole cell."""
+        settings = self.bench.settings
+        return settings.training.steps if settings.after is None else 0
+
+    @property
+    def _looks(self) -> int:
+        """Looks of the whole cell, at most."""
+        return looks_at_most(self.bench.settings.repair)
+
+    def _listen(self, doing: str, done: int, total: int) -> None:
+        self.tell(f"repairing: {doing}, {done} looks", self._steps, done)
+
+    # ---- the fine-tune -------------------------------------------------------------------------------
+
+    def _fine_tuned(self) -> Path:
+        """The folder of the model after, trained unless it is there already."""
+        folder = self.run.checkpoints / MODEL
+        if any(event["kind"] == LEARNED for event in self.run.all_events()):
+            return folder
+        bench, settings = self.bench, self.bench.settings
+        self.tell("loading", 0, 0)
+        tokenizer = bench.tokenizer()
+        model = bench.fresh_model(self.seed)
+        training = self.run.checkpoints / "training"
+        if ranks.is_first():
+            # Killed after its last step: tables may be missing that only the end of a training writes.
+            drop_end(training)
+        ranks.wait_for_all()
+        result = train_stage(
+            model,
+            bench.stage_data(tokenizer),
+            settings.training,
+            output_folder=training,
+            callbacks=[_Reporter(self), *self._ledgers(tokenizer)],
+            seed=Seeds(self.seed).derive("repair", settings.learn_task),
+        )
+        if ranks.is_first():
+            for note in result.notes:
+                self.run.event("note", text=note)
+            save_model(model, tokenizer, folder)
+            self.run.event(LEARNED, steps=result.steps)
+            shutil.rmtree(training, ignore_errors=True)
+        ranks.wait_for_all()
+        return folder
+
+    def _ledgers(self, tokenizer: Any) -> list[TrainerCallback]:
+        """The forgetting ledger, on the rows that choose: those that report are for the end."""
+        settings = self.bench.settings
+        if settings.ledger is None:
+            return []
+        ledger = ForgettingLedger(
+            {name: task.train for name, task in self.bench.keep.items()},
+            tokenizer=tokenizer,
+            blocks=settings.block_settings(),
+            gradients=settings.gradient_settings(),
+            settings=settings.ledger,
+            run=self.run,
+        )
+        return [ledger]
+
+    # ---- the repair ----------------------------------------------------------------------------------
+
+    def _record(self, repair: Repair) -> None:
+        """Write the tables, and save the point that is picked as an ordinary model."""
+        if not ranks.is_first():
+            return
+        for table in repair.tables.values():
+            self.run.write_table(table)
+        for statement in repair.statements:
+            self.run.event("statement", **vars(statement))
+        if repair.found is None:
+            return
+        limits = self.bench.settings.repair.max_loss
+        pick = repair.pick(max_loss=limits) if limits else repair.pick(rate=1.0)
+        folder = self.run.folder / REPAIRED
+        shutil.rmtree(folder, ignore_errors=True)
+        repair.save(folder, pick)
+        point = pick.point
+        self.run.event(PICKED, method=point.method, label=point.label)
+
+    def _roll_back(self, ends: Ends) -> None:
+        """Put each component back alone, on the rows that choose."""
+        if not ends.names:
+            return
+        _place_after(ends)
+        known = dict(ends.model.named_parameters())
+        before = {name: value.detach() for name, value in known.items()}
+        before |= {name: ends.tensor(0, name) for name in ends.names}
+        table = measure_rollback(
+            before,
+            ends.model,
+            {name: task.train for name, task in self.bench.keep.items()},
+            tokenizer=ends.tokenizer,
+            blocks=self.bench.settings.block_settings(),
+        )
+        if ranks.is_first():
+            self.run.write_table(table)
+
+
+class _Reporter(TrainerCallback):  # type: ignore[misc]
+    """Tells the listener about every optimizer step."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say which step was taken."""
+        doing = f"fine-tuning, step {state.global_step} of {state.max_steps}"
+        self._cell.tell(doing, state.global_step, 0)
+
+
+def _place_after(ends: Ends) -> None:
+    known = dict(ends.model.named_parameters())
+    with torch.no_grad():
+        for name in ends.names:
+            known[name].copy_(ends.tensor(ends.count, name))

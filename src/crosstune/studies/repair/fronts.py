@@ -1,0 +1,190 @@
+"""The fronts of all seeds as one: points, tasks at each point and whole fronts, as means with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from crosstune.foundation.records import Column, Table
+from crosstune.interference.repair.tables import NATS
+from crosstune.studies.over_seeds import by_key, mean_over_seeds
+
+WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
+METHOD = Column("method", "string", "axis", about="The granularity or baseline.")
+LABEL = Column("label", "string", "axis", about="What the point answers, in a few words.")
+SEEDS = Column("seeds", "int64", "label", about="Seeds the row rests on.")
+_SPAN = Column("points", "string", "axis", about="Whether the model before is among them.")
+
+
+def with_interval(name: str, about: str, unit: str = NATS) -> tuple[Column, Column, Column]:
+    """A value over seeds with the columns of its interval.
+
+    Args:
+        name: The value's name.
+        about: What it is.
+        unit: Its unit.
+
+    Returns:
+        Value, low and high.
+    """
+    how = "Over seeds and rows; over rows for one seed."
+    return (
+        Column(name, "float64", "value", unit, about=about),
+        Column(f"{name}_low", "float64", "low", unit, of=name, about=how),
+        Column(f"{name}_high", "float64", "high", unit, of=name, about=how),
+    )
+
+
+_UNITS = (
+    Column("n", "int64", "label", about="Reported rows or groups, the fewest of a seed."),
+    Column("n_unit", "string", "label", about="What n counts: rows or groups."),
+    SEEDS,
+)
+_OLD = with_interval("old", "Mean loss of the forgotten tasks on reported rows.")
+_NEW = with_interval("new", "Mean loss of the learned tasks on reported rows.")
+FRONT = (
+    _SPAN,
+    METHOD,
+    LABEL,
+    Column("kind", "string", "label", about="before, after, rate, budget, asked or replay."),
+    Column("coordinates", "int64", "label", about="How many numbers could be chosen."),
+    *_OLD,
+    *_NEW,
+    *with_interval("regained", "Old loss of after minus here; positive is better."),
+    *with_interval("paid", "New loss here minus after; positive is worse."),
+    *_UNITS,
+)
+BY_TASK = (
+    METHOD,
+    Column("point", "int64", "label", about="Place in the method's list; 0 is the model before."),
+    LABEL,
+    Column("task", "string", "axis", about="The task whose loss is read."),
+    Column("role", "string", "label", about="learned or forgotten from before to after."),
+    Column("selection", "float64", "label", NATS, about="Loss on the rows that chose."),
+    *with_interval("loss", "Loss on reported rows."),
+    *with_interval("change", "Loss here minus loss after; negative is better."),
+    *_UNITS,
+)
+FRONTS = (
+    METHOD,
+    *with_interval(
+        "value", "Share of the rectangle between before and after that the front dominates.", ""
+    ),
+    *with_interval("over_global", "Value minus that of the method global, paired.", ""),
+    *with_interval("over_replay", "Value minus that of the method replay, paired.", ""),
+    Column("points", "int64", "label", about="Points of the method, both ends among them."),
+    *_UNITS,
+)
+
+
+def front(points: Table) -> Table:
+    """The table `repair_front`: each point of each method over seeds.
+
+    Args:
+        points: `repair_points` of all seeds.
+
+    Returns:
+        A row for each method and point but `before`, and again with it: the losses of the model before may lie so far
+        off that nothing else could be told apart beside them.
+    """
+    means = []
+    for (method, label), found in by_key(_alike(points), ("method", "label")):
+        row = {
+            "method": method,
+            "label": label,
+            **_same(found, "kind", "coordinates"),
+            **_means(found, "old", "new", "regained", "paid"),
+        }
+        means.append(row)
+    spans = {
+        WITHOUT_BEFORE: [row for row in means if row["kind"] != "before"],
+        WITH_BEFORE: means,
+    }
+    rows = [{"points": span, **row} for span, kept in spans.items() for row in kept]
+    return Table("repair_front", FRONT, rows)
+
+
+def by_task(tasks: Table) -> Table:
+    """The table `repair_by_task`: each task at each point over seeds.
+
+    Args:
+        tasks: `repair_tasks` of all seeds.
+
+    Returns:
+        A row for each method, point and task.
+    """
+    axes = ("method", "label", "task")
+    rows = (
+        {
+            **dict(zip(axes, key, strict=True)),
+            "point": found[0]["point"],
+            "role": _most_common([row["role"] for row in found]),
+            "selection": sum(row["selection"] for row in found) / len(found),
+            **_means(found, "loss", "change"),
+        }
+        for key, found in by_key(_alike(tasks), axes)
+    )
+    return Table("repair_by_task", BY_TASK, rows)
+
+
+def fronts(found: Table) -> Table:
+    """The table `repair_fronts`: how much of the room between before and after each front opens up, over seeds.
+
+    Args:
+        found: `repair_hypervolume` of all seeds.
+
+    Returns:
+        A row for each method, with what it opens up more than `global` and `replay` do.
+    """
+    rows = (
+        {
+            "method": method,
+            "points": rows[0]["points"],
+            **_means(rows, "value", "over_global", "over_replay"),
+        }
+        for (method,), rows in by_key(found, ("method",))
+    )
+    return Table("repair_fronts", FRONTS, rows)
+
+
+def _most_common(names: Sequence[str]) -> str:
+    return max(dict.fromkeys(names), key=names.count)
+
+
+def _alike(points: Table) -> Table:
+    """The same table with points that answer the same under one label: a replay's steps differ from seed to seed."""
+    columns = tuple(
+        replace(column, role="axis") if column.name == "label" else column
+        for column in points.columns
+    )
+    counts: dict[tuple[Any, ...], int] = {}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in points.rows():
+            if row["label"].startswith("replay, step"):
+                place = (row["seed"], row.get("task"))
+                counts[place] = counts.get(place, 0) + 1
+                row = {**row, "label": f"replay, look {counts[place]}"}
+            yield row
+
+    return Table(points.name, columns, rows())
+
+
+def _same(found: Sequence[Mapping[str, Any]], *names: str) -> dict[str, Any]:
+    return {name: found[0][name] for name in names}
+
+
+def _means(found: Sequence[Mapping[str, Any]], *names: str) -> dict[str, Any]:
+    """The cells of some values over seeds."""
+    cells: dict[str, Any] = {
+        "n": min(row["n"] for row in found),
+        "n_unit": found[0]["n_unit"],
+        "seeds": len(found),
+    }
+    for name in names:
+        mean = mean_over_seeds(
+            *([row[f"{name}{end}"] for row in found] for end in ("", "_low", "_high"))
+        )
+        cells |= {name: mean.value, f"{name}_low": mean.low, f"{name}_high": mean.high}
+    return cells

@@ -1,0 +1,134 @@
+"""What the cells found, over seeds: tables of the cells with their seed, and the means with their intervals.
+
+Coefficients of single pieces stay in the cells: they are long, and what is drawn of them are means by component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crosstune.foundation.records import Column, Measurement, Run, Table
+from crosstune.interference.repair import tables as names
+from crosstune.studies.repair import fronts, why
+from crosstune.studies.repair.settings import RepairStudySettings
+
+SEED = Column("seed", "int64", "axis", about="The cell's seed.")
+PICKED = "picked"  # the event that says which point a cell saved
+# Tables of a cell that are kept as they are, with the seed in front.
+KEPT = (
+    names.POINTS,
+    names.TASKS,
+    names.HYPERVOLUME,
+    names.LINE,
+    names.GENERATIONS,
+    names.COST,
+    "forgetting_sites",
+    "forgetting_totals",
+    "rollback",
+)
+
+
+def finished_cells(run: Run, settings: RepairStudySettings) -> list[tuple[int, Run]]:
+    """The cells that came to their end, with their seeds.
+
+    Args:
+        run: The study's run.
+        settings: Its settings.
+
+    Returns:
+        Seed and cell, in the order of the settings' seeds.
+    """
+    cells = {cell.folder.name: cell for cell in run.cells() if cell.finished}
+    pairs = zip(settings.seeds, settings.cell_names, strict=True)
+    return [(seed, cells[name]) for seed, name in pairs if name in cells]
+
+
+def write(run: Run, settings: RepairStudySettings) -> None:
+    """Write the tables over seeds into the study's run.
+
+    Args:
+        run: The study's run, with at least one finished cell.
+        settings: Its settings.
+    """
+    cells = finished_cells(run, settings)
+    over = {name: _together(name, cells) for name in KEPT if _all_have(name, cells)}
+    means = [
+        fronts.front(over[names.POINTS]),
+        fronts.by_task(over[names.TASKS]),
+    ]
+    if names.HYPERVOLUME in over:
+        means.append(fronts.fronts(over[names.HYPERVOLUME]))
+    if _all_have(names.COEFFICIENTS, cells):
+        means += list(_why(over, _together(names.COEFFICIENTS, cells)))
+    for table in (*over.values(), *means):
+        if len(table):
+            run.write_table(table)
+    for found in measurements(means, tuple(seed for seed, _ in cells), settings):
+        run.measure(found)
+
+
+def _why(over: dict[str, Table], coefficients: Table) -> Sequence[Table]:
+    found = why.coefficient_map(coefficients)
+    accounts = why.ledger(over.get("forgetting_sites"), over.get(names.LINE))
+    back = why.rollback(over["rollback"]) if "rollback" in over else None
+    return [
+        found,
+        why.coefficient_rows(coefficients),
+        why.coefficient_directions(coefficients),
+        accounts,
+        *([] if back is None else [back]),
+        why.agreement(found, accounts, back, forgotten(over[names.TASKS])),
+    ]
+
+
+def forgotten(tasks: Table) -> tuple[str, ...]:
+    """The tasks whose loss rose from before to after at any seed.
+
+    Args:
+        tasks: `repair_tasks`, or `repair_by_task`.
+
+    Returns:
+        Their names, in order.
+    """
+    rows = [row["task"] for row in tasks.rows() if "forgotten" in row["role"]]
+    return tuple(dict.fromkeys(rows))
+
+
+def measurements(
+    means: Sequence[Table], seeds: tuple[int, ...], settings: RepairStudySettings
+) -> list[Measurement]:
+    """How much of the room between before and after each front opens up: the headline figures of a study.
+
+    Args:
+        means: The tables over seeds.
+        seeds: The seeds they stand on.
+        settings: The study's settings.
+
+    Returns:
+        One for each method.
+    """
+    return [
+        Measurement(
+            name=f"room opened up by {row['method']}",
+            value=row["value"],
+            low=row["value_low"],
+            high=row["value_high"],
+            n=row["n"],
+            unit="",
+            how="share of the rectangle between before and after that the front dominates on reported rows; "
+            "interval over rows, and over seeds where there are several",
+            seeds=() if settings.after is not None else seeds,
+            n_unit=row["n_unit"],
+        )
+        for table in means
+        if table.name == "repair_fronts"
+        for row in table.rows()
+    ]
+
+
+def _all_have(name: str, cells: Sequence[tuple[int, Run]]) -> bool:
+    return all(cell.has_table(name) for _, cell in cells)
+
+
+def _together(name: str, cells: Sequence[tuple[int, Run]]) -> Table:
+    return Table.concat([cell.table(name).with_columns({SEED: seed}) for seed, cell in cells])
