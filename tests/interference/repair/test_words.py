@@ -149,6 +149,8 @@ def test_nothing_learned_is_a_result() -> None:
 
 def test_identical_checkpoints_have_nothing_to_repair() -> None:
     assert words.identical().text.startswith("Nothing to repair")
+    (same,) = words.ends(Table("t", TASKS_COLUMNS))
+    assert same.text.startswith("Nothing to repair: no task's loss changed")
 
 
 @pytest.mark.parametrize(
