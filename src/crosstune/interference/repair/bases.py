@@ -12,15 +12,10 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from crosstune.foundation.errors import CheckpointError, StorageError, UnsupportedError
-from crosstune.interference.repair.adapters import (
-    active_adapter,
-    base_weights,
-    is_adapter_folder,
-    read_config,
-    unwrap,
-)
+from crosstune.interference.repair.adapters import base_weights, is_adapter_folder, unwrap
 from crosstune.interference.repair.fitting import check_same_config, fit, listed
 from crosstune.interference.repair.opening import End, Opening, compare
+from crosstune.interference.repair.plain_lora import active_adapter, read_config
 from crosstune.interference.repair.weights import HeldWeights, Weights
 
 

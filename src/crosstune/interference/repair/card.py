@@ -4,41 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+
+from crosstune.interference.repair.ends import Parent
 
 _START, _END = "<!-- crosstune repair -->", "<!-- end of crosstune repair -->"
 
 
-class Parent(Protocol):
-    """Where weights come from."""
-
-    @property
-    def role(self) -> str:
-        """Which end it is."""
-
-    @property
-    def source(self) -> str:
-        """Where it was."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of its weights."""
-
-
-def card_of(parents: Sequence[Parent], text: str, *, adapter: bool) -> str:
+def card_of(parents: Sequence[Parent], text: str, *, kind: str) -> str:
     """The card's Markdown; a section of an earlier repair gives way to the new one.
 
     Args:
         parents: Where the weights come from; the folder of ``after`` may have a card of its own.
         text: What was done and measured, as Markdown.
-        adapter: Whether the folder holds a PEFT adapter.
+        kind: ``full``, ``lora``, or ``merged``: no adapter any more, so the adapter's card is not its card.
 
     Returns:
         The text of ``README.md``.
     """
-    existing = _existing(parents) or _front(adapter)
-    before, start, rest = existing.partition(_START)
-    kept = before + rest.partition(_END)[2] if start else existing
+    existing = (None if kind == "merged" else _existing(parents)) or _front(kind)
+    kept = existing
+    if _START in kept and _END in kept:
+        kept = kept.partition(_START)[0] + kept.partition(_END)[2]
     return f"{kept.rstrip()}\n\n{_section(parents, text)}\n"
 
 
@@ -56,8 +42,8 @@ def _existing(parents: Sequence[Parent]) -> str | None:
     return card.read_text(encoding="utf-8") if card.is_file() else None
 
 
-def _front(adapter: bool) -> str:
-    library = "peft" if adapter else "transformers"
+def _front(kind: str) -> str:
+    library = "peft" if kind == "lora" else "transformers"
     return (
         f"---\nlibrary_name: {library}\npipeline_tag: text-generation\n"
         "tags:\n- crosstune\n- repair\n---\n\n# Repaired language model"
@@ -69,7 +55,7 @@ def _section(parents: Sequence[Parent], text: str) -> str:
         f"| {escape(parent.role)} | {escape(parent.source)} | `{parent.fingerprint}` |"
         for parent in parents
     ]
-    shown = text.replace("&", "&amp;").replace("<", "&lt;").strip()
+    shown = text.replace("<", "&lt;").strip()
     lines = [
         _START,
         "## Repair",

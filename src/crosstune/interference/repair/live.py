@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from crosstune.foundation.errors import CheckpointError, UnsupportedError
 from crosstune.foundation.models import check_supported
-from crosstune.interference.repair.adapters import active_adapter, layers_of, parameter_name
+from crosstune.interference.repair.adapters import parameter_name
 from crosstune.interference.repair.fitting import check_dtypes, check_tensor, listed
+from crosstune.interference.repair.plain_lora import active_adapter, layers_of
 from crosstune.interference.repair.weights import HeldWeights, all_names
 
 

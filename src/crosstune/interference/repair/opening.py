@@ -169,11 +169,11 @@ class Opening:
                 fit(stored, model, role)
             raise
         why = (
-            "a hub id: download it to a folder"
+            "it is a hub id, not a folder"
             if stored is None
-            else "kept in another layout than the model computes in: save it again with save_pretrained()"
+            else "transformers converts its files to another layout as it loads them"
         )
-        note = f"`{role}` was read whole into memory, for it is {why} to have it read tensor by tensor."
+        note = f"`{role}` was read whole into memory and not tensor by tensor: {why}."
         return fit(HeldWeights.of(loaded), model, role), note
 
 

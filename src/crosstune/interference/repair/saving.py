@@ -16,17 +16,11 @@ from torch import Tensor, nn
 from crosstune.foundation.errors import SettingsError, StorageError
 from crosstune.foundation.models import save_model
 from crosstune.foundation.storage import canonical, write_json, write_text
-from crosstune.interference.repair.adapters import (
-    active_adapter,
-    adapter_of,
-    file_key,
-    layers_of,
-    parameter_name,
-    plain_name,
-)
+from crosstune.interference.repair.adapters import adapter_of, file_key, parameter_name, plain_name
 from crosstune.interference.repair.card import card_of
 from crosstune.interference.repair.ends import Ends
 from crosstune.interference.repair.joint import join
+from crosstune.interference.repair.plain_lora import active_adapter, layers_of
 
 
 def save_repaired(
@@ -99,14 +93,10 @@ class _Repaired:
                 model.save_pretrained(folder)
         else:
             _save_adapter(ends, folder)
-        about = {
-            "kind": "merged" if self.merge else ends.kind,
-            "parents": ends.parents,
-            "notes": ends.notes,
-        }
+        kind = "merged" if self.merge else ends.kind
+        about = {"kind": kind, "parents": ends.parents, "notes": ends.notes}
         write_json(folder / "repair.json", canonical({**self.manifest, **about}))
-        adapter = ends.kind == "lora" and not self.merge
-        write_text(folder / "README.md", card_of(ends.parents, self.card, adapter=adapter))
+        write_text(folder / "README.md", card_of(ends.parents, self.card, kind=kind))
 
 
 @contextmanager
@@ -182,7 +172,7 @@ def _merged(ends: Ends) -> Iterator[Any]:
 def _deltas(layers: Mapping[str, Any], adapter: str) -> dict[str, Tensor]:
     with torch.no_grad():
         return {
-            f"{plain_name(f'{path}.')}{getattr(layer, 'parameter_name', 'weight')}": layer.get_delta_weight(
+            f"{plain_name(path)}.{getattr(layer, 'parameter_name', 'weight')}": layer.get_delta_weight(
                 adapter
             )
             for path, layer in layers.items()
