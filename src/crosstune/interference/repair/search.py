@@ -26,9 +26,8 @@ Bounds = tuple[float, float]
 
 FIRST_STEP = 0.25  # of the box's side, along the steepest coordinate
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MAX_FOR_SLSQP = 300  # its step solves a dense problem of S variables, in O(S³)
-MULTIPLIER_ROUNDS = 4
-MULTIPLIER_WEIGHT = 100.0  # ρ: an excess of 0.01 nats pulls like an exchange rate of 1
+MAX_FOR_SLSQP = 1000  # its step is dense, in O(S³): half a second at 1000 coefficients, six at 2000
+MULTIPLIER_ROUNDS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +177,8 @@ def sweep(
 ) -> list[Seen]:
     """The best point of every goal, in the order of the goals, each over everything that was seen.
 
-    Goals are searched from the lowest rate to the highest, so that each starts near the last one's answer;
-    ``evaluations`` is the limit of each. Let p and q be the answers at rates λ < μ, with learned losses (and equal
+    Goals are searched from the lowest rate to the highest, so that each starts near the last one's answer (of
+    the orders tried it needs the fewest looks); ``evaluations`` is the limit of each. Let p and q be the answers at rates λ < μ, with learned losses (and equal
     penalty) L and forgotten losses F. Both are argmins over the same points, so L_p + λF_p ≤ L_q + λF_q
     and L_q + μF_q ≤ L_p + μF_p; their sum says (μ − λ)(F_q − F_p) ≤ 0: the forgotten loss never rises
     with the rate, and by the first line the learned loss never falls.
@@ -204,9 +203,9 @@ def within(
     """The point of least forgotten loss that keeps ``losses[k] ≤ limits[k]`` for every limited task.
 
     The search aims ``slack`` nats inside the limits, so that its last steps fall within; the answer is judged by
-    the limits themselves. Sequential quadratic programming up to 300 coefficients, beyond that an
-    augmented Lagrangian over ``minimise``, whose step costs O(S). It starts at the best point that keeps the
-    limits, else at the one that breaks them least.
+    the limits themselves. Sequential quadratic programming up to 1000 coefficients, beyond that an augmented
+    Lagrangian, whose step costs O(S) but which needs about twice the looks. It starts at the best point
+    that keeps the limits, else at the one that breaks them least.
 
     Returns:
         The archive's best point within the limits; None where none of its points keeps them.
@@ -214,9 +213,11 @@ def within(
     aims = {task: limit - slack for task, limit in limits.items()}
     counted = _Counted(look, archive, bounds, evaluations)
     start = archive.best_within(limits, goal) or min(
-        archive.seen, key=lambda seen: _excess(seen, limits)
+        [archive.best(goal), *archive.seen], key=lambda seen: _excess(seen, limits)
     )
-    if len(start.at) > MAX_FOR_SLSQP:
+    if not limits:
+        _descend(counted, goal.forgotten_alone, tolerance=1e-4)
+    elif len(start.at) > MAX_FOR_SLSQP:
         _by_multipliers(counted, aims, goal.forgotten_alone, start)
     else:
         _by_programming(counted, aims, goal.forgotten_alone, start)
@@ -314,7 +315,7 @@ def _by_programming(counted: _Counted, aims: Mapping[int, float], goal: Goal, st
             jac=lambda at: goal.slope(counted(at)) / unit,
             method="SLSQP",
             bounds=[counted.bounds] * len(start.at),
-            constraints=[constraint] if tasks else [],
+            constraints=[constraint],
             options={"ftol": 1e-4 / unit, "maxiter": 1000},
         )
     except _Exhausted:
@@ -355,8 +356,12 @@ def _by_multipliers(counted: _Counted, aims: Mapping[int, float], goal: Goal, st
     tasks = list(aims)
     ceilings = np.array([aims[task] for task in tasks])
     multipliers, _ = optimize.nnls(start.slopes[tasks].T, -goal.slope(start))
+    room = np.abs(start.losses[tasks] - ceilings).max(initial=0.01)
+    weight = (
+        3 * multipliers.max(initial=0.1) / room
+    )  # the limit is felt once a third of the room is left
     for _ in range(MULTIPLIER_ROUNDS):
-        lagrangian = _Lagrangian(goal, tasks, ceilings, multipliers, MULTIPLIER_WEIGHT)
+        lagrangian = _Lagrangian(goal, tasks, ceilings, multipliers, weight)
         _descend(counted, lagrangian, tolerance=1e-4)
         multipliers = lagrangian.forces(counted.archive.best(lagrangian))
 
@@ -377,9 +382,10 @@ def _win_in_sight(start: Seen, slope: Array, bounds: Bounds) -> Array:
 
 
 def _excess(seen: Seen, limits: Mapping[int, float]) -> float:
-    """By how much the worst limit is broken; NaN losses break every limit."""
-    excess = max((seen.losses[task] - limit for task, limit in limits.items()), default=0.0)
-    return float(excess) if np.isfinite(excess) else np.inf
+    """By how much the worst limit is broken; a point with a NaN breaks every limit."""
+    if not seen.finite:
+        return np.inf
+    return max((float(seen.losses[task]) - limit for task, limit in limits.items()), default=0.0)
 
 
 def _argmin(seen: Sequence[Seen], goal: Objective) -> Seen | None:
