@@ -6,6 +6,7 @@ from tests.report.figure_words import COLUMNS, marks, row, texts
 
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.page import Section
+from crosstune.report.figures import specification
 
 
 def test_levels_are_named_in_every_small_chart() -> None:
@@ -49,3 +50,32 @@ def test_lines_leave_out_what_is_below_the_noise_floor() -> None:
     drawn = marks(section, Table("t", COLUMNS, rows))
     assert "0.5" in drawn
     assert "0.75" not in drawn
+
+
+def scattered(*rows: tuple[float, float], trace: str | None = None) -> dict[str, object]:
+    columns = (
+        Column("method", "string", "axis"),
+        Column("old", "float64", "value"),
+        Column("new", "float64", "value"),
+    )
+    table = Table("t", columns, [{"method": "m", "old": x, "new": y} for x, y in rows])
+    section = Section("s", "S", "", "scatter", "t", x="old", y="new", color="method", trace=trace)
+    return specification(section, table)
+
+
+def layers_of(drawn: dict[str, object]) -> list[str]:
+    layers = drawn["layer"]
+    assert isinstance(layers, list)
+    return [layer["mark"]["type"] for layer in layers]
+
+
+def test_points_of_a_trace_are_joined_and_others_are_not() -> None:
+    losses = ((1.0, 2.0), (2.0, 1.5))
+    assert layers_of(scattered(*losses, trace="method")) == ["line", "point"]
+    assert layers_of(scattered(*losses)) == ["point"]
+
+
+def test_zero_is_ruled_only_where_values_reach_it() -> None:
+    assert layers_of(scattered((1.0, 2.0), (2.0, 1.5))) == ["point"]
+    assert layers_of(scattered((-1.0, 2.0), (2.0, 1.5))) == ["rule", "point"]
+    assert layers_of(scattered((-1.0, 2.0), (2.0, -1.5))) == ["rule", "rule", "point"]

@@ -17,12 +17,11 @@ _ELSEWHERE = {
     "after",
     "tasks",
     "learn",
+    "dtype",
     "training",
     "ledger",
     "seeds",
     "test_share",
-    "repair.granularity",
-    "repair.max_loss",
 }
 
 _SHORT = ("task", "max_loss", "granularity", "text", "group")
@@ -35,6 +34,10 @@ def parser() -> ArgumentParser:
         Two places, tasks and limits by name, and every setting of the study that a pair of models has a use for.
     """
     found = ArgumentParser(description=SAYS, exit_on_error=False)
+    found.add_argument("--config", help="A YAML file with any settings of the study.")
+    found.add_argument(
+        "--print_config", nargs="?", const="", help="Print the whole settings as YAML, and stop."
+    )
     found.add_argument("before", type=str, help="The model before: a folder, hub id or adapter.")
     found.add_argument("after", type=str, help="The model or adapter after.")
     for option, says in (
@@ -69,7 +72,10 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in given.items() if name not in _SHORT}
     fields = {name: given[name] for name in ("text", "group") if name in given}
     tasks = _named("task", given.get("task") or (), "en=rows.jsonl")
-    rest["tasks"] = [{"name": name, "source": source, **fields} for name, source in tasks.items()]
+    if tasks:
+        rest["tasks"] = [
+            {"name": name, "source": source, **fields} for name, source in tasks.items()
+        ]
     repair = dict(rest.get("repair", {}))
     if given.get("max_loss"):
         limits = _named("max_loss", given["max_loss"], "bn=0.02")

@@ -187,18 +187,16 @@ def scatter(source: Source, predicates: list[Any]) -> Figure:
     looks = _point_looks(source)
     rules = _zero_rules(source)
     layers = [*rules]
+    color = {key: value for key, value in looks.items() if key == "color"}
     if section.trace is not None:
-        layers.append(_joined(source, base.encode(x=x, y=y), looks))
+        layers.append(_joined(source, base.encode(x=x, y=y, **color)))
+    cross = base.mark_rule(style="interval", opacity=0.45)
     if across.low is not None and across.high is not None:
         ends = alt.X(across.low, type="quantitative", title=across.title)
-        layers.append(
-            base.mark_rule(style="interval", opacity=0.45).encode(x=ends, x2=across.high, y=y)
-        )
+        layers.append(cross.encode(x=ends, x2=across.high, y=y, **color))
     if up.low is not None and up.high is not None:
         ends_up = alt.Y(up.low, type="quantitative", title=up.title)
-        layers.append(
-            base.mark_rule(style="interval", opacity=0.45).encode(x=x, y=ends_up, y2=up.high)
-        )
+        layers.append(cross.encode(x=x, y=ends_up, y2=up.high, **color))
     is_signed = bool(rules)
     form = number_format(source.largest(section.y), signed=is_signed)
     hints = [
@@ -231,20 +229,18 @@ def _point_looks(source: Source) -> dict[str, Any]:
 
 def _zero_rules(source: Source) -> list[Figure]:
     """A rule at zero across each axis whose values are not all above it: losses would be pushed into a corner."""
-    section = source.section
-    rules = []
-    for name, datum in ((section.x, alt.XDatum(0)), (section.y, alt.YDatum(0))):
-        values = [row[name] for row in source.rows if is_number(row[name])]
-        if min(values, default=0.0) <= 0:
-            place = {"x": datum} if isinstance(datum, alt.XDatum) else {"y": datum}
-            rules.append(alt.Chart().mark_rule(style="zero").encode(**place))
-    return rules
+    section, rule = source.section, alt.Chart().mark_rule(style="zero")
+    across, up = rule.encode(x=alt.XDatum(0)), rule.encode(y=alt.YDatum(0))
+    return [
+        drawn
+        for name, drawn in ((str(section.x), across), (str(section.y), up))
+        if min((row[name] for row in source.rows if is_number(row[name])), default=0.0) <= 0
+    ]
 
 
-def _joined(source: Source, base: Figure, looks: dict[str, Any]) -> Figure:
+def _joined(source: Source, base: Figure) -> Figure:
     """A thin line through the points of each value of the trace, from left to right."""
     section = source.section
-    color = {key: value for key, value in looks.items() if key == "color"}
     detail = alt.Detail(str(section.trace), type="nominal")
     order = alt.Order(str(section.x), type="quantitative")
-    return base.mark_line(strokeWidth=1.25, opacity=0.5).encode(**color, detail=detail, order=order)
+    return base.mark_line(strokeWidth=1.25, opacity=0.5).encode(detail=detail, order=order)

@@ -192,7 +192,9 @@ def _key(section: Section, table: Table, contents: Contents) -> list[str]:
             said.append(f"Colours end at ±{number(source.reach())}; printed numbers do not.")
     if section.view == "matrix":
         said.append(f"Bold: {measured.title}{', and its interval below' if has_interval else ''}.")
-    if section.trace is not None:
+    if has_interval and section.view == "scatter":
+        said.append("Crosses: intervals.")
+    if section.trace is not None and section.view == "lines":
         said.append(f"Thick: the mean; thin: each {section.trace.replace('_', ' ')}.")
     if section.thin is not None and section.thin in contents.tables:
         said.append(f"Thinnest: {section.thin.replace('_', ' ')}.")

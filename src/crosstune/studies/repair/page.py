@@ -105,7 +105,7 @@ def _fronts(table: Table) -> Iterator[Section]:
         choose=("points",),
         begin={"points": fronts.WITHOUT_BEFORE},
         note=f"Mean loss of the forgotten and of the learned tasks, nats per token. {_ROWS}, and over seeds where there are "
-        "several. The lines only join the points of a method.",
+        "several. The thin lines only join the points of a method.",
     )
     yield Section(
         id="room",

@@ -1,0 +1,295 @@
+"""What a repair study will cost, from a short calibration on the real models, rows and instruments."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from crosstune.foundation.data import Encoded
+from crosstune.foundation.models import Anatomy
+from crosstune.foundation.training import train_stage
+from crosstune.interference import ForgettingLedger
+from crosstune.interference.repair.ends import Ends, open_ends
+from crosstune.interference.repair.scoring import score_tasks
+from crosstune.interference.repair.selection import Rows, encode_rows
+from crosstune.interference.repair.session import Roles, Session, Watch, open_session
+from crosstune.interference.repair.settings import RepairSettings
+from crosstune.studies.repair.prepare import Bench, prepare
+from crosstune.studies.repair.settings import RepairStudySettings
+from crosstune.studies.study import Plan, PlanLine
+
+LINE, REPLAY = "straight line", "replay"
+_STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
+_LINE_LOOKS = 9  # on the way from before to after; 5 to 17 as the account closes
+_USUAL = 0.4  # share of the looks at most that searches of real pairs made
+_GIB = 2**30
+_REPORT_SECONDS = 15.0  # loading libraries, summing up and drawing hardly depend on the model
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured.
+
+    Attributes:
+        step_seconds: One optimizer step of the fine-tune; 0 where it is not made here.
+        chord_seconds: One chord of the forgetting ledger; 0 without one.
+        look_seconds: One look: forward and backward over the rows that choose.
+        token_seconds: One token scored without a gradient.
+        open_seconds: Opening and comparing the two models.
+        look_tokens: Scored tokens of one look.
+        reported_tokens: Scored tokens of the rows that report.
+        peak_bytes: Memory of the process (the largest of the device, on one).
+        weight_bytes: One model's weights.
+        look_bytes: One look on disk.
+        sites: Components of layers that a rollback puts back.
+    """
+
+    step_seconds: float
+    chord_seconds: float
+    look_seconds: float
+    token_seconds: float
+    open_seconds: float
+    look_tokens: int
+    reported_tokens: int
+    peak_bytes: int
+    weight_bytes: int
+    look_bytes: int
+    sites: int
+
+
+def plan(settings: RepairStudySettings) -> Plan:
+    """The predicted time, memory and space of a study.
+
+    Args:
+        settings: The study's settings.
+
+    Returns:
+        The plan; nothing is left on disk, and no run folder is made.
+    """
+    bench = prepare(settings)
+    measured = calibrate(bench)
+    return Plan(lines=tuple(_lines(settings, measured)), warnings=bench.warnings)
+
+
+def calibrate(bench: Bench) -> Calibration:
+    """Train for one chord where the fine-tune is made here, open both models, and take two looks.
+
+    Args:
+        bench: The study's rows.
+
+    Returns:
+        What was measured.
+    """
+    settings = bench.settings
+    repair = settings.repair_settings(bench.device)
+    after: Any = settings.after
+    step, chord = 0.0, 0.0
+    if after is None:
+        step, chord, after = _train(bench)
+    began = time.perf_counter()
+    ends = open_ends(
+        bench.before,
+        after,
+        between=settings.between,
+        tokenizer=None if settings.after else bench.tokenizer(),
+        device=bench.device,
+        precision=repair.precision,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    opened = time.perf_counter() - began
+    rows = encode_rows(bench.keep, ends.tokenizer, repair)
+    session = open_session(ends, rows.selection, _roles(bench), repair, Watch())
+    look_seconds = _look_seconds(session)
+    ends_of_box, pieces = session.box.shape
+    return Calibration(
+        step_seconds=step,
+        chord_seconds=chord,
+        look_seconds=look_seconds,
+        token_seconds=_token_seconds(ends, rows, repair),
+        open_seconds=opened,
+        look_tokens=_tokens(rows.selection),
+        reported_tokens=_tokens(rows.reported),
+        peak_bytes=_peak_bytes(),
+        weight_bytes=sum(one.numel() * one.element_size() for one in ends.model.parameters()),
+        look_bytes=8 * len(rows.tasks) * repair.folds * (ends_of_box * pieces + 2),
+        sites=len({(site.layer, site.component) for site in Anatomy.of(ends.model).sites}),
+    )
+
+
+def _train(bench: Bench) -> tuple[float, float, Any]:
+    """Seconds of an optimizer step and of a chord, and a model that is a few steps away from `before`."""
+    settings = bench.settings
+    every = _STEPS if settings.ledger is None else max(_STEPS, settings.ledger.every)
+    short = replace(
+        settings.training,
+        steps=every,
+        warmup=0,
+        evaluate_every=0,
+        checkpoint_every=0,
+        early_stopping=None,
+        report_to=(),
+    )
+    tokenizer, model = bench.tokenizer(), bench.fresh_model(settings.seeds[0])
+    data = bench.stage_data(tokenizer)
+    ledger = settings.ledger and ForgettingLedger(
+        {name: task.train for name, task in bench.keep.items()},
+        tokenizer=tokenizer,
+        blocks=settings.block_settings(),
+        gradients=settings.gradient_settings(),
+        settings=replace(settings.ledger, every=every, track=False),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        # One step alone loads kernels and optimizer state, which a real fine-tune does once.
+        train_stage(model, data, replace(short, steps=1), output_folder=Path(folder) / "warm")
+        result = train_stage(
+            model,
+            data,
+            short,
+            output_folder=Path(folder) / "calibration",
+            callbacks=[ledger] if ledger else [],
+        )
+    chord = sum(row["seconds"] for row in ledger.segments().rows()) if ledger else 0.0
+    return result.cost.training_seconds / result.steps, chord, model
+
+
+def _roles(bench: Bench) -> Roles:
+    """Roles that let a session be opened; which task has which changes no cost."""
+    names = tuple(bench.keep)
+    return Roles(
+        names, names[-1:], names[:-1], dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0)
+    )
+
+
+def _look_seconds(session: Session) -> float:
+    """The second look's time: the first one warms the caches up."""
+    for share in (0.5, 0.25):
+        began = time.perf_counter()
+        values = torch.full(session.box.shape, share, dtype=torch.float64)
+        session.looks(values.numpy())
+        taken = time.perf_counter() - began
+    return taken
+
+
+def _token_seconds(ends: Ends, rows: Rows, repair: RepairSettings) -> float:
+    began = time.perf_counter()
+    score_tasks(ends, rows.selection, repair)
+    return (time.perf_counter() - began) / max(1, _tokens(rows.selection))
+
+
+def _tokens(rows: Mapping[str, list[Encoded]]) -> int:
+    return sum(row.scored_tokens for task in rows.values() for row in task)
+
+
+def _peak_bytes() -> int:
+    on_device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return int(on_device or psutil.Process().memory_info().rss)
+
+
+def looks_of(settings: RepairSettings) -> dict[str, int]:
+    """The most looks of each method, the straight line first.
+
+    Args:
+        settings: How it searches.
+
+    Returns:
+        Method to looks over the rows that choose.
+    """
+    points = len(settings.exchange_rates) + len(settings.budgets) + bool(settings.max_loss)
+    strengths = len(settings.penalties) if len(settings.penalties) > 1 else 0
+    folds = settings.folds * strengths
+    return {
+        LINE: _LINE_LOOKS,
+        **{
+            name: settings.evaluations * (points + (name not in ("global", "ramp")) * folds)
+            for name in settings.methods
+        },
+    }
+
+
+def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[str, float]:
+    """Seconds of one cell, by what they are spent on.
+
+    Args:
+        settings: The study's settings.
+        measured: The calibration.
+
+    Returns:
+        Name to seconds; the names are those of the plan's lines.
+    """
+    repair, steps = settings.repair, settings.training.steps * (settings.after is None)
+    chords = 0 if settings.ledger is None else -(-steps // settings.ledger.every)
+    usual = _usual(repair)
+    costliest = max(looks for name, looks in usual.items() if name != LINE)
+    points = 2 + len(repair.methods) * (
+        len(repair.exchange_rates) + len(repair.budgets) + bool(repair.max_loss)
+    )
+    rolled = 0 if settings.rollback == "none" else measured.sites + 2
+    return {
+        "fine-tuning": steps * measured.step_seconds,
+        "forgetting ledger": chords * measured.chord_seconds,
+        "opening": measured.open_seconds,
+        **{f"searching: {name}": n * measured.look_seconds for name, n in usual.items()},
+        # At equal tokens; a step of training costs about what a look at its rows does.
+        "replay fine-tune": repair.replay * costliest * measured.look_seconds,
+        "reported rows": points * measured.reported_tokens * measured.token_seconds,
+        "rollback": rolled * measured.look_tokens * measured.token_seconds,
+    }
+
+
+def _usual(repair: RepairSettings) -> dict[str, float]:
+    """Looks of each method as real searches needed them."""
+    return {
+        name: looks if name == LINE else _USUAL * looks for name, looks in looks_of(repair).items()
+    }
+
+
+def _lines(settings: RepairStudySettings, measured: Calibration) -> Iterator[PlanLine]:
+    repair, costs = settings.repair, cell_seconds(settings, measured)
+    cell, cells = sum(costs.values()), len(settings.cell_names)
+    most, usual = looks_of(repair), sum(_usual(repair).values())
+    yield PlanLine(
+        "whole study",
+        cells * cell + _REPORT_SECONDS,
+        "seconds",
+        f"{cells} × one cell, and the report",
+    )
+    yield PlanLine(
+        "start and report", _REPORT_SECONDS, "seconds", "loading libraries, summing up, drawing"
+    )
+    yield PlanLine("one cell", cell, "seconds", "calibrated on this machine")
+    for name, seconds in costs.items():
+        method = name.removeprefix("searching: ")
+        looks = f"; at most {most[method]} looks" if method in most and method != LINE else ""
+        yield PlanLine(f"  {name}", seconds, "seconds", f"{seconds / cell:.0%} of a cell{looks}")
+    yield PlanLine(
+        "one look",
+        measured.look_seconds,
+        "seconds",
+        f"forward and backward over {measured.look_tokens} scored tokens",
+    )
+    yield PlanLine(
+        "looks, expected", usual, "looks", f"{_USUAL:.0%} of the most, as real pairs took"
+    )
+    yield PlanLine(
+        "looks, at most", sum(most.values()), "looks", "every point takes every look it may"
+    )
+    yield PlanLine(
+        "tokens, expected", usual * measured.look_tokens, "tokens", "scored with gradient, a cell"
+    )
+    yield PlanLine("peak memory", measured.peak_bytes / _GIB, "GiB", "seen in the calibration")
+    yield PlanLine("  weights", measured.weight_bytes / _GIB, "GiB", "of the one model worked on")
+    models = 1 + (settings.after is None)
+    space = models * measured.weight_bytes + sum(most.values()) * measured.look_bytes
+    yield PlanLine(
+        "on disk", cells * space / _GIB, "GiB", "the models that are kept, and every look at most"
+    )
+    yield PlanLine(
+        "rows that choose", repair.rows, "rows", "a task, at most; they are seen by every look"
+    )

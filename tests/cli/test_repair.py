@@ -1,0 +1,78 @@
+"""`crosstune repair BEFORE AFTER`: words become the settings of the study, and mistakes are named as the user wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crosstune.cli.main import main
+from crosstune.foundation.data.settings import TaskSettings
+from crosstune.foundation.settings import from_yaml
+from crosstune.studies.repair.settings import RepairStudySettings
+
+TASKS = ["--task", "en=en.jsonl", "--task", "bn=hub/bangla"]
+
+
+def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> RepairStudySettings:
+    assert main(["repair", "old", "new", "--print_config", *words]) == 0
+    return from_yaml(RepairStudySettings, capsys.readouterr().out)
+
+
+def test_two_models_and_rows_are_a_study(capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(TASKS, capsys)
+    assert (found.before, found.after, found.cell_names) == ("old", "new", ("pair",))
+    assert found.tasks == (
+        TaskSettings(name="en", source="en.jsonl"),
+        TaskSettings(name="bn", source="hub/bangla"),
+    )
+
+
+def test_limits_granularities_fields_and_any_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TASKS, "--max_loss", "bn=0.02", "--granularity", "component", "--granularity=tensor"]
+    others = ["--group", "doc", "--text", "body", "--repair.rows", "32", "--output", "here"]
+    found = printed([*words, *others, "--between", "[mid]"], capsys)
+    assert dict(found.repair.max_loss) == {"bn": 0.02}
+    assert found.repair.granularity == ("component", "tensor")
+    assert found.repair.rows == 32
+    assert (found.output, found.between) == ("here", ("mid",))
+    assert {(task.group, task.text) for task in found.tasks} == {("doc", "body")}
+
+
+def test_a_file_may_say_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "repair.yaml"
+    file.write_text("repair: {rows: 16, folds: 2}\n", encoding="utf-8")
+    found = printed([*TASKS, "--config", str(file), "--max_loss", "bn=0.1"], capsys)
+    assert (found.repair.rows, found.repair.folds) == (16, 2)
+    assert dict(found.repair.max_loss) == {"bn": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "en.jsonl"], "`--task` must be NAME=VALUE; found 'en.jsonl'"),
+        ([*TASKS, "--task", "en=again"], "`--task` must name each task once; found en twice"),
+        (["--task", "en=a"], "`tasks` must be at least two"),
+        ([*TASKS, "--max_loss", "bn"], "`--max_loss` must be NAME=VALUE"),
+        ([*TASKS, "--max_loss", "bn=little"], "`--max_loss bn` must be a number of nats"),
+        ([*TASKS, "--max_loss", "fr=0.1"], "`repair.max_loss` must name tasks (en, bn)"),
+        ([*TASKS, "--granularity", "atom"], "`repair.granularity` must be of global"),
+        ([*TASKS, "--maxloss", "bn=1"], "Did you mean `--max_loss`?"),
+        ([*TASKS, "--repair.rowz", "3"], "Did you mean `--repair.rows`?"),
+        (["--task", "../en=a", "--task", "bn=b"], "`tasks[0].name` must be"),
+    ],
+)
+def test_a_mistake_is_named(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["repair", "old", "new", "--output", str(tmp_path / "run"), *words]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("error: ")
+    assert message in told.err
+    assert told.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_without_models_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repair", *TASKS]) == 2
+    assert "before" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""The page draws only tables and columns that a study writes, and begins where the pick and the forgetting are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.studies.repair import told
+
+from crosstune.foundation.records import Run
+from crosstune.foundation.records.page import PAGE_FILE, Page
+from crosstune.foundation.storage import read_json
+from crosstune.report.folder import Contents
+from crosstune.studies.repair import page, summary
+from crosstune.studies.repair.settings import EMBEDDED
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    run = told.run_with(tmp_path_factory.mktemp("told") / "run")
+    summary.write(run, told.SETTINGS)
+    page.write(run, told.SETTINGS)
+    return run
+
+
+@pytest.fixture(scope="module")
+def written(run) -> Page:
+    return Page.from_json(read_json(run.folder / PAGE_FILE))
+
+
+def test_every_section_can_be_drawn(run, written):
+    contents = Contents.of(run)
+    assert len(written.sections) >= 12
+    assert [contents.obstacle(section) for section in written.sections] == [""] * len(
+        written.sections
+    )
+
+
+def test_figures_begin_at_the_pick_and_at_what_was_forgotten(written):
+    begins = {section.id: dict(section.begin) for section in written.sections}
+    assert begins["tasks"] == {"task": "en", "method": "component"}
+    assert begins["coefficients"] == {"method": "component", "label": "rate 1"}
+    assert begins["ledger"] == {"account": "along the training", "task": "en"}
+    assert begins["rollback"] == {"task": "en"}
+
+
+def test_the_maps_of_reasons_stand_right_after_the_coefficients(written):
+    ids = [section.id for section in written.sections]
+    at = ids.index("coefficients")
+    assert ids[at + 3 : at + 5] == ["ledger", "rollback"]
+    assert [section.view for section in written.sections[at : at + 5]] == ["heatmap"] * 5
+
+
+def test_what_was_not_searched_has_no_section(tmp_path):
+    run = told.run_with(tmp_path / "run")
+    for cell in run.cells():
+        for name in ("repair_points", "repair_tasks", "repair_hypervolume", "repair_coefficients"):
+            table = cell.table(name)
+            kept = [row for row in table.rows() if row["method"] == "component"]
+            cell.write_table(type(table)(name, table.columns, kept))
+        for parts in (cell.folder / "tables").glob("rollback*"):
+            parts.unlink()
+    summary.write(run, told.SETTINGS)
+    page.write(run, told.SETTINGS)
+    ids = {section["id"] for section in read_json(run.folder / PAGE_FILE)["sections"]}
+    gone = {"over-global", "over-replay", "coefficient-rows", "coefficient-directions", "rollback"}
+    assert not ids & gone
+    assert {"front", "room", "coefficients", "ledger"} <= ids
+
+
+def test_titles_and_subtitles_say_what_was_compared(written):
+    assert written.title == "What learning bn cost en, and what comes back"
+    assert "seeds 0, 7" in written.subtitle
+    assert EMBEDDED in written.subtitle
+
+
+def test_two_given_models_are_named(run):
+    pair = replace(
+        told.SETTINGS, seeds=(0,), before="hub/base", after="runs/tuned/", between=("m",)
+    )
+    assert page._title(pair) == "What tuned lost against base, and what comes back"
+    assert "1 checkpoints between" in page._subtitle(run, pair)
+
+
+def test_caveats_stand_on_the_page(written):
+    method = written.sections[-1]
+    assert method.view == "text"
+    for word in ("scored once", "w = 1", "not yet an ability", "without correction"):
+        assert word in method.lead

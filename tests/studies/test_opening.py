@@ -1,0 +1,80 @@
+"""A run folder is new, gone on with, or begun anew; what holds weights of other settings is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from crosstune.foundation.errors import StorageError
+from crosstune.foundation.records import Run
+from crosstune.studies.opening import is_finished, open_cell, open_run, settings_of
+
+
+@dataclass(frozen=True)
+class Small:
+    """The smallest settings of a study."""
+
+    output: str = "run"
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 3
+
+    def same_numbers(self) -> Small:
+        return replace(self, output="", seeds=())
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> Small:
+    return Small(output=str(tmp_path / "run"))
+
+
+def filled(chosen: Small) -> Run:
+    """A run with a cell that holds weights."""
+    run = open_run(chosen, "small")
+    cell = open_cell(run, "seed-0", chosen)
+    (cell.checkpoints / "model.safetensors").write_bytes(b"")
+    return run
+
+
+def test_seeds_are_added_and_none_is_forgotten(chosen: Small) -> None:
+    filled(chosen)
+    grown = open_run(replace(chosen, seeds=(7,)), "small")
+    assert settings_of(grown, Small).seeds == (0, 7)
+    assert [cell.folder.name for cell in grown.cells()] == ["seed-0"]
+
+
+def test_other_settings_are_refused_with_the_difference(chosen: Small) -> None:
+    filled(chosen)
+    with pytest.raises(StorageError, match="steps: 3 there, 4 here"):
+        open_run(replace(chosen, steps=4), "small")
+
+
+def test_where_nothing_was_learned_other_settings_begin_anew(chosen: Small) -> None:
+    run = open_run(chosen, "small")
+    open_cell(run, "seed-0", chosen)
+    again = open_run(replace(chosen, steps=4, seeds=(7,)), "small")
+    assert settings_of(again, Small) == replace(chosen, steps=4, seeds=(7,))
+    assert again.cells() == []
+
+
+def test_a_run_of_another_kind_is_refused(chosen: Small) -> None:
+    open_run(chosen, "small")
+    with pytest.raises(StorageError, match="a run of kind 'small'"):
+        open_run(chosen, "other")
+
+
+def test_a_folder_with_other_files_is_refused_by_the_users_word(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious", encoding="utf-8")
+    with pytest.raises(StorageError) as caught:
+        open_run(Small(output=str(tmp_path)), "small")
+    assert caught.value.argument == "output"
+
+
+def test_a_cell_is_finished_when_it_says_so(chosen: Small) -> None:
+    run = open_run(chosen, "small")
+    cell = open_cell(run, "seed-0", chosen)
+    assert not is_finished(run, "seed-0")
+    cell.finish()
+    assert is_finished(run, "seed-0")
+    assert not is_finished(run, "seed-1")
