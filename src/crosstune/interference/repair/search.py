@@ -11,145 +11,41 @@ WiSE-FT, Wortsman et al. (2022, arXiv 2109.01903).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize
 
-from crosstune.foundation.errors import MeasurementError
+from crosstune.interference.repair.archive import (
+    Archive,
+    Array,
+    Goal,
+    Look,
+    Objective,
+    Seen,
+    excess,
+)
 
-Array = NDArray[np.float64]
+__all__ = [
+    "Archive",
+    "Array",
+    "Bounds",
+    "Goal",
+    "Look",
+    "Objective",
+    "Seen",
+    "coordinate_search",
+    "minimise",
+    "sweep",
+    "within",
+]
+
 Bounds = tuple[float, float]
 
 FIRST_STEP = 0.25  # of the box's side, along the steepest coordinate
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_FOR_SLSQP = 1000  # its step is dense, in O(S³): half a second at 1000 coefficients, six at 2000
-MULTIPLIER_ROUNDS = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What one look found at a point of the box.
-
-    Shapes: at [S]; losses [K]; slopes [K, S].
-    Unit: nats per scored token; nats per unit of the coefficient.
-    """
-
-    at: Array
-    losses: Array
-    slopes: Array
-
-    @property
-    def finite(self) -> bool:
-        """Every loss and slope is a number."""
-        return bool(np.isfinite(self.losses).all() and np.isfinite(self.slopes).all())
-
-
-Look = Callable[[Array], Seen]
-
-
-class Objective(Protocol):
-    """What a search makes small: a figure of what was seen, and its slope."""
-
-    def value(self, seen: Seen) -> float:
-        """The figure."""
-        ...
-
-    def slope(self, seen: Seen) -> Array:
-        """Its derivative with respect to the point, [S]."""
-        ...
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One exchange rate: a nat of the forgotten tasks is worth ``rate`` nats of the learned ones.
-
-    ``learned`` and ``forgotten`` are places among the tasks; an empty group counts 0.
-    """
-
-    learned: tuple[int, ...]
-    forgotten: tuple[int, ...]
-    rate: float
-    penalty: float = 0.0
-
-    def value(self, seen: Seen) -> float:
-        """mean(learned) + rate · mean(forgotten) + penalty · mean((1 − w)²)."""
-        distance = np.mean((1 - seen.at) ** 2)
-        return float(self._weights(len(seen.losses)) @ seen.losses + self.penalty * distance)
-
-    def slope(self, seen: Seen) -> Array:
-        """The derivative of ``value`` with respect to each coefficient, [S]."""
-        pull = -2 * self.penalty * (1 - seen.at) / len(seen.at)
-        slope: Array = self._weights(len(seen.losses)) @ seen.slopes + pull
-        return slope
-
-    @property
-    def forgotten_alone(self) -> Goal:
-        """What an ε-constraint makes small: mean(forgotten) and the penalty."""
-        return replace(self, learned=(), rate=1.0)
-
-    def _weights(self, tasks: int) -> Array:
-        weights = np.zeros(tasks)
-        for group, worth in ((self.learned, 1.0), (self.forgotten, self.rate)):
-            for task in group:
-                weights[task] += worth / len(group)
-        return weights
-
-
-class Archive:
-    """Everything that the searches of one granularity have seen, each point once."""
-
-    def __init__(self, seen: Sequence[Seen] = ()) -> None:
-        self._seen: dict[bytes, Seen] = {}
-        for one in seen:
-            self.add(one)
-
-    def __len__(self) -> int:
-        return len(self._seen)
-
-    @property
-    def seen(self) -> tuple[Seen, ...]:
-        """All of it, in the order of looking."""
-        return tuple(self._seen.values())
-
-    def add(self, seen: Seen) -> None:
-        """From now on the point is known; looking at it again changes nothing."""
-        self._seen.setdefault(_key(seen.at), seen)
-
-    def find(self, at: Array) -> Seen | None:
-        """What was seen at exactly this point."""
-        return self._seen.get(_key(at))
-
-    def best(self, goal: Objective) -> Seen:
-        """The argmin over everything seen, the earliest of equals; a point with a NaN is never best.
-
-        Returns:
-            What was seen there.
-
-        Raises:
-            MeasurementError: Nothing finite has been seen.
-        """
-        best = _argmin(self.seen, goal)
-        if best is None:
-            raise MeasurementError(
-                "archive",
-                law="must hold a point with finite losses before a search starts",
-                found=f"{len(self)} points, none of them finite",
-                remedy="Look at the endpoints first, and check their losses.",
-            )
-        return best
-
-    def best_within(self, limits: Mapping[int, float], goal: Goal) -> Seen | None:
-        """The point whose forgotten loss (and penalty) is least among those within all limits.
-
-        Returns:
-            What was seen there; None where no point keeps the limits.
-        """
-        feasible = [one for one in self.seen if _excess(one, limits) <= 0]
-        return _argmin(feasible, goal.forgotten_alone)
 
 
 def minimise(
@@ -204,7 +100,7 @@ def within(
 
     The search aims ``slack`` nats inside the limits, so that its last steps fall within; the answer is judged by
     the limits themselves. Sequential quadratic programming up to 1000 coefficients, beyond that an augmented
-    Lagrangian, whose step costs O(S) but which needs about twice the looks. It starts at the best point
+    Lagrangian, whose step costs O(S) but which needs two to four times the looks. It starts at the best point
     that keeps the limits, else at the one that breaks them least.
 
     Returns:
@@ -213,7 +109,7 @@ def within(
     aims = {task: limit - slack for task, limit in limits.items()}
     counted = _Counted(look, archive, bounds, evaluations)
     start = archive.best_within(limits, goal) or min(
-        [archive.best(goal), *archive.seen], key=lambda seen: _excess(seen, limits)
+        [archive.best(goal), *archive.seen], key=lambda seen: excess(seen, limits)
     )
     if not limits:
         _descend(counted, goal.forgotten_alone, tolerance=1e-4)
@@ -277,7 +173,7 @@ def _descend(counted: _Counted, goal: Objective, tolerance: float) -> None:
     start = counted.archive.best(goal)
     if _win_in_sight(start, goal.slope(start), counted.bounds).sum() < tolerance:
         return
-    base, unit = goal.value(start), _unit(start, goal, counted.bounds)
+    base, unit = goal.value(start), _unit(start, [goal.slope(start)], counted.bounds)
 
     def function(at: Array) -> tuple[float, Array]:
         seen = counted(at)
@@ -302,7 +198,8 @@ def _by_programming(counted: _Counted, aims: Mapping[int, float], goal: Goal, st
     """SLSQP; objective and constraints at one point share one look."""
     tasks = list(aims)
     ceilings = np.array([aims[task] for task in tasks])
-    base, unit = goal.value(start), _unit(start, goal, counted.bounds)
+    slopes = [goal.slope(start), *start.slopes[tasks]]
+    base, unit = goal.value(start), _unit(start, slopes, counted.bounds)
     constraint = {
         "type": "ineq",
         "fun": lambda at: (ceilings - counted(at).losses[tasks]) / unit,
@@ -357,21 +254,25 @@ def _by_multipliers(counted: _Counted, aims: Mapping[int, float], goal: Goal, st
     ceilings = np.array([aims[task] for task in tasks])
     multipliers, _ = optimize.nnls(start.slopes[tasks].T, -goal.slope(start))
     room = np.abs(start.losses[tasks] - ceilings).max(initial=0.01)
-    weight = (
-        3 * multipliers.max(initial=0.1) / room
-    )  # the limit is felt once a third of the room is left
-    for _ in range(MULTIPLIER_ROUNDS):
+    weight = 3 * multipliers.max(initial=1.0) / room  # felt once a third of the room is left
+    over, left = np.inf, counted.left + 1
+    while counted.left < left:  # until a descent has nothing more to ask
+        left = counted.left
         lagrangian = _Lagrangian(goal, tasks, ceilings, multipliers, weight)
         _descend(counted, lagrangian, tolerance=1e-4)
-        multipliers = lagrangian.forces(counted.archive.best(lagrangian))
+        found = counted.archive.best(lagrangian)
+        multipliers, before = lagrangian.forces(found), over
+        over = excess(found, aims)
+        weight *= 10 if over > max(before / 4, 0) else 1
 
 
-def _unit(start: Seen, goal: Objective, bounds: Bounds) -> float:
+def _unit(start: Seen, slopes: Sequence[Array], bounds: Bounds) -> float:
     """Nats that count as one, so that −slope/unit moves the steepest free coefficient by ``FIRST_STEP``."""
-    slope = goal.slope(start)
-    free = _win_in_sight(start, slope, bounds) > 0
-    steepest = float(np.abs(slope[free]).max(initial=0.0))
-    return max(steepest, 1e-9) / (FIRST_STEP * (bounds[1] - bounds[0]))
+    steepest = 1e-9
+    for slope in slopes:
+        free = _win_in_sight(start, slope, bounds) > 0
+        steepest = max(steepest, float(np.abs(slope[free]).max(initial=0.0)))
+    return steepest / (FIRST_STEP * (bounds[1] - bounds[0]))
 
 
 def _win_in_sight(start: Seen, slope: Array, bounds: Bounds) -> Array:
@@ -379,18 +280,3 @@ def _win_in_sight(start: Seen, slope: Array, bounds: Bounds) -> Array:
     room = np.where(slope > 0, start.at - bounds[0], bounds[1] - start.at)
     win: Array = np.abs(slope) * room
     return win
-
-
-def _excess(seen: Seen, limits: Mapping[int, float]) -> float:
-    """By how much the worst limit is broken; a point with a NaN breaks every limit."""
-    if not seen.finite:
-        return np.inf
-    return max((float(seen.losses[task]) - limit for task, limit in limits.items()), default=0.0)
-
-
-def _argmin(seen: Sequence[Seen], goal: Objective) -> Seen | None:
-    return min((one for one in seen if one.finite), key=goal.value, default=None)
-
-
-def _key(at: Array) -> bytes:
-    return (np.asarray(at, dtype=np.float64) + 0.0).tobytes()  # −0 and 0 are one point
