@@ -71,7 +71,7 @@ def open_base(ends: Mapping[str, End], opening: Opening) -> Base:
     model.requires_grad_(False)
     _, fingerprints = compare({"base": weights}, model)
     base = Base(model, source, weights, fingerprints["base"], ())
-    notes = [note, *(_difference(role, end, base, opening) for role, end in ends.items())]
+    notes = [note, *(_difference(role, ends, base, opening) for role in ends)]
     return Base(model, source, weights, base.fingerprint, tuple(note for note in notes if note))
 
 
@@ -115,12 +115,14 @@ def _check_kind(role: str, end: End, after: End) -> None:
         )
 
 
-def _difference(role: str, end: End, base: Base, opening: Opening) -> str:
+def _difference(role: str, ends: Mapping[str, End], base: Base, opening: Opening) -> str:
     """What should be said about an end's base; raises if it is known to be another one."""
+    end, before = ends[role], ends["before"]
     if end is base.source or (has_lora_layers(end) and not isinstance(end, PeftModel)):
         return ""
     if is_adapter_folder(end):
-        return _named_difference(role, str(end), base)
+        given = isinstance(base.source, nn.Module) or base.source is before
+        return _named_difference(role, str(end), base, given=given)
     check_same_config(opening.config(end, role), base.model.config, role)
     if isinstance(end, PeftModel):
         weights, note = fit(HeldWeights(dict(base_weights(end))), base.model, role), ""
@@ -137,13 +139,23 @@ def _difference(role: str, end: End, base: Base, opening: Opening) -> str:
     return note
 
 
-def _named_difference(role: str, folder: str, base: Base) -> str:
+def _named_difference(role: str, folder: str, base: Base, *, given: bool) -> str:
+    """What to say of an adapter that names another base than it is put on, if the user chose that base."""
     named = read_config(folder, role).base_model_name_or_path or "no base"
     if isinstance(base.source, nn.Module):
-        return f"`{role}` is an adapter of {named}; it was put on the base in memory."
-    if _one_place(named, str(base.source)):
+        source = getattr(base.model, "name_or_path", "") or "a model in memory"
+    else:
+        source = str(base.source)
+    if _one_place(named, source):
         return ""
-    return f"`{role}` is an adapter of {named}; it was put on {base.source}."
+    if not given:
+        raise CheckpointError(
+            role,
+            law="must be an adapter of the base of `after`",
+            found=f"an adapter of {named}, where `after` is one of {source}",
+            remedy="Give two adapters of one base, or merge each into its base and give full models.",
+        )
+    return f"`{role}` is an adapter of {named}; it was put on {source}."
 
 
 def _one_place(one: str, other: str) -> bool:
