@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +35,15 @@ def test_a_configuration_that_only_trains_or_generates_otherwise_passes() -> Non
     one = LlamaConfig(attention_dropout=0.0, use_cache=True, pad_token_id=None)
     other = LlamaConfig(attention_dropout=0.1, use_cache=False, pad_token_id=0, dtype="bfloat16")
     check_same_config(other, one, "before")
+
+
+def test_a_live_configuration_equals_what_it_reads_as_from_disk(tmp_path: Path) -> None:
+    one = LlamaConfig(dtype=torch.bfloat16, nested={"sizes": (1, 2), "dtype": "float32"})
+    one.save_pretrained(tmp_path)
+    check_same_config(LlamaConfig.from_pretrained(tmp_path), one, "before")
+    other = LlamaConfig(nested={"sizes": (1, 3)})
+    with pytest.raises(CheckpointError, match="nested is"):
+        check_same_config(other, one, "before")
 
 
 def test_another_tokenizer_is_refused_with_its_first_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,8 +79,16 @@ def check_same_config(config: Any, after: Any, role: str) -> None:
 
 
 def _telling(config: Any) -> dict[str, Any]:
-    """The entries that matter, plain: what JSON and a live configuration hold alike."""
-    return {key: value for key, value in config.to_dict().items() if not _IDLE.fullmatch(key)}
+    """The entries that matter, as JSON has them: a live configuration may hold tuples and dtypes."""
+    plain = json.loads(json.dumps(config.to_dict(), default=str))
+    kept: dict[str, Any] = _without_idle(plain)
+    return kept
+
+
+def _without_idle(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_idle(item) for key, item in value.items() if not _IDLE.fullmatch(key)}
 
 
 def check_same_tokenizer(tokenizer: Any, reference: Any, role: str) -> None:
