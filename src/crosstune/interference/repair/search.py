@@ -244,8 +244,8 @@ class _Lagrangian:
 
     def forces(self, seen: Seen) -> Array:
         """The multipliers that the point calls for."""
-        excess = seen.losses[self.tasks] - self.aims
-        return np.maximum(0.0, self.multipliers + self.weight * excess)
+        over = seen.losses[self.tasks] - self.aims
+        return np.maximum(0.0, self.multipliers + self.weight * over)
 
 
 def _by_multipliers(counted: _Counted, aims: Mapping[int, float], goal: Goal, start: Seen) -> None:
