@@ -22,7 +22,8 @@ class Point:
         method: The granularity or baseline it belongs to. Both ends belong to every method.
         kind: What it answers: an exchange rate, a budget, what a user asked for, a step of the replay
             fine-tune, or nothing (the two ends).
-        rate: Nats of the new that one nat of the old is worth; NaN but for the kind `rate`.
+        rate: Nats of the new that one nat of the old is worth, for the kind `rate`; the learning rate, for the kind
+            `replay`; else NaN.
         budget: Nats the learned tasks may lose; NaN but for the kind `budget`.
         limits: What each task may lose against after; for the kind `asked`.
         step: The optimizer step; for the kind `replay`.
@@ -68,5 +69,6 @@ class Point:
             "rate": f"rate {self.rate:g}",
             "budget": f"lose ≤ {self.budget:g}",
             "asked": f"asked: {limits}",
-            "replay": f"replay, step {self.step}",
+            "replay": f"replay, step {self.step}"
+            + ("" if math.isnan(self.rate) else f" at {self.rate:g}"),
         }[self.kind]

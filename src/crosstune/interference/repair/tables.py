@@ -85,6 +85,7 @@ COEFFICIENTS_COLUMNS = (
     *_PLACE,
     _LABEL,
     *SITE_COLUMNS,
+    Column("parameter", "string", "axis", about="The parameter, by its name in the work model."),
     Column("rows", "string", "axis", about="Class of embedding rows, or empty."),
     Column("direction", "int64", "axis", about="Singular direction; −1 is the rest, or all."),
     Column("checkpoint", "int64", "axis", about="Which end after before, from 1."),

@@ -1,0 +1,44 @@
+"""Repair: give back what a fine-tune forgot, by choosing weights between the model before and the model after."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from crosstune.interference.repair.settings import GRANULARITIES, RepairSettings
+
+if TYPE_CHECKING:
+    from crosstune.interference.repair.ends import Ends, open_ends
+    from crosstune.interference.repair.face import repair
+    from crosstune.interference.repair.harness import repair_ends
+    from crosstune.interference.repair.outcome import Pick, Repair
+    from crosstune.interference.repair.session import Watch
+
+__all__ = [
+    "repair",
+    "Repair",
+    "Pick",
+    "RepairSettings",
+    "GRANULARITIES",
+    "Ends",
+    "open_ends",
+    "repair_ends",
+    "Watch",
+]
+
+# Everything below needs torch, which is slow to import: a name is fetched on first use.
+_HOMES = {
+    "repair": "face",
+    "Repair": "outcome",
+    "Pick": "outcome",
+    "Ends": "ends",
+    "open_ends": "ends",
+    "repair_ends": "harness",
+    "Watch": "session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

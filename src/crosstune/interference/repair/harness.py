@@ -1,0 +1,139 @@
+"""One harness for every method: search on the selection rows, then score every point once on the reported rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from crosstune.foundation.data import Task
+from crosstune.foundation.evaluation import RowScores
+from crosstune.interference.repair.ends import Ends
+from crosstune.interference.repair.line import Line, walk
+from crosstune.interference.repair.methods import Method
+from crosstune.interference.repair.outcome import Cost, Repair
+from crosstune.interference.repair.points import Point
+from crosstune.interference.repair.replay import replay
+from crosstune.interference.repair.scoring import plain_box, score_at
+from crosstune.interference.repair.selection import Rows, encode_rows
+from crosstune.interference.repair.session import (
+    Roles,
+    Session,
+    Watch,
+    find_roles,
+    open_session,
+)
+from crosstune.interference.repair.settings import RepairSettings
+
+
+def repair_ends(
+    ends: Ends, keep: Mapping[str, Task], settings: RepairSettings, watch: Watch | None = None
+) -> Repair:
+    """The fronts between checkpoints, chosen on the tasks' train rows and reported on their test rows.
+
+    Args:
+        ends: The checkpoints; the work model is left at some point of the box.
+        keep: The tasks; `train` rows choose, `test` rows are scored once, at the end.
+        settings: How to search.
+        watch: Where looks are kept and who is told.
+
+    Returns:
+        The repair. Identical checkpoints, nothing forgotten and nothing learned are results, with both ends alone.
+    """
+    watch = watch or Watch()
+    rows = encode_rows(keep, ends.tokenizer, settings)
+    roles = find_roles(ends, rows.selection, settings)
+    points = [_end("before", roles), _end("after", roles)]
+    if not (ends.names and roles.learned and roles.forgotten):
+        scores = [_score_end(ends, rows, settings, value) for value in (0.0, 1.0)]
+        return Repair(ends, settings, rows, roles, points, scores)
+    session = open_session(ends, rows.selection, roles, settings, watch)
+    line, methods, found, costs = _search(session, watch)
+    points += found
+    scores = [_score_end(ends, rows, settings, value) for value in (0.0, 1.0)]
+    scores += list(_score(session, rows, found))
+    if settings.replay:
+        watch.tell("replay fine-tune", session.looks.made, session.looks.made)
+        stops = len(settings.exchange_rates) + len(settings.budgets)
+        replayed = replay(session, rows, max(cost.tokens for cost in costs), stops)
+        points += [point for point, _ in replayed.points]
+        scores += [scored for _, scored in replayed.points]
+        costs.append(Cost("replay", 0, replayed.tokens, replayed.seconds))
+    return Repair(
+        ends, settings, rows, roles, points, scores, _Found(session, line, methods), costs
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search leaves for later questions."""
+
+    session: Session
+    line: Line
+    methods: dict[str, Method]
+
+
+def _end(kind: str, roles: Roles) -> Point:
+    losses = roles.before if kind == "before" else roles.after
+    return Point(kind, kind, selection=dict(losses))  # type: ignore[arg-type]
+
+
+def _search(
+    session: Session, watch: Watch
+) -> tuple[Line, dict[str, Method], list[Point], list[Cost]]:
+    looks, settings = session.looks, session.settings
+    most = looks_at_most(settings)
+    doing = "straight line"
+    looks.told = lambda: watch.tell(doing, len(looks.seen), most)
+    line = walk(session)
+    methods, points, costs = {}, [], []
+    for name in settings.methods:
+        doing = name
+        began, seen = time.perf_counter(), len(looks.seen)
+        method = Method.begin(session, name)
+        points += method.search()
+        methods[name] = method
+        made = len(looks.seen) - seen
+        costs.append(Cost(name, made, made * looks.tokens, time.perf_counter() - began))
+    return line, methods, points, costs
+
+
+def looks_at_most(settings: RepairSettings) -> int:
+    """The most looks a search can make; it mostly needs far fewer.
+
+    Args:
+        settings: How it searches.
+
+    Returns:
+        Looks over all selection rows.
+    """
+    asked = len(settings.exchange_rates) + len(settings.budgets) + bool(settings.max_loss)
+    strengths = len(settings.penalties) if len(settings.penalties) > 1 else 0
+    shrunk = [name for name in settings.methods if name not in ("global", "ramp")]
+    return (
+        17  # the straight line at its finest
+        + len(settings.methods) * asked * settings.evaluations
+        + len(shrunk) * settings.folds * strengths * settings.evaluations
+    )
+
+
+def _score_end(
+    ends: Ends, rows: Rows, settings: RepairSettings, value: float
+) -> Mapping[str, RowScores]:
+    box = plain_box(ends)
+    values = torch.full(box.shape, value, dtype=torch.float64)
+    return score_at(box, values, rows.reported, settings)
+
+
+def _score(session: Session, rows: Rows, points: list[Point]) -> Iterator[Mapping[str, RowScores]]:
+    """The reported rows, once for every different model."""
+    known: dict[bytes, Mapping[str, RowScores]] = {}
+    for point in points:
+        values = point.coefficients
+        assert values is not None  # every searched point is in the box
+        key = values.numpy().tobytes()
+        if key not in known:
+            known[key] = score_at(session.box, values, rows.reported, session.settings)
+        yield known[key]

@@ -1,0 +1,218 @@
+"""The search of one granularity: a penalty by folds, a sweep of exchange rates, and a point for every budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from crosstune.foundation.errors import MeasurementError
+from crosstune.interference.repair.penalty import Folds, choose_penalty
+from crosstune.interference.repair.pieces import Coordinates, coordinates
+from crosstune.interference.repair.points import Point
+from crosstune.interference.repair.search import (
+    Archive,
+    Goal,
+    Seen,
+    minimise,
+    sweep,
+    within,
+)
+from crosstune.interference.repair.session import Session
+
+_EVERYTHING = 2  # with this many coordinates or fewer there is nothing to shrink
+_CLEAN = 12  # digits; coefficients of coarser granularities come back from a projection
+
+
+@dataclass
+class Method:
+    """One granularity at work in a session.
+
+    Attributes:
+        session: What it searches.
+        axes: Its coordinates.
+        archive: All it knows on all selection rows; begins with what coarser granularities have seen.
+        penalty: The strength of the pull towards w = 1, once it is chosen.
+    """
+
+    session: Session
+    axes: Coordinates
+    archive: Archive
+    penalty: float = math.nan
+
+    @classmethod
+    def begin(cls, session: Session, name: str) -> Method:
+        """The granularity of that name, before it has searched."""
+        axes = coordinates(name, session.pieces, session.layers)
+        method = cls(session, axes, Archive())
+        for values, _ in session.looks.seen:
+            at = method.coordinates_of(values)
+            if at is not None:
+                method.archive.add(method.look(at, values=values))
+        return method
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The range of every coefficient."""
+        return self.session.settings.low, self.session.settings.high
+
+    def values(self, at: np.ndarray) -> np.ndarray:
+        """The pieces' values [J, P] at coordinates [J · S]."""
+        ends = self.session.box.shape[0]
+        return np.asarray(at.reshape(ends, -1) @ self.axes.matrix.T)
+
+    def coordinates_of(self, values: np.ndarray) -> np.ndarray | None:
+        """The coordinates [J · S] of pieces' values [J, P], or None where they lie between."""
+        found = self.axes.project(values)
+        return None if found is None else np.round(found, _CLEAN).reshape(-1) + 0.0
+
+    def look(
+        self,
+        at: np.ndarray,
+        folds: Sequence[int] | None = None,
+        values: np.ndarray | None = None,
+    ) -> Seen:
+        """What is seen at some coordinates, on all selection rows or on those of some folds."""
+        look = self.session.looks(self.values(at) if values is None else values)
+        slopes = look.loss_slopes(folds) @ self.axes.matrix
+        return Seen(at, look.losses(folds), slopes.reshape(len(slopes), -1))
+
+    def goal(self, rate: float) -> Goal:
+        """The goal of one exchange rate, with the penalty that was chosen."""
+        roles = self.session.roles
+        penalty = 0.0 if math.isnan(self.penalty) else self.penalty
+        return Goal(roles.places(roles.learned), roles.places(roles.forgotten), rate, penalty)
+
+    def choose_penalty(self) -> None:
+        """Choose the strength of the penalty at an exchange rate of 1, by folds of the selection rows."""
+        settings, roles = self.session.settings, self.session.roles
+        if self.axes.count <= _EVERYTHING or len(settings.penalties) < 2:
+            self.penalty = settings.penalties[0] if self.axes.count > _EVERYTHING else 0.0
+            return
+        every = range(settings.folds)
+
+        def looks_on(fold: int) -> object:
+            rest = [other for other in every if other != fold]
+            return lambda at: self.look(at, rest)
+
+        choice = choose_penalty(
+            Folds(
+                settings.folds,
+                looks_on,  # type: ignore[arg-type]
+                lambda fold, at: self.look(at, [fold]).losses,
+            ),
+            self.goal(1.0),
+            [strength * roles.forgetting for strength in settings.penalties],
+            self.bounds,
+            settings.evaluations,
+            self._starts(),
+        )
+        self.penalty = choice.penalty
+
+    def _starts(self) -> np.ndarray:
+        """Places on the straight line between the ends, which no fold's rows have chosen."""
+        size = self.session.box.shape[0] * self.axes.count
+        return np.stack([np.full(size, value) for value in (1.0, 0.75, 0.5, 0.25)])
+
+    def search(self) -> list[Point]:
+        """The points of the sweep and of the budgets, and the one that was asked for."""
+        settings, roles = self.session.settings, self.session.roles
+        self.choose_penalty()
+        goals = [self.goal(rate) for rate in settings.exchange_rates]
+        found = sweep(self._look_all, self.archive, goals, self.bounds, settings.evaluations)
+        points = [
+            self.point("rate", seen, rate=rate)
+            for rate, seen in zip(settings.exchange_rates, found, strict=True)
+        ]
+        for budget in settings.budgets:
+            seen = self.within(dict.fromkeys(roles.learned, budget))
+            points += [] if seen is None else [self.point("budget", seen, budget=budget)]
+        if settings.max_loss:
+            seen = self.within(settings.max_loss)
+            if seen is not None:
+                points.append(self.point("asked", seen, limits=settings.max_loss))
+        return points
+
+    def answer(self, limits: Mapping[str, float], rate: float) -> Point:
+        """The point that answers a new question, searched with what is known already.
+
+        Args:
+            limits: What named tasks may lose at most against `after`; empty where a rate is asked for.
+            rate: The exchange rate.
+
+        Returns:
+            The point.
+
+        Raises:
+            MeasurementError: No place that was looked at keeps to the limits.
+        """
+        if not limits:
+            evaluations = self.session.settings.evaluations
+            goal = self.goal(rate)
+            found = minimise(self._look_all, self.archive, goal, self.bounds, evaluations)
+            return self.point("rate", found, rate=rate)
+        seen = self.within(limits)
+        if seen is None:
+            least = {
+                task: min(one.losses[at] for one in self.archive.seen) - self._after[at]
+                for at, task in enumerate(self.session.roles.tasks)
+                if task in limits
+            }
+            raise MeasurementError(
+                "max_loss",
+                law="must be reachable between the checkpoints, on the selection rows",
+                found=f"{dict(limits)}; alone, the least are "
+                + ", ".join(f"{task} {change:+.3g}" for task, change in least.items()),
+                remedy="Allow a larger loss, a finer granularity, or a wider range `low` to `high`.",
+            )
+        return self.point("asked", seen, limits=limits)
+
+    def within(self, most: Mapping[str, float]) -> Seen | None:
+        """The point that wins back most while the named tasks lose at most so many nats against `after`."""
+        roles = self.session.roles
+        limits = {
+            roles.tasks.index(task): self._after[roles.tasks.index(task)] + budget
+            for task, budget in most.items()
+        }
+        return within(
+            self._look_all,
+            self.archive,
+            limits,
+            self.goal(1.0),
+            self.bounds,
+            self.session.settings.evaluations,
+        )
+
+    @property
+    def _after(self) -> np.ndarray:
+        """The losses at `after`, by the arithmetic of the looks themselves."""
+        at = np.zeros((self.session.box.shape[0], self.axes.count))
+        at[-1] = 1.0
+        return self.look(at.reshape(-1)).losses
+
+    def _look_all(self, at: np.ndarray) -> Seen:
+        return self.look(at)
+
+    def point(self, kind: str, seen: Seen, **asked: object) -> Point:
+        """The point at what was seen.
+
+        Args:
+            kind: What it answers.
+            seen: Where it is.
+            asked: The rate, budget or limits.
+
+        Returns:
+            The point.
+        """
+        return Point(
+            self.axes.name,
+            kind,  # type: ignore[arg-type]
+            selection=dict(zip(self.session.roles.tasks, map(float, seen.losses), strict=True)),
+            coefficients=torch.from_numpy(self.values(seen.at)),
+            coordinates=self.session.box.shape[0] * self.axes.count,
+            penalty=self.penalty,
+            **asked,  # type: ignore[arg-type]
+        )

@@ -1,0 +1,352 @@
+"""What a repair found: its front with intervals, a point that is picked from it, and the model that can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from crosstune.foundation.errors import MeasurementError, SettingsError
+from crosstune.foundation.evaluation import RowScores, continuations
+from crosstune.foundation.records import Table
+from crosstune.foundation.records.page import Statement
+from crosstune.foundation.settings import to_yaml
+from crosstune.foundation.storage import fingerprint
+from crosstune.interference.repair import tables, words
+from crosstune.interference.repair.coefficients import coefficients_table
+from crosstune.interference.repair.ends import Ends
+from crosstune.interference.repair.line import Line, line_table
+from crosstune.interference.repair.methods import Method
+from crosstune.interference.repair.points import Point
+from crosstune.interference.repair.reported import (
+    Reported,
+    hypervolume_table,
+    points_table,
+    tasks_table,
+)
+from crosstune.interference.repair.saving import save_repaired
+from crosstune.interference.repair.scoring import plain_box, score_at
+from crosstune.interference.repair.selection import Rows
+from crosstune.interference.repair.session import Roles, Session
+from crosstune.interference.repair.settings import RepairSettings
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one method took.
+
+    Attributes:
+        method: Its name.
+        looks: Forward and backward passes over all selection rows.
+        tokens: Tokens they scored.
+        seconds: Wall-clock.
+    """
+
+    method: str
+    looks: int
+    tokens: int
+    seconds: float
+
+
+class Found(Protocol):
+    """What a search leaves for later questions."""
+
+    @property
+    def session(self) -> Session: ...  # noqa: D102
+    @property
+    def line(self) -> Line: ...  # noqa: D102
+    @property
+    def methods(self) -> Mapping[str, Method]: ...  # noqa: D102
+
+
+@dataclass
+class Repair:
+    """A finished repair.
+
+    Attributes:
+        ends: The checkpoints.
+        settings: How it was searched.
+        rows: The rows that chose and the rows that report.
+        roles: What was learned and forgotten.
+        points: Every point of every method; the first two are the ends.
+        scores: Their scores on the reported rows.
+        found: What was searched; None where there was nothing to search.
+        costs: What each method took.
+    """
+
+    ends: Ends
+    settings: RepairSettings
+    rows: Rows
+    roles: Roles
+    points: list[Point]
+    scores: list[Mapping[str, RowScores]]
+    found: Found | None = None
+    costs: Sequence[Cost] = field(default_factory=tuple)
+
+    @property
+    def granularity(self) -> str:
+        """The granularity that is picked from: the finest that was asked for as one's own."""
+        asked = [name for name in self.settings.methods if name in self.settings.granularity]
+        return asked[-1]
+
+    @property
+    def reported(self) -> Reported:
+        """All points with their scores on the reported rows."""
+        return Reported(
+            self.points,
+            self.scores,
+            self.roles.learned,
+            self.roles.forgotten,
+            level=self.settings.level,
+        )
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """Everything that was found, by the names of `tables.py`; a new pick makes them anew."""
+        reported = self.reported
+        made = [points_table(reported), tasks_table(reported), hypervolume_table(reported)]
+        if self.found is not None:
+            numbered = [
+                (place, self.points[at])
+                for places in reported.methods.values()
+                for place, at in enumerate(places)
+                if not self.points[at].is_end
+            ]
+            made.append(coefficients_table(self.found.session, numbered))
+            made.append(line_table(self.found.session, self.found.line))
+        if self.costs:
+            rows = [vars(cost) for cost in self.costs]
+            made.append(Table(tables.COST, tables.COST_COLUMNS, rows))
+        return {table.name: table for table in made}
+
+    @property
+    def front(self) -> Table:
+        """The points of the chosen granularity, both ends among them."""
+        points = self.tables[tables.POINTS]
+        return points if self.found is None else points.where(method=self.granularity)
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """What was found, in plain sentences: the ends, the default pick's trade, and the rivals."""
+        if not self.ends.names:
+            return (words.identical(),)
+        found = list(words.ends(self.tables[tables.TASKS]))
+        if self.found is None:
+            return tuple(found)
+        found = [*self.pick().statements, *found]
+        fronts = self.tables[tables.HYPERVOLUME]
+        methods = [name for name in self.settings.methods if name in self.settings.granularity]
+        for method in methods:
+            for rival in ("global", "replay"):
+                if rival != method and rival in fronts.column("method"):
+                    found.append(words.comparison(fronts, method, rival))
+        return tuple(found)
+
+    def pick(
+        self,
+        max_loss: Mapping[str, float] | None = None,
+        *,
+        rate: float | None = None,
+        method: str | None = None,
+    ) -> Pick:
+        """The point that answers a question; a new question is searched on the selection rows and then reported.
+
+        Args:
+            max_loss: What named tasks may lose at most against `after`, in nats per token; all that can be is
+                won back of the forgotten tasks.
+            rate: How many nats of the learned tasks one nat of the forgotten ones is worth. By default
+                `max_loss` of the settings, or else a rate of 1.
+            method: The granularity; by default the finest that was asked for.
+
+        Returns:
+            The point and what it trades.
+
+        Raises:
+            SettingsError: Both are given, or a task or granularity is unknown.
+            MeasurementError: No model between the checkpoints keeps to `max_loss` on the selection rows.
+        """
+        if max_loss and rate is not None:
+            raise SettingsError(
+                "rate",
+                law="must not be given together with `max_loss`",
+                found=f"rate {rate} and {dict(max_loss)}",
+                remedy="Ask one question at a time.",
+            )
+        if self.found is None:
+            return self._picked(1)
+        method = method or self.granularity
+        self._check(method, max_loss or {})
+        limits = dict(max_loss or ({} if rate is not None else self.settings.max_loss))
+        wanted = 1.0 if rate is None else rate
+        for at, point in enumerate(self.points):
+            asked = point.kind == "asked" and dict(point.limits) == limits
+            rated = not limits and point.kind == "rate" and point.rate == wanted
+            if point.method == method and (asked or rated):
+                return self._picked(at)
+        return self._search(self.found.methods[method], limits, wanted)
+
+    def _check(self, method: str, limits: Mapping[str, float]) -> None:
+        for argument, name, known in (
+            ("method", method, tuple(self.found.methods) if self.found else ()),
+            *(("max_loss", task, self.roles.tasks) for task in limits),
+        ):
+            if name not in known:
+                raise SettingsError(
+                    argument,
+                    law=f"must be of {', '.join(known)}",
+                    found=repr(name),
+                    remedy="Search that granularity first, or name a task of `keep`.",
+                )
+
+    def _search(self, method: Method, limits: Mapping[str, float], rate: float) -> Pick:
+        point = method.answer(limits, rate)
+        assert self.found is not None  # else there was nothing to pick from
+        assert point.coefficients is not None  # every searched point is in the box
+        self.points.append(point)
+        box = self.found.session.box
+        self.scores.append(score_at(box, point.coefficients, self.rows.reported, self.settings))
+        vars(self).pop("tables", None)
+        return self._picked(len(self.points) - 1)
+
+    def _picked(self, at: int) -> Pick:
+        point, reported = self.points[at], self.reported
+        method = next(iter(reported.methods)) if point.is_end else point.method
+        place = reported.methods[method].index(at)
+        tasks = self.tables[tables.TASKS]
+        found = [words.trade(point, tasks, place)]
+        if point.limits:
+            found += words.constraints(point, tasks, place, point.limits)
+        return Pick(point, tasks.where(method=method, point=place), tuple(found))
+
+    def place(self, pick: Pick | None = None) -> Any:
+        """The work model, holding the picked weights as they are saved; it is the ends' own and not a copy.
+
+        Args:
+            pick: A point; by default `pick()`.
+
+        Returns:
+            The model.
+        """
+        values = (pick or self.pick()).point.coefficients
+        if values is None:
+            box = plain_box(self.ends)
+            box.place(torch.ones(box.shape, dtype=torch.float64), rounded=True)
+        else:
+            assert self.found is not None  # coefficients come from a search
+            self.found.session.box.place(values, rounded=True)
+        return self.ends.model
+
+    def save(self, folder: str | Path, pick: Pick | None = None, *, merge: bool = False) -> Path:
+        """Write the picked model as an ordinary Hugging Face folder or adapter, with what it is made of.
+
+        Args:
+            folder: Where it goes, whole or not at all.
+            pick: A point; by default `pick()`.
+            merge: Write an adapter merged into its base.
+
+        Returns:
+            The folder.
+
+        Raises:
+            MeasurementError: The point is a replay fine-tune, which is no model between the checkpoints.
+        """
+        chosen = pick or self.pick()
+        if chosen.point.kind == "replay":
+            raise MeasurementError(
+                "pick",
+                law="must be a model between the checkpoints",
+                found=chosen.point.label,
+                remedy="Pick a point of another method; a replay fine-tune is only compared with.",
+            )
+        self.place(chosen)
+        card = "\n".join(f"* {statement.text}" for statement in chosen.statements)
+        return save_repaired(
+            self.ends, folder, manifest=self._manifest(chosen), card=card, merge=merge
+        )
+
+    def _manifest(self, pick: Pick) -> dict[str, object]:
+        sides = {"selection": self.rows.selection, "reported": self.rows.reported}
+        rows = {
+            side: {
+                task: fingerprint([row.input_ids for row in given]) for task, given in of.items()
+            }
+            for side, of in sides.items()
+        }
+        point = pick.point
+        coefficients: list[dict[str, object]] = []
+        if self.found is not None and point.coefficients is not None:
+            coefficients = coefficients_table(self.found.session, [(0, point)]).rows()
+        kept = ("parameter", "rows", "direction", "checkpoint", "coefficient")
+        return {
+            "method": point.method,
+            "asked": point.label,
+            "penalty": None if point.penalty != point.penalty else point.penalty,
+            "coefficients": [
+                {name: row[name] for name in ("where", *kept)} for row in coefficients
+            ],
+            "rows": rows,
+            "trade": [
+                {key: _plain(value) for key, value in row.items()} for row in pick.tasks.rows()
+            ],
+            "settings": to_yaml(self.settings),
+        }
+
+    def generations(
+        self, prompts: Mapping[str, Sequence[str]], pick: Pick | None = None, new_tokens: int = 40
+    ) -> Table:
+        """How the models before, after and repaired go on from the same prompts, greedily.
+
+        Args:
+            prompts: The prompts of each task.
+            pick: The repaired model; by default `pick()`.
+            new_tokens: The most tokens of a continuation.
+
+        Returns:
+            The table `repair_generations`; the work model is left at the repaired one.
+        """
+        asked = [(task, prompt) for task, some in prompts.items() for prompt in some]
+        texts = {}
+        box = plain_box(self.ends)
+        for name, value in (("before", 0.0), ("after", 1.0), ("repaired", None)):
+            if value is None:
+                self.place(pick)
+            else:
+                box.place(torch.full(box.shape, value, dtype=torch.float64), rounded=True)
+            texts[name] = continuations(
+                self.ends.model,
+                self.ends.tokenizer,
+                [prompt for _, prompt in asked],
+                new_tokens=new_tokens,
+            )
+        rows = [
+            {"task": task, "prompt": prompt, **{name: texts[name][at] for name in texts}}
+            for at, (task, prompt) in enumerate(asked)
+        ]
+        return Table(tables.GENERATIONS, tables.GENERATIONS_COLUMNS, rows)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A point that answers a question.
+
+    Attributes:
+        point: The point.
+        tasks: Its rows of `repair_tasks`: each task on reported rows, with intervals.
+        statements: What it trades, in plain sentences.
+    """
+
+    point: Point
+    tasks: Table
+    statements: tuple[Statement, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(statement.text for statement in self.statements)
+
+
+def _plain(value: object) -> object:
+    """A cell as JSON has it: NaN is null."""
+    return None if isinstance(value, float) and value != value else value

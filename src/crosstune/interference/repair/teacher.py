@@ -1,0 +1,91 @@
+"""KL(teacher ‖ θ(w)) in nats per scored token: for users without labels, each checkpoint teaches what it knows.
+
+`before` teaches the forgotten tasks and `after` the learned ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.foundation.data import UNSCORED
+from crosstune.foundation.errors import UnsupportedError
+from crosstune.interference.blocks import pad_id
+from crosstune.interference.gradients import batch_of, evaluating
+from crosstune.interference.repair.box import Box
+from crosstune.interference.repair.looks import Item
+from crosstune.interference.settings import GradientSettings
+
+
+class Teachers:
+    """What the two checkpoints say at every scored position of the selection rows.
+
+    Args:
+        box: The models; it is left at `after`.
+        items: The selection rows.
+        learned: Places of the learned tasks; of all others `before` is the teacher.
+        settings: How the models are evaluated.
+        most: Bytes that may be kept.
+
+    Raises:
+        UnsupportedError: What the teachers say needs more than that.
+    """
+
+    def __init__(
+        self,
+        box: Box,
+        items: Sequence[Item],
+        learned: Collection[int],
+        *,
+        settings: GradientSettings,
+        most: int,
+    ) -> None:
+        model = box.ends.model
+        vocabulary = int(model.config.vocab_size)
+        scored = sum(row.scored_tokens for item in items for row in item.rows)
+        if 4 * scored * vocabulary > most:
+            raise UnsupportedError(
+                "teacher_bytes",
+                law=f"must hold {scored} scored tokens × {vocabulary} entries of float32",
+                found=f"{most} bytes for {4 * scored * vocabulary}",
+                remedy="Lower `rows` or `length`, or raise `teacher_bytes`.",
+            )
+        self._said: dict[int, Tensor] = {}
+        for value in (0.0, 1.0):
+            box.place(torch.full(box.shape, value, dtype=torch.float64))
+            with evaluating(model, settings), torch.no_grad():
+                device = next(model.parameters()).device
+                for place, item in enumerate(items):
+                    if (item.task in learned) == (value == 1.0):
+                        batch = batch_of(item.rows, pad_id(box.ends.tokenizer), device)
+                        self._said[place] = _log_probabilities(model, batch).cpu()
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor:
+        """The summed divergence of one batch from its teacher, differentiable in the model's weights.
+
+        Shapes: the batch as `collate` makes it; result: a scalar, float64.
+
+        Args:
+            model: θ(w).
+            batch: The rows of one item.
+            place: Its number.
+
+        Returns:
+            Nats.
+        """
+        student = _log_probabilities(model, batch)
+        teacher = self._said[place].to(student.device)
+        return (teacher.exp() * (teacher - student)).sum(dtype=torch.float64)
+
+
+def _log_probabilities(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Log-probabilities at the positions that predict a scored token, [tokens, V] float32."""
+    mask = batch["attention_mask"]
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False
+    ).logits
+    scored = batch["labels"][:, 1:] != UNSCORED
+    return torch.log_softmax(logits[:, :-1][scored].float(), dim=-1)
