@@ -1,11 +1,11 @@
-"""One small finished study that the tests of this folder read; none of them changes it."""
+"""One small finished run of each study that the tests of this folder read; none of them changes it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from tests.studies import small_study
+from tests.studies import small_repair, small_study
 
 from crosstune.foundation.records import Run
 
@@ -27,3 +27,10 @@ def finished(study_folder: Path) -> Run:
     return small_study.run_cells(
         small_study.settings(study_folder, tasks=tasks, seeds=[0, 7], blocks=eight, probe=eight)
     )
+
+
+@pytest.fixture(scope="session")
+def repaired(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished repair study of two seeds."""
+    folder = tmp_path_factory.mktemp("repair")
+    return small_repair.run_cells(small_repair.settings(folder, seeds=[0, 7]))

@@ -225,6 +225,15 @@ def test_an_adapter_is_saved_as_peft_does(tmp_path: Path) -> None:
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in where.iterdir()}
 
 
+def test_the_tokenizer_beside_an_adapter_is_read(tmp_path: Path) -> None:
+    adapted = with_lora(decoder("llama"), target_modules=["q_proj"])
+    place = save_model(adapted, word_tokenizer(eos_token="<eos>"), tmp_path / "adapter")
+    assert not (place / "config.json").exists()
+    assert load_tokenizer(place).get_vocab() == word_tokenizer(eos_token="<eos>").get_vocab()
+    with pytest.raises(StorageError, match="must be a model folder with a config.json"):
+        load_model(place)
+
+
 def test_a_real_model_speaks(shared: Path) -> None:
     where = shared / "models" / "stories260K"
     model, tokenizer = load_model(where), load_tokenizer(where)

@@ -55,3 +55,11 @@ def test_a_perfect_order_of_a_few_has_no_interval(sign: int) -> None:
     found = rank_correlation(torch.arange(4.0), sign * torch.arange(4.0))
     assert float(found.value) == pytest.approx(sign)
     assert found.low.isnan() and found.high.isnan()
+
+
+def test_a_constant_list_has_no_correlation_though_its_mean_is_rounded() -> None:
+    constant = torch.full((34,), 0.3, dtype=torch.float64)
+    assert float(constant.std()) > 0, "the rounding that this test is about"
+    for pair in ((constant, torch.arange(34.0)), (torch.arange(34.0), constant)):
+        found = rank_correlation(*pair)
+        assert bool(torch.isnan(torch.stack([found.value, found.low, found.high])).all())

@@ -22,6 +22,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_TOKENIZER = "tokenizer_config.json"
 _DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 
 
@@ -84,13 +85,14 @@ def read_config(path_or_id: str | Path, *, trust_remote_code: bool = False) -> A
 
 
 def load_tokenizer(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """Return the tokenizer beside a model; one without a padding token pads with its end-of-text token.
+    """Return the tokenizer beside a model or adapter; one without a padding token pads with its end-of-text token.
 
     Raises:
         ModelError: It has neither a padding nor an end-of-text token.
         StorageError: A folder or file is missing.
     """
-    tokenizer = _read(AutoTokenizer, _resolve(path_or_id), trust_remote_code=trust_remote_code)
+    where = _resolve(path_or_id, or_else=_TOKENIZER)
+    tokenizer = _read(AutoTokenizer, where, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(
@@ -211,12 +213,12 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _resolve(path_or_id: str | Path) -> str:
-    """Return the folder or hub id; what looks like a path must exist."""
+def _resolve(path_or_id: str | Path, or_else: str = "config.json") -> str:
+    """Return the folder or hub id; what looks like a path must exist, and hold a config.json or the other file."""
     text = str(path_or_id)
     path = Path(text).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / name).is_file() for name in ("config.json", or_else)):
             raise StorageError(
                 "path_or_id",
                 law="must be a model folder with a config.json",

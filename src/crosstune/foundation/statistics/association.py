@@ -40,7 +40,8 @@ def rank_correlation(x: Tensor, y: Tensor, level: float = 0.95) -> Interval:
     both = ~(first.isnan() | second.isnan())
     first, second = first[both], second[both]
     n = len(first)
-    varied = n >= 2 and float(first.std()) > 0 and float(second.std()) > 0
+    # Not by the deviation, which rounding keeps above 0: the mean of equal numbers may miss them.
+    varied = n >= 2 and all(bool((one != one[0]).any()) for one in (first, second))
     rho = float(stats.spearmanr(first.numpy(), second.numpy()).statistic) if varied else math.nan
     reach = math.nan
     if n >= 4 and abs(rho) < 1 - 1e-12:

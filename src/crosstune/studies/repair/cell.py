@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from crosstune.foundation import ranks
+from crosstune.foundation.data import Row
 from crosstune.foundation.models import save_model
 from crosstune.foundation.records import Run
 from crosstune.foundation.seeds import Seeds
@@ -26,6 +27,8 @@ from crosstune.studies.study import Listener, Progress
 
 LEARNED = "fine-tuned"
 MODEL, REPAIRED, LOOKS = "after", "repaired", "looks"
+_SPOKEN = 2  # rows a task that the models go on from, for the eye
+_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -152,21 +155,26 @@ class Cell:
 
     def _record(self, repair: Repair) -> None:
         """Write the tables, and save the point that is picked as an ordinary model."""
-        if not ranks.is_first():
-            return
-        for table in repair.tables.values():
-            self.run.write_table(table)
-        for statement in repair.statements:
-            self.run.event("statement", **vars(statement))
-        if repair.found is None:
-            return
-        limits = self.bench.settings.repair.max_loss
-        pick = repair.pick(max_loss=limits) if limits else repair.pick(rate=1.0)
-        folder = self.run.folder / REPAIRED
-        shutil.rmtree(folder, ignore_errors=True)
-        repair.save(folder, pick)
-        point = pick.point
-        self.run.event(PICKED, method=point.method, label=point.label)
+        pick = repair.pick()  # one that was not searched for yet adds its point to the tables
+        spoken = repair.generations(self._prompts(), pick)
+        if ranks.is_first():
+            for table in (*repair.tables.values(), spoken):
+                self.run.write_table(table)
+            for statement in repair.statements:
+                self.run.event("statement", **vars(statement))
+            if repair.found is not None:
+                folder = self.run.folder / REPAIRED
+                shutil.rmtree(folder, ignore_errors=True)
+                repair.save(folder, pick)
+                self.run.event(PICKED, method=pick.point.method, label=pick.point.label)
+        ranks.wait_for_all()
+
+    def _prompts(self) -> dict[str, list[str]]:
+        """Beginnings of a few reported rows of each task."""
+        return {
+            name: [_beginning(row) for row in task.test[:_SPOKEN]]
+            for name, task in self.bench.keep.items()
+        }
 
     def _roll_back(self, ends: Ends) -> None:
         """Put each component back alone, on the rows that choose."""
@@ -197,6 +205,12 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         """Say which step was taken."""
         doing = f"fine-tuning, step {state.global_step} of {state.max_steps}"
         self._cell.tell(doing, state.global_step, 0)
+
+
+def _beginning(row: Row) -> str:
+    """The prompt of a row, or the first half of its text where it has none, and at most a few words."""
+    words = row.text.split()
+    return row.prompt or " ".join(words[: max(1, min(_WORDS, len(words) // 2))])
 
 
 def _place_after(ends: Ends) -> None:

@@ -5,6 +5,7 @@ Coefficients of single pieces stay in the cells: they are long, and what is draw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from crosstune.foundation.records import Column, Measurement, Run, Table
@@ -123,6 +124,7 @@ def measurements(
         for table in means
         if table.name == "repair_fronts"
         for row in table.rows()
+        if not math.isnan(row["value"])  # with nothing to repair there is no room to open up
     ]
 
 

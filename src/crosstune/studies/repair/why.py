@@ -220,8 +220,9 @@ def agreement(found: Table, accounts: Table, back: Table | None, forgotten: Sequ
     def rows() -> Iterator[dict[str, Any]]:
         for (method, label), places in by_key(found.where(checkpoint=1), ("method", "label")):
             for account, nats in sources.items():
+                # Rounded: a mean of equal coefficients may differ from another in its last bits.
                 pairs = [
-                    (1.0 - row["coefficient"], nats[row["layer"], row["component"]])
+                    (round(1.0 - row["coefficient"], 9), nats[row["layer"], row["component"]])
                     for row in places
                     if (row["layer"], row["component"]) in nats
                     and not math.isnan(row["coefficient"])

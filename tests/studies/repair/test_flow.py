@@ -1,0 +1,72 @@
+"""The flow: seeds are added, given models are one cell, and identical ones are said to be so."""
+
+from __future__ import annotations
+
+import pytest
+from tests.studies import small_repair, small_study
+
+from crosstune.foundation.errors import StorageError
+from crosstune.foundation.records import Run
+from crosstune.foundation.records.page import PAGE_FILE
+from crosstune.foundation.storage import read_json
+from crosstune.foundation.worlds import embedded_world
+from crosstune.studies.opening import settings_of
+from crosstune.studies.repair.settings import RepairStudySettings
+
+
+def test_a_finished_study_is_only_summed_up_again(repaired):
+    before = small_repair.figures(repaired)
+    told = []
+    run = small_repair.run_cells(settings_of(repaired, RepairStudySettings), told.append)
+    assert {(one.cell, one.doing) for one in told} == {
+        ("seed-0", "finished"),
+        ("seed-7", "finished"),
+    }
+    assert run.finished
+    assert small_study.differences(small_repair.figures(run), before) == []
+
+
+def test_the_page_is_written_with_the_trade_first(repaired):
+    written = read_json(repaired.folder / PAGE_FILE)
+    assert "one coefficient a component (rate 1)" in written["statements"][0]["text"]
+    assert written["sections"][0]["id"] == "front"
+
+
+def test_a_run_of_another_kind_is_refused(tmp_path):
+    Run.create(tmp_path / "run", "{}\n", kind="something else")
+    with pytest.raises(StorageError, match="a run of kind 'something else'"):
+        small_repair.run_cells(small_repair.settings(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def models(repaired):
+    """The folders of a model before and after."""
+    return str(embedded_world().folder), str(repaired.cells()[0].checkpoints / "after")
+
+
+def test_two_given_models_are_one_cell_without_a_ledger_of_training(models, tmp_path):
+    before, after = models
+    settings = small_repair.settings(
+        tmp_path,
+        before=before,
+        after=after,
+        repair={"max_loss": {"bn": 0.5}, "budgets": [], "replay": False},
+    )
+    run = small_repair.run_cells(settings)
+    (cell,) = run.cells()
+    assert cell.folder.name == "pair"
+    assert not list(cell.checkpoints.iterdir())
+    assert (cell.folder / "repaired" / "model.safetensors").is_file()
+    assert set(run.table("repair_ledger").column("account")) == {"along the straight line"}
+    said = [one["text"] for one in read_json(run.folder / PAGE_FILE)["statements"]]
+    assert any(text.startswith("Asked to lose at most 0.5 nats of bn") for text in said)
+
+
+def test_identical_models_leave_nothing_to_repair(models, tmp_path):
+    _, after = models
+    run = small_repair.run_cells(small_repair.settings(tmp_path, before=after, after=after))
+    assert run.finished
+    written = read_json(run.folder / PAGE_FILE)
+    assert written["statements"][0]["text"].startswith("Nothing to repair: the two checkpoints")
+    assert run.measurements() == []
+    assert not (run.cells()[0].folder / "repaired").exists()

@@ -1,0 +1,98 @@
+"""A plan adds up, scales as the work does, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.studies import small_repair
+
+from crosstune.interference.repair.settings import RepairSettings
+from crosstune.studies.repair import plan as planning
+from crosstune.studies.repair.plan import Calibration, cell_seconds, looks_of
+from crosstune.studies.repair.prepare import prepare
+from crosstune.studies.repair.settings import RepairStudySettings
+
+SECONDS = Calibration(
+    step_seconds=1.0,
+    chord_seconds=2.0,
+    look_seconds=3.0,
+    token_seconds=0.001,
+    open_seconds=5.0,
+    look_tokens=100,
+    reported_tokens=200,
+    peak_bytes=2**30,
+    weight_bytes=2**20,
+    look_bytes=2**10,
+    sites=10,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("plan")
+
+
+def test_looks_are_counted_point_by_point():
+    settings = RepairSettings(
+        granularity=("component",),
+        baselines=("global",),
+        exchange_rates=(0.5, 1.0),
+        budgets=(0.1,),
+        max_loss={"bn": 0.1},
+        folds=3,
+        penalties=(0.0, 0.1),
+        evaluations=5,
+    )
+    assert looks_of(settings) == {"straight line": 9, "global": 4 * 5, "component": (4 + 3 * 2) * 5}
+    assert looks_of(replace(settings, penalties=(0.1,)))["component"] == 4 * 5
+
+
+def test_a_cell_is_counted_part_by_part(folder):
+    settings = small_repair.settings(folder)
+    costs = cell_seconds(settings, SECONDS)
+    assert costs["fine-tuning"] == 6 * 1.0
+    assert costs["forgetting ledger"] == 3 * 2.0  # chords of 2 in 6 steps
+    looks = looks_of(settings.repair)
+    assert costs["searching: component"] == pytest.approx(0.4 * looks["component"] * 3.0)
+    assert costs["replay fine-tune"] == costs["searching: component"]
+    assert costs["reported rows"] == pytest.approx(8 * 200 * 0.001)  # 2 ends and 3 points twice
+    assert costs["rollback"] == pytest.approx(12 * 100 * 0.001)
+
+
+def test_what_is_left_out_costs_nothing(folder):
+    pair = RepairStudySettings(before="a", after="b", rollback="none", ledger=None)
+    pair = replace(pair, repair=replace(pair.repair, replay=False))
+    costs = cell_seconds(pair, SECONDS)
+    for name in ("fine-tuning", "forgetting ledger", "replay fine-tune", "rollback"):
+        assert costs[name] == 0
+
+
+def test_the_lines_add_up(folder, monkeypatch):
+    monkeypatch.setattr(planning, "calibrate", lambda bench: SECONDS)
+    settings = small_repair.settings(folder, seeds=[0, 1, 2], repair={"rows": 500})
+    plan = planning.plan(settings)
+    parts = [line.value for line in plan.lines if line.what in _parts(settings)]
+    assert plan.value("one cell") == pytest.approx(sum(parts))
+    assert plan.value("whole study") == pytest.approx(
+        3 * plan.value("one cell") + planning._REPORT_SECONDS
+    )
+    assert plan.value("looks, at most") == sum(looks_of(settings.repair).values())
+    assert any("rows that choose" in warning for warning in plan.warnings)
+
+
+def _parts(settings):
+    return {f"  {name}" for name in cell_seconds(settings, SECONDS)}
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
+def test_the_calibration_measures_and_leaves_nothing_behind(folder, tmp_path, monkeypatch, lora):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    measured = planning.calibrate(prepare(small_repair.settings(folder, training={"lora": lora})))
+    assert min(measured.step_seconds, measured.chord_seconds, measured.look_seconds) > 0
+    assert min(measured.token_seconds, measured.open_seconds) > 0
+    assert min(measured.look_tokens, measured.reported_tokens) > 8
+    assert measured.peak_bytes > 2**20
+    assert measured.sites > 10
+    assert list(tmp_path.iterdir()) == []
+    assert not (folder / "run").exists()

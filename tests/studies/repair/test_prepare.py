@@ -1,0 +1,117 @@
+"""Rows of a repair study: what is learned, what chooses and what reports share no meaning; models are found by folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from tests.studies import small_repair
+
+from crosstune.foundation.data.settings import TaskSettings
+from crosstune.foundation.errors import CrosstuneError, DataError
+from crosstune.foundation.models import load_tokenizer, save_model
+from crosstune.foundation.training.settings import LoraSettings
+from crosstune.studies.repair.prepare import prepare
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepare")
+
+
+@pytest.fixture(scope="module")
+def bench(folder):
+    return prepare(small_repair.settings(folder))
+
+
+def groups(rows):
+    return {row.group for row in rows}
+
+
+def test_three_sides_share_no_meaning_in_any_language(bench):
+    learned = groups(bench.learn)
+    chooses = groups(row for task in bench.keep.values() for row in task.train)
+    reports = groups(row for task in bench.keep.values() for row in task.test)
+    assert learned and chooses and reports
+    assert not learned & chooses and not learned & reports and not chooses & reports
+
+
+def test_only_the_task_that_is_named_is_learned(folder, bench):
+    other = prepare(small_repair.settings(folder, learn="en"))
+    assert groups(other.learn) == groups(bench.learn)
+    assert {row.text for row in other.learn}.isdisjoint({row.text for row in bench.learn})
+
+
+def test_a_look_during_the_fine_tune_sees_only_rows_that_choose(bench):
+    data = bench.stage_data(bench.tokenizer())
+    for name, task in bench.keep.items():
+        assert {row.row_id for row in data.held_out[name]} == {row.id for row in task.train}
+
+
+def test_all_rows_of_two_given_models_choose_or_report(folder):
+    pair = small_repair.settings(folder, after="other", before="some")
+    bench = prepare(pair)
+    assert bench.learn == ()
+    for task in bench.keep.values():
+        assert len(task.train) + len(task.test) == 80
+    more = replace(pair, repair=replace(pair.repair, selection_share=0.9))
+    assert len(prepare(more).keep["en"].train) > len(bench.keep["en"].train)
+
+
+def test_a_split_that_the_user_made_is_kept(folder, tmp_path):
+    def file(name, numbers):
+        path = tmp_path / f"{name}.jsonl"
+        lines = [json.dumps({"text": f"{name} sentence {at}"}) for at in numbers]
+        path.write_text("\n".join(lines), encoding="utf-8")
+        return str(path)
+
+    tasks = tuple(
+        TaskSettings(
+            name=name,
+            source=file(f"{name}-choose", range(5)),
+            test_source=file(f"{name}-report", range(7)),
+        )
+        for name in ("en", "bn")
+    )
+    pair = small_repair.settings(folder, before="a", after="b")
+    keep = prepare(replace(pair, tasks=tasks)).keep
+    assert [(len(task.train), len(task.test)) for task in keep.values()] == [(5, 7)] * 2
+
+
+def test_few_rows_are_told(folder):
+    few = prepare(small_repair.settings(folder, repair={"rows": 64, "reported_rows": 200}))
+    assert any("rows that choose, fewer than repair.rows (64)" in said for said in few.warnings)
+    assert any("its intervals are wide" in said for said in few.warnings)
+
+
+def test_an_adapter_is_trained_on_over_its_base(folder, bench, tmp_path):
+    fresh = prepare(small_repair.settings(folder, training={"lora": {"rank": 2}}))
+    assert isinstance(fresh.settings.training.lora, LoraSettings)
+    adapter = fresh.fresh_model(0)
+    save_model(adapter, load_tokenizer(bench.before), tmp_path / "adapter")
+    on = prepare(small_repair.settings(folder, before=str(tmp_path / "adapter")))
+    assert on.base == bench.before
+    names = {n for n, p in on.fresh_model(0).named_parameters() if p.requires_grad}
+    assert names == {n for n, p in adapter.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("changes", "argument"),
+    [
+        ({"training": {"length": 5000}}, "training.length"),
+        ({"repair": {"length": 5000}}, "repair.length"),
+        ({"training": {"batch_rows": 500}}, "training.batch_rows"),
+        ({"before": "./nowhere"}, "before"),
+    ],
+)
+def test_the_impossible_is_refused_by_name(folder, changes, argument):
+    with pytest.raises(CrosstuneError) as caught:
+        prepare(small_repair.settings(folder, **changes))
+    assert caught.value.argument == argument
+
+
+def test_rows_that_two_tasks_share_are_refused(folder):
+    tasks = [{"name": name, "source": "toy:latin-svo", "rows": 80} for name in ("en", "bn")]
+    with pytest.raises(DataError, match="share no row with another task"):
+        prepare(small_repair.settings(folder, tasks=tasks))

@@ -1,0 +1,55 @@
+"""Summing up: tables of all seeds, means over them, and long tables left in the cells."""
+
+from __future__ import annotations
+
+import shutil
+
+from tests.studies import small_repair
+
+from crosstune.foundation.records import Run
+from crosstune.interference.repair import tables
+from crosstune.studies.opening import settings_of
+from crosstune.studies.repair import summary
+from crosstune.studies.repair.settings import RepairStudySettings
+
+
+def test_every_kept_table_holds_every_seed(repaired):
+    for name in summary.KEPT:
+        table = repaired.table(name)
+        assert set(table.column("seed")) == {0, 7}
+        assert len(table) == sum(len(cell.table(name)) for cell in repaired.cells())
+
+
+def test_coefficients_stay_in_the_cells(repaired):
+    assert tables.COEFFICIENTS not in repaired.tables()
+    assert all(cell.has_table(tables.COEFFICIENTS) for cell in repaired.cells())
+
+
+def test_means_rest_on_both_seeds(repaired):
+    for name in ("repair_front", "repair_by_task", "repair_fronts", "repair_map", "repair_ledger"):
+        assert set(repaired.table(name).column("seeds")) == {2}, name
+
+
+def test_the_forgotten_tasks_are_found_by_their_role(repaired):
+    assert summary.forgotten(repaired.table("repair_by_task")) == ("en",)
+
+
+def test_headline_figures_are_measurements_of_every_method(repaired):
+    found = {one.name: one for one in repaired.measurements()}
+    assert set(found) == {f"room opened up by {name}" for name in ("global", "component", "replay")}
+    one = found["room opened up by component"]
+    assert one.seeds == (0, 7)
+    assert one.low < one.value < one.high
+    assert 0 < one.value <= 1.2
+
+
+def test_unfinished_cells_take_no_part(repaired, tmp_path):
+    shutil.copytree(repaired.folder, tmp_path / "copy")
+    copy = Run.open(tmp_path / "copy")
+    Run.resume(copy.folder / "cells" / "seed-7")  # opened for writing: not finished
+    settings = settings_of(copy, RepairStudySettings)
+    assert [seed for seed, _ in summary.finished_cells(copy, settings)] == [0]
+    summary.write(copy, settings)
+    assert set(copy.table(tables.POINTS).column("seed")) == {0}
+    assert set(copy.table("repair_front").column("seeds")) == {1}
+    assert small_repair.figures(copy).keys() == small_repair.figures(repaired).keys()
