@@ -51,7 +51,7 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
 
     Every run learns the selection rows of all tasks but for the last fold, with AdamW and a linear schedule; it
     begins at `after` and knows no more than the search did. All of its stops take part in its front, as many as
-    a granularity has points.
+    a granularity has points; step 0 is `after` itself, as the rows that judge see it.
 
     Args:
         session: The search, whose work model is copied.
@@ -134,12 +134,18 @@ class _Stops(TrainerCallback):  # type: ignore[misc]
         self.points: list[tuple[Point, Mapping[str, RowScores]]] = []
         self.seconds = 0.0
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Score the model after, so that what later stops paid is known on the rows that judge them."""
+        self._stop(state, others["model"])
+
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Score the model where a stop is due."""
-        if state.global_step not in self._steps:
-            return
+        if state.global_step in self._steps:
+            self._stop(state, others["model"])
+
+    def _stop(self, state: Any, model: Any) -> None:
         began = time.perf_counter()
-        chosen, reported = (self._score(others["model"], side) for side in self._sides)
+        chosen, reported = (self._score(model, side) for side in self._sides)
         losses = {task: (one.nats.sum() / one.tokens.sum()).item() for task, one in chosen.items()}
         point = Point("replay", "replay", step=state.global_step, rate=self._rate, selection=losses)
         self.points.append((point, reported))
