@@ -13,6 +13,7 @@ is instant and touches nothing::
 
     ForgettingLedger, ConflictProbe     callbacks for your own transformers or TRL trainer
     measure_conflict, measure_rollback  functions on your own model and checkpoints
+    repair                              the models between two checkpoints: give back what was forgotten
     run, show                           a whole study, and what a run folder says
     Task, Run, Anatomy                  what crosses walls: rows, results, the parts of a model
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from crosstune.interference import ForgettingLedger as ForgettingLedger
     from crosstune.interference import measure_conflict as measure_conflict
     from crosstune.interference import measure_rollback as measure_rollback
+    from crosstune.interference.repair import repair as repair
     from crosstune.studies import run as run
     from crosstune.studies import show as show
 
@@ -43,6 +45,7 @@ _ROOM_OF = {
     "ConflictProbe": "crosstune.interference",
     "measure_conflict": "crosstune.interference",
     "measure_rollback": "crosstune.interference",
+    "repair": "crosstune.interference.repair",
     "run": "crosstune.studies",
     "show": "crosstune.studies",
 }
@@ -55,6 +58,7 @@ __all__ = [
     "ConflictProbe",
     "measure_conflict",
     "measure_rollback",
+    "repair",
     "run",
     "show",
     "__version__",
