@@ -1,0 +1,93 @@
+"""Law: a coefficient of 1 is the model after and of 0 the model before, bit for bit, at every granularity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.foundation.models import decoders
+from tests.interference import tiny
+from tests.interference.repair import pairs, tuned
+from torch import Tensor
+
+from crosstune.interference.repair.pieces import coordinates
+from crosstune.interference.repair.session import Session
+
+FAMILIES = ("llama", "gpt2", "phi3", "gpt_neox", "mixtral", "qwen2_moe", "gemma2")
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+OF_SEVERAL = tuple(name for name in tuned.EVERY if name != "singular")
+
+
+def held(session: Session, name: str, at: float | list[float]) -> dict[str, Tensor]:
+    """What the work model holds where all coefficients of a granularity are so, of each end in turn."""
+    axes = coordinates(name, session.pieces, session.layers)
+    each = np.atleast_1d(np.asarray(at, dtype=float))
+    values = np.stack([np.full(axes.count, value) @ axes.matrix.T for value in each])
+    session.box.place(torch.from_numpy(values), rounded=True)
+    parameters = session.ends.model.named_parameters()
+    return {key: value.detach().clone() for key, value in parameters}
+
+
+def assert_same_bits(found: dict[str, Tensor], model: Any) -> None:
+    wanted = dict(model.named_parameters())
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        assert torch.equal(value.to(wanted[name].dtype), wanted[name]), name
+        assert torch.equal(value, wanted[name].to(value.dtype)), name
+
+
+def opened(before: Any, after: Any, **options: Any) -> Session:
+    granularity = OF_SEVERAL if options.get("between") else tuned.EVERY
+    return tuned.session(tuned.opened(before, after, **options), granularity=granularity)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_or_nothing_of_a_change_is_one_of_the_ends(family: str) -> None:
+    before, after = decoders.decoder(family, seed=0), decoders.decoder(family, seed=1)
+    session = opened(before, after)
+    for name in tuned.EVERY:
+        assert_same_bits(held(session, name, 0.0), before)
+        assert_same_bits(held(session, name, 1.0), after)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_ends_are_met_in_every_dtype(dtype: torch.dtype, tied: bool) -> None:
+    before = tiny.llama(seed=1, tied=tied).to(dtype).eval()
+    after = pairs.moved(before)
+    session = opened(before, after)
+    for name in tuned.EVERY:
+        assert_same_bits(held(session, name, 0.0), before)
+        assert_same_bits(held(session, name, 1.0), after)
+        assert not torch.equal(held(session, name, 0.5)["model.norm.weight"], after.model.norm.weight)
+
+
+def test_a_coefficient_of_one_gives_the_logits_of_the_model_after() -> None:
+    before, after = tuned.pair()
+    session = opened(before, after)
+    for at, model in ((0.0, before), (1.0, after)):
+        held(session, "singular", at)
+        assert torch.equal(pairs.logits(session.ends.model), pairs.logits(model))
+
+
+def test_a_fresh_adapter_begins_at_its_base_and_ends_at_itself() -> None:
+    base, adapter = tuned.adapted()
+    session = opened(base, adapter)
+    for name in tuned.EVERY:
+        held(session, name, 0.0)
+        assert torch.equal(pairs.logits(session.ends.model), pairs.logits(base))
+        assert_same_bits(held(session, name, 1.0), adapter)
+        assert torch.equal(pairs.logits(session.ends.model), pairs.logits(adapter))
+
+
+def test_a_soup_has_every_checkpoint_at_a_corner() -> None:
+    before, after = tuned.pair()
+    middle = pairs.moved(before, seed=9)
+    session = opened(before, after, between=[middle])
+    for name in OF_SEVERAL:
+        assert_same_bits(held(session, name, [0.0, 0.0]), before)
+        assert_same_bits(held(session, name, [1.0, 0.0]), middle)
+        for first in (0.0, 0.5, 1.0):
+            assert_same_bits(held(session, name, [first, 1.0]), after)
