@@ -40,8 +40,11 @@ COMMANDS: list[list[str]] = [
     [],
     ["run"],
     ["run", "conflict"],
+    ["run", "repair"],
     ["plan"],
     ["plan", "conflict"],
+    ["plan", "repair"],
+    ["repair"],
     ["show"],
     ["list"],
 ]
@@ -77,6 +80,27 @@ CELL_ROWS = {
     "agreement_states": "one site and pair at one state",
     "peaks": "the verdict on one pair in one scope and window",
     "movement": "the verdict on one pair in this run alone",
+}
+# Likewise of a repair study; tables that a conflict study's cell has too are not said twice.
+REPAIR_ROWS = {
+    "repair_front": "one point of one method over seeds, once among all and once among all but before",
+    "repair_by_task": "one task at one point of one method, over seeds",
+    "repair_fronts": "one method, over seeds",
+    "repair_map": "one component of one layer at one point of one method, over seeds",
+    "repair_map_rows": "one class of embedding rows at one point, over seeds",
+    "repair_map_directions": "one singular direction of a component at one point, over layers and seeds",
+    "repair_ledger": "one component of one layer and task in one account, over seeds",
+    "repair_rollback": "one component of one layer put back, of one task, over seeds",
+    "repair_why": "one account that is compared with the coefficients of one point, over seeds",
+}
+REPAIR_CELL_ROWS = {
+    "repair_points": "one point of one method",
+    "repair_tasks": "one task at one point of one method",
+    "repair_coefficients": "one piece (a part, class of rows or direction of a parameter) at one point",
+    "repair_hypervolume": "one method",
+    "repair_line": "one site and task on the straight line from before to after",
+    "repair_generations": "one prompt",
+    "repair_cost": "one method",
 }
 ALONE_ROWS = {
     "measurements": "one headline figure of a study (`measurements.parquet`)",
@@ -242,6 +266,38 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
     }
 
 
+def repair_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table that a repair study writes over its seeds."""
+    from crosstune.studies.repair import fronts, why
+
+    return {
+        "repair_front": fronts.FRONT,
+        "repair_by_task": fronts.BY_TASK,
+        "repair_fronts": fronts.FRONTS,
+        "repair_map": why.MAP,
+        "repair_map_rows": why.ROWS,
+        "repair_map_directions": why.DIRECTIONS,
+        "repair_ledger": why.LEDGER,
+        "repair_rollback": why.ROLLBACK,
+        "repair_why": why.AGREEMENT,
+    }
+
+
+def repair_cell_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table that a repair writes."""
+    from crosstune.interference.repair import tables
+
+    return {
+        tables.POINTS: tables.POINTS_COLUMNS,
+        tables.TASKS: tables.TASKS_COLUMNS,
+        tables.COEFFICIENTS: tables.COEFFICIENTS_COLUMNS,
+        tables.HYPERVOLUME: tables.HYPERVOLUME_COLUMNS,
+        tables.LINE: tables.LINE_COLUMNS,
+        tables.GENERATIONS: tables.GENERATIONS_COLUMNS,
+        tables.COST: tables.COST_COLUMNS,
+    }
+
+
 def other_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of a table that is no part of ``tables/``."""
     from crosstune.foundation.records import run
@@ -274,6 +330,8 @@ def tables_page(page: str) -> str:
     """The page of tables with its generated parts as the code has them now."""
     page = between(page, "study", tables_section(STUDY_ROWS, study_tables()))
     page = between(page, "cell", tables_section(CELL_ROWS, cell_tables()))
+    page = between(page, "repair", tables_section(REPAIR_ROWS, repair_tables()))
+    page = between(page, "repair cell", tables_section(REPAIR_CELL_ROWS, repair_cell_tables()))
     return between(page, "alone", tables_section(ALONE_ROWS, other_tables()))
 
 

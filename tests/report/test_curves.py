@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.report.figure_words import COLUMNS, marks, row, texts
 
 from crosstune.foundation.records import Column, Table
@@ -52,7 +54,7 @@ def test_lines_leave_out_what_is_below_the_noise_floor() -> None:
     assert "0.75" not in drawn
 
 
-def scattered(*rows: tuple[float, float], trace: str | None = None) -> dict[str, object]:
+def scattered(*rows: tuple[float, float], trace: str | None = None) -> dict[str, Any]:
     columns = (
         Column("method", "string", "axis"),
         Column("old", "float64", "value"),
@@ -63,16 +65,19 @@ def scattered(*rows: tuple[float, float], trace: str | None = None) -> dict[str,
     return specification(section, table)
 
 
-def layers_of(drawn: dict[str, object]) -> list[str]:
-    layers = drawn["layer"]
-    assert isinstance(layers, list)
-    return [layer["mark"]["type"] for layer in layers]
+def layers_of(drawn: dict[str, Any]) -> list[str]:
+    return [layer["mark"]["type"] for layer in drawn["layer"]]
 
 
 def test_points_of_a_trace_are_joined_and_others_are_not() -> None:
     losses = ((1.0, 2.0), (2.0, 1.5))
     assert layers_of(scattered(*losses, trace="method")) == ["line", "point"]
     assert layers_of(scattered(*losses)) == ["point"]
+
+
+def test_rows_whose_trace_is_empty_are_not_joined() -> None:
+    line = scattered((1.0, 2.0), (2.0, 1.5), trace="method")["layer"][0]
+    assert line["transform"] == [{"filter": "datum[\"method\"] !== ''"}]
 
 
 def test_zero_is_ruled_only_where_values_reach_it() -> None:

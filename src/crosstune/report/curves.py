@@ -239,8 +239,9 @@ def _zero_rules(source: Source) -> list[Figure]:
 
 
 def _joined(source: Source, base: Figure) -> Figure:
-    """A thin line through the points of each value of the trace, from left to right."""
+    """A thin line through the points of each value of the trace, from left to right; empty text joins nothing."""
     section = source.section
     detail = alt.Detail(str(section.trace), type="nominal")
     order = alt.Order(str(section.x), type="quantitative")
-    return base.mark_line(strokeWidth=1.25, opacity=0.5).encode(detail=detail, order=order)
+    named = base.transform_filter(f"{cell(str(section.trace))} !== ''")
+    return named.mark_line(strokeWidth=1.25, opacity=0.5).encode(detail=detail, order=order)

@@ -76,3 +76,16 @@ def test_a_task_has_the_role_that_most_seeds_gave_it():
     found = fronts.by_task(Table.concat(parts))
     assert set(found.column("role")) == {"forgotten"}
     assert found.where(method="global").column("point") == [0, 1, 2]
+
+
+def test_the_front_of_a_method_is_judged_on_the_rows_that_choose():
+    columns = tables.POINTS_COLUMNS
+    losses = {"before": (1.0, 9.0), "rate 1": (2.0, 3.0), "rate 2": (2.5, 3.5), "after": (3.0, 2.0)}
+    rows = [
+        told.cells(columns, method="layer", label=label, selection_old=old, selection_new=new, n=9)
+        for label, (old, new) in losses.items()
+    ]
+    table = fronts.front(Table(tables.POINTS, columns, rows).with_columns({SEED: 0}))
+    whole = table.where(points=fronts.WITH_BEFORE)
+    found = dict(zip(whole.column("label"), whole.column("front"), strict=True))
+    assert found == {"before": "layer", "rate 1": "layer", "rate 2": "", "after": "layer"}

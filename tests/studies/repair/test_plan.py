@@ -54,8 +54,8 @@ def test_a_cell_is_counted_part_by_part(folder):
     assert costs["fine-tuning"] == 6 * 1.0
     assert costs["forgetting ledger"] == 3 * 2.0  # chords of 2 in 6 steps
     looks = looks_of(settings.repair)
-    assert costs["searching: component"] == pytest.approx(0.4 * looks["component"] * 3.0)
-    assert costs["replay fine-tune"] == costs["searching: component"]
+    assert costs["searching: component"] == pytest.approx(0.7 * looks["component"] * 3.0)
+    assert costs["replay fine-tune"] == pytest.approx(1.25 * costs["searching: component"])
     assert costs["reported rows"] == pytest.approx(8 * 200 * 0.001)  # 2 ends and 3 points twice
     assert costs["rollback"] == pytest.approx(12 * 100 * 0.001)
 

@@ -65,6 +65,8 @@ def points(seed: int) -> Table:
             kind=kind,
             label=label,
             coordinates=0 if kind == "replay" else 5,
+            selection_old=en,
+            selection_new=bn,
             **about("old", en),
             **about("new", bn),
             **about("regained", AFTER[0] - en),

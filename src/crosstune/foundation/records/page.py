@@ -76,7 +76,7 @@ class Section:
         order: Bars as "given" in the table, or by "size".
         beside: Further value columns drawn beside ``value`` on the same colour scale (heatmap).
         trace: A column whose values are drawn as thin lines around the thick mean, such as the seed (lines); or
-            whose points are joined by a thin line (scatter).
+            whose points are joined by a thin line, but for those where it is empty (scatter).
         thin: A table of the same columns drawn as thin lines behind, such as figures at one state (lines).
         combine: How rows that share one place in the figure become one: refuse (""), "sum" or "mean" (lines).
     """

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crosstune.foundation.records import Column, Table
+from crosstune.interference.repair.front import non_dominated
 from crosstune.interference.repair.tables import NATS
 from crosstune.studies.over_seeds import by_key, mean_over_seeds
 
 WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
+Pair: TypeAlias = NDArray[np.float64]
 METHOD = Column("method", "string", "axis", about="The granularity or baseline.")
 LABEL = Column("label", "string", "axis", about="What the point answers, in a few words.")
 SEEDS = Column("seeds", "int64", "label", about="Seeds the row rests on.")
@@ -48,6 +53,12 @@ FRONT = (
     METHOD,
     LABEL,
     Column("kind", "string", "label", about="before, after, rate, budget, asked or replay."),
+    Column(
+        "front",
+        "string",
+        "axis",
+        about="The method, where no other point of it is as good on the rows that choose; else empty.",
+    ),
     Column("coordinates", "int64", "label", about="How many numbers could be chosen."),
     *_OLD,
     *_NEW,
@@ -88,7 +99,8 @@ def front(points: Table) -> Table:
         A row for each method and point but `before`, and again with it: the losses of the model before may lie so far
         off that nothing else could be told apart beside them.
     """
-    means = []
+    means: list[dict[str, Any]] = []
+    selected: list[Pair] = []
     for (method, label), found in by_key(_alike(points), ("method", "label")):
         row = {
             "method": method,
@@ -96,13 +108,29 @@ def front(points: Table) -> Table:
             **_same(found, "kind", "coordinates"),
             **_means(found, "old", "new", "regained", "paid"),
         }
+        chosen = [(seed["selection_old"], seed["selection_new"]) for seed in found]
+        selected.append(np.mean(chosen, axis=0))
         means.append(row)
+    for row, at in zip(means, _on_front([row["method"] for row in means], selected), strict=True):
+        row["front"] = row["method"] if at else ""
     spans = {
         WITHOUT_BEFORE: [row for row in means if row["kind"] != "before"],
         WITH_BEFORE: means,
     }
     rows = [{"points": span, **row} for span, kept in spans.items() for row in kept]
     return Table("repair_front", FRONT, rows)
+
+
+def _on_front(methods: Sequence[str], selected: Sequence[Pair]) -> list[bool]:
+    """Whether no other point of the same method is as good in both losses."""
+    found = [False] * len(methods)
+    for method in dict.fromkeys(methods):
+        places = [at for at, name in enumerate(methods) if name == method]
+        for at, stays in zip(
+            places, non_dominated(np.array([selected[at] for at in places])), strict=True
+        ):
+            found[at] = bool(stays)
+    return found
 
 
 def by_task(tasks: Table) -> Table:

@@ -101,11 +101,11 @@ def _fronts(table: Table) -> Iterator[Section]:
         x="old",
         y="new",
         color="method",
-        trace="method",
+        trace="front",
         choose=("points",),
         begin={"points": fronts.WITHOUT_BEFORE},
         note=f"Mean loss of the forgotten and of the learned tasks, nats per token. {_ROWS}, and over seeds where there are "
-        "several. The thin lines only join the points of a method.",
+        "several. Thin lines join the points that no other of the method beats on the rows that choose.",
     )
     yield Section(
         id="room",
@@ -116,7 +116,9 @@ def _fronts(table: Table) -> Iterator[Section]:
         table="repair_fronts",
         y="method",
         value="value",
-        note="Taken from the best of several noisy points, so a little too high, alike for methods with equally many points.",
+        note="The rectangle ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains no "
+        "room there, so look at the front too. Taken from the best of several noisy points, so a little too high, alike for "
+        "methods with equally many points.",
     )
     there = table.column("method")
     for other, title in (("global", "one global coefficient"), ("replay", "a replay fine-tune")):
