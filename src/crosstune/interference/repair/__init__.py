@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from crosstune.interference.repair.settings import GRANULARITIES, RepairSettings
+from crosstune.interference.repair.stage_settings import StageRepairSettings
 
 if TYPE_CHECKING:
     from crosstune.interference.repair.ends import Ends, open_ends
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from crosstune.interference.repair.harness import repair_ends
     from crosstune.interference.repair.outcome import Pick, Repair
     from crosstune.interference.repair.session import Watch
+    from crosstune.interference.repair.stage_end import RepairAtStageEnd
+    from crosstune.interference.repair.stage_outcome import StageRepair
 
 __all__ = [
     "repair",
@@ -24,6 +27,9 @@ __all__ = [
     "open_ends",
     "repair_ends",
     "Watch",
+    "RepairAtStageEnd",
+    "StageRepair",
+    "StageRepairSettings",
 ]
 
 # Everything below needs torch, which is slow to import: a name is fetched on first use.
@@ -35,6 +41,8 @@ _HOMES = {
     "open_ends": "ends",
     "repair_ends": "harness",
     "Watch": "session",
+    "RepairAtStageEnd": "stage_end",
+    "StageRepair": "stage_outcome",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 from peft import PeftModel
@@ -73,26 +74,48 @@ def _states(
     return start, now
 
 
+def at_start(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters of a model that begins a stage, copied to the CPU; `snapshot` takes them at its end.
+
+    Args:
+        model: The live model, unwrapped; it is only read.
+
+    Returns:
+        Name to tensor.
+
+    Raises:
+        ModelError: Weights are not finite.
+        UnsupportedError: The model is sharded or quantised, or its adapter is not fresh or not all that is trained.
+    """
+    check_supported(model)
+    _, start = _states(model, dict(model.named_parameters(remove_duplicate=False)))
+    if isinstance(model, PeftModel):
+        for path, a, b in _factors(model, start):
+            if a in start and not _is_fresh(start, b):
+                _refuse_used(path)
+    for name, tensor in start.items():
+        check_tensor(tensor, "model", name)
+    return start
+
+
 def _keep_a(model: PeftModel, start: dict[str, Tensor], now: Mapping[str, Tensor]) -> None:
     """Let A count as it is now, which changes nothing at the start where B was zero there."""
-    adapter = active_adapter(model, "model")
-    factors = set()
-    for path in layers_of(model, adapter, "model"):
-        a, b = (parameter_name(path, factor, adapter) for factor in "AB")
-        factors |= {a, b}
+    for path, a, b in _factors(model, now):
         if a not in now:
             continue
-        fresh = b in start and not bool(start[b].any())
-        if not fresh and not torch.equal(start[a], now[a]):
-            raise UnsupportedError(
-                "model",
-                law="must begin a stage with a fresh adapter (B zero) to be repaired in place, for between two "
-                "products B A of moving factors lies no adapter of the same rank",
-                found=f"a B that was not zero at the start, at {path}",
-                remedy="Merge the adapter between stages, or use repair() on the saved adapters.",
-            )
+        if not _is_fresh(start, b) and not torch.equal(start[a], now[a]):
+            _refuse_used(path)
         start[a] = now[a]
-    others = [name for name in now if name not in factors]
+
+
+def _factors(model: PeftModel, trained: Mapping[str, Tensor]) -> list[tuple[str, str, str]]:
+    """Every adapted layer with the names of its A and B, beside which nothing may be trained."""
+    adapter = active_adapter(model, "model")
+    found = [
+        (path, parameter_name(path, "A", adapter), parameter_name(path, "B", adapter))
+        for path in layers_of(model, adapter, "model")
+    ]
+    others = [name for name in trained if not any(name in factors for _, *factors in found)]
     if others:
         raise UnsupportedError(
             "model",
@@ -100,3 +123,18 @@ def _keep_a(model: PeftModel, start: dict[str, Tensor], now: Mapping[str, Tensor
             found=listed(others),
             remedy="Freeze the other parameters, or train a full model.",
         )
+    return found
+
+
+def _is_fresh(start: Mapping[str, Tensor], b: str) -> bool:
+    return b in start and not bool(start[b].any())
+
+
+def _refuse_used(path: str) -> NoReturn:
+    raise UnsupportedError(
+        "model",
+        law="must begin a stage with a fresh adapter (B zero) to be repaired in place, for between two "
+        "products B A of moving factors lies no adapter of the same rank",
+        found=f"a B that was not zero at the start, at {path}",
+        remedy="Merge the adapter between stages, or use repair() on the saved adapters.",
+    )

@@ -56,7 +56,8 @@ def as_tasks(keep: Mapping[str, object], settings: RepairSettings) -> dict[str, 
         raise DataError(
             "keep",
             law="must hold `Task`s only, or rows only: one split is made over all of them",
-            found=f"a Task for {', '.join(given)}; rows for {', '.join(set(keep) - set(given))}",
+            found=f"a Task for {', '.join(given)}; "
+            f"rows for {', '.join(name for name in keep if name not in given)}",
             remedy="Split all of them yourself, or none.",
         )
     if given:
@@ -101,13 +102,30 @@ def encode_rows(tasks: Mapping[str, Task], tokenizer: Any, settings: RepairSetti
     """
 
     def side(rows: Sequence[Row], most: int) -> list[Encoded]:
-        chosen = _chosen(rows, most, settings.seed)
-        return encode(chosen, tokenizer, settings.length, window=settings.windows)
+        return choose_rows(rows, most, tokenizer, settings)
 
     return Rows(
         {name: side(task.train, settings.rows) for name, task in tasks.items()},
         {name: side(task.test, settings.reported_rows) for name, task in tasks.items()},
     )
+
+
+def choose_rows(
+    rows: Sequence[Row], most: int, tokenizer: Any, settings: RepairSettings
+) -> list[Encoded]:
+    """Some rows of one side of a task, encoded.
+
+    Args:
+        rows: The rows.
+        most: The most that are taken.
+        tokenizer: The models' tokenizer.
+        settings: Which rows are taken, and how long they may be.
+
+    Returns:
+        The rows; windows of one row stand one after another.
+    """
+    chosen = _chosen(rows, most, settings.seed)
+    return encode(chosen, tokenizer, settings.length, window=settings.windows)
 
 
 def _chosen(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
