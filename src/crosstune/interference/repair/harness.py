@@ -12,7 +12,7 @@ from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores
 from crosstune.interference.repair.ends import Ends
 from crosstune.interference.repair.line import Line, walk
-from crosstune.interference.repair.methods import Method
+from crosstune.interference.repair.methods import Method, penalty_evaluations
 from crosstune.interference.repair.outcome import Cost, Repair
 from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.replay import replay
@@ -115,7 +115,7 @@ def looks_at_most(settings: RepairSettings) -> int:
     return (
         17  # the straight line at its finest
         + len(settings.methods) * asked * settings.evaluations
-        + len(shrunk) * settings.folds * strengths * settings.evaluations
+        + len(shrunk) * settings.folds * strengths * penalty_evaluations(settings)
     )
 
 

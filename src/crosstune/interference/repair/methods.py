@@ -22,9 +22,15 @@ from crosstune.interference.repair.search import (
     within,
 )
 from crosstune.interference.repair.session import Session
+from crosstune.interference.repair.settings import RepairSettings
 
 _EVERYTHING = 2  # with this many coordinates or fewer there is nothing to shrink
 _CLEAN = 12  # digits; coefficients of coarser granularities come back from a projection
+
+
+def penalty_evaluations(settings: RepairSettings) -> int:
+    """The most looks of one search under one penalty and fold; each begins where the last one ended."""
+    return max(3, settings.evaluations // 3)
 
 
 @dataclass
@@ -88,9 +94,10 @@ class Method:
 
     def choose_penalty(self) -> None:
         """Choose the strength of the penalty at an exchange rate of 1, by folds of the selection rows."""
-        settings, roles = self.session.settings, self.session.roles
+        settings = self.session.settings
+        strengths = [strength * self._forgetting for strength in settings.penalties]
         if self.axes.count <= _EVERYTHING or len(settings.penalties) < 2:
-            self.penalty = settings.penalties[0] if self.axes.count > _EVERYTHING else 0.0
+            self.penalty = strengths[0] if self.axes.count > _EVERYTHING else 0.0
             return
         every = range(settings.folds)
 
@@ -105,9 +112,9 @@ class Method:
                 lambda fold, at: self.look(at, [fold]).losses,
             ),
             self.goal(1.0),
-            [strength * roles.forgetting for strength in settings.penalties],
+            strengths,
             self.bounds,
-            settings.evaluations,
+            penalty_evaluations(settings),
             self._starts(),
         )
         self.penalty = choice.penalty
@@ -185,6 +192,15 @@ class Method:
             self.bounds,
             self.session.settings.evaluations,
         )
+
+    @property
+    def _forgetting(self) -> float:
+        """How much of what is minimised the forgotten tasks rose by; 0 where they did not, as without labels they may."""
+        before = self.look(np.zeros(self.session.box.shape[0] * self.axes.count)).losses
+        rises = (self._after - before)[
+            list(self.session.roles.places(self.session.roles.forgotten))
+        ]
+        return max(0.0, float(rises.mean()))
 
     @property
     def _after(self) -> np.ndarray:

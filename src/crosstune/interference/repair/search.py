@@ -43,6 +43,7 @@ __all__ = [
 
 Bounds = tuple[float, float]
 
+TOLERANCE = 1e-3  # nats per token: far below what a few dozen rows can tell apart
 FIRST_STEP = 0.25  # of the box's side, along the steepest coordinate
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_FOR_SLSQP = 1000  # its step is dense, in O(S³): half a second at 1000 coefficients, six at 2000
@@ -54,7 +55,7 @@ def minimise(
     goal: Objective,
     bounds: Bounds,
     evaluations: int,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
 ) -> Seen:
     """The best point for the goal that at most ``evaluations`` further looks find.
 
@@ -112,7 +113,7 @@ def within(
         [archive.best(goal), *archive.seen], key=lambda seen: excess(seen, limits)
     )
     if not limits:
-        _descend(counted, goal.forgotten_alone, tolerance=1e-4)
+        _descend(counted, goal.forgotten_alone, TOLERANCE)
     elif len(start.at) > MAX_FOR_SLSQP:
         _by_multipliers(counted, aims, goal.forgotten_alone, start)
     else:
@@ -213,7 +214,7 @@ def _by_programming(counted: _Counted, aims: Mapping[int, float], goal: Goal, st
             method="SLSQP",
             bounds=[counted.bounds] * len(start.at),
             constraints=[constraint],
-            options={"ftol": 1e-4 / unit, "maxiter": 1000},
+            options={"ftol": TOLERANCE / unit, "maxiter": 1000},
         )
     except _Exhausted:
         return
@@ -259,7 +260,7 @@ def _by_multipliers(counted: _Counted, aims: Mapping[int, float], goal: Goal, st
     while counted.left < left:  # until a descent has nothing more to ask
         left = counted.left
         lagrangian = _Lagrangian(goal, tasks, ceilings, multipliers, weight)
-        _descend(counted, lagrangian, tolerance=1e-4)
+        _descend(counted, lagrangian, TOLERANCE)
         found = counted.archive.best(lagrangian)
         multipliers, before = lagrangian.forces(found), over
         over = excess(found, aims)
