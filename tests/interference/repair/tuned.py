@@ -47,9 +47,7 @@ def keep(count: int = 24) -> dict[str, list[Row]]:
 
 def split() -> dict[str, Task]:
     """The same with a split of one's own: the first half chooses, the second reports."""
-    return {
-        name: Task(name, tuple(rows[:12]), tuple(rows[12:])) for name, rows in keep().items()
-    }
+    return {name: Task(name, tuple(rows[:12]), tuple(rows[12:])) for name, rows in keep().items()}
 
 
 def teach(model: Any, language: str, steps: int, *, rate: float = 1e-2, only: str = "") -> Any:
@@ -81,7 +79,9 @@ def pair() -> tuple[Any, Any]:
 @functools.cache
 def _adapted() -> tuple[Any, Any]:
     base = _pair()[0]
-    adapter = pairs.adapted(copy.deepcopy(base), seed=4, fresh=True, r=4, target_modules="all-linear")
+    adapter = pairs.adapted(
+        copy.deepcopy(base), seed=4, fresh=True, r=4, target_modules="all-linear"
+    )
     return base, teach(adapter, "bn", 60, rate=2e-2)
 
 
@@ -112,7 +112,9 @@ def session(
     return open_session(ends, rows, roles, settings, Watch())
 
 
-def cells(repair: Repair, leave_out: Iterable[str] = ("seconds",)) -> dict[str, list[dict[str, Any]]]:
+def cells(
+    repair: Repair, leave_out: Iterable[str] = ("seconds",)
+) -> dict[str, list[dict[str, Any]]]:
     """Every cell of every table but what a clock told; NaN as text, so that equal is equal."""
     return {
         name: [
