@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crosstune.foundation.models import Part
-from crosstune.interference.repair.directions import Directions, as_matrix
+from crosstune.interference.repair.directions import Directions, as_matrix, wide
 from crosstune.interference.repair.ends import Ends
 from crosstune.interference.repair.pieces import Piece
 
@@ -71,7 +71,9 @@ class Box:
         known = dict(self.ends.model.named_parameters())
         for name in self._of:
             parameter = known[name].data
-            value = self._blend(name, values, parameter)
+            # In half precision a blend of several parts would be rounded more than once.
+            wide = torch.promote_types(parameter.dtype, torch.float32)
+            value = self._blend(name, values, parameter.new_empty(0, dtype=wide))
             if rounded:
                 value = value.to(self.ends.dtype(name))
             parameter.copy_(value)
@@ -140,8 +142,8 @@ class Box:
                 handle.remove()
 
     def _contract(self, name: str, parameter: Tensor, inner: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None  # the hook runs after it was accumulated
+        assert parameter.grad is not None  # the hook runs after it was accumulated
+        gradient = wide(parameter.grad)  # products of half-precision numbers may be 0
         for end, delta in enumerate(self._deltas(name, gradient)):
             for at, piece in self._of[name]:
                 if piece.direction < 0:

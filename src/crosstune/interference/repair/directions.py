@@ -53,6 +53,11 @@ def as_matrix(view: Tensor) -> Tensor | None:
     return squeezed.reshape(-1, squeezed.shape[-1]) if squeezed.dim() > 1 else None
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is so kept."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def leading(part: Part, delta: Tensor, count: int, *, columns: bool = False) -> Directions | None:
     """The leading directions of one part of a parameter's change.
 
@@ -67,14 +72,12 @@ def leading(part: Part, delta: Tensor, count: int, *, columns: bool = False) -> 
     Returns:
         The directions, or None for a vector or a change of 0.
     """
-    matrix = as_matrix(part.take(delta).float())
+    matrix = as_matrix(wide(part.take(delta)))
     if matrix is None or not bool(matrix.any()):
         return None
     if columns:
         kept = matrix.any(dim=0).nonzero().flatten()
-        return Directions(
-            matrix[:, kept], torch.eye(matrix.shape[1], device=matrix.device)[:, kept]
-        )
+        return Directions(matrix[:, kept], torch.eye(matrix.shape[1]).to(matrix)[:, kept])
     count = min(count, *matrix.shape)
     if min(matrix.shape) <= _EXACT:
         left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)

@@ -71,7 +71,8 @@ class Coordinates:
             The least-squares coordinates, if they reproduce the pieces.
         """
         found = np.linalg.lstsq(self.matrix, pieces.T, rcond=None)[0].T
-        return found if np.allclose(found @ self.matrix.T, pieces, atol=1e-9) else None
+        near = np.allclose(found @ self.matrix.T, pieces, rtol=0.0, atol=1e-9)
+        return found if near else None
 
 
 def cut(

@@ -66,7 +66,8 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
     rates = settings.replay_rates
     learned, judged = _parted(session)
     mixed = [row for task in learned.values() for row in task]
-    per_step = BATCH_ROWS * sum(row.scored_tokens for row in mixed) / len(mixed)
+    batch_rows = min(BATCH_ROWS, len(mixed))
+    per_step = batch_rows * sum(row.scored_tokens for row in mixed) / len(mixed)
     each = -(-stops // len(rates))
     steps = max(each, round(tokens / len(rates) / per_step))
     found = Replayed(tokens=round(len(rates) * steps * per_step))
@@ -85,7 +86,7 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
         training = TrainingSettings(
             learning_rate=rate,
             steps=steps,
-            batch_rows=min(BATCH_ROWS, len(mixed)),
+            batch_rows=batch_rows,
             length=max(2, settings.length),
             log_every=steps,
         )

@@ -14,7 +14,7 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.models import Anatomy, Part
 from crosstune.foundation.storage import fingerprint
 from crosstune.interference.repair.box import Box
-from crosstune.interference.repair.directions import Directions, leading
+from crosstune.interference.repair.directions import Directions, leading, wide
 from crosstune.interference.repair.ends import Ends
 from crosstune.interference.repair.looks import Looks, Target, make_items, text_nats
 from crosstune.interference.repair.pieces import Piece, cut, row_classes
@@ -64,12 +64,6 @@ class Roles:
     def places(self, names: Sequence[str]) -> tuple[int, ...]:
         """The places of some tasks among all."""
         return tuple(self.tasks.index(name) for name in names)
-
-    @property
-    def forgetting(self) -> float:
-        """Mean nats per token by which the forgotten tasks rose."""
-        rises = [self.after[name] - self.before[name] for name in self.forgotten]
-        return sum(rises) / len(rises) if rises else 0.0
 
 
 @dataclass
@@ -176,7 +170,10 @@ def open_session(
     identity = {
         "parents": [parent.fingerprint for parent in ends.parents],
         "rows": fingerprint(
-            [[row.input_ids, row.labels] for task in rows.values() for row in task]
+            [
+                [item.task, item.fold, [[row.input_ids, row.labels] for row in item.rows]]
+                for item in items
+            ]
         ),
         "pieces": fingerprint([str(piece) for piece in pieces]),
         "target": settings.target,
@@ -202,9 +199,11 @@ def _directions(ends: Ends, anatomy: Anatomy, settings: RepairSettings) -> dict[
     device = next(ends.model.parameters()).device
     found = {}
     for name in ends.names:
-        delta = ends.tensor(1, name).to(device).float() - ends.tensor(0, name).to(device).float()
+        after, before = (wide(ends.tensor(end, name).to(device)) for end in (1, 0))
         for part in anatomy.parts_of(name):
-            made = leading(part, delta, settings.directions, columns=part.site.factor == "B")
+            made = leading(
+                part, after - before, settings.directions, columns=part.site.factor == "B"
+            )
             if made is not None:
                 found[part] = made
     return found

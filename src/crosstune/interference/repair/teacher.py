@@ -15,6 +15,7 @@ from crosstune.foundation.errors import UnsupportedError
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.gradients import batch_of, evaluating
 from crosstune.interference.repair.box import Box
+from crosstune.interference.repair.directions import wide
 from crosstune.interference.repair.looks import Item
 from crosstune.interference.settings import GradientSettings
 
@@ -81,11 +82,11 @@ class Teachers:
 
 
 def _log_probabilities(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Log-probabilities at the positions that predict a scored token, [tokens, V] float32."""
+    """Log-probabilities at the positions that predict a scored token, [tokens, V]."""
     mask = batch["attention_mask"]
     positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     logits = model(
         input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False
     ).logits
     scored = batch["labels"][:, 1:] != UNSCORED
-    return torch.log_softmax(logits[:, :-1][scored].float(), dim=-1)
+    return torch.log_softmax(wide(logits[:, :-1][scored]), dim=-1)
