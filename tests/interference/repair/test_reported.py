@@ -22,7 +22,7 @@ ENDS = ({"en": 1.0, "bn": 5.0}, {"en": 3.0, "bn": 2.0})
 
 
 def two_methods() -> Reported:
-    """Global opens a quarter of the rectangle, component three quarters and more."""
+    """Two nats of en were forgotten, so a trade may cost two of bn: the room reaches from bn 2 to 4, not to 5."""
     means = [ENDS[0], {"en": 2.0, "bn": 3.5}, {"en": 1.5, "bn": 2.75}, ENDS[1]]
     which = scores.points("global", "component", each=1)
     return scores.exactly(which, means, ["bn"], ["en"])
@@ -39,14 +39,61 @@ def test_the_points_table_is_arithmetic_on_the_losses() -> None:
     assert (row["n"], row["n_unit"]) == (12, "rows")
 
 
-def test_hypervolume_is_the_dominated_share_of_the_rectangle() -> None:
+def test_hypervolume_is_the_dominated_share_of_the_room() -> None:
     table = hypervolume_table(two_methods())
     by_method = {row["method"]: row for row in table.rows()}
-    assert by_method["global"]["value"] == pytest.approx(0.25)
-    assert by_method["component"]["value"] == pytest.approx(0.75 * 0.75)
-    assert by_method["component"]["over_global"] == pytest.approx(0.5625 - 0.25)
+    assert by_method["global"]["value"] == pytest.approx(0.5 * 0.25)
+    assert by_method["component"]["value"] == pytest.approx(0.75 * 0.625)
+    assert by_method["component"]["over_global"] == pytest.approx(0.75 * 0.625 - 0.125)
     assert by_method["global"]["over_global"] == 0.0
     assert math.isnan(by_method["global"]["over_replay"])
+
+
+@pytest.mark.parametrize("start", [3.0, 5.0, 21.0, 1000.0])
+def test_how_badly_before_knew_the_new_decides_nothing_beyond_what_was_forgotten(
+    start: float,
+) -> None:
+    """One nat was forgotten: costs beyond one nat of the new do not count, however many lie open."""
+    means = [{"en": 1.0, "bn": start}, {"en": 1.5, "bn": 2.5}, {"en": 0.9, "bn": 2.9 + start / 9}]
+    means.append({"en": 2.0, "bn": 2.0})
+    reported = scores.exactly(scores.points("global"), means, ["bn"], ["en"])
+    assert hypervolume_table(reported).rows()[0]["value"] == pytest.approx(0.25)
+
+
+def test_a_start_nearer_than_what_was_forgotten_bounds_the_room() -> None:
+    """Two nats were forgotten and half a nat learned: the room is the rectangle between the two ends."""
+    means = [{"en": 1.0, "bn": 2.5}, {"en": 2.0, "bn": 2.1}, {"en": 3.0, "bn": 2.0}]
+    reported = scores.exactly(scores.points("global", each=1), means, ["bn"], ["en"])
+    assert hypervolume_table(reported).rows()[0]["value"] == pytest.approx(0.5 * 0.8)
+
+
+def test_the_corners_move_in_every_replicate() -> None:
+    """The oracle takes each replicate's losses as the only ones there are."""
+    which = scores.points("global", "component", each=2)
+    drawn = scores.drawn(MEANS, torch.Generator().manual_seed(8), rows=12, shared=True)
+    reported = Reported(which, drawn, ["bn"], ["en"])
+    found = reported.share("component")(reported.left_out)
+    for at, losses in enumerate(reported.left_out):
+        own = [dict(zip(reported.tasks, point, strict=True)) for point in losses.tolist()]
+        alone = scores.exactly(which, own, ["bn"], ["en"])
+        table = hypervolume_table(alone).where(method="component")
+        assert table.column("value")[0] == pytest.approx(found[at].item())
+
+
+def test_step_0_of_a_replay_is_after_and_no_point_more() -> None:
+    means = [ENDS[0], ENDS[1], {"en": 2.0, "bn": 3.5}, ENDS[1]]
+    steps = [Point("replay", "replay", step=step, rate=1e-3) for step in (0, 5)]
+    which = [Point("component", "before"), *steps, Point("component", "after")]
+    row = hypervolume_table(scores.exactly(which, means, ["bn"], ["en"])).rows()[0]
+    assert (row["points"], row["value"]) == (3, pytest.approx(0.125))
+
+
+def test_no_table_holds_a_negative_zero() -> None:
+    reported = two_methods()
+    for table in (points_table(reported), tasks_table(reported), hypervolume_table(reported)):
+        for row in table.rows():
+            zeros = [value for value in row.values() if isinstance(value, float) and value == 0]
+            assert all(math.copysign(1.0, value) > 0 for value in zeros)
 
 
 def test_the_tasks_table_compares_each_task_with_after() -> None:
@@ -110,7 +157,7 @@ def test_what_was_asked_for_does_not_widen_the_front() -> None:
     which[2] = Point("global", "asked", limits={"bn": 0.2})
     reported = scores.exactly(which, means, ["bn"], ["en"])
     row = hypervolume_table(reported).rows()[0]
-    assert row["value"] == pytest.approx(0.25)
+    assert row["value"] == pytest.approx(0.125)
     assert row["points"] == 3
     assert len(points_table(reported)) == 4
 
@@ -236,5 +283,7 @@ def _figures(reported: Reported) -> dict[str, Interval]:
         "regained": reported.interval(lambda of: old(of)[..., -1] - old(of)[..., 4], ["en"]),
         "paid": reported.interval(lambda of: new(of)[..., 4] - new(of)[..., -1], ["bn"]),
         "mean over tasks": reported.interval(lambda of: every(of)[..., 4], ["bn", "en"]),
-        "over_global": reported.difference("component", "global"),
+        "over_global": reported.interval(
+            lambda of: reported.share("component")(of) - reported.share("global")(of), ["bn", "en"]
+        ),
     }

@@ -13,6 +13,7 @@ EVERY = {
     tables.TASKS: tables.TASKS_COLUMNS,
     tables.COEFFICIENTS: tables.COEFFICIENTS_COLUMNS,
     tables.HYPERVOLUME: tables.HYPERVOLUME_COLUMNS,
+    tables.RIVALS: tables.RIVALS_COLUMNS,
     tables.LINE: tables.LINE_COLUMNS,
     tables.GENERATIONS: tables.GENERATIONS_COLUMNS,
     tables.COST: tables.COST_COLUMNS,

@@ -100,8 +100,12 @@ def test_what_was_done_is_said_of_every_kind_of_point() -> None:
     mixed = torch.tensor([[0.21, 1.0]], dtype=torch.float64)
     for point, opening in (
         (
-            Point("component", "rate", coefficients=mixed),
-            "Keeping 0.21 to 1.00 of the changes, with one coefficient a component, gave",
+            Point("component", "rate", rate=1.0, coefficients=mixed),
+            "The repair with one coefficient a component (rate 1) gave",
+        ),
+        (
+            Point("layer", "budget", budget=0.02, coefficients=mixed[:, :1]),
+            "Keeping 0.21 of every change, with one coefficient a layer, gave",
         ),
         (Point("replay", "replay", step=30), "A replay fine-tune of 30 steps gave"),
         (Point("component", "before"), "Going back to the model before gave"),
@@ -173,6 +177,7 @@ def test_fronts_are_told_apart_only_by_their_paired_difference(
     assert found.tone == tone
     assert says in found.text
     assert "7 points against 7" in found.detail
+    assert "more nats of the new than all that was forgotten do not count" in found.detail
     assert "with 7 points" not in found.text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
 from crosstune.foundation.settings import to_yaml
 from crosstune.foundation.storage import fingerprint
-from crosstune.interference.repair import tables, words
+from crosstune.interference.repair import rival_words, tables, words
 from crosstune.interference.repair.coefficients import coefficients_table
 from crosstune.interference.repair.ends import Ends
 from crosstune.interference.repair.line import Line, line_table
@@ -28,11 +28,14 @@ from crosstune.interference.repair.reported import (
     points_table,
     tasks_table,
 )
+from crosstune.interference.repair.rivals import rivals_table
 from crosstune.interference.repair.saving import save_repaired
 from crosstune.interference.repair.scoring import plain_box, score_at
 from crosstune.interference.repair.selection import Rows
 from crosstune.interference.repair.session import Roles, Session
 from crosstune.interference.repair.settings import RepairSettings
+
+_MOST_STATEMENTS = 8
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Repair:
                 for place, at in enumerate(places)
                 if not self.points[at].is_end
             ]
+            made.append(rivals_table(reported))
             made.append(coefficients_table(self.found.session, numbered))
             made.append(line_table(self.found.session, self.found.line))
         if self.costs:
@@ -131,20 +135,30 @@ class Repair:
 
     @property
     def statements(self) -> tuple[Statement, ...]:
-        """What was found, in plain sentences: the ends, the default pick's trade, and the rivals."""
+        """What was found, in at most eight plain sentences, the most important first.
+
+        The default pick's trade, the ends, the pick's granularity against its rivals at the smallest budget and at the
+        exchange rate nearest to 1, and whole fronts.
+        """
         if not self.ends.names:
             return (words.identical(),)
-        found = list(words.ends(self.tables[tables.TASKS]))
+        # A pick that was not searched for yet adds its point to the tables, so it comes first.
+        trade = () if self.found is None else self.pick().statements
+        ends = words.ends(self.tables[tables.TASKS])
         if self.found is None:
-            return tuple(found)
-        found = [*self.pick().statements, *found]
+            return tuple(ends)
+        same_question = rival_words.answers(self.tables[tables.RIVALS], self.granularity)
+        found = [*trade, *ends, *same_question, *self._fronts()]
+        return tuple(found[:_MOST_STATEMENTS])
+
+    def _fronts(self) -> Iterator[Statement]:
+        """Whole fronts of what was asked for as one's own, the picked granularity first."""
         fronts = self.tables[tables.HYPERVOLUME]
-        methods = [name for name in self.settings.methods if name in self.settings.granularity]
-        for method in methods:
+        others = [name for name in self.settings.granularity if name != self.granularity]
+        for method in (self.granularity, *others):
             for rival in ("global", "replay"):
                 if rival != method and rival in fronts.column("method"):
-                    found.append(words.comparison(fronts, method, rival))
-        return tuple(found)
+                    yield words.comparison(fronts, method, rival)
 
     def pick(
         self,

@@ -132,10 +132,13 @@ class Reported:
         return lambda losses: losses[..., places].mean(-1)
 
     def share(self, method: str) -> Figure:
-        """The share of the rectangle between the two ends that a method's points dominate.
+        """The share of the room between the two ends that a method's points dominate.
 
-        The rectangle is that of the losses given: in each leave-one-out replicate its corners move too.
-        Points that were asked for take no part.
+        The room is the rectangle from its best corner (the old of before, the new of after) to its worst (the old of
+        after, and of the new what before loses, or what after loses plus all that was forgotten, if that is less):
+        trades that cost more nats of the new than all that was forgotten do not count. Where the new began far away,
+        as in a script never seen, such trades would else make up nearly all of it. The corners are those of the
+        losses given and move in each leave-one-out replicate. Points that were asked for take no part.
 
         Args:
             method: One of `methods`.
@@ -148,22 +151,19 @@ class Reported:
 
         def dominated(losses: Tensor) -> Tensor:
             both = torch.stack([old(losses), new(losses)], dim=-1)[..., places, :]
-            worst, best = _corner(both, -1, 0), _corner(both, 0, -1)
+            worst, best = _corners(both[..., 0, :], both[..., -1, :])
             return torch.as_tensor(hypervolume(both.numpy(), worst.numpy(), best.numpy()))
 
         return dominated
 
     def swept(self, method: str) -> list[int]:
-        """The places in `points` of a method's points that were not asked for, both ends among them."""
-        return [at for at in self.methods[method] if self.points[at].kind != "asked"]
-
-    def difference(self, method: str, other: str) -> Interval:
-        """How much more of the rectangle one method dominates than another, paired; NaN where one is missing."""
-        if not {method, other} <= set(self.methods):
-            nothing = torch.tensor(math.nan, dtype=torch.float64)
-            return Interval(nothing, nothing, nothing, self.level, nothing)
-        first, second = self.share(method), self.share(other)
-        return self.interval(lambda losses: first(losses) - second(losses), self.tasks)
+        """The places of a method's points but those asked for and a replay's step 0, which is `after` once more."""
+        every = ((at, self.points[at]) for at in self.methods[method])
+        return [
+            at
+            for at, point in every
+            if point.kind != "asked" and not (point.kind == "replay" and point.step == 0)
+        ]
 
     def n(self, tasks: Sequence[str]) -> tuple[int, str]:
         """Units that some tasks stand on, and whether they are rows or groups."""
@@ -232,6 +232,7 @@ def points_table(reported: Reported) -> Table:
         "paid": reported.interval(_against(new, after), reported.learned),
     }
     n, n_unit = reported.n(reported.tasks)
+    on_front = {method: _on_front(reported, method) for method in reported.methods}
     rows = []
     for method, place, at in _places(reported):
         point = reported.points[at]
@@ -244,10 +245,10 @@ def points_table(reported: Reported) -> Table:
                 "rate": point.rate,
                 "budget": point.budget,
                 "coordinates": point.coordinates,
-                "selection_old": _selected(point, reported.forgotten),
-                "selection_new": _selected(point, reported.learned),
-                **_cells(figures, at),
-                "on_front": _on_front(reported, method)[place],
+                "selection_old": selected(point, reported.forgotten),
+                "selection_new": selected(point, reported.learned),
+                **cells(figures, at),
+                "on_front": on_front[method][place],
                 "n": n,
                 "n_unit": n_unit,
             }
@@ -281,7 +282,7 @@ def tasks_table(reported: Reported) -> Table:
                     "task": task,
                     "role": "learned" if task in reported.learned else "forgotten",
                     "selection": reported.points[at].selection.get(task, math.nan),
-                    **_cells(figures[task], at),
+                    **cells(figures[task], at),
                     "n": n,
                     "n_unit": n_unit,
                 }
@@ -296,23 +297,36 @@ def hypervolume_table(reported: Reported) -> Table:
         The table `repair_hypervolume`; differences are NaN where there is no method to compare with.
     """
     n, n_unit = reported.n(reported.tasks)
-    rows = []
-    for method in reported.methods:
-        figures = {
-            "value": reported.interval(reported.share(method), reported.tasks),
-            "over_global": reported.difference(method, "global"),
-            "over_replay": reported.difference(method, "replay"),
+    found = reported.interval(_shares(reported), reported.tasks)
+    rows = [
+        {
+            "method": method,
+            **cells({"value": found}, (at, 0)),
+            **cells({"over_global": found}, (at, 1)),
+            **cells({"over_replay": found}, (at, 2)),
+            "points": len(reported.swept(method)),
+            "n": n,
+            "n_unit": n_unit,
         }
-        rows.append(
-            {
-                "method": method,
-                **_cells(figures, ()),
-                "points": len(reported.swept(method)),
-                "n": n,
-                "n_unit": n_unit,
-            }
-        )
+        for at, method in enumerate(reported.methods)
+    ]
     return Table(tables.HYPERVOLUME, tables.HYPERVOLUME_COLUMNS, rows)
+
+
+def _shares(reported: Reported) -> Figure:
+    """Each method's share, and by how much it exceeds that of `global` and of `replay`, [..., M, 3]."""
+    methods = list(reported.methods)
+    every = [reported.share(method) for method in methods]
+
+    def figure(losses: Tensor) -> Tensor:
+        own = torch.stack([share(losses) for share in every], dim=-1)
+        over = [
+            own - own[..., methods.index(rival), None] if rival in methods else own * math.nan
+            for rival in ("global", "replay")
+        ]
+        return torch.stack([own, *over], dim=-1)
+
+    return figure
 
 
 def _places(reported: Reported) -> Iterator[tuple[str, int, int]]:
@@ -321,16 +335,25 @@ def _places(reported: Reported) -> Iterator[tuple[str, int, int]]:
         yield from ((method, place, at) for place, at in enumerate(places))
 
 
-def _cells(figures: Mapping[str, Interval], at: int | tuple[()]) -> dict[str, float]:
-    cells = {}
-    for name, found in figures.items():
-        for ending, tensor in (("", found.value), ("_low", found.low), ("_high", found.high)):
-            cells[f"{name}{ending}"] = tensor[at].item()
-    return cells
+def cells(figures: Mapping[str, Interval], at: int | tuple[int, int]) -> dict[str, float]:
+    """The cells of some figures' intervals.
+
+    Args:
+        figures: Intervals by the name of their column.
+        at: The place in them.
+
+    Returns:
+        Value, `_low` and `_high` of each name; no negative zeros.
+    """
+    return {
+        f"{name}{ending}": tensor[at].item() + 0.0  # −0 + 0 is 0
+        for name, found in figures.items()
+        for ending, tensor in (("", found.value), ("_low", found.low), ("_high", found.high))
+    }
 
 
-def _selected(point: Point, tasks: Sequence[str]) -> float:
-    """The mean loss of the tasks on selection rows; NaN where one was not selected on."""
+def selected(point: Point, tasks: Sequence[str]) -> float:
+    """The mean loss of the tasks on a point's selection rows; NaN where one is not known, or there is no task."""
     losses = [point.selection.get(task, math.nan) for task in tasks]
     return sum(losses) / len(losses) if losses else math.nan
 
@@ -338,7 +361,7 @@ def _selected(point: Point, tasks: Sequence[str]) -> float:
 def _on_front(reported: Reported, method: str) -> list[bool]:
     """Whether no other point of the method is better on selection rows; of equal points, an end comes first."""
     both = [
-        (_selected(point, reported.forgotten), _selected(point, reported.learned))
+        (selected(point, reported.forgotten), selected(point, reported.learned))
         for point in (reported.points[at] for at in reported.methods[method])
     ]
     after_first = np.roll(np.array(both), 1, axis=0)
@@ -355,8 +378,12 @@ def _against(loss: Figure, after: int, sign: int = 1) -> Figure:
     return figure
 
 
-def _corner(both: Tensor, old_from: int, new_from: int) -> Tensor:
-    return torch.stack([both[..., old_from, 0], both[..., new_from, 1]], dim=-1)
+def _corners(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The worst and the best corner of the room between the losses (old, new) of both ends, [..., 2]."""
+    forgotten = after[..., 0] - before[..., 0]
+    dearest = torch.minimum(before[..., 1], after[..., 1] + forgotten)
+    worst = torch.stack([after[..., 0], dearest], dim=-1)
+    return worst, torch.stack([before[..., 0], after[..., 1]], dim=-1)
 
 
 def _unknown(value: Tensor) -> Spread:

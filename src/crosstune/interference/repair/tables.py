@@ -11,9 +11,15 @@ POINTS = "repair_points"
 TASKS = "repair_tasks"
 COEFFICIENTS = "repair_coefficients"
 HYPERVOLUME = "repair_hypervolume"
+RIVALS = "repair_rivals"
 LINE = "repair_line"
 GENERATIONS = "repair_generations"
 COST = "repair_cost"
+
+ROOM = (
+    "Share of the room between before and after that the front dominates; trades that cost more nats of the new than "
+    "all that was forgotten do not count."
+)
 
 _METHOD = Column("method", "string", "axis", about="The granularity or baseline.")
 _PLACE = (
@@ -96,12 +102,35 @@ COEFFICIENTS_COLUMNS = (
 
 HYPERVOLUME_COLUMNS = (
     _METHOD,
-    *_with_interval(
-        "value", "Share of the rectangle between before and after that the front dominates.", ""
-    ),
+    *_with_interval("value", ROOM, ""),
     *_with_interval("over_global", "Value minus that of the method global, paired.", ""),
     *_with_interval("over_replay", "Value minus that of the method replay, paired.", ""),
     Column("points", "int64", "label", about="Points of the sweep, both ends among them."),
+    *_UNITS,
+)
+
+RIVALS_COLUMNS = (
+    _METHOD,
+    Column(
+        "question", "string", "axis", about="What both answer: a budget, a rate, or what was asked."
+    ),
+    Column("rival", "string", "axis", about="The method it is compared with: global or replay."),
+    Column("kind", "string", "label", about="budget, rate or asked."),
+    Column("rate", "float64", "label", about="Nats of the new that one nat of the old is worth."),
+    Column("budget", "float64", "label", unit=NATS, about="What learned tasks may lose."),
+    Column(
+        "answer", "string", "label", about="The rival's point that answers it, by rows that chose."
+    ),
+    *_with_interval("regained", "Old loss of after minus that of the method's point."),
+    *_with_interval("paid", "New loss of the method's point minus that of after."),
+    *_with_interval(
+        "more_regained", "Regained here minus regained by the rival; positive is better."
+    ),
+    *_with_interval("more_paid", "Paid here minus paid by the rival; positive is worse."),
+    *_with_interval(
+        "objective",
+        "New loss + rate × old loss, here minus the rival's; negative is better. NaN but for rates.",
+    ),
     *_UNITS,
 )
 

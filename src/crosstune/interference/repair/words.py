@@ -6,13 +6,13 @@ by row, on rows that chose nothing. All hold for these checkpoints: another seed
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement, Tone
+from crosstune.interference.repair import tables as names
+from crosstune.interference.repair.estimate import Estimate
 from crosstune.interference.repair.points import Point
 
 Row = Mapping[str, Any]
@@ -28,57 +28,6 @@ _METHODS = {
     "singular": "coefficients for singular directions",
     "replay": "a replay fine-tune",
 }
-_FEWEST_DECIMALS, _MOST_DECIMALS = 2, 5
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """A value with its interval, and what may be said of its sign."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, row: Row, name: str) -> _Figure:
-        return cls(row[name], row[f"{name}_low"], row[f"{name}_high"])
-
-    def __neg__(self) -> _Figure:
-        return _Figure(-self.value, -self.high, -self.low)
-
-    @property
-    def has_interval(self) -> bool:
-        return not (math.isnan(self.low) or math.isnan(self.high))
-
-    @property
-    def is_positive(self) -> bool:
-        return self.low > 0
-
-    @property
-    def is_negative(self) -> bool:
-        return self.high < 0
-
-    def __str__(self) -> str:
-        if math.isnan(self.value):
-            return "not measured"
-        if not self.has_interval:
-            return f"{self.value:.3g} [no interval]"
-        numbers = (self.value, self.low, self.high)
-        value, low, high = (
-            f"{number + 0.0:.{self.decimals}f}" for number in map(self._rounded, numbers)
-        )
-        return f"{value} [{low}, {high}]"
-
-    @property
-    def decimals(self) -> int:
-        """As many as show the first digit of the width, and no bound as 0 that is not."""
-        half = (self.high - self.low) / 2
-        needed = [number for number in (half, abs(self.low), abs(self.high)) if number > 0]
-        smallest = min(needed, default=1.0)
-        return min(max(-math.floor(math.log10(smallest)), _FEWEST_DECIMALS), _MOST_DECIMALS)
-
-    def _rounded(self, number: float) -> float:
-        return round(number, self.decimals)
 
 
 def identical() -> Statement:
@@ -110,7 +59,7 @@ def ends(tasks: Table) -> list[Statement]:
     changed = _changes(tasks)
     rows = _first_method(tasks).where(point=0).rows()
     roles = {row["task"]: row["role"] for row in rows}
-    detail = f"Loss of after minus loss of before, paired, {_basis(rows)}. Which tasks were learned and which forgotten was read off the rows that choose."
+    detail = f"Loss of after minus loss of before, paired, {basis(rows)}. Which tasks were learned and which forgotten was read off the rows that choose."
     found = []
     for role, sign in (("forgotten", 1), ("learned", -1)):
         every = {task: change if sign > 0 else -change for task, change in changed.items()}
@@ -120,7 +69,7 @@ def ends(tasks: Table) -> list[Statement]:
     return found
 
 
-def _happened(role: str, figures: Mapping[str, _Figure], detail: str) -> Statement:
+def _happened(role: str, figures: Mapping[str, Estimate], detail: str) -> Statement:
     """The tasks of one role; the figures are positive where reported rows agree with the rows that choose."""
     verb, opposite = ("rose", "fell") if role == "forgotten" else ("fell", "rose")
     told = [
@@ -139,7 +88,7 @@ def _happened(role: str, figures: Mapping[str, _Figure], detail: str) -> Stateme
     return Statement(f"From before to after: {'; '.join(told)}.", tone, detail)
 
 
-def _nothing(role: str, figures: Mapping[str, _Figure], detail: str) -> Statement:
+def _nothing(role: str, figures: Mapping[str, Estimate], detail: str) -> Statement:
     """No task has the role on the rows that choose; the figures are what a task of the role would have lost or won."""
     verb, what = (
         ("rose", "Nothing to repair") if role == "forgotten" else ("fell", "Nothing to keep")
@@ -162,11 +111,11 @@ def _nothing(role: str, figures: Mapping[str, _Figure], detail: str) -> Statemen
     )
 
 
-def _listed(figures: Mapping[str, _Figure]) -> str:
+def _listed(figures: Mapping[str, Estimate]) -> str:
     return "; ".join(f"{task} {one}" for task, one in figures.items())
 
 
-def _open_tone(figures: Mapping[str, _Figure]) -> Tone:
+def _open_tone(figures: Mapping[str, Estimate]) -> Tone:
     return "not_shown" if all(one.has_interval for one in figures.values()) else "too_noisy"
 
 
@@ -187,8 +136,8 @@ def trade(point: Point, tasks: Table, place: int) -> Statement:
         )
     forgotten = _changes(tasks)
     rows = _of_method(tasks, point.method).where(point=place).rows()
-    gains = {row["task"]: -_Figure.of(row, "change") for row in rows if row["role"] == "forgotten"}
-    costs = {row["task"]: _Figure.of(row, "change") for row in rows if row["role"] == "learned"}
+    gains = {row["task"]: -Estimate.of(row, "change") for row in rows if row["role"] == "forgotten"}
+    costs = {row["task"]: Estimate.of(row, "change") for row in rows if row["role"] == "learned"}
     clauses = [
         *(_gain(task, gain, forgotten[task]) for task, gain in gains.items()),
         *(_cost(task, cost) for task, cost in costs.items()),
@@ -198,7 +147,7 @@ def trade(point: Point, tasks: Table, place: int) -> Statement:
     else:
         tone = _open_tone(gains)
     return Statement(
-        f"{_deed(point)} {_joined(clauses)}; {_basis(rows)}.",
+        f"{_deed(point)} {joined(clauses)}; {basis(rows)}.",
         tone,
         f"Picked as {point.label!r} on other rows. Differences to the model after, paired; the checkpoints and the choice "
         "are held fixed, so another seed of the training may trade otherwise.",
@@ -210,16 +159,17 @@ def _deed(point: Point) -> str:
         return "Going back to the model before"
     if point.kind == "replay":
         return f"A replay fine-tune of {point.step} steps"
+    repair = f"The repair with {method_words(point.method)} ({point.label})"
     if point.coefficients is None or not point.coefficients.numel():
-        return f"The repair with {method_words(point.method)} ({point.label})"
+        return repair
     least, most = (f"{bound.item():.2f}" for bound in point.coefficients.aminmax())
-    share = least if least == most else f"{least} to {most}"
-    of = "every change" if least == most else "the changes"
+    if least != most:
+        return repair
     how = "" if point.method == "global" else f", with {method_words(point.method)},"
-    return f"Keeping {share} of {of}{how}"
+    return f"Keeping {least} of every change{how}"
 
 
-def _gain(task: str, gain: _Figure, forgotten: _Figure) -> str:
+def _gain(task: str, gain: Estimate, forgotten: Estimate) -> str:
     lost = f"the {forgotten.value:.2f} nats of {task} that were forgotten"
     if gain.is_positive and forgotten.is_positive:
         return f"gave back {gain} of {lost}"
@@ -230,7 +180,7 @@ def _gain(task: str, gain: _Figure, forgotten: _Figure) -> str:
     return f"is not shown to give back any of {task} ({gain} nats)"
 
 
-def _cost(task: str, cost: _Figure) -> str:
+def _cost(task: str, cost: Estimate) -> str:
     if cost.is_positive:
         return f"cost {cost} nats of {task}"
     if cost.is_negative:
@@ -251,13 +201,13 @@ def comparison(hypervolume: Table, method: str, other: str) -> Statement:
     """
     rows = {row["method"]: row for row in hypervolume.rows()}
     row = rows[method]
-    value, more = _Figure.of(row, "value"), _Figure.of(row, f"over_{other}")
+    value, more = Estimate.of(row, "value"), Estimate.of(row, f"over_{other}")
     mine, theirs = method_words(method), method_words(other)
     tone: Tone
     points, rival = row["points"], rows[other]["points"] if other in rows else 0
     detail = (
-        f"Hypervolume on reported rows: {value} of the rectangle between before and after; {points} points against {rival}, "
-        f"both ends included; {_basis([row])}. A front takes the best of noisy points, which favours the one with more."
+        f"Hypervolume on reported rows: {value}. {names.ROOM} {points} points against {rival}, both ends included; "
+        f"{basis([row])}. A front takes the best of noisy points, which favours the one with more."
     )
     opened = f"it opens up {value.value:.2f} of the room between before and after"
     if not more.has_interval:
@@ -294,10 +244,10 @@ def constraints(
 
 
 def _constraint(row: Row, limit: float) -> Statement:
-    change = _Figure.of(row, "change")
+    change = Estimate.of(row, "change")
     asked = f"Asked to lose at most {limit:g} nats of {row['task']}"
     found = f"on reported rows it is {change}"
-    detail = f"Loss minus loss of after, paired, {_basis([row])}; the limit was held on other rows."
+    detail = f"Loss minus loss of after, paired, {basis([row])}; the limit was held on other rows."
     if not change.has_interval:
         return Statement(
             f"{asked}: whether the limit is kept cannot be told, {found}.", "too_noisy", detail
@@ -314,10 +264,10 @@ def method_words(method: str) -> str:
     return _METHODS.get(method, method)
 
 
-def _changes(tasks: Table) -> dict[str, _Figure]:
+def _changes(tasks: Table) -> dict[str, Estimate]:
     """How each task's loss changed from before to after; positive is forgotten."""
     rows = _first_method(tasks).where(point=0).rows()
-    return {row["task"]: -_Figure.of(row, "change") for row in rows}
+    return {row["task"]: -Estimate.of(row, "change") for row in rows}
 
 
 def _first_method(tasks: Table) -> Table:
@@ -330,12 +280,13 @@ def _of_method(tasks: Table, method: str) -> Table:
     return own if len(own) else _first_method(tasks)
 
 
-def _basis(rows: Sequence[Row]) -> str:
-    """How many held-out rows or groups stand behind the figures."""
+def basis(rows: Sequence[Row]) -> str:
+    """How many held-out rows or groups stand behind the figures: `214 held-out rows a task`."""
     counts, unit = sorted({row["n"] for row in rows}), rows[0]["n_unit"]
     spelled = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{spelled} held-out {unit}{' a task' if len(rows) > 1 else ''}"
 
 
-def _joined(clauses: Sequence[str]) -> str:
+def joined(clauses: Sequence[str]) -> str:
+    """The clauses as one: `a, b and c`."""
     return clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"

@@ -1,0 +1,70 @@
+"""A value of a table with its interval: what may be said of its sign, and with how many digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_FEWEST_DECIMALS, _MOST_DECIMALS = 2, 5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval, and what may be said of its sign.
+
+    Attributes:
+        value: The value.
+        low: The lower bound of its interval; NaN where there is none.
+        high: The upper bound.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], name: str) -> Estimate:
+        """The value of that name in a row, with its `_low` and `_high`."""
+        return cls(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+    def __neg__(self) -> Estimate:
+        return Estimate(-self.value, -self.high, -self.low)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether it has bounds."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether the interval lies above 0."""
+        return self.low > 0
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether the interval lies below 0."""
+        return self.high < 0
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "not measured"
+        if not self.has_interval:
+            return f"{self.value:.3g} [no interval]"
+        numbers = (self.value, self.low, self.high)
+        value, low, high = (
+            f"{number + 0.0:.{self.decimals}f}" for number in map(self._rounded, numbers)
+        )
+        return f"{value} [{low}, {high}]"
+
+    @property
+    def decimals(self) -> int:
+        """As many as show the first digit of the width, and no bound as 0 that is not."""
+        half = (self.high - self.low) / 2
+        needed = [number for number in (half, abs(self.low), abs(self.high)) if number > 0]
+        smallest = min(needed, default=1.0)
+        return min(max(-math.floor(math.log10(smallest)), _FEWEST_DECIMALS), _MOST_DECIMALS)
+
+    def _rounded(self, number: float) -> float:
+        return round(number, self.decimals)
