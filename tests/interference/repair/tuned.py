@@ -50,14 +50,22 @@ def split() -> dict[str, Task]:
     return {name: Task(name, tuple(rows[:12]), tuple(rows[12:])) for name, rows in keep().items()}
 
 
-def teach(model: Any, language: str, steps: int, *, rate: float = 1e-2, only: str = "") -> Any:
-    """A copy of the model that has learned a language, in the parameters with this word in their name."""
+def teach(
+    model: Any,
+    language: str,
+    steps: int,
+    *,
+    rate: float = 1e-2,
+    only: str = "",
+    unlearn: bool = False,
+) -> Any:
+    """A copy of the model that has learned (or lost) a language, in the parameters with this word in their name."""
     learned = copy.deepcopy(model)
     chosen = [p for name, p in learned.named_parameters() if only in name and p.requires_grad]
-    optimizer = torch.optim.Adam(chosen, lr=rate)
-    rows = encoded(language, 32, start=500)
+    optimizer = torch.optim.Adam(chosen, lr=rate, maximize=unlearn)
+    rows = encoded(language, 8 * steps, start=500)
     for step in range(steps):
-        batch = collate([rows[(8 * step + at) % len(rows)] for at in range(8)], 0)
+        batch = collate([rows[8 * step + at] for at in range(8)], 0)
         token_nats(learned, batch).mean().backward()
         optimizer.step()
         learned.zero_grad()
@@ -67,7 +75,7 @@ def teach(model: Any, language: str, steps: int, *, rate: float = 1e-2, only: st
 @functools.cache
 def _pair() -> tuple[Any, Any]:
     before = teach(tiny.llama(seed=1), "en", 60)
-    return before, teach(before, "bn", 40)
+    return before, teach(before, "bn", 40, rate=2e-2)
 
 
 def pair() -> tuple[Any, Any]:
