@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crosstune.foundation import ranks
 from crosstune.foundation.data import Encoded, Row
-from crosstune.foundation.errors import DataError, SettingsError
+from crosstune.foundation.errors import DataError, SettingsError, renamed
 from crosstune.interference.repair.coefficients import coefficients_table
 from crosstune.interference.repair.ends import Ends
 from crosstune.interference.repair.line import walk
@@ -66,7 +66,8 @@ def stage_rows(
         )
     search = settings.search()
     rows = {name: choose_rows(of, search.rows, tokenizer, search) for name, of in tasks.items()}
-    make_items(list(rows.values()), search.folds, search.batch_tokens, search.seed)
+    with renamed("keep", "tasks"):
+        make_items(list(rows.values()), search.folds, search.batch_tokens, search.seed)
     return rows
 
 

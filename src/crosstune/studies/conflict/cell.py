@@ -19,9 +19,12 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import StageResult, drop_end, train_stage
 from crosstune.interference import ConflictProbe, ForgettingLedger, measure_rollback
-from crosstune.studies.conflict import tables
+from crosstune.interference.repair import StageRepairSettings
+from crosstune.interference.repair.in_place import repair_in_place, stage_rows
+from crosstune.studies.conflict import repairs, tables
 from crosstune.studies.conflict.agreement import PROBE_FOLDER
 from crosstune.studies.conflict.prepare import SIDES, Bench
+from crosstune.studies.conflict.repairs import Scores
 from crosstune.studies.conflict.tables import BASE
 from crosstune.studies.study import Listener, Progress
 
@@ -86,7 +89,7 @@ class Cell:
         self.tell(number, 0, f"stage {stage}: loading")
         model = bench.fresh_model(self.seed) if previous is None else bench.stage_model(previous)
         if previous is None:
-            self._measure_retention(model, BASE)
+            self._keep_scores(BASE, self._scores(model))
         before = _changing(model)
         ledger = ForgettingLedger(
             {name: bench.tasks[name] for name in settings.reference_tasks},
@@ -113,9 +116,7 @@ class Cell:
             seed=Seeds(self.seed).derive("stage", number),
         )
         self._book(stage, result, probe)
-        self.tell(number, settings.training.steps, f"stage {stage}: measuring what was retained")
-        self._measure_retention(model, stage)
-        self._roll_back(model, before, stage, number)
+        self._look_back(model, before, stage, number)
         if ranks.is_first():
             save_model(model, bench.tokenizer, self.run.checkpoints / stage / "model")
             self.run.event(DONE, stage=stage)
@@ -141,8 +142,39 @@ class Cell:
             for note in result.notes:
                 self.run.event("note", stage=stage, text=note)
 
-    def _measure_retention(self, model: Any, stage: str) -> None:
-        scores = {
+    def _look_back(self, model: Any, before: Mapping[str, Tensor], stage: str, number: int) -> None:
+        """Measure what was retained and what a rollback regains; what is kept is the model that goes on."""
+        steps = self.bench.settings.training.steps
+        self.tell(number, steps, f"stage {stage}: measuring what was retained")
+        scores = self._scores(model)
+        self._roll_back(model, before, stage, number)
+        repair = self.bench.settings.repair_settings(number)
+        if repair is not None:
+            self.tell(number, steps, f"stage {stage}: repairing")
+            scores = self._repaired(model, before, repair, number, scores)
+        self._keep_scores(stage, scores)
+
+    def _repaired(
+        self,
+        model: Any,
+        before: Mapping[str, Tensor],
+        repair: StageRepairSettings,
+        number: int,
+        trained: Scores,
+    ) -> Scores:
+        """Repair the model, and score it on the rows that the trained one was scored on."""
+        rows = stage_rows(self.bench.learned_rows(number), self.bench.tokenizer, repair)
+        outcome = repair_in_place(model, before, rows, self.bench.tokenizer, repair)
+        scores = self._scores(model)
+        if ranks.is_first():
+            trade = repairs.trade(repair.stage, trained, scores)
+            for table in (outcome.losses, outcome.coefficients, trade):
+                self.run.add_rows(table, repair.stage)
+            self.run.event("repair", stage=repair.stage, text=outcome.words, looks=outcome.looks)
+        return scores
+
+    def _scores(self, model: Any) -> Scores:
+        return {
             (task, side): score_rows(
                 model,
                 self.bench.evaluation[task, side],
@@ -152,6 +184,8 @@ class Cell:
             for task in self.bench.tasks
             for side in SIDES
         }
+
+    def _keep_scores(self, stage: str, scores: Scores) -> None:
         if ranks.is_first():
             self.run.add_rows(tables.of_scores(stage, scores), stage)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
+from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import WHOLE, WINDOW
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.summary import finished_cells
@@ -52,7 +53,9 @@ def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
         yield _rollback(begin)
     if settings.probe is not None:
         yield from _agreement(begin)
-    yield from _retention(run.table("chance"))
+    if settings.repair is not None and run.has_table(repairs.MEANS):
+        yield repairs.section()
+    yield from _retention(settings, run.table("chance"))
     yield from _learning(settings, run.table("chance"))
 
 
@@ -188,7 +191,8 @@ def _agreement(begin: dict[str, object]) -> Iterator[Section]:
     )
 
 
-def _retention(chance: Table) -> Iterator[Section]:
+def _retention(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
+    repaired = "" if settings.repair is None else " After a stage stands for its repaired model."
     for side, word in (
         ("test", "Capability: held-out rows"),
         ("train", "Retention: training rows"),
@@ -197,7 +201,7 @@ def _retention(chance: Table) -> Iterator[Section]:
             id=f"retention-{side}",
             title=word,
             lead="Nats per token of every task (columns) after every stage (rows), the base model first; with "
-            "perplexity and its change against the base model.",
+            f"perplexity and its change against the base model.{repaired}",
             view="matrix",
             table="retention",
             x="task",

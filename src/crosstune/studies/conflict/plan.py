@@ -13,12 +13,19 @@ from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.training import train_stage
 from crosstune.interference import ConflictProbe, ForgettingLedger
+from crosstune.interference.repair.harness import looks_at_most
+from crosstune.interference.repair.in_place import stage_rows
 from crosstune.studies.conflict.prepare import SIDES, Bench, prepare
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.study import Plan, PlanLine
 
 _STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
 _GIB = 2**30
+_CAUTIONS = {
+    # The calibration sees the first stage's chords; where losses fall faster they take more panels to close.
+    "forgetting ledger": ", more where losses change fast",
+    "repair": " at most, mostly a third of that",
+}
 _REPORT_SECONDS = 15.0  # loading libraries, summing up and drawing hardly depend on the model
 
 
@@ -151,6 +158,7 @@ def cell_seconds(bench: Bench, measured: Calibration, sites: int) -> dict[str, f
     held_out = sum(count for (_, side), count in tokens.items() if side == "test")
     scored = (stages + 1) * sum(tokens.values()) + stages * looks * held_out
     rolled = 0 if settings.rollback == "none" else stages * (sites + 2) * _block_tokens(bench)
+    repair = _repair_tokens(bench)
     return {
         "training": stages * steps * measured.step_seconds,
         "forgetting ledger": stages * chords * measured.chord_seconds,
@@ -158,7 +166,25 @@ def cell_seconds(bench: Bench, measured: Calibration, sites: int) -> dict[str, f
         "evaluation": scored * measured.token_seconds,
         "rollback": rolled * measured.token_seconds,
         "loading": stages * measured.setup_seconds,
+        # Scoring again, and looks forward and backward.
+        **(
+            {"repair": (repair + (stages - 1) * sum(tokens.values())) * measured.token_seconds}
+            if settings.repair
+            else {}
+        ),
     }
+
+
+def _repair_tokens(bench: Bench) -> float:
+    """What the repairs score at most, in tokens scored without a gradient; a backward pass costs two forward ones."""
+    total = 0.0
+    for number in range(len(bench.settings.stage_names)):
+        repair = bench.settings.repair_settings(number)
+        if repair is not None:
+            rows = stage_rows(bench.learned_rows(number), bench.tokenizer, repair)
+            a_look = sum(row.scored_tokens for task in rows.values() for row in task)
+            total += 3.0 * looks_at_most(repair.search()) * a_look
+    return total
 
 
 def _block_tokens(bench: Bench) -> float:
@@ -211,8 +237,7 @@ def _lines(
     )
     yield PlanLine("one cell", cell, "seconds", f"{len(settings.stage_names)} stages")
     for name, seconds in costs.items():
-        # The calibration sees the first stage's chords; where losses fall faster they take more panels to close.
-        more = ", more where losses change fast" if name == "forgetting ledger" else ""
+        more = _CAUTIONS.get(name, "")
         yield PlanLine(f"  {name}", seconds, "seconds", f"{seconds / cell:.0%} of a cell{more}")
     training = costs["training"]
     for name in ("forgetting ledger", "conflict probe"):

@@ -27,6 +27,7 @@ from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training import StageData, with_lora
 from crosstune.foundation.worlds import embedded_world
+from crosstune.interference.repair.in_place import stage_rows
 from crosstune.studies.conflict.settings import EMBEDDED, ConflictSettings
 
 SIDES = ("train", "test")
@@ -76,6 +77,18 @@ class Bench:
             held_out={name: self.evaluation[name, "test"] for name in self.tasks},
             tokenizer=fingerprint(self.tokenizer.get_vocab()),
         )
+
+    def learned_rows(self, number: int) -> dict[str, tuple[Row, ...]]:
+        """The training rows of what was learned by the end of a stage.
+
+        Args:
+            number: The stage's place among all, from 0.
+
+        Returns:
+            Task to rows.
+        """
+        so_far = self.settings.stage_tasks[: number + 1]
+        return {task: self.tasks[task].train for task in so_far}
 
     def fresh_model(self, seed: int) -> Any:
         """The model before the first stage.
@@ -154,7 +167,7 @@ def prepare(settings: ConflictSettings) -> Bench:
         for task in tasks
     ]
     encoded = _encode(tasks, tokenizer, settings)
-    return Bench(
+    bench = Bench(
         settings=settings,
         source=source,
         tokenizer=tokenizer,
@@ -164,6 +177,8 @@ def prepare(settings: ConflictSettings) -> Bench:
         evaluation=_encode(samples, tokenizer, settings),
         warnings=(*sample_warnings(tasks), *_cut_warnings(encoded)),
     )
+    _check_repair_rows(bench)
+    return bench
 
 
 def _source(settings: ConflictSettings) -> str:
@@ -175,6 +190,14 @@ def _source(settings: ConflictSettings) -> str:
     if ranks.is_first():
         ranks.wait_for_all()
     return str(folder)
+
+
+def _check_repair_rows(bench: Bench) -> None:
+    """Too few rows for the repair of the last stage are told before the first one is trained."""
+    for number in range(len(bench.settings.stage_names)):
+        repair = bench.settings.repair_settings(number)
+        if repair is not None:
+            stage_rows(bench.learned_rows(number), bench.tokenizer, repair)
 
 
 def _check_length(settings: ConflictSettings, config: Any) -> None:

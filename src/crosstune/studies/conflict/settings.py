@@ -10,6 +10,7 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.interference.probe_settings import ProbeSettings
+from crosstune.interference.repair.stage_settings import StageRepairSettings
 from crosstune.interference.settings import BlockSettings, GradientSettings, LedgerSettings
 
 EMBEDDED = "embedded"
@@ -64,6 +65,9 @@ class ConflictSettings:
     """The conflict probe (length, seed and precision as above); none leaves it out."""
     rollback: Literal["component", "layer", "site", "none"] = "component"
     """What is put back to the start of a stage, one at a time, at its end."""
+    repair: StageRepairSettings | None = None
+    """Repairs the model at the end of every stage but the first, on training rows of the tasks learned so far (length,
+    windows, seed and precision as above); the next stage goes on from the repaired model."""
     workers: int = 1
     """Cells run at the same time, each in a process of its own with its share of the cores."""
 
@@ -109,6 +113,25 @@ class ConflictSettings:
             "true",
         )
         _require(self.workers >= 1, "workers", "must be at least 1", self.workers)
+        if self.repair is not None:
+            self._check_repair(self.repair)
+
+    def _check_repair(self, repair: StageRepairSettings) -> None:
+        if self.training.lora is not None:
+            raise SettingsError(
+                "repair",
+                law="must be left out where adapters are trained: from the second stage on an adapter is no longer "
+                "fresh, and between two products B A of moving factors lies no adapter of the same rank",
+                found=f"`training.lora` of rank {self.training.lora.rank}",
+                remedy="Leave `training.lora` out, or repair the saved adapters with `crosstune run repair`.",
+            )
+        limited = set(repair.max_loss)
+        _require(
+            not limited or limited == set(self.stage_tasks),
+            "repair.max_loss",
+            f"must name every task that is learned ({', '.join(self.stage_tasks)}), or none",
+            ", ".join(repair.max_loss),
+        )
 
     @property
     def stage_tasks(self) -> tuple[str, ...]:
@@ -156,6 +179,29 @@ class ConflictSettings:
             seed=self.data_seed,
             stage=stage,
             precision=self.precision,
+        )
+
+    def repair_settings(self, number: int) -> StageRepairSettings | None:
+        """The repair of one stage, with the length, windows, seed and precision of the whole study.
+
+        Args:
+            number: The stage's place among all, from 0.
+
+        Returns:
+            Its settings, or None where there is nothing to repair: before a task was learned, or at all.
+        """
+        if self.repair is None or number == 0:
+            return None
+        so_far = self.stage_tasks[: number + 1]
+        limits = {task: most for task, most in self.repair.max_loss.items() if task in so_far}
+        return replace(
+            self.repair,
+            max_loss=limits,
+            length=self.training.length,
+            windows=self.windows,
+            seed=self.data_seed,
+            precision=self.precision,
+            stage=self.stage_names[number],
         )
 
     def same_numbers(self) -> ConflictSettings:

@@ -12,7 +12,7 @@ from crosstune.foundation.evaluation import chance_lines
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.interference.blocks import make_blocks
 from crosstune.interference.rollback import compare_with_ledger
-from crosstune.studies.conflict import accounts, agreement, depth, retention
+from crosstune.studies.conflict import accounts, agreement, depth, repairs, retention
 from crosstune.studies.conflict.prepare import SIDES, Bench
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
@@ -29,6 +29,9 @@ _KEPT = (
     "forgetting_totals",
     "forgetting_sites",
     "rollback",
+    "stage_repair",
+    "stage_repair_coefficients",
+    repairs.TRADE,
 )
 _PROBED = ("agreement_windows", "peaks", "movement")
 _REFERENCES = (
@@ -90,6 +93,8 @@ def write(run: Run, settings: ConflictSettings) -> None:
     ]
     if "rollback" in over:
         means += [accounts.rollback(over["rollback"]), _instruments(over, settings)]
+    if repairs.TRADE in over:
+        means.append(repairs.means(over[repairs.TRADE]))
     if settings.probe is not None:
         probes = agreement.read_probes([cell for _, cell in cells], settings)
         means += [

@@ -8,6 +8,7 @@ from typing import Any
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Statement, Tone
+from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE
 from crosstune.studies.conflict.settings import ConflictSettings
 
@@ -33,6 +34,8 @@ def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
         *_forgotten(run),
         *_over_confident(run, settings),
     ]
+    if settings.repair is not None and run.has_table(repairs.MEANS):
+        found += repairs.statements(run.table(repairs.MEANS), settings.stage_names)
     if settings.probe is not None:
         found += [
             *_conflicts(run.table("agreement")),
