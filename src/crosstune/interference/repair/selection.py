@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from crosstune.foundation.data import Encoded, Pool, Row, Task, as_rows, encode, split_tasks
@@ -129,10 +130,11 @@ def choose_rows(
 
 
 def _chosen(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
-    """By what groups and rows say, so that parallel tasks keep the same meanings."""
-
-    def place(row: Row) -> tuple[int, int, str]:
-        group = row.content if row.group is None else row.group
-        return content_key(group, "repair", seed), content_key(row.content, "repair", seed), row.id
-
-    return sorted(rows, key=place)[:most]
+    """One row of every group, then a second of each, and so on: few rows of many groups tell most."""
+    # Groups stand in an order of their names alone, so that parallel tasks keep the same ones.
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (content_key(row.content, "repair", seed), row.id)):
+        groups.setdefault(row.content if row.group is None else row.group, []).append(row)
+    ordered = sorted(groups, key=lambda group: (content_key(group, "repair", seed), group))
+    rounds = zip_longest(*(groups[group] for group in ordered))
+    return [row for dealt in rounds for row in dealt if row is not None][:most]
