@@ -49,14 +49,20 @@ def said(*rows: dict[str, Any]) -> Any:
 
 def test_a_budget_names_what_was_regained_and_both_rivals() -> None:
     found = said(
-        rival(budget=0.02, more_regained=(0.9, 0.8, 1.0), more_paid=minus(SURE)),
+        rival(
+            budget=0.02,
+            paid=(0.03, 0.01, 0.05),
+            more_regained=(0.9, 0.8, 1.0),
+            more_paid=minus(SURE),
+        ),
         rival("replay", budget=0.02, more_regained=(-0.7, -0.8, -0.6), more_paid=SURE),
     )
     assert found.text == (
         "At a cost of at most 0.02 nats a learned task (on the rows that chose), one coefficient a component regains 3.59 "
-        "[3.50, 3.68] nats of the old: 0.90 [0.80, 1.00] more than one global coefficient, which pays 0.50 [0.40, 0.60] nats "
-        "more of the new: one coefficient a component is better in both; 0.70 [0.60, 0.80] fewer than a replay fine-tune, "
-        "which pays 0.50 [0.40, 0.60] nats less of the new: a replay fine-tune is better in both."
+        "[3.50, 3.68] nats of the old and pays 0.03 [0.01, 0.05] of the new: 0.90 [0.80, 1.00] more than one global "
+        "coefficient, which pays 0.50 [0.40, 0.60] nats more of the new: one coefficient a component is better in both; "
+        "0.70 [0.60, 0.80] fewer than a replay fine-tune, which pays 0.50 [0.40, 0.60] nats less of the new: a replay "
+        "fine-tune is better in both."
     )
     assert found.tone == "shown"
     assert "one global coefficient by 'its point'" in found.detail
@@ -129,9 +135,8 @@ def test_sentences_are_right_on_real_tables() -> None:
     """At rate 1 the component wins back 0.8 nats more than global for 0.05 nats less."""
     table = rivals_table(exact())
     budget, rate = rival_words.answers(table, "component")
-    assert (
-        "regains 0.80 [0.80, 0.80] nats of the old: 0.60 [0.60, 0.60] more than one" in budget.text
-    )
+    assert "regains 0.80 [0.80, 0.80] nats of the old and pays 0.06" in budget.text
+    assert "of the new: 0.60 [0.60, 0.60] more than one global" in budget.text
     assert "together 0.85 [0.85, 0.85] nats better than one global coefficient" in rate.text
     limited = rival_words.answer(table, "component", "asked: bn ≤ 0.2")
     assert limited.text.startswith("Asked for bn ≤ 0.2 (on the rows that chose), one coefficient a")

@@ -73,16 +73,13 @@ def _deed(row: Row) -> str:
         what = f"regains {regained} nats of the old"
     else:
         what = f"is not shown to regain any of the old ({regained} nats)"
-    clauses = [what]
-    if row["kind"] == "rate":
-        clauses.append(
-            f"wins a further {-paid} of the new"
-            if paid.is_negative
-            else f"pays {paid} of the new"
-            if paid.is_positive
-            else f"is not shown to pay any of the new ({paid})"
-        )
-    return f"{opening}, {method_words(row['method'])} {joined(clauses)}"
+    if paid.is_negative:
+        cost = f"wins a further {-paid} of the new"
+    elif paid.is_positive:
+        cost = f"pays {paid} of the new"
+    else:
+        cost = f"is not shown to pay any of the new ({paid})"
+    return f"{opening}, {method_words(row['method'])} {what} and {cost}"
 
 
 def _of_the_old(row: Row) -> str:
