@@ -7,7 +7,7 @@ seed of the training, or another choice of coefficients, would have given.
 
 A front's hypervolume is taken from the best of several noisy points and so is optimistic by their noise, alike for
 methods with equally many points; its interval does not remove that. Simulated on fronts that are truly the same, a
-difference is shown in 3 to 4 of 100 draws on either side where both have four points, and in 13 where one has eight.
+difference is shown in 2 of 100 draws on either side where both have four points, and in 17 where one has eight.
 What was asked for (`max_loss`) is therefore left out of hypervolumes: every searched method has the same sweep.
 """
 
