@@ -13,7 +13,7 @@ STUDY = CHECKOUT / "src" / "crosstune" / "studies" / "repair" / "page.py"
 
 
 def section_titles() -> list[str]:
-    """The titles that the study gives to sections of its page, with those of its two rivals."""
+    """The titles that the study gives to sections of its page, with those that are made of words."""
     found = [
         keyword.value.value
         for node in ast.walk(ast.parse(STUDY.read_text(encoding="utf-8")))
@@ -24,6 +24,7 @@ def section_titles() -> list[str]:
     return [
         *found,
         *(f"Does it beat {rival}?" for rival in ("one global coefficient", "a replay fine-tune")),
+        *(f"At the same question: what {words} more" for words in ("comes back", "it costs")),
     ]
 
 

@@ -20,6 +20,7 @@ _ELSEWHERE = {
     "dtype",
     "training",
     "ledger",
+    "blocks",
     "seeds",
     "test_share",
 }

@@ -57,6 +57,7 @@ def test_every_table_is_written(repaired):
         tables.TASKS,
         tables.COEFFICIENTS,
         tables.HYPERVOLUME,
+        tables.RIVALS,
         tables.LINE,
         tables.GENERATIONS,
         tables.COST,

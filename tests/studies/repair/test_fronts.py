@@ -63,7 +63,7 @@ def test_a_replay_is_one_point_though_its_steps_differ_from_seed_to_seed():
 
     table = fronts.front(Table.concat([at_step(9), at_step(11)]))
     replayed = table.where(points=fronts.WITH_BEFORE, method="replay")
-    assert replayed.column("label") == ["before", "replay, look 1", "after"]
+    assert replayed.column("label") == ["before", "replay, stop 0 at 0.001", "after"]
     assert set(replayed.column("seeds")) == {2}
 
 
@@ -89,3 +89,13 @@ def test_the_front_of_a_method_is_judged_on_the_rows_that_choose():
     whole = table.where(points=fronts.WITH_BEFORE)
     found = dict(zip(whole.column("label"), whole.column("front"), strict=True))
     assert found == {"before": "layer", "rate 1": "layer", "rate 2": "", "after": "layer"}
+
+
+def test_answers_to_the_same_question_are_means_over_seeds():
+    rows = fronts.answers(over(told.rivals, 0, 7)).where(method="component", rival="global").rows()
+    assert [row["question"] for row in rows] == ["lose ≤ 0.1", "rate 1"]
+    for row in rows:
+        assert row["more_regained"] == pytest.approx(0.4)
+        assert row["regained"] == pytest.approx(1.4 + 0.035)
+        assert row["regained_low"] < row["regained"] < row["regained_high"]
+        assert row["seeds"] == 2

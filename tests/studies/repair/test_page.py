@@ -51,19 +51,30 @@ def test_the_maps_of_reasons_stand_right_after_the_coefficients(written):
     assert [section.view for section in written.sections[at : at + 5]] == ["heatmap"] * 5
 
 
+TOLD = ("repair_points", "repair_tasks", "repair_hypervolume", "repair_coefficients")
+
+
 def test_what_was_not_searched_has_no_section(tmp_path):
     run = told.run_with(tmp_path / "run")
     for cell in run.cells():
-        for name in ("repair_points", "repair_tasks", "repair_hypervolume", "repair_coefficients"):
+        for name in TOLD:
             table = cell.table(name)
             kept = [row for row in table.rows() if row["method"] == "component"]
             cell.write_table(type(table)(name, table.columns, kept))
-        for parts in (cell.folder / "tables").glob("rollback*"):
-            parts.unlink()
+        for name in ("rollback", "repair_rivals"):
+            (cell.folder / "tables" / f"{name}.parquet").unlink()
     summary.write(run, told.SETTINGS)
     page.write(run, told.SETTINGS)
     ids = {section["id"] for section in read_json(run.folder / PAGE_FILE)["sections"]}
-    gone = {"over-global", "over-replay", "coefficient-rows", "coefficient-directions", "rollback"}
+    gone = {
+        "more-regained",
+        "more-paid",
+        "over-global",
+        "over-replay",
+        "coefficient-rows",
+        "coefficient-directions",
+        "rollback",
+    }
     assert not ids & gone
     assert {"front", "room", "coefficients", "ledger"} <= ids
 

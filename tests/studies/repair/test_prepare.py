@@ -12,6 +12,7 @@ from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import CrosstuneError, DataError
 from crosstune.foundation.models import load_tokenizer, save_model
 from crosstune.foundation.training.settings import LoraSettings
+from crosstune.foundation.worlds import embedded_world
 from crosstune.studies.repair.prepare import prepare
 
 
@@ -50,7 +51,7 @@ def test_a_look_during_the_fine_tune_sees_only_rows_that_choose(bench):
 
 
 def test_all_rows_of_two_given_models_choose_or_report(folder):
-    pair = small_repair.settings(folder, after="other", before="some")
+    pair = small_repair.settings(folder, after="other", before=str(embedded_world().folder))
     bench = prepare(pair)
     assert bench.learn == ()
     for task in bench.keep.values():
@@ -74,7 +75,7 @@ def test_a_split_that_the_user_made_is_kept(folder, tmp_path):
         )
         for name in ("en", "bn")
     )
-    pair = small_repair.settings(folder, before="a", after="b")
+    pair = small_repair.settings(folder, after="b", before=str(embedded_world().folder))
     keep = prepare(replace(pair, tasks=tasks)).keep
     assert [(len(task.train), len(task.test)) for task in keep.values()] == [(5, 7)] * 2
 

@@ -26,7 +26,14 @@ def test_coefficients_stay_in_the_cells(repaired):
 
 
 def test_means_rest_on_both_seeds(repaired):
-    for name in ("repair_front", "repair_by_task", "repair_fronts", "repair_map", "repair_ledger"):
+    for name in (
+        "repair_front",
+        "repair_by_task",
+        "repair_fronts",
+        "repair_answers",
+        "repair_map",
+        "repair_ledger",
+    ):
         assert set(repaired.table(name).column("seeds")) == {2}, name
 
 

@@ -42,6 +42,14 @@ def test_the_picked_method_meets_both_rivals_and_the_others_one(run):
     assert all("global" in text for text in said[2:])
 
 
+def test_the_pick_is_compared_at_the_same_question(run):
+    said = [found.text for found in statements(run, told.SETTINGS)]
+    budget, rate = (
+        at for at, text in enumerate(said) if text.startswith(("At a cost", "Where one"))
+    )
+    assert budget < rate < next(at for at, text in enumerate(said) if "The front" in text)
+
+
 def test_one_fine_tune_says_that_its_intervals_hold_no_seeds(tmp_path):
     alone = replace(told.SETTINGS, seeds=(0,))
     run = told.run_with(tmp_path / "run", alone)

@@ -47,7 +47,7 @@ def about(name: str, value: float, half: float = 0.1) -> dict[str, float]:
 def front_of(method: str, seed: int) -> Iterator[tuple[int, str, str, float, float]]:
     """Place, kind, label, loss of en and of bn of each point; `METHODS` says how far it bends to the corner."""
     shares = (1.0, 0.5, 0.0)
-    labels = ("before", "replay, step 9" if method == "replay" else "rate 1", "after")
+    labels = ("before", "replay, step 9 at 0.001" if method == "replay" else "rate 1", "after")
     kinds = ("before", "replay" if method == "replay" else "rate", "after")
     bend = METHODS[method] + 0.02 * seed / 7
     for place, (share, label, kind) in enumerate(zip(shares, labels, kinds, strict=True)):
@@ -117,6 +117,35 @@ def hypervolume(seed: int) -> Table:
         for method, bend in METHODS.items()
     ]
     return Table(tables.HYPERVOLUME, tables.HYPERVOLUME_COLUMNS, rows)
+
+
+def rivals(seed: int) -> Table:
+    """At a budget and a rate each method wins back as much more than a rival as it bends more to the corner."""
+    questions = (("lose ≤ 0.1", "budget"), ("rate 1", "rate"))
+    rows = [
+        cells(
+            tables.RIVALS_COLUMNS,
+            method=method,
+            question=question,
+            rival=rival,
+            kind=kind,
+            rate=1.0 if kind == "rate" else math.nan,
+            budget=0.1 if kind == "budget" else math.nan,
+            answer=question,
+            **about("regained", 1.0 + bend + 0.01 * seed),
+            **about("paid", 0.1),
+            **about("more_regained", bend - METHODS[rival], 0.05),
+            **about("more_paid", 0.0, 0.01),
+            **about("objective", METHODS[rival] - bend, 0.05),
+            n=40,
+            n_unit="rows",
+        )
+        for method, bend in list(METHODS.items())[:-1]
+        for rival in ("global", "replay")
+        for question, kind in questions
+        if rival != method
+    ]
+    return Table(tables.RIVALS, tables.RIVALS_COLUMNS, rows)
 
 
 def nats_of(at: int) -> float:
@@ -208,7 +237,7 @@ def run_with(folder: Path, settings: RepairStudySettings = SETTINGS) -> Run:
     run = Run.create(folder, to_yaml(settings), kind="repair")
     for name, seed in zip(settings.cell_names, settings.seeds, strict=True):
         cell = run.cell(name, to_yaml(settings))
-        made = [points(seed), tasks(seed), hypervolume(seed), coefficients(seed)]
+        made = [points(seed), tasks(seed), hypervolume(seed), rivals(seed), coefficients(seed)]
         for table in (*made, *accounts(), *others()):
             cell.write_table(table)
         cell.event(PICKED, method="component", label="rate 1")

@@ -1,4 +1,4 @@
-"""What a model knows: the one definition of the loss, scores of rows, what was retained, what chance gives, what it writes."""
+"""What a model knows and writes: the one definition of the loss, scores of rows, retention, what chance gives."""
 
 from __future__ import annotations
 

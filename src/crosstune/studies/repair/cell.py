@@ -72,7 +72,7 @@ class Cell:
         self._record(repair)
         if settings.rollback != "none":
             self.tell("rolling back", self._steps, self._looks)
-            self._roll_back(ends)
+            self._roll_back(repair)
         if ranks.is_first():
             self.run.finish()
         ranks.wait_for_all()
@@ -176,20 +176,25 @@ class Cell:
             for name, task in self.bench.keep.items()
         }
 
-    def _roll_back(self, ends: Ends) -> None:
-        """Put each component back alone, on the rows that choose."""
+    def _roll_back(self, repair: Repair) -> None:
+        """Put each component back alone, on the rows that chose."""
+        ends = repair.ends
         if not ends.names:
             return
         _place_after(ends)
         known = dict(ends.model.named_parameters())
         before = {name: value.detach() for name, value in known.items()}
         before |= {name: ends.tensor(0, name) for name in ends.names}
+        chose = {name: {row.row_id for row in rows} for name, rows in repair.rows.selection.items()}
         table = measure_rollback(
             before,
             ends.model,
-            {name: task.train for name, task in self.bench.keep.items()},
+            {
+                name: [row for row in task.train if row.id in chose[name]]
+                for name, task in self.bench.keep.items()
+            },
             tokenizer=ends.tokenizer,
-            blocks=self.bench.settings.block_settings(),
+            length=self.bench.settings.repair.length,
         )
         if ranks.is_first():
             self.run.write_table(table)

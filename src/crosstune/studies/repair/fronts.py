@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crosstune.foundation.records import Column, Table
 from crosstune.interference.repair.front import non_dominated
-from crosstune.interference.repair.tables import NATS
+from crosstune.interference.repair.tables import NATS, RIVALS_COLUMNS, ROOM
 from crosstune.studies.over_seeds import by_key, mean_over_seeds
 
 WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
@@ -79,14 +79,15 @@ BY_TASK = (
 )
 FRONTS = (
     METHOD,
-    *with_interval(
-        "value", "Share of the rectangle between before and after that the front dominates.", ""
-    ),
+    *with_interval("value", ROOM, ""),
     *with_interval("over_global", "Value minus that of the method global, paired.", ""),
     *with_interval("over_replay", "Value minus that of the method replay, paired.", ""),
     Column("points", "int64", "label", about="Points of the method, both ends among them."),
     *_UNITS,
 )
+
+_COMPARED = ("regained", "paid", "more_regained", "more_paid", "objective")
+ANSWERS = (*RIVALS_COLUMNS, SEEDS)
 
 
 def front(points: Table) -> Table:
@@ -176,6 +177,28 @@ def fronts(found: Table) -> Table:
     return Table("repair_fronts", FRONTS, rows)
 
 
+def answers(rivals: Table) -> Table:
+    """The table `repair_answers`: each method against its rivals at the same question, over seeds.
+
+    Args:
+        rivals: `repair_rivals` of all seeds.
+
+    Returns:
+        A row for each method, question and rival.
+    """
+    axes = ("method", "question", "rival")
+    kept = ("kind", "rate", "budget", "answer")
+    rows = (
+        {
+            **dict(zip(axes, key, strict=True)),
+            **{name: found[0][name] for name in kept},
+            **_means(found, *_COMPARED),
+        }
+        for key, found in by_key(rivals, axes)
+    )
+    return Table("repair_answers", ANSWERS, rows)
+
+
 def _most_common(names: Sequence[str]) -> str:
     return max(dict.fromkeys(names), key=names.count)
 
@@ -190,10 +213,12 @@ def _alike(points: Table) -> Table:
 
     def rows() -> Iterator[dict[str, Any]]:
         for row in points.rows():
-            if row["label"].startswith("replay, step"):
-                place = (row["seed"], row.get("task"))
-                counts[place] = counts.get(place, 0) + 1
-                row = {**row, "label": f"replay, look {counts[place]}"}
+            _, is_replay, rest = row["label"].partition("replay, step ")
+            if is_replay:
+                rate = rest.partition(" at ")[2]
+                place = (row["seed"], row.get("task"), rate)
+                at = counts[place] = counts.get(place, -1) + 1
+                row = {**row, "label": f"replay, stop {at}{rate and f' at {rate}'}"}
             yield row
 
     return Table(points.name, columns, rows())

@@ -72,6 +72,8 @@ def _sections(run: Run, settings: RepairStudySettings, pick: Pick | None) -> Ite
         return
     lost = forgotten(run.table("repair_by_task"))
     yield from _fronts(run.table("repair_fronts"))
+    if run.has_table("repair_answers"):
+        yield from _same_question(run.table("repair_answers"), pick)
     yield _by_task(pick, lost)
     yield from _maps(run, pick)
     yield from _accounts(run, pick, lost)
@@ -110,15 +112,16 @@ def _fronts(table: Table) -> Iterator[Section]:
     yield Section(
         id="room",
         title="How much room each front opens up",
-        lead="The share of the rectangle between before and after that a front dominates: 0 where every step to the left "
-        "costs as much as going all the way, 1 where all of the old comes back at no cost.",
+        lead="The share of the room between before and after that a front dominates: 0 where every step to the left "
+        "costs as much as it gives, 1 where all of the old comes back at no cost. Trades that cost more nats of the new than "
+        "all that was forgotten do not count.",
         view="bars",
         table="repair_fronts",
         y="method",
         value="value",
-        note="The rectangle ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains no "
-        "room there, so look at the front too. Taken from the best of several noisy points, so a little too high, alike for "
-        "methods with equally many points.",
+        note="The room ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains none "
+        "there, so look at the front and at the same question too. Taken from the best of several noisy points, so a little "
+        "too high, alike for methods with equally many points.",
     )
     there = table.column("method")
     for other, title in (("global", "one global coefficient"), ("replay", "a replay fine-tune")):
@@ -138,6 +141,26 @@ def _fronts(table: Table) -> Iterator[Section]:
                     * (other == "replay")
                 ),
             )
+
+
+def _same_question(answers: Table, pick: Pick) -> Iterator[Section]:
+    begin: dict[str, object] = {"method": pick.method, "rival": answers.column("rival")[0]}
+    for name, title, words in (
+        ("more_regained", "what comes back more", "regains more (right) or less (left) of the old"),
+        ("more_paid", "what it costs more", "pays more (right) or less (left) of the new"),
+    ):
+        yield Section(
+            id=name.replace("_", "-"),
+            title=f"At the same question: {title}",
+            lead=f"A method and a rival were asked the same. Here is what the method {words} than the rival, in nats per token.",
+            view="bars",
+            table="repair_answers",
+            y="question",
+            value=name,
+            choose=("method", "rival"),
+            begin=begin,
+            note=f"{_ROWS}. A replay fine-tune answers with its stop that is best on rows it did not learn.",
+        )
 
 
 def _by_task(pick: Pick, lost: tuple[str, ...]) -> Section:
@@ -236,7 +259,7 @@ def _accounts(run: Run, pick: Pick, lost: tuple[str, ...]) -> Iterator[Section]:
             value="nats",
             choose=("task",),
             begin={"task": lost[0]},
-            note="On the rows that choose.",
+            note="On the rows that choose, each up to its first tokens where windows are used.",
         )
     yield Section(
         id="agreement",

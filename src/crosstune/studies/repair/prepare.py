@@ -122,10 +122,10 @@ def prepare(settings: RepairStudySettings) -> Bench:
         What every cell starts from.
     """
     before = _before(settings)
+    with renamed("path_or_id", "before"):
+        config = read_config(_whole(before), trust_remote_code=settings.trust_remote_code)
+    _check_length(settings, config)
     if settings.after is None:
-        with renamed("path_or_id", "before"):
-            config = read_config(_whole(before), trust_remote_code=settings.trust_remote_code)
-        _check_length(settings, config)
         tasks = read_tasks(
             settings.tasks, test_share=settings.test_share, samples=None, seed=settings.data_seed
         )
@@ -168,7 +168,7 @@ def _whole(before: str) -> str:
 
 def _check_length(settings: RepairStudySettings, config: Any) -> None:
     most = getattr(config, "max_position_embeddings", None)
-    for name in ("training", "repair"):
+    for name in ("repair",) if settings.after is not None else ("training", "repair"):
         length = getattr(settings, name).length
         if most is not None and length > most:
             raise ModelError(

@@ -54,8 +54,8 @@ class RepairStudySettings:
     """The repair (device and seed follow `device` and `data_seed`); its `windows` holds for training rows too."""
     ledger: LedgerSettings | None = field(default_factory=LedgerSettings)
     """The forgetting ledger of a fine-tune made here, on the rows that choose; none leaves it out."""
-    blocks: BlockSettings = field(default_factory=lambda: BlockSettings(rows_per_block=2))
-    """Reference rows of ledger and rollback (length and seed follow `repair.length` and `data_seed`)."""
+    blocks: BlockSettings = field(default_factory=lambda: BlockSettings(rows_per_block=1))
+    """Reference rows of the ledger (length, windows and seed follow `repair` and `data_seed`)."""
     rollback: Literal["component", "none"] = "component"
     """Whether each component is put back alone, to compare with what the repair took back."""
 
@@ -141,7 +141,7 @@ class RepairStudySettings:
         return replace(self.repair, device=device, seed=self.data_seed)
 
     def block_settings(self) -> BlockSettings:
-        """Reference blocks of ledger and rollback, of the repair's length, with the seed of the whole study."""
+        """Reference blocks of the ledger, of the repair's length, with the seed of the whole study."""
         return replace(
             self.blocks,
             length=self.repair.length,

@@ -20,6 +20,7 @@ KEPT = (
     names.POINTS,
     names.TASKS,
     names.HYPERVOLUME,
+    names.RIVALS,
     names.LINE,
     names.GENERATIONS,
     names.COST,
@@ -59,6 +60,8 @@ def write(run: Run, settings: RepairStudySettings) -> None:
     ]
     if names.HYPERVOLUME in over:
         means.append(fronts.fronts(over[names.HYPERVOLUME]))
+    if names.RIVALS in over:
+        means.append(fronts.answers(over[names.RIVALS]))
     if _all_have(names.COEFFICIENTS, cells):
         means += list(_why(over, _together(names.COEFFICIENTS, cells)))
     for table in (*over.values(), *means):
@@ -116,8 +119,7 @@ def measurements(
             high=row["value_high"],
             n=row["n"],
             unit="",
-            how="share of the rectangle between before and after that the front dominates on reported rows; "
-            "interval over rows, and over seeds where there are several",
+            how=f"{names.ROOM} On reported rows; interval over rows, and over seeds where there are several",
             seeds=() if settings.after is not None else seeds,
             n_unit=row["n_unit"],
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Statement
-from crosstune.interference.repair import words
+from crosstune.interference.repair import rival_words, words
 from crosstune.interference.repair.points import Point
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.summary import PICKED, finished_cells
@@ -71,6 +71,7 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
         words.trade(point, tasks, pick.place),
         *words.ends(tasks),
         *_limits(point, tasks, pick, settings),
+        *_answers(run, pick),
         *_comparisons(run, settings, pick),
         *_why(run, pick),
     ]
@@ -101,6 +102,13 @@ def _limits(
 ) -> list[Statement]:
     limits = settings.repair.max_loss
     return words.constraints(point, tasks, pick.place, limits) if limits else []
+
+
+def _answers(run: Run, pick: Pick) -> list[Statement]:
+    """The picked method against its rivals at the same question."""
+    if not run.has_table("repair_answers"):
+        return []
+    return rival_words.answers(run.table("repair_answers"), pick.method)
 
 
 def _comparisons(run: Run, settings: RepairStudySettings, pick: Pick) -> Iterator[Statement]:
