@@ -44,12 +44,18 @@ SETTINGS = RepairSettings(
     folds=2,
     evaluations=6,
 )
+LIGHTER = {
+    "stories3M": {"rows": 12, "length": 64}
+}  # twelve times the parameters, on the same machine
 KEPT = ("repair_points", "repair_tasks", "repair_hypervolume", "repair_coefficients", "repair_cost")
 
 
 def run(case: Case, transition: str, pairs: Path, out: Path, every: dict[str, Task]) -> None:
     """Repair one pair and keep its tables."""
     before, after, names = TRANSITIONS[transition]
+    methods = tuple(
+        name for name in FINE[case.kind] if case.model not in LIGHTER or name != "tensor"
+    )
     folder = out / f"{case.name}-{transition}"
     if folder.exists() or not (pairs / case.name / after).exists():
         return
@@ -58,7 +64,7 @@ def run(case: Case, transition: str, pairs: Path, out: Path, every: dict[str, Ta
         case.source if before is None else pairs / case.name / before,
         pairs / case.name / after,
         keep={name: every[name].test for name in names},
-        settings=replace(SETTINGS, granularity=FINE[case.kind]),
+        settings=replace(SETTINGS, granularity=methods, **LIGHTER.get(case.model, {})),
     )
     with atomic_folder(folder) as scratch:
         for name in KEPT:
@@ -140,7 +146,7 @@ HEAD = f"""# Fronts of repair on real tiny models
 Written by `benchmarks/repair_fronts.py` from the pairs of `benchmarks/repair_pairs.py`; every figure is on reported
 rows that chose nothing, and held out from training; mean and 95 % t-interval over the seeds of the fine-tune
 (the rows are the same for all seeds). Search: {SETTINGS.rows} selection and {SETTINGS.reported_rows} reported rows a
-task of at most {SETTINGS.length} tokens, {SETTINGS.folds} folds, at most {SETTINGS.evaluations} looks a point.
+task of at most {SETTINGS.length} tokens (stories3M: 12 rows that choose, 64 tokens, without the granularity tensor), {SETTINGS.folds} folds, at most {SETTINGS.evaluations} looks a point.
 
 *≤ .02*: the point that may lose at most .02 nats of what was learned, on selection rows; *rate 1*: a nat of the old is
 worth a nat of the new; *regained* and *paid* are against the model after. *Share*: hypervolume, see docs/repair.md.
@@ -156,11 +162,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--transitions", nargs="+", default=list(TRANSITIONS))
+    parser.add_argument("--rates", nargs="+", type=float, help="by default all")
     parser.add_argument("--write", action="store_true", help="sum up into docs/repair_fronts.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     every = tasks()
     for case in cases(arguments.models, arguments.kinds, arguments.seeds):
+        if arguments.rates and case.rate not in arguments.rates:
+            continue
         for transition in arguments.transitions:
             run(case, transition, arguments.pairs, arguments.out, every)
     text = "\n".join((HEAD, *summary(arguments.out))) + "\n"
