@@ -18,7 +18,7 @@ from crosstune.studies.conflict.page import _sections
 from crosstune.studies.conflict.verdicts import statements
 
 QUICK = {"rows": 8, "folds": 2, "penalties": [0.0], "evaluations": 4}
-LEARN = {"learning_rate": 3e-2, "steps": 8}
+LEARN = {"learning_rate": 3e-2, "steps": 8, "checkpoint_every": 0, "evaluate_every": 0}
 PLAIN = {
     "probe": None,
     "rollback": "none",
