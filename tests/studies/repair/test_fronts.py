@@ -99,3 +99,15 @@ def test_answers_to_the_same_question_are_means_over_seeds():
         assert row["regained"] == pytest.approx(1.4 + 0.035)
         assert row["regained_low"] < row["regained"] < row["regained_high"]
         assert row["seeds"] == 2
+
+
+def test_every_seeds_answer_of_a_rival_is_told():
+    """A replay that stays at after for one seed only is not said to stay there."""
+    columns = tables.RIVALS_COLUMNS
+    parts = []
+    for seed, answer in ((0, "after"), (1, "replay, step 9 at 0.001"), (2, "after")):
+        rows = told.rivals(seed).where(method="component", rival="replay").rows()
+        named = [{**row, "answer": answer} for row in rows]
+        parts.append(Table(tables.RIVALS, columns, named).with_columns({SEED: seed}))
+    found = fronts.answers(Table.concat(parts))
+    assert set(found.column("answer")) == {"after; replay, step 9 at 0.001"}

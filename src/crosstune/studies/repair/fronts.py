@@ -187,11 +187,11 @@ def answers(rivals: Table) -> Table:
         A row for each method, question and rival.
     """
     axes = ("method", "question", "rival")
-    kept = ("kind", "rate", "budget", "answer")
     rows = (
         {
             **dict(zip(axes, key, strict=True)),
-            **{name: found[0][name] for name in kept},
+            **_same(found, "kind", "rate", "budget"),
+            "answer": "; ".join(dict.fromkeys(row["answer"] for row in found)),
             **_means(found, *_COMPARED),
         }
         for key, found in by_key(rivals, axes)

@@ -112,8 +112,8 @@ def _fronts(table: Table) -> Iterator[Section]:
     yield Section(
         id="room",
         title="How much room each front opens up",
-        lead="The share of the room between before and after that a front dominates: 0 where every step to the left "
-        "costs as much as it gives, 1 where all of the old comes back at no cost. Trades that cost more nats of the new than "
+        lead="The share of the room between before and after that a front dominates: 0 where nothing comes "
+        "back but for a price of all that was forgotten, 1 where all of the old comes back at no cost. Trades that cost more nats of the new than "
         "all that was forgotten do not count.",
         view="bars",
         table="repair_fronts",
