@@ -61,7 +61,9 @@ def test_the_ends_are_met_in_every_dtype(dtype: torch.dtype, tied: bool) -> None
     for name in tuned.EVERY:
         assert_same_bits(held(session, name, 0.0), before)
         assert_same_bits(held(session, name, 1.0), after)
-        assert not torch.equal(held(session, name, 0.5)["model.norm.weight"], after.model.norm.weight)
+        assert not torch.equal(
+            held(session, name, 0.5)["model.norm.weight"], after.model.norm.weight
+        )
 
 
 def test_a_coefficient_of_one_gives_the_logits_of_the_model_after() -> None:

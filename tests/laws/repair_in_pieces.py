@@ -1,0 +1,80 @@
+"""Repairs of the tiny pair that the laws of killing and of two processes run in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.interference.repair import tuned
+
+from crosstune.interference.repair import RepairSettings, Watch, repair_ends
+from crosstune.interference.repair.looks import Looks
+from crosstune.interference.repair.outcome import Repair
+from crosstune.interference.repair.selection import as_tasks
+
+SETTINGS = replace(tuned.SMALL, exchange_rates=(2.0,), max_loss={"bn": 0.05}, evaluations=2)
+
+
+class Killed(Exception):
+    """What the listener dies of."""
+
+
+def run(
+    folder: Path | None = None,
+    settings: RepairSettings = SETTINGS,
+    *,
+    looks: int = 10**9,
+    by_signal: bool = False,
+    pair: Any = None,
+) -> Repair:
+    """A repair that dies once so many looks are told of."""
+
+    def listen(doing: str, done: int, total: int) -> None:
+        if done >= looks and by_signal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if done >= looks:
+            raise Killed(doing)
+
+    ends = tuned.opened(*(pair or tuned.pair()))
+    return repair_ends(ends, as_tasks(tuned.keep(), settings), settings, Watch(folder, listen))
+
+
+def looks_of(found: Repair) -> Looks:
+    assert found.found is not None
+    return found.found.session.looks
+
+
+def work(rank: int, port: int, folder: str, names: tuple[str, ...]) -> None:
+    """One of two processes: every name is a target to repair by, its coefficients are written down."""
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
+    for name in names:
+        found = run(Path(folder) / f"looks-{name}", targeting(name))
+        lines = [
+            f"{point.label} {told}" for point, told in zip(found.points, bits(found), strict=True)
+        ]
+        Path(folder, f"{rank}-{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+def targeting(name: str) -> RepairSettings:
+    learned = ("bn",) if name == "checkpoints" else ()
+    return replace(SETTINGS, target=name, learned=learned)  # type: ignore[arg-type]
+
+
+def bits(found: Repair) -> list[str]:
+    """Coefficients and selection losses of every point, to the bit."""
+    return [
+        " ".join(
+            [
+                "" if point.coefficients is None else point.coefficients.numpy().tobytes().hex(),
+                *(loss.hex() for loss in point.selection.values()),
+            ]
+        )
+        for point in found.points
+    ]
