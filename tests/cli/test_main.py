@@ -24,7 +24,14 @@ HEAVY = ("torch", "pyarrow", "transformers", "altair", "scipy", "datasets", "pan
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["run", "--help"], ["run", "conflict", "--help"], ["list"], ["--version"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["run", "conflict", "--help"],
+        ["repair", "--help"],
+        ["list"],
+        ["--version"],
+    ],
     ids=" ".join,
 )
 def test_help_and_list_load_nothing_heavy(words: list[str], tmp_path: Path) -> None:

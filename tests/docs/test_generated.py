@@ -58,9 +58,15 @@ def test_the_page_of_tables_is_what_the_code_defines(generate: ModuleType) -> No
 
 
 def test_every_column_has_a_meaning(generate: ModuleType) -> None:
-    tables = generate.study_tables() | generate.cell_tables() | generate.other_tables()
     unsaid = [
         f"{name}.{column.name}"
+        for tables in (
+            generate.study_tables(),
+            generate.cell_tables(),
+            generate.repair_tables(),
+            generate.repair_cell_tables(),
+            generate.other_tables(),
+        )
         for name, columns in tables.items()
         for column in columns
         if not generate.meaning(name, column)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
+from tests.docs.markdown import CHECKOUT
 from tests.studies import small_repair
 
 from crosstune.foundation.records import Run
@@ -60,3 +62,12 @@ def test_unfinished_cells_take_no_part(repaired, tmp_path):
     assert set(copy.table(tables.POINTS).column("seed")) == {0}
     assert set(copy.table("repair_front").column("seeds")) == {1}
     assert small_repair.figures(copy).keys() == small_repair.figures(repaired).keys()
+
+
+def test_a_run_has_the_tables_of_the_documentation_and_no_other(repaired):
+    page = (CHECKOUT / "docs" / "tables.md").read_text(encoding="utf-8")
+    written = {*repaired.tables(), *(name for cell in repaired.cells() for name in cell.tables())}
+    assert [name for name in sorted(written) if f"#### `{name}`" not in page] == []
+    told = re.findall(r"^#### `(repair_\w+)`", page, re.MULTILINE)
+    # This study cuts neither embedding rows nor singular directions.
+    assert set(told) - written <= {"repair_map_rows", "repair_map_directions"}

@@ -26,7 +26,9 @@ def test_the_trade_stands_first_and_cautions_next(run):
     assert trade.tone == "shown"
     assert "gave back 1.4" in trade.text
     assert "2.00 nats of en" in trade.text
+    assert "at every seed anew" in trade.detail
     assert "Means over 2 fine-tunes" in trade.detail
+    assert "cells/seed-0/repaired, cells/seed-7/repaired" in statements(run, told.SETTINGS)[-1].text
     assert (caution.text, caution.tone) == ("Task en has few rows.", "warning")
 
 
@@ -78,7 +80,7 @@ def test_reasons_are_said_with_their_interval(run):
         place = {"method": "component", "label": "rate 1", "account": "rollback", "sites": 20}
         row = told.cells(columns, **place, rank_correlation=rho, low=low, high=high)
         run.write_table(Table("repair_why", columns, [row]))
-        return statements(run, told.SETTINGS)[-1]
+        return statements(run, told.SETTINGS)[-2]
 
     before = run.table("repair_why")
     try:

@@ -22,11 +22,11 @@ from crosstune.interference.repair.harness import looks_at_most, repair_ends
 from crosstune.interference.repair.outcome import Repair
 from crosstune.interference.repair.session import Watch
 from crosstune.studies.repair.prepare import Bench
-from crosstune.studies.repair.summary import PICKED
+from crosstune.studies.repair.summary import PICKED, REPAIRED
 from crosstune.studies.study import Listener, Progress
 
 LEARNED = "fine-tuned"
-MODEL, REPAIRED, LOOKS = "after", "repaired", "looks"
+MODEL, LOOKS = "after", "looks"
 _SPOKEN = 2  # rows a task that the models go on from, for the eye
 _WORDS = 8
 

@@ -58,7 +58,7 @@ def _subtitle(run: Run, settings: RepairStudySettings) -> str:
         return f"{settings.before} → {settings.after}{between}. {searched}"
     training, seeds = settings.training, [seed for seed, _ in finished_cells(run, settings)]
     adapters = "" if training.lora is None else f", LoRA of rank {training.lora.rank}"
-    model = "the embedded model" if settings.before == EMBEDDED else _name(settings.before)
+    model = "The embedded model" if settings.before == EMBEDDED else _name(settings.before)
     return (
         f"{model}{adapters}; {training.steps} steps at learning rate {training.learning_rate:g}; seeds "
         f"{', '.join(map(str, seeds))}. {searched} A seed changes the order of training rows, dropout and new adapters, "

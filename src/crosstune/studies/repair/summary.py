@@ -15,6 +15,7 @@ from crosstune.studies.repair.settings import RepairStudySettings
 
 SEED = Column("seed", "int64", "axis", about="The cell's seed.")
 PICKED = "picked"  # the event that says which point a cell saved
+REPAIRED = "repaired"  # the folder of the model that it saved
 # Tables of a cell that are kept as they are, with the seed in front.
 KEPT = (
     names.POINTS,

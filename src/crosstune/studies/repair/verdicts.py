@@ -12,7 +12,7 @@ from crosstune.foundation.records.page import Statement
 from crosstune.interference.repair import rival_words, words
 from crosstune.interference.repair.points import Point
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.repair.summary import PICKED, finished_cells
+from crosstune.studies.repair.summary import PICKED, REPAIRED, finished_cells
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
     tasks, seeds = run.table("repair_by_task"), len(finished_cells(run, settings))
     point = Point(pick.method, pick.kind, **_asked(pick, settings))  # type: ignore[arg-type]
     found = [
-        words.trade(point, tasks, pick.place),
+        _trade(point, tasks, pick, seeds),
         *words.ends(tasks),
         *_limits(point, tasks, pick, settings),
         *_answers(run, pick),
@@ -76,7 +76,25 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
         *_why(run, pick),
     ]
     first, *others = (_with_seeds(statement, seeds, settings) for statement in found)
-    return [first, *cautions, *others]
+    return [first, *cautions, *others, _where(run, settings)]
+
+
+def _trade(point: Point, tasks: Table, pick: Pick, seeds: int) -> Statement:
+    found = words.trade(point, tasks, pick.place)
+    if seeds == 1:
+        return found
+    basis = f"Picked as {pick.label!r} on other rows, at every seed anew. Differences to the model after, paired."
+    return replace(found, detail=basis)
+
+
+def _where(run: Run, settings: RepairStudySettings) -> Statement:
+    names = [cell.folder.name for _, cell in finished_cells(run, settings)]
+    places = ", ".join(f"cells/{name}/{REPAIRED}" for name in names)
+    return Statement(
+        f"The repaired model is saved in this run's folder: {places}.",
+        "info",
+        "An ordinary model or adapter with its tokenizer; repair.json says what it is made of.",
+    )
 
 
 def _asked(pick: Pick, settings: RepairStudySettings) -> dict[str, Any]:
