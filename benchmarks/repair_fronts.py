@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,6 +45,8 @@ SETTINGS = RepairSettings(
     folds=2,
     evaluations=6,
 )
+BUDGET = 0.02
+QUESTIONS = (f"lose ≤ {BUDGET:g}", "rate 1")
 LIGHTER = {
     "stories3M": {"rows": 12, "length": 64}
 }  # twelve times the parameters, on the same machine
@@ -85,6 +88,19 @@ def kept(out: Path, name: str) -> Iterator[tuple[Key, int, Table]]:
                     yield (model, case.kind, case.rate, transition), case.seed, Table.read(file)
 
 
+def replay_answers(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The stop of the replay fine-tunes that answers each question, by the rows that judge them (see `rivals`)."""
+    stops = [row for row in rows if row["method"] == "replay" and row["kind"] == "replay"]
+    starts = {row["rate"]: row for row in stops if "step 0 " in row["label"]}
+    within = [
+        row
+        for row in stops
+        if row["selection_new"] <= starts[row["rate"]]["selection_new"] + BUDGET
+    ]
+    yield f"lose ≤ {BUDGET:g}", min(within, key=lambda row: row["selection_old"])
+    yield "rate 1", min(stops, key=lambda row: row["selection_old"] + row["selection_new"])
+
+
 def over_seeds(values: list[float]) -> str:
     """Mean and 95 % t-interval over seeds; one seed has a value alone."""
     finite = [value for value in values if not math.isnan(value)]
@@ -96,27 +112,66 @@ def over_seeds(values: list[float]) -> str:
     return f"{found.value.item():.2f} [{found.low.item():.2f}, {found.high.item():.2f}]"
 
 
-def summary(out: Path) -> Iterator[str]:
-    """The matrix as Markdown: one table a pair of checkpoints, one row a method."""
-    points: dict[Key, dict[str, dict[str, list[float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
+Found = dict[Key, dict[str, dict[str, list[float]]]]
+
+
+def collect(out: Path) -> tuple[Found, dict[Key, int]]:
+    """Each figure of each method at each place of the matrix, one value a seed; and how many seeds there are."""
+    points: Found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     seeds: dict[Key, int] = defaultdict(int)
     for key, _, table in kept(out, "repair_points"):
         seeds[key] += 1
         for row in table.rows():
             cell = points[key][row["method"]]
-            if row["kind"] in ("budget", "rate") and row["label"] in ("lose ≤ 0.02", "rate 1"):
-                cell[f"{row['label']} regained"].append(row["regained"])
-                cell[f"{row['label']} paid"].append(row["paid"])
+            if row["kind"] in ("budget", "rate") and row["label"] in QUESTIONS:
+                _answer(cell, row["label"], row)
             if row["kind"] == "before":
                 cell["forgotten"].append(row["regained"])
                 cell["learned"].append(row["paid"])
+        for label, row in replay_answers(table.rows()):
+            _answer(points[key]["replay"], label, row)
     for key, _, table in kept(out, "repair_hypervolume"):
         for row in table.rows():
             points[key][row["method"]]["share"].append(row["value"])
             points[key][row["method"]]["over global"].append(row["over_global"])
             points[key][row["method"]]["over replay"].append(row["over_replay"])
+    return points, seeds
+
+
+def overview(points: Found, seeds: dict[Key, int]) -> Iterator[str]:
+    """One row a place of the matrix: what was forgotten, and how much of it the main methods regain."""
+    yield "\n## At a glance\n"
+    yield (
+        f"Share of what was forgotten that is regained where at most {BUDGET:g} nats may be paid (for replay in "
+        "brackets what it paid; below 0 it went on learning), and the share of the room (hypervolume) that each front opens up.\n"
+    )
+    shown = ("global", "component", "singular", "replay")
+    head = [f"≤ {BUDGET:g}: {name}" for name in shown] + [f"share: {name}" for name in shown]
+    yield "| pair | model | kind | lr | seeds | forgotten | " + " | ".join(head) + " |"
+    yield "| --- " * (6 + len(head)) + "|"
+    for (model, kind, rate, transition), methods in points.items():
+        lost = next(iter(methods.values()))["forgotten"]
+        cells = []
+        for name in shown:
+            regained = methods[name][f"{QUESTIONS[0]} regained"]
+            paid = methods[name][f"{QUESTIONS[0]} paid"]
+            share = mean(regained) / mean(lost)
+            cells.append(f"{share:.0%}" + (f" ({mean(paid):+.2f})" if name == "replay" else ""))
+        cells += [f"{mean(methods[name]['share']):.2f}" for name in shown]
+        place = (
+            f"{transition} | {model} | {kind} | {rate:g} | {seeds[model, kind, rate, transition]}"
+        )
+        yield f"| {place} | {mean(lost):.2f} | " + " | ".join(cells) + " |"
+
+
+def mean(values: list[float]) -> float:
+    """The mean; NaN of nothing."""
+    return sum(values) / len(values) if values else math.nan
+
+
+def details(points: Found, seeds: dict[Key, int]) -> Iterator[str]:
+    """One table a place of the matrix, one row a method, with intervals over seeds."""
+    yield "\n## Every method\n"
     for key, methods in points.items():
         model, kind, rate, transition = key
         first = next(iter(methods.values()))
@@ -128,17 +183,18 @@ def summary(out: Path) -> Iterator[str]:
         yield "| method | ≤ .02: regained | paid | rate 1: regained | paid | share | over global | over replay |"
         yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
         columns = (
-            *(
-                f"{label} {what}"
-                for label in ("lose ≤ 0.02", "rate 1")
-                for what in ("regained", "paid")
-            ),
+            *(f"{label} {what}" for label in QUESTIONS for what in ("regained", "paid")),
             "share",
             "over global",
             "over replay",
         )
         for method, cell in methods.items():
             yield f"| {method} | " + " | ".join(over_seeds(cell[name]) for name in columns) + " |"
+
+
+def _answer(cell: dict[str, list[float]], label: str, row: dict[str, Any]) -> None:
+    for name in ("regained", "paid"):
+        cell[f"{label} {name}"].append(row[name])
 
 
 HEAD = f"""# Fronts of repair on real tiny models
@@ -158,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--models", nargs="*", default=list(MODELS), help="none: only sum up")
     parser.add_argument("--kinds", nargs="+", default=list(RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--transitions", nargs="+", default=list(TRANSITIONS))
@@ -172,7 +228,8 @@ def main() -> None:
             continue
         for transition in arguments.transitions:
             run(case, transition, arguments.pairs, arguments.out, every)
-    text = "\n".join((HEAD, *summary(arguments.out))) + "\n"
+    found = collect(arguments.out)
+    text = "\n".join((HEAD, *overview(*found), *details(*found))) + "\n"
     if arguments.write:
         (CHECKOUT / "docs" / "repair_fronts.md").write_text(text, encoding="utf-8")
     else:
