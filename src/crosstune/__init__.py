@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from crosstune.interference import ForgettingLedger as ForgettingLedger
     from crosstune.interference import measure_conflict as measure_conflict
     from crosstune.interference import measure_rollback as measure_rollback
+    from crosstune.interference.repair import RepairAtStageEnd as RepairAtStageEnd
     from crosstune.interference.repair import repair as repair
     from crosstune.studies import run as run
     from crosstune.studies import show as show
@@ -46,6 +47,7 @@ _ROOM_OF = {
     "measure_conflict": "crosstune.interference",
     "measure_rollback": "crosstune.interference",
     "repair": "crosstune.interference.repair",
+    "RepairAtStageEnd": "crosstune.interference.repair",
     "run": "crosstune.studies",
     "show": "crosstune.studies",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "measure_conflict",
     "measure_rollback",
     "repair",
+    "RepairAtStageEnd",
     "run",
     "show",
     "__version__",

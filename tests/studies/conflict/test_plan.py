@@ -8,6 +8,8 @@ import pytest
 from tests.studies import small_study
 
 from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.interference.repair.harness import looks_at_most
+from crosstune.interference.repair.in_place import stage_rows
 from crosstune.studies.conflict import plan as planning
 from crosstune.studies.conflict.plan import Calibration, cell_seconds
 from crosstune.studies.conflict.prepare import prepare
@@ -55,6 +57,22 @@ def test_what_is_left_out_costs_nothing(bench):
     costs = cell_seconds(replace(bench, settings=bare), SECONDS, sites=10)
     assert costs["conflict probe"] == 0
     assert costs["rollback"] == 0
+
+
+def test_repairs_between_stages_are_counted_at_most(folder):
+    repair = {"rows": 8, "folds": 2, "evaluations": 4, "penalties": [0.0]}
+    bench = prepare(small_study.settings(folder, repair=repair))
+    one, other = (
+        cell_seconds(replace(bench, settings=settings), SECONDS, sites=10)
+        for settings in (bench.settings, replace(bench.settings, repair=None))
+    )
+    tokens = sum(row.scored_tokens for rows in bench.evaluation.values() for row in rows)
+    chosen = stage_rows(bench.learned_rows(1), bench.tokenizer, bench.settings.repair_settings(1))
+    look = sum(row.scored_tokens for rows in chosen.values() for row in rows)
+    looks = looks_at_most(bench.settings.repair_settings(1).search())
+    # A look goes forward and backward; the repaired model is scored once more.
+    assert one.pop("repair") == pytest.approx(0.001 * (looks * 3 * look + tokens))
+    assert one == other
 
 
 def test_the_lines_add_up_and_workers_share_the_seeds(folder, monkeypatch):

@@ -11,7 +11,8 @@ import pytest
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import CrosstuneError
 from crosstune.foundation.settings import from_yaml, to_yaml
-from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.training.settings import LoraSettings, TrainingSettings
+from crosstune.interference.repair import StageRepairSettings
 from crosstune.studies.conflict.settings import ConflictSettings
 
 NAMED = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("b", "a", "c"))
@@ -21,6 +22,21 @@ def test_defaults_and_a_whole_value_round_trip() -> None:
     changed = ConflictSettings(tasks=NAMED, seeds=(1,), probe=None, stages=("c", "a"))
     for value in (ConflictSettings(), changed):
         assert from_yaml(ConflictSettings, to_yaml(value)) == value
+
+
+def test_a_repair_is_refused_where_it_could_not_be_made() -> None:
+    repair = StageRepairSettings(max_loss={"b": 0.1, "a": 0.1, "c": 0.1})
+    study = ConflictSettings(tasks=NAMED, repair=repair)
+    assert from_yaml(ConflictSettings, to_yaml(study)) == study
+    with pytest.raises(CrosstuneError, match="between two products B A .* `training.lora`"):
+        replace(study, training=TrainingSettings(lora=LoraSettings()))
+    with pytest.raises(CrosstuneError, match=r"repair.max_loss.*every task that is learned"):
+        replace(study, repair=replace(repair, max_loss={"b": 0.1}))
+    second = study.repair_settings(1)
+    assert study.repair_settings(0) is None
+    assert second is not None
+    assert second.max_loss == {"b": 0.1, "a": 0.1}  # what is not learned yet has no limit
+    assert replace(study, repair=None).repair_settings(1) is None
 
 
 def test_stages_are_numbered_in_the_order_they_are_learned() -> None:

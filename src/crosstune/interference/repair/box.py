@@ -72,8 +72,8 @@ class Box:
         for name in self._of:
             parameter = known[name].data
             # In half precision a blend of several parts would be rounded more than once.
-            wide = torch.promote_types(parameter.dtype, torch.float32)
-            value = self._blend(name, values, parameter.new_empty(0, dtype=wide))
+            dtype = torch.promote_types(parameter.dtype, torch.float32)
+            value = self._blend(name, values, parameter.new_empty(0, dtype=dtype))
             if rounded:
                 value = value.to(self.ends.dtype(name))
             parameter.copy_(value)

@@ -169,12 +169,9 @@ def _paid(row: Row) -> str:
     if row["low"] > 0:
         return f"it cost {row['task']} {amount}"
     if row["high"] < 0:
-        return f"it cost {row['task']} nothing, which is better by {_negated(row)}"
+        gain = f"{-row['change']:.3g} {_between(-row['high'], -row['low'])}"
+        return f"it cost {row['task']} nothing, which gained {gain} nats per token"
     return f"that it cost {row['task']} anything is not shown ({amount})"
-
-
-def _negated(row: Row) -> str:
-    return f"{-row['change']:.3g} {_between(-row['high'], -row['low'])}"
 
 
 def _between(low: float, high: float) -> str:
