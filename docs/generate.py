@@ -61,6 +61,7 @@ STUDY_ROWS = {
     "agreement_at_one_state": "one site and pair at one state of the first seed",
     "peaks_over_seeds": "the verdict on one pair in one scope, over a whole stage and all seeds",
     "movement_over_seeds": "the verdict on one pair in one stage, over seeds",
+    "stage_repair_means": "what a repair between stages did to one task and side, over seeds (option `repair`)",
     "retention": "what was known of one task and side after one stage (0-base: before any), over seeds",
     "chance": "what a model that knows only token frequencies would pay on one task and side",
     "references": "the reference blocks of one task and side",
@@ -76,6 +77,9 @@ CELL_ROWS = {
     "forgetting_totals": "the whole account of one task and side",
     "forgetting_sites": "one site over the whole stage",
     "rollback": "one thing put back; `all` puts everything back, `none` nothing",
+    "stage_repair": "one task on the rows that chose a stage's repair (option `repair`)",
+    "stage_repair_trade": "one task and side before and after a stage's repair",
+    "stage_repair_coefficients": "one parameter's part and the share of its change that a repair kept",
     "agreement_windows": "one site and pair over one window of states",
     "agreement_states": "one site and pair at one state",
     "peaks": "the verdict on one pair in one scope and window",
@@ -220,7 +224,15 @@ def study_tables() -> dict[str, tuple[Column, ...]]:
     from crosstune.foundation.records import Table
     from crosstune.interference.account_tables import PATH, SEGMENTS, SITES, TOTALS
     from crosstune.interference.rollback import AGREEMENT, ROLLBACK
-    from crosstune.studies.conflict import accounts, agreement, depth, retention, summary, tables
+    from crosstune.studies.conflict import (
+        accounts,
+        agreement,
+        depth,
+        repairs,
+        retention,
+        summary,
+        tables,
+    )
 
     # Summing up nothing gives the columns of the sum.
     sites, path = Table("forgetting_sites", SITES), Table("forgetting_path", PATH)
@@ -232,6 +244,7 @@ def study_tables() -> dict[str, tuple[Column, ...]]:
         accounts.forgetting_by_component(sites),
         accounts.course(path),
         accounts.rollback(Table("rollback", ROLLBACK)),
+        repairs.means(Table(repairs.TRADE, repairs.TRADE_COLUMNS)),
         retention.retention(Table("scores", tables.SCORES)),
         agreement.agreement([]),
         agreement.at_one_state([]),
@@ -248,7 +261,8 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that one cell of a conflict study writes."""
     from crosstune.foundation.training import ledger
     from crosstune.interference import account_tables, probe_tables, rollback
-    from crosstune.studies.conflict import tables
+    from crosstune.interference.repair import stage_outcome
+    from crosstune.studies.conflict import repairs, tables
 
     return {
         "scores": tables.SCORES,
@@ -261,6 +275,9 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
         "forgetting_totals": account_tables.TOTALS,
         "forgetting_sites": account_tables.SITES,
         "rollback": (tables.STAGE, *rollback.ROLLBACK),
+        "stage_repair": stage_outcome.LOSSES_COLUMNS,
+        "stage_repair_trade": repairs.TRADE_COLUMNS,
+        "stage_repair_coefficients": stage_outcome.STAGE_COEFFICIENTS_COLUMNS,
         "agreement_windows": probe_tables.WINDOWS_COLUMNS,
         "agreement_states": probe_tables.STATES_COLUMNS,
         "peaks": probe_tables.PEAKS_COLUMNS,

@@ -86,7 +86,11 @@ def test_a_run_has_the_tables_of_the_page_and_no_other(
     generate: ModuleType, small_run: Path
 ) -> None:
     run = Run.open(small_run / "runs" / "quickstart")
-    study, cell = generate.study_tables(), generate.cell_tables()
+    study, cell = (
+        # The quickstart asks for no repair between its stages.
+        {name: columns for name, columns in tables.items() if not name.startswith("stage_repair")}
+        for tables in (generate.study_tables(), generate.cell_tables())
+    )
     assert set(run.tables()) == {*study, *cell} - {"loss_ledger", "agreement_states"}
     for name in run.tables():
         expected = {column.name for column in study.get(name) or cell[name]}
