@@ -31,6 +31,7 @@ def shrunk(settings: RepairStudySettings, output: Path) -> RepairStudySettings:
         rows=8,
         reported_rows=8,
         length=96 if settings.tasks[0].prompt else 32,
+        windows=False,
         exchange_rates=(1.0,),
         budgets=(),
         penalties=(0.1,),
