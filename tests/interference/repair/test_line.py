@@ -1,0 +1,62 @@
+"""The account of the straight line closes on the measured change, by component and in full."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.interference.repair import pairs, tuned
+
+from crosstune.interference.repair import line as line_of
+from crosstune.interference.repair.line import Line, line_table, walk
+from crosstune.interference.repair.session import Session
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return tuned.session(tuned.opened(*tuned.pair()), granularity=("embedding_rows", "singular"))
+
+
+def test_the_account_closes_on_the_measured_change(session: Session) -> None:
+    found = walk(session)
+    change = [session.roles.after[t] - session.roles.before[t] for t in ("en", "bn")]
+    np.testing.assert_allclose(found.measured, change, rtol=1e-5)
+    assert (np.abs(found.residual) <= 0.01 * np.abs(found.measured)).all() or found.panels == 8
+    np.testing.assert_allclose(found.booked.sum(1) - found.measured, found.residual)
+
+
+def test_it_is_refined_until_it_closes_or_enough(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = []
+    for most in (2, 4, 8):
+        monkeypatch.setattr(line_of, "MOST_PANELS", most)
+        monkeypatch.setattr(line_of, "CLOSES", 0.0)
+        monkeypatch.setattr(line_of, "NEGLIGIBLE", 0.0)
+        found = walk(session)
+        assert found.panels == most
+        errors.append(np.abs(found.residual).max())
+    assert errors[2] < errors[0]
+
+
+def test_the_table_adds_up_and_names_components(session: Session) -> None:
+    found = walk(session)
+    table = line_table(session, found)
+    assert len(table) == 2 * (2 * 8 + 3)  # tasks × components, however finely they are cut
+    for at, task in enumerate(("en", "bn")):
+        rows = table.where(task=task).rows()
+        assert sum(row["nats"] for row in rows) == pytest.approx(found.booked[at].sum())
+        assert {row["measured"] for row in rows} == {found.measured[at]}
+        assert {row["residual"] for row in rows} == {found.residual[at]}
+
+
+def test_of_several_checkpoints_it_is_the_line_from_the_first_to_the_last() -> None:
+    before, after = tuned.pair()
+    alone = walk(tuned.session(tuned.opened(before, after)))
+    soup = walk(tuned.session(tuned.opened(before, after, between=[pairs.moved(before)])))
+    np.testing.assert_allclose(soup.booked, alone.booked, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(soup.measured, alone.measured, rtol=1e-6)
+
+
+def test_a_residual_is_what_is_booked_beyond_what_was_measured() -> None:
+    line = Line(np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([2.5, -0.5]), 2)
+    np.testing.assert_allclose(line.residual, [0.5, 0.0])
