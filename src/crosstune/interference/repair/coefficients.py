@@ -50,12 +50,16 @@ def _cells(
     numbered = enumerate(session.pieces)
     for _, group in groupby(numbered, key=lambda item: item[1].part):
         places = list(group)
-        directions = [at for at, piece in places if piece.direction >= 0]
+        inside, taken = (
+            sum(sizes[at] for at, piece in places if (piece.direction >= 0) == is_direction)
+            for is_direction in (False, True)
+        )
+        # Directions run through all rows of their matrix, so each class of rows gives up the same share to them.
+        left = max(0.0, 1.0 - taken / inside) if own and inside else 1.0
         for at, piece in places:
             if piece.direction >= 0 and not own:
                 continue
-            first = at == places[0][0]
-            taken = sum(sizes[direction] for direction in directions) if own and first else 0.0
+            share = sizes[at] if piece.direction >= 0 else sizes[at] * left
             yield {
                 **site_cells(piece.site),
                 "parameter": piece.part.parameter,
@@ -63,5 +67,5 @@ def _cells(
                 "direction": piece.direction,
                 "coefficient": float(coefficients[at]),
                 "elements": session.box.count(piece),
-                "delta_share": max(0.0, float(sizes[at] - taken)),
+                "delta_share": float(share),
             }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from crosstune.foundation.data import Task
@@ -19,7 +20,6 @@ from crosstune.interference.repair.replay import replay
 from crosstune.interference.repair.scoring import plain_box, score_at
 from crosstune.interference.repair.selection import Rows, encode_rows
 from crosstune.interference.repair.session import (
-    Roles,
     Session,
     Watch,
     find_roles,
@@ -45,15 +45,15 @@ def repair_ends(
     watch = watch or Watch()
     rows = encode_rows(keep, ends.tokenizer, settings)
     roles = find_roles(ends, rows.selection, settings)
-    points = [_end("before", roles), _end("after", roles)]
     if not (ends.names and roles.learned and roles.forgotten):
         scores = [_score_end(ends, rows, settings, value) for value in (0.0, 1.0)]
+        points = [_end("before", roles.before), _end("after", roles.after)]
         return Repair(ends, settings, rows, roles, points, scores)
     session = open_session(ends, rows.selection, roles, settings, watch)
     line, methods, found, costs = _search(session, watch)
-    points += found
+    points = [*_ends_as_seen(session), *found]
     scores = [_score_end(ends, rows, settings, value) for value in (0.0, 1.0)]
-    scores += list(_score(session, rows, found))
+    scores += list(_score(session, rows, found, scores))
     if settings.replay:
         watch.tell("replay fine-tune", session.looks.made, session.looks.made)
         stops = len(settings.exchange_rates) + len(settings.budgets)
@@ -75,9 +75,17 @@ class _Found:
     methods: dict[str, Method]
 
 
-def _end(kind: str, roles: Roles) -> Point:
-    losses = roles.before if kind == "before" else roles.after
+def _end(kind: str, losses: Mapping[str, float]) -> Point:
     return Point(kind, kind, selection=dict(losses))  # type: ignore[arg-type]
+
+
+def _ends_as_seen(session: Session) -> Iterator[Point]:
+    """Both ends by what was minimised, as all other points are; without labels that is no loss of the text."""
+    for kind, value in (("before", 0.0), ("after", 1.0)):
+        values = np.zeros(session.box.shape)
+        values[-1] = value
+        losses = session.looks(values).losses()
+        yield _end(kind, dict(zip(session.roles.tasks, map(float, losses), strict=True)))
 
 
 def _search(
@@ -127,9 +135,14 @@ def _score_end(
     return score_at(box, values, rows.reported, settings)
 
 
-def _score(session: Session, rows: Rows, points: list[Point]) -> Iterator[Mapping[str, RowScores]]:
-    """The reported rows, once for every different model."""
-    known: dict[bytes, Mapping[str, RowScores]] = {}
+def _score(
+    session: Session, rows: Rows, points: list[Point], ends: list[Mapping[str, RowScores]]
+) -> Iterator[Mapping[str, RowScores]]:
+    """The reported rows, once for every different model; those of the ends are known."""
+    known = {
+        np.full(session.box.shape, value).tobytes(): scores
+        for value, scores in zip((0.0, 1.0), ends, strict=True)
+    }
     for point in points:
         values = point.coefficients
         assert values is not None  # every searched point is in the box

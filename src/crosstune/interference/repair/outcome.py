@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from crosstune.foundation.errors import MeasurementError, SettingsError
 from crosstune.foundation.evaluation import RowScores, continuations
@@ -190,6 +192,13 @@ class Repair:
                 found=f"rate {rate} and {dict(max_loss)}",
                 remedy="Ask one question at a time.",
             )
+        if rate is not None and not 0 < rate < math.inf:
+            raise SettingsError(
+                "rate",
+                law="must be positive and finite",
+                found=rate,
+                remedy="To win back all that can be, name what may be lost by `max_loss`.",
+            )
         if self.found is None:
             return self._picked(1)
         method = method or self.granularity
@@ -221,10 +230,23 @@ class Repair:
         assert self.found is not None  # else there was nothing to pick from
         assert point.coefficients is not None  # every searched point is in the box
         self.points.append(point)
-        box = self.found.session.box
-        self.scores.append(score_at(box, point.coefficients, self.rows.reported, self.settings))
+        self.scores.append(self._known(point.coefficients) or self._scored(point.coefficients))
         vars(self).pop("tables", None)
         return self._picked(len(self.points) - 1)
+
+    def _known(self, values: Tensor) -> Mapping[str, RowScores] | None:
+        """The scores of this very model, if another point is the same."""
+        scored = zip(self.points, self.scores, strict=False)  # the newest point has none yet
+        same = (
+            scores
+            for point, scores in scored
+            if point.coefficients is not None and torch.equal(point.coefficients, values)
+        )
+        return next(same, None)
+
+    def _scored(self, values: Tensor) -> Mapping[str, RowScores]:
+        assert self.found is not None  # coefficients come from a search
+        return score_at(self.found.session.box, values, self.rows.reported, self.settings)
 
     def _picked(self, at: int) -> Pick:
         point, reported = self.points[at], self.reported

@@ -31,6 +31,7 @@ class Point:
         coefficients: One for each checkpoint and piece, [J, P]; None where the point is not in the box.
         coordinates: How many numbers could be chosen.
         penalty: The strength of the pull towards after; NaN where there was none to choose.
+        swept: Whether every method was asked for the like; not what was picked later of one of them.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Point:
     coefficients: Tensor | None = None
     coordinates: int = 0
     penalty: float = math.nan
+    swept: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.evaluation import RowScores, score_rows
+from crosstune.foundation.models import measuring
 from crosstune.foundation.training import StageData, TrainingSettings, train_stage
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.repair.points import Point
@@ -71,18 +72,10 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
     each = -(-stops // len(rates))
     steps = max(each, round(tokens / len(rates) / per_step))
     found = Replayed(tokens=round(len(rates) * steps * per_step))
+    data = StageData(mixed, pad_id=pad_id(session.ends.tokenizer))
     box = plain_box(session.ends)
     for rate in rates:
         box.place(torch.ones(box.shape, dtype=torch.float64))
-        model = copy.deepcopy(session.ends.model)
-        _unfreeze(model, session)
-        watch = _Stops(
-            session,
-            (judged, rows.reported),
-            rate,
-            {round(steps * (n + 1) / each) for n in range(each)},
-        )
-        began = time.perf_counter()
         training = TrainingSettings(
             learning_rate=rate,
             steps=steps,
@@ -90,19 +83,31 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
             length=max(2, settings.length),
             log_every=steps,
         )
-        data = StageData(mixed, pad_id=pad_id(session.ends.tokenizer))
-        with tempfile.TemporaryDirectory() as folder:
-            train_stage(
-                model,
-                data,
-                training,
-                output_folder=Path(folder),
-                callbacks=[watch],
-                seed=settings.seed,
-            )
+        due = {round(steps * (n + 1) / each) for n in range(each)}
+        watch = _Stops(session, (judged, rows.reported), rate, due)
+        began = time.perf_counter()
+        _train(session, data, training, watch)
         found.seconds += time.perf_counter() - began - watch.seconds
         found.points += watch.points
     return found
+
+
+def _train(
+    session: Session, data: StageData, training: TrainingSettings, watch: TrainerCallback
+) -> None:
+    """Train a copy of the work model, which then is gone."""
+    model = copy.deepcopy(session.ends.model)
+    _unfreeze(model, session)
+    # A trainer seeds the whole process; whoever asked for a repair goes on with the numbers they had.
+    with measuring(session.ends.model), tempfile.TemporaryDirectory() as folder:
+        train_stage(
+            model,
+            data,
+            training,
+            output_folder=Path(folder),
+            callbacks=[watch],
+            seed=session.settings.seed,
+        )
 
 
 def _parted(session: Session) -> tuple[dict[str, list[Encoded]], dict[str, list[Encoded]]]:

@@ -162,7 +162,9 @@ class Reported:
         return [
             at
             for at, point in every
-            if point.kind != "asked" and not (point.kind == "replay" and point.step == 0)
+            if point.kind != "asked"
+            and point.swept
+            and not (point.kind == "replay" and point.step == 0)
         ]
 
     def n(self, tasks: Sequence[str]) -> tuple[int, str]:

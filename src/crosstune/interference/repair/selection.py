@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from crosstune.foundation.data import Encoded, Pool, Row, Task, as_rows, encode, split_tasks
 from crosstune.foundation.data.task import check_disjoint
-from crosstune.foundation.errors import DataError, renamed
+from crosstune.foundation.errors import DataError
 from crosstune.foundation.seeds import Seeds, content_key
 from crosstune.interference.repair.settings import RepairSettings
+
+# A word of a remedy that a repair does not know -> what to do instead.
+_REMEDIES = {
+    "test_share": "Give it more rows or smaller groups, or change `selection_share`; one row cannot be both.",
+    "test_source": "Remove these rows from one side, or give all tasks as rows and let them be split here.",
+}
 
 
 @dataclass(frozen=True)
@@ -63,16 +70,34 @@ def as_tasks(keep: Mapping[str, object], settings: RepairSettings) -> dict[str, 
         )
     if given:
         tasks = {name: Task(name, task.train, task.test) for name, task in given.items()}
-        with renamed("tasks", "keep"):
+        _refuse_shared([Pool(name, (*task.train, *task.test)) for name, task in tasks.items()])
+        with _about_keep():
             check_disjoint(list(tasks.values()))
         return tasks
     pools = [Pool(name, as_rows(rows, f"keep[{name!r}]")) for name, rows in keep.items()]
     _refuse_shared(pools)
-    with renamed("tasks", "keep"):
+    with _about_keep():
         # A name of its own: rows may be one side of an earlier split by the same number, which would be no split here.
         seed = Seeds(settings.seed).derive("repair")
         made = split_tasks(pools, test_share=1 - settings.selection_share, samples=None, seed=seed)
     return {task.name: task for task in made}
+
+
+@contextmanager
+def _about_keep() -> Iterator[None]:
+    """Errors of a split in the words of a repair, which has other settings for it than a study."""
+    try:
+        yield
+    except DataError as error:
+        if not error.argument.startswith("tasks"):
+            raise
+        own = (ours for word, ours in _REMEDIES.items() if word in error.remedy)
+        raise DataError(
+            f"keep{error.argument.removeprefix('tasks')}",
+            law=error.law,
+            found=error.found,
+            remedy=next(own, error.remedy),
+        ) from error
 
 
 def _refuse_shared(pools: Sequence[Pool]) -> None:

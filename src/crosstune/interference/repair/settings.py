@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -95,6 +96,7 @@ class RepairSettings:
                     f"must be of {', '.join(GRANULARITIES)}",
                     repr(name),
                 )
+        self._check_finite()
         _require(bool(self.exchange_rates), "exchange_rates", "must hold at least one", "none")
         _require(
             min(self.exchange_rates) > 0, "exchange_rates", "must be positive", self.exchange_rates
@@ -131,6 +133,17 @@ class RepairSettings:
             "must name the learned tasks where there are no labels (target: checkpoints)",
             "none",
         )
+
+    def _check_finite(self) -> None:
+        numbers = {
+            **{name: getattr(self, name) for name in ("exchange_rates", "budgets", "penalties")},
+            "replay_rates": self.replay_rates,
+            "max_loss": tuple(self.max_loss.values()),
+            "low": (self.low,),
+            "high": (self.high,),
+        }
+        for argument, values in numbers.items():
+            _require(all(map(math.isfinite, values)), argument, "must be finite", values)
 
     @property
     def methods(self) -> tuple[str, ...]:
