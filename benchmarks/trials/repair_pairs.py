@@ -1,4 +1,4 @@
-"""The pairs that repair is tried on: `python benchmarks/repair_pairs.py OUT` fine-tunes real tiny models, resumably.
+"""The pairs that repair is tried on: `python benchmarks/trials/repair_pairs.py OUT` fine-tunes real tiny models, resumably.
 
 Five stages for each model, kind (full or LoRA), learning rate and seed: the pretrained stories model learns English
 news, then Bengali, then Arabic (parallel sentences); or encyclopedia articles; or code. A stage that is there is not
@@ -30,7 +30,7 @@ from crosstune.foundation.training import (
     with_lora,
 )
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 SHARED = CHECKOUT.parent / "shared"
 MODELS = ("stories260K", "stories3M")
 RATES = {"full": (3e-4, 1e-3), "lora": (1e-3, 3e-3)}

@@ -1,4 +1,4 @@
-"""What repair between stages changes: `python benchmarks/repair_sequence.py OUT [--write]` learns English, Bengali, Arabic twice.
+"""What repair between stages changes: `python benchmarks/trials/repair_sequence.py OUT [--write]` learns English, Bengali, Arabic twice.
 
 The real tiny model learns the three languages one after another, once as it is and once repaired at the end of every
 stage, at two learning rates and five seeds, on the same rows in the same order. A run that is there is gone on with,
@@ -26,7 +26,7 @@ from crosstune.studies.conflict.retention import measurements
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.over_seeds import mean_over_seeds
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 SHARED = CHECKOUT.parent / "shared"
 LANGUAGES = ("en", "bn", "ar")
 RATES = (1e-3, 2e-4)
@@ -159,7 +159,7 @@ def head(seeds: Sequence[int], steps: int) -> str:
     """What the page stands on."""
     return f"""# A sequence of languages with and without repair
 
-Written by `benchmarks/repair_sequence.py`. stories260K learns {" → ".join(LANGUAGES)} (parallel news sentences, split by
+Written by `benchmarks/trials/repair_sequence.py`. stories260K learns {" → ".join(LANGUAGES)} (parallel news sentences, split by
 article), {steps} steps of 16 windows of 128 tokens a stage; seeds {", ".join(map(str, seeds))} change the order of the
 training rows. *With repair*, the model at the end of every stage but the first is moved to the best trade between its
 weights before and after the stage ({REPAIR.granularity}, a nat of the old is worth {REPAIR.exchange_rate:g} of the new), chosen

@@ -1,4 +1,4 @@
-"""How much repair gives back: `python benchmarks/repair_fronts.py PAIRS OUT [--write]` repairs the pairs of repair_pairs.py.
+"""How much repair gives back: `python benchmarks/trials/repair_fronts.py PAIRS OUT [--write]` repairs the pairs of repair_pairs.py.
 
 Every pair is repaired at every granularity and with every baseline in one harness, chosen on some held-out rows and
 reported on others. A pair whose tables are there is not repaired again. `--write` sums up over seeds into
@@ -199,7 +199,7 @@ def _answer(cell: dict[str, list[float]], label: str, row: dict[str, Any]) -> No
 
 HEAD = f"""# Fronts of repair on real tiny models
 
-Written by `benchmarks/repair_fronts.py` from the pairs of `benchmarks/repair_pairs.py`; every figure is on reported
+Written by `benchmarks/trials/repair_fronts.py` from the pairs of `benchmarks/trials/repair_pairs.py`; every figure is on reported
 rows that chose nothing, and held out from training; mean and 95 % t-interval over the seeds of the fine-tune
 (the rows are the same for all seeds). Search: {SETTINGS.rows} selection and {SETTINGS.reported_rows} reported rows a
 task of at most {SETTINGS.length} tokens (stories3M: 12 rows that choose, 64 tokens, without the granularity tensor), {SETTINGS.folds} folds, at most {SETTINGS.evaluations} looks a point.
