@@ -12,7 +12,7 @@ from tests.interference import tiny
 from tests.interference.repair import pairs, tuned
 
 import crosstune
-from crosstune.foundation.data import Row, Task
+from crosstune.foundation.data import Row
 from crosstune.foundation.errors import CrosstuneError, DataError, SettingsError
 from crosstune.interference.repair import repair
 
@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[CrosstuneError], str, str]] = {
         "is also one of 'en'",
     ),
     "a Task among rows": (
-        {"keep": {"en": Task("en", KEEP["en"][:9], KEEP["en"][9:]), "bn": KEEP["bn"]}},
+        {"keep": {"en": tuned.split()["en"], "bn": KEEP["bn"]}},
         DataError,
         "keep",
         "a Task for en; rows for bn",

@@ -26,3 +26,10 @@ def test_the_label_says_what_the_point_answers(label: str) -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(MeasurementError, match="point.kind"):
         Point("component", "between")  # type: ignore[arg-type]
+
+
+def test_what_was_asked_of_one_method_is_no_part_of_the_sweep() -> None:
+    assert all(point.swept for label, point in LABELS.items() if not label.startswith("asked"))
+    assert not LABELS["asked: bn ≤ 0.02, ar ≤ 0.1"].swept
+    assert not Point("component", "rate", rate=3.0, picked=True).swept
+    assert not Point("replay", "replay", step=0).swept

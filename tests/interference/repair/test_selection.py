@@ -72,7 +72,7 @@ def test_few_rows_are_of_many_groups() -> None:
     assert len({row.group for row in chosen}) == 5
 
 
-EN, BN = tuned.keep(24)["en"], tuned.keep(24)["bn"]
+EN, BN = (tuple(tuned.keep(24)[name]) for name in ("en", "bn"))
 REFUSED: dict[str, tuple[dict[str, object], str, str]] = {
     "one task only": ({"en": EN}, "keep", "at least two tasks"),
     "none": ({}, "keep", "at least two tasks"),

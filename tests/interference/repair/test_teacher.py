@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from tests.interference import tiny
@@ -39,7 +41,7 @@ def test_what_needs_more_memory_than_allowed_is_refused_with_the_bytes() -> None
     rows = {"en": tuned.encoded("en", 8), "bn": tuned.encoded("bn", 8)}
     scored = sum(row.scored_tokens for given in rows.values() for row in given)
     needed = 4 * scored * 23
-    options = {"target": "checkpoints", "learned": ("bn",)}
+    options: dict[str, Any] = {"target": "checkpoints", "learned": ("bn",)}
     tuned.session(tuned.opened(*tuned.pair()), teacher_bytes=needed, **options)
     with pytest.raises(UnsupportedError) as refused:
         tuned.session(tuned.opened(*tuned.pair()), teacher_bytes=needed - 1, **options)

@@ -160,7 +160,7 @@ class Method:
             evaluations = self.session.settings.evaluations
             goal = self.goal(rate)
             found = minimise(self._look_all, self.archive, goal, self.bounds, evaluations)
-            return self.point("rate", found, rate=rate, swept=False)
+            return self.point("rate", found, rate=rate, picked=True)
         seen = self.within(limits)
         if seen is None:
             least = {

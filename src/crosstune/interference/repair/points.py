@@ -31,7 +31,7 @@ class Point:
         coefficients: One for each checkpoint and piece, [J, P]; None where the point is not in the box.
         coordinates: How many numbers could be chosen.
         penalty: The strength of the pull towards after; NaN where there was none to choose.
-        swept: Whether every method was asked for the like; not what was picked later of one of them.
+        picked: Whether it was searched after all fronts, for a question to one method.
     """
 
     method: str
@@ -45,7 +45,7 @@ class Point:
     coefficients: Tensor | None = None
     coordinates: int = 0
     penalty: float = math.nan
-    swept: bool = True
+    picked: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -60,6 +60,12 @@ class Point:
     def is_end(self) -> bool:
         """Whether it is the model before or after."""
         return self.kind in ("before", "after")
+
+    @property
+    def swept(self) -> bool:
+        """Whether every method has the like, so that fronts compare; step 0 of a replay is `after` once more."""
+        after_again = self.kind == "replay" and self.step == 0
+        return not (self.picked or after_again or self.kind == "asked")
 
     @property
     def label(self) -> str:

@@ -158,14 +158,7 @@ class Reported:
 
     def swept(self, method: str) -> list[int]:
         """The places of a method's points but those asked for and a replay's step 0, which is `after` once more."""
-        every = ((at, self.points[at]) for at in self.methods[method])
-        return [
-            at
-            for at, point in every
-            if point.kind != "asked"
-            and point.swept
-            and not (point.kind == "replay" and point.step == 0)
-        ]
+        return [at for at in self.methods[method] if self.points[at].swept]
 
     def n(self, tasks: Sequence[str]) -> tuple[int, str]:
         """Units that some tasks stand on, and whether they are rows or groups."""
