@@ -261,7 +261,7 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that one cell of a conflict study writes."""
     from crosstune.foundation.training import ledger
     from crosstune.interference import account_tables, probe_tables, rollback
-    from crosstune.interference.repair import stage_outcome
+    from crosstune.interference.repair.stage import outcome as stage_outcome
     from crosstune.studies.conflict import repairs, tables
 
     return {

@@ -18,8 +18,8 @@ from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
 
 from crosstune.foundation.data import UNSCORED, collate
 from crosstune.interference.repair.pieces import coordinates
+from crosstune.interference.repair.search.soup import pull_back
 from crosstune.interference.repair.session import Session
-from crosstune.interference.repair.soup import pull_back
 
 STEP = 1e-3  # of a difference of fourth order
 CLOSE = 1e-6

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from crosstune.interference.repair.search import Array, Goal, Look, Seen
+from crosstune.interference.repair.search.descent import Array, Goal, Look, Seen
 
 LEARNED, FORGOTTEN = 0, 1
 BOX = (0.0, 1.0)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from crosstune.foundation.evaluation import RowScores
+from crosstune.interference.repair.findings.reported import Reported
 from crosstune.interference.repair.points import Point
-from crosstune.interference.repair.reported import Reported
 
 
 def row_scores(

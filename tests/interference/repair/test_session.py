@@ -11,7 +11,7 @@ from tests.interference.repair import pairs, tuned
 
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import SettingsError
-from crosstune.interference.repair.ends import Ends
+from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.session import Roles, Watch, find_roles
 
 

@@ -9,7 +9,7 @@ from tests.studies import small_study
 
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.interference.repair.harness import looks_at_most
-from crosstune.interference.repair.in_place import stage_rows
+from crosstune.interference.repair.stage.in_place import stage_rows
 from crosstune.studies.conflict import plan as planning
 from crosstune.studies.conflict.plan import Calibration, cell_seconds
 from crosstune.studies.conflict.prepare import prepare

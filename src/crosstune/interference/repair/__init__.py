@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from crosstune.interference.repair.settings import GRANULARITIES, RepairSettings
-from crosstune.interference.repair.stage_settings import StageRepairSettings
+from crosstune.interference.repair.stage.settings import StageRepairSettings
 
 if TYPE_CHECKING:
-    from crosstune.interference.repair.ends import Ends, open_ends
+    from crosstune.interference.repair.checkpoints.ends import Ends, open_ends
     from crosstune.interference.repair.face import repair
     from crosstune.interference.repair.harness import repair_ends
     from crosstune.interference.repair.outcome import Pick, Repair
     from crosstune.interference.repair.session import Watch
-    from crosstune.interference.repair.stage_end import RepairAtStageEnd
-    from crosstune.interference.repair.stage_outcome import StageRepair
+    from crosstune.interference.repair.stage.callback import RepairAtStageEnd
+    from crosstune.interference.repair.stage.outcome import StageRepair
 
 __all__ = [
     "repair",
@@ -37,12 +37,12 @@ _HOMES = {
     "repair": "face",
     "Repair": "outcome",
     "Pick": "outcome",
-    "Ends": "ends",
-    "open_ends": "ends",
+    "Ends": "checkpoints.ends",
+    "open_ends": "checkpoints.ends",
     "repair_ends": "harness",
     "Watch": "session",
-    "RepairAtStageEnd": "stage_end",
-    "StageRepair": "stage_outcome",
+    "RepairAtStageEnd": "stage.callback",
+    "StageRepair": "stage.outcome",
 }
 
 

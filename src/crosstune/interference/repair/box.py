@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from crosstune.foundation.models import Part
+from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.directions import Directions, as_matrix, wide
-from crosstune.interference.repair.ends import Ends
 from crosstune.interference.repair.pieces import Piece
 
 KEEP_BYTES = 2**30  # changes are kept on the device while all of them need no more than this

@@ -11,8 +11,8 @@ from crosstune.foundation.records import Table
 from crosstune.interference.places import site_cells
 from crosstune.interference.repair import tables
 from crosstune.interference.repair.points import Point
+from crosstune.interference.repair.search.soup import shares
 from crosstune.interference.repair.session import Session
-from crosstune.interference.repair.soup import shares
 
 
 def coefficients_table(session: Session, points: Sequence[tuple[int, Point]]) -> Table:

@@ -8,9 +8,9 @@ from typing import Any
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings import from_mapping
-from crosstune.interference.repair.ends import open_ends
+from crosstune.interference.repair.checkpoints.ends import open_ends
+from crosstune.interference.repair.checkpoints.opening import End
 from crosstune.interference.repair.harness import repair_ends
-from crosstune.interference.repair.opening import End
 from crosstune.interference.repair.outcome import Repair
 from crosstune.interference.repair.selection import as_tasks
 from crosstune.interference.repair.settings import RepairSettings

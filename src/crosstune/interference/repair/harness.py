@@ -11,7 +11,7 @@ import torch
 
 from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores
-from crosstune.interference.repair.ends import Ends
+from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.line import Line, walk
 from crosstune.interference.repair.methods import Method, penalty_evaluations
 from crosstune.interference.repair.outcome import Cost, Repair

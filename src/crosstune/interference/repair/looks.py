@@ -26,7 +26,7 @@ from crosstune.foundation.storage import atomic_write, fingerprint
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.gradients import batch_of, evaluating, micro_batches
 from crosstune.interference.repair.box import Box
-from crosstune.interference.repair.soup import pull_back
+from crosstune.interference.repair.search.soup import pull_back
 from crosstune.interference.settings import GradientSettings
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from crosstune.foundation.errors import MeasurementError
-from crosstune.interference.repair.penalty import Folds, choose_penalty
 from crosstune.interference.repair.pieces import Coordinates, coordinates
 from crosstune.interference.repair.points import Point
-from crosstune.interference.repair.search import (
+from crosstune.interference.repair.search.descent import (
     Archive,
     Goal,
     Seen,
@@ -21,6 +20,7 @@ from crosstune.interference.repair.search import (
     sweep,
     within,
 )
+from crosstune.interference.repair.search.penalty import Folds, choose_penalty
 from crosstune.interference.repair.session import Session
 from crosstune.interference.repair.settings import RepairSettings
 

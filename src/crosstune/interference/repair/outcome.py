@@ -18,20 +18,21 @@ from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
 from crosstune.foundation.settings import to_yaml
 from crosstune.foundation.storage import fingerprint
-from crosstune.interference.repair import rival_words, tables, words
+from crosstune.interference.repair import tables
+from crosstune.interference.repair.checkpoints.ends import Ends
+from crosstune.interference.repair.checkpoints.saving import save_repaired
 from crosstune.interference.repair.coefficients import coefficients_table
-from crosstune.interference.repair.ends import Ends
-from crosstune.interference.repair.line import Line, line_table
-from crosstune.interference.repair.methods import Method
-from crosstune.interference.repair.points import Point
-from crosstune.interference.repair.reported import (
+from crosstune.interference.repair.findings import rival_words, words
+from crosstune.interference.repair.findings.reported import (
     Reported,
     hypervolume_table,
     points_table,
     tasks_table,
 )
-from crosstune.interference.repair.rivals import rivals_table
-from crosstune.interference.repair.saving import save_repaired
+from crosstune.interference.repair.findings.rivals import rivals_table
+from crosstune.interference.repair.line import Line, line_table
+from crosstune.interference.repair.methods import Method
+from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.scoring import plain_box, score_at
 from crosstune.interference.repair.selection import Rows
 from crosstune.interference.repair.session import Roles, Session

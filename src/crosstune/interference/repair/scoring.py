@@ -13,7 +13,7 @@ from crosstune.foundation.models import Anatomy
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.gradients import evaluating
 from crosstune.interference.repair.box import Box
-from crosstune.interference.repair.ends import Ends
+from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.pieces import cut
 from crosstune.interference.repair.settings import RepairSettings
 

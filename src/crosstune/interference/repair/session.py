@@ -14,8 +14,8 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.models import Anatomy, Part
 from crosstune.foundation.storage import fingerprint
 from crosstune.interference.repair.box import Box
+from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.directions import Directions, leading, wide
-from crosstune.interference.repair.ends import Ends
 from crosstune.interference.repair.looks import Looks, Target, make_items, text_nats
 from crosstune.interference.repair.pieces import Piece, cut, row_classes
 from crosstune.interference.repair.scoring import losses_at_ends

@@ -27,7 +27,7 @@ from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training import StageData, with_lora
 from crosstune.foundation.worlds import embedded_world
-from crosstune.interference.repair.in_place import stage_rows
+from crosstune.interference.repair.stage.in_place import stage_rows
 from crosstune.studies.conflict.settings import EMBEDDED, ConflictSettings
 
 SIDES = ("train", "test")

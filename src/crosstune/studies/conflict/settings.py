@@ -10,7 +10,7 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.interference.probe_settings import ProbeSettings
-from crosstune.interference.repair.stage_settings import StageRepairSettings
+from crosstune.interference.repair.stage.settings import StageRepairSettings
 from crosstune.interference.settings import BlockSettings, GradientSettings, LedgerSettings
 
 EMBEDDED = "embedded"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstune.foundation.records import Column, Table
-from crosstune.interference.repair.front import non_dominated
+from crosstune.interference.repair.search.front import non_dominated
 from crosstune.interference.repair.tables import NATS, RIVALS_COLUMNS, ROOM
 from crosstune.studies.over_seeds import by_key, mean_over_seeds
 

@@ -16,7 +16,7 @@ from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.training import train_stage
 from crosstune.interference import ForgettingLedger
-from crosstune.interference.repair.ends import Ends, open_ends
+from crosstune.interference.repair.checkpoints.ends import Ends, open_ends
 from crosstune.interference.repair.scoring import score_tasks
 from crosstune.interference.repair.selection import Rows, encode_rows
 from crosstune.interference.repair.session import Roles, Session, Watch, open_session

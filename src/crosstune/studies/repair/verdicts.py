@@ -9,7 +9,7 @@ from typing import Any
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Statement
-from crosstune.interference.repair import rival_words, words
+from crosstune.interference.repair.findings import rival_words, words
 from crosstune.interference.repair.points import Point
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.summary import PICKED, REPAIRED, finished_cells

@@ -1,0 +1,1 @@
+"""Findings: from scores on reported rows to intervals, rivals and plain sentences."""
