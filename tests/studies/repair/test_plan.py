@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from tests.studies import small_repair
 
-from crosstune.interference.repair.settings import RepairSettings
+from crosstune.interference.repair.budget import looks_by_method
 from crosstune.studies.repair import plan as planning
-from crosstune.studies.repair.plan import Calibration, cell_seconds, looks_of
+from crosstune.studies.repair.plan import Calibration, cell_seconds
 from crosstune.studies.repair.prepare import prepare
 from crosstune.studies.repair.settings import RepairStudySettings
 
@@ -33,29 +33,15 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("plan")
 
 
-def test_looks_are_counted_point_by_point():
-    settings = RepairSettings(
-        granularity=("component",),
-        baselines=("global",),
-        exchange_rates=(0.5, 1.0),
-        budgets=(0.1,),
-        max_loss={"bn": 0.1},
-        folds=3,
-        penalties=(0.0, 0.1),
-        evaluations=5,
-    )
-    assert looks_of(settings) == {"straight line": 9, "global": 4 * 5, "component": (4 + 3 * 2) * 5}
-    assert looks_of(replace(settings, penalties=(0.1,)))["component"] == 4 * 5
-
-
 def test_a_cell_is_counted_part_by_part(folder):
     settings = small_repair.settings(folder)
     costs = cell_seconds(settings, SECONDS)
     assert costs["fine-tuning"] == 6 * 1.0
     assert costs["forgetting ledger"] == 3 * 2.0  # chords of 2 in 6 steps
-    looks = looks_of(settings.repair)
+    looks = looks_by_method(settings.repair)
     assert costs["searching: component"] == pytest.approx(0.7 * looks["component"] * 3.0)
-    assert costs["replay fine-tune"] == pytest.approx(1.25 * costs["searching: component"])
+    searching = sum(value for name, value in costs.items() if name.startswith("searching"))
+    assert costs["replay fine-tune"] == pytest.approx(1.25 * searching)
     assert costs["reported rows"] == pytest.approx(8 * 200 * 0.001)  # 2 ends and 3 points twice
     assert costs["rollback"] == pytest.approx(12 * 100 * 0.001)
 
@@ -77,7 +63,7 @@ def test_the_lines_add_up(folder, monkeypatch):
     assert plan.value("whole study") == pytest.approx(
         3 * plan.value("one cell") + planning._REPORT_SECONDS
     )
-    assert plan.value("looks, at most") == sum(looks_of(settings.repair).values())
+    assert plan.value("looks, at most") == sum(looks_by_method(settings.repair).values())
     assert any("rows that choose" in warning for warning in plan.warnings)
 
 

@@ -11,9 +11,10 @@ import torch
 
 from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores
+from crosstune.interference.repair.budget import LINE, looks_at_most
 from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.line import Line, walk
-from crosstune.interference.repair.methods import Method, penalty_evaluations
+from crosstune.interference.repair.methods import Method
 from crosstune.interference.repair.outcome import Cost, Repair
 from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.replay import replay
@@ -55,9 +56,11 @@ def repair_ends(
     scores = [_score_end(ends, rows, settings, value) for value in (0.0, 1.0)]
     scores += list(_score(session, rows, found, scores))
     if settings.replay:
-        watch.tell("replay fine-tune", session.looks.made, session.looks.made)
+        # Every look counts: a fine granularity begins with what the line and the coarser ones have seen.
+        looked = len(session.looks.seen)
+        watch.tell("replay fine-tune", looked, looked)
         stops = len(settings.exchange_rates) + len(settings.budgets)
-        replayed = replay(session, rows, max(cost.tokens for cost in costs), stops)
+        replayed = replay(session, rows, looked * session.looks.tokens, stops)
         points += [point for point, _ in replayed.points]
         scores += [scored for _, scored in replayed.points]
         costs.append(Cost("replay", 0, replayed.tokens, replayed.seconds))
@@ -93,7 +96,7 @@ def _search(
 ) -> tuple[Line, dict[str, Method], list[Point], list[Cost]]:
     looks, settings = session.looks, session.settings
     most = looks_at_most(settings)
-    doing = "straight line"
+    doing = LINE
     looks.told = lambda: watch.tell(doing, len(looks.seen), most)
     line = walk(session)
     methods, points, costs = {}, [], []
@@ -106,25 +109,6 @@ def _search(
         made = len(looks.seen) - seen
         costs.append(Cost(name, made, made * looks.tokens, time.perf_counter() - began))
     return line, methods, points, costs
-
-
-def looks_at_most(settings: RepairSettings) -> int:
-    """The most looks a search can make; it mostly needs far fewer.
-
-    Args:
-        settings: How it searches.
-
-    Returns:
-        Looks over all selection rows.
-    """
-    asked = len(settings.exchange_rates) + len(settings.budgets) + bool(settings.max_loss)
-    strengths = len(settings.penalties) if len(settings.penalties) > 1 else 0
-    shrunk = [name for name in settings.methods if name not in ("global", "ramp")]
-    return (
-        17  # the straight line at its finest
-        + len(settings.methods) * asked * settings.evaluations
-        + len(shrunk) * settings.folds * strengths * penalty_evaluations(settings)
-    )
 
 
 def _score_end(

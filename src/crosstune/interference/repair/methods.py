@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from crosstune.foundation.errors import MeasurementError
+from crosstune.interference.repair.budget import penalty_evaluations
 from crosstune.interference.repair.pieces import Coordinates, coordinates
 from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.search.descent import (
@@ -22,15 +23,9 @@ from crosstune.interference.repair.search.descent import (
 )
 from crosstune.interference.repair.search.penalty import Folds, choose_penalty
 from crosstune.interference.repair.session import Session
-from crosstune.interference.repair.settings import RepairSettings
 
 _EVERYTHING = 2  # with this many coordinates or fewer there is nothing to shrink
 _CLEAN = 12  # digits; coefficients of coarser granularities come back from a projection
-
-
-def penalty_evaluations(settings: RepairSettings) -> int:
-    """The most looks of one search under one penalty and fold; each begins where the last one ended."""
-    return max(3, settings.evaluations // 3)
 
 
 @dataclass

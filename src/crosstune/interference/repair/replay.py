@@ -1,4 +1,4 @@
-"""The rival that trains: a short fine-tune of `after` on the same selection rows of all tasks, at equal compute.
+"""The rival that trains: a short fine-tune of `after` on the same selection rows of all tasks, with the compute of the search.
 
 What has learned its rows by heart cannot be judged on them: the last fold is not learned, and its losses stand
 where other methods have those of all selection rows.

@@ -32,7 +32,7 @@ class RepairSettings:
     baselines: tuple[str, ...] = ("global", "ramp", "layer")
     """Coarser granularities that are searched in the same way, to compare with."""
     replay: bool = True
-    """Whether a short fine-tune on the selection rows, at equal compute, is compared with."""
+    """Whether a fine-tune on the selection rows, with the compute of the whole search, is compared with."""
     replay_rates: tuple[float, ...] = (1e-4, 1e-3)
     """Its learning rates; each run has its share of the compute."""
     exchange_rates: tuple[float, ...] = (0.125, 0.5, 1.0, 2.0, 8.0)

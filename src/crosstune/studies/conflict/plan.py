@@ -13,7 +13,7 @@ from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.training import train_stage
 from crosstune.interference import ConflictProbe, ForgettingLedger
-from crosstune.interference.repair.harness import looks_at_most
+from crosstune.interference.repair.budget import looks_at_most
 from crosstune.interference.repair.stage.in_place import stage_rows
 from crosstune.studies.conflict.prepare import SIDES, Bench, prepare
 from crosstune.studies.conflict.settings import ConflictSettings

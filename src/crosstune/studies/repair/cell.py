@@ -17,8 +17,9 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import drop_end, train_stage
 from crosstune.interference import ForgettingLedger, measure_rollback
+from crosstune.interference.repair.budget import looks_at_most
 from crosstune.interference.repair.checkpoints.ends import Ends, open_ends
-from crosstune.interference.repair.harness import looks_at_most, repair_ends
+from crosstune.interference.repair.harness import repair_ends
 from crosstune.interference.repair.outcome import Repair
 from crosstune.interference.repair.session import Watch
 from crosstune.studies.repair.prepare import Bench

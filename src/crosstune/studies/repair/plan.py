@@ -16,6 +16,7 @@ from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.training import train_stage
 from crosstune.interference import ForgettingLedger
+from crosstune.interference.repair.budget import LINE, looks_by_method
 from crosstune.interference.repair.checkpoints.ends import Ends, open_ends
 from crosstune.interference.repair.scoring import score_tasks
 from crosstune.interference.repair.selection import Rows, encode_rows
@@ -25,9 +26,8 @@ from crosstune.studies.repair.prepare import Bench, prepare
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.study import Plan, PlanLine
 
-LINE, REPLAY = "straight line", "replay"
+REPLAY = "replay"
 _STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
-_LINE_LOOKS = 9  # on the way from before to after; 5 to 17 as the account closes
 _USUAL = 0.7  # share of the looks at most that searches of tiny models made
 _REPLAY = 1.25  # a step of training in looks at the same tokens, likewise
 _GIB = 2**30
@@ -193,27 +193,6 @@ def _peak_bytes() -> int:
     return int(on_device or psutil.Process().memory_info().rss)
 
 
-def looks_of(settings: RepairSettings) -> dict[str, int]:
-    """The most looks of each method, the straight line first.
-
-    Args:
-        settings: How it searches.
-
-    Returns:
-        Method to looks over the rows that choose.
-    """
-    points = len(settings.exchange_rates) + len(settings.budgets) + bool(settings.max_loss)
-    strengths = len(settings.penalties) if len(settings.penalties) > 1 else 0
-    folds = settings.folds * strengths
-    return {
-        LINE: _LINE_LOOKS,
-        **{
-            name: settings.evaluations * (points + (name not in ("global", "ramp")) * folds)
-            for name in settings.methods
-        },
-    }
-
-
 def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[str, float]:
     """Seconds of one cell, by what they are spent on.
 
@@ -227,7 +206,6 @@ def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[s
     repair, steps = settings.repair, settings.training.steps * (settings.after is None)
     chords = 0 if settings.ledger is None else -(-steps // settings.ledger.every)
     usual = _usual(repair)
-    costliest = max(looks for name, looks in usual.items() if name != LINE)
     points = 2 + len(repair.methods) * (
         len(repair.exchange_rates) + len(repair.budgets) + bool(repair.max_loss)
     )
@@ -237,7 +215,7 @@ def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[s
         "forgetting ledger": chords * measured.chord_seconds,
         "opening": measured.open_seconds,
         **{f"searching: {name}": n * measured.look_seconds for name, n in usual.items()},
-        "replay fine-tune": repair.replay * _REPLAY * costliest * measured.look_seconds,
+        "replay fine-tune": repair.replay * _REPLAY * sum(usual.values()) * measured.look_seconds,
         "reported rows": points * measured.reported_tokens * measured.token_seconds,
         "rollback": rolled * measured.look_tokens * measured.token_seconds,
     }
@@ -245,15 +223,13 @@ def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[s
 
 def _usual(repair: RepairSettings) -> dict[str, float]:
     """Looks of each method as real searches needed them."""
-    return {
-        name: looks if name == LINE else _USUAL * looks for name, looks in looks_of(repair).items()
-    }
+    return {name: _USUAL * looks for name, looks in looks_by_method(repair).items()}
 
 
 def _lines(settings: RepairStudySettings, measured: Calibration) -> Iterator[PlanLine]:
     repair, costs = settings.repair, cell_seconds(settings, measured)
     cell, cells = sum(costs.values()), len(settings.cell_names)
-    most, usual = looks_of(repair), sum(_usual(repair).values())
+    most, usual = looks_by_method(repair), sum(_usual(repair).values())
     yield PlanLine(
         "whole study",
         cells * cell + _REPORT_SECONDS,
