@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from crosstune.foundation.errors import SettingsError
@@ -25,6 +26,29 @@ def at_least(argument: str, value: float, least: float) -> None:
             found=value,
             remedy=f"Set {argument} to {least} or more.",
         )
+
+
+def left_to(owners: Mapping[str, str], argument: str, given: object) -> None:
+    """Hold what a study sets itself in one of its parts to the defaults, so that nothing that is said is ignored.
+
+    Args:
+        owners: Fields of the part, and the setting of the study that each follows.
+        argument: The part's name.
+        given: The part; it can be made without arguments.
+
+    Raises:
+        SettingsError: A field was set.
+    """
+    usual = type(given)()
+    for name, owner in owners.items():
+        value = getattr(given, name)
+        if value != getattr(usual, name):
+            raise SettingsError(
+                f"{argument}.{name}",
+                law=f"must be left out: in a study it follows `{owner}`",
+                found=value,
+                remedy=f"Set `{owner}` instead.",
+            )
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,22 @@ def test_compute_is_equal_within_a_step_of_every_run(found: Replayed, session: S
     assert found.seconds > 0
 
 
+@pytest.mark.parametrize(
+    ("steps", "count", "due"),
+    [
+        (80, 4, {80, 40, 20, 10}),
+        (5, 4, {5, 3, 2, 1}),
+        (3, 3, {1, 2, 3}),
+        (7, 1, {7}),
+        (7, 0, set()),
+    ],
+)
+def test_stops_halve_the_way_and_are_as_many_as_was_asked(
+    steps: int, count: int, due: set[int]
+) -> None:
+    assert replay_of._halvings(steps, count) == due
+
+
 def test_rows_that_judge_are_not_learned(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     learned_ids: set[str] = set()
     train = replay_of.train_stage

@@ -40,6 +40,12 @@ def test_tasks_that_are_named_are_the_learned_ones(ends: Ends) -> None:
     assert (found.learned, found.forgotten) == (("en",), ("bn",))
 
 
+def test_naming_every_task_as_learned_is_refused(ends: Ends) -> None:
+    with pytest.raises(SettingsError, match="may have been forgotten") as refused:
+        roles(ends, learned=("en", "bn"))
+    assert refused.value.argument == "learned"
+
+
 @pytest.mark.parametrize("options", [{"learned": ("ar",)}, {"max_loss": {"ar": 0.1}}])
 def test_a_task_that_is_not_there_is_refused(ends: Ends, options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError) as refused:

@@ -39,6 +39,22 @@ def test_what_cannot_be_searched_is_refused_by_name(argument: str) -> None:
     assert error.law and error.found is not None and error.remedy
 
 
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("exchange_rates", (1.0, 1.0)),
+        ("budgets", (0.02, 0.02 + 1e-9)),  # told alike
+        ("replay_rates", (1e-4, 1e-4)),
+        ("granularity", ("layer", "layer")),
+    ],
+)
+def test_what_is_told_alike_is_refused(argument: str, values: tuple[Any, ...]) -> None:
+    """Points go by their labels: two of one label would count as two seeds of one point."""
+    with pytest.raises(SettingsError, match="must differ") as refused:
+        RepairSettings(**{argument: values})
+    assert refused.value.argument == argument
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(
     "argument",

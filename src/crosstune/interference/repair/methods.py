@@ -85,7 +85,9 @@ class Method:
         """The goal of one exchange rate, with the penalty that was chosen."""
         roles = self.session.roles
         penalty = 0.0 if math.isnan(self.penalty) else self.penalty
-        return Goal(roles.places(roles.learned), roles.places(roles.forgotten), rate, penalty)
+        learned, forgotten = roles.places(roles.learned), roles.places(roles.forgotten)
+        earlier = (self.session.box.shape[0] - 1) * self.axes.count
+        return Goal(learned, forgotten, rate, penalty, unpulled=earlier)
 
     def choose_penalty(self) -> None:
         """Choose the strength of the penalty at an exchange rate of 1, by folds of the selection rows."""
@@ -116,8 +118,9 @@ class Method:
 
     def _starts(self) -> np.ndarray:
         """Places on the straight line between the ends, which no fold's rows have chosen."""
-        size = self.session.box.shape[0] * self.axes.count
-        return np.stack([np.full(size, value) for value in (1.0, 0.75, 0.5, 0.25)])
+        starts = np.zeros((4, self.session.box.shape[0] * self.axes.count))
+        starts[:, -self.axes.count :] = np.array([1.0, 0.75, 0.5, 0.25])[:, None]
+        return starts
 
     def search(self) -> list[Point]:
         """The points of the sweep and of the budgets, and the one that was asked for."""

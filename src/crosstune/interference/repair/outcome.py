@@ -23,6 +23,7 @@ from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.checkpoints.saving import save_repaired
 from crosstune.interference.repair.coefficients import coefficients_table
 from crosstune.interference.repair.findings import rival_words, words
+from crosstune.interference.repair.findings.criterion import CHOSEN_BY
 from crosstune.interference.repair.findings.reported import (
     Reported,
     hypervolume_table,
@@ -147,10 +148,12 @@ class Repair:
             return (words.identical(),)
         # A pick that was not searched for yet adds its point to the tables, so it comes first.
         trade = () if self.found is None else self.pick().statements
-        ends = words.ends(self.tables[tables.TASKS])
+        ends = words.ends(self.tables[tables.TASKS], named=bool(self.settings.learned))
         if self.found is None:
             return tuple(ends)
-        same_question = rival_words.answers(self.tables[tables.RIVALS], self.granularity)
+        same_question = rival_words.answers(
+            self.tables[tables.RIVALS], self.granularity, self.settings.target
+        )
         found = [*trade, *ends, *same_question, *self._fronts()]
         return tuple(found[:_MOST_STATEMENTS])
 
@@ -254,9 +257,10 @@ class Repair:
         method = next(iter(reported.methods)) if point.is_end else point.method
         place = reported.methods[method].index(at)
         tasks = self.tables[tables.TASKS]
-        found = [words.trade(point, tasks, place)]
+        chose = self.settings.target
+        found = [words.trade(point, tasks, place, chose)]
         if point.limits:
-            found += words.constraints(point, tasks, place, point.limits)
+            found += words.constraints(point, tasks, place, point.limits, chose)
         return Pick(point, tasks.where(method=method, point=place), tuple(found))
 
     def place(self, pick: Pick | None = None) -> Any:
@@ -321,6 +325,7 @@ class Repair:
         return {
             "method": point.method,
             "asked": point.label,
+            "chosen_by": CHOSEN_BY[self.settings.target],
             "penalty": None if point.penalty != point.penalty else point.penalty,
             "coefficients": [
                 {name: row[name] for name in ("where", *kept)} for row in coefficients

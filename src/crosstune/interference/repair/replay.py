@@ -51,8 +51,9 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
     """Stops on the way of replay fine-tunes, one run for each learning rate, sharing the tokens evenly.
 
     Every run learns the selection rows of all tasks but for the last fold, with AdamW and a linear schedule; it
-    begins at `after` and knows no more than the search did. All of its stops take part in its front, as many as
-    a granularity has points; step 0 is `after` itself, as the rows that judge see it.
+    begins at `after` and knows no more than the search did. Its last stop is its end, each one before lies half as
+    far, because few rows are soon learned by heart. All stops take part in the front of replay, as many as a
+    granularity has points; step 0 is `after` itself, as the rows that judge see it.
 
     Args:
         session: The search, whose work model is copied.
@@ -69,12 +70,12 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
     mixed = [row for task in learned.values() for row in task]
     batch_rows = min(BATCH_ROWS, len(mixed))
     per_step = batch_rows * sum(row.scored_tokens for row in mixed) / len(mixed)
-    each = -(-stops // len(rates))
-    steps = max(each, round(tokens / len(rates) / per_step))
+    shares = [len(range(place, stops, len(rates))) for place in range(len(rates))]
+    steps = max(1, *shares, round(tokens / len(rates) / per_step))
     found = Replayed(tokens=round(len(rates) * steps * per_step))
     data = StageData(mixed, pad_id=pad_id(session.ends.tokenizer))
     box = plain_box(session.ends)
-    for rate in rates:
+    for rate, share in zip(rates, shares, strict=True):
         box.place(torch.ones(box.shape, dtype=torch.float64))
         training = TrainingSettings(
             learning_rate=rate,
@@ -83,13 +84,22 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
             length=max(2, settings.length),
             log_every=steps,
         )
-        due = {round(steps * (n + 1) / each) for n in range(each)}
-        watch = _Stops(session, (judged, rows.reported), rate, due)
+        watch = _Stops(session, (judged, rows.reported), rate, _halvings(steps, share))
         began = time.perf_counter()
         _train(session, data, training, watch)
         found.seconds += time.perf_counter() - began - watch.seconds
         found.points += watch.points
     return found
+
+
+def _halvings(steps: int, count: int) -> set[int]:
+    """So many different steps: the last, half of it, a quarter of it, as far as whole steps allow."""
+    due: set[int] = set()
+    for place in range(count):
+        most = min(due, default=steps + 1) - 1
+        # No further than leaves a step for each of the others.
+        due.add(min(most, max(count - place, steps >> place)))
+    return due
 
 
 def _train(

@@ -107,7 +107,7 @@ def find_roles(
         The roles; a task whose loss did not change has none.
 
     Raises:
-        SettingsError: A task that is named is not there.
+        SettingsError: A task that is named is not there, or all are named as learned.
     """
     for argument, names in (("learned", settings.learned), ("max_loss", tuple(settings.max_loss))):
         unknown = [name for name in names if name not in rows]
@@ -118,6 +118,13 @@ def find_roles(
                 found=", ".join(unknown),
                 remedy="Use the names under which the rows are given.",
             )
+    if set(settings.learned) == set(rows):
+        raise SettingsError(
+            "learned",
+            law="must leave a task of `keep` that may have been forgotten",
+            found=f"all of them: {', '.join(settings.learned)}",
+            remedy="Name only what the fine-tune taught, or leave it out.",
+        )
     before, after = losses_at_ends(ends, rows, settings)
     learned = settings.learned or tuple(name for name in rows if after[name] < before[name])
     rose = tuple(name for name in rows if name not in learned and after[name] > before[name])

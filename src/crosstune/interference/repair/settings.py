@@ -97,6 +97,17 @@ class RepairSettings:
                     repr(name),
                 )
         self._check_finite()
+        for argument in ("exchange_rates", "budgets", "replay_rates", "penalties", "granularity"):
+            told = [
+                f"{one:g}" if isinstance(one, float) else str(one)
+                for one in getattr(self, argument)
+            ]
+            _require(
+                len(set(told)) == len(told),
+                argument,
+                "must differ, as they are told",
+                ", ".join(told),
+            )
         _require(bool(self.exchange_rates), "exchange_rates", "must hold at least one", "none")
         _require(
             min(self.exchange_rates) > 0, "exchange_rates", "must be positive", self.exchange_rates

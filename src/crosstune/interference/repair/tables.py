@@ -21,6 +21,12 @@ ROOM = (
     "all that was forgotten do not count."
 )
 
+_OR_DIVERGENCE = (
+    "; with `target: checkpoints` the divergence from the checkpoint that knows the task"
+)
+_MAY_LOSE = "What learned tasks may lose on the rows that chose"
+CHOSE = f"Loss on the rows that chose{_OR_DIVERGENCE}. A replay's: loss on those it did not learn."
+
 _METHOD = Column("method", "string", "axis", about="The granularity or baseline.")
 _PLACE = (
     _METHOD,
@@ -47,21 +53,21 @@ POINTS_COLUMNS = (
     Column("kind", "string", "label", about="before, after, rate, budget, asked or replay."),
     _LABEL,
     Column("rate", "float64", "label", about="Nats of the new that one nat of the old is worth."),
-    Column("budget", "float64", "label", unit=NATS, about="What learned tasks may lose."),
+    Column("budget", "float64", "label", unit=NATS, about=f"{_MAY_LOSE}{_OR_DIVERGENCE}."),
     Column("coordinates", "int64", "label", about="How many numbers could be chosen."),
     Column(
         "selection_old",
         "float64",
         "value",
         unit=NATS,
-        about="Mean loss of the forgotten tasks on the rows that chose.",
+        about=f"Mean over the forgotten tasks. {CHOSE}",
     ),
     Column(
         "selection_new",
         "float64",
         "value",
         unit=NATS,
-        about="Mean loss of the learned tasks on the rows that chose.",
+        about=f"Mean over the learned tasks. {CHOSE}",
     ),
     *_with_interval("old", "Mean loss of the forgotten tasks on reported rows."),
     *_with_interval("new", "Mean loss of the learned tasks on reported rows."),
@@ -71,7 +77,7 @@ POINTS_COLUMNS = (
         "on_front",
         "bool",
         "label",
-        about="No point of the method is better in both losses on selection rows.",
+        about="No point of the method is better in both by what chose, on selection rows.",
     ),
     *_UNITS,
 )
@@ -81,7 +87,7 @@ TASKS_COLUMNS = (
     _LABEL,
     Column("task", "string", "axis", about="The task whose loss is read."),
     Column("role", "string", "label", about="learned or forgotten from before to after."),
-    Column("selection", "float64", "value", unit=NATS, about="Loss on the rows that chose."),
+    Column("selection", "float64", "value", unit=NATS, about=CHOSE),
     *_with_interval("loss", "Loss on reported rows."),
     *_with_interval("change", "Loss here minus loss after; negative is better."),
     *_UNITS,
@@ -117,9 +123,12 @@ RIVALS_COLUMNS = (
     Column("rival", "string", "axis", about="The method it is compared with: global or replay."),
     Column("kind", "string", "label", about="budget, rate or asked."),
     Column("rate", "float64", "label", about="Nats of the new that one nat of the old is worth."),
-    Column("budget", "float64", "label", unit=NATS, about="What learned tasks may lose."),
+    Column("budget", "float64", "label", unit=NATS, about=f"{_MAY_LOSE}{_OR_DIVERGENCE}."),
     Column(
         "answer", "string", "label", about="The rival's point that answers it, by rows that chose."
+    ),
+    Column(
+        "same_model", "bool", "label", about="Whether both keep the same share of every change."
     ),
     *_with_interval("regained", "Old loss of after minus that of the method's point."),
     *_with_interval("paid", "New loss of the method's point minus that of after."),
@@ -142,9 +151,10 @@ LINE_COLUMNS = (
         "float64",
         "value",
         unit=NATS,
-        about="Loss change booked on the straight line from before to after; positive is forgotten.",
+        about="Loss change booked on the straight line from before to after; positive is forgotten. With `target: "
+        "checkpoints` the change of the divergence from the checkpoint that knows the task.",
     ),
-    Column("measured", "float64", "value", unit=NATS, about="Measured change of the task's loss."),
+    Column("measured", "float64", "value", unit=NATS, about="Measured change of the same."),
     Column("residual", "float64", "value", unit=NATS, about="Sum of all entries minus measured."),
 )
 

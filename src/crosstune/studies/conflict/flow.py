@@ -57,6 +57,7 @@ def run(settings: ConflictSettings, listener: Listener) -> Run:
     if ranks.is_first():
         sum_up(opened)
         opened.finish()
+        report.draw(opened)  # of a finished run: before, the page would say that it is not
     ranks.wait_for_all()
     return opened
 
@@ -69,7 +70,7 @@ def _tell_all(settings: ConflictSettings, waiting: Sequence[int], listener: List
 
 
 def sum_up(opened: Run) -> None:
-    """Sum up the cells there are, and draw the page; the cells themselves are not touched.
+    """Sum up the cells there are, and say what the page shows; the cells themselves are not touched.
 
     Args:
         opened: A run folder with at least one finished cell.
@@ -77,7 +78,6 @@ def sum_up(opened: Run) -> None:
     settings = settings_of(opened, ConflictSettings)
     summary.write(opened, settings)
     page.write(opened, settings)
-    report.draw(opened)
 
 
 def _check_workers(settings: ConflictSettings) -> None:

@@ -44,12 +44,13 @@ def run(settings: RepairStudySettings, listener: Listener) -> Run:
     if ranks.is_first():
         sum_up(opened)
         opened.finish()
+        report.draw(opened)  # of a finished run: before, the page would say that it is not
     ranks.wait_for_all()
     return opened
 
 
 def sum_up(opened: Run) -> None:
-    """Sum up the cells there are, and draw the page; the cells themselves are not touched.
+    """Sum up the cells there are, and say what the page shows; the cells themselves are not touched.
 
     Args:
         opened: A run folder with at least one finished cell.
@@ -57,7 +58,6 @@ def sum_up(opened: Run) -> None:
     settings = settings_of(opened, RepairStudySettings)
     summary.write(opened, settings)
     page.write(opened, settings)
-    report.draw(opened)
 
 
 def _run_cell(bench: Bench, name: str, seed: int, opened: Run, listener: Listener) -> None:

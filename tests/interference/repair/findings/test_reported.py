@@ -67,6 +67,15 @@ def test_a_start_nearer_than_what_was_forgotten_bounds_the_room() -> None:
     assert hypervolume_table(reported).rows()[0]["value"] == pytest.approx(0.5 * 0.8)
 
 
+@pytest.mark.parametrize("better", [{"en": 0.5, "bn": 2.0}, {"en": 1.0, "bn": 1.0}])
+def test_what_lies_beyond_the_best_corner_opens_no_more_than_the_whole_room(
+    better: dict[str, float],
+) -> None:
+    means = [ENDS[0], better, {"en": 1.0, "bn": 2.0}, ENDS[1]]
+    reported = scores.exactly(scores.points("global"), means, ["bn"], ["en"])
+    assert hypervolume_table(reported).rows()[0]["value"] == pytest.approx(1.0)
+
+
 def test_the_corners_move_in_every_replicate() -> None:
     """The oracle takes each replicate's losses as the only ones there are."""
     which = scores.points("global", "component", each=2)

@@ -10,6 +10,7 @@ from tests.interference.repair.findings.test_rivals import exact
 
 from crosstune.foundation.records import Table
 from crosstune.interference.repair.findings import rival_words
+from crosstune.interference.repair.findings.criterion import Criterion
 from crosstune.interference.repair.findings.rivals import rivals_table
 from crosstune.interference.repair.tables import RIVALS_COLUMNS
 
@@ -33,6 +34,7 @@ def rival(name: str = "global", *, budget: float = math.nan, **given: Any) -> di
         "rate": 1.0 if is_rate else math.nan,
         "budget": budget,
         "answer": given.pop("answer", "its point"),
+        "same_model": given.pop("same_model", False),
         "n": 40,
         "n_unit": "rows",
     }
@@ -42,9 +44,9 @@ def rival(name: str = "global", *, budget: float = math.nan, **given: Any) -> di
     return row
 
 
-def said(*rows: dict[str, Any]) -> Any:
+def said(*rows: dict[str, Any], criterion: Criterion = "text") -> Any:
     table = Table("repair_rivals", RIVALS_COLUMNS, rows)
-    return rival_words.answer(table, "component", rows[0]["question"])
+    return rival_words.answer(table, "component", rows[0]["question"], criterion)
 
 
 def test_a_budget_names_what_was_regained_and_both_rivals() -> None:
@@ -58,11 +60,11 @@ def test_a_budget_names_what_was_regained_and_both_rivals() -> None:
         rival("replay", budget=0.02, more_regained=(-0.7, -0.8, -0.6), more_paid=SURE),
     )
     assert found.text == (
-        "At a cost of at most 0.02 nats a learned task (on the rows that chose), one coefficient a component regains 3.59 "
-        "[3.50, 3.68] nats of the old and pays 0.03 [0.01, 0.05] of the new: 0.90 [0.80, 1.00] more than one global "
-        "coefficient, which pays 0.50 [0.40, 0.60] nats more of the new: one coefficient a component is better in both; "
-        "0.70 [0.60, 0.80] fewer than a replay fine-tune, which pays 0.50 [0.40, 0.60] nats less of the new: a replay "
-        "fine-tune is better in both."
+        "At a cost of at most 0.02 nats a learned task (on the rows that chose), one coefficient a component regains 0.90 "
+        "[0.80, 1.00] nats more of the old than one global coefficient, which pays 0.50 [0.40, 0.60] nats more of the new: "
+        "one coefficient a component is better in both; regains 0.70 [0.60, 0.80] nats less of the old than a replay "
+        "fine-tune, which pays 0.50 [0.40, 0.60] nats less of the new: a replay fine-tune is better in both; by itself it "
+        "regains 3.59 [3.50, 3.68] nats of the old and pays 0.03 [0.01, 0.05] of the new."
     )
     assert found.tone == "shown"
     assert "one global coefficient by 'its point'" in found.detail
@@ -91,10 +93,10 @@ def test_better_in_both_needs_both_intervals(
 @pytest.mark.parametrize(
     ("span", "tone", "at_rate", "at_budget"),
     [
-        (SURE, "shown", "together 0.50 [0.40, 0.60] nats worse than", "0.50 [0.40, 0.60] more than"),
-        (minus(SURE), "shown", "together 0.50 [0.40, 0.60] nats better", "0.50 [0.40, 0.60] fewer"),
-        (OPEN, "not_shown", "together, that it differs from one global", "that it differs from"),
-        (NOTHING, "too_noisy", "whether it differs from one global", "cannot be told (0.5 [no"),
+        (SURE, "shown", "does 0.50 [0.40, 0.60] nats worse together than", "regains 0.50 [0.40, 0.60] nats more of the old than"),
+        (minus(SURE), "shown", "does 0.50 [0.40, 0.60] nats better together", "regains 0.50 [0.40, 0.60] nats less"),
+        (OPEN, "not_shown", "is not shown to differ together from one", "is not shown to differ in the old"),
+        (NOTHING, "too_noisy", "cannot be told apart together from one", "one global coefficient (0.5 [no"),
     ],
 )  # fmt: skip
 def test_the_difference_decides_the_tone(
@@ -136,7 +138,57 @@ def test_sentences_are_right_on_real_tables() -> None:
     table = rivals_table(exact())
     budget, rate = rival_words.answers(table, "component")
     assert "regains 0.80 [0.80, 0.80] nats of the old and pays 0.06" in budget.text
-    assert "of the new: 0.60 [0.60, 0.60] more than one global" in budget.text
-    assert "together 0.85 [0.85, 0.85] nats better than one global coefficient" in rate.text
+    assert "component regains 0.60 [0.60, 0.60] nats more of the old than one global" in budget.text
+    assert "does 0.85 [0.85, 0.85] nats better together than one global coefficient" in rate.text
     limited = rival_words.answer(table, "component", "asked: bn ≤ 0.2")
     assert limited.text.startswith("Asked for bn ≤ 0.2 (on the rows that chose), one coefficient a")
+
+
+@pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
+def test_what_is_shown_opens_the_sentence_and_gives_it_its_tone(budget: float) -> None:
+    """The rivals are given the other way round, and by itself the method is not shown to regain anything."""
+    name = "objective" if math.isnan(budget) else "more_regained"
+    shown = rival("replay", budget=budget, regained=OPEN, **{name: SURE})
+    for weaker in (OPEN, NOTHING):
+        found = said(rival(budget=budget, regained=OPEN, **{name: weaker}), shown)
+        opening, second, itself = found.text.split("; ")
+        assert found.tone == "shown"
+        assert "0.50 [0.40, 0.60] nats" in opening
+        assert "not shown to differ" not in opening
+        assert second.startswith(("is not shown to differ", "cannot be told apart"))
+        assert itself.startswith("by itself it is not shown to regain any of the old")
+    unclear = said(
+        rival(budget=budget, **{name: NOTHING}), rival("replay", budget=budget, **{name: OPEN})
+    )
+    assert unclear.tone == "not_shown"
+    assert "component is not shown to differ" in unclear.text
+
+
+@pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
+def test_the_same_model_is_said_to_be(budget: float) -> None:
+    zero = (0.0, 0.0, 0.0)
+    spans = dict.fromkeys(("more_regained", "more_paid", "objective"), zero)
+    found = said(rival(budget=budget, same_model=True, **spans))
+    assert "one coefficient a component is the same model as that of one global" in found.text
+    assert "0.00 [0.00, 0.00]" not in found.text
+    assert "differ" not in found.text
+    assert found.tone == "shown"
+
+
+def test_a_divergence_is_said_to_be_what_chose_and_no_loss() -> None:
+    budget = said(rival(budget=0.05), criterion="checkpoints")
+    rate = said(rival(), criterion="checkpoints")
+    asked = said(
+        rival() | {"kind": "asked", "question": "asked: bn ≤ 0.2"}, criterion="checkpoints"
+    )
+    assert budget.text.startswith(
+        "At a divergence from the checkpoint that knows the task of at most 0.05 nats a learned task (on the rows"
+    )
+    assert "worth 1 of the new, in divergence from the checkpoint that knows" in rate.text
+    assert asked.text.startswith("Asked for bn ≤ 0.2 in divergence from the checkpoint that knows")
+    for found in (budget, rate, asked):
+        assert "At a cost" not in found.text
+        assert "the two are different things" in found.detail
+        assert "(a replay fine-tune's by its loss on rows that it did not learn)" in found.detail
+    for found in (said(rival(budget=0.05)), said(rival())):
+        assert "divergence" not in f"{found.text} {found.detail}"

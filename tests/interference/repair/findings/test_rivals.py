@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,6 +135,41 @@ def test_the_differences_are_arithmetic_on_the_losses() -> None:
     assert replayed["more_paid"] == pytest.approx((2.03 + 2.1 - 2.21 - 2.01) / 2, abs=1e-6)
     assert math.isnan(replayed["objective"])
     assert not any(str(value) == "-0.0" for row in table.rows() for value in row.values())
+
+
+def test_equal_coefficients_are_the_same_model() -> None:
+    """Of all questions only the rate has equal ones; the other method's came back from a projection."""
+    kept = {"rate": (0.5, 0.5 + 1e-13), "budget": (0.5, 0.5 + 1e-6), "asked": (0.3, 1.0)}
+    which = [
+        replace(
+            point,
+            coefficients=torch.full(
+                (1, 3), kept[point.kind][point.method == "component"], dtype=torch.float64
+            ),
+        )
+        if point.kind in kept
+        else point
+        for point in every()
+    ]
+    table = rivals_table(scores.exactly(which, MEANS, *ROLES)).where(method="component")
+    by_question = table.where(rival="global")
+    assert by_question.column("question") == ["rate 1", "lose ≤ 0.02", "asked: bn ≤ 0.2"]
+    assert by_question.column("same_model") == [True, False, False]
+    # Step 0 of a replay is the model after, which keeps all of every change; its other stops are no such models.
+    stays = [point for point in which if point.step == 0]
+    means = [mean for point, mean in zip(which, MEANS, strict=True) if point.step == 0]
+    replayed = rivals_table(scores.exactly(stays, means, *ROLES)).where(rival="replay")
+    same = dict(
+        zip(
+            *(
+                replayed.where(method="component").column(name)
+                for name in ("question", "same_model")
+            ),
+            strict=True,
+        )
+    )
+    assert same == {"rate 1": False, "lose ≤ 0.02": False, "asked: bn ≤ 0.2": True}
+    assert not any(table.where(rival="replay").column("same_model"))
 
 
 def test_a_replay_that_stays_at_after_is_said_to() -> None:

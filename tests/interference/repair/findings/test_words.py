@@ -71,7 +71,7 @@ def test_the_trade_is_one_sentence() -> None:
     [
         ((0.3, 0.1, 0.5), "shown", "gave back 0.30 [0.10, 0.50] of"),
         ((0.3, -0.1, 0.7), "not_shown", "is not shown to give back any of en (0.30"),
-        ((-0.3, -0.5, -0.1), "not_shown", "raised the loss of en by a further 0.30 [0.10, 0.50]"),
+        ((-0.3, -0.5, -0.1), "warning", "raised the loss of en by a further 0.30 [0.10, 0.50]"),
         ((0.3, *NOTHING), "too_noisy", "is not shown to give back any of en (0.3 [no interval]"),
     ],
 )
@@ -219,3 +219,68 @@ def test_sentences_are_right_on_real_tables() -> None:
     assert words.comparison(fronts, "layer", "global").tone == "not_shown"
     assert words.comparison(fronts, "component", "replay").tone == "too_noisy"
     assert "gave back 1.6" in words.trade(which[3], tasks_table(reported), 1).text
+
+
+def test_the_claim_that_opens_a_sentence_gives_it_its_tone() -> None:
+    """Of two forgotten tasks the second is shown, so it stands first; the costs stand behind the gains."""
+    rows = tasks(en=(0.3, -0.1, 0.7), bn=(0.2, 0.1, 0.3), rise=(0.1, -0.1, 0.3)).rows()
+    shown = tasks(en=(0.4, 0.3, 0.5), bn=(0.2, 0.1, 0.3)).rows()
+    rows += [{**row, "task": "ar"} for row in shown if row["task"] == "en"]
+    two = Table("t", TASKS_COLUMNS, rows)
+    found = words.trade(PICKED, two, 1)
+    places = [found.text.index(text) for text in ("gave back 0.40", "give back any of en", "cost")]
+    assert places == sorted(places)
+    assert found.tone == "shown"
+    lost, _ = words.ends(two)
+    assert lost.text.startswith("From before to after: the loss of ar rose")
+    assert lost.text.endswith(
+        "that the loss of en rose is not shown (0.10 [-0.10, 0.30] nats per token)."
+    )
+    assert lost.tone == "shown"
+
+
+def test_a_task_that_is_lost_further_opens_the_trade() -> None:
+    rows = tasks(en=(0.4, 0.3, 0.5), bn=(0.2, 0.1, 0.3)).rows()
+    worse = tasks(en=(-0.3, -0.5, -0.1), bn=(0.2, 0.1, 0.3)).rows()
+    rows += [{**row, "task": "ar"} for row in worse if row["task"] == "en"]
+    found = words.trade(PICKED, Table("t", TASKS_COLUMNS, rows), 1)
+    assert found.text.startswith("Keeping 0.62 of every change raised the loss of ar by a further")
+    assert found.tone == "warning"
+
+
+@pytest.mark.parametrize(
+    ("bn", "says"),
+    [
+        ((0.04, 0.03, 0.05), "rose by 0.04 [0.03, 0.05] nats"),
+        ((-0.04, -0.05, -0.03), "fell by 0.04 [0.03, 0.05] nats"),
+        ((0.0, -0.1, 0.1), "is not shown to have changed (0.00 [-0.10, 0.10] nats)"),
+        ((0.02, *NOTHING), "is not shown to have changed (0.02 [no interval] nats)"),
+    ],
+)
+def test_no_loss_keeps_or_exceeds_a_limit_to_a_divergence(bn: Span, says: str) -> None:
+    table = tasks((0.3, 0.1, 0.5), bn)
+    (found,) = words.constraints(PICKED, table, 1, {"bn": 0.02}, "checkpoints")
+    assert found.text == (
+        "Asked that bn diverge at most 0.02 nats further than the model after from the checkpoint that knows the task; its "
+        f"loss on reported rows {says}."
+    )
+    assert found.tone == "info"
+    assert "A divergence is what chose, a loss is what is reported" in found.detail
+
+
+def test_a_trade_that_a_divergence_chose_says_so() -> None:
+    mixed = torch.tensor([[0.2, 1.0]], dtype=torch.float64)
+    point = Point("component", "budget", budget=0.05, coefficients=mixed)
+    table = tasks((0.3, 0.1, 0.5), (0.2, 0.1, 0.3))
+    found = words.trade(point, table, 1, "checkpoints")
+    assert "(lose ≤ 0.05, in divergence) gave back" in found.text
+    assert "by divergence from the checkpoint that knows the task." in found.detail
+    plain = words.trade(point, table, 1)
+    assert "divergence" not in f"{plain.text} {plain.detail}"
+
+
+def test_roles_that_a_user_named_were_not_read_off_rows() -> None:
+    read, _ = words.ends(tasks((0, 0, 0), (0, 0, 0)))
+    named, _ = words.ends(tasks((0, 0, 0), (0, 0, 0)), named=True)
+    assert "read off the rows that choose" in read.detail
+    assert "Which tasks were learned was named" in named.detail

@@ -14,13 +14,21 @@ def seen(at: float, learned: float, forgotten: float) -> Seen:
     return Seen(np.array([at]), np.array([learned, forgotten]), np.zeros((2, 1)))
 
 
+@pytest.mark.parametrize("unpulled", [0, 3])
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
-def test_the_slope_of_a_goal_is_that_of_finite_differences(penalty: float) -> None:
+def test_the_slope_of_a_goal_is_that_of_finite_differences(penalty: float, unpulled: int) -> None:
     look, at = quartic(5), np.random.default_rng(0).uniform(size=5)
-    wanted = Goal((0,), (1, 0), 0.7, penalty)
+    wanted = Goal((0,), (1, 0), 0.7, penalty, unpulled)
     steps = 1e-6 * np.eye(5)
     rises = [(wanted.value(look(at + s)) - wanted.value(look(at - s))) / 2e-6 for s in steps]
     np.testing.assert_allclose(wanted.slope(look(at)), rises, rtol=1e-6, atol=1e-7)
+
+
+def test_only_the_last_checkpoint_pulls() -> None:
+    """At `after` the first sticks are 0 and the last is 1: nothing there is to be penalised."""
+    after = Seen(np.array([0.0, 0.0, 1.0, 1.0]), np.zeros(2), np.zeros((2, 4)))
+    assert Goal((0,), (1,), 1.0, penalty=5.0, unpulled=2).value(after) == 0.0
+    assert Goal((0,), (1,), 1.0, penalty=5.0).value(after) == 2.5
 
 
 def test_an_empty_group_counts_nothing() -> None:

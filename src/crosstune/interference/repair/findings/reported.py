@@ -152,6 +152,8 @@ class Reported:
         def dominated(losses: Tensor) -> Tensor:
             both = torch.stack([old(losses), new(losses)], dim=-1)[..., places, :]
             worst, best = _corners(both[..., 0, :], both[..., -1, :])
+            # What lies beyond the best corner opens no more of the room.
+            both = torch.maximum(both, best[..., None, :])
             return torch.as_tensor(hypervolume(both.numpy(), worst.numpy(), best.numpy()))
 
         return dominated

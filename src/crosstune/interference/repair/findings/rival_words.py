@@ -1,4 +1,8 @@
-"""What a method regains and pays against its rivals at the same question, in sentences that hold in both directions."""
+"""What a method regains and pays against its rivals at the same question, in sentences that hold in both directions.
+
+A sentence has the tone of the claim it opens with (`claims`): rivals come first, those that the method is shown to
+differ from before others, and what it regains and pays by itself comes last.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crosstune.foundation.records import Table
-from crosstune.foundation.records.page import Statement, Tone
+from crosstune.foundation.records.page import Statement
+from crosstune.interference.repair.findings.claims import Claim, ordered, sign_tone
+from crosstune.interference.repair.findings.criterion import DIVERGENCE, TWO_THINGS, Criterion
 from crosstune.interference.repair.findings.estimate import Estimate
 from crosstune.interference.repair.findings.words import basis, joined, method_words
 
 Row = Mapping[str, Any]
 
 
-def answers(rivals: Table, method: str) -> list[Statement]:
+def answers(rivals: Table, method: str, criterion: Criterion = "text") -> list[Statement]:
     """A method against its rivals at the smallest budget and at the exchange rate nearest to 1.
 
     Args:
         rivals: The table `repair_rivals`, or its means over seeds.
         method: The method that is judged.
+        criterion: What chose the points.
 
     Returns:
         One finding for each of the two, where it was asked and a rival answers.
@@ -31,16 +38,17 @@ def answers(rivals: Table, method: str) -> list[Statement]:
         *([min(budgets, key=lambda row: row["budget"])] if budgets else []),
         *([min(rates, key=lambda row: abs(math.log(row["rate"])))] if rates else []),
     ]
-    return [answer(rivals, method, row["question"]) for row in chosen]
+    return [answer(rivals, method, row["question"], criterion) for row in chosen]
 
 
-def answer(rivals: Table, method: str, question: str) -> Statement:
+def answer(rivals: Table, method: str, question: str, criterion: Criterion = "text") -> Statement:
     """A method against its rivals at one question.
 
     Args:
         rivals: The table `repair_rivals`, or its means over seeds.
         method: The method that is judged.
         question: One of the table's questions, to which the method has a row.
+        criterion: What chose the points.
 
     Returns:
         The finding; shown where the difference to a rival is: in the old at a budget, in both together at a rate.
@@ -48,24 +56,31 @@ def answer(rivals: Table, method: str, question: str) -> Statement:
     rows = rivals.where(method=method, question=question).rows()
     is_rate = rows[0]["kind"] == "rate"
     compare = _together if is_rate else _of_the_old
-    clauses = [compare(row) for row in rows]
-    figures = [Estimate.of(row, "objective" if is_rate else "more_regained") for row in rows]
-    tone: Tone = "not_shown"
-    if any(one.is_positive or one.is_negative for one in figures):
-        tone = "shown"
-    elif not all(one.has_interval for one in figures):
-        tone = "too_noisy"
-    return Statement(f"{_deed(rows[0])}: {'; '.join(clauses)}.", tone, _detail(rows, is_rate))
+    told = ordered([_same(row) if row["same_model"] else compare(row) for row in rows])
+    text = "; ".join(claim.text for claim in told)
+    return Statement(
+        f"{_opening(rows[0], criterion)}, {method_words(method)} {text}; by itself it {_deed(rows[0])}.",
+        told[0].tone,
+        _detail(rows, is_rate, criterion),
+    )
+
+
+def _opening(row: Row, criterion: Criterion) -> str:
+    """The question, in what chose the points."""
+    asked = row["question"].removeprefix("asked: ")
+    if criterion == "checkpoints":
+        return {
+            "budget": f"At a {DIVERGENCE} of at most {row['budget']:g} nats a learned task (on the rows that chose)",
+            "rate": f"Where one nat of the old is worth {row['rate']:g} of the new, in {DIVERGENCE} (on the rows that chose)",
+        }.get(row["kind"], f"Asked for {asked} in {DIVERGENCE} (on the rows that chose)")
+    return {
+        "budget": f"At a cost of at most {row['budget']:g} nats a learned task (on the rows that chose)",
+        "rate": f"Where one nat of the old is worth {row['rate']:g} of the new",
+    }.get(row["kind"], f"Asked for {asked} (on the rows that chose)")
 
 
 def _deed(row: Row) -> str:
     """What the method does at the question, in absolute figures."""
-    opening = {
-        "budget": f"At a cost of at most {row['budget']:g} nats a learned task (on the rows that chose)",
-        "rate": f"Where one nat of the old is worth {row['rate']:g} of the new",
-    }.get(
-        row["kind"], f"Asked for {row['question'].removeprefix('asked: ')} (on the rows that chose)"
-    )
     regained, paid = Estimate.of(row, "regained"), Estimate.of(row, "paid")
     if regained.is_negative:
         what = f"loses a further {-regained} nats of the old"
@@ -74,26 +89,28 @@ def _deed(row: Row) -> str:
     else:
         what = f"is not shown to regain any of the old ({regained} nats)"
     if paid.is_negative:
-        cost = f"wins a further {-paid} of the new"
-    elif paid.is_positive:
-        cost = f"pays {paid} of the new"
-    else:
-        cost = f"is not shown to pay any of the new ({paid})"
-    return f"{opening}, {method_words(row['method'])} {what} and {cost}"
+        return f"{what} and wins a further {-paid} of the new"
+    if paid.is_positive:
+        return f"{what} and pays {paid} of the new"
+    return f"{what} and is not shown to pay any of the new ({paid})"
 
 
-def _of_the_old(row: Row) -> str:
+def _same(row: Row) -> Claim:
+    return Claim(f"is the same model as that of {_rival(row)}", "shown")
+
+
+def _of_the_old(row: Row) -> Claim:
     """How much more of the old than the rival, and what the rival pays."""
     more, theirs = Estimate.of(row, "more_regained"), _rival(row)
     if more.is_positive:
-        text = f"{more} more than {theirs}"
+        text = f"regains {more} nats more of the old than {theirs}"
     elif more.is_negative:
-        text = f"{-more} fewer than {theirs}"
+        text = f"regains {-more} nats less of the old than {theirs}"
     else:
-        text = _unclear(more, theirs)
-    if row["answer"] == "after":
-        return text
-    return f"{text}, {_pays(-Estimate.of(row, 'more_paid'))}{_verdict(row)}"
+        text = _unclear(more, theirs, "in the old")
+    if row["answer"] != "after":
+        text = f"{text}, {_pays(-Estimate.of(row, 'more_paid'))}{_verdict(row)}"
+    return Claim(text, sign_tone(more))
 
 
 def _rival(row: Row) -> str:
@@ -110,22 +127,22 @@ def _pays(rival: Estimate) -> str:
     return f"which is not shown to pay more or less of the new ({rival})"
 
 
-def _together(row: Row) -> str:
+def _together(row: Row) -> Claim:
     """How much better the trade is than the rival's, in nats of the new."""
     objective, theirs = Estimate.of(row, "objective"), _rival(row)
     if objective.is_negative:
-        text = f"together {-objective} nats better than {theirs}"
+        text = f"does {-objective} nats better together than {theirs}"
     elif objective.is_positive:
-        text = f"together {objective} nats worse than {theirs}"
+        text = f"does {objective} nats worse together than {theirs}"
     else:
-        text = f"together, {_unclear(objective, theirs)}"
-    return f"{text}{_verdict(row)}"
+        text = _unclear(objective, theirs, "together")
+    return Claim(f"{text}{_verdict(row)}", sign_tone(objective))
 
 
-def _unclear(figure: Estimate, differs_from: str) -> str:
+def _unclear(figure: Estimate, theirs: str, where: str) -> str:
     if figure.has_interval:
-        return f"that it differs from {differs_from} is not shown ({figure})"
-    return f"whether it differs from {differs_from} cannot be told ({figure})"
+        return f"is not shown to differ {where} from {theirs} ({figure})"
+    return f"cannot be told apart {where} from {theirs} ({figure})"
 
 
 def _verdict(row: Row) -> str:
@@ -138,15 +155,18 @@ def _verdict(row: Row) -> str:
     return ""
 
 
-def _detail(rows: Sequence[Row], is_rate: bool) -> str:
+def _detail(rows: Sequence[Row], is_rate: bool, criterion: Criterion) -> str:
     what = (
         "Together: new + rate × old, in nats of the new."
         if is_rate
-        else "The budget was kept on the rows that chose; what was paid is read on others."
+        else "What was asked was kept on the rows that chose; what was paid is read on others."
     )
+    by = ""
+    if criterion == "checkpoints":
+        what, by = f"{what} Regained, paid and together are losses. {TWO_THINGS}", " its loss on"
     found = joined([f"{method_words(row['rival'])} by {row['answer']!r}" for row in rows])
     return (
         f"Regained and paid against after, differences paired, {basis([rows[0]])}. {what} The same question is answered: "
-        f"{found}, chosen by rows that are not reported (a replay fine-tune's by rows that it did not learn). The choices are "
-        "held fixed."
+        f"{found}, chosen by rows that are not reported (a replay fine-tune's by{by} rows that it did not learn). The choices "
+        "are held fixed."
     )

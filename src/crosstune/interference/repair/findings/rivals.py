@@ -53,6 +53,7 @@ def rivals_table(reported: Reported) -> Table:
                 "rate": point.rate,
                 "budget": point.budget,
                 "answer": "after" if _is_step_0(other) else other.label,
+                "same_model": _same_model(point, other),
                 **cells(figures, at),
                 "n": n,
                 "n_unit": n_unit,
@@ -161,6 +162,18 @@ def _objective(reported: Reported, point: Point, rate: float) -> float:
     """mean(new) + rate · mean(old); of an infinite rate the old alone. NaN where a loss is not known."""
     old, new = selected(point, reported.forgotten), selected(point, reported.learned)
     return old if math.isinf(rate) else new + rate * old
+
+
+def _same_model(mine: Point, theirs: Point) -> bool:
+    """Whether both keep the same shares of every change; step 0 of a replay keeps all of the last, as after does."""
+    if mine.coefficients is None:
+        return False
+    other = theirs.coefficients
+    if _is_step_0(theirs):
+        other = torch.zeros_like(mine.coefficients)
+        other[-1] = 1.0
+    # Coefficients of coarser granularities come back from a projection, to twelve digits.
+    return other is not None and torch.allclose(mine.coefficients, other, rtol=0.0, atol=1e-11)
 
 
 def _is_step_0(point: Point) -> bool:

@@ -1,7 +1,8 @@
 """What a repair found, in plain sentences that never say more than their intervals.
 
 A gain or a cost is *shown* only where its interval excludes 0. Gains and costs are differences to the model after, paired
-by row, on rows that chose nothing. All hold for these checkpoints: another seed of the training may differ.
+by row, on rows that chose nothing. All hold for these checkpoints: another seed of the training may differ. A sentence
+has the tone of the claim it opens with (`claims`); gains open before costs, and of each those that are shown.
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ from typing import Any
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement, Tone
 from crosstune.interference.repair import tables as names
+from crosstune.interference.repair.findings.claims import Claim, open_tone, ordered
+from crosstune.interference.repair.findings.criterion import (
+    TWO_THINGS,
+    Criterion,
+    asked_as,
+    picked_as,
+)
 from crosstune.interference.repair.findings.estimate import Estimate
 from crosstune.interference.repair.points import Point
 
@@ -39,11 +47,12 @@ def identical() -> Statement:
     )
 
 
-def ends(tasks: Table) -> list[Statement]:
+def ends(tasks: Table, *, named: bool = False) -> list[Statement]:
     """What happened to each task from before to after; or why there is nothing to repair, or nothing to keep.
 
     Args:
         tasks: The table `repair_tasks`.
+        named: Whether a user named the learned tasks, so that no row decided who learned and who forgot.
 
     Returns:
         One finding on what was forgotten and one on what was learned; only one where no loss changed at all.
@@ -59,7 +68,12 @@ def ends(tasks: Table) -> list[Statement]:
     changed = _changes(tasks)
     rows = _first_method(tasks).where(point=0).rows()
     roles = {row["task"]: row["role"] for row in rows}
-    detail = f"Loss of after minus loss of before, paired, {basis(rows)}. Which tasks were learned and which forgotten was read off the rows that choose."
+    who = (
+        "Which tasks were learned was named; all others count as forgotten."
+        if named
+        else "Which tasks were learned and which forgotten was read off the rows that choose."
+    )
+    detail = f"Loss of after minus loss of before, paired, {basis(rows)}. {who}"
     found = []
     for role, sign in (("forgotten", 1), ("learned", -1)):
         every = {task: change if sign > 0 else -change for task, change in changed.items()}
@@ -70,22 +84,24 @@ def ends(tasks: Table) -> list[Statement]:
 
 
 def _happened(role: str, figures: Mapping[str, Estimate], detail: str) -> Statement:
-    """The tasks of one role; the figures are positive where reported rows agree with the rows that choose."""
+    """The tasks of one role; the figures are positive where reported rows agree with the role."""
+    told = ordered([_change(role, task, one) for task, one in figures.items()])
+    text = "; ".join(claim.text for claim in told)
+    return Statement(f"From before to after: {text}.", told[0].tone, detail)
+
+
+def _change(role: str, task: str, one: Estimate) -> Claim:
     verb, opposite = ("rose", "fell") if role == "forgotten" else ("fell", "rose")
-    told = [
-        f"the loss of {task} {verb} by {one} nats per token"
-        if one.is_positive
-        else f"the loss of {task} {opposite} by {-one} nats per token, though it {verb} on the rows that choose"
-        if one.is_negative
-        else f"that the loss of {task} {verb} is not shown ({one} nats per token)"
-        for task, one in figures.items()
-    ]
-    tone: Tone = "shown"
-    if any(one.is_negative for one in figures.values()):
-        tone = "warning"
-    elif not any(one.is_positive for one in figures.values()):
-        tone = _open_tone(figures)
-    return Statement(f"From before to after: {'; '.join(told)}.", tone, detail)
+    if one.is_positive:
+        return Claim(f"the loss of {task} {verb} by {one} nats per token", "shown")
+    if one.is_negative:
+        against = f"though it counts as {role}"
+        return Claim(
+            f"the loss of {task} {opposite} by {-one} nats per token, {against}", "warning"
+        )
+    return Claim(
+        f"that the loss of {task} {verb} is not shown ({one} nats per token)", open_tone(one)
+    )
 
 
 def _nothing(role: str, figures: Mapping[str, Estimate], detail: str) -> Statement:
@@ -106,7 +122,7 @@ def _nothing(role: str, figures: Mapping[str, Estimate], detail: str) -> Stateme
         return Statement(f"{what}: no task's loss {verb} ({named}).", "shown", detail)
     return Statement(
         f"{what} is known: that any task's loss {verb} is not shown ({named}).",
-        _open_tone(figures),
+        _all_open(figures),
         detail,
     )
 
@@ -115,20 +131,21 @@ def _listed(figures: Mapping[str, Estimate]) -> str:
     return "; ".join(f"{task} {one}" for task, one in figures.items())
 
 
-def _open_tone(figures: Mapping[str, Estimate]) -> Tone:
+def _all_open(figures: Mapping[str, Estimate]) -> Tone:
     return "not_shown" if all(one.has_interval for one in figures.values()) else "too_noisy"
 
 
-def trade(point: Point, tasks: Table, place: int) -> Statement:
+def trade(point: Point, tasks: Table, place: int, criterion: Criterion = "text") -> Statement:
     """What a point gave back and what it cost, in one sentence.
 
     Args:
         point: The point that was picked.
         tasks: The table `repair_tasks`.
         place: The point's number in its method's list.
+        criterion: What chose it.
 
     Returns:
-        The finding; shown where the gain in at least one forgotten task is.
+        The finding; shown where the gain in at least one forgotten task is and none is lost further.
     """
     if point.kind == "after":
         return Statement(
@@ -138,28 +155,22 @@ def trade(point: Point, tasks: Table, place: int) -> Statement:
     rows = _of_method(tasks, point.method).where(point=place).rows()
     gains = {row["task"]: -Estimate.of(row, "change") for row in rows if row["role"] == "forgotten"}
     costs = {row["task"]: Estimate.of(row, "change") for row in rows if row["role"] == "learned"}
-    clauses = [
-        *(_gain(task, gain, forgotten[task]) for task, gain in gains.items()),
-        *(_cost(task, cost) for task, cost in costs.items()),
-    ]
-    if any(gain.is_positive for gain in gains.values()):
-        tone: Tone = "shown"
-    else:
-        tone = _open_tone(gains)
+    told = ordered([_gain(task, gain, forgotten[task]) for task, gain in gains.items()])
+    told += ordered([_cost(task, cost) for task, cost in costs.items()])
     return Statement(
-        f"{_deed(point)} {joined(clauses)}; {basis(rows)}.",
-        tone,
-        f"Picked as {point.label!r} on other rows. Differences to the model after, paired; the checkpoints and the choice "
+        f"{_deed(point, criterion)} {joined([claim.text for claim in told])}; {basis(rows)}.",
+        told[0].tone,
+        f"{picked_as(point.label, criterion)}. Differences to the model after, paired; the checkpoints and the choice "
         "are held fixed, so another seed of the training may trade otherwise.",
     )
 
 
-def _deed(point: Point) -> str:
+def _deed(point: Point, criterion: Criterion) -> str:
     if point.kind == "before":
         return "Going back to the model before"
     if point.kind == "replay":
         return f"A replay fine-tune of {point.step} steps"
-    repair = f"The repair with {method_words(point.method)} ({point.label})"
+    repair = f"The repair with {method_words(point.method)} ({asked_as(point.label, criterion)})"
     if point.coefficients is None or not point.coefficients.numel():
         return repair
     least, most = (f"{bound.item():.2f}" for bound in point.coefficients.aminmax())
@@ -169,23 +180,23 @@ def _deed(point: Point) -> str:
     return f"Keeping {least} of every change{how}"
 
 
-def _gain(task: str, gain: Estimate, forgotten: Estimate) -> str:
+def _gain(task: str, gain: Estimate, forgotten: Estimate) -> Claim:
     lost = f"the {forgotten.value:.2f} nats of {task} that were forgotten"
     if gain.is_positive and forgotten.is_positive:
-        return f"gave back {gain} of {lost}"
+        return Claim(f"gave back {gain} of {lost}", "shown")
     if gain.is_positive:
-        return f"lowered the loss of {task} by {gain} nats"
+        return Claim(f"lowered the loss of {task} by {gain} nats", "shown")
     if gain.is_negative:
-        return f"raised the loss of {task} by a further {-gain} nats"
-    return f"is not shown to give back any of {task} ({gain} nats)"
+        return Claim(f"raised the loss of {task} by a further {-gain} nats", "warning")
+    return Claim(f"is not shown to give back any of {task} ({gain} nats)", open_tone(gain))
 
 
-def _cost(task: str, cost: Estimate) -> str:
+def _cost(task: str, cost: Estimate) -> Claim:
     if cost.is_positive:
-        return f"cost {cost} nats of {task}"
+        return Claim(f"cost {cost} nats of {task}", "shown")
     if cost.is_negative:
-        return f"won a further {-cost} nats of {task}"
-    return f"is not shown to cost any {task} ({cost} nats)"
+        return Claim(f"won a further {-cost} nats of {task}", "shown")
+    return Claim(f"is not shown to cost any {task} ({cost} nats)", open_tone(cost))
 
 
 def comparison(hypervolume: Table, method: str, other: str) -> Statement:
@@ -226,21 +237,29 @@ def comparison(hypervolume: Table, method: str, other: str) -> Statement:
 
 
 def constraints(
-    point: Point, tasks: Table, place: int, limits: Mapping[str, float]
+    point: Point,
+    tasks: Table,
+    place: int,
+    limits: Mapping[str, float],
+    criterion: Criterion = "text",
 ) -> list[Statement]:
     """Whether what was asked for, and kept on the rows that choose, holds on the reported rows.
+
+    No loss can say that of a limit to a divergence, so there it is only told what the loss did.
 
     Args:
         point: The point that was picked.
         tasks: The table `repair_tasks`.
         place: The point's number in its method's list.
-        limits: The most that each task may lose against after.
+        limits: The most that each task may lose, or diverge further, against after.
+        criterion: What the limits are counted in.
 
     Returns:
-        One finding a limit: kept, exceeded, or neither shown.
+        One finding a limit: kept, exceeded, or neither shown; or what was asked, and what the loss did.
     """
+    made = _divergence_limit if criterion == "checkpoints" else _constraint
     rows = {row["task"]: row for row in _of_method(tasks, point.method).where(point=place).rows()}
-    return [_constraint(rows[task], limit) for task, limit in limits.items()]
+    return [made(rows[task], limit) for task, limit in limits.items()]
 
 
 def _constraint(row: Row, limit: float) -> Statement:
@@ -257,6 +276,22 @@ def _constraint(row: Row, limit: float) -> Statement:
     if change.low > limit:
         return Statement(f"{asked}: exceeded, {found}.", "warning", detail)
     return Statement(f"{asked}: neither kept nor exceeded is shown, {found}.", "not_shown", detail)
+
+
+def _divergence_limit(row: Row, limit: float) -> Statement:
+    change, task = Estimate.of(row, "change"), row["task"]
+    if change.is_positive:
+        found = f"rose by {change} nats"
+    elif change.is_negative:
+        found = f"fell by {-change} nats"
+    else:
+        found = f"is not shown to have changed ({change} nats)"
+    return Statement(
+        f"Asked that {task} diverge at most {limit:g} nats further than the model after from the checkpoint that knows "
+        f"the task; its loss on reported rows {found}.",
+        "info",
+        f"The limit was held on other rows. Loss minus loss of after, paired, {basis([row])}. {TWO_THINGS}",
+    )
 
 
 def method_words(method: str) -> str:

@@ -55,22 +55,25 @@ class Objective(Protocol):
 class Goal:
     """One exchange rate: a nat of the forgotten tasks is worth ``rate`` nats of the learned ones.
 
-    ``learned`` and ``forgotten`` are places among the tasks; an empty group counts 0.
+    ``learned`` and ``forgotten`` are places among the tasks; an empty group counts 0. The first ``unpulled``
+    coefficients are not in the penalty: of several checkpoints only the share of the last one pulls towards it.
     """
 
     learned: tuple[int, ...]
     forgotten: tuple[int, ...]
     rate: float
     penalty: float = 0.0
+    unpulled: int = 0
 
     def value(self, seen: Seen) -> float:
         """mean(learned) + rate · mean(forgotten) + penalty · mean((1 − w)²)."""
-        distance = np.mean((1 - seen.at) ** 2)
+        distance = np.mean((1 - seen.at[self.unpulled :]) ** 2)
         return float(self._weights(len(seen.losses)) @ seen.losses + self.penalty * distance)
 
     def slope(self, seen: Seen) -> Array:
         """The derivative of ``value`` with respect to each coefficient, [S]."""
-        pull = -2 * self.penalty * (1 - seen.at) / len(seen.at)
+        pull = -2 * self.penalty * (1 - seen.at) / (len(seen.at) - self.unpulled)
+        pull[: self.unpulled] = 0.0
         slope: Array = self._weights(len(seen.losses)) @ seen.slopes + pull
         return slope
 
