@@ -98,6 +98,26 @@ def test_the_cell_says_how_far_it_is(tmp_path, repaired):
     assert small_study.differences(small_repair.figures(again), before) == []
 
 
+def test_tables_and_model_are_there_before_the_rollback_asks_for_memory(
+    tmp_path, repaired, monkeypatch
+):
+    def full(*_, **__):
+        raise MemoryError
+
+    shutil.copytree(repaired.folder, tmp_path / "run")
+    again = Run.resume(tmp_path / "run" / "cells" / "seed-0")
+    for table in (again.folder / "tables").glob("r*.parquet"):
+        table.unlink()
+    shutil.rmtree(again.folder / "repaired")
+    monkeypatch.setattr("crosstune.studies.repair.cell.measure_rollback", full)
+    settings = settings_of(repaired, RepairStudySettings)
+    with pytest.raises(MemoryError):
+        Cell(prepare(settings), 0, again, lambda progress: None).go()
+    assert {tables.POINTS, tables.TASKS, tables.COEFFICIENTS} <= set(again.tables())
+    assert "rollback" not in again.tables()
+    assert (again.folder / "repaired" / "repair.json").is_file()
+
+
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
     """A study of an adapter."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import psutil
 import pytest
 from tests.studies import small_repair
 
@@ -21,8 +22,11 @@ SECONDS = Calibration(
     open_seconds=5.0,
     look_tokens=100,
     reported_tokens=200,
-    peak_bytes=2**30,
-    weight_bytes=2**20,
+    search_bytes=5 * 2**30,
+    training_bytes=0,
+    replay_bytes=4 * 2**30,
+    side_bytes=2**30,
+    weight_bytes=2**30,
     look_bytes=2**10,
     sites=10,
 )
@@ -67,6 +71,34 @@ def test_the_lines_add_up(folder, monkeypatch):
     assert any("rows that choose" in warning for warning in plan.warnings)
 
 
+MEMORY = {"searching": 5.0, "replay fine-tune": 9.0, "saving and rollback": 6.0}
+
+
+def memory_of(plan):
+    lines = [line for line in plan.lines if line.what.startswith("  memory of ")]
+    return {line.what.removeprefix("  memory of "): line.value for line in lines}
+
+
+def planned(monkeypatch, settings, **measured):
+    monkeypatch.setattr(planning, "calibrate", lambda bench: replace(SECONDS, **measured))
+    return planning.plan(settings)
+
+
+def test_the_peak_is_that_of_the_part_that_needs_most(folder, monkeypatch):
+    settings = small_repair.settings(folder)
+    plan = planned(monkeypatch, settings)
+    assert (memory_of(plan), plan.value("peak memory")) == (MEMORY, 9.0)
+    trained = planned(monkeypatch, settings, training_bytes=10 * 2**30)
+    assert memory_of(trained) == {"fine-tuning": 10.0, **MEMORY}
+    assert trained.value("peak memory") == 10.0
+
+
+def test_without_replay_the_peak_falls(folder, monkeypatch):
+    plan = planned(monkeypatch, small_repair.settings(folder, repair={"replay": False}))
+    assert "replay fine-tune" not in memory_of(plan)
+    assert plan.value("peak memory") == 6.0
+
+
 def _parts(settings):
     return {f"  {name}" for name in cell_seconds(settings, SECONDS)}
 
@@ -78,7 +110,14 @@ def test_the_calibration_measures_and_leaves_nothing_behind(folder, tmp_path, mo
     assert min(measured.step_seconds, measured.chord_seconds, measured.look_seconds) > 0
     assert min(measured.token_seconds, measured.open_seconds) > 0
     assert min(measured.look_tokens, measured.reported_tokens) > 8
-    assert measured.peak_bytes > 2**20
+    # Both models and what was imported are in memory, and memory seen cannot exceed the machine's.
+    for peak in (measured.training_bytes, measured.search_bytes):
+        assert 2 * measured.weight_bytes < peak < psutil.virtual_memory().total
+    trained = (
+        measured.weight_bytes if lora is None else measured.side_bytes * 2
+    )  # A and B of rank 2
+    assert measured.weight_bytes > 2**16
+    assert measured.replay_bytes == pytest.approx(measured.weight_bytes + 3 * trained, rel=0.2)
     assert measured.sites > 10
     assert list(tmp_path.iterdir()) == []
     assert not (folder / "run").exists()

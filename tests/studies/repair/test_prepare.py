@@ -116,3 +116,47 @@ def test_rows_that_two_tasks_share_are_refused(folder):
     tasks = [{"name": name, "source": "toy:latin-svo", "rows": 80} for name in ("en", "bn")]
     with pytest.raises(DataError, match="share no row with another task"):
         prepare(small_repair.settings(folder, tasks=tasks))
+
+
+def warnings_of(folder, rows):
+    """What a pair is warned of whose tasks hold these records; `rows` maps a name to records and a group field."""
+    tasks = []
+    for name, (records, group) in rows.items():
+        path = folder / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+        tasks.append(TaskSettings(name=name, source=str(path), group=group))
+    pair = small_repair.settings(folder, after="b", before=str(embedded_world().folder))
+    found = prepare(replace(pair, tasks=tuple(tasks))).warnings
+    return [said for said in found if "share" in said]
+
+
+def parallel(name, count=30):
+    return [
+        {"id": f"s-{at}", "doc": f"d-{at // 2}", "text": f"{name} sentence {at}"}
+        for at in range(count)
+    ]
+
+
+def test_rows_that_may_be_translations_are_told_of(tmp_path):
+    three = {"en": (parallel("en"), None), "bn": (parallel("bn", 20), None)}
+    (said,) = warnings_of(
+        tmp_path, {**three, "ar": ([{"text": f"ar {n}"} for n in range(9)], None)}
+    )
+    assert said.startswith("Rows of en and bn share 20 ids but no group.")
+    assert "`--group id`" in said and "independent" in said
+
+
+def test_one_task_without_groups_is_enough(tmp_path):
+    (said,) = warnings_of(tmp_path, {"en": (parallel("en"), "doc"), "bn": (parallel("bn"), None)})
+    assert "share 30 ids" in said
+
+
+@pytest.mark.parametrize("group", ["id", "doc"])
+def test_groups_answer_the_question(tmp_path, group):
+    both = {name: (parallel(name), group) for name in ("en", "bn")}
+    assert warnings_of(tmp_path, both) == []
+
+
+def test_where_a_row_stands_is_no_id_of_its_own(tmp_path):
+    plain = {name: ([{"text": f"{name} {at}"} for at in range(30)], None) for name in ("en", "bn")}
+    assert warnings_of(tmp_path, plain) == []

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from crosstune.foundation.data import Encoded
@@ -22,6 +21,7 @@ from crosstune.interference.repair.scoring import score_tasks
 from crosstune.interference.repair.selection import Rows, encode_rows
 from crosstune.interference.repair.session import Roles, Session, Watch, open_session
 from crosstune.interference.repair.settings import RepairSettings
+from crosstune.studies.repair import memory
 from crosstune.studies.repair.prepare import Bench, prepare
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.study import Plan, PlanLine
@@ -39,30 +39,36 @@ class Calibration:
     """What was measured.
 
     Attributes:
-        step_seconds: One optimizer step of the fine-tune; 0 where it is not made here.
-        chord_seconds: One chord of the forgetting ledger; 0 without one.
         look_seconds: One look: forward and backward over the rows that choose.
         token_seconds: One token scored without a gradient.
         open_seconds: Opening and comparing the two models.
         look_tokens: Scored tokens of one look.
         reported_tokens: Scored tokens of the rows that report.
-        peak_bytes: Memory of the process (the largest of the device, on one).
-        weight_bytes: One model's weights.
+        replay_bytes: What a replay fine-tune needs beside the search.
+        side_bytes: What rollback and saving need beside it.
+        weight_bytes: The weights of the model that is worked on.
         look_bytes: One look on disk.
         sites: Components of layers that a rollback puts back.
+        search_bytes: Peak memory of opening, looking and scoring, on the model's device.
+        step_seconds: One optimizer step of the fine-tune; 0 where it is not made here.
+        chord_seconds: One chord of the forgetting ledger; 0 without one.
+        training_bytes: Peak memory of the fine-tune; 0 where it is not made here.
     """
 
-    step_seconds: float
-    chord_seconds: float
     look_seconds: float
     token_seconds: float
     open_seconds: float
     look_tokens: int
     reported_tokens: int
-    peak_bytes: int
+    replay_bytes: int
+    side_bytes: int
     weight_bytes: int
     look_bytes: int
     sites: int
+    search_bytes: int = 0
+    step_seconds: float = 0.0
+    chord_seconds: float = 0.0
+    training_bytes: int = 0
 
 
 def plan(settings: RepairStudySettings) -> Plan:
@@ -88,12 +94,26 @@ def calibrate(bench: Bench) -> Calibration:
     Returns:
         What was measured.
     """
+    after: Any = bench.settings.after
+    step, chord, training = 0.0, 0.0, memory.Peak()
+    if after is None:
+        with memory.watched(bench.device) as training:
+            step, chord, after = _train(bench)
+    with memory.watched(bench.device) as searching:
+        measured = _search(bench, after)
+    return replace(
+        measured,
+        search_bytes=searching.bytes,
+        step_seconds=step,
+        chord_seconds=chord,
+        training_bytes=training.bytes,
+    )
+
+
+def _search(bench: Bench, after: Any) -> Calibration:
+    """What opening both models, two looks and a scoring tell."""
     settings = bench.settings
     repair = settings.repair_settings(bench.device)
-    after: Any = settings.after
-    step, chord = 0.0, 0.0
-    if after is None:
-        step, chord, after = _train(bench)
     began = time.perf_counter()
     ends = open_ends(
         bench.before,
@@ -110,15 +130,14 @@ def calibrate(bench: Bench) -> Calibration:
     look_seconds = _look_seconds(session)
     ends_of_box, pieces = session.box.shape
     return Calibration(
-        step_seconds=step,
-        chord_seconds=chord,
         look_seconds=look_seconds,
         token_seconds=_token_seconds(ends, rows, repair),
         open_seconds=opened,
         look_tokens=_tokens(rows.selection),
         reported_tokens=_tokens(rows.reported),
-        peak_bytes=_peak_bytes(),
-        weight_bytes=sum(one.numel() * one.element_size() for one in ends.model.parameters()),
+        replay_bytes=memory.replay_bytes(ends),
+        side_bytes=memory.side_bytes(ends),
+        weight_bytes=memory.size(ends.model),
         look_bytes=8 * len(rows.tasks) * repair.folds * (ends_of_box * pieces + 2),
         sites=len({(site.layer, site.component) for site in Anatomy.of(ends.model).sites}),
     )
@@ -188,11 +207,6 @@ def _tokens(rows: Mapping[str, list[Encoded]]) -> int:
     return sum(row.scored_tokens for task in rows.values() for row in task)
 
 
-def _peak_bytes() -> int:
-    on_device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return int(on_device or psutil.Process().memory_info().rss)
-
-
 def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[str, float]:
     """Seconds of one cell, by what they are spent on.
 
@@ -257,8 +271,7 @@ def _lines(settings: RepairStudySettings, measured: Calibration) -> Iterator[Pla
     yield PlanLine(
         "tokens, expected", usual * measured.look_tokens, "tokens", "scored with gradient, a cell"
     )
-    yield PlanLine("peak memory", measured.peak_bytes / _GIB, "GiB", "seen in the calibration")
-    yield PlanLine("  weights", measured.weight_bytes / _GIB, "GiB", "of the one model worked on")
+    yield from _memory_lines(settings, measured)
     models = 1 + (settings.after is None)
     space = models * measured.weight_bytes + sum(most.values()) * measured.look_bytes
     yield PlanLine(
@@ -267,3 +280,28 @@ def _lines(settings: RepairStudySettings, measured: Calibration) -> Iterator[Pla
     yield PlanLine(
         "rows that choose", repair.rows, "rows", "a task, at most; they are seen by every look"
     )
+
+
+def _memory_lines(settings: RepairStudySettings, measured: Calibration) -> Iterator[PlanLine]:
+    """The peak, and the parts of a cell that may be it; each begins when the one before has given back its own."""
+    searching = measured.search_bytes
+    parts = {
+        "fine-tuning": (measured.training_bytes, "seen in the calibration"),
+        "searching": (
+            searching,
+            f"seen in the calibration; {measured.weight_bytes / _GIB:.2f} GiB of it are the model worked on",
+        ),
+        "replay fine-tune": (
+            (searching + measured.replay_bytes) * settings.repair.replay,
+            "besides, a copy of the model, its gradients and two moments; `repair.replay: false` leaves it out",
+        ),
+        "saving and rollback": (
+            searching + measured.side_bytes,
+            "besides, at most what moved once more; the tables are written before it",
+        ),
+    }
+    most = max(parts, key=lambda name: parts[name][0])
+    yield PlanLine("peak memory", parts[most][0] / _GIB, "GiB", f"that of {most}")
+    for name, (needed, how) in parts.items():
+        if needed:
+            yield PlanLine(f"  memory of {name}", needed / _GIB, "GiB", how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from crosstune.interference.repair.selection import as_tasks
 from crosstune.studies.repair.settings import EMBEDDED, RepairStudySettings
 
 _ADAPTER = "adapter_config.json"
+# The id of a row that brings none says where it stands.
+_PLACE = re.compile(r"(test )?(line|row) \d+")
 _FEW_REPORTED = 50  # below this many reported rows a task the intervals are wide
 
 
@@ -137,7 +140,8 @@ def prepare(settings: RepairStudySettings) -> Bench:
         held_out, learn = {task.name: _rows(task) for task in settings.tasks}, ()
     with renamed("keep", "tasks"):
         keep = as_tasks(held_out, settings.repair_settings("cpu"))
-    return Bench(settings, before, learn, keep, tuple(_few_rows(keep, settings)))
+    warnings = (*_few_rows(keep, settings), *_untied_rows(keep))
+    return Bench(settings, before, learn, keep, warnings)
 
 
 def _rows(task: TaskSettings) -> object:
@@ -193,3 +197,24 @@ def _few_rows(keep: Mapping[str, Task], settings: RepairStudySettings) -> list[s
                 f"Task {name} has {len(task.test)} rows that report: its intervals are wide."
             )
     return warnings
+
+
+def _untied_rows(keep: Mapping[str, Task]) -> list[str]:
+    """That rows which may be translations or parts of one document are taken for independent ones."""
+    homes: dict[str, list[str]] = {}
+    untied = set()
+    for name, task in keep.items():
+        for row in (*task.train, *task.test):
+            if _PLACE.fullmatch(row.id) is None:
+                homes.setdefault(row.id, []).append(name)
+            if row.group is None:
+                untied.add(row.id)
+    shared = {at: names for at, names in homes.items() if len(names) > 1 and at in untied}
+    if not shared:
+        return []
+    names = [name for name in keep if any(name in tasks for tasks in shared.values())]
+    return [
+        f"Rows of {', '.join(names[:-1])} and {names[-1]} share {len(shared):,} ids but no group. If they are translations "
+        "or parts of the same documents, say so with `group` (`--group id`, or the field of the document): until then "
+        "the split and the intervals treat them as independent."
+    ]
