@@ -11,7 +11,7 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import PAGE_FILE, Page
 from crosstune.foundation.storage import read_json
 from crosstune.report.folder import Contents
-from crosstune.studies.repair import page, summary
+from crosstune.studies.repair import page, summary, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +97,31 @@ def test_caveats_stand_on_the_page(written):
     assert method.view == "text"
     for word in ("scored once", "w = 1", "not yet an ability", "without correction"):
         assert word in method.lead
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ((None, None), "share no row. Intervals are paired jackknife over reported rows"),
+        (
+            ("doc", "doc"),
+            "share no group. Intervals are paired jackknife over reported rows or groups",
+        ),
+        (("doc", None), "share no row and no group. Intervals"),
+    ],
+)
+def test_the_page_says_no_more_of_groups_than_is_known(run, groups, said):
+    tasks = tuple(
+        replace(task, source="rows.jsonl", group=group)
+        for task, group in zip(told.SETTINGS.tasks, groups, strict=True)
+    )
+    pick = verdicts.picked(run, told.SETTINGS)
+    sections = list(page._sections(run, replace(told.SETTINGS, tasks=tasks), pick))
+    notes = [section.note for section in sections if section.id in ("front", "tasks", "more-paid")]
+    assert len(notes) == 3
+    assert all(said in note for note in notes)
+
+
+def test_toy_rows_have_groups(written):
+    (front,) = (section for section in written.sections if section.id == "front")
+    assert "share no group." in front.note

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from crosstune.foundation.data.languages import PREFIX
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
+from crosstune.interference.repair.findings.criterion import DIVERGENCE
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import EMBEDDED, RepairStudySettings
 from crosstune.studies.repair.summary import finished_cells, forgotten
 from crosstune.studies.repair.verdicts import Pick, picked, statements
-
-_ROWS = "Rows that choose and rows that report share no group. Intervals are paired jackknife over reported rows or groups"
 
 
 def write(run: Run, settings: RepairStudySettings) -> None:
@@ -27,9 +28,28 @@ def write(run: Run, settings: RepairStudySettings) -> None:
         title=_title(settings),
         subtitle=_subtitle(run, settings),
         statements=tuple(statements(run, settings)),
-        sections=tuple(_sections(run, settings, pick)),
+        sections=tuple(_chosen(one, settings) for one in _sections(run, settings, pick)),
     )
     write_json(run.folder / PAGE_FILE, page.to_json())
+
+
+def _chosen(section: Section, settings: RepairStudySettings) -> Section:
+    """The section; where no loss chose, its note says what did."""
+    more = _BY_DIVERGENCE.get(section.id)
+    if more is None or settings.repair.target == "text":
+        return section
+    return replace(section, note=f"{section.note} {more}")
+
+
+_CHOSE = f"Rates, budgets and limits are of the {DIVERGENCE}, by which points were chosen"
+_BY_DIVERGENCE = {
+    "front": f"{_CHOSE}; what is drawn is the loss of the text.",
+    "more-regained": f"{_CHOSE}, those of a replay fine-tune by its loss; what is drawn is the loss of the text.",
+    "more-paid": f"{_CHOSE}, those of a replay fine-tune by its loss; what is drawn is the loss of the text.",
+    "tasks": f"{_CHOSE} (“lose” means to diverge further); what is drawn is the loss of the text.",
+    "ledger": f"“{why.LINE}” books no loss but the {DIVERGENCE}.",
+    "method": f"In place of losses, the search read the {DIVERGENCE}; the rows that report tell the loss of the text.",
+}
 
 
 def _title(settings: RepairStudySettings) -> str:
@@ -71,14 +91,23 @@ def _sections(run: Run, settings: RepairStudySettings, pick: Pick | None) -> Ite
         yield _ends_alone()
         return
     lost = forgotten(run.table("repair_by_task"))
-    yield from _fronts(run.table("repair_fronts"))
+    sides = _sides(settings)
+    yield from _fronts(run.table("repair_fronts"), sides)
     if run.has_table("repair_answers"):
-        yield from _same_question(run.table("repair_answers"), pick)
-    yield _by_task(pick, lost)
+        yield from _same_question(run.table("repair_answers"), pick, sides)
+    yield _by_task(pick, lost, sides)
     yield from _maps(run, pick)
     yield from _accounts(run, pick, lost)
     yield from _models()
     yield _method(settings)
+
+
+def _sides(settings: RepairStudySettings) -> str:
+    """What rows that choose and rows that report have not in common, as far as it is known, and what intervals leave out."""
+    known = [bool(task.group) or task.source.startswith(PREFIX) for task in settings.tasks]
+    apart = "group" if all(known) else "row and no group" if any(known) else "row"
+    units = "rows or groups" if any(known) else "rows"
+    return f"Rows that choose and rows that report share no {apart}. Intervals are paired jackknife over reported {units}"
 
 
 def _ends_alone() -> Section:
@@ -91,7 +120,7 @@ def _ends_alone() -> Section:
     )
 
 
-def _fronts(table: Table) -> Iterator[Section]:
+def _fronts(table: Table, sides: str) -> Iterator[Section]:
     yield Section(
         id="front",
         title="The front",
@@ -106,7 +135,7 @@ def _fronts(table: Table) -> Iterator[Section]:
         trace="front",
         choose=("points",),
         begin={"points": fronts.WITHOUT_BEFORE},
-        note=f"Mean loss of the forgotten and of the learned tasks, nats per token. {_ROWS}, and over seeds where there are "
+        note=f"Mean loss of the forgotten and of the learned tasks, nats per token. {sides}, and over seeds where there are "
         "several. Thin lines join the points that no other of the method beats on the rows that choose.",
     )
     yield Section(
@@ -143,7 +172,7 @@ def _fronts(table: Table) -> Iterator[Section]:
             )
 
 
-def _same_question(answers: Table, pick: Pick) -> Iterator[Section]:
+def _same_question(answers: Table, pick: Pick, sides: str) -> Iterator[Section]:
     begin: dict[str, object] = {"method": pick.method, "rival": answers.column("rival")[0]}
     for name, title, words in (
         ("more_regained", "what comes back more", "regains more (right) or less (left) of the old"),
@@ -159,11 +188,11 @@ def _same_question(answers: Table, pick: Pick) -> Iterator[Section]:
             value=name,
             choose=("method", "rival"),
             begin=begin,
-            note=f"{_ROWS}. A replay fine-tune answers with its stop that is best on rows it did not learn.",
+            note=f"{sides}. A replay fine-tune answers with its stop that is best on rows it did not learn.",
         )
 
 
-def _by_task(pick: Pick, lost: tuple[str, ...]) -> Section:
+def _by_task(pick: Pick, lost: tuple[str, ...], sides: str) -> Section:
     return Section(
         id="tasks",
         title="Task by task",
@@ -174,7 +203,7 @@ def _by_task(pick: Pick, lost: tuple[str, ...]) -> Section:
         value="change",
         choose=("task", "method"),
         begin={"task": lost[0], "method": pick.method},
-        note=f"{_ROWS}. “rate 2”: one nat of the forgotten tasks is worth two of the learned ones; “lose ≤ 0.1”: every "
+        note=f"{sides}. “rate 2”: one nat of the forgotten tasks is worth two of the learned ones; “lose ≤ 0.1”: every "
         "learned task may lose a tenth of a nat on the rows that choose.",
     )
 
