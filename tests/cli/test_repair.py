@@ -50,15 +50,21 @@ def test_a_file_may_say_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--task", "en.jsonl"], "`--task` must be NAME=VALUE; found 'en.jsonl'"),
+        (["--task", "en.jsonl"], "`--task` must be NAME=ROWS; found 'en.jsonl'"),
         ([*TASKS, "--task", "en=again"], "`--task` must name each task once; found en twice"),
         (["--task", "en=a"], "`tasks` must be at least two"),
-        ([*TASKS, "--max_loss", "bn"], "`--max_loss` must be NAME=VALUE"),
+        ([*TASKS, "--max_loss", "bn"], "`--max_loss` must be NAME=NATS"),
         ([*TASKS, "--max_loss", "bn=little"], "`--max_loss bn` must be a number of nats"),
         ([*TASKS, "--max_loss", "fr=0.1"], "`repair.max_loss` must name tasks (en, bn)"),
         ([*TASKS, "--granularity", "atom"], "`repair.granularity` must be of global"),
         ([*TASKS, "--maxloss", "bn=1"], "Did you mean `--max_loss`?"),
         ([*TASKS, "--repair.rowz", "3"], "Did you mean `--repair.rows`?"),
+        ([*TASKS, "--repair.rowz", "3"], "`crosstune repair --help` names them all."),
+        (["--task", "en.jsonl"], "`crosstune repair --help` names all words."),
+        (["--task", "en", "a"], "NAME=ROWS, without a space: did you mean `--task en=a`? "),
+        ([*TASKS, "--max_loss", "bn", "0.1"], "did you mean `--max_loss bn=0.1`? "),
+        ([*TASKS, "--max_loss", "bn", "--x"], "did you mean `--max_loss NAME=NATS`? "),
+        ([*TASKS, "--repair.seed", "3"], "`repair.seed` must be left out: in a study it follows"),
         (["--task", "../en=a", "--task", "bn=b"], "`tasks[0].name` must be"),
     ],
 )
@@ -69,8 +75,26 @@ def test_a_mistake_is_named(
     told = capsys.readouterr()
     assert told.err.startswith("error: ")
     assert message in told.err
+    assert "conflict" not in told.err
     assert told.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "help_of"),
+    [
+        (["run", "repair", "--sedes", "1"], "`crosstune run repair --help`"),
+        (["plan", "conflict", "--sedes", "1"], "`crosstune plan conflict --help`"),
+        (["show", "a", "b"], "`crosstune show --help` names"),
+        (["repare"], "`crosstune --help` names"),
+        ([], "`crosstune --help` names"),
+    ],
+)
+def test_an_error_points_to_the_help_of_its_own_command(
+    words: list[str], help_of: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert help_of in capsys.readouterr().err
 
 
 def test_a_command_without_models_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

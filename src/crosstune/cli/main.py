@@ -99,7 +99,7 @@ def _parse(words: list[str]) -> Namespace:
             "command",
             law="must be made of the documented words",
             found=" ".join(str(error).split()),
-            remedy=f"{_nearest(words)}`crosstune --help` and `crosstune run conflict --help` name them all.",
+            remedy=f"{repair.hint(words)}{_nearest(words)}{_helps(words)}",
         ) from error
 
 
@@ -117,6 +117,18 @@ def _nearest(words: list[str]) -> str:
         if near and near[0] != word.split("=")[0]:
             return f"Did you mean `{near[0]}`? "
     return ""
+
+
+def _helps(words: Sequence[str]) -> str:
+    """Where the words of this command are named."""
+    command = next(iter(words), "")
+    if command in ("run", "plan"):
+        known = [study.name for study in STUDIES]
+        study = next((word for word in words[1:2] if word in known), known[0])
+        return f"`crosstune --help` and `crosstune {command} {study} --help` name them all."
+    if command in ("repair", "show", "list"):
+        return f"`crosstune {command} --help` names them all."
+    return "`crosstune --help` names them all."
 
 
 def _dispatch(arguments: Namespace) -> int:

@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "test_share",
 }
 
+_NAMED = {"--task": "NAME=ROWS", "--max_loss": "NAME=NATS"}
 _SHORT = ("task", "max_loss", "granularity", "text", "group")
 
 
@@ -86,17 +87,37 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, **({"repair": repair} if repair else {})}
 
 
+def hint(words: Sequence[str]) -> str:
+    """A hint at NAME=VALUE, where a task or limit of the command was written with a space.
+
+    Args:
+        words: The words of the command.
+
+    Returns:
+        A sentence with a space behind it, or nothing.
+    """
+    if list(words[:1]) != ["repair"]:
+        return ""
+    for option, value, following in zip(words, words[1:], [*words[2:], ""], strict=False):
+        shape = _NAMED.get(option)
+        if shape and "=" not in value and not value.startswith("-"):
+            spaced = following and not following.startswith("-")
+            meant = f"{option} {value}={following}" if spaced else f"{option} {shape}"
+            return f"`{option}` must be {shape}, without a space: did you mean `{meant}`? "
+    return ""
+
+
 def _named(option: str, words: Sequence[str], example: str) -> dict[str, str]:
-    """The words `NAME=VALUE` by name."""
+    """The values of the words `NAME=…` by name."""
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals and value):
             raise SettingsError(
                 f"--{option}",
-                law="must be NAME=VALUE",
+                law=f"must be {_NAMED[f'--{option}']}",
                 found=repr(word),
-                remedy=f"Write it as `--{option} {example}`.",
+                remedy=f"Write it as `--{option} {example}`; `crosstune repair --help` names all words.",
             )
         if name in found:
             raise SettingsError(

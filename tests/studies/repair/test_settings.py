@@ -77,6 +77,27 @@ def test_the_impossible_is_refused_by_name(wrong: dict[str, object], argument: s
     assert caught.value.argument == argument
 
 
+@pytest.mark.parametrize(
+    ("part", "owner"),
+    [
+        ({"repair": {"seed": 3}}, "data_seed"),
+        ({"repair": {"device": "cuda"}}, "device"),
+        ({"blocks": {"length": 64}}, "repair.length"),
+        ({"blocks": {"window": True}}, "repair.windows"),
+        ({"blocks": {"seed": 3}}, "data_seed"),
+    ],
+)
+def test_what_follows_the_study_is_not_taken_and_ignored(
+    part: dict[str, dict[str, object]], owner: str
+) -> None:
+    with pytest.raises(CrosstuneError) as caught:
+        from_mapping(RepairStudySettings, part)
+    ((name, fields),) = part.items()
+    assert caught.value.argument == f"{name}.{next(iter(fields))}"
+    assert f"it follows `{owner}`" in caught.value.law
+    assert caught.value.remedy == f"Set `{owner}` instead."
+
+
 def test_without_a_ledger_a_stage_may_jump_back() -> None:
     assert RepairStudySettings(training=STOPPING, ledger=None).ledger is None
 

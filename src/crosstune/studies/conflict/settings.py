@@ -11,9 +11,15 @@ from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.interference.probe_settings import ProbeSettings
 from crosstune.interference.repair.stage.settings import StageRepairSettings
-from crosstune.interference.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.interference.settings import (
+    BlockSettings,
+    GradientSettings,
+    LedgerSettings,
+    left_to,
+)
 
 EMBEDDED = "embedded"
+_OF_BLOCKS = {"length": "training.length", "window": "windows", "seed": "data_seed"}
 _TOY_TASKS = (
     TaskSettings(name="en", source="toy:latin-svo", rows=800),
     TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=800),
@@ -86,6 +92,7 @@ class ConflictSettings:
             )
         again = sorted({name for name in self.stages if self.stages.count(name) > 1})
         _require(not again, "stages", "must name each task once", f"{', '.join(again)} again")
+        left_to(_OF_BLOCKS, "blocks", self.blocks)
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "must differ", self.seeds)
         _require(len(self.seeds) >= 1, "seeds", "must be at least one", "none")
         _require(min(self.seeds) >= 0, "seeds", "must not be negative", min(self.seeds))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crosstune.foundation.records import Column, Table
 from crosstune.interference.repair.search.front import non_dominated
-from crosstune.interference.repair.tables import NATS, RIVALS_COLUMNS, ROOM
+from crosstune.interference.repair.tables import CHOSE, NATS, RIVALS_COLUMNS, ROOM
 from crosstune.studies.over_seeds import by_key, mean_over_seeds
 
 WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
@@ -72,7 +72,7 @@ BY_TASK = (
     LABEL,
     Column("task", "string", "axis", about="The task whose loss is read."),
     Column("role", "string", "label", about="learned or forgotten from before to after."),
-    Column("selection", "float64", "label", NATS, about="Loss on the rows that chose."),
+    Column("selection", "float64", "label", NATS, about=CHOSE),
     *with_interval("loss", "Loss on reported rows."),
     *with_interval("change", "Loss here minus loss after; negative is better."),
     *_UNITS,
@@ -192,6 +192,7 @@ def answers(rivals: Table) -> Table:
             **dict(zip(axes, key, strict=True)),
             **_same(found, "kind", "rate", "budget"),
             "answer": "; ".join(dict.fromkeys(row["answer"] for row in found)),
+            "same_model": all(row["same_model"] for row in found),
             **_means(found, *_COMPARED),
         }
         for key, found in by_key(rivals, axes)

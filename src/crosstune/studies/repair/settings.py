@@ -10,10 +10,17 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.interference.repair.settings import RepairSettings
-from crosstune.interference.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.interference.settings import (
+    BlockSettings,
+    GradientSettings,
+    LedgerSettings,
+    left_to,
+)
 
 EMBEDDED = "embedded"
 PAIR = "pair"
+_OF_REPAIR = {"device": "device", "seed": "data_seed"}
+_OF_BLOCKS = {"length": "repair.length", "window": "repair.windows", "seed": "data_seed"}
 _TOY_TASKS = (
     TaskSettings(name="en", source="toy:latin-svo", rows=800),
     TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=800),
@@ -78,6 +85,8 @@ class RepairStudySettings:
             unknown = [name for name in getattr(self.repair, argument) if name not in names]
             _require(not unknown, f"repair.{argument}", known, ", ".join(unknown))
         self._check_ends()
+        left_to(_OF_REPAIR, "repair", self.repair)
+        left_to(_OF_BLOCKS, "blocks", self.blocks)
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "must differ", self.seeds)
         _require(len(self.seeds) >= 1, "seeds", "must be at least one", "none")
         _require(min(self.seeds) >= 0, "seeds", "must not be negative", min(self.seeds))

@@ -10,6 +10,7 @@ from typing import Any
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Statement
 from crosstune.interference.repair.findings import rival_words, words
+from crosstune.interference.repair.findings.criterion import picked_as
 from crosstune.interference.repair.points import Point
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.summary import PICKED, REPAIRED, finished_cells
@@ -68,10 +69,10 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
     tasks, seeds = run.table("repair_by_task"), len(finished_cells(run, settings))
     point = Point(pick.method, pick.kind, **_asked(pick, settings))  # type: ignore[arg-type]
     found = [
-        _trade(point, tasks, pick, seeds),
-        *words.ends(tasks),
+        _trade(point, tasks, pick, seeds, settings),
+        *words.ends(tasks, named=bool(settings.repair.learned)),
         *_limits(point, tasks, pick, settings),
-        *_answers(run, pick),
+        *_answers(run, pick, settings),
         *_comparisons(run, settings, pick),
         *_why(run, pick),
     ]
@@ -79,11 +80,14 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
     return [first, *cautions, *others, _where(run, settings)]
 
 
-def _trade(point: Point, tasks: Table, pick: Pick, seeds: int) -> Statement:
-    found = words.trade(point, tasks, pick.place)
+def _trade(
+    point: Point, tasks: Table, pick: Pick, seeds: int, settings: RepairStudySettings
+) -> Statement:
+    chose = settings.repair.target
+    found = words.trade(point, tasks, pick.place, chose)
     if seeds == 1:
         return found
-    basis = f"Picked as {pick.label!r} on other rows, at every seed anew. Differences to the model after, paired."
+    basis = f"{picked_as(pick.label, chose)}, at every seed anew. Differences to the model after, paired."
     return replace(found, detail=basis)
 
 
@@ -118,15 +122,15 @@ def _of_first_cell(run: Run, settings: RepairStudySettings) -> list[Statement]:
 def _limits(
     point: Point, tasks: Table, pick: Pick, settings: RepairStudySettings
 ) -> list[Statement]:
-    limits = settings.repair.max_loss
-    return words.constraints(point, tasks, pick.place, limits) if limits else []
+    limits, chose = settings.repair.max_loss, settings.repair.target
+    return words.constraints(point, tasks, pick.place, limits, chose) if limits else []
 
 
-def _answers(run: Run, pick: Pick) -> list[Statement]:
+def _answers(run: Run, pick: Pick, settings: RepairStudySettings) -> list[Statement]:
     """The picked method against its rivals at the same question."""
     if not run.has_table("repair_answers"):
         return []
-    return rival_words.answers(run.table("repair_answers"), pick.method)
+    return rival_words.answers(run.table("repair_answers"), pick.method, settings.repair.target)
 
 
 def _comparisons(run: Run, settings: RepairStudySettings, pick: Pick) -> Iterator[Statement]:
