@@ -11,6 +11,7 @@ from crosstune.foundation.records.page import PAGE_FILE
 from crosstune.foundation.storage import read_json
 from crosstune.foundation.worlds import embedded_world
 from crosstune.studies.opening import settings_of
+from crosstune.studies.repair import flow
 from crosstune.studies.repair.settings import RepairStudySettings
 
 
@@ -24,6 +25,15 @@ def test_a_finished_study_is_only_summed_up_again(repaired):
     }
     assert run.finished
     assert small_study.differences(small_repair.figures(run), before) == []
+
+
+def test_the_page_is_drawn_of_a_finished_run(tmp_path, monkeypatch):
+    """A page drawn before the run is finished would open with a warning that it is not."""
+    drawn = []
+    settings = small_repair.settings(tmp_path, seeds=[0])
+    monkeypatch.setattr(flow.report, "draw", lambda run: drawn.append(run.finished))
+    flow.run(settings, lambda progress: None)
+    assert drawn == [True]
 
 
 def test_the_page_is_written_with_the_trade_first(repaired):
