@@ -113,7 +113,7 @@ def test_reported_rows_are_scored_once_for_every_different_model(
 
     monkeypatch.setattr(harness, "score_at", counted)
     monkeypatch.setattr(outcome, "score_at", counted)
-    settings = replace(SETTINGS, replay=False, exchange_rates=(0.5, 0.5, 2.0), budgets=(0.2, 1e6))
+    settings = replace(SETTINGS, replay=False, exchange_rates=(0.5, 2.0), budgets=(0.2, 1e6, 2e6))
     found = repair(*tuned.pair(), tiny.tokenizer(), tuned.keep(), settings=settings)
     again = found.pick(
         max_loss={"bn": 0.2 + 1e-12}

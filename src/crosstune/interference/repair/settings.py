@@ -97,17 +97,7 @@ class RepairSettings:
                     repr(name),
                 )
         self._check_finite()
-        for argument in ("exchange_rates", "budgets", "replay_rates", "penalties", "granularity"):
-            told = [
-                f"{one:g}" if isinstance(one, float) else str(one)
-                for one in getattr(self, argument)
-            ]
-            _require(
-                len(set(told)) == len(told),
-                argument,
-                "must differ, as they are told",
-                ", ".join(told),
-            )
+        self._check_labels()
         _require(bool(self.exchange_rates), "exchange_rates", "must hold at least one", "none")
         _require(
             min(self.exchange_rates) > 0, "exchange_rates", "must be positive", self.exchange_rates
@@ -144,6 +134,20 @@ class RepairSettings:
             "must name the learned tasks where there are no labels (target: checkpoints)",
             "none",
         )
+
+    def _check_labels(self) -> None:
+        """Points go by their labels over seeds: two that are told alike would count as two seeds of one."""
+        for argument in ("exchange_rates", "budgets", "replay_rates", "penalties", "granularity"):
+            told = [
+                f"{one:g}" if isinstance(one, float) else str(one)
+                for one in getattr(self, argument)
+            ]
+            _require(
+                len(set(told)) == len(told),
+                argument,
+                "must differ, as they are told",
+                ", ".join(told),
+            )
 
     def _check_finite(self) -> None:
         numbers = {
