@@ -166,7 +166,7 @@ def _fronts(table: Table, sides: str) -> Iterator[Section]:
                 value=f"over_{other}",
                 note="Paired: both fronts are read on the same rows."
                 + (
-                    " The replay fine-tune reads as many tokens as the costliest search."
+                    " The replay fine-tune reads as many tokens as all looks of the search together."
                     * (other == "replay")
                 ),
             )
