@@ -7,6 +7,9 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH   := torch==2.13.0
+# Oracles of Fisher matrices. Without their dependencies: they name torchvision, which they do not use here and whose
+# wheels break a CPU build of torch.
+ORACLES := curvlinops-for-pytorch backpack-for-pytorch kronfluence
 
 # One thread per test process: two workers on two cores, and sums in one order.
 export OMP_NUM_THREADS := 1
@@ -31,6 +34,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "Installing the tools for tests and linting ..."
 	@$(PIP) -e '.[dev]'
+	@$(PIP) --no-deps $(ORACLES)
 	@touch $@
 
 quickstart: $(VENV)/installed ## install, run the main study on the embedded default, say where the report is
