@@ -14,7 +14,8 @@ from tests.studies import small_study
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
-from crosstune.studies.conflict.settings import EMBEDDED, ConflictSettings
+from crosstune.foundation.worlds import EMBEDDED
+from crosstune.studies.conflict.settings import ConflictSettings
 
 CHECKOUT = Path(__file__).parents[2]
 EVERY = sorted((CHECKOUT / "recipes").glob("*.yaml"))

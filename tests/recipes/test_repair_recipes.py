@@ -14,8 +14,8 @@ from crosstune.foundation.models import load_model, load_tokenizer, save_model
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
 from crosstune.foundation.training import LoraSettings, with_lora
-from crosstune.foundation.worlds import embedded_world
-from crosstune.studies.repair.settings import EMBEDDED, RepairStudySettings
+from crosstune.foundation.worlds import EMBEDDED, embedded_world
+from crosstune.studies.repair.settings import RepairStudySettings
 
 RECIPES = sorted((CHECKOUT / "recipes").glob("repair*.yaml"))
 

@@ -69,20 +69,3 @@ def test_windows_lose_no_end(study_folder: Path) -> None:
 def test_rows_longer_than_the_model_are_refused(study_folder: Path) -> None:
     with pytest.raises(ModelError, match=r"`training.length` must not exceed .* \(256 tokens\)"):
         prepare(small_study.settings(study_folder, training={"length": 257}))
-
-
-def test_the_first_process_alone_makes_the_embedded_world(
-    study_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-
-    class World:
-        folder = study_folder / "model"
-
-    monkeypatch.setattr(preparing, "embedded_world", lambda: calls.append("world") or World())
-    monkeypatch.setattr(preparing.ranks, "wait_for_all", lambda: calls.append("wait"))
-    for is_first, order in ((True, ["world", "wait"]), (False, ["wait", "world"])):
-        calls.clear()
-        monkeypatch.setattr(preparing.ranks, "is_first", lambda answer=is_first: answer)
-        prepare(small_study.settings(study_folder, model="embedded"))
-        assert calls == order

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from crosstune.foundation.worlds.settings import WorldSettings
+from crosstune.foundation.worlds.settings import EMBEDDED, WorldSettings
 
 if TYPE_CHECKING:
     from crosstune.foundation.worlds.embedded import World, embedded_world
     from crosstune.foundation.worlds.families import FAMILIES, random_model
 
-__all__ = ["World", "WorldSettings", "embedded_world", "FAMILIES", "random_model"]
+__all__ = ["EMBEDDED", "World", "WorldSettings", "embedded_world", "FAMILIES", "random_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from crosstune.foundation.errors import SettingsError
 
+EMBEDDED = "embedded"
+"""What a setting calls the embedded world's model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSettings:

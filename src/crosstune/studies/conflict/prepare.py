@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 
-from crosstune.foundation import ranks
 from crosstune.foundation.data import (
     Encoded,
     EncodingReport,
@@ -21,14 +19,14 @@ from crosstune.foundation.data import (
     read_tasks,
     sample_warnings,
 )
-from crosstune.foundation.errors import ModelError, renamed
+from crosstune.foundation.errors import renamed
 from crosstune.foundation.models import load_model, load_tokenizer, read_config
 from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training import StageData, with_lora
-from crosstune.foundation.worlds import embedded_world
 from crosstune.interference.repair.stage.in_place import stage_rows
-from crosstune.studies.conflict.settings import EMBEDDED, ConflictSettings
+from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.models import check_length, find_device, find_model
 
 SIDES = ("train", "test")
 
@@ -133,9 +131,7 @@ class Bench:
     @property
     def device(self) -> str:
         """Where the model lives."""
-        if self.settings.device != "auto":
-            return self.settings.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return find_device(self.settings.device)
 
 
 def prepare(settings: ConflictSettings) -> Bench:
@@ -150,11 +146,11 @@ def prepare(settings: ConflictSettings) -> Bench:
     Raises:
         ModelError: The rows are longer than the model can read.
     """
-    source = _source(settings)
+    source = find_model(settings.model)
     with renamed("path_or_id", "model"):
         config = read_config(source, trust_remote_code=settings.trust_remote_code)
         tokenizer = load_tokenizer(source, trust_remote_code=settings.trust_remote_code)
-    _check_length(settings, config)
+    check_length("training.length", settings.training.length, config, windows="windows")
     tasks = read_tasks(
         settings.tasks,
         test_share=settings.test_share,
@@ -181,34 +177,12 @@ def prepare(settings: ConflictSettings) -> Bench:
     return bench
 
 
-def _source(settings: ConflictSettings) -> str:
-    if settings.model != EMBEDDED:
-        return settings.model
-    if not ranks.is_first():
-        ranks.wait_for_all()  # the first process makes the world, once
-    folder = embedded_world().folder
-    if ranks.is_first():
-        ranks.wait_for_all()
-    return str(folder)
-
-
 def _check_repair_rows(bench: Bench) -> None:
     """Too few rows for the repair of the last stage are told before the first one is trained."""
     for number in range(len(bench.settings.stage_names)):
         repair = bench.settings.repair_settings(number)
         if repair is not None:
             stage_rows(bench.learned_rows(number), bench.tokenizer, repair)
-
-
-def _check_length(settings: ConflictSettings, config: Any) -> None:
-    most = getattr(config, "max_position_embeddings", None)
-    if most is not None and settings.training.length > most:
-        raise ModelError(
-            "training.length",
-            law=f"must not exceed what the model can read ({most} tokens)",
-            found=settings.training.length,
-            remedy="Set it to that or less; `windows: true` keeps the rest of long rows.",
-        )
 
 
 def _encode(

@@ -9,6 +9,7 @@ from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.worlds import EMBEDDED
 from crosstune.interference.probe_settings import ProbeSettings
 from crosstune.interference.repair.stage.settings import StageRepairSettings
 from crosstune.interference.settings import (
@@ -18,7 +19,6 @@ from crosstune.interference.settings import (
     left_to,
 )
 
-EMBEDDED = "embedded"
 _OF_BLOCKS = {"length": "training.length", "window": "windows", "seed": "data_seed"}
 _TOY_TASKS = (
     TaskSettings(name="en", source="toy:latin-svo", rows=800),

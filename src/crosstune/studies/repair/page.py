@@ -9,9 +9,10 @@ from crosstune.foundation.data.languages import PREFIX
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
+from crosstune.foundation.worlds import EMBEDDED
 from crosstune.interference.repair.findings.criterion import DIVERGENCE
 from crosstune.studies.repair import fronts, why
-from crosstune.studies.repair.settings import EMBEDDED, RepairStudySettings
+from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.summary import finished_cells, forgotten
 from crosstune.studies.repair.verdicts import Pick, picked, statements
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 
-from crosstune.foundation import ranks
 from crosstune.foundation.data import (
     Encoded,
     Row,
@@ -22,13 +20,13 @@ from crosstune.foundation.data import (
     read_rows,
     read_tasks,
 )
-from crosstune.foundation.errors import ModelError, renamed
+from crosstune.foundation.errors import renamed
 from crosstune.foundation.models import load_model, load_tokenizer, read_config
 from crosstune.foundation.storage import fingerprint, read_json
 from crosstune.foundation.training import StageData, with_lora
-from crosstune.foundation.worlds import embedded_world
 from crosstune.interference.repair.selection import as_tasks
-from crosstune.studies.repair.settings import EMBEDDED, RepairStudySettings
+from crosstune.studies.models import check_length, find_device, find_model
+from crosstune.studies.repair.settings import RepairStudySettings
 
 _ADAPTER = "adapter_config.json"
 # The id of a row that brings none says where it stands.
@@ -57,9 +55,7 @@ class Bench:
     @property
     def device(self) -> str:
         """Where the models live."""
-        if self.settings.device != "auto":
-            return self.settings.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return find_device(self.settings.device)
 
     @property
     def base(self) -> str:
@@ -124,10 +120,12 @@ def prepare(settings: RepairStudySettings) -> Bench:
     Returns:
         What every cell starts from.
     """
-    before = _before(settings)
+    before = find_model(settings.before)
     with renamed("path_or_id", "before"):
         config = read_config(_whole(before), trust_remote_code=settings.trust_remote_code)
-    _check_length(settings, config)
+    for name in ("repair",) if settings.after is not None else ("training", "repair"):
+        length = getattr(settings, name).length
+        check_length(f"{name}.length", length, config, windows="repair.windows")
     if settings.after is None:
         tasks = read_tasks(
             settings.tasks, test_share=settings.test_share, samples=None, seed=settings.data_seed
@@ -154,33 +152,9 @@ def _rows(task: TaskSettings) -> object:
     )
 
 
-def _before(settings: RepairStudySettings) -> str:
-    if settings.before != EMBEDDED:
-        return settings.before
-    if not ranks.is_first():
-        ranks.wait_for_all()  # the first process makes the world, once
-    folder = embedded_world().folder
-    if ranks.is_first():
-        ranks.wait_for_all()
-    return str(folder)
-
-
 def _whole(before: str) -> str:
     place = Path(before) / _ADAPTER
     return str(read_json(place)["base_model_name_or_path"]) if place.is_file() else before
-
-
-def _check_length(settings: RepairStudySettings, config: Any) -> None:
-    most = getattr(config, "max_position_embeddings", None)
-    for name in ("repair",) if settings.after is not None else ("training", "repair"):
-        length = getattr(settings, name).length
-        if most is not None and length > most:
-            raise ModelError(
-                f"{name}.length",
-                law=f"must not exceed what the model can read ({most} tokens)",
-                found=length,
-                remedy="Set it to that or less; `repair.windows: true` keeps the rest of long rows.",
-            )
 
 
 def _few_rows(keep: Mapping[str, Task], settings: RepairStudySettings) -> list[str]:

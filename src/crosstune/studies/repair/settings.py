@@ -9,6 +9,7 @@ from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.worlds import EMBEDDED
 from crosstune.interference.repair.settings import RepairSettings
 from crosstune.interference.settings import (
     BlockSettings,
@@ -17,7 +18,6 @@ from crosstune.interference.settings import (
     left_to,
 )
 
-EMBEDDED = "embedded"
 PAIR = "pair"
 _OF_REPAIR = {"device": "device", "seed": "data_seed"}
 _OF_BLOCKS = {"length": "repair.length", "window": "repair.windows", "seed": "data_seed"}
