@@ -184,7 +184,7 @@ def _row(
         "by": by,
         **site_cells(site),
         "where": f"L{site.layer}" if site.component == "" else str(site),
-        "loss": (then.nats.sum() / then.tokens.sum()).item(),
+        "loss": then.loss,
         "nats": regained.value.item(),
         "low": regained.low.item(),
         "high": regained.high.item(),

@@ -125,6 +125,7 @@ def test_figures_are_sums_over_sums_with_their_chance() -> None:
     tokens = sum(row.scored_tokens for row in rows)
     figure = scores.nats_per_token
     assert figure.value == pytest.approx(total / tokens, rel=1e-6)
+    assert scores.loss == pytest.approx(total / tokens, rel=1e-6)
     assert figure.low < figure.value < figure.high
     assert (figure.n, figure.n_unit, figure.chance) == (9, "rows", math.log(tiny.VOCABULARY))
     assert scores.bits_per_byte.value == pytest.approx(total / tokens / 2 / math.log(2), rel=1e-6)

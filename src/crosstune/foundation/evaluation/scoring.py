@@ -93,6 +93,11 @@ class RowScores:
     """Entries of the model's vocabulary: ln of it is what guessing uniformly costs."""
 
     @property
+    def loss(self) -> float:
+        """Nats per scored token, sum over sum, without an interval."""
+        return (self.nats.sum() / self.tokens.sum()).item()
+
+    @property
     def nats_per_token(self) -> Measurement:
         """The mean cost of a token, with a jackknife interval over rows or groups."""
         return self._ratio(

@@ -162,7 +162,7 @@ class _Stops(TrainerCallback):  # type: ignore[misc]
     def _stop(self, state: Any, model: Any) -> None:
         began = time.perf_counter()
         chosen, reported = (self._score(model, side) for side in self._sides)
-        losses = {task: (one.nats.sum() / one.tokens.sum()).item() for task, one in chosen.items()}
+        losses = {task: one.loss for task, one in chosen.items()}
         point = Point("replay", "replay", step=state.global_step, rate=self._rate, selection=losses)
         self.points.append((point, reported))
         self.seconds += time.perf_counter() - began

@@ -86,7 +86,7 @@ def losses_at_ends(
     box = plain_box(ends)
     before, after = (
         {
-            task: (scores.nats.sum() / scores.tokens.sum()).item()
+            task: scores.loss
             for task, scores in score_at(
                 box, torch.full(box.shape, value, dtype=torch.float64), rows, settings
             ).items()

@@ -112,7 +112,7 @@ def repair_in_place(
         if bool((values == 1).all()):
             return _as_trained(settings, roles, began, moved=True, looks=session.looks.made)
         repaired = {
-            task: (scores.nats.sum() / scores.tokens.sum()).item()
+            task: scores.loss
             for task, scores in score_tasks(ends, rows, search).items()
         }
         return StageRepair(
