@@ -176,8 +176,8 @@ def _row(
     total: float,
 ) -> dict[str, object]:
     now, then = scores
-    sums, counts = _by_unit(now, now.nats - then.nats), _by_unit(now, now.tokens.double())
-    regained = ratio_jackknife(sums, counts)
+    sums = now.by_unit(now.nats - then.nats)
+    regained = ratio_jackknife(sums, now.by_unit(now.tokens))
     return {
         "task": audience.task,
         "side": audience.side,
@@ -191,12 +191,6 @@ def _row(
         "share": sums.sum().item() / total if total else float("nan"),
         "n": len(sums),
     }
-
-
-def _by_unit(scores: RowScores, values: Tensor) -> Tensor:
-    place = {unit: index for index, unit in enumerate(dict.fromkeys(scores.units))}
-    index = torch.tensor([place[unit] for unit in scores.units])
-    return torch.zeros(len(place), dtype=torch.float64).index_add(0, index, values)
 
 
 def _groups(anatomy: Anatomy, by: str) -> dict[Site, list[Part]]:

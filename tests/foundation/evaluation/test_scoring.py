@@ -136,8 +136,12 @@ def test_figures_are_sums_over_sums_with_their_chance() -> None:
 def test_rows_of_a_group_and_windows_of_a_row_are_one_unit() -> None:
     rows = tiny.rows(8)
     grouped = [dataclasses.replace(row, group=f"g{at // 2}") for at, row in enumerate(rows)]
-    figure = score_rows(tiny.model(), grouped, pad_id=0).nats_per_token
+    scores = score_rows(tiny.model(), grouped, pad_id=0)
+    figure = scores.nats_per_token
     assert (figure.n, figure.n_unit) == (4, "groups")
+    assert [row.unit for row in grouped] == [f"g{at // 2}" for at in range(8)]
+    assert [row.unit for row in rows] == [row.row_id for row in rows]
+    assert torch.equal(scores.by_unit(scores.nats), scores.nats.view(4, 2).sum(dim=1))
     alone = score_rows(tiny.model(), rows, pad_id=0).nats_per_token
     assert figure.value == pytest.approx(alone.value)
     windows = [

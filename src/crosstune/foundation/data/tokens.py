@@ -41,6 +41,11 @@ class Encoded:
     group: str | None = None
     window: int = 0
 
+    @property
+    def unit(self) -> str:
+        """Its group, or the row where it has none: what intervals leave out and folds keep together."""
+        return self.group or self.row_id
+
 
 @dataclass(frozen=True)
 class EncodingReport:

@@ -49,8 +49,8 @@ def chance_lines(train: Sequence[Encoded], test: Sequence[Encoded], vocabulary: 
     units: dict[str, tuple[float, int]] = {}
     for row in test:
         scored = _scored(row, vocabulary)
-        paid, tokens = units.get(row.group or row.row_id, (0.0, 0))
-        units[row.group or row.row_id] = (paid + float(nats[scored].sum()), tokens + len(scored))
+        paid, tokens = units.get(row.unit, (0.0, 0))
+        units[row.unit] = (paid + float(nats[scored].sum()), tokens + len(scored))
     interval = ratio_jackknife(
         [paid for paid, _ in units.values()], [tokens for _, tokens in units.values()]
     )

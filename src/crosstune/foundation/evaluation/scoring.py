@@ -128,8 +128,8 @@ class RowScores:
     def _ratio(
         self, name: str, factor: float, counts: Tensor, unit: str, chance: float | None = None
     ) -> Measurement:
-        sums, per_unit = self._by_unit(counts)
-        interval = ratio_jackknife(sums * factor, per_unit)
+        sums = self.by_unit(self.nats)
+        interval = ratio_jackknife(sums * factor, self.by_unit(counts))
         return Measurement(
             name,
             float(interval.value),
@@ -142,12 +142,12 @@ class RowScores:
             n_unit=self.unit_name,
         )
 
-    def _by_unit(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Nats and counts summed within each row or group, in order of first appearance."""
+    def by_unit(self, values: Tensor) -> Tensor:
+        """Values of the rows summed within each row or group, in order of first appearance, float64."""
         place = {unit: at for at, unit in enumerate(dict.fromkeys(self.units))}
         index = torch.tensor([place[unit] for unit in self.units])
         empty = torch.zeros(len(place), dtype=torch.float64)
-        return empty.index_add(0, index, self.nats), empty.index_add(0, index, counts.double())
+        return empty.index_add(0, index, values.double())
 
 
 def score_rows(
@@ -190,7 +190,7 @@ def score_rows(
         nats=nats,
         tokens=torch.tensor([row.scored_tokens for row in encoded]),
         bytes=torch.tensor([row.scored_bytes for row in encoded]),
-        units=tuple(row.group or row.row_id for row in encoded),
+        units=tuple(row.unit for row in encoded),
         unit_name=_unit_name(encoded),
         cut_share=sum(row.cut for row in encoded) / len(encoded),
         vocabulary=int(model.config.vocab_size),  # type: ignore[union-attr, arg-type]
@@ -216,4 +216,4 @@ def _exp(value: float) -> float:
 def _unit_name(encoded: Sequence[Encoded]) -> str:
     """Groups that hold one row each are rows."""
     rows = {row.row_id for row in encoded}
-    return "rows" if len({row.group or row.row_id for row in encoded}) == len(rows) else "groups"
+    return "rows" if len({row.unit for row in encoded}) == len(rows) else "groups"

@@ -101,13 +101,13 @@ def make_items(
     Raises:
         DataError: A task has nothing to score in one of the folds.
     """
-    units = {_unit(row) for task in rows for row in task}
+    units = {row.unit for task in rows for row in task}
     dealt = sorted(units, key=lambda unit: (content_key(unit, "fold", seed), unit))
     fold_of = {unit: at % folds for at, unit in enumerate(dealt)}
     items = []
     for task, given in enumerate(rows):
         for fold in range(folds):
-            mine = [row for row in given if fold_of[_unit(row)] == fold]
+            mine = [row for row in given if fold_of[row.unit] == fold]
             if not sum(row.scored_tokens for row in mine):
                 raise DataError(
                     "keep",
@@ -117,10 +117,6 @@ def make_items(
                 )
             items += [Item(task, fold, tuple(b)) for b in micro_batches(mine, batch_tokens)]
     return tuple(items)
-
-
-def _unit(row: Encoded) -> str:
-    return row.group or row.row_id
 
 
 @dataclass

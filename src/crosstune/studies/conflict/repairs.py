@@ -6,9 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from crosstune.foundation.evaluation import RowScores
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.page import Section, Statement, Tone
@@ -62,8 +59,8 @@ def trade(stage: str, trained: Scores, repaired: Scores) -> Table:
     rows = []
     for (task, side), before in trained.items():
         after = repaired[task, side]
-        change = _by_unit(before, after.nats - before.nats)
-        found = ratio_jackknife(change, _by_unit(before, before.tokens.double()))
+        change = before.by_unit(after.nats - before.nats)
+        found = ratio_jackknife(change, before.by_unit(before.tokens))
         rows.append(
             {
                 "stage": stage,
@@ -78,12 +75,6 @@ def trade(stage: str, trained: Scores, repaired: Scores) -> Table:
             }
         )
     return Table(TRADE, TRADE_COLUMNS, rows)
-
-
-def _by_unit(scores: RowScores, values: Tensor) -> Tensor:
-    place = {unit: index for index, unit in enumerate(dict.fromkeys(scores.units))}
-    index = torch.tensor([place[unit] for unit in scores.units])
-    return torch.zeros(len(place), dtype=torch.float64).index_add(0, index, values)
 
 
 def means(trades: Table) -> Table:
