@@ -10,32 +10,24 @@ from tests.foundation.models.decoders import decoder, with_lora
 from crosstune.foundation.errors import ModelError, UnknownFamilyError
 from crosstune.foundation.models import layout
 from crosstune.foundation.models.anatomy import Anatomy
-from crosstune.foundation.models.layout import HeadGeometry, Slab
+from crosstune.foundation.models.layout import Slab
 from crosstune.foundation.models.site import Cut, Site
 
 SMALL = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def test_head_geometry_is_the_configuration_s() -> None:
-    assert HeadGeometry.of(decoder("qwen3").config) == HeadGeometry(4, 2, 8)
-    assert HeadGeometry.of(decoder("qwen2").config) == HeadGeometry(4, 2, 4)
-    assert HeadGeometry.of(decoder("gpt2").config) == HeadGeometry(4, 4, 4)
-    assert HeadGeometry(4, 2, 8).features("attn.q") == 32
-    assert HeadGeometry(4, 2, 8).features("attn.v") == 16
-
-
-@pytest.mark.parametrize("experts", [None, 0, 2])
+@pytest.mark.parametrize("axis", [None, 0, 2])
 @pytest.mark.parametrize("piece", [1, 7, 1 << 20])
 def test_pieces_do_not_change_a_sum(
-    experts: int | None, piece: int, monkeypatch: pytest.MonkeyPatch
+    axis: int | None, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "_CPU_PIECE", piece)
     a, b = torch.randn(2, 6, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     sizes = (6, 4, 5)
-    sites = tuple(Site(0, "x", expert=e) for e in range(1 if experts is None else sizes[experts]))
-    slab = Slab("w", (2, 6, 20), sizes, Cut(1, 1, 3), sites, experts)
+    sites = tuple(Site(0, "x", expert=e) for e in range(1 if axis is None else sizes[axis]))
+    slab = Slab("w", (2, 6, 20), sizes, Cut(1, 1, 3), sites, axis)
     product = (a * b).reshape(sizes)[:, 1:3]
-    wanted = {None: product.sum()[None], 0: product.sum((1, 2)), 2: product.sum((0, 1))}[experts]
+    wanted = {None: product.sum()[None], 0: product.sum((1, 2)), 2: product.sum((0, 1))}[axis]
     torch.testing.assert_close(slab.inner(a, b), wanted, rtol=1e-14, atol=0)
     parts = torch.stack([(p.take(a) * p.take(b)).sum() for p in slab.parts()])
     torch.testing.assert_close(parts, wanted, rtol=1e-14, atol=0)
@@ -90,7 +82,7 @@ def test_a_module_without_configuration_is_refused() -> None:
 def test_weights_that_contradict_the_configuration_are_refused() -> None:
     model = decoder("phi3")
     model.config.num_key_value_heads = 4
-    with pytest.raises(ModelError, match=r"must have 48 output features .* found 32"):
+    with pytest.raises(ModelError, match=r"must have 48 features on axis 0 .* found 32"):
         Anatomy.of(model)
 
 
@@ -116,3 +108,33 @@ def test_a_trained_copy_of_a_tied_head_is_a_head() -> None:
     ]
     (embedding,) = anatomy.parts_of("base_model.model.transformer.wte.weight")
     assert embedding.site == Site(None, "embed+head")
+
+
+def heads_of(slab: Slab) -> tuple[int, ...]:
+    return tuple(part.count for part in slab.by_head().parts())
+
+
+def test_only_what_belongs_to_heads_is_cut_by_head() -> None:
+    slabs = Anatomy.of(decoder("llama_biased")).slabs
+    cut = {slab.parameter.removeprefix("model.layers.0."): heads_of(slab) for slab in slabs}
+    assert cut["self_attn.q_proj.weight"] == (64,) * 4
+    assert cut["self_attn.q_proj.bias"] == (4,) * 4
+    assert cut["self_attn.v_proj.weight"] == (64,) * 2
+    assert cut["self_attn.k_proj.bias"] == (4,) * 2
+    assert cut["self_attn.o_proj.weight"] == (64,) * 4
+    assert cut["self_attn.o_proj.bias"] == (16,)
+    assert cut["mlp.up_proj.weight"] == (24 * 16,)
+
+
+def test_cutting_by_head_twice_is_cutting_once() -> None:
+    for slab in Anatomy.of(decoder("gpt_neox")).slabs:
+        assert slab.by_head().by_head() == slab.by_head()
+
+
+def test_heads_that_contradict_the_weights_are_refused() -> None:
+    model = decoder("llama")
+    model.config.num_key_value_heads = 4
+    with pytest.raises(
+        ModelError, match=r"0\.self_attn\.k_proj\.weight.*have 16 .* axis 0 .*found 8"
+    ):
+        Anatomy.of(model).by_head()

@@ -1,15 +1,17 @@
 """Models: what a layer, component, expert and LoRA factor is; reading, writing and measuring a model.
 
-`Anatomy` names every element of a decoder by `Site`; `load_model` and `save_model` read and write ordinary
-Hugging Face folders; `measuring` and `weights_at` let a model be differentiated without leaving a trace; `capture` sees what goes
-into each module and what gradient comes back, and `grouped_gradients` turns that into gradients of groups of rows.
+`Anatomy` names every element of a decoder by `Site`, `HeadMap` says which features of which module are which
+attention head's; `load_model` and `save_model` read and write ordinary Hugging Face folders; `measuring` and `weights_at`
+let a model be differentiated without leaving a trace; `capture` sees what goes into each module and what gradient comes
+back, and `grouped_gradients` turns that into gradients of groups of rows.
 """
 
 from __future__ import annotations
 
 from crosstune.foundation.models.anatomy import Anatomy, gradient_sites
 from crosstune.foundation.models.contraction import Groups, grouped_gradients
-from crosstune.foundation.models.layout import HeadGeometry
+from crosstune.foundation.models.geometry import HeadGeometry
+from crosstune.foundation.models.heads import HeadMap, Projection
 from crosstune.foundation.models.loading import (
     check_finite,
     load_model,
@@ -27,7 +29,9 @@ __all__ = [
     "Capture",
     "Groups",
     "HeadGeometry",
+    "HeadMap",
     "Part",
+    "Projection",
     "Site",
     "Tap",
     "capture",

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import ModelError
-from crosstune.foundation.models.layout import HeadGeometry, Slab, slabs_of_model
+from crosstune.foundation.models.describing import aligned, ranges
+from crosstune.foundation.models.geometry import HeadGeometry
+from crosstune.foundation.models.layout import Slab, slabs_of_model
 from crosstune.foundation.models.site import Part, Site
 
 
@@ -26,7 +28,7 @@ class Anatomy:
         num_layers: Number of blocks.
         hidden_size: Width of the residual stream.
         heads: Number and size of its attention heads.
-        slabs: The parameters, cut by component; a slab may run over all experts of a layer.
+        slabs: The parameters, cut by component; a slab may run over all experts or heads of a layer.
     """
 
     family: str
@@ -61,6 +63,19 @@ class Anatomy:
         kept = set(parameters)
         _check_known("parameters", sorted(kept), {slab.parameter for slab in self.slabs})
         slabs = tuple(slab for slab in self.slabs if slab.parameter in kept)
+        return Anatomy(self.family, self.num_layers, self.hidden_size, self.heads, slabs)
+
+    def by_head(self) -> Anatomy:
+        """Return the same anatomy with attention cut by head: the sites of a component's heads add up to the component.
+
+        Queries belong to their heads by output rows, keys and values to their key-value heads, the output
+        projection to its heads by *input columns*. What belongs to no head keeps the component's site: the
+        output projection's bias, LoRA's A of queries, keys and values, and LoRA's B of the output.
+
+        Raises:
+            ModelError: A projection has another number of features than the configuration's heads.
+        """
+        slabs = tuple(slab.by_head() for slab in self.slabs)
         return Anatomy(self.family, self.num_layers, self.hidden_size, self.heads, slabs)
 
     @cached_property
@@ -194,27 +209,37 @@ class Anatomy:
             f"{self.family}: {self.num_layers} layers, width {self.hidden_size}; "
             f"{heads.num_heads} heads of {heads.head_dim}, {heads.num_kv_heads} key-value heads; "
             f"{len(self.sites)} sites",
-            *_aligned([("component", "layers", "per layer", "elements"), *self._rows()]),
+            *aligned([("component", "layers", "per layer", "elements"), *self._rows()], left=2),
         ]
         return "\n".join(lines)
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
         """One row per component, and one more where its size or number of experts changes with depth."""
-        places: dict[Site, list[int]] = {}
+        places: dict[Site, list[Site]] = {}
         for site in self.sites:
             place = Site(site.layer, site.component, factor=site.factor)
-            places.setdefault(place, []).append(self.count(site))
+            places.setdefault(place, []).append(site)
         rows: dict[tuple[str, int, bool], list[Site]] = {}
-        for place, counts in places.items():
-            name = str(replace(place, layer=None))
-            name += f" ({len(counts)} experts)" if "experts" in place.component else ""
-            rows.setdefault((name, sum(counts), place.layer is None), []).append(place)
+        for place, sites in places.items():
+            name = f"{replace(place, layer=None)}{_fineness(sites)}"
+            count = sum(self.count(site) for site in sites)
+            rows.setdefault((name, count, place.layer is None), []).append(place)
         table = []
         for (name, count, outside), held in rows.items():
             layers = [place.layer for place in held if place.layer is not None]
             each = "" if outside else f"{count:,}"
-            table.append((name, _ranges(layers), each, f"{count * len(held):,}"))
+            table.append((name, ranges(layers), each, f"{count * len(held):,}"))
         return [*table, ("total", "", "", f"{sum(self._counts.values()):,}")]
+
+
+def _fineness(sites: Sequence[Site]) -> str:
+    """Say into how many experts or heads a component is cut."""
+    cuts = {
+        "experts": sum(site.expert is not None for site in sites),
+        "heads": sum(site.head is not None for site in sites),
+        "kv-heads": sum(site.kv_head is not None for site in sites),
+    }
+    return "".join(f" ({count} {name})" for name, count in cuts.items() if count)
 
 
 def _check_known(argument: str, wanted: Iterable[object], known: Container[object]) -> None:
@@ -226,28 +251,6 @@ def _check_known(argument: str, wanted: Iterable[object], known: Container[objec
             found=", ".join(unknown[:3]),
             remedy="See Anatomy.sites for its sites and model.named_parameters() for its parameters.",
         )
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """Return layers as ranges: ``0–2, 5``."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if i < 2 else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
 
 
 def gradient_sites(model: nn.Module) -> Anatomy:

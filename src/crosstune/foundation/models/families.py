@@ -44,8 +44,8 @@ class Family:
     inside: Mapping[str, Holds]
 
 
-def _one(component: str) -> Holds:
-    return Holds((component,))
+def _one(component: str, *, transposed: bool = False) -> Holds:
+    return Holds((component,), transposed=transposed)
 
 
 _QKV = ("attn.q", "attn.k", "attn.v")
@@ -121,10 +121,10 @@ FAMILIES: Mapping[str, Family] = {
         {
             "ln_1": _one("norm"),
             "attn.c_attn": Holds(_QKV, joint="attn.qkv", transposed=True),
-            "attn.c_proj": _one("attn.o"),
+            "attn.c_proj": _one("attn.o", transposed=True),
             "ln_2": _one("norm"),
-            "mlp.c_fc": _one("mlp.up"),
-            "mlp.c_proj": _one("mlp.down"),
+            "mlp.c_fc": _one("mlp.up", transposed=True),
+            "mlp.c_proj": _one("mlp.down", transposed=True),
         },
     ),
     "gpt_neox": Family(

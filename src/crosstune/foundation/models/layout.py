@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from crosstune.foundation.errors import ModelError, UnknownFamilyError
 from crosstune.foundation.models.families import FAMILIES, Family, Holds
+from crosstune.foundation.models.geometry import HeadCut, HeadGeometry
 from crosstune.foundation.models.names import ParameterName, read_name
 from crosstune.foundation.models.site import Cut, Part, Site
 
@@ -19,39 +21,17 @@ _CPU_PIECE, _ACCELERATOR_PIECE = 1 << 18, 1 << 26
 
 
 @dataclass(frozen=True)
-class HeadGeometry:
-    """Number and size of the attention heads."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-
-    @classmethod
-    def of(cls, config: Any) -> HeadGeometry:
-        """Return the geometry a transformers configuration describes."""
-        heads = config.num_attention_heads
-        return cls(
-            num_heads=heads,
-            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        )
-
-    def features(self, component: str) -> int:
-        """Return the number of output features of ``attn.q``, ``attn.k`` or ``attn.v``."""
-        return self.head_dim * (self.num_heads if component == "attn.q" else self.num_kv_heads)
-
-
-@dataclass(frozen=True)
 class Slab:
-    """One component's elements of one parameter; a stack of experts stays together, so it is summed at once.
+    """One component's elements of one parameter; experts and heads stay together, so they are summed at once.
 
     Args:
         parameter: Name in ``named_parameters()``.
         whole: The parameter's own shape.
         shape: How the parameter is looked at (see `Part`).
         cut: What is kept of it, or None for all.
-        sites: The site, or one site per expert.
-        expert_axis: The axis that counts experts, if one does.
+        sites: The site, or one site per expert or head.
+        site_axis: The axis that counts sites (experts or heads), if one does.
+        heads: Where its heads lie, if its elements belong to heads.
     """
 
     parameter: str
@@ -59,25 +39,46 @@ class Slab:
     shape: tuple[int, ...]
     cut: Cut | None
     sites: tuple[Site, ...]
-    expert_axis: int | None = None
+    site_axis: int | None = None
+    heads: HeadCut | None = None
+
+    def by_head(self) -> Slab:
+        """Return the slab with one site per head, or itself where its elements belong to no head.
+
+        Raises:
+            ModelError: The parameter has another number of features than the configuration's heads.
+        """
+        heads = self.heads
+        if heads is None or self.site_axis is not None:
+            return self
+        site, axis = self.sites[0], heads.axis
+        _check_features(f"model.{self.parameter}", heads.features, self.whole, axis)
+        kept = heads.kept
+        return replace(
+            self,
+            shape=(*self.whole[:axis], *heads.sizes, *self.whole[axis + 1 :]),
+            cut=None if kept is None else replace(kept, axis=axis + kept.axis),
+            sites=tuple(site.of_head(head) for head in range(heads.heads)),
+            site_axis=axis,
+        )
 
     def parts(self) -> tuple[Part, ...]:
         """Return one part per site."""
         cuts = () if self.cut is None else (self.cut,)
-        axis = self.expert_axis
+        axis = self.site_axis
         if axis is None:
             return (Part(self.sites[0], self.parameter, self.shape, cuts),)
         return tuple(
-            Part(site, self.parameter, self.shape, (*cuts, Cut(axis, expert, expert + 1)))
-            for expert, site in enumerate(self.sites)
+            Part(site, self.parameter, self.shape, (*cuts, Cut(axis, place, place + 1)))
+            for place, site in enumerate(self.sites)
         )
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Return ⟨a, b⟩ per site, float64, on the tensors' device."""
         x, y = self._view(a), self._view(b)
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-        experts = self.expert_axis
-        summed = [axis for axis in range(x.dim()) if axis != experts]
+        counted = self.site_axis
+        summed = [axis for axis in range(x.dim()) if axis != counted]
         # Pieces that stay in the CPU's cache are ten times faster than one product the size of the parameter.
         most = _CPU_PIECE if x.device.type == "cpu" else _ACCELERATOR_PIECE
         rows = max(1, most * x.shape[0] // max(1, x.numel()))
@@ -85,7 +86,7 @@ class Slab:
             (xs.to(dtype) * ys.to(dtype)).sum(dim=summed, dtype=torch.float64).reshape(-1)
             for xs, ys in zip(x.split(rows), y.split(rows), strict=True)
         ]
-        return torch.cat(sums) if experts == 0 else torch.stack(sums).sum(dim=0)
+        return torch.cat(sums) if counted == 0 else torch.stack(sums).sum(dim=0)
 
     def inner_many(self, stack: Tensor, b: Tensor) -> Tensor:
         """Return ⟨stack[k], b⟩ or ⟨stack[k], b[k]⟩ per site, [K, sites], float64, on the tensors' device."""
@@ -102,9 +103,9 @@ class Slab:
     def _rows_of(self, stack: Tensor) -> Tensor:
         """The elements of each site of each of K tensors: [K, sites, elements]."""
         view = self._view(stack, stacked=1)
-        if self.expert_axis is None:
+        if self.site_axis is None:
             return view.flatten(1)[:, None]
-        return view.movedim(1 + self.expert_axis, 1).flatten(2)
+        return view.movedim(1 + self.site_axis, 1).flatten(2)
 
     def _view(self, tensor: Tensor, stacked: int = 0) -> Tensor:
         """The component's elements of a tensor of the parameter's shape, after this many leading axes."""
@@ -249,25 +250,55 @@ class _Cutter:
     def one(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
         """Cut a parameter that serves no experts."""
         if len(holds.components) == 1:
-            return (Slab(self.name, shape, shape, None, (self._site(holds.components[0]),)),)
+            (component,) = holds.components
+            heads = self._heads(holds, component)
+            return (Slab(self.name, shape, shape, None, (self._site(component),), heads=heads),)
         if holds.per_head:
             return self._per_head(holds, shape)
-        plain_weight = self.read.factor is None and self.read.role == "weight"
-        axis = 1 if holds.transposed and plain_weight else 0
         return tuple(
-            Slab(self.name, shape, shape, cut, (self._site(component),))
-            for component, cut in self._blocks(holds, shape, axis)
+            Slab(
+                self.name,
+                shape,
+                shape,
+                cut,
+                (self._site(component),),
+                heads=self._heads(holds, component),
+            )
+            for component, cut in self._blocks(holds, shape, self._output_axis(holds))
         )
+
+    def _output_axis(self, holds: Holds) -> int:
+        plain_weight = self.read.factor is None and self.read.role == "weight"
+        return 1 if holds.transposed and plain_weight else 0
+
+    def _heads(self, holds: Holds, component: str) -> HeadCut | None:
+        """Where the component's heads lie: along the output features of q, k, v, along the input features of o."""
+        count, size = self.heads.count(component), self.heads.head_dim
+        factor = self.read.factor
+        if component == "attn.o":
+            # What counts output features (a bias, a magnitude, LoRA's B) is of the residual stream, not of a head.
+            if self.read.role == "features" or factor == "B":
+                return None
+            return HeadCut(1 - self._output_axis(holds), (count, size))
+        if component not in ("attn.q", "attn.k", "attn.v") or factor == "A":
+            return None
+        axis, own = self._output_axis(holds), holds.components.index(component)
+        if holds.per_head:
+            return HeadCut(axis, (count, len(holds.components), size), Cut(1, own, own + 1))
+        counts = [self.heads.count(other) for other in holds.components]
+        first = sum(counts[:own])
+        kept = None if len(counts) == 1 else Cut(0, first, first + count)
+        return HeadCut(axis, (sum(counts), size), kept)
 
     def experts(self, holds: Holds, shape: tuple[int, ...], experts: int) -> tuple[Slab, ...]:
         """Cut a parameter that stacks experts."""
         # A weight is [E, out, in]. PEFT stacks the factors of all experts in two matrices:
         # A is [E · rank, in], B is [out, rank · E] with the expert running fastest.
-        view, features, expert_axis = shape, 1, 0
+        view, features, site_axis = shape, 1, 0
         if self.read.factor == "A":
             view = (experts, shape[0] // experts, shape[1])
         elif self.read.factor == "B":
-            view, features, expert_axis = (shape[0], shape[1] // experts, experts), 0, 2
+            view, features, site_axis = (shape[0], shape[1] // experts, experts), 0, 2
         return tuple(
             Slab(
                 self.name,
@@ -275,7 +306,7 @@ class _Cutter:
                 view,
                 cut if len(holds.components) > 1 else None,
                 tuple(self._site(component, expert) for expert in range(experts)),
-                expert_axis,
+                site_axis,
             )
             for component, cut in self._blocks(holds, view, features)
         )
@@ -289,7 +320,7 @@ class _Cutter:
             sizes = [self.heads.features(component) for component in holds.components]
         else:
             sizes = [shape[axis] // len(holds.components)] * len(holds.components)
-        self._check(sum(sizes), shape, axis)
+        _check_features(f"model.{self.name}", sum(sizes), shape, axis)
         stops = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         cuts = [Cut(axis, stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
         return list(zip(holds.components, cuts, strict=True))
@@ -297,18 +328,26 @@ class _Cutter:
     def _per_head(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
         """Components that alternate inside each head: output features are [heads, components, head_dim]."""
         kinds = len(holds.components)
-        self._check(self.heads.num_heads * kinds * self.heads.head_dim, shape, axis=0)
         view = (self.heads.num_heads, kinds, self.heads.head_dim, *shape[1:])
+        _check_features(f"model.{self.name}", prod(view[:3]), shape, axis=0)
         return tuple(
-            Slab(self.name, shape, view, Cut(1, i, i + 1), (self._site(component),))
+            Slab(
+                self.name,
+                shape,
+                view,
+                Cut(1, i, i + 1),
+                (self._site(component),),
+                heads=self._heads(holds, component),
+            )
             for i, component in enumerate(holds.components)
         )
 
-    def _check(self, expected: int, shape: tuple[int, ...], axis: int) -> None:
-        if shape[axis] != expected:
-            raise ModelError(
-                f"model.{self.name}",
-                law=f"must have {expected} output features by the model's configuration",
-                found=f"{shape[axis]} (shape {shape})",
-                remedy="Check that configuration and weights belong together.",
-            )
+
+def _check_features(argument: str, expected: int, shape: tuple[int, ...], axis: int) -> None:
+    if shape[axis] != expected:
+        raise ModelError(
+            argument,
+            law=f"must have {expected} features on axis {axis} by the model's configuration",
+            found=f"{shape[axis]} (shape {shape})",
+            remedy="Check that configuration and weights belong together.",
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -74,6 +74,16 @@ class Site:
         if self.factor is not None:
             words.append(f"({self.factor})")
         return " ".join(words)
+
+    def of_head(self, head: int) -> Site:
+        """Return the site of one head of this component: a key-value head of ``attn.k`` and ``attn.v``, else a query head."""
+        by_kv_head = self.component in ("attn.k", "attn.v")
+        return replace(self, kv_head=head) if by_kv_head else replace(self, head=head)
+
+    @property
+    def whole(self) -> Site:
+        """The component's own site, of which this may be one head."""
+        return replace(self, head=None, kv_head=None)
 
     @property
     def depth_order(self) -> tuple[int, ...]:
