@@ -81,13 +81,14 @@ def assert_equal_bits(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one["flags"] == other["flags"]
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "effective"])
 def test_training_is_the_same_to_the_bit(kind: str, tmp_path: Path) -> None:
     def model() -> Any:
         return tiny.llama(dropout=0.2) if kind == "full" else tiny.lora()
 
     plain = trained(tmp_path / "plain", [], model())
-    probe = NosyProbe(tasks(), **PROBE)
+    weights = "effective" if kind == "effective" else "trained"
+    probe = NosyProbe(tasks(), weights=weights, **PROBE)
     probed = trained(tmp_path / "probed", [probe], model())
     assert_equal_bits(plain, probed)
     assert [state.step for state in probe.history.states] == [0, 1, 2, 3, 4, 5]

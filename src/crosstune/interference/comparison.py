@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from crosstune.interference.collect import (
     fits,
     stale_name,
 )
-from crosstune.interference.gradients import evaluating, trainable_names
+from crosstune.interference.effective import ask_gradients_of, names_of
+from crosstune.interference.gradients import evaluating
 from crosstune.interference.probe_settings import AgreementSettings
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class Comparison:
         """The comparison of these tasks on a model, with this many blocks each.
 
         Args:
-            model: A decoder whose trainable parameters are looked at.
+            model: A decoder whose trainable parameters are looked at, or the weights they add to.
             tokenizer: Encodes the rows.
             tasks: Name to rows.
             settings: Everything but the number of blocks.
@@ -113,10 +115,10 @@ class Comparison:
         Raises:
             DataError: A task has too few rows.
             SettingsError: A layer or component is not one of the model's.
-            UnsupportedError: The model is sharded or quantised.
+            UnsupportedError: The model is sharded or quantised, or has no effective weights to look at.
         """
         check_supported(model)
-        anatomy = Anatomy.of(model).only(trainable_names(model))
+        anatomy = Anatomy.of(model).only(names_of(model, settings.weights))
         sites = [site for site in anatomy.sites if _is_wanted(site, settings)]
         _check_selection(anatomy, sites, settings)
         needed = {part.parameter for part in anatomy.parts if part.site in set(sites)}
@@ -154,6 +156,13 @@ class Comparison:
         total = sum(len(blocks) for blocks in self.blocks.values())
         return fits(total, self.anatomy, self.settings.keep_gib)
 
+    @contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        """A place where block gradients may be computed: `evaluating`, where the looked-at parameters ask for gradients."""
+        with evaluating(model, self.settings.gradient_settings()):
+            ask_gradients_of(model, self.parameters)
+            yield
+
     def sums(
         self, model: nn.Module, frozen: Mapping[str, FrozenGradients] | None = None
     ) -> dict[str, dict[Pair, PairSums]]:
@@ -169,7 +178,7 @@ class Comparison:
         Raises:
             MeasurementError: A gradient is not finite.
         """
-        with evaluating(model, self.settings.gradient_settings()):
+        with self.evaluating(model):
             sources = self._sources(model)
             result = {"current": collect_sums(list(sources.values()), self.pairs, self.anatomy)}
             if frozen:
@@ -189,7 +198,7 @@ class Comparison:
             Task to this process's share of its block gradients, on the CPU.
         """
         firsts = list(dict.fromkeys(a for a, _ in self.pairs))
-        with evaluating(model, self.settings.gradient_settings()):
+        with self.evaluating(model):
             sources = self._sources(model)
             return {task: FrozenGradients.of(sources[task]) for task in firsts}
 

@@ -26,9 +26,16 @@ from crosstune.interference.windows import WindowAgreement
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+WEIGHTS = Column(
+    "weights",
+    "string",
+    "label",
+    about="trained: gradients of what moves; effective: of the weight an adapter adds to.",
+)
 PAIR_COLUMNS = (
     Column("task_a", "string", "axis", about="The first task of the pair."),
     Column("task_b", "string", "axis", about="The second task of the pair."),
+    WEIGHTS,
 )
 FIGURE_COLUMNS = (
     Column("corrected", "float64", "value", about="Cosine of the true gradients, noise removed."),
@@ -93,7 +100,7 @@ _CHECKPOINT_COLUMNS = (
     Column("step", "int64", "axis", unit="optimizer steps"),
 )
 
-GAUGE_NOTE = "gauge-dependent: A·c and B/c are the same function and another cosine"
+GAUGE_NOTE = "gauge-dependent: R·A and B·R⁻¹ are the same function and another cosine"
 
 
 def measure_conflict(
@@ -166,12 +173,15 @@ def interval_cells(value: Agreement | WindowAgreement, place: int) -> dict[str, 
     }
 
 
-def conflict_rows(pair: Pair, sites: Sequence[Site], value: Agreement) -> Iterator[dict[str, Any]]:
+def conflict_rows(
+    pair: Pair, sites: Sequence[Site], value: Agreement, weights: str
+) -> Iterator[dict[str, Any]]:
     """The rows of one pair under `CONFLICT_COLUMNS`."""
     for place, site in enumerate(sites):
         yield {
             "task_a": pair[0],
             "task_b": pair[1],
+            "weights": weights,
             **site_cells(site),
             **interval_cells(value, place),
             "verdict": _verdict(value, place),
@@ -208,7 +218,7 @@ def _measured(
         (
             row
             for pair, value in found.items()
-            for row in conflict_rows(pair, comparison.sites, value)
+            for row in conflict_rows(pair, comparison.sites, value, settings.weights)
         ),
     )
 

@@ -48,7 +48,8 @@ def probe_cost(
         tokens_per_row: Padded tokens of a probe row, at most ``settings.length``.
         steps: Optimizer steps of the training.
         tokens_per_step: Padded tokens of one optimizer step.
-        parameters: Trainable parameters that are looked at.
+        parameters: Elements whose gradients are looked at: those of trainable parameters, or of the whole weights
+            beside the adapters where `settings.weights` is ``effective``.
         blocks: Blocks per task, where ``settings.blocks`` is ``auto``; by default the budget.
 
     Returns:

@@ -40,6 +40,9 @@ class AgreementSettings:
     """Only these layers (embedding, last norm and head then take no part); None for all."""
     components: tuple[str, ...] | None = None
     """Only these components; None for all."""
+    weights: Literal["trained", "effective"] = "trained"
+    """`trained`: gradients of the parameters that move, LoRA's factors A and B apart, which depend on their gauge;
+    `effective`: of the weight that an adapter adds to, which do not. Without an adapter both are the same."""
     level: float = 0.95
     """Confidence level of every interval."""
     interval_width: float = 0.2
@@ -59,6 +62,13 @@ class AgreementSettings:
         at_least("keep_gib", self.keep_gib, 0)
         self.gradient_settings()
         at_least("max_blocks", self.max_blocks, 8)
+        if self.weights not in ("trained", "effective"):
+            raise SettingsError(
+                "weights",
+                law="must be 'trained' or 'effective'",
+                found=repr(self.weights),
+                remedy="Use 'effective' to compare LoRA models free of their gauge.",
+            )
         if not 0 < self.level < 1:
             raise SettingsError(
                 "level", law="must lie between 0 and 1", found=self.level, remedy="Use 0.95."

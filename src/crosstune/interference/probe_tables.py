@@ -117,7 +117,9 @@ def states_table(history: ProbeHistory, sites: Sequence[Site], states: Iterable[
         {"stage": settings.stage, "step": state.step, "reference": reference, **row}
         for state in states
         for reference, pair in history.series()
-        for row in conflict_rows(pair, sites, state.agreement(reference, pair, settings.level))
+        for row in conflict_rows(
+            pair, sites, state.agreement(reference, pair, settings.level), settings.weights
+        )
     )
     return Table("agreement_states", STATES_COLUMNS, rows)
 
@@ -155,9 +157,11 @@ def movement_table(history: ProbeHistory, sites: Sequence[Site]) -> Table:
     rows = []
     for reference, pair in history.series():
         found = movement_of_run(history, sites, reference, pair)
-        cells = {column.name: getattr(found, column.name) for column in MOVEMENT_COLUMNS[4:]}
-        stage = {"stage": history.settings.stage, "reference": reference}
-        rows.append({**stage, "task_a": pair[0], "task_b": pair[1], **cells})
+        cells = {
+            column.name: getattr(found, column.name)
+            for column in MOVEMENT_COLUMNS[2 + len(PAIR_COLUMNS) :]
+        }
+        rows.append({**_of(history, reference, pair), **cells})
     return Table("movement", MOVEMENT_COLUMNS, rows)
 
 
@@ -209,12 +213,19 @@ def burst_scalars(
 
 def _where(history: ProbeHistory, states: Sequence[State], reference: str, pair: Pair) -> Row:
     return {
-        "stage": history.settings.stage,
+        **_of(history, reference, pair),
         "start_step": states[0].step,
         "stop_step": states[-1].step,
+    }
+
+
+def _of(history: ProbeHistory, reference: str, pair: Pair) -> Row:
+    return {
+        "stage": history.settings.stage,
         "reference": reference,
         "task_a": pair[0],
         "task_b": pair[1],
+        "weights": history.settings.weights,
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.interference.agreement import Agreement
+from crosstune.interference.conflict import WEIGHTS
 from crosstune.interference.places import site_cells, site_of
 from crosstune.interference.probe_history import ProbeHistory, State
 from crosstune.interference.probe_tables import window_agreement
@@ -30,6 +31,7 @@ _AGREEMENT = (
     Column("start_step", "int64", "axis", "optimizer steps"),
     Column("stop_step", "int64", "axis", "optimizer steps"),
     PAIR,
+    WEIGHTS,
     WHERE,
     LAYER,
     COMPONENT,
@@ -62,7 +64,16 @@ _AGREEMENT = (
     Column("blocks", "int64", "label", about="Blocks a task."),
     Column("seeds", "int64", "label"),
 )
-_OF_ONE_STATE = {"stage", "scope", "stop_step", "pair", "where", "layer", "component"} | {
+_OF_ONE_STATE = {
+    "stage",
+    "scope",
+    "stop_step",
+    "pair",
+    "weights",
+    "where",
+    "layer",
+    "component",
+} | {
     "corrected",
     "resolved",
 }
@@ -88,6 +99,11 @@ class StageProbe:
     def pairs(self) -> tuple[Pair, ...]:
         """The pairs of tasks."""
         return self.histories[0].pairs
+
+    @property
+    def weights(self) -> str:
+        """Whose gradients were compared: `trained` or `effective`."""
+        return self.histories[0].settings.weights
 
     @property
     def has_probes(self) -> bool:
@@ -174,6 +190,7 @@ def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
                     "scope": WHOLE if window is None else WINDOW,
                     **span,
                     "pair": pair_name(pair),
+                    "weights": probe.weights,
                     **_cells(site),
                     **_figures(found, place),
                     "naive": float(naive[place]),
@@ -211,6 +228,7 @@ def _states_of(probe: StageProbe) -> Iterator[dict[str, Any]]:
                     "scope": WINDOW,
                     "stop_step": state.step,
                     "pair": pair_name(pair),
+                    "weights": probe.weights,
                     **_cells(site),
                     "corrected": float(found.cosine.value[place]),
                     "resolved": bool(found.resolved[place]),

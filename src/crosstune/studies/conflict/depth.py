@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from crosstune.foundation.records import Column, Table
+from crosstune.interference.conflict import WEIGHTS
 from crosstune.interference.depth import (
     Profiles,
     cautioned,
@@ -29,6 +30,7 @@ from crosstune.studies.conflict.tables import STAGE
 _PEAKS = (
     STAGE,
     PAIR,
+    WEIGHTS,
     Column("scope", "string", "axis", about="One component across layers, or all sites."),
     Column("kind", "string", "label"),
     Column("peak_confidence", "float64", "value", about="Top − second dissimilarity; 0 when flat."),
@@ -41,6 +43,7 @@ _SLOPE = "cosine per layer"
 _MOVEMENT = (
     STAGE,
     PAIR,
+    WEIGHTS,
     Column("verdict", "string", "label"),
     Column("change", "float64", "value", _SLOPE, about="Of the slope on depth over the stage."),
     Column("low", "float64", "low", _SLOPE, of="change"),
@@ -89,6 +92,7 @@ def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
             yield {
                 "stage": probe.stage,
                 "pair": pair_name(pair),
+                "weights": probe.weights,
                 "scope": scope,
                 **{name: cells[name] for name in told},
                 "seeds": found.seeds,
@@ -105,7 +109,12 @@ def movement(probes: Sequence[StageProbe]) -> Table:
         One row for each stage and pair; with one seed, the verdict on that run alone.
     """
     rows = (
-        {"stage": probe.stage, "pair": pair_name(pair), **_movement_cells(_moved(probe, pair))}
+        {
+            "stage": probe.stage,
+            "pair": pair_name(pair),
+            "weights": probe.weights,
+            **_movement_cells(_moved(probe, pair)),
+        }
         for probe in probes
         for pair in probe.pairs
     )
@@ -128,4 +137,4 @@ def _moved(probe: StageProbe, pair: Pair) -> Movement:
 
 
 def _movement_cells(found: Movement) -> dict[str, Any]:
-    return {column.name: getattr(found, column.name) for column in _MOVEMENT[2:]}
+    return {column.name: getattr(found, column.name) for column in _MOVEMENT[3:]}

@@ -13,6 +13,7 @@ from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.training import train_stage
 from crosstune.interference import ConflictProbe, ForgettingLedger
+from crosstune.interference.effective import names_of
 from crosstune.interference.repair.budget import looks_at_most
 from crosstune.interference.repair.stage.in_place import stage_rows
 from crosstune.studies.conflict.prepare import SIDES, Bench, prepare
@@ -61,7 +62,8 @@ def plan(settings: ConflictSettings) -> Plan:
     """
     bench = prepare(settings)
     model = bench.fresh_model(settings.seeds[0])
-    sizes = _sizes(model)
+    probe = settings.probe_settings("plan")
+    sizes = _sizes(model, "trained" if probe is None else probe.weights)
     measured = calibrate(bench, model)
     costs = cell_seconds(bench, measured, _sites(model))
     return Plan(lines=tuple(_lines(bench, measured, costs, sizes)), warnings=bench.warnings)
@@ -208,13 +210,16 @@ def _sites(model: Any) -> int:
 class _Sizes:
     weights: int
     trainable: int
+    probed: int
 
 
-def _sizes(model: Any) -> _Sizes:
+def _sizes(model: Any, weights: str) -> _Sizes:
     parameters = list(model.parameters())
+    named = dict(model.named_parameters())
     return _Sizes(
         sum(one.numel() * one.element_size() for one in parameters),
         sum(one.numel() for one in parameters if one.requires_grad),
+        sum(named[name].numel() for name in names_of(model, weights)),
     )
 
 
@@ -253,6 +258,9 @@ def _lines(
     yield PlanLine("  weights", sizes.weights / _GIB, "GiB", "as loaded")
     yield PlanLine(
         "  gradients", 4 * sizes.trainable / _GIB, "GiB", "float32, trainable parameters"
+    )
+    yield PlanLine(
+        "  probe", 4 * sizes.probed / _GIB, "GiB", "float32, one block's gradient where it looks"
     )
     yield PlanLine(
         "  ledger", 8 * sizes.trainable / _GIB, "GiB", "weights at the chord's start, and Δθ"
