@@ -1,4 +1,4 @@
-"""Holm's adjustment and the smallest p of a design."""
+"""Adjusted p-values, bands that hold all at once, and the smallest p of a design."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
-from crosstune.foundation.statistics.multiplicity import holm, smallest_attainable_p
+from crosstune.foundation.statistics.intervals import Spread, interval_from, mean_spread
+from crosstune.foundation.statistics.multiplicity import (
+    benjamini_hochberg,
+    holm,
+    simultaneous_interval,
+    smallest_attainable_p,
+)
 
 
 def slow_holm(p: list[float]) -> list[float]:
@@ -52,3 +59,77 @@ def test_smallest_p_is_all_signs_alike() -> None:
     assert smallest_attainable_p(5) == 1 / 16
     assert smallest_attainable_p(20, resamples=999) == 1 / 1000
     assert math.isnan(smallest_attainable_p(0))
+
+
+def test_benjamini_hochberg_is_scipys() -> None:
+    p = torch.rand(40, generator=torch.Generator().manual_seed(2), dtype=torch.float64) ** 3
+    expected = stats.false_discovery_control(p.numpy())
+    torch.testing.assert_close(benjamini_hochberg(p), torch.from_numpy(expected))
+
+
+def test_a_known_family_has_its_known_rates() -> None:
+    found = benjamini_hochberg(torch.tensor([0.001, 0.01, 0.02, 0.04, 0.5]))
+    # By hand: p · 5/place, largest first; 0.02 · 5/3 = 0.0333.
+    assert found.tolist() == pytest.approx([0.005, 0.025, 1 / 30, 0.05, 0.5])
+
+
+def test_rates_of_columns_and_of_tests_not_made() -> None:
+    p = torch.tensor([[0.01, 0.5], [math.nan, 0.001], [0.04, 0.03]])
+    found = benjamini_hochberg(p)
+    for column in range(2):
+        torch.testing.assert_close(
+            found[:, column], benjamini_hochberg(p[:, column]), equal_nan=True
+        )
+    assert found[0, 0] == pytest.approx(0.02) and found[1, 0].isnan()
+    assert benjamini_hochberg(torch.empty(0)).shape == (0,)
+
+
+def simulated(studies: int, n: int, values: int, correlation: float) -> torch.Tensor:
+    """Samples of correlated normal values around 0, [studies, n, values]."""
+    generator = torch.Generator().manual_seed(3)
+    own = torch.randn(studies, n, values, generator=generator, dtype=torch.float64)
+    shared = torch.randn(studies, n, 1, generator=generator, dtype=torch.float64)
+    return math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_bands_hold_all_at_once(correlation: float) -> None:
+    held, generator = 0, torch.Generator().manual_seed(4)
+    studies = simulated(300, 20, 30, correlation)
+    for sample in studies:
+        band = simultaneous_interval(
+            sample.mean(0), [mean_spread(sample)], generator, 0.9, draws=400
+        )
+        held += bool(((band.low <= 0) & (band.high >= 0)).all())
+    assert 0.85 < held / len(studies) < 0.97, "nominal 0.9, ± 3 binomial errors and t's tail"
+
+
+def test_values_that_move_together_are_one_value() -> None:
+    sample = simulated(1, 40, 1, 0.0)[0].expand(40, 6)
+    spread, value = mean_spread(sample), sample.mean(0)
+    band = simultaneous_interval(value, [spread], torch.Generator().manual_seed(0), draws=20000)
+    alone = interval_from(value, [spread])
+    torch.testing.assert_close(band.half_width, alone.half_width, rtol=0.03, atol=0)
+
+
+def test_what_is_not_measured_takes_no_part_in_the_bands() -> None:
+    sample = simulated(1, 20, 3, 0.0)[0]
+    hidden = sample.clone()
+    hidden[:, 1] = math.nan
+    hidden[:, 2] = 5.0
+    found = simultaneous_interval(
+        hidden.mean(0), [mean_spread(hidden)], torch.Generator().manual_seed(0)
+    )
+    alone = simultaneous_interval(
+        sample[:, :1].mean(0), [mean_spread(sample[:, :1])], torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(found.low[:1], alone.low)
+    assert found.low[1].isnan() and float(found.low[2]) == float(found.high[2]) == 5.0
+
+
+def test_no_values_have_no_bands() -> None:
+    nothing = Spread(torch.empty(5, 0, dtype=torch.float64), 4.0)
+    band = simultaneous_interval(
+        torch.empty(0, dtype=torch.float64), [nothing], torch.Generator().manual_seed(0)
+    )
+    assert band.low.shape == (0,)

@@ -4,7 +4,9 @@ intervals     means, ratios and jackknifed figures with t-intervals
 series        what dependent values are worth: effective sample size, block bootstrap
 paired        two arms over the same seeds and items
 winners       is the largest really the largest?
-multiplicity  Holm, and the smallest p a design can give
+multiplicity  Holm, Benjamini–Hochberg, bands for all at once, the smallest p a design can give
+two_way       means of a table whose rows and columns were both drawn
+reliability   what is signal in a profile, by two halves
 association   rank correlation with its interval
 """
 

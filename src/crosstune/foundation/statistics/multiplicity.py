@@ -1,13 +1,24 @@
-"""What remains significant when many are tested: Holm's adjustment, and the smallest p a design can give."""
+"""What remains significant when many are tested: adjusted p, bands that hold all at once, the smallest p of a design."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+from scipy import special
 from torch import Tensor
 
-from crosstune.foundation.statistics.intervals import as_float64
+from crosstune.foundation.statistics.intervals import (
+    Interval,
+    Spread,
+    as_float64,
+    check_level,
+    t_quantile,
+    total_variance,
+)
+
+_DRAWS_AT_ONCE = 256
 
 
 def holm(p: Tensor) -> Tensor:
@@ -30,6 +41,73 @@ def holm(p: Tensor) -> Tensor:
     adjusted = (ordered * factor).cummax(0).values.clamp(max=1.0) if len(values) else ordered
     back = torch.empty_like(adjusted).scatter_(0, order, adjusted)
     return torch.where(values.isnan(), math.nan, back)
+
+
+def benjamini_hochberg(p: Tensor) -> Tensor:
+    """The adjusted p-values; of those below α a share of at most α is false, on average over studies.
+
+    Holds for independent tests and for positively dependent ones. NaN is a test that was not made: it stays NaN and
+    does not count among the tests.
+
+    Shapes: p [S, ...] → [S, ...]; families are columns, tests lie on axis 0.
+
+    Returns:
+        The adjusted p-values.
+
+    Source: Benjamini & Hochberg (1995), *Controlling the false discovery rate*.
+    """
+    values = as_float64(p, "p")
+    if not len(values):
+        return values
+    tests = (~values.isnan()).sum(0, keepdim=True)
+    ordered, order = values.nan_to_num(nan=math.inf).sort(dim=0)
+    place = torch.arange(1, len(values) + 1).reshape(-1, *[1] * (values.ndim - 1))
+    stepped = (ordered * tests / place).flip(0).cummin(0).values.flip(0).clamp(max=1.0)
+    back = torch.empty_like(stepped).scatter_(0, order, stepped)
+    return torch.where(values.isnan(), math.nan, back)
+
+
+def simultaneous_interval(
+    value: Tensor,
+    spreads: Sequence[Spread],
+    generator: torch.Generator,
+    level: float = 0.95,
+    *,
+    draws: int = 2000,
+) -> Interval:
+    """Bands around S values that hold all true values at once with probability ``level`` (max-T).
+
+    The deviations are multiplied by independent normal numbers, which keeps the values' dependence; the quantile of
+    the largest standardised sum sets the tail that each band leaves out, by Student's t of its own degrees of freedom.
+    Unmeasured values take no part and have NaN bounds.
+
+    Args:
+        value: The values, [S].
+        spreads: Their deviations from each independent source of error, [D, S] each.
+        generator: Where the multipliers are drawn from.
+        level: Probability that no true value lies outside its band.
+        draws: Multiplier draws.
+
+    Returns:
+        The values with their bands.
+
+    Source: Westfall & Young (1993), *Resampling-based multiple testing*, §2 (max-T); Chernozhukov, Chetverikov & Kato
+    (2013), *Gaussian approximations and multiplier bootstrap*; the tail of t for that of the normal is ours.
+    """
+    check_level(level)
+    variance, df = total_variance(spreads)
+    error = variance.sqrt()
+    # A value without error has no part in the largest deviation, nor has one whose error is not known.
+    scaled = torch.cat([torch.nan_to_num(s.rows / error, nan=0.0, posinf=0.0) for s in spreads])
+    multipliers = torch.randn(draws, len(scaled), generator=generator, dtype=torch.float64)
+    largest = torch.cat(
+        [(part @ scaled).abs().amax(1) for part in multipliers.split(_DRAWS_AT_ONCE)]
+        if scaled.shape[1]
+        else [multipliers.new_zeros(draws)]
+    )
+    critical = largest.kthvalue(min(math.ceil(level * (draws + 1)), draws)).values
+    reach = t_quantile(float(special.ndtr(float(critical))), df) * error
+    return Interval(value, value - reach, value + reach, level, df)
 
 
 def smallest_attainable_p(units: int, resamples: int | None = None) -> float:

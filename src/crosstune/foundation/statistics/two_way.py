@@ -1,0 +1,63 @@
+"""Means of a table of two samples: every cell has a row and a column, and errs with both.
+
+The mean of all cells of a table [nA, nB] whose rows and columns were both drawn has variance ≈ s²_rows/nA + s²_columns/nB,
+where s² are the variances of the rows' and of the columns' means. What a cell has of its own is counted in both terms, so
+the sum errs on the wide side, by at most a factor of 2 in the variance where rows and columns do not matter at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.statistics.intervals import Spread
+
+
+def two_way_spreads(
+    rows: Tensor, columns: Tensor, row_units: Sequence[str], column_units: Sequence[str]
+) -> list[Spread]:
+    """The deviations of the mean of all cells, from the means of its rows and of its columns.
+
+    Rows (or columns) of one unit err together: their deviations are added before they are squared. So do a row and a
+    column of one unit, as when both samples hold translations of one sentence; there is then one source of error.
+
+    Args:
+        rows: Mean of each row over all columns, [nA, ...].
+        columns: Mean of each column over all rows, [nB, ...].
+        row_units: What each row was drawn with (its group, or itself), [nA].
+        column_units: Likewise of each column, [nB].
+
+    Returns:
+        One source for rows and one for columns, or one for both. NaN where a sample has fewer than two units.
+
+    Source: Hoeffding (1948), *A class of statistics with asymptotically normal distribution*, §5 (projections); Liang &
+    Zeger (1986), *Longitudinal data analysis using generalized linear models*, eq. 7 (clusters). The join is ours.
+    """
+    units = list(dict.fromkeys([*row_units, *column_units]))
+    sides = [_side(rows, row_units, units), _side(columns, column_units, units)]
+    distinct = [len(set(row_units)), len(set(column_units))]
+    if len(units) == sum(distinct):
+        return [Spread(side, float(n - 1)) for side, n in zip(sides, distinct, strict=True)]
+    return [Spread(sides[0] + sides[1], float(len(units) - 2))]
+
+
+def _side(values: Tensor, units: Sequence[str], known: Sequence[str]) -> Tensor:
+    """Deviations of the mean over axis 0, added by unit, one row for each known unit: 0 for those of the other side."""
+    if len(units) != len(values):
+        raise MeasurementError(
+            "units",
+            law="must name the unit of every row and of every column",
+            found=f"{len(units)} for {len(values)}",
+            remedy="Pass one name for each.",
+        )
+    place = {unit: at for at, unit in enumerate(known)}
+    distinct = len(set(units))
+    if distinct < 2:
+        return values.new_full((len(known), *values.shape[1:]), math.nan)
+    deviations = (values - values.mean(0)) / len(values) * math.sqrt(distinct / (distinct - 1))
+    owner = torch.tensor([place[unit] for unit in units])
+    return values.new_zeros(len(known), *values.shape[1:]).index_add_(0, owner, deviations)
