@@ -5,7 +5,13 @@ from __future__ import annotations
 from crosstune.foundation.evaluation.chance import ChanceLines, chance_lines
 from crosstune.foundation.evaluation.generation import continuations
 from crosstune.foundation.evaluation.retention import RetentionMatrix
-from crosstune.foundation.evaluation.scoring import RowScores, score_rows, token_nats
+from crosstune.foundation.evaluation.scoring import (
+    RowScores,
+    logits_nats,
+    score_rows,
+    token_logits,
+    token_nats,
+)
 
 __all__ = [
     "ChanceLines",
@@ -13,6 +19,8 @@ __all__ = [
     "RowScores",
     "chance_lines",
     "continuations",
+    "logits_nats",
     "score_rows",
+    "token_logits",
     "token_nats",
 ]

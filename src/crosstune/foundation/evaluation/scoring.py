@@ -38,6 +38,23 @@ def token_nats(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     Returns:
         Nats of token t+1 given tokens up to t; 0 where its label is -100.
     """
+    # The last position predicts nothing; cutting its logits off would copy all the others.
+    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=UNSCORED)
+    return logits_nats(token_logits(model, batch), targets)[:, :-1]
+
+
+def token_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The model's scores of every next token, under the caller's autocast.
+
+    Shapes: ``input_ids``, ``attention_mask`` [B, T]; result [B, T, V].
+
+    Args:
+        model: A causal language model that returns ``logits``.
+        batch: What ``data.tokens.collate`` returns; its labels are not read.
+
+    Returns:
+        Logits of token t+1 given tokens up to t.
+    """
     mask = batch["attention_mask"]
     outputs = model(
         input_ids=batch["input_ids"],
@@ -46,10 +63,26 @@ def token_nats(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         use_cache=False,
     )
     logits: Tensor = outputs.logits
-    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=UNSCORED).to(logits.device)
+    return logits
+
+
+def logits_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """The negative log-likelihood of each target is float32, differentiable, 0 where not scored, and never under autocast.
+
+    Shapes: ``logits`` [B, T, V]; ``targets``, result [B, T].
+    Unit: nats.
+
+    Args:
+        logits: Scores of the next tokens.
+        targets: The next tokens, -100 where nothing is scored.
+
+    Returns:
+        Nats of each target.
+    """
+    targets = targets.to(logits.device)
     with torch.autocast(logits.device.type, enabled=False):
         nats = _cross_entropy(logits.flatten(0, 1), targets.flatten())
-    return nats.view(targets.shape)[:, :-1]
+    return nats.view(targets.shape)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from crosstune.foundation.models.measuring import measuring, weights_at
 from crosstune.foundation.models.site import Part, Site
 from crosstune.foundation.models.support import check_supported
 from crosstune.foundation.models.taps import Capture, Tap, capture
+from crosstune.foundation.models.weights import weights_fingerprint
 
 __all__ = [
     "Anatomy",
@@ -45,4 +46,5 @@ __all__ = [
     "read_config",
     "save_model",
     "weights_at",
+    "weights_fingerprint",
 ]

@@ -16,7 +16,7 @@ class Tap(NamedTuple):
     """One call of a module; everything else about its parameters' gradients follows from it.
 
     Attributes:
-        module: A module that owns parameters, and whose children own none.
+        module: A module that owns parameters, and whose children own none, or that is around such a one.
         names: Those of its parameters that were asked for: attribute → name in the model.
         inputs: Its positional arguments, detached.
         keywords: Its keyword arguments, detached.
@@ -48,7 +48,12 @@ class Capture:
 
 
 def capture(
-    model: nn.Module, names: Sequence[str], forward: Callable[[], Tensor], *, factor: float = 1.0
+    model: nn.Module,
+    names: Sequence[str],
+    forward: Callable[[], Tensor],
+    *,
+    factor: float = 1.0,
+    around: Mapping[str, str] | None = None,
 ) -> Capture:
     """The taps of every module that owns a named parameter; no gradient of a parameter is formed.
 
@@ -56,10 +61,12 @@ def capture(
     row. No trace is left: hooks are removed and `requires_grad` is put back.
 
     Args:
-        model: The model; it is not checkpointing its activations, which would call modules twice.
+        model: The model; what it calls again in the backward pass, to save memory, is not tapped again.
         names: The parameters, by their names in ``model.named_parameters()``.
         forward: Runs the model and returns the values whose sum is differentiated.
         factor: What the sum is multiplied by.
+        around: Parameters that are tapped at another module than their owner, by its name: at the wrapper
+            that adapts them, whose calls show the gradient of the weight that is in effect.
 
     Returns:
         The values and the taps.
@@ -69,9 +76,10 @@ def capture(
     recorder = _Recorder()
     with ExitStack() as stack, torch.enable_grad():
         stack.enter_context(_only_these(model, list(wanted.values())))
-        for module, held in _owners(model, wanted).items():
-            stack.enter_context(recorder.at(module, held))
+        for module, held in _tapped(model, wanted, around or {}).items():
+            stack.enter_context(recorder.at(module, held, [wanted[n] for n in held.values()]))
         values = forward()
+        recorder.closed = True
         outputs = [output for call in recorder.calls for output in call.outputs]
         # A parameter asks for a gradient only outside its own module, so one that has it was used elsewhere.
         found = torch.autograd.grad(
@@ -86,6 +94,16 @@ def capture(
     missed = {name for name, gradient in elsewhere if gradient is not None}
     missed |= {name for call in recorder.doubtful() for name in call.names.values()}
     return Capture(values.detach(), taps, tuple(name for name in names if name in missed))
+
+
+def _tapped(
+    model: nn.Module, wanted: Mapping[str, nn.Parameter], around: Mapping[str, str]
+) -> dict[nn.Module, dict[str, str]]:
+    """Every module that is tapped: attribute → name of a parameter."""
+    found = _owners(model, {name: wanted[name] for name in wanted if name not in around})
+    for name, path in around.items():
+        found.setdefault(model.get_submodule(path), {})[name.rpartition(".")[2]] = name
+    return found
 
 
 def _owners(
@@ -147,6 +165,8 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.calls: list[_Call] = []
+        self.closed = False
+        """Whether the forward pass is over: what is called now is only computed again."""
 
     def doubtful(self) -> list[_Call]:
         """Calls that may not show a batch: overwritten ones, and those of a module called again."""
@@ -154,9 +174,10 @@ class _Recorder:
         return [call for call in self.calls if call.overwritten or times[call.module] > 1]
 
     @contextmanager
-    def at(self, module: nn.Module, names: Mapping[str, str]) -> Iterator[None]:
+    def at(
+        self, module: nn.Module, names: Mapping[str, str], held: Sequence[nn.Parameter]
+    ) -> Iterator[None]:
         """Record the calls of a module inside; within a call, its parameters ask for no gradient."""
-        held = [getattr(module, attribute) for attribute in names]
 
         def before(module: nn.Module, inputs: Any) -> None:
             for parameter in held:
@@ -167,15 +188,16 @@ class _Recorder:
                 parameter.requires_grad_(True)
             several = isinstance(output, tuple)
             seen = [_seen(value) for value in (output if several else (output,))]
-            self.calls.append(
-                _Call(
-                    module,
-                    names,
-                    tuple(_detached(value) for value in inputs),
-                    {name: _detached(value) for name, value in keywords.items()},
-                    [value for value in seen if _is_floating(value)],
+            if not self.closed:
+                self.calls.append(
+                    _Call(
+                        module,
+                        names,
+                        tuple(_detached(value) for value in inputs),
+                        {name: _detached(value) for name, value in keywords.items()},
+                        [value for value in seen if _is_floating(value)],
+                    )
                 )
-            )
             return tuple(seen) if several else seen[0]
 
         handles = [

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from typing import Any
 
-import torch
 from torch import nn
 
+from crosstune.foundation.models import weights_fingerprint
 from crosstune.foundation.ranks import world_size
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training.settings import TrainingSettings
@@ -46,23 +45,6 @@ def stage_identity(
         "seed": seed,
         "processes": world_size(),
     }
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of every parameter's name, shape, dtype and bits.
-
-    Args:
-        model: Any model.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name, value in model.named_parameters():
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(flat.numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
