@@ -1,4 +1,4 @@
-"""Law: every element of every parameter belongs to exactly one site, and the counts sum to the model."""
+"""Law: every element of every parameter belongs to exactly one site, by component and by head, and the counts sum to the model."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ TIED = [False, True]
 
 def check_partition(model: Any) -> Anatomy:
     anatomy = Anatomy.of(model)
+    for cut in (anatomy, anatomy.by_head()):
+        check_cut(model, cut)
+    return anatomy
+
+
+def check_cut(model: Any, anatomy: Anatomy) -> None:
     covered = {name: torch.zeros_like(p, dtype=torch.int8) for name, p in model.named_parameters()}
     counts = dict.fromkeys(anatomy.sites, 0)
     for part in anatomy.parts:
@@ -41,7 +47,6 @@ def check_partition(model: Any) -> Anatomy:
         assert bool((times == 1).all()), name
     assert {site: anatomy.count(site) for site in anatomy.sites} == counts
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
-    return anatomy
 
 
 def test_every_known_family_is_under_this_law() -> None:

@@ -154,6 +154,26 @@ def test_the_description_is_an_aligned_table() -> None:
     assert words[-1] == ["total", f"{sum(p.numel() for p in decoder('qwen2_moe').parameters()):,}"]
 
 
+def test_the_description_tells_heads() -> None:
+    rows = [row.split() for row in Anatomy.of(decoder("gpt2")).by_head().describe().splitlines()]
+    assert ["attn.v", "(4", "kv-heads)", "0–2", "272", "816"] in rows
+    assert ["attn.o", "(4", "heads)", "0–2", "272", "816"] in rows
+    assert ["mlp.up", "0–2", "1,088", "3,264"] in rows
+
+
+def test_only_some_parameters_are_cut_by_head() -> None:
+    names = ["model.layers.1.self_attn.o_proj.weight", "model.norm.weight"]
+    anatomy = Anatomy.of(decoder("llama")).only(names).by_head()
+    heads = [f"L1 attn.o head {head}" for head in range(4)]
+    assert [str(site) for site in anatomy.sites] == [*heads, "norm"]
+    adapted = gradient_sites(with_lora(decoder("llama"), target_modules=["q_proj", "o_proj"]))
+    first = [str(site) for site in adapted.by_head().sites if site.layer == 0]
+    assert first == [
+        *("L0 attn.q (A)", *(f"L0 attn.q head {head} (B)" for head in range(4))),
+        *("L0 attn.o (B)", *(f"L0 attn.o head {head} (A)" for head in range(4))),
+    ]
+
+
 def test_a_real_model_is_whole(shared: Path) -> None:
     anatomy = Anatomy.of(load_model(shared / "models" / "stories260K"))
     # 512 x 64 embedding, 5 x (2·64·64 + 2·64·32 + 3·64·172 + 2·64), 64 of the final norm

@@ -38,6 +38,9 @@ def test_sites_sort_as_a_token_meets_them() -> None:
         Site(0, "attn.q", factor="B"),
         Site(0, "norm"),
         Site(1, "attn.v"),
+        Site(2, "attn.o"),
+        Site(2, "attn.o", head=0),
+        Site(2, "attn.o", head=1),
         Site(2, "mlp.experts.up", expert=9),
         Site(2, "mlp.experts.up", expert=10),
         Site(10, "attn.q"),
@@ -47,6 +50,13 @@ def test_sites_sort_as_a_token_meets_them() -> None:
     shuffled = random.Random(0).sample(order, len(order))
     assert sorted(shuffled, key=lambda site: site.depth_order) == order
     assert len(set(COMPONENTS)) == len(COMPONENTS)
+
+
+def test_a_head_s_site_leads_back_to_its_component() -> None:
+    assert Site(7, "attn.q").of_head(3) == SPOKEN["L7 attn.q head 3"]
+    assert Site(7, "attn.v").of_head(1) == SPOKEN["L7 attn.v kv-head 1"]
+    assert Site(1, "attn.k", factor="B").of_head(0).whole == Site(1, "attn.k", factor="B")
+    assert Site(1, "attn.o", head=4).whole == Site(1, "attn.o")
 
 
 def test_a_part_is_a_view_of_any_strides() -> None:
