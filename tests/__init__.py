@@ -1,0 +1,1 @@
+"""The tests: they mirror the source, and beside them stand laws, oracles and the house."""
