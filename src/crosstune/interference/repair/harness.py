@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores
@@ -18,7 +17,7 @@ from crosstune.interference.repair.methods import Method
 from crosstune.interference.repair.outcome import Cost, Repair
 from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.replay import replay
-from crosstune.interference.repair.scoring import plain_box, score_at
+from crosstune.interference.repair.scoring import score_at, score_end
 from crosstune.interference.repair.selection import Rows, encode_rows
 from crosstune.interference.repair.session import (
     Session,
@@ -47,13 +46,13 @@ def repair_ends(
     rows = encode_rows(keep, ends.tokenizer, settings)
     roles = find_roles(ends, rows.selection, settings)
     if not (ends.names and roles.learned and roles.forgotten):
-        scores = [_score_end(ends, rows, settings, value) for value in (0.0, 1.0)]
+        scores = _score_ends(ends, rows, settings)
         points = [_end("before", roles.before), _end("after", roles.after)]
         return Repair(ends, settings, rows, roles, points, scores)
     session = open_session(ends, rows.selection, roles, settings, watch)
     line, methods, found, costs = _search(session, watch)
     points = [*_ends_as_seen(session), *found]
-    scores = [_score_end(ends, rows, settings, value) for value in (0.0, 1.0)]
+    scores = _score_ends(ends, rows, settings)
     scores += list(_score(session, rows, found, scores))
     if settings.replay:
         # Every look counts: a fine granularity begins with what the line and the coarser ones have seen.
@@ -111,12 +110,8 @@ def _search(
     return line, methods, points, costs
 
 
-def _score_end(
-    ends: Ends, rows: Rows, settings: RepairSettings, value: float
-) -> Mapping[str, RowScores]:
-    box = plain_box(ends)
-    values = torch.full(box.shape, value, dtype=torch.float64)
-    return score_at(box, values, rows.reported, settings)
+def _score_ends(ends: Ends, rows: Rows, settings: RepairSettings) -> list[Mapping[str, RowScores]]:
+    return [score_end(ends, value, rows.reported, settings) for value in (0.0, 1.0)]
 
 
 def _score(

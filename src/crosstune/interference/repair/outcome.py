@@ -34,7 +34,7 @@ from crosstune.interference.repair.findings.rivals import rivals_table
 from crosstune.interference.repair.line import Line, line_table
 from crosstune.interference.repair.methods import Method
 from crosstune.interference.repair.points import Point
-from crosstune.interference.repair.scoring import plain_box, score_at
+from crosstune.interference.repair.scoring import place_end, score_at
 from crosstune.interference.repair.selection import Rows
 from crosstune.interference.repair.session import Roles, Session
 from crosstune.interference.repair.settings import RepairSettings
@@ -274,8 +274,7 @@ class Repair:
         """
         values = (pick or self.pick()).point.coefficients
         if values is None:
-            box = plain_box(self.ends)
-            box.place(torch.ones(box.shape, dtype=torch.float64), rounded=True)
+            place_end(self.ends, 1.0, rounded=True)
         else:
             assert self.found is not None  # coefficients come from a search
             self.found.session.box.place(values, rounded=True)
@@ -352,12 +351,11 @@ class Repair:
         """
         asked = [(task, prompt) for task, some in prompts.items() for prompt in some]
         texts = {}
-        box = plain_box(self.ends)
         for name, value in (("before", 0.0), ("after", 1.0), ("repaired", None)):
             if value is None:
                 self.place(pick)
             else:
-                box.place(torch.full(box.shape, value, dtype=torch.float64), rounded=True)
+                place_end(self.ends, value, rounded=True)
             texts[name] = continuations(
                 self.ends.model,
                 self.ends.tokenizer,

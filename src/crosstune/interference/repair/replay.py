@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from crosstune.foundation.data import Encoded
@@ -23,7 +22,7 @@ from crosstune.foundation.models import measuring
 from crosstune.foundation.training import StageData, TrainingSettings, train_stage
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.repair.points import Point
-from crosstune.interference.repair.scoring import plain_box
+from crosstune.interference.repair.scoring import place_end
 from crosstune.interference.repair.selection import Rows
 from crosstune.interference.repair.session import Session
 
@@ -74,9 +73,8 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
     steps = max(1, *shares, round(tokens / len(rates) / per_step))
     found = Replayed(tokens=round(len(rates) * steps * per_step))
     data = StageData(mixed, pad_id=pad_id(session.ends.tokenizer))
-    box = plain_box(session.ends)
     for rate, share in zip(rates, shares, strict=True):
-        box.place(torch.ones(box.shape, dtype=torch.float64))
+        place_end(session.ends, 1.0)
         training = TrainingSettings(
             learning_rate=rate,
             steps=steps,

@@ -64,6 +64,36 @@ def score_at(
     return score_tasks(box.ends, rows, settings)
 
 
+def place_end(ends: Ends, value: float, *, rounded: bool = False) -> None:
+    """Let the work model hold one of the ends, bit for bit.
+
+    Args:
+        ends: The checkpoints and their work model.
+        value: 0 for `before`, 1 for `after`.
+        rounded: Round to the dtype in which `after` is stored, as a saved model is.
+    """
+    box = plain_box(ends)
+    box.place(torch.full(box.shape, value, dtype=torch.float64), rounded=rounded)
+
+
+def score_end(
+    ends: Ends, value: float, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+) -> dict[str, RowScores]:
+    """The scores of one of the ends, which the work model then holds.
+
+    Args:
+        ends: The checkpoints.
+        value: 0 for `before`, 1 for `after`.
+        rows: The rows of each task.
+        settings: How the model is evaluated.
+
+    Returns:
+        One score a task.
+    """
+    place_end(ends, value, rounded=True)
+    return score_tasks(ends, rows, settings)
+
+
 def plain_box(ends: Ends) -> Box:
     """The box whose pieces are whole parts: enough to reach the ends."""
     pieces = cut(Anatomy.of(ends.model), ends.names, rows={}, directions={})
@@ -83,14 +113,8 @@ def losses_at_ends(
     Returns:
         The losses before and after.
     """
-    box = plain_box(ends)
     before, after = (
-        {
-            task: scores.loss
-            for task, scores in score_at(
-                box, torch.full(box.shape, value, dtype=torch.float64), rows, settings
-            ).items()
-        }
+        {task: scores.loss for task, scores in score_end(ends, value, rows, settings).items()}
         for value in (0.0, 1.0)
     )
     return before, after

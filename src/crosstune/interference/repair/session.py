@@ -168,7 +168,7 @@ def open_session(
     target: Target = text_nats
     if settings.target == "checkpoints":
         target = Teachers(
-            box,
+            ends,
             items,
             roles.places(roles.learned),
             settings=settings.gradient_settings(),

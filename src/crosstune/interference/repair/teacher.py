@@ -14,9 +14,10 @@ from crosstune.foundation.data import UNSCORED
 from crosstune.foundation.errors import UnsupportedError
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.gradients import batch_of, evaluating
-from crosstune.interference.repair.box import Box
+from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.directions import wide
 from crosstune.interference.repair.looks import Item
+from crosstune.interference.repair.scoring import place_end
 from crosstune.interference.settings import GradientSettings
 
 
@@ -24,7 +25,7 @@ class Teachers:
     """What the two checkpoints say at every scored position of the selection rows.
 
     Args:
-        box: The models; it is left at `after`.
+        ends: The checkpoints; the work model is left at `after`.
         items: The selection rows.
         learned: Places of the learned tasks; of all others `before` is the teacher.
         settings: How the models are evaluated.
@@ -36,14 +37,14 @@ class Teachers:
 
     def __init__(
         self,
-        box: Box,
+        ends: Ends,
         items: Sequence[Item],
         learned: Collection[int],
         *,
         settings: GradientSettings,
         most: int,
     ) -> None:
-        model = box.ends.model
+        model = ends.model
         vocabulary = int(model.config.vocab_size)
         scored = sum(row.scored_tokens for item in items for row in item.rows)
         if 4 * scored * vocabulary > most:
@@ -55,12 +56,12 @@ class Teachers:
             )
         self._said: dict[int, Tensor] = {}
         for value in (0.0, 1.0):
-            box.place(torch.full(box.shape, value, dtype=torch.float64))
+            place_end(ends, value)
             with evaluating(model, settings), torch.no_grad():
                 device = next(model.parameters()).device
                 for place, item in enumerate(items):
                     if (item.task in learned) == (value == 1.0):
-                        batch = batch_of(item.rows, pad_id(box.ends.tokenizer), device)
+                        batch = batch_of(item.rows, pad_id(ends.tokenizer), device)
                         self._said[place] = _log_probabilities(model, batch).cpu()
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from crosstune.foundation import ranks
@@ -18,9 +17,10 @@ from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import drop_end, train_stage
 from crosstune.interference import ForgettingLedger, measure_rollback
 from crosstune.interference.repair.budget import looks_at_most
-from crosstune.interference.repair.checkpoints.ends import Ends, open_ends
+from crosstune.interference.repair.checkpoints.ends import open_ends
 from crosstune.interference.repair.harness import repair_ends
 from crosstune.interference.repair.outcome import Repair
+from crosstune.interference.repair.scoring import place_end
 from crosstune.interference.repair.session import Watch
 from crosstune.studies.repair.prepare import Bench
 from crosstune.studies.repair.summary import PICKED, REPAIRED
@@ -182,7 +182,7 @@ class Cell:
         ends = repair.ends
         if not ends.names:
             return
-        _place_after(ends)
+        place_end(ends, 1.0)
         known = dict(ends.model.named_parameters())
         before = {name: value.detach() for name, value in known.items()}
         before |= {name: ends.tensor(0, name) for name in ends.names}
@@ -217,10 +217,3 @@ def _beginning(row: Row) -> str:
     """The prompt of a row, or the first half of its text where it has none, and at most a few words."""
     words = row.text.split()
     return row.prompt or " ".join(words[: max(1, min(_WORDS, len(words) // 2))])
-
-
-def _place_after(ends: Ends) -> None:
-    known = dict(ends.model.named_parameters())
-    with torch.no_grad():
-        for name in ends.names:
-            known[name].copy_(ends.tensor(ends.count, name))

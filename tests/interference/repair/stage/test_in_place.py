@@ -117,7 +117,7 @@ def test_a_search_that_fails_leaves_the_model_as_trained(monkeypatch: pytest.Mon
     after = state(model)
 
     def fail(session: Any) -> None:
-        session.looks(in_place.torch.zeros(session.box.shape, dtype=torch.float64).numpy())
+        session.looks(torch.zeros(session.box.shape, dtype=torch.float64).numpy())
         raise MeasurementError("keep", law="must be finite", found="NaN", remedy="None.")
 
     monkeypatch.setattr(in_place, "walk", fail)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from crosstune.foundation import ranks
@@ -19,7 +18,7 @@ from crosstune.interference.repair.line import walk
 from crosstune.interference.repair.looks import make_items
 from crosstune.interference.repair.methods import Method
 from crosstune.interference.repair.points import Point
-from crosstune.interference.repair.scoring import plain_box, score_tasks
+from crosstune.interference.repair.scoring import place_end, score_tasks
 from crosstune.interference.repair.selection import choose_rows
 from crosstune.interference.repair.session import Roles, Session, Watch, find_roles, open_session
 from crosstune.interference.repair.stage.outcome import (
@@ -111,10 +110,7 @@ def repair_in_place(
         session.box.place(values, rounded=True)
         if bool((values == 1).all()):
             return _as_trained(settings, roles, began, moved=True, looks=session.looks.made)
-        repaired = {
-            task: scores.loss
-            for task, scores in score_tasks(ends, rows, search).items()
-        }
+        repaired = {task: scores.loss for task, scores in score_tasks(ends, rows, search).items()}
         return StageRepair(
             stage=settings.stage,
             point=point,
@@ -133,8 +129,7 @@ def _or_as_trained(ends: Ends) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        box = plain_box(ends)
-        box.place(torch.ones(box.shape, dtype=torch.float64))
+        place_end(ends, 1.0)
         raise
 
 
