@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import DataError, SettingsError
+from crosstune.foundation.evaluation.scoring import positions
 from crosstune.foundation.models import measuring
 
 
@@ -86,7 +87,7 @@ def _greedy(
 ) -> list[list[int]]:
     """The new tokens of each prompt, up to its first end-of-text token."""
     ids, mask = _padded(prompts, next(model.parameters()).device)
-    position = (mask.cumsum(-1) - 1).clamp(min=0)
+    position = positions(mask)
     cache, entered, written = None, ids, []
     for _ in range(new_tokens):
         outputs = model(

@@ -59,11 +59,16 @@ def token_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     outputs = model(
         input_ids=batch["input_ids"],
         attention_mask=mask,
-        position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0),
+        position_ids=positions(mask),
         use_cache=False,
     )
     logits: Tensor = outputs.logits
     return logits
+
+
+def positions(mask: Tensor) -> Tensor:
+    """The place of each token counted from its row's first real one, 0 on padding before it; [B, T] as the mask."""
+    return (mask.cumsum(dim=-1) - 1).clamp(min=0)
 
 
 def logits_nats(logits: Tensor, targets: Tensor) -> Tensor:

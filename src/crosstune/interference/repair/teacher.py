@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crosstune.foundation.data import UNSCORED
 from crosstune.foundation.errors import UnsupportedError
+from crosstune.foundation.evaluation import token_logits
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.gradients import batch_of, evaluating
 from crosstune.interference.repair.checkpoints.ends import Ends
@@ -84,10 +85,5 @@ class Teachers:
 
 def _log_probabilities(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Log-probabilities at the positions that predict a scored token, [tokens, V]."""
-    mask = batch["attention_mask"]
-    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-    logits = model(
-        input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False
-    ).logits
     scored = batch["labels"][:, 1:] != UNSCORED
-    return torch.log_softmax(wide(logits[:, :-1][scored]), dim=-1)
+    return torch.log_softmax(wide(token_logits(model, batch)[:, :-1][scored]), dim=-1)
