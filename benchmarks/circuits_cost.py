@@ -1,0 +1,205 @@
+"""What circuits cost: `python benchmarks/circuits_cost.py [--gpu] [--write]`; `--write` keeps docs/circuits_cost.md.
+
+Capture and tiles with the three default scores are held against an ordinary training pass over the same rows, and against
+other ways to the same numbers, in turns in one process, all on one thread. Each way's answers are compared with
+ours first. Peak memory is that of fresh processes. Growth is measured on random models and rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers.answers import differences
+from peers.figure import draw
+from peers.race import CONTENDERS, Times, measure_peak, peak_gib, race
+from peers.scene import SHARED, SceneSettings, build
+
+from crosstune.foundation.storage import write_text
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SAID = {
+    "plain": "ordinary training pass, all parameters",
+    "ours": "**ours, end to end**",
+    "capture": "ours: capture alone",
+    "tiles": "ours: tiles alone",
+    "opacus": "Opacus' per-sample gradients + the same scores",
+    "vmap": "`vmap(grad)`, eager attention + the same scores",
+    "kronfluence": "kronfluence, diagonal: signed, whole modules",
+    "loop": "per-sample backward, loop over pairs and heads",
+}
+GROWING = ["plain", "ours", "capture", "tiles", "opacus", "loop gradients", "loop pairs"]
+TOLERANCE = 1e-3  # of the largest score of a head; float32 differs by 1e-5
+QUICK = (SceneSettings("stories3M", 32, 32), SceneSettings("gpt2-small", 8, 8, 64, layers=2))
+WHOLE = (SceneSettings("stories3M", 64, 64), SceneSettings("gpt2-small", 16, 16))
+CUDA = tuple(
+    SceneSettings(model, 64, 64, 512, device="cuda", dtype=dtype, budget_gib=8.0)
+    for model in ("gpt2-small", "llama-1B")
+    for dtype in ("float32", "bfloat16")
+)
+SMALL_BUDGET = 0.5
+
+
+def side_by_side(settings: SceneSettings, rounds: int) -> tuple[list[str], list[str]]:
+    """The table of one scene, and what is wrong with the answers."""
+    scene = build(settings)
+    times, found = race(scene, list(CONTENDERS), rounds)
+    apart = differences(scene, found)
+    peaks = {name: peak_gib(settings, name) for name in SAID if name != "loop"}
+    lines = [
+        f"### {settings.title}",
+        "",
+        "| way | CPU, s | wall, s | CPU, plain passes | lowest, highest | wall, plain passes | peak, GiB | apart from ours |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, said in SAID.items():
+        ratios = times.ratios(name)
+        lines.append(
+            f"| {said} | {times.median(name):.2f} | {times.median(name, 'wall'):.2f} | "
+            f"{_middle(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} | "
+            f"{_middle(times.ratios(name, 'wall')):.2f} | "
+            f"{f'{peaks[name]:.2f}' if name in peaks else ''} | "
+            f"{f'{apart[name]:.0e}' if name in apart else ''} |"
+        )
+    lines += ["", _budget_words(settings, peaks)]
+    wrong = [
+        f"{settings.title}: {name} differs by {value:.1e}"
+        for name, value in apart.items()
+        if not value < TOLERANCE and settings.dtype == "float32" and settings.device == "cpu"
+    ]
+    return lines, wrong
+
+
+def _budget_words(settings: SceneSettings, peaks: dict[str, float]) -> str:
+    tight = replace(settings, budget_gib=SMALL_BUDGET)
+    small = {name: peak_gib(tight, name) for name in ("ours", "tiles")}
+    return (
+        f"Factors and tiles together peak at {peaks['tiles']:.2f} GiB under a budget of {settings.budget_gib:g} GiB and at "
+        f"{small['tiles']:.2f} GiB under one of {SMALL_BUDGET:g} GiB; with the model's own passes {peaks['ours']:.2f} and "
+        f"{small['ours']:.2f} GiB, where the plain pass takes {peaks['plain']:.2f} GiB."
+    )
+
+
+def growth(*, whole: bool) -> list[dict[str, Any]]:
+    """Seconds of each way as one size grows and the others stay."""
+    base = (
+        SceneSettings("llama-3M", 32, 32)
+        if whole
+        else SceneSettings("llama-3M", 16, 16, 64, layers=2)
+    )
+    factors = (0.25, 0.5, 1, 2, 4) if whole else (0.5, 1, 2)
+    cases = []
+    for factor in factors:
+        rows, length = int(base.rows_a * factor), int(base.length * factor)
+        cases += [
+            ("rows of A and of B", rows, replace(base, rows_a=rows, rows_b=rows)),
+            ("rows of B alone", rows, replace(base, rows_b=rows)),
+            ("tokens of a row", length, replace(base, length=length)),
+        ]
+    for layers in (2, 4, 6, 8, 12) if whole else (1, 2, 4):
+        cases.append(("layers", layers, replace(base, layers=layers)))
+    points = []
+    for grows, size, settings in sorted(cases, key=lambda case: (case[0], case[1])):
+        times, _ = race(build(settings), GROWING, rounds=3 if whole else 1)
+        points.append({"grows": grows, "size": size, "times": times})
+    return points
+
+
+def growth_lines(points: list[dict[str, Any]]) -> list[str]:
+    """The points as a table."""
+    lines = [
+        "| grows | to | plain, s | ours, s | capture, s | tiles, s | ours, plain passes | Opacus | loop |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for point in points:
+        times: Times = point["times"]
+        seconds = [f"{times.median(n):.3f}" for n in ("plain", "ours", "capture", "tiles")]
+        ratios = [f"{_middle(times.ratios(n)):.2f}" for n in ("ours", "opacus", "loop")]
+        lines.append(f"| {point['grows']} | {point['size']} | {' | '.join(seconds + ratios)} |")
+    return lines
+
+
+def _middle(values: list[float]) -> float:
+    return float(torch.tensor(values).median())
+
+
+def page(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """The whole page, and what is wrong with the answers."""
+    whole = options.write
+    scenes = (WHOLE if whole else QUICK) + (CUDA if options.gpu else ())
+    tables, wrong = [], []
+    for settings in scenes:
+        lines, found = side_by_side(settings, options.rounds)
+        tables.append("\n".join(lines))
+        wrong += found
+    points = growth(whole=whole)
+    if whole:
+        write_text(CHECKOUT / "docs/figures/circuits_cost.svg", draw(points))
+    parts = [
+        "# What circuits cost",
+        INTRODUCTION.format(rounds=options.rounds),
+        "## Side by side",
+        *tables,
+        READING,
+        "## Growth",
+        GROWTH,
+        *(["![Seconds of each way as sizes grow](figures/circuits_cost.svg)"] if whole else []),
+        "\n".join(growth_lines(points)),
+        *([] if options.gpu else ["## On a GPU", NO_GPU]),
+    ]
+    return "\n\n".join(parts) + "\n", wrong
+
+
+INTRODUCTION = """Written by `benchmarks/circuits_cost.py --write`: one thread, all ways in turns in one process, median of {rounds} rounds
+after one that warms up; ratios are taken round by round against the plain pass of the same round. CPU time is this process's own, so a
+neighbour's load does not count in it; wall time stands beside it."""
+READING = """* **Plain pass**: forward and backward of the mean loss over the rows of both tasks, batched as the capture is, every parameter
+  wanting a gradient; no optimizer step, no dropout. It is the denominator.
+* **Ours, end to end** ends with finished scores: directional, signed and symmetric for every pair, block, head and layer, and also all
+  averages under the pooled Fisher, gradient sizes and Fisher diagnostics. The other ways make the scores of pairs alone.
+* **Opacus** and **vmap** make per-sample gradients of the attention projections alone (all else is frozen), keep them all, and are scored by the same
+  formulas with one matrix product for each block and score. GPT-2's Conv1D is given to Opacus and kronfluence as equal Linear modules.
+* **kronfluence** fits its diagonal strategy on A's rows (empirical Fisher) and scores A against B: Σ g_i g_j / (F_A + c) over a whole
+  module, c a tenth of the mean entry. It answers less: one of the three scores, no heads. "Apart" is its distance from that formula.
+* **The loop** goes over the pairs of the first 4 × 4 rows; the time of the pairs is extrapolated by their number, that of the gradients is measured whole.
+* **Peak** is the highest memory of a fresh process beyond the loaded model; for the tiles it counts the factors too.
+* **Apart from ours** is the largest difference of a score from ours, in parts of the largest score of that head."""
+GROWTH = """A random model of stories3M's shape and random rows. Capture grows as the plain pass does; the products of the tiles grow with
+nA · nB, so they show only where there are many more rows than tokens in a row. Opacus and loop in plain passes."""
+NO_GPU = """Not measured: there was no CUDA device. `--gpu` adds GPT-2 small's shape and a 1B Llama's in float32 (TF32 where torch is told so) and bfloat16."""
+
+
+def main() -> None:
+    """Measure, and print or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--write", action="store_true", help="full sizes; write the page and figure"
+    )
+    parser.add_argument("--gpu", action="store_true", help="add larger models on CUDA")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that measure memory
+    torch.set_num_threads(1)
+    if options.peak:
+        print(measure_peak(options.peak))
+        return
+    if options.gpu and not torch.cuda.is_available():
+        parser.error("--gpu needs a CUDA device, and torch sees none")
+    if options.write and not SHARED.is_dir():
+        parser.error("--write needs the real model and rows in ../shared")
+    text, wrong = page(options)
+    if options.write:
+        write_text(CHECKOUT / "docs" / "circuits_cost.md", text)
+    print(text)
+    if wrong:
+        sys.exit("The ways do not agree:\n" + "\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
