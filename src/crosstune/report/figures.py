@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -20,6 +21,7 @@ _VIEWS: dict[str, Callable[[Source, list[Any]], Figure]] = {
     "bars": bars,
     "heatmap": heatmap,
     "matrix": matrix,
+    "explorer": heatmap,
     "lines": lines,
     "scatter": scatter,
 }
@@ -47,9 +49,12 @@ def specification(section: Section, table: Table) -> dict[str, Any]:
         table: Its table, in which it has at least one row.
 
     Returns:
-        The specification, without data.
+        The specification, without data; of an explorer the map at its first choices, as it is when it is opened.
     """
     source = Source(section, table)
+    if section.view == "explorer":
+        where = {**section.where, **source.first_choices()}
+        source = Source(replace(section, where=where, choose=()), table)
     drawn: dict[str, Any] = _VIEWS[section.view](source, selection(source)).to_dict()
     drawn["params"] = parameters(source)
     drawn.pop("config", None)

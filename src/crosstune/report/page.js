@@ -1,13 +1,12 @@
-"use strict";
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
   const drawn = new Map(); // section id -> Vega view
+  const explorers = new Map(); // section id -> what `explorerOf` gives
 
   // ---- tables -------------------------------------------------------------------------------------------
 
-  function unpacked(name) {
-    const table = page.tables[name];
+  function unpacked(table) {
     const rows = Array.from({ length: table.length }, () => ({}));
     for (const column of table.columns) {
       for (let i = 0; i < table.length; i += 1) {
@@ -18,8 +17,8 @@
   }
 
   function rowsOf(section) {
-    const rows = unpacked(section.table).map((row, i) => ({ ...row, row: i, is_thin: false }));
-    const thin = section.thin ? unpacked(section.thin) : [];
+    const rows = unpacked(page.tables[section.table]).map((row, i) => ({ ...row, row: i, is_thin: false }));
+    const thin = section.thin ? unpacked(page.tables[section.thin]) : [];
     return rows.concat(thin.map((row, i) => ({ ...row, row: i, is_thin: true })));
   }
 
@@ -79,7 +78,7 @@
   function settle(figure, changed) {
     const section = page.sections[figure.dataset.section];
     const selects = [...figure.querySelectorAll("select")];
-    const rows = unpacked(section.table);
+    const rows = unpacked(page.tables[section.table]);
     if (rows.some((row) => fits(section, row, placesOf(figure)))) return;
     const choice = section.choose[selects.indexOf(changed)];
     const wanted = choice.values[Number(changed.value)];
@@ -92,7 +91,7 @@
     const section = page.sections[figure.dataset.section];
     const places = placesOf(figure);
     const isReadable = (row) => !section.mask || row[section.mask] || figure.dataset.view !== "lines";
-    const isEmpty = !unpacked(section.table).some((row) => fits(section, row, places) && isReadable(row));
+    const isEmpty = !unpacked(page.tables[section.table]).some((row) => fits(section, row, places) && isReadable(row));
     figure.querySelector(".chart").hidden = isEmpty;
     figure.querySelector("p.absent").hidden = !isEmpty;
   }
@@ -104,6 +103,10 @@
       for (const row of figure.querySelectorAll("tbody tr")) {
         row.hidden = row.dataset.places !== places.join(" ");
       }
+      return;
+    }
+    if (explorers.has(figure.dataset.section)) {
+      explorers.get(figure.dataset.section).draw();
       return;
     }
     const view = drawn.get(figure.dataset.section);
@@ -133,7 +136,7 @@
 
   function asCsv(table) {
     const names = page.tables[table].columns.map((column) => column.name);
-    const lines = unpacked(table).map((row) => names.map((name) => csvCell(row[name])).join(","));
+    const lines = unpacked(page.tables[table]).map((row) => names.map((name) => csvCell(row[name])).join(","));
     return [names.map(csvCell).join(","), ...lines].join("\n") + "\n";
   }
 
@@ -141,7 +144,7 @@
     const names = page.tables[table].columns.map((column) => column.name);
     const cell = (value) => text(value).replaceAll("|", "\\|").replaceAll("\n", " ");
     const line = (cells) => "| " + cells.map(cell).join(" | ") + " |";
-    const rows = unpacked(table).map((row) => line(names.map((name) => row[name])));
+    const rows = unpacked(page.tables[table]).map((row) => line(names.map((name) => row[name])));
     return [line(names), line(names.map(() => "---")), ...rows].join("\n") + "\n";
   }
 
@@ -162,11 +165,22 @@
     return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   }
 
+  function saveOfExplorer(name, kind) {
+    const explorer = explorers.get(name);
+    if (kind === "map") return save(`${name}.svg`, new Blob([explorer.mapFile()], { type: "image/svg+xml" }));
+    const lines = explorer.matrixFile();
+    if (lines === null) return undefined; // what was opened has no matrix in this page, as it says
+    const csv = lines.map((cells) => cells.map(csvCell).join(",")).join("\n") + "\n";
+    return save(`${name}-matrix.csv`, new Blob([csv], { type: "text/csv" }));
+  }
+
   function onSave(figure, kind) {
+    if (kind === "map" || kind === "matrix") return saveOfExplorer(figure.dataset.section, kind);
     const table = page.sections[figure.dataset.section].table;
     if (kind === "csv") save(table + ".csv", new Blob([asCsv(table)], { type: "text/csv" }));
     else if (kind === "md") save(table + ".md", new Blob([asMarkdown(table)], { type: "text/markdown" }));
     else saveFigure(figure, kind).catch((error) => console.error(error));
+    return undefined;
   }
 
   // ---- appearance ---------------------------------------------------------------------------------------
@@ -177,14 +191,19 @@
   async function appear(appearance) {
     root.dataset.appearance = appearance;
     switchButton.textContent = appearance === "dark" ? "Light page" : "Dark page";
-    for (const figure of document.querySelectorAll("figure:not(.table)")) await draw(figure);
-    root.dataset.drawn = String(drawn.size);
+    for (const explorer of explorers.values()) explorer.draw();
+    for (const figure of document.querySelectorAll("figure:not(.table):not([data-view=explorer])")) await draw(figure);
+    root.dataset.drawn = String(drawn.size + explorers.size);
   }
 
   switchButton.addEventListener("click", () => appear(root.dataset.appearance === "dark" ? "light" : "dark"));
   prefersDark.addEventListener("change", (event) => appear(event.matches ? "dark" : "light"));
 
   for (const figure of document.querySelectorAll("figure")) {
+    const name = figure.dataset.section;
+    if (figure.dataset.view === "explorer") {
+      explorers.set(name, explorerOf(figure, page.sections[name], page, unpacked));
+    }
     figure.addEventListener("change", (event) => {
       settle(figure, event.target);
       choose(figure);

@@ -11,11 +11,13 @@ from typing import Any
 
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Section
+from crosstune.report.explorer import bounds, explorer_data, explorer_html
 from crosstune.report.figures import choices
 from crosstune.report.folder import Contents
 from crosstune.report.packing import packed, script_json
 from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Source
-from crosstune.report.theme import DARK, LIGHT, PAGE_FONT, vega_config
+from crosstune.report.selectors import selectors
+from crosstune.report.theme import DARK, LIGHT, PAGE_FONT, page_colors, vega_config
 from crosstune.report.wording import TONES, html_table, measurement_cells, number
 
 _FIRST_ROWS = 12
@@ -50,14 +52,14 @@ def page_html(
     return template.substitute(
         title=escape(page.title),
         subtitle=escape(page.subtitle),
-        style=_asset("page.css"),
+        style=_asset("page.css") + _asset("explorer.css"),
         contents=_contents_list(contents),
         statements=_statements(contents),
         sections=sections,
         appendix=_appendix(contents, specifications),
         data=script_json(_data(contents, specifications)),
         vega=vega_bundle,
-        script=_asset("page.js"),
+        script=_asset("explorer.js") + _asset("page.js"),
     )
 
 
@@ -90,6 +92,8 @@ def _section(contents: Contents, section: Section, index: int, is_drawn: bool) -
     obstacle = contents.obstacle(section)
     if obstacle:
         body = f"<p class=absent>{escape(obstacle)}</p>"
+    elif section.view == "explorer":
+        body = _explorer(contents, section)
     elif is_drawn:
         body = _figure(contents, section)
     elif section.table is not None:
@@ -117,13 +121,20 @@ def _figure(contents: Contents, section: Section) -> str:
     rows = html_table(shown, limit=_FIRST_ROWS, caption=section.title)
     return (
         f'<figure data-section="{section.id}" data-view="{section.view}">'
-        f"{_selectors(section, table)}"
+        f"{selectors(Source(section, table))}"
         f'<div class=chart role=img aria-label="{alt_text}"></div>'
         f"<p class=absent hidden>Nothing above the noise floor for this choice.</p>"
         f"<figcaption>{legend}</figcaption>{_note(section)}"
-        f"<div class=foot>{_downloads(figure=True)}"
+        f"<div class=foot>{_downloads('svg', 'png', 'csv', 'md')}"
         f"<details><summary>Numbers ({len(shown):,} rows)</summary>{rows}</details></div></figure>"
     )
+
+
+def _explorer(contents: Contents, section: Section) -> str:
+    table = contents.tables[str(section.table)]
+    legend = escape(" ".join(_key(section, table, contents)))
+    foot = f"{_note(section)}{_downloads('map', 'matrix', 'csv', 'md')}"
+    return explorer_html(section, contents, legend, foot)
 
 
 def _table(contents: Contents, section: Section) -> str:
@@ -137,33 +148,24 @@ def _table(contents: Contents, section: Section) -> str:
     rows = html_table(table, limit=limit, caption=section.title, marks=marks)
     return (
         f'<figure class=table data-section="{section.id}">'
-        f"{_selectors(section, table)}{rows}{_note(section)}"
-        f"<div class=foot>{_downloads(figure=False)}</div></figure>"
+        f"{selectors(Source(section, table))}{rows}{_note(section)}"
+        f"<div class=foot>{_downloads('csv', 'md')}</div></figure>"
     )
 
 
-def _selectors(section: Section, table: Table) -> str:
-    parts = []
-    source = Source(section, table)
-    first = source.first_choices()
-    for index, (name, values) in enumerate(choices(source)):
-        options = "".join(
-            f'<option value="{place}"{" selected" if value == first[name] else ""}>'
-            f"{escape(str(value))}</option>"
-            for place, value in enumerate(values)
-        )
-        parts.append(
-            f"<label>{escape(name.replace('_', ' '))} "
-            f'<select data-choose="{index}">{options}</select></label>'
-        )
-    return f"<div class=choose>{''.join(parts)}</div>" if parts else ""
+_KINDS = {
+    "svg": "SVG",
+    "png": "PNG",
+    "map": "Map (SVG)",
+    "matrix": "Matrix (CSV)",
+    "csv": "CSV",
+    "md": "Markdown",
+}
 
 
-def _downloads(*, figure: bool) -> str:
-    kinds = (["svg", "png"] if figure else []) + ["csv", "md"]
-    names = {"svg": "SVG", "png": "PNG", "csv": "CSV", "md": "Markdown"}
+def _downloads(*kinds: str) -> str:
     buttons = "".join(
-        f'<button type=button data-save="{kind}" aria-label="Download {names[kind]}">{names[kind]}</button>'
+        f'<button type=button data-save="{kind}" aria-label="Download {_KINDS[kind]}">{_KINDS[kind]}</button>'
         for kind in kinds
     )
     return f"<div class=save>{buttons}</div>"
@@ -183,13 +185,17 @@ def _key(section: Section, table: Table, contents: Contents) -> list[str]:
         said.append("Shaded: intervals.")
     if section.view == "lines" and measured.mask is not None:
         said.append(f"Left out: {BELOW_NOISE}.")
-    if section.view == "heatmap":
+    if section.view in ("heatmap", "explorer"):
         if measured.mask is not None:
             said.append(f"Grey and hatched: {BELOW_NOISE}, no number is given.")
         said.append(f"Dotted outline: {NOT_MEASURED}.")
+    if section.view == "heatmap":
         source = Source(section, table)
         if source.reach() < source.largest(str(name)):
             said.append(f"Colours end at ±{number(source.reach())}; printed numbers do not.")
+    if section.view == "explorer":
+        said.append("Colours end where the scale beside each map says.")
+        said.append(bounds(section))
     if section.view == "matrix":
         said.append(f"Bold: {measured.title}{', and its interval below' if has_interval else ''}.")
     if has_interval and section.view == "scatter":
@@ -263,7 +269,8 @@ def _data(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> d
         used |= {str(name): contents.tables[str(name)] for name in names}
         source = Source(section, contents.tables[section.table])
         sections[section.id] = {
-            "spec": specifications.get(section.id),
+            "spec": specifications.get(section.id) if section.view != "explorer" else None,
+            "explorer": explorer_data(section, contents) if section.view == "explorer" else None,
             "table": section.table,
             "thin": section.thin if section.thin in contents.tables else None,
             "where": dict(section.where),
@@ -276,4 +283,5 @@ def _data(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> d
         "tables": {name: packed(table) for name, table in used.items()},
         "config": {"light": vega_config(LIGHT, PAGE_FONT), "dark": vega_config(DARK, PAGE_FONT)},
         "paper": LIGHT.background,
+        "palette": {"light": page_colors(LIGHT), "dark": page_colors(DARK)},
     }

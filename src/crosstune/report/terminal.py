@@ -10,7 +10,7 @@ from pathlib import Path
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.folder import Contents
-from crosstune.report.reading import Source, is_number, titled
+from crosstune.report.reading import Source, titled
 from crosstune.report.wording import TONES, aligned, cells, headings, is_numeric, measurement_cells
 
 _WIDTH = 100
@@ -58,13 +58,14 @@ def _section(section: Section, contents: Contents) -> str:
     chosen = source.table.where(**section.where, **first)
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in first.items())
     head = f"({_short(said)})\n" if said else ""
-    is_ranked = section.view == "bars" and section.order == "size"
+    is_ranked = (section.view, section.order) == ("bars", "size") or section.view == "explorer"
     if len(chosen) > _MOST_ROWS and not is_ranked:
         return f"{head}{len(chosen):,} rows, in the report and in tables/{section.table}"
     rows = chosen.rows()
     if is_ranked and len(rows) > _LARGEST:
         name = str(section.value)
-        rows.sort(key=lambda row: -abs(row[name]) if is_number(row[name]) else 0.0)
+        stands = Source(section, chosen).stands
+        rows.sort(key=lambda row: -abs(row[name]) if stands(row) else 0.0)
         head += f"the {_LARGEST} largest of {len(rows):,}\n"
         rows = rows[:_LARGEST]
     kept = _kept(section, chosen, first)

@@ -53,7 +53,13 @@ def test_a_section_id_is_safe_as_anchor_and_file_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("view", "missing"),
-    [("bars", "y, value"), ("lines", "x, value"), ("scatter", "x, y"), ("matrix", "x, y, value")],
+    [
+        ("bars", "y, value"),
+        ("lines", "x, value"),
+        ("scatter", "x, y"),
+        ("matrix", "x, y, value"),
+        ("explorer", "x, y, value"),
+    ],
 )
 def test_a_figure_without_its_columns_is_refused(view, missing: str) -> None:
     with pytest.raises(SettingsError, match=f"found no {missing}"):

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from crosstune.foundation.errors import SettingsError
 
 Tone = Literal["shown", "not_shown", "too_noisy", "info", "warning"]
-View = Literal["bars", "heatmap", "lines", "matrix", "table", "text", "scatter"]
+View = Literal["bars", "heatmap", "lines", "matrix", "table", "text", "scatter", "explorer"]
 Order = Literal["given", "size"]
 Combine = Literal["", "sum", "mean"]
 
@@ -25,6 +25,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "bars": ("table", "y", "value"),
     "heatmap": ("table", "x", "y", "value"),
     "matrix": ("table", "x", "y", "value"),
+    "explorer": ("table", "x", "y", "value"),
     "lines": ("table", "x", "value"),
     "scatter": ("table", "x", "y"),
     "table": ("table",),
@@ -57,6 +58,7 @@ class Section:
 
     Columns that belong to ``value`` (low, high, mask, chance) are found by their role, not named here.
     A mask column is true where the value stands (``resolved``) and false where it is below the noise floor.
+    An explorer is a heatmap whose cells can be opened: what lies behind a cell is a matrix, and its noteworthy entries in words.
 
     Args:
         id: A short name that is an anchor in the page and a file name: letters, digits, "-" and "_".
@@ -79,6 +81,12 @@ class Section:
             whose points are joined by a thin line, but for those where it is empty (scatter).
         thin: A table of the same columns drawn as thin lines behind, such as figures at one state (lines).
         combine: How rows that share one place in the figure become one: refuse (""), "sum" or "mean" (lines).
+        matrices: A table of the matrices behind the cells (explorer). Axes it shares with ``table`` say behind which cell;
+            its column ``file`` names a .npy array in the run folder, whose first two axes are the matrix, and ``index``
+            the place on the others (``"3,0"``).
+        pairs: A table of noteworthy entries of matrices, with texts (explorer). Shared axes say behind which cell.
+        names: A table of what the matrices' rows and columns are (explorer): ``side`` (``row`` or ``column``), ``place``
+            from 0, ``of`` (what they are of), ``id`` and ``text``; further shared axes say of which matrices.
     """
 
     id: str
@@ -101,6 +109,9 @@ class Section:
     trace: str | None = None
     thin: str | None = None
     combine: Combine = ""
+    matrices: str | None = None
+    pairs: str | None = None
+    names: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.id):

@@ -1,0 +1,427 @@
+"use strict";
+// The explorer: maps whose cells open onto a matrix and its noteworthy entries. All text of a run goes in as text,
+// never as markup. `explorerOf(figure, section, page, rows)` gives { draw, mapFile, matrixFile }.
+const explorerOf = (() => {
+  const SPACE = "http://www.w3.org/2000/svg";
+  const NOT_MEASURED = "not measured";
+  const BELOW_NOISE = "below noise floor";
+  const MOST_RANKED = 200;
+  const MAP_WIDTH = 640; // pixels of all cells of a map; maps of a facet share the width
+  const MATRIX_SIDE = 440;
+
+  // ---- elements and numbers -----------------------------------------------------------------------------
+
+  function filled(node, attributes, inside) {
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.append(...inside.map((one) => (typeof one === "string" ? document.createTextNode(one) : one)));
+    return node;
+  }
+  const html = (name, attributes = {}, ...inside) => filled(document.createElement(name), attributes, inside);
+  const svg = (name, attributes = {}, ...inside) =>
+    filled(document.createElementNS(SPACE, name), attributes, inside);
+
+  function isNumber(value) {
+    return typeof value === "number" && Number.isFinite(value);
+  }
+
+  function number(value, digits = 3) {
+    return String(Number(value.toPrecision(digits))).replace("-", "−");
+  }
+
+  function said(value, kind) {
+    if (kind === "bool") return value === null ? "–" : value ? "yes" : "no";
+    if (kind === "float64") return isNumber(value) ? number(value) : NOT_MEASURED;
+    return value === null ? "" : String(value);
+  }
+
+  function measured(row, fact) {
+    if (!isNumber(row[fact.name])) return NOT_MEASURED;
+    if (fact.mask && !row[fact.mask]) return BELOW_NOISE;
+    const ends = fact.low && isNumber(row[fact.low]) && isNumber(row[fact.high]);
+    return number(row[fact.name]) + (ends ? ` [${number(row[fact.low])}, ${number(row[fact.high])}]` : "");
+  }
+
+  // ---- colours ------------------------------------------------------------------------------------------
+
+  function mixed(stops, share) {
+    const at = Math.min(1, Math.max(0, share)) * (stops.length - 1);
+    const low = Math.min(stops.length - 2, Math.floor(at));
+    const parts = [stops[low], stops[low + 1]].map((hex) =>
+      [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+    return `rgb(${parts[0].map((part, i) => Math.round(part + (at - low) * (parts[1][i] - part))).join(",")})`;
+  }
+
+  function scaleOf(values, palette) {
+    const there = values.filter(isNumber);
+    const reach = Math.max(0, ...there.map(Math.abs)) || 1;
+    const signed = there.some((value) => value < 0);
+    const stops = signed ? palette.diverging : palette.ramp;
+    return {
+      stops,
+      ends: signed ? [`−${number(reach)}`, "0", `+${number(reach)}`] : ["0", number(reach)],
+      color: (value) => mixed(stops, signed ? (value / reach + 1) / 2 : value / reach),
+      ink: (value) => (Math.abs(value) > (signed ? 0.75 : 0.63) * reach ? palette.loud_text : palette.ink),
+    };
+  }
+
+  function legend(scale, title, palette, x, y) {
+    const steps = Array.from({ length: 40 }, (_, i) =>
+      svg("rect", { x: x + 3 * i, y: y + 14, width: 3.2, height: 8, fill: mixed(scale.stops, i / 39) }));
+    const ends = scale.ends.map((text, i) => {
+      const share = i / (scale.ends.length - 1);
+      const anchor = share === 0 ? "start" : share === 1 ? "end" : "middle";
+      return svg("text", { x: x + 120 * share, y: y + 34, fill: palette.muted, "text-anchor": anchor }, text);
+    });
+    return [svg("text", { x, y: y + 9, fill: palette.muted }, title), ...steps, ...ends];
+  }
+
+  function sheet(width, height, palette, parts, more = {}) {
+    const size = { viewBox: `0 0 ${width} ${height}`, width, height, "font-size": 11 };
+    return svg("svg", { xmlns: SPACE, "font-family": page_font(), ...size, ...more }, ...parts);
+  }
+  const page_font = () => getComputedStyle(document.body).fontFamily;
+
+  // ---- a map --------------------------------------------------------------------------------------------
+
+  function levels(rows, name) {
+    const seen = [...new Set(rows.map((row) => row[name]))];
+    return seen.every(isNumber) ? seen.sort((a, b) => a - b) : seen;
+  }
+
+  function mapOf(about, rows, room, palette, stands, opened) {
+    const across = levels(rows, about.x.name);
+    const down = levels(rows, about.y.name);
+    const width = Math.min(44, Math.max(9, Math.floor(room / across.length)));
+    const height = down.length <= 12 ? 26 : down.length <= 40 ? 18 : 12;
+    const left = 8 + 7 * Math.max(...down.map((level) => String(level).length), 2);
+    const top = 62;
+    const value = about.value.name;
+    const scale = scaleOf(rows.filter(stands).map((row) => row[value]), palette);
+    const parts = legend(scale, about.value.title, palette, left, 0);
+    const every = Math.ceil(22 / width);
+    across.forEach((level, i) => i % every || parts.push(svg("text",
+      { x: left + (i + 0.5) * width, y: top - 6, fill: palette.ink, "text-anchor": "middle" }, String(level))));
+    down.forEach((level, i) => parts.push(svg("text",
+      { x: left - 7, y: top + (i + 0.5) * height + 4, fill: palette.ink, "text-anchor": "end" }, String(level))));
+    for (const row of rows) {
+      const box = { x: left + across.indexOf(row[about.x.name]) * width, width: width - 1.5,
+        y: top + down.indexOf(row[about.y.name]) * height, height: height - 1.5 };
+      parts.push(cellOf(about, row, box, scale, palette, stands(row), row === opened));
+    }
+    const bottom = top + down.length * height;
+    parts.push(svg("text", { x: left, y: bottom + 16, fill: palette.muted },
+      `Across: ${about.x.title}. Down: ${about.y.title}.`));
+    return sheet(Math.max(left + across.length * width + 4, 260), bottom + 22, palette, parts);
+  }
+
+  function cellOf(about, row, box, scale, palette, stands, isOpened) {
+    const value = row[about.value.name];
+    const place = `${about.y.title} ${row[about.y.name]}, ${about.x.title} ${row[about.x.name]}`;
+    const words = !isNumber(value) ? NOT_MEASURED : stands ? measured(row, about.value) : BELOW_NOISE;
+    const look = stands ? { fill: scale.color(value) }
+      : isNumber(value) ? { fill: palette.hidden }
+      : { fill: "none", stroke: palette.axis, "stroke-dasharray": "1 3" };
+    const inside = [svg("title", {}, `${place}: ${words}`), svg("rect", { ...box, ...look })];
+    const middle = { x: box.x + box.width / 2, y: box.y + box.height / 2 };
+    if (!stands && isNumber(value)) {
+      const half = Math.min(box.width, box.height) * 0.28;
+      inside.push(svg("path", { d: `M${middle.x - half},${middle.y + half}l${2 * half},${-2 * half}`, stroke: palette.muted }));
+    }
+    if (stands && box.width >= 36 && box.height >= 16) {
+      inside.push(svg("text", { x: middle.x, y: middle.y + 3.5, "text-anchor": "middle", "font-size": 10, fill: scale.ink(value) },
+        number(value, 2)));
+    }
+    if (isOpened) inside.push(svg("rect", { ...box, fill: "none", stroke: palette.ink, "stroke-width": 2.5 }));
+    return svg("g", { class: "cell", role: "button", tabindex: isOpened ? 0 : -1, "aria-pressed": isOpened,
+      "aria-label": `${place}: ${words}`, "data-row": row.row }, ...inside);
+  }
+
+  // ---- a matrix -----------------------------------------------------------------------------------------
+
+  function cellsOf(matrix) {
+    const bytes = Uint8Array.from(atob(matrix.cells), (letter) => letter.charCodeAt(0));
+    const flat = new Float32Array(bytes.buffer);
+    const wide = matrix.columns.length;
+    return matrix.rows.map((_, i) => Array.from(flat.subarray(i * wide, (i + 1) * wide)));
+  }
+
+  function marginals(means, side, at, palette) {
+    const reach = Math.max(...means.map(Math.abs)) || 1;
+    return means.map((mean, i) => {
+      const long = Math.max(0.5, 34 * Math.abs(mean) / reach);
+      const box = side === "right"
+        ? { x: at[0], y: at[1] + i * at[2], width: long, height: Math.max(1, at[2] - 1) }
+        : { x: at[0] + i * at[2], y: at[1], width: Math.max(1, at[2] - 1), height: long };
+      const opacity = mean < 0 ? 0.45 : 1;
+      return svg("rect", { ...box, fill: palette.muted, opacity }, svg("title", {}, `mean ${number(mean)}`));
+    });
+  }
+
+  function matrixOf(matrix, cells, sides, palette) {
+    const [down, across] = [matrix.rows.length, matrix.columns.length];
+    const size = Math.min(30, Math.max(6, Math.floor(MATRIX_SIDE / Math.max(down, across))));
+    const [left, top] = [16, 52];
+    const [wide, high] = [across * size, down * size];
+    const scale = scaleOf(cells.flat(), palette);
+    const parts = legend(scale, "score", palette, left, 0);
+    cells.forEach((row, i) => row.forEach((value, j) => {
+      const box = { x: left + j * size, y: top + i * size, width: size - 0.5, height: size - 0.5 };
+      const look = isNumber(value) ? { fill: scale.color(value) } : { fill: "none", stroke: palette.axis };
+      parts.push(svg("rect", { ...box, ...look, "data-place": `${i} ${j}` }));
+    }));
+    parts.push(...marginals(matrix.row_means, "right", [left + wide + 5, top, size], palette));
+    parts.push(...marginals(matrix.column_means, "below", [left, top + high + 5, size], palette));
+    const turned = { transform: `translate(10 ${top + Math.min(high, 150)}) rotate(-90)`, fill: palette.muted };
+    parts.push(svg("text", turned, sides.row));
+    parts.push(svg("text", { x: left, y: top + high + 54, fill: palette.muted }, sides.column));
+    parts.push(svg("rect", { class: "cursor", width: size, height: size, fill: "none", stroke: palette.ink,
+      "stroke-width": 2, "data-left": left, "data-top": top, "data-size": size, "pointer-events": "none" }));
+    return sheet(Math.max(left + wide + 44, 180), top + high + 60, palette, parts,
+      { tabindex: 0, role: "img", "aria-label": "The matrix; arrow keys move from entry to entry, which is told beside it" });
+  }
+
+  // ---- the explorer -------------------------------------------------------------------------------------
+
+  return (figure, section, page, unpacked) => {
+    const about = section.explorer;
+    const keyOf = (row, shared) => JSON.stringify(shared.map((name) => row[name]));
+    const keyed = (packed, shared) => {
+      const found = new Map();
+      for (const row of packed ? unpacked(packed) : []) {
+        const key = keyOf(row, shared);
+        found.set(key, [...(found.get(key) ?? []), row]);
+      }
+      return found;
+    };
+    const rows = unpacked(page.tables[section.table]).map((row, i) => ({ ...row, row: i }));
+    const axes = about.matrices.length ? Object.keys(about.matrices[0].at) : [];
+    const matrices = new Map(about.matrices.map((one) => [keyOf(one.at, axes), one]));
+    const pairs = keyed(about.pairs?.table, about.pairs?.shared ?? []);
+    const names = keyed(about.names?.table, [...(about.names?.shared ?? []), "side", "place"]);
+    const stands = (row) => isNumber(row[about.value.name]) && (!section.mask || row[section.mask]);
+    const size = (row) => (stands(row) ? Math.abs(row[about.value.name]) : -1);
+    const state = { opened: null, picked: false, sort: { name: about.value.name, falls: true } };
+    const part = (name) => figure.querySelector(`.${name}`);
+    const palette = () => page.palette[document.documentElement.dataset.appearance];
+
+    function shown() {
+      const places = [...figure.querySelectorAll(".choose select")].map((select) => Number(select.value));
+      return rows.filter((row) =>
+        Object.entries(section.where).every(([name, value]) => row[name] === value) &&
+        section.choose.every((choice, i) => row[choice.column] === choice.values[places[i]]));
+    }
+
+    // A cell that was opened by hand stays open where the new choice has it; else the largest is opened.
+    function settle(visible) {
+      const old = state.opened;
+      const where = [about.y.name, about.x.name, ...(about.facet ? [about.facet] : [])];
+      const same = old && state.picked && visible.find((row) => where.every((name) => row[name] === old[name]));
+      state.opened = same || [...visible].sort((a, b) => size(b) - size(a))[0];
+    }
+
+    function draw() {
+      const visible = shown();
+      settle(visible);
+      drawMaps(visible);
+      drawOpened();
+      drawRanked(visible);
+    }
+
+    function open(row, focus) {
+      state.opened = row;
+      state.picked = true;
+      const visible = shown();
+      drawMaps(visible);
+      drawOpened();
+      drawRanked(visible);
+      if (focus) part("maps").querySelector('[aria-pressed="true"]').focus();
+    }
+
+    function facets(visible) {
+      return about.facet ? levels(visible, about.facet).map((level) =>
+        [String(level), visible.filter((row) => row[about.facet] === level)]) : [["", visible]];
+    }
+
+    function drawMaps(visible) {
+      const panels = facets(visible);
+      const room = Math.max(160, MAP_WIDTH / Math.min(2, panels.length));
+      part("maps").replaceChildren(...panels.map(([title, own]) => html("div", { class: "map" },
+        ...(title ? [html("p", { class: "maptitle" }, title)] : []),
+        mapOf(about, own, room, palette(), stands, state.opened))));
+      part("maps").removeAttribute("data-empty");
+    }
+
+    function placed(row) {
+      const facet = about.facet ? `${row[about.facet]}: ` : "";
+      return `${facet}${about.y.title} ${row[about.y.name]}, ${about.x.title} ${row[about.x.name]}`;
+    }
+
+    function drawOpened() {
+      const row = state.opened;
+      if (!row) return part("opened").replaceChildren();
+      const words = stands(row) ? measured(row, about.value) : isNumber(row[about.value.name]) ? BELOW_NOISE : NOT_MEASURED;
+      const facts = about.facts.map((fact) =>
+        html("li", {}, `${fact.title} `, html("b", {}, fact.low || fact.mask ? measured(row, fact) : said(row[fact.name], fact.kind))));
+      part("opened").replaceChildren(
+        html("h3", {}, placed(row)),
+        html("ul", { class: "facts" }, html("li", {}, `${about.value.title} `, html("b", {}, words)), ...facts),
+        ...behind(matrices.get(keyOf(row, axes))),
+        ...inWords(pairs.get(keyOf(row, about.pairs?.shared ?? [])) ?? []));
+      return undefined;
+    }
+
+    // ---- what lies behind the opened cell ----
+
+    function nameOf(matrix, side, place) {
+      return (names.get(keyOf({ ...matrix.at, side, place }, [...(about.names?.shared ?? []), "side", "place"])) ?? [])[0];
+    }
+
+    function behind(matrix) {
+      if (!matrix) return [];
+      const link = html("a", { href: `./${matrix.file.split("/").map(encodeURIComponent).join("/")}` }, "the whole array");
+      if (!matrix.cells) {
+        return [html("p", { class: "note" }, "This page does not hold this cell's matrix; ", link, " lies in the run folder.")];
+      }
+      const cells = cellsOf(matrix);
+      const told = (side, kept, of) => {
+        const what = nameOf(matrix, side, (side === "row" ? matrix.rows : matrix.columns)[0])?.of ?? side;
+        return `${side}s: ${what}, ${kept === of ? kept : `${kept} of ${of}`}, by mean`;
+      };
+      const sides = { row: told("row", matrix.rows.length, matrix.of[0]), column: told("column", matrix.columns.length, matrix.of[1]) };
+      const drawing = matrixOf(matrix, cells, sides, palette());
+      const readout = html("div", { class: "readout", "aria-live": "polite" });
+      follow(drawing, matrix, cells, readout);
+      return [html("div", { class: "matrix" }, html("div", {}, drawing, html("p", { class: "note" }, "Bars: means; faint is negative. In the run folder: ", link, ".")), readout)];
+    }
+
+    function follow(drawing, matrix, cells, readout) {
+      const cursor = drawing.querySelector(".cursor");
+      const at = [0, 0];
+      const magnitude = (i, j) => (isNumber(cells[i][j]) ? Math.abs(cells[i][j]) : -1);
+      cells.forEach((row, i) => row.forEach((_, j) => {
+        if (magnitude(i, j) > magnitude(...at)) at.splice(0, 2, i, j);
+      }));
+      const told = (side, place) => {
+        const name = nameOf(matrix, side, place);
+        return [html("p", { class: "who" }, `${name?.of ?? side} ${name?.id ?? place}`), html("blockquote", {}, name?.text ?? "")];
+      };
+      function move(i, j) {
+        at.splice(0, 2, Math.min(cells.length - 1, Math.max(0, i)), Math.min(cells[0].length - 1, Math.max(0, j)));
+        const side = Number(cursor.dataset.size);
+        cursor.setAttribute("x", Number(cursor.dataset.left) + at[1] * side);
+        cursor.setAttribute("y", Number(cursor.dataset.top) + at[0] * side);
+        readout.replaceChildren(html("p", { class: "score" }, `score ${said(cells[at[0]][at[1]], "float64")}`),
+          ...told("row", matrix.rows[at[0]]), ...told("column", matrix.columns[at[1]]));
+      }
+      drawing.addEventListener("pointermove", (event) => {
+        const place = event.target.dataset?.place;
+        if (place) move(...place.split(" ").map(Number));
+      });
+      drawing.addEventListener("keydown", (event) => {
+        const step = STEPS[event.key];
+        if (!step) return;
+        event.preventDefault();
+        move(at[0] + step[0], at[1] + step[1]);
+      });
+      move(...at);
+    }
+
+    function inWords(found) {
+      if (!found.length) return [];
+      const columns = about.pairs.columns;
+      const heads = columns.map((fact) => html("th", { scope: "col" }, fact.title));
+      const lines = found.map((row) => html("tr", {}, ...columns.map((fact) =>
+        html("td", { class: fact.kind === "string" ? (String(row[fact.name]).length > 28 ? "words" : "word") : "num" },
+          said(row[fact.name], fact.kind)))));
+      return [html("div", { class: "scroll pairs", tabindex: 0, role: "region", "aria-label": "Pairs of this cell" },
+        html("table", {}, html("thead", {}, html("tr", {}, ...heads)), html("tbody", {}, ...lines)))];
+    }
+
+    // ---- all cells, in an order that can be chosen ----
+
+    function drawRanked(visible) {
+      const facet = about.facet ? [{ name: about.facet, title: about.facet.replaceAll("_", " "), kind: "string" }] : [];
+      const columns = [...facet, { ...about.y }, { ...about.x }, { ...about.value, isValue: true }, ...about.facts];
+      const { name, falls } = state.sort;
+      const worth = (row) => (name === about.value.name ? (stands(row) ? row[name] : -Infinity)
+        : row[name] === null ? -Infinity : typeof row[name] === "boolean" ? Number(row[name]) : row[name]);
+      const less = (a, b) => (worth(a) < worth(b) ? -1 : worth(a) > worth(b) ? 1 : 0);
+      const sorted = [...visible].sort((a, b) => (falls ? less(b, a) : less(a, b)));
+      const heads = columns.map((column) => {
+        const sort = column.name === name ? (falls ? "descending" : "ascending") : "none";
+        const sign = sort === "none" ? "" : falls ? " ↓" : " ↑";
+        return html("th", { scope: "col", "aria-sort": sort },
+          html("button", { type: "button", "data-sort": column.name }, `${column.title}${sign}`));
+      });
+      const lines = sorted.slice(0, MOST_RANKED).map((row) => html("tr", { class: row === state.opened ? "chosen" : "" },
+        ...columns.map((column, i) => html("td", { class: "num" }, i === 0
+          ? html("button", { type: "button", "data-row": row.row, "aria-label": `Open ${placed(row)}` }, text(row, column))
+          : text(row, column)))));
+      const more = sorted.length - lines.length;
+      part("ranked").replaceChildren(
+        html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "All cells of this choice" },
+          html("table", {}, html("thead", {}, html("tr", {}, ...heads)), html("tbody", {}, ...lines))),
+        ...(more > 0 ? [html("p", { class: "more" }, `and ${more} more, in the files`)] : []));
+    }
+
+    function text(row, column) {
+      if (!column.isValue) return column.low || column.mask ? measured(row, column) : said(row[column.name], column.kind);
+      return stands(row) ? measured(row, column) : isNumber(row[column.name]) ? BELOW_NOISE : NOT_MEASURED;
+    }
+
+    // ---- what the reader does ----
+
+    const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+    part("maps").addEventListener("click", (event) => {
+      const cell = event.target.closest("[data-row]");
+      if (cell) open(rows[Number(cell.dataset.row)], true);
+    });
+    part("maps").addEventListener("keydown", (event) => {
+      const cell = event.target.closest("[data-row]");
+      if (!cell) return;
+      const row = rows[Number(cell.dataset.row)];
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        open(row, true);
+      }
+      const step = STEPS[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const own = [...cell.parentNode.querySelectorAll(".cell")].map((one) => [one, rows[Number(one.dataset.row)]]);
+      const [along, name] = step[0] ? [step[0], about.y.name] : [step[1], about.x.name];
+      const other = step[0] ? about.x.name : about.y.name;
+      const line = own.filter(([, one]) => one[other] === row[other]).sort((a, b) => (a[1][name] < b[1][name] ? -1 : 1));
+      line[line.findIndex(([, one]) => one === row) + along]?.[0].focus();
+    });
+    part("ranked").addEventListener("click", (event) => {
+      const { sort, row } = event.target.dataset ?? {};
+      if (sort) {
+        state.sort = { name: sort, falls: state.sort.name === sort ? !state.sort.falls : true };
+        drawRanked(shown());
+        part("ranked").querySelector(`[data-sort="${CSS.escape(sort)}"]`).focus();
+      }
+      if (row) open(rows[Number(row)], false);
+    });
+
+    // ---- files ----
+
+    function mapFile() {
+      const light = page.palette.light;
+      const own = about.facet ? shown().filter((row) => row[about.facet] === state.opened[about.facet]) : shown();
+      const drawing = mapOf(about, own, MAP_WIDTH, light, stands, null);
+      drawing.prepend(svg("rect", { width: "100%", height: "100%", fill: light.background }));
+      return new XMLSerializer().serializeToString(drawing);
+    }
+
+    function matrixFile() {
+      const matrix = matrices.get(keyOf(state.opened, axes));
+      if (!matrix?.cells) return null;
+      const named = (side, place) => nameOf(matrix, side, place)?.id ?? String(place);
+      const head = ["", ...matrix.columns.map((place) => named("column", place))];
+      return [head, ...cellsOf(matrix).map((row, i) => [named("row", matrix.rows[i]), ...row])];
+    }
+
+    return { draw, mapFile, matrixFile };
+  };
+})();
