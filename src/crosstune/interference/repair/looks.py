@@ -6,7 +6,6 @@ again is told the same figures at no cost and so takes the same way.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +140,6 @@ class Looks:
     target: Target = text_nats
     told: Callable[[], None] = lambda: None
     made: int = field(default=0, init=False)
-    seconds: float = field(default=0.0, init=False)
     _memory: dict[str, Look] = field(default_factory=dict, init=False)
     _places: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
@@ -181,7 +179,6 @@ class Looks:
         return self._memory[key]
 
     def _look(self, values: np.ndarray) -> Look:
-        began = time.perf_counter()
         count = self.box.shape
         self.box.place(torch.from_numpy(values))
         mine = range(ranks.rank(), len(self.items), ranks.world_size())
@@ -216,7 +213,6 @@ class Looks:
                 remedy="Keep `low` and `high` within [0, 1], or evaluate with precision float32.",
             )
         self.made += 1
-        self.seconds += time.perf_counter() - began
         return Look(nats, tokens, slopes)
 
     def _path(self, key: str) -> Path | None:

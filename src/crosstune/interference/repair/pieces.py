@@ -18,7 +18,6 @@ from crosstune.foundation.models import Anatomy, Part, Site
 from crosstune.interference.repair.settings import GRANULARITIES
 
 EMBEDDINGS = ("embed", "head", "embed+head")
-MATRIX_AXES = 2
 
 
 @dataclass(frozen=True)

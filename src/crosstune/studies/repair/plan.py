@@ -26,7 +26,6 @@ from crosstune.studies.repair.prepare import Bench, prepare
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.study import Plan, PlanLine
 
-REPLAY = "replay"
 _STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
 _USUAL = 0.7  # share of the looks at most that searches of tiny models made
 _REPLAY = 1.25  # a step of training in looks at the same tokens, likewise

@@ -1,7 +1,7 @@
 """HV(P) = |∪_{p ∈ P} [p, worst]| / |[best, worst]|: how much of what could be regained a set of points regains.
 
 Both axes are losses, smaller is better. A point dominates another if it is nowhere worse and somewhere
-better; the points that none dominates are the Pareto front, drawn as a staircase.
+better; the points that none dominates are the Pareto front.
 
 Source: Zitzler & Thiele (1999), *Multiobjective evolutionary algorithms: a comparative case study and the
 strength Pareto approach*.
@@ -29,18 +29,6 @@ def non_dominated(points: Array) -> NDArray[np.bool_]:
     same_and_earlier = (there == here).all(-1) & earlier
     on_front: NDArray[np.bool_] = np.isfinite(points).all(-1) & ~(better | same_and_earlier).any(-2)
     return on_front
-
-
-def staircase(points: Array) -> Array:
-    """The Pareto front, its first axis rising and its second falling.
-
-    Shapes: points [N, 2].
-
-    Returns:
-        The points of the front, [M, 2].
-    """
-    front = points[non_dominated(points)]
-    return front[np.argsort(front[:, 0])]
 
 
 def hypervolume(points: Array, worst: Array, best: Array) -> Array:
