@@ -20,6 +20,26 @@ def test_it_is_a_search_of_one_point_without_rivals() -> None:
     assert (search.rows, search.seed) == (7, 3)
 
 
+def test_what_both_know_is_handed_on() -> None:
+    told: dict[str, object] = {
+        "max_loss": {"bn": 0.5},
+        "low": -1.0,
+        "high": 2.0,
+        "directions": 2,
+        "rows": 7,
+        "length": 9,
+        "windows": True,
+        "folds": 2,
+        "penalties": (0.3,),
+        "evaluations": 5,
+        "batch_tokens": 11,
+        "precision": "model",
+        "seed": 4,
+    }
+    search = StageRepairSettings(**told).search()  # type: ignore[arg-type]
+    assert {name: getattr(search, name) for name in told} == told
+
+
 def test_a_value_round_trips() -> None:
     chosen = StageRepairSettings(max_loss={"bn": 0.02}, penalties=(0.0,), stage="2-bn")
     assert from_yaml(StageRepairSettings, to_yaml(chosen)) == chosen

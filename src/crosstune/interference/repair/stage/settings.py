@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from crosstune.foundation.errors import SettingsError, renamed
@@ -61,23 +61,13 @@ class StageRepairSettings:
 
     def search(self) -> RepairSettings:
         """The same as a search of one granularity, without rivals and without rows that report."""
+        of_a_search = {of.name for of in fields(RepairSettings)} - {"granularity"}
+        alike = {name: value for name, value in vars(self).items() if name in of_a_search}
         return RepairSettings(
             granularity=(self.granularity,),
             baselines=(),
             replay=False,
             exchange_rates=(self.exchange_rate,),
             budgets=(),
-            max_loss=self.max_loss,
-            low=self.low,
-            high=self.high,
-            directions=self.directions,
-            rows=self.rows,
-            length=self.length,
-            windows=self.windows,
-            folds=self.folds,
-            penalties=self.penalties,
-            evaluations=self.evaluations,
-            batch_tokens=self.batch_tokens,
-            precision=self.precision,
-            seed=self.seed,
+            **alike,
         )
