@@ -11,6 +11,7 @@ import torch
 
 from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.repair.budget import penalty_evaluations
+from crosstune.interference.repair.looks import Look
 from crosstune.interference.repair.pieces import Coordinates, coordinates
 from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.search.descent import (
@@ -49,10 +50,10 @@ class Method:
         """The granularity of that name, before it has searched."""
         axes = coordinates(name, session.pieces, session.layers)
         method = cls(session, axes, Archive())
-        for values, _ in session.looks.seen:
+        for values, look in session.looks.seen:
             at = method.coordinates_of(values)
             if at is not None:
-                method.archive.add(method.look(at, values=values))
+                method.archive.add(method.seen(at, look))
         return method
 
     @property
@@ -70,14 +71,12 @@ class Method:
         found = self.axes.project(values)
         return None if found is None else np.round(found, _CLEAN).reshape(-1) + 0.0
 
-    def look(
-        self,
-        at: np.ndarray,
-        folds: Sequence[int] | None = None,
-        values: np.ndarray | None = None,
-    ) -> Seen:
+    def look(self, at: np.ndarray, folds: Sequence[int] | None = None) -> Seen:
         """What is seen at some coordinates, on all selection rows or on those of some folds."""
-        look = self.session.looks(self.values(at) if values is None else values)
+        return self.seen(at, self.session.looks(self.values(at)), folds)
+
+    def seen(self, at: np.ndarray, look: Look, folds: Sequence[int] | None = None) -> Seen:
+        """What a look at some coordinates says of them."""
         slopes = look.loss_slopes(folds) @ self.axes.matrix
         return Seen(at, look.losses(folds), slopes.reshape(len(slopes), -1))
 
@@ -127,7 +126,7 @@ class Method:
         settings, roles = self.session.settings, self.session.roles
         self.choose_penalty()
         goals = [self.goal(rate) for rate in settings.exchange_rates]
-        found = sweep(self._look_all, self.archive, goals, self.bounds, settings.evaluations)
+        found = sweep(self.look, self.archive, goals, self.bounds, settings.evaluations)
         points = [
             self.point("rate", seen, rate=rate)
             for rate, seen in zip(settings.exchange_rates, found, strict=True)
@@ -157,7 +156,7 @@ class Method:
         if not limits:
             evaluations = self.session.settings.evaluations
             goal = self.goal(rate)
-            found = minimise(self._look_all, self.archive, goal, self.bounds, evaluations)
+            found = minimise(self.look, self.archive, goal, self.bounds, evaluations)
             return self.point("rate", found, rate=rate, picked=True)
         seen = self.within(limits)
         if seen is None:
@@ -183,7 +182,7 @@ class Method:
             for task, budget in most.items()
         }
         return within(
-            self._look_all,
+            self.look,
             self.archive,
             limits,
             self.goal(1.0),
@@ -206,9 +205,6 @@ class Method:
         at = np.zeros((self.session.box.shape[0], self.axes.count))
         at[-1] = 1.0
         return self.look(at.reshape(-1)).losses
-
-    def _look_all(self, at: np.ndarray) -> Seen:
-        return self.look(at)
 
     def point(self, kind: str, seen: Seen, **asked: object) -> Point:
         """The point at what was seen.
