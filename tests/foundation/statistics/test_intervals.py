@@ -14,11 +14,13 @@ from crosstune.foundation.statistics.intervals import (
     interval_from,
     jackknife,
     jackknife_spread,
+    mean_spread,
     ratio_jackknife,
     t_interval,
     t_quantile,
     t_tail,
     total_variance,
+    two_sided_p,
 )
 
 
@@ -33,6 +35,15 @@ def test_t_interval_is_scipys() -> None:
     assert float(found.low) == pytest.approx(expected.low, rel=1e-12)
     assert float(found.high) == pytest.approx(expected.high, rel=1e-12)
     assert float(found.df) == 6
+
+
+def test_the_p_of_no_mean_is_scipys() -> None:
+    values = normal(9, 3) + 1
+    found = two_sided_p(values.mean(0), [mean_spread(values)])
+    expected = stats.ttest_1samp(values.numpy(), 0.0).pvalue
+    torch.testing.assert_close(found, torch.from_numpy(expected))
+    certain = torch.stack([torch.zeros(9), torch.ones(9)], 1).double()
+    assert two_sided_p(certain.mean(0), [mean_spread(certain)]).tolist() == [1.0, 0.0]
 
 
 def test_t_interval_works_column_by_column() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.statistics.intervals import interval_from, mean_spread, total_variance
-from crosstune.foundation.statistics.two_way import two_way_spreads
+from crosstune.foundation.statistics.two_way import clustered_spread, two_way_spreads
 
 STUDIES = 2000
 
@@ -97,3 +97,11 @@ def test_an_unmeasured_cell_spreads() -> None:
     rows[0, 0] = math.nan
     found, _ = two_way_spreads(rows, normal(4, 2), names("a", 4), names("b", 4))
     assert found.variance.isnan().tolist() == [True, False]
+
+
+def test_one_sample_by_groups_errs_as_its_groups_do() -> None:
+    values, groups = normal(12, 2), [f"g{at // 3}" for at in range(12)]
+    means = values.view(4, 3, 2).mean(1)
+    found = clustered_spread(values, groups)
+    torch.testing.assert_close(found.variance, mean_spread(means).variance)
+    assert found.df == 3

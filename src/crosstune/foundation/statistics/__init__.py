@@ -8,6 +8,7 @@ multiplicity  Holm, Benjamini–Hochberg, bands for all at once, the smallest p 
 two_way       means of a table whose rows and columns were both drawn
 reliability   what is signal in a profile, by two halves
 association   rank correlation with its interval
+permutations  rank correlations within strata, their permutation null, and what could be detected
 """
 
 from __future__ import annotations

@@ -126,6 +126,13 @@ def interval_from(value: Tensor, spreads: Sequence[Spread], level: float = 0.95)
     return Interval(value, value - reach, value + reach, level, df)
 
 
+def two_sided_p(value: Tensor, spreads: Sequence[Spread]) -> Tensor:
+    """The probability of a value at least as far from 0 if the truth were 0, by Student's t; of 0 itself it is 1."""
+    variance, df = total_variance(spreads)
+    statistic = torch.where(value == 0, 0.0, value.abs() / variance.sqrt())
+    return 2 * t_tail(-statistic, df)
+
+
 def t_interval(values: Tensor | Sequence[float], level: float = 0.95) -> Interval:
     """The mean over axis 0 with Student's interval; one value has no interval, none has no mean.
 

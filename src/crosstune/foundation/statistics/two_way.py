@@ -38,15 +38,28 @@ def two_way_spreads(
     Zeger (1986), *Longitudinal data analysis using generalized linear models*, eq. 7 (clusters). The join is ours.
     """
     units = list(dict.fromkeys([*row_units, *column_units]))
-    sides = [_side(rows, row_units, units), _side(columns, column_units, units)]
-    distinct = [len(set(row_units)), len(set(column_units))]
-    if len(units) == sum(distinct):
-        return [Spread(side, float(n - 1)) for side, n in zip(sides, distinct, strict=True)]
-    return [Spread(sides[0] + sides[1], float(len(units) - 2))]
+    if len(units) == len(set(row_units)) + len(set(column_units)):
+        return [clustered_spread(rows, row_units), clustered_spread(columns, column_units)]
+    both = _deviations(rows, row_units, units) + _deviations(columns, column_units, units)
+    return [Spread(both, float(len(units) - 2))]
 
 
-def _side(values: Tensor, units: Sequence[str], known: Sequence[str]) -> Tensor:
-    """Deviations of the mean over axis 0, added by unit, one row for each known unit: 0 for those of the other side."""
+def clustered_spread(values: Tensor, units: Sequence[str]) -> Spread:
+    """The deviations of a mean over axis 0, of which those of one unit are added before they are squared.
+
+    Args:
+        values: One value for each row, [n, ...].
+        units: What each was drawn with, [n].
+
+    Returns:
+        One deviation for each unit; NaN where there are fewer than two.
+    """
+    known = list(dict.fromkeys(units))
+    return Spread(_deviations(values, units, known), float(len(known) - 1))
+
+
+def _deviations(values: Tensor, units: Sequence[str], known: Sequence[str]) -> Tensor:
+    """One row for each known unit: what it adds to the error of the mean, 0 where it has no value."""
     if len(units) != len(values):
         raise MeasurementError(
             "units",
@@ -54,10 +67,10 @@ def _side(values: Tensor, units: Sequence[str], known: Sequence[str]) -> Tensor:
             found=f"{len(units)} for {len(values)}",
             remedy="Pass one name for each.",
         )
-    place = {unit: at for at, unit in enumerate(known)}
     distinct = len(set(units))
     if distinct < 2:
-        return values.new_full((len(known), *values.shape[1:]), math.nan)
-    deviations = (values - values.mean(0)) / len(values) * math.sqrt(distinct / (distinct - 1))
+        return values.new_full((max(1, len(known)), *values.shape[1:]), math.nan)
+    place = {unit: at for at, unit in enumerate(known)}
     owner = torch.tensor([place[unit] for unit in units])
+    deviations = (values - values.mean(0)) / len(values) * math.sqrt(distinct / (distinct - 1))
     return values.new_zeros(len(known), *values.shape[1:]).index_add_(0, owner, deviations)
