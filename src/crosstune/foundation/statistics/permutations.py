@@ -1,0 +1,250 @@
+"""Does one profile foretell another? Rank correlations within strata, their permutation null, and what could be seen.
+
+Items (heads) lie in strata (the layers, the blocks) and are ranked inside them, so nothing that only tells strata apart counts.
+Both profiles may have been measured several times (seeds): the figure is the mean of the correlations, and a permutation moves
+an item's score in all of them at once, since the items are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.statistics.intervals import as_float64, check_level
+
+_SAME = 1e-12
+_NUMBERS_AT_ONCE = 2**22
+
+
+@dataclass(frozen=True)
+class RankTest:
+    """A rank correlation within strata, held against permutations.
+
+    Attributes:
+        each: The correlation of each measurement, [S]; NaN where it cannot be said.
+        value: Their mean, NaN where one of them is.
+        p: Two-sided, (b + 1)/(m + 1).
+        items: The items that took part.
+        strata: The strata they lie in.
+    """
+
+    each: Tensor
+    value: float
+    p: float
+    items: int
+    strata: int
+
+
+def ranks_within(values: Tensor, strata: Sequence[object]) -> Tensor:
+    """Ranks inside each stratum, centred and divided by its size + 1; ties share their mean rank.
+
+    With one stratum the correlation of two such lists is Spearman's ρ.
+
+    Shapes: values [..., n]; strata [n] → [..., n], float64.
+
+    Returns:
+        Numbers between −½ and ½ that add up to 0 in each stratum.
+
+    Source: van Elteren (1960), *On the combination of independent two-sample tests of Wilcoxon* (the weights).
+    """
+    data = torch.as_tensor(values).double()
+    found = torch.empty_like(data)
+    for members in _members(strata):
+        ranks = torch.as_tensor(stats.rankdata(data[..., members].numpy(), axis=-1))
+        found[..., members] = (ranks - (len(members) + 1) / 2) / (len(members) + 1)
+    return found
+
+
+def rank_test(
+    x: Tensor,
+    y: Tensor,
+    strata: Sequence[object],
+    generator: torch.Generator,
+    *,
+    given: Tensor | None = None,
+    permutations: int = 2000,
+) -> RankTest:
+    """The rank correlation of two profiles within strata, and how often a permutation of the items does as well.
+
+    With `given`, both profiles' ranks are first freed of what the ranks of other profiles explain: the partial
+    correlation, whose null permutes what is left of x. Ranks of few items hold a confounder imperfectly: where one explains most
+    of both profiles, a partial test at 0.05 errs in up to 0.09 of studies of 16 items, less with more.
+
+    Args:
+        x: The scores, [S, n]; an item that is NaN anywhere takes no part.
+        y: What they are to foretell, [S, n].
+        strata: The stratum of each item, [n].
+        generator: Where the permutations are drawn from.
+        given: Profiles that must not explain it, [S, C, n].
+        permutations: How many.
+
+    Returns:
+        The correlation with its p; NaN where a profile does not vary within strata.
+
+    Raises:
+        MeasurementError: The shapes do not fit.
+
+    Source: Phipson & Smyth (2010), *Permutation p-values should never be zero*; Freedman & Lane (1983), *A nonstochastic
+    interpretation of reported significance levels*, for what is left; the strata and the joint move are ours.
+    """
+    first, second = as_float64(x, "x"), as_float64(y, "y")
+    others = first.new_zeros(len(first), 0, first.shape[-1]) if given is None else given.double()
+    _check_shapes(first, second, others, strata)
+    whole = ~(first.isnan().any(0) | second.isnan().any(0) | others.isnan().flatten(0, 1).any(0))
+    kept = [one for one, is_whole in zip(strata, whole.tolist(), strict=True) if is_whole]
+    ranked = [ranks_within(one[..., whole], kept) for one in (first, second, others)]
+    basis = _basis(ranked[2])
+    scores, outcomes = (_unit(_left(one, basis)) for one in ranked[:2])
+    each = (scores * outcomes).sum(-1)
+    items, groups = len(kept), len(set(kept))
+    value = float(each.mean())
+    if math.isnan(value):
+        return RankTest(each, math.nan, math.nan, items, groups)
+    as_good = sum(
+        int((_permuted(scores, places, outcomes, basis).abs() >= abs(value) - _SAME).sum())
+        for places in _permutations(kept, permutations, generator)
+    )
+    return RankTest(each, value, (as_good + 1) / (permutations + 1), items, groups)
+
+
+def correlation_error(rho: Tensor, items: int, strata: int = 1) -> Tensor:
+    """The standard error of atanh ρ of a rank correlation within strata, if items are independent.
+
+    √((1 + ρ²/2)/(n − K − 2)): each stratum has a mean of its own. NaN where ρ is ±1, which so few items cannot prove, or
+    nothing is left to divide by.
+
+    Shapes: rho [...] → [...].
+
+    Returns:
+        The error on the scale of atanh.
+
+    Source: Bonett & Wright (2000), eq. 4, for one stratum; the strata are ours.
+    """
+    free = items - strata - 2
+    error = ((1 + rho.square() / 2) / free).sqrt() if free > 0 else torch.full_like(rho, math.nan)
+    return torch.where(rho.abs() < 1 - _SAME, error, math.nan)
+
+
+def detectable_correlation(
+    strata: Sequence[object],
+    generator: torch.Generator,
+    *,
+    series: int = 1,
+    agreement: float = 1.0,
+    level: float = 0.95,
+    power: float = 0.8,
+    draws: int = 1000,
+) -> float:
+    """The smallest true correlation of the measured scores with the outcome that `rank_test` would find often enough.
+
+    Simulated with normal profiles: the outcome of each of S measurements is the true one and noise of its own, so that two
+    measurements correlate by `agreement`. Scores that hold noise themselves see √reliability of their own correlation.
+
+    Args:
+        strata: The stratum of each item.
+        generator: Where the profiles are drawn from.
+        series: S.
+        agreement: The correlation of two measurements of the outcome, between 0 and 1.
+        level: 1 − the two-sided error that the test may make.
+        power: How often it must be found.
+        draws: Simulated studies.
+
+    Returns:
+        A correlation; NaN where even a perfect one would not be found.
+    """
+    check_level(level)
+    shape = (draws, 1, len(strata))
+    scores, other = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    noise = torch.randn(draws, series, len(strata), generator=generator, dtype=torch.float64)
+    share = min(max(agreement, 0.0), 1.0)
+    ranked = _unit(ranks_within(scores, strata))
+
+    def found(rho: float) -> Tensor:
+        outcome = rho * scores + math.sqrt(1 - rho**2) * other
+        seen = math.sqrt(share) * outcome + math.sqrt(1 - share) * noise
+        return (ranked * _unit(ranks_within(seen, strata))).sum(-1).mean(-1).abs()
+
+    critical = float(found(0.0).quantile(level))
+
+    def is_seen(rho: float) -> bool:
+        return float((found(rho) > critical).double().mean()) >= power
+
+    if not is_seen(1.0):
+        return math.nan
+    low, high = 0.0, 1.0
+    while high - low > 0.005:
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_seen(middle) else (middle, high)
+    return high
+
+
+def _members(strata: Sequence[object]) -> list[list[int]]:
+    found: dict[object, list[int]] = {}
+    for place, stratum in enumerate(strata):
+        found.setdefault(stratum, []).append(place)
+    return list(found.values())
+
+
+def _basis(given: Tensor) -> Tensor:
+    """Orthonormal directions that span the given profiles, [S, C, n]; zeros for what adds no direction."""
+    _, lengths, directions = torch.linalg.svd(given, full_matrices=False)
+    return torch.where(lengths[..., None] > 1e-9, directions, 0.0)
+
+
+def _left(values: Tensor, basis: Tensor) -> Tensor:
+    """What is left of [S, n] when the span of [S, C, n] is taken out."""
+    shares = basis @ values[..., None]
+    return values - (shares * basis).sum(-2)
+
+
+def _unit(values: Tensor) -> Tensor:
+    """The values at length 1; NaN where they do not vary."""
+    length = values.square().sum(-1, keepdim=True).sqrt()
+    return torch.where(length > 1e-9, values / length, math.nan)
+
+
+def _permutations(strata: Sequence[object], count: int, generator: torch.Generator) -> list[Tensor]:
+    """Permutations of items inside their strata, [m, n] in all, in pieces that fit into memory."""
+    labels = list(dict.fromkeys(strata))
+    number = torch.tensor([labels.index(one) for one in strata])
+    home = number.argsort(stable=True)
+    size = max(1, _NUMBERS_AT_ONCE // len(strata))
+    pieces = []
+    for many in torch.ones(count).split(size):
+        keys = torch.rand(len(many), len(strata), generator=generator, dtype=torch.float64)
+        places = torch.empty(len(many), len(strata), dtype=torch.long)
+        places[:, home] = (keys + number).argsort(dim=1)
+        pieces.append(places)
+    return pieces
+
+
+def _permuted(scores: Tensor, places: Tensor, outcomes: Tensor, basis: Tensor) -> Tensor:
+    """The mean correlation of each permutation, [m]; what is left is freed again of what the others explain of it."""
+    total = torch.zeros(len(places), dtype=torch.float64)
+    for score, outcome, directions in zip(scores, outcomes, basis, strict=True):
+        moved = score[places]
+        left = 1 - (moved @ directions.mT).square().sum(-1)
+        total += (moved @ outcome) / left.clamp(min=1e-12).sqrt()
+    return total / len(scores)
+
+
+def _check_shapes(x: Tensor, y: Tensor, given: Tensor, strata: Sequence[object]) -> None:
+    expected = (len(x), len(strata))
+    for argument, shape in (
+        ("x", tuple(x.shape)),
+        ("y", tuple(y.shape)),
+        ("given", (given.shape[0], given.shape[-1])),
+    ):
+        if shape != expected or not strata:
+            raise MeasurementError(
+                argument,
+                law="must have one value of each measurement for every item",
+                found=f"shape {shape} for {len(strata)} items",
+                remedy="Pass [measurements, items].",
+            )
