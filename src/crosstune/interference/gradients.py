@@ -73,7 +73,7 @@ def evaluating(model: nn.Module, settings: GradientSettings) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(measuring(model))
         stack.enter_context(_plain_forward(model))
-        stack.enter_context(_full_matmul())
+        stack.enter_context(float32_products())
         stack.enter_context(torch.autocast(device_type=device, enabled=False))
         if settings.precision == "float32":
             stack.enter_context(_in_float32(model))
@@ -96,15 +96,23 @@ def _plain_forward(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _full_matmul() -> Iterator[None]:
-    """Multiply float32 matrices as float32: TF32 keeps ten bits of them, and no account closes on ten bits."""
+def float32_products(*, tf32: bool = False) -> Iterator[None]:
+    """Inside, CUDA multiplies float32 matrices as float32, or as TF32, which keeps ten bits: no account closes on ten bits.
+
+    Args:
+        tf32: Whether ten bits will do.
+
+    Yields:
+        Nothing; the switch is put back.
+    """
     place: Any = torch.backends.cuda.matmul
     # The older switch may not be read once the newer one was used, and the other way round.
-    switch, full = (
-        ("fp32_precision", "ieee") if hasattr(place, "fp32_precision") else ("allow_tf32", False)
+    newer = hasattr(place, "fp32_precision")
+    switch, wanted = (
+        ("fp32_precision", "tf32" if tf32 else "ieee") if newer else ("allow_tf32", tf32)
     )
     before = getattr(place, switch)
-    setattr(place, switch, full)
+    setattr(place, switch, wanted)
     try:
         yield
     finally:

@@ -1,0 +1,256 @@
+"""Capture: the factors of every sample at every attention projection, from one forward and backward pass over them.
+
+Every parameter is frozen, so that no gradient of a weight is formed; the summed loss is differentiated, so that nothing of a sample
+hangs on the others; the backward pass ends at the lowest layer that was asked for. Activations are not checkpointed meanwhile: what
+goes into the projections is kept in any case, and frozen weights need little else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from crosstune.foundation import ranks
+from crosstune.foundation.data import Encoded
+from crosstune.foundation.errors import MeasurementError, SettingsError
+from crosstune.foundation.models import HeadMap, weights_fingerprint
+from crosstune.foundation.storage import fingerprint
+from crosstune.interference.circuits.capturing.company import (
+    KERNELS,
+    attention_kernel,
+    difference,
+    rounding,
+)
+from crosstune.interference.circuits.capturing.labels import LABELS, Labels
+from crosstune.interference.circuits.capturing.passing import Pass
+from crosstune.interference.circuits.capturing.rows import check_rows, plan_batches, trimmed
+from crosstune.interference.circuits.capturing.scope import Scope
+from crosstune.interference.circuits.capturing.together import by_each, by_first
+from crosstune.interference.circuits.factors import (
+    FactorRow,
+    Factors,
+    InMemory,
+    Keeper,
+    Shard,
+)
+from crosstune.interference.circuits.settings import CircuitSettings
+from crosstune.interference.circuits.store import FactorStore
+from crosstune.interference.gradients import evaluating, float32_products
+
+MEMORY_SHARE = 0.25
+"""What the factors of one task may take of the memory budget before they go to disk; the rest is for the other task and for tiles."""
+
+
+def capture_factors(
+    model: nn.Module,
+    rows: Sequence[Encoded],
+    heads: HeadMap,
+    *,
+    pad_id: int,
+    settings: CircuitSettings,
+    labels: Labels = "text",
+    folder: Path | None = None,
+) -> Factors:
+    """The factors of every row at every asked layer; they do not depend on batches, order, padding or processes, beyond rounding.
+
+    The model is left exactly as it was found. Under LoRA the gradients are those of the effective weights.
+
+    Args:
+        model: A Hugging Face decoder.
+        rows: The samples, encoded.
+        heads: The model's heads.
+        pad_id: The token that fills short rows.
+        settings: Layers, blocks, arithmetic, memory, and the seed of sampled labels.
+        labels: `text`, or `sampled` from the model's own predictions (for the true Fisher).
+        folder: Where factors are kept for another time: the same capture finds them there, whole or in part. Without it they are
+            in memory, or in a temporary folder where they need more than `MEMORY_SHARE` of the budget.
+
+    Returns:
+        The factors; close them when done.
+
+    Raises:
+        DataError: There are no rows, or one cannot be captured.
+        SettingsError: The model has no such layer, or `labels` is unknown.
+        MeasurementError: A gradient is not finite, or a row's factors hang on its neighbours whatever the kernel.
+        UnsupportedError: The model is sharded or quantised, or does not use each projection once.
+        StorageError: The folder, or its disk, cannot be used.
+    """
+    if labels not in LABELS:
+        raise SettingsError(
+            "labels",
+            law=f"must be {' or '.join(map(repr, LABELS))}",
+            found=repr(labels),
+            remedy="Take 'sampled' for the true Fisher only.",
+        )
+    check_rows(model, rows)
+    scope = Scope.of(heads, settings)
+    used = [trimmed(row) for row in rows]
+    batches = plan_batches(used, settings.batch_tokens)
+    with evaluating(model, settings.gradient_settings()), _plain(model, settings):
+        run = Pass(model, scope, pad_id, settings.seed if labels == "sampled" else None)
+        job = _Job(run, used, batches, settings.tf32 and next(model.parameters()).is_cuda)
+        keeper = _keeper(job, folder, factor_bytes(model, used, heads, settings), settings)
+        kernel, apart = job.run_all(keeper)
+    return Factors(
+        rows=_told(rows, batches, keeper),
+        heads=heads,
+        layers=scope.layers,
+        blocks=scope.blocks,
+        labels=labels,
+        kernel=kernel,
+        difference=apart,
+        batches=tuple(torch.tensor(batch) for batch in batches),
+        keeper=keeper,
+    )
+
+
+def factor_bytes(
+    model: nn.Module, rows: Sequence[Encoded], heads: HeadMap, settings: CircuitSettings
+) -> int:
+    """How much memory or disk the factors of these rows need, from shapes alone.
+
+    Args:
+        model: The model.
+        rows: The rows.
+        heads: The model's heads.
+        settings: Layers, blocks, batches and arithmetic.
+
+    Returns:
+        Bytes, the padding of the batches included.
+    """
+    batches = plan_batches(rows, settings.batch_tokens)
+    places = sum(len(batch) * (len(rows[batch[0]].input_ids) - 1) for batch in batches)
+    kind = next(model.parameters()).dtype
+    if settings.precision == "float32":
+        kind = torch.promote_types(kind, torch.float32)
+    return places * Scope.of(heads, settings).features(model) * kind.itemsize
+
+
+@contextmanager
+def _plain(model: nn.Module, settings: CircuitSettings) -> Iterator[None]:
+    """No module is in training mode, so none checkpoints; `evaluating` puts the flags back."""
+    for module in model.modules():
+        module.training = False
+    with float32_products(tf32=settings.tf32):
+        yield
+
+
+def _keeper(
+    job: _Job, folder: Path | None, expected: int, settings: CircuitSettings
+) -> InMemory | FactorStore:
+    """Where the factors go."""
+    if folder is None and expected <= settings.budget_gib * 2**30 * MEMORY_SHARE:
+        return InMemory()
+    identity = {} if folder is None else _identity(job, settings)
+    store = by_first(
+        lambda: FactorStore.open(folder, identity, count=len(job.batches), expected=expected)
+    )
+    if ranks.is_first():
+        store.remove_in_the_end()
+    return store
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All passes of a capture."""
+
+    run: Pass
+    rows: Sequence[Encoded]
+    batches: tuple[tuple[int, ...], ...]
+    tf32: bool  # whether products are rounded so
+
+    def run_all(self, keeper: Keeper) -> tuple[str, float]:
+        """Capture what the keeper lacks, shared out among the processes; the kernel, and the difference that was seen."""
+        kernel, apart = by_first(lambda: keeper.kernel or self._settle(keeper))
+        missing = by_first(
+            lambda: [index for index in range(len(self.batches)) if not keeper.holds(index)]
+        )
+
+        def mine() -> None:
+            for index in missing[ranks.rank() :: ranks.world_size()]:
+                keeper.write(index, self._capture(index))
+
+        with attention_kernel(kernel):
+            by_each(mine)
+        device = next(self.run.model.parameters()).device
+        by_each(lambda: keeper.share(device))
+        return kernel, apart
+
+    def _capture(self, index: int) -> Shard:
+        return self.run([self.rows[place] for place in self.batches[index]])
+
+    def _settle(self, keeper: Keeper) -> tuple[str, float]:
+        """The first kernel under which a row's factors do not hang on its neighbours; what is captured on the way is kept."""
+        index = next((at for at, batch in enumerate(self.batches) if len(batch) > 1), None)
+        if index is None:
+            keeper.settle(KERNELS[0], math.nan)
+            return KERNELS[0], math.nan
+        last = self.rows[self.batches[index][-1]]  # the shortest: it has the most padding
+        seen: list[float] = []
+        for kernel in KERNELS:
+            with attention_kernel(kernel):
+                among, alone = self._capture(index), self.run([last])
+            seen.append(difference(among, -1, alone))
+            if seen[-1] <= rounding(among, tf32=self.tf32):
+                keeper.settle(kernel, seen[0])
+                keeper.write(index, among)
+                return kernel, seen[0]
+        raise MeasurementError(
+            f"row {last.row_id!r}",
+            law="must have the same gradients alone as beside other rows",
+            found=f"gradients that differ by {seen[0]:.1e} of their size, and by {seen[-1]:.1e} with the math kernel of attention",
+            remedy="Set batch_tokens=1, so that each row goes alone, or load the model with attn_implementation='eager'.",
+        )
+
+
+def _identity(job: _Job, settings: CircuitSettings) -> dict[str, object]:
+    """All that decides what the factors are."""
+    model: Any = job.run.model
+    config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        config.pop(name, None)
+    return {
+        "format": 1,
+        "weights": weights_fingerprint(model),
+        "config": fingerprint(json.dumps(config, sort_keys=True, default=str)),
+        "adapters": fingerprint(_adapters(model)),
+        "rows": fingerprint([[row.input_ids, row.labels] for row in job.rows]),
+        "labels": "text" if job.run.seed is None else f"sampled, seed {job.run.seed}",
+        "layers": list(job.run.scope.layers),
+        "blocks": list(job.run.scope.blocks),
+        "precision": settings.precision,
+        "tf32": job.tf32,
+        "batch_tokens": settings.batch_tokens,
+    }
+
+
+def _adapters(model: nn.Module) -> list[list[str]]:
+    """Which adapters are in effect, and how strongly: weights alone do not say."""
+    words = ("active_adapters", "disable_adapters", "merged", "scaling")
+    return [
+        [name, *(str(getattr(module, word, None)) for word in words)]
+        for name, module in model.named_modules()
+        if hasattr(module, "base_layer")
+    ]
+
+
+def _told(
+    rows: Sequence[Encoded], batches: Sequence[Sequence[int]], keeper: Keeper
+) -> tuple[FactorRow, ...]:
+    losses = {
+        place: loss
+        for index, batch in enumerate(batches)
+        for place, loss in zip(batch, keeper.nats(index).tolist(), strict=True)
+    }
+    return tuple(
+        FactorRow(row.row_id, row.group, row.scored_tokens, "", losses[place])
+        for place, row in enumerate(rows)
+    )

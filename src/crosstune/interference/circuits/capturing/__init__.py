@@ -1,0 +1,1 @@
+"""How factors are captured: of which projections, of which rows, with which labels, in which passes."""
