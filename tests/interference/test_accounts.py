@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -69,6 +70,26 @@ def test_an_entry_is_nats_over_tokens_and_its_interval_leaves_blocks_out() -> No
     assert entry.high - entry.nats == pytest.approx(
         3.182446 * error, rel=1e-5
     )  # t(0.975, 3), a table
+
+
+def test_heads_add_up_to_their_component_with_an_interval_of_its_own() -> None:
+    rest, first, second = (Site(0, "attn.o"), *(Site(0, "attn.o").of_head(n) for n in (0, 1)))
+    book = Book(reference(), (rest, first, second, Site(0, "mlp.up")))
+    nats = torch.tensor([1.0, 2.0, 4.0, 3.0], dtype=torch.float64)
+    entries = torch.stack([0.1 * nats, nats, -nats, nats], dim=1)
+    book.add(dataclasses.replace(booking(1.0), entries=entries), (0, 10), 5, 0.5)
+    account = book.close(0.95)
+    assert [str(entry.site) for entry in account.heads] == [
+        *("L0 attn.o", "L0 attn.o head 0", "L0 attn.o head 1"),
+    ]
+    whole, up = account.entries
+    assert (whole.site, up.site) == (Site(0, "attn.o"), Site(0, "mlp.up"))
+    assert whole.nats == pytest.approx(sum(entry.nats for entry in account.heads))
+    # The heads cancel in every block, so the component is known far better than either of them.
+    widths = [entry.high - entry.low for entry in (whole, *account.heads)]
+    assert widths[0] == pytest.approx(widths[1]) == pytest.approx(0.1 * widths[2])
+    assert torch.equal(book.path_by_component()[0], torch.tensor([0.25, 2.5], dtype=torch.float64))
+    assert filled().close(0.95).heads == ()
 
 
 def test_the_sentence_says_what_was_lost_and_that_it_adds_up() -> None:

@@ -167,6 +167,14 @@ def test_the_run_folder_holds_the_same_tables(tmp_path: Path) -> None:
     assert [event["step"] for event in run.events("forgetting/bn")] == [5, 10, 12]
 
 
+def test_the_run_folder_holds_heads_where_they_are_asked_for(tmp_path: Path) -> None:
+    for by_head in (False, True):
+        run = Run.create(tmp_path / f"run-{by_head}", "{}", kind="test")
+        ledger = driven.followed(tiny.llama(), driven.ledger(run=run, by_head=by_head), last=2)
+        assert run.has_table("forgetting_heads") == by_head
+    assert run.table("forgetting_heads").rows() == ledger.heads().rows()
+
+
 def test_an_account_that_does_not_close_is_an_error_with_its_segment() -> None:
     ledger = driven.ledger(max_panels=1, absolute=0.0, relative=0.0)
     pattern = r"en \(train rows\), steps 0 to 5.*must close within 0 nats.*residual of .* 1 Simpson"

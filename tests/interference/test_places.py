@@ -12,6 +12,8 @@ SITES = [
     Site(None, "embed+head"),
     Site(0, "attn.q"),
     Site(3, "attn.o", factor="B"),
+    Site(3, "attn.o", head=0),
+    Site(1, "attn.v", kv_head=2, factor="B"),
     Site(2, "mlp.experts", expert=0),
 ]
 
@@ -21,7 +23,12 @@ def test_a_site_comes_back_from_its_cells(site: Site) -> None:
     assert site_of(Table("t", SITE_COLUMNS, [site_cells(site)]).rows()[0]) == site
 
 
-def test_outside_the_blocks_is_layer_minus_one_and_no_expert_is_minus_one() -> None:
+def test_what_a_site_has_none_of_is_minus_one() -> None:
     cells = site_cells(SITES[0])
     assert (cells["layer"], cells["expert"], cells["factor"]) == (-1, -1, "")
-    assert site_cells(SITES[3])["expert"] == 0
+    assert (cells["head"], cells["kv_head"]) == (-1, -1)
+    assert [site_cells(site)["where"] for site in SITES[3:5]] == [
+        "L3 attn.o head 0",
+        "L1 attn.v kv-head 2 (B)",
+    ]
+    assert site_cells(SITES[5])["expert"] == 0

@@ -144,10 +144,23 @@ def test_another_architecture_is_refused_with_the_difference_shown() -> None:
 
 def test_bad_arguments_are_refused() -> None:
     model = tiny.llama()
-    with pytest.raises(SettingsError, match="must be 'component', 'layer' or 'site'"):
-        rolled(model, model, by="head")
+    with pytest.raises(SettingsError, match="must be 'component', 'head', 'layer' or 'site'"):
+        rolled(model, model, by="neuron")
     with pytest.raises(ModelError, match="tokenizer"):
         measure_rollback(model, model, {"en": ROWS})
+
+
+def test_one_head_is_put_back_alone() -> None:
+    before = tiny.llama()
+    after = copy.deepcopy(before)
+    with torch.no_grad():
+        after.model.layers[1].self_attn.o_proj.weight[:, 4:8] += 0.3  # the input columns of head 1
+    rows = {row["where"]: row for row in rolled(before, after, by="head").rows()}
+    assert rows["L1 attn.o head 1"]["nats"] == rows["all"]["nats"] != 0.0
+    others = {name for name, row in rows.items() if row["nats"] != 0.0}
+    assert others == {"all", "L1 attn.o head 1"}
+    assert (rows["L1 attn.o head 1"]["head"], rows["L0 attn.v kv-head 1"]["kv_head"]) == (1, 1)
+    assert "L0 mlp.up" in rows
 
 
 def test_a_task_is_scored_on_both_sides_and_blocks_choose_the_ledgers_rows() -> None:
@@ -165,7 +178,7 @@ def test_a_task_is_scored_on_both_sides_and_blocks_choose_the_ledgers_rows() -> 
 def test_ledger_and_rollback_are_compared_in_rank() -> None:
     before = tiny.llama()
     after = copy.deepcopy(before)
-    ledger = driven.followed(after, driven.ledger(every=6), last=6)
+    ledger = driven.followed(after, driven.ledger(every=6, by_head=True), last=6)
     tasks = {"en": tiny.rows("en", 40)}
     for by in ("component", "layer", "site"):
         back = measure_rollback(
@@ -175,6 +188,12 @@ def test_ledger_and_rollback_are_compared_in_rank() -> None:
         assert (row["task"], row["side"]) == ("en", "train")
         assert row["sites"] == (5 if by == "layer" else 19)
         assert row["rank_correlation"] > 0.3  # one smooth chord: both blame the same components
+    heads = measure_rollback(
+        before, after, tasks, tokenizer=tiny.tokenizer(), by="head", blocks=driven.BLOCKS
+    )
+    row = compare_with_ledger(heads, ledger.heads()).rows()[0]
+    assert row["sites"] == 2 * (4 + 2 + 2 + 4)
+    assert row["rank_correlation"] > 0.3
     # A perfect account of the same rows: ranks agree exactly.
     twin = Table("forgetting_sites", ledger.sites().columns, _as_entries(ledger.sites(), back))
     assert compare_with_ledger(back, twin).rows()[0]["rank_correlation"] == pytest.approx(1.0)

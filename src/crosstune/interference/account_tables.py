@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crosstune.foundation.records import Column, Table
-from crosstune.interference.accounts import Account, Book, TaskAccount
+from crosstune.interference.accounts import Account, Book, Entry, TaskAccount
 from crosstune.interference.places import SITE_COLUMNS, site_cells
 
 NATS = "nats/token"
@@ -70,9 +70,9 @@ def path_table(account: Account, books: list[Book]) -> Table:
 
     def rows() -> Iterator[dict[str, object]]:
         for task, book in zip(account.tasks, books, strict=True):
-            for segment, entries in zip(book.segments, book.path, strict=True):
+            for segment, entries in zip(book.segments, book.path_by_component(), strict=True):
                 steps = {"start_step": segment.start_step, "stop_step": segment.stop_step}
-                for site, nats in zip(book.sites, entries.tolist(), strict=True):
+                for site, nats in zip(book.components, entries.tolist(), strict=True):
                     yield {**_cells(account, task), **steps, **site_cells(site), "nats": nats}
 
     return Table("forgetting_path", PATH, rows())
@@ -118,7 +118,7 @@ def totals_table(account: Account) -> Table:
 
 
 def sites_table(account: Account) -> Table:
-    """Through what: one row for each site, with an interval over the blocks.
+    """Through what: one row for each component, with an interval over the blocks.
 
     Args:
         account: The account.
@@ -126,20 +126,36 @@ def sites_table(account: Account) -> Table:
     Returns:
         The table `forgetting_sites`.
     """
-    rows = (
-        {
-            **_cells(account, task),
-            **site_cells(entry.site),
-            "nats": entry.nats,
-            "low": entry.low,
-            "high": entry.high,
-            "share": task.share(entry),
-            "blocks": len(task.reference.blocks),
-        }
-        for task in account.tasks
-        for entry in task.entries
-    )
+    rows = (_entry(account, task, entry) for task in account.tasks for entry in task.entries)
     return Table("forgetting_sites", SITES, rows)
+
+
+def heads_table(account: Account) -> Table:
+    """Through which heads: one row for each head of each attention projection, with an interval over the blocks.
+
+    Rows without a head hold what is of none (a bias of the output, a LoRA factor): the rows of a projection add up to
+    those it has in `forgetting_sites`.
+
+    Args:
+        account: The account.
+
+    Returns:
+        The table `forgetting_heads`; empty where attention was not booked by head.
+    """
+    rows = (_entry(account, task, entry) for task in account.tasks for entry in task.heads)
+    return Table("forgetting_heads", SITES, rows)
+
+
+def _entry(account: Account, task: TaskAccount, entry: Entry) -> dict[str, object]:
+    return {
+        **_cells(account, task),
+        **site_cells(entry.site),
+        "nats": entry.nats,
+        "low": entry.low,
+        "high": entry.high,
+        "share": task.share(entry),
+        "blocks": len(task.reference.blocks),
+    }
 
 
 def _cells(account: Account, task: TaskAccount) -> dict[str, object]:

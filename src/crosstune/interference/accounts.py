@@ -82,13 +82,17 @@ class Book:
 
     Args:
         reference: Whose loss is accounted for.
-        sites: The places through which it can change.
+        sites: The places through which it can change, down to heads where attention is cut by head.
     """
 
     def __init__(self, reference: Reference, sites: Sequence[Site]) -> None:
         blocks = reference.blocks
         self.reference = reference
         self.sites = tuple(sites)
+        whole = [site.whole for site in self.sites]
+        self.components = tuple(sorted(set(whole), key=lambda site: site.depth_order))
+        """The sites with their heads together."""
+        self._component_of = torch.tensor([self.components.index(site) for site in whole])
         self.segments: list[Segment] = []
         self.path: list[Tensor] = []
         """[S] float64 for each segment: the entries of the mean block, in nats per token."""
@@ -125,6 +129,15 @@ class Book:
         self.entries += booking.entries
         self.change += booking.change
 
+    def path_by_component(self) -> list[Tensor]:
+        """The entries of each segment, [C] float64, heads added up."""
+        return [self._by_component(entries) for entries in self.path]
+
+    def _by_component(self, entries: Tensor) -> Tensor:
+        """Entries of sites [..., S], added up to those of components [..., C]."""
+        sums = entries.new_zeros(*entries.shape[:-1], len(self.components))
+        return sums.index_add_(-1, self._component_of, entries)
+
     def tensors(self) -> dict[str, Tensor]:
         """What of the account is numbers, for a checkpoint."""
         empty = torch.zeros(0, len(self.sites), dtype=torch.float64)
@@ -154,20 +167,35 @@ class Book:
             level: Level of the intervals over blocks.
 
         Returns:
-            Totals and sites with jackknife intervals over the blocks.
+            Totals, components and heads with jackknife intervals over the blocks.
         """
-        counts = torch.tensor([block.tokens for block in self.reference.blocks]).double()[:, None]
-        expected = self.reference.blocks[0].expected_tokens
-        both = torch.cat([self.entries, self.change[:, None]], dim=1)
-        interval = ratio_jackknife(both * expected, counts, level)
-        rows = torch.stack([interval.value, interval.low, interval.high], dim=1).tolist()
-        entries = tuple(Entry(site, *row) for site, row in zip(self.sites, rows[:-1], strict=True))
+        (change,) = self._with_intervals(self.change[:, None], level)
+        by_component = self._with_intervals(self._by_component(self.entries), level)
+        by_site = self._with_intervals(self.entries, level)
+        blocks = {_block(site) for site in self.sites if site != site.whole}
         return TaskAccount(
             reference=self.reference,
             segments=tuple(self.segments),
-            entries=entries,
-            change=(rows[-1][0], rows[-1][1], rows[-1][2]),
+            entries=tuple(map(Entry, self.components, *zip(*by_component, strict=True))),
+            heads=tuple(
+                Entry(site, *row)
+                for site, row in zip(self.sites, by_site, strict=True)
+                if _block(site) in blocks
+            ),
+            change=change,
         )
+
+    def _with_intervals(self, values: Tensor, level: float) -> list[tuple[float, float, float]]:
+        """Sums over blocks [K, N], as one value per token with its interval for each of N."""
+        counts = torch.tensor([block.tokens for block in self.reference.blocks]).double()[:, None]
+        interval = ratio_jackknife(values * self.reference.blocks[0].expected_tokens, counts, level)
+        columns = (interval.value, interval.low, interval.high)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _block(site: Site) -> tuple[int | None, str]:
+    """The projection of a layer that a site is of, whatever its head and LoRA factor."""
+    return site.layer, site.component
 
 
 @dataclass(frozen=True)
@@ -187,13 +215,17 @@ class TaskAccount:
     Attributes:
         reference: Whose loss it is.
         segments: Its chords.
-        entries: What each site added.
+        entries: What each component added.
+        heads: The same of attention's projections, head by head; empty where the ledger was not told to.
+            What belongs to no head (a bias of the output, a LoRA factor) stands beside them, so that the entries of
+            a projection add up to its component's.
         change: The measured change with its interval, in nats per token.
     """
 
     reference: Reference
     segments: tuple[Segment, ...]
     entries: tuple[Entry, ...]
+    heads: tuple[Entry, ...]
     change: tuple[float, float, float]
 
     @property

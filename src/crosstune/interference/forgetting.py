@@ -21,6 +21,7 @@ from crosstune.foundation.errors import LedgerError, MeasurementError
 from crosstune.foundation.models import check_supported, gradient_sites
 from crosstune.foundation.records import Run, Table
 from crosstune.interference.account_tables import (
+    heads_table,
     path_table,
     segments_table,
     sites_table,
@@ -50,7 +51,8 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         blocks: How rows become blocks.
         gradients: How a block's gradient is evaluated.
         settings: Chords, tolerance, memory and the stage's name.
-        run: A run folder that gets the tables `forgetting_path`, `_segments`, `_totals` and `_sites`.
+        run: A run folder that gets the tables `forgetting_path`, `_segments`, `_totals` and `_sites`, and `_heads`
+            where `settings.by_head` asks for them.
 
     Raises:
         DataError: A task has no usable rows.
@@ -108,6 +110,8 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         model, tokenizer = given["model"], self._tokenizer or given.get("processing_class")
         check_supported(model)
         anatomy = gradient_sites(model)
+        if self.settings.by_head:
+            anatomy = anatomy.by_head()
         names = trainable_names(model)
         references = self._references(tokenizer)
         self._books = [Book(reference, anatomy.sites) for reference in references]
@@ -200,12 +204,19 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         return totals_table(self.close())
 
     def sites(self) -> Table:
-        """One row for each site, with its interval over blocks: `forgetting_sites`."""
+        """One row for each component, with its interval over blocks: `forgetting_sites`."""
         return sites_table(self.close())
+
+    def heads(self) -> Table:
+        """One row for each attention head, with its interval over blocks: `forgetting_heads`; none without `by_head`."""
+        return heads_table(self.close())
 
     def _write_tables(self) -> None:
         if self._run is not None and ranks.is_first():
-            for table in (self.path(), self.segments(), self.totals(), self.sites()):
+            tables = [self.path(), self.segments(), self.totals(), self.sites()]
+            if self.settings.by_head:
+                tables.append(self.heads())
+            for table in tables:
                 self._run.add_rows(table, self.settings.stage)
 
     # ---- resuming ----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Where a figure belongs: the columns by which every table of this wing names a site.
 
-`layer` is −1 outside the blocks (embeddings, final norm, head), `expert` is −1 where there is none, `factor` is `A` or
-`B` for a LoRA adapter and empty else; `where` says it in one word.
+`layer` is −1 outside the blocks (embeddings, final norm, head); `head`, `kv_head` and `expert` are −1 where a figure is of
+no single one; `factor` is `A` or `B` for a LoRA adapter and empty else; `where` says it all in words.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ SITE_COLUMNS = (
     Column("where", "string", "label", about="The site in words."),
     Column("layer", "int64", "axis", about="Block index; −1 outside the blocks."),
     Column("component", "string", "axis", about="Component of the layer."),
+    Column("head", "int64", "axis", about="Query head of q or o; −1 where of no single one."),
+    Column(
+        "kv_head", "int64", "axis", about="Key-value head of k or v; −1 where of no single one."
+    ),
     Column("expert", "int64", "axis", about="Expert index; −1 where there is none."),
     Column("factor", "string", "axis", about="LoRA factor A or B (gauge-dependent), or empty."),
 )
@@ -25,16 +29,18 @@ def site_cells(site: Site) -> dict[str, object]:
     """The cells of a site under `SITE_COLUMNS`.
 
     Args:
-        site: A component's site.
+        site: A site, as fine as it may be.
 
     Returns:
         Column name to value.
     """
     return {
         "where": str(site),
-        "layer": -1 if site.layer is None else site.layer,
+        "layer": _index(site.layer),
         "component": site.component,
-        "expert": -1 if site.expert is None else site.expert,
+        "head": _index(site.head),
+        "kv_head": _index(site.kv_head),
+        "expert": _index(site.expert),
         "factor": site.factor or "",
     }
 
@@ -49,8 +55,18 @@ def site_of(cells: Mapping[str, Any]) -> Site:
         The site whose `site_cells` these are.
     """
     return Site(
-        None if cells["layer"] < 0 else cells["layer"],
+        _number(cells["layer"]),
         cells["component"],
-        expert=None if cells["expert"] < 0 else cells["expert"],
+        head=_number(cells["head"]),
+        kv_head=_number(cells["kv_head"]),
+        expert=_number(cells["expert"]),
         factor=cells["factor"] or None,
     )
+
+
+def _index(number: int | None) -> int:
+    return -1 if number is None else number
+
+
+def _number(index: int) -> int | None:
+    return None if index < 0 else index

@@ -85,7 +85,8 @@ def measure_rollback(
         after: A model or a model folder, of the same architecture.
         tasks: Name to rows (the side `train`), or to a `Task`, of which both sides are scored.
         tokenizer: Encodes the rows; by default the one in the folder of `after`.
-        by: What is put back at once: `component` (of one layer), `layer`, or `site` (expert, LoRA factor).
+        by: What is put back at once: `component` (of one layer), `head` (of attention; else a component), `layer`, or
+            `site` (expert, LoRA factor).
         blocks: Score the rows that a ledger with these blocks books; by default every row given.
         length: Tokens kept of a row, where `blocks` does not say.
 
@@ -97,10 +98,10 @@ def measure_rollback(
         ModelError: There is no tokenizer.
         SettingsError: `by` is unknown.
     """
-    if by not in ("component", "layer", "site"):
+    if by not in ("component", "head", "layer", "site"):
         raise SettingsError(
             "by",
-            law="must be 'component', 'layer' or 'site'",
+            law="must be 'component', 'head', 'layer' or 'site'",
             found=repr(by),
             remedy="Use 'component' to compare with the forgetting ledger.",
         )
@@ -153,7 +154,8 @@ def _audiences(
 def _rollbacks(
     model: nn.Module, earlier: Weights, audiences: Sequence[_Audience], by: str
 ) -> Iterator[dict[str, object]]:
-    groups = _groups(Anatomy.of(model), by)
+    anatomy = Anatomy.of(model)
+    groups = _groups(anatomy.by_head() if by == "head" else anatomy, by)
     for audience in audiences:
         now = audience.score(model)
         with weights_at(model, _as_in(model, earlier)):
@@ -205,7 +207,7 @@ def _place(site: Site, by: str) -> Site:
     if by == "site":
         return site
     component = "" if by == "layer" and site.layer is not None else site.component
-    return replace(site, component=component, head=None, kv_head=None, expert=None, factor=None)
+    return replace(site, component=component, expert=None, factor=None)
 
 
 def _put_back(model: nn.Module, earlier: Weights, parts: Sequence[Part]) -> dict[str, Tensor]:
@@ -278,7 +280,7 @@ def compare_with_ledger(rollback: Table, sites: Table, level: float = 0.95) -> T
 
     Args:
         rollback: What `measure_rollback` returned.
-        sites: The ledger's `forgetting_sites`.
+        sites: The ledger's `forgetting_sites`, or `forgetting_heads` for a rollback by head.
         level: Level of the interval; it treats sites as independent and so is a guide.
 
     Returns:
@@ -313,5 +315,6 @@ def compare_with_ledger(rollback: Table, sites: Table, level: float = 0.95) -> T
 
 def _key(row: Mapping[str, Any], by: str) -> tuple[object, ...]:
     fine = (row["expert"], row["factor"]) if by == "site" else (-1, "")
+    head = (row["head"], row["kv_head"]) if by == "head" else (-1, -1)
     component = "" if by == "layer" and row["layer"] >= 0 else row["component"]
-    return (by, row["task"], row["side"], row["layer"], component, *fine)
+    return (by, row["task"], row["side"], row["layer"], component, *head, *fine)

@@ -113,6 +113,8 @@ class LedgerSettings:
     """Nats per token a chord may miss by; None: by the precision of the weights."""
     relative: float | None = None
     """Share of the chord's loss change it may miss by; None: by the precision of the weights."""
+    by_head: bool = False
+    """Whether attention is booked head by head as well, in the table `forgetting_heads`."""
     track: bool = True
     """Whether the running change of every loss goes to the trainer's trackers and log."""
     level: float = 0.95
