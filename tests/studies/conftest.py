@@ -25,7 +25,14 @@ def finished(study_folder: Path) -> Run:
         {"name": "bn", "source": "toy:bengali-sov-0.3", "rows": 80},
     ]
     return small_study.run_cells(
-        small_study.settings(study_folder, tasks=tasks, seeds=[0, 7], blocks=eight, probe=eight)
+        small_study.settings(
+            study_folder,
+            tasks=tasks,
+            seeds=[0, 7],
+            blocks=eight,
+            probe=eight,
+            ledger={"by_head": True},
+        )
     )
 
 

@@ -64,6 +64,40 @@ def test_layers_of_a_component_add_up_within_a_seed() -> None:
     assert (both["low"], both["high"]) == (3.0, 3.0)  # 1 + 2 and 3 + 0: the seeds agree
 
 
+def heads(entries: dict[int, list[tuple[str, int, int, float]]]) -> Table:
+    """`forgetting_heads` of one layer: component, query head, key-value head, nats."""
+    columns = (
+        *(*KEY, SEED, accounts.LAYER, accounts.COMPONENT),
+        *(Column(name, "int64", "axis") for name in ("head", "kv_head")),
+        *numbers("nats", "low", "high"),
+    )
+    rows = [
+        {**AXES, "seed": seed, "layer": 0, "component": component, "head": head, "kv_head": kv_head}
+        | {"nats": nats, "low": nats - 1, "high": nats + 1}
+        for seed, found in entries.items()
+        for component, head, kv_head, nats in found
+    ]
+    return Table("forgetting_heads", columns, rows)
+
+
+def test_heads_have_their_mean_over_seeds_and_what_has_none_is_left_out() -> None:
+    one = [("attn.q", 1, -1, 2.0), ("attn.v", -1, 0, 3.0), ("attn.o", -1, -1, 9.0)]
+    other = [("attn.q", 1, -1, 4.0), ("attn.v", -1, 0, 1.0), ("attn.o", -1, -1, 9.0)]
+    rows = accounts.forgetting_by_head(heads({0: one, 1: other})).rows()
+    assert [(row["component"], row["head"], row["nats"]) for row in rows] == [
+        ("attn.q", 1, 3.0),
+        ("attn.v", 0, 2.0),
+    ]
+    assert (rows[0]["rows_low"], rows[0]["rows_high"]) == (2.0, 4.0)
+
+
+def test_parts_of_one_head_add_up_and_keep_no_interval_over_rows() -> None:
+    parts = [("attn.q", 0, -1, 2.0), ("attn.q", 0, -1, 0.5)]  # a factor and a magnitude
+    (row,) = accounts.forgetting_by_head(heads({0: parts})).rows()
+    assert row["nats"] == 2.5
+    assert math.isnan(row["low"])
+
+
 def segments(chords: list[dict[str, Any]]) -> Table:
     names = numbers("measured", "booked", "residual", "evaluations")
     columns = (*KEY, SEED, *names, Column("every", "int64", "label"))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tests.studies.conflict.told import TABLES, closing, run_with
 
+from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import PAGE_FILE, Page
 from crosstune.foundation.storage import read_json
 from crosstune.foundation.training.settings import TrainingSettings
@@ -42,6 +43,16 @@ def test_every_section_names_a_table_and_columns_that_exist(tmp_path):
         if section.thin is not None:
             thin = {column.name for column in WRITTEN[section.thin]}
             assert set(section.columns()) <= thin | {"where"}, section.id
+
+
+def test_heads_are_drawn_where_they_were_booked(tmp_path):
+    run = run_with(tmp_path / "run")
+    run.write_table(Table("forgetting_head_means", accounts._HEADS, []))
+    page.write(run, SETTINGS)
+    sections = {one.id: one for one in Page.from_json(read_json(run.folder / PAGE_FILE)).sections}
+    columns = {column.name for column in accounts._HEADS}
+    assert set(sections["forgetting-heads"].columns()) <= columns
+    assert sections["forgetting-heads"].begin["stage"] == "2-bn"
 
 
 def test_figures_begin_at_the_largest_rise_of_a_held_out_loss(tmp_path):

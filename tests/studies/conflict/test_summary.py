@@ -14,10 +14,25 @@ from crosstune.studies.conflict import summary
 
 
 def test_every_kept_table_holds_every_seed(finished: Run) -> None:
-    for name in ("scores", "learning", "forgetting_sites", "rollback", "agreement_windows"):
+    for name in (
+        *("scores", "learning", "forgetting_sites", "forgetting_heads", "rollback"),
+        "agreement_windows",
+    ):
         table = finished.table(name)
         assert set(table.column("seed")) == {0, 7}
         assert len(table) == sum(len(cell.table(name)) for cell in finished.cells())
+
+
+def test_heads_of_a_component_add_up_to_it_over_seeds(finished: Run) -> None:
+    heads, sites = finished.table("forgetting_head_means"), finished.table("forgetting")
+    attention = [row for row in sites.rows() if row["component"].startswith("attn.")]
+    assert len(attention) == 2 * 2 * 2 * 2 * 4  # stages, tasks, sides, layers, projections
+    for row in attention:
+        same = {name: row[name] for name in ("stage", "task", "side", "layer", "component")}
+        mine = heads.where(**same).rows()
+        assert [found["head"] for found in mine] == list(range(len(mine)))
+        assert sum(found["nats"] for found in mine) == pytest.approx(row["nats"], abs=1e-9)
+        assert all(found["low"] <= found["nats"] <= found["high"] for found in mine)
 
 
 def test_long_tables_stay_in_the_cells(finished: Run) -> None:

@@ -29,6 +29,15 @@ _MEAN = (
     Column("seeds", "int64", "label"),
 )
 _SITES = (STAGE, TASK, SIDE, WHERE, LAYER, COMPONENT, *_MEAN)
+_HEADS = (
+    STAGE,
+    TASK,
+    SIDE,
+    LAYER,
+    COMPONENT,
+    Column("head", "int64", "axis", about="Query head of q and o, key-value head of k and v."),
+    *_MEAN,
+)
 _COMPONENTS = (STAGE, TASK, SIDE, COMPONENT, *_MEAN)
 _COURSE = (STAGE, TASK, SIDE, Column("step", "int64", "axis", "optimizer steps"), COMPONENT, *_MEAN)
 _CLOSING = (
@@ -74,6 +83,25 @@ def forgetting(sites: Table) -> Table:
     return Table("forgetting", _SITES, _means(sites, _SITES[:6]))
 
 
+def forgetting_by_head(heads: Table) -> Table:
+    """The table `forgetting_head_means`: what each attention head made each task forget, over seeds.
+
+    Args:
+        heads: `forgetting_heads` of all seeds.
+
+    Returns:
+        One row for each stage, task, side and head of a projection; what belongs to no head is left out.
+    """
+    axes = tuple(column.name for column in _HEADS[:6])
+    own = [
+        {**row, "head": max(row["head"], row["kv_head"])}
+        for row in heads.rows()
+        if max(row["head"], row["kv_head"]) >= 0
+    ]
+    kept = Table(heads.name, heads.columns, own)
+    return Table("forgetting_head_means", _HEADS, _sums(kept, axes, over_rows=True))
+
+
 def forgetting_by_component(sites: Table) -> Table:
     """The table `forgetting_components`: the layers of a component added up, over seeds.
 
@@ -85,15 +113,7 @@ def forgetting_by_component(sites: Table) -> Table:
         different layers are the same rows, so their intervals cannot be added.
     """
     axes = ("stage", "task", "side", "component")
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for key, found in by_key(sites, axes):
-            sums: dict[int, float] = {}
-            for row in found:
-                sums[row["seed"]] = sums.get(row["seed"], 0.0) + row["nats"]
-            yield {**dict(zip(axes, key, strict=True)), **_mean_cells(list(sums.values()))}
-
-    return Table("forgetting_components", _COMPONENTS, rows())
+    return Table("forgetting_components", _COMPONENTS, _sums(sites, axes, over_rows=False))
 
 
 def course(path: Table) -> Table:
@@ -217,6 +237,18 @@ def _means(table: Table, axes: Sequence[Column]) -> Iterator[dict[str, Any]]:
             [row["high"] for row in found],
         )
         yield {**dict(zip(names, key, strict=True)), **cells}
+
+
+def _sums(table: Table, axes: Sequence[str], *, over_rows: bool) -> Iterator[dict[str, Any]]:
+    """Entries that share these axes added up within a seed, as means over seeds, or over seeds and rows."""
+    for key, found in by_key(table, axes):
+        sums: dict[int, float] = {}
+        for row in found:
+            sums[row["seed"]] = sums.get(row["seed"], 0.0) + row["nats"]
+        # Intervals over rows of several sites cannot be added: they are of the same rows.
+        is_alone = over_rows and len(sums) == len(found)
+        ends = ([row[end] for row in found] for end in ("low", "high")) if is_alone else ()
+        yield {**dict(zip(axes, key, strict=True)), **_mean_cells(list(sums.values()), *ends)}
 
 
 def _mean_cells(

@@ -49,6 +49,8 @@ def _subtitle(settings: ConflictSettings, seeds: list[int]) -> str:
 def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
     begin = _most_forgotten(run.table("closing"))
     yield from _ledger(settings, begin)
+    if run.has_table("forgetting_head_means"):
+        yield _heads(begin)
     if settings.rollback != "none":
         yield _rollback(begin)
     if settings.probe is not None:
@@ -118,6 +120,25 @@ def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Se
         view="table",
         table="closing",
         note="Side train: rows of the kind that was trained on (retention); side test: held out (capability).",
+    )
+
+
+def _heads(begin: dict[str, object]) -> Section:
+    return Section(
+        id="forgetting-heads",
+        title="Through which heads",
+        lead="The same account of one attention projection, cut by layer and head: queries and the output by query head, "
+        "keys and values by key-value head.",
+        view="heatmap",
+        table="forgetting_head_means",
+        x="head",
+        y="layer",
+        value="nats",
+        choose=("component", "stage", "task", "side"),
+        begin=begin,
+        note="Positive is forgotten. A head owns rows of the query, key and value weights and columns of the output's. The "
+        "heads of a layer add up to its component above, but for what belongs to no head (a bias of the output, a LoRA "
+        "factor). Hover for intervals over seeds and rows.",
     )
 
 

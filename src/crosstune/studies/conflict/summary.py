@@ -28,6 +28,7 @@ _KEPT = (
     "forgetting_segments",
     "forgetting_totals",
     "forgetting_sites",
+    "forgetting_heads",
     "rollback",
     "stage_repair",
     "stage_repair_coefficients",
@@ -91,6 +92,8 @@ def write(run: Run, settings: ConflictSettings) -> None:
         accounts.course(over["forgetting_path"]),
         accounts.closing(over["forgetting_segments"], over["forgetting_totals"]),
     ]
+    if "forgetting_heads" in over and len(over["forgetting_heads"]):
+        means.append(accounts.forgetting_by_head(over["forgetting_heads"]))
     if "rollback" in over:
         means += [accounts.rollback(over["rollback"]), _instruments(over, settings)]
     if repairs.TRADE in over:
