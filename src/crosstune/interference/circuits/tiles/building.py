@@ -1,0 +1,191 @@
+"""Building: the gradients of single samples with respect to a head's slice of the effective weight, from factors.
+
+`G[n, h, :, :] = Σ_t headed[n, t, h, :] ⊗ shared[n, t, :]`, the gradient of sample n's summed loss in nats. For q, k and v
+`headed` is the derivative at the projection's output by head and `shared` its input, so G is the head's output rows; for o
+`headed` is the projection's input by head and `shared` the derivative at its output, so G is the head's input columns,
+transposed. Scores are sums over elements, to which that does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from crosstune.foundation.errors import MeasurementError
+
+
+class Batch(Protocol):
+    """Samples of like length: what a projection saw and what came back, zero at padding."""
+
+    @property
+    def places(self) -> Tensor:
+        """Which sample each row is, [b]."""
+
+    def headed(self, block: str) -> Tensor:
+        """The factor that is cut by head, [b, T, heads, head_dim]."""
+
+    def shared(self, block: str) -> Tensor:
+        """The factor that all heads share, [b, T, d]."""
+
+
+class Layer(Protocol):
+    """The factors of one task in one layer."""
+
+    @property
+    def batches(self) -> Sequence[Batch]:
+        """All samples."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The factors of one task and block on the device that computes, from which tiles are built.
+
+    Shapes:
+        places: [b] each. headed: [b, T, heads, head_dim] each. shared: [b, T, d] each.
+
+    Attributes:
+        places: Which sample each row of a batch is.
+        starts: The first place of a batch whose places follow one another; None for one whose rows must be sorted.
+        headed: Factors by head, of the chosen heads.
+        shared: Factors of all heads.
+        count: Samples.
+        copied: Bytes of factors that lie elsewhere as well.
+    """
+
+    places: tuple[Tensor, ...]
+    starts: tuple[int | None, ...]
+    headed: tuple[Tensor, ...]
+    shared: tuple[Tensor, ...]
+    count: int
+    copied: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        layer: Layer,
+        block: str,
+        count: int,
+        heads: Sequence[int] | None = None,
+        device: torch.device | None = None,
+    ) -> Source:
+        """The factors of a block; half-precision ones as they are.
+
+        Args:
+            layer: The factors of one task in one layer.
+            block: q, k, v or o.
+            count: Samples of the task.
+            heads: Places of the chosen heads; None for all.
+            device: Where tiles are built; None where the factors are.
+
+        Returns:
+            The source.
+
+        Raises:
+            MeasurementError: A sample is missing or there twice, or factors do not fit each other.
+        """
+        places: list[Tensor] = []
+        headed: list[Tensor] = []
+        shared: list[Tensor] = []
+        copied = 0
+        for batch in layer.batches:
+            by_head, other = batch.headed(block), batch.shared(block)
+            _check_shapes(block, by_head, other, batch.places)
+            places.append(batch.places.to(device))
+            headed.append((by_head if heads is None else by_head[:, :, list(heads)]).to(device))
+            shared.append(other.to(device))
+            copied += headed[-1].nbytes * (headed[-1] is not by_head)
+            copied += shared[-1].nbytes * (shared[-1] is not other)
+        _check_places(block, places, count)
+        starts = tuple(_start(batch.places) for batch in layer.batches)
+        return cls(tuple(places), starts, tuple(headed), tuple(shared), count, copied)
+
+    @property
+    def heads(self) -> int:
+        """Chosen heads."""
+        return self.headed[0].shape[2]
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """`(head_dim, d)`, the shape of one head's slice."""
+        return self.headed[0].shape[3], self.shared[0].shape[2]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float64 for factors of float64, else float32."""
+        wide = any(part.dtype == torch.float64 for part in (*self.headed, *self.shared))
+        return torch.float64 if wide else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where tiles are built."""
+        return self.shared[0].device
+
+    def new_zeros(self, *shape: int) -> Tensor:
+        """Zeros of the tiles' dtype on their device."""
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    @property
+    def largest(self) -> int:
+        """Samples of the largest batch whose rows must be sorted."""
+        batches = zip(self.places, self.starts, strict=True)
+        return max((len(places) for places, start in batches if start is None), default=0)
+
+    def build(self, heads: slice, features: slice, out: Tensor, unsorted: Tensor) -> None:
+        """Fill a tile with every sample's gradient, one batched product per batch.
+
+        Shapes:
+            out: [count, heads, features, d], contiguous. unsorted: [largest × heads × features × d].
+
+        Args:
+            heads: Which of the chosen heads.
+            features: Which features of each.
+            out: Where the gradients go, at their samples' places.
+            unsorted: Room for one batch.
+        """
+        parts = zip(self.places, self.starts, self.headed, self.shared, strict=True)
+        for places, start, headed, shared in parts:
+            factor = headed[:, :, heads, features].to(out.dtype).flatten(2)
+            shape = (len(places), *out.shape[1:])
+            part = (
+                unsorted[: math.prod(shape)] if start is None else out[start : start + len(places)]
+            )
+            product = part.view(len(places), factor.shape[2], out.shape[-1])
+            torch.bmm(factor.transpose(1, 2), shared.to(out.dtype), out=product)
+            if start is None:
+                out.index_copy_(0, places, product.view(shape))
+
+
+def _start(places: Tensor) -> int | None:
+    """The first place where all follow one another, else None."""
+    first = int(places[0])
+    following = torch.arange(first, first + len(places), device=places.device)
+    return first if torch.equal(places, following) else None
+
+
+def _check_shapes(block: str, headed: Tensor, shared: Tensor, places: Tensor) -> None:
+    fits = headed.ndim == 4 and shared.ndim == 3 and headed.shape[:2] == shared.shape[:2]
+    if fits and len(places) == len(headed):
+        return
+    raise MeasurementError(
+        f"factors of block {block}",
+        law="must be [b, T, heads, head_dim] by head and [b, T, d] shared, for b samples",
+        found=f"{tuple(headed.shape)}, {tuple(shared.shape)} and {len(places)} places",
+        remedy="Capture the factors again.",
+    )
+
+
+def _check_places(block: str, places: Sequence[Tensor], count: int) -> None:
+    found = torch.cat(list(places)) if places else torch.zeros(0, dtype=torch.long)
+    if torch.equal(found.sort().values, torch.arange(count, device=found.device)):
+        return
+    raise MeasurementError(
+        f"factors of block {block}",
+        law=f"must hold each of {count} samples once",
+        found=f"{len(found)} rows for {len(found.unique())} samples",
+        remedy="Capture the factors again.",
+    )
