@@ -1,0 +1,208 @@
+"""What all pairs say of each head together: means with two-way intervals, bands for all heads at once, reliability.
+
+A mean over pairs of a sample of A and a sample of B errs with both: its variance is that of the row means and that of the
+column means (`foundation.statistics.two_way`). The Fisher is taken as given. Signed scores are tested against 0. A score
+that cannot be negative has no such test, since a mean above 0 is no finding; it is held against the mean head of its block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crosstune.foundation.records import Table
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.statistics.intervals import Interval, Spread, interval_from, two_sided_p
+from crosstune.foundation.statistics.multiplicity import benjamini_hochberg, simultaneous_interval
+from crosstune.foundation.statistics.reliability import split_half_reliability
+from crosstune.foundation.statistics.two_way import two_way_spreads
+from crosstune.interference.agreement import MIN_RELIABILITY
+from crosstune.interference.circuits import tables
+from crosstune.interference.circuits.comparable import SIGNED
+from crosstune.interference.circuits.kept.axes import Axes
+from crosstune.interference.circuits.kept.layer import FISHER_FACTS
+from crosstune.interference.circuits.kept.record import Record
+from crosstune.interference.circuits.settings import Form
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The row means and column means of one block under one form; heads of all layers on the last axis.
+
+    Shapes: rows [2, nA, S], columns [2, nB, S]: over the samples of the other task at even and at odd places.
+
+    Attributes:
+        rows: Means over B.
+        columns: Means over A.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def of(cls, record: Record, block: str, form: Form) -> Margins:
+        """The margins that were measured."""
+        rows, columns = record.rows(block, form), record.columns(block, form)
+        return cls(*(torch.from_numpy(side).flatten(2) for side in (rows, columns)))
+
+    @property
+    def row_means(self) -> Tensor:
+        """Means over all samples of B, [nA, S]."""
+        return whole(self.rows, self.columns.shape[1])
+
+    @property
+    def column_means(self) -> Tensor:
+        """Means over all samples of A, [nB, S]."""
+        return whole(self.columns, self.rows.shape[1])
+
+    @property
+    def mean(self) -> Tensor:
+        """Means over all pairs, [S]."""
+        return self.column_means.mean(0)
+
+    def spreads(self, axes: Axes) -> list[Spread]:
+        """The error of the mean over pairs."""
+        return two_way_spreads(self.row_means, self.column_means, axes.units_a, axes.units_b)
+
+    @property
+    def reliability(self) -> Tensor:
+        """The smaller of two reliabilities: of the profile over B as halves of A tell it, and the other way round."""
+        sides = (self.columns, self.rows)
+        return torch.stack([split_half_reliability(side) for side in sides]).amin(0)
+
+
+def whole(halves: Tensor, n: int) -> Tensor:
+    """The means over all n samples, given those over the samples at even and at odd places; NaN over nothing."""
+    even, odd = halves[0], halves[1]
+    if n < 2:
+        return even
+    return (math.ceil(n / 2) * even + (n // 2) * odd) / n
+
+
+def heads_table(record: Record) -> Table:
+    """The table `circuit_heads`.
+
+    Args:
+        record: The scores.
+
+    Returns:
+        One row for each layer, block, head and variant.
+    """
+    rows = (
+        row
+        for block in record.settings.blocks
+        for form in record.settings.average_forms
+        for row in _head_rows(record, block, form)
+    )
+    return Table(tables.HEADS, tables.HEADS_COLUMNS, rows)
+
+
+def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any]]:
+    axes, settings = record.axes, record.settings
+    margins = Margins.of(record, block, form)
+    mean, spreads = margins.mean, margins.spreads(axes)
+    interval = interval_from(mean, spreads, settings.level)
+    is_signed = form.variant in SIGNED
+    p = two_sided_p(mean, spreads) if is_signed else torch.full_like(mean, math.nan)
+    generator = Seeds(settings.seed).torch("circuit bands", block, str(form))
+    band = simultaneous_interval(mean, spreads, generator, settings.level)
+    contrast = band if is_signed else _against_the_mean_head(mean, spreads, record, block, form)
+    reliability = margins.reliability
+    figures = {
+        "mean": mean,
+        "mean_low": interval.low,
+        "mean_high": interval.high,
+        "df": interval.df,
+        "p": p,
+        "p_adjusted": benjamini_hochberg(p),
+        "band_low": band.low,
+        "band_high": band.high,
+        "shown": (contrast.low > 0) | (contrast.high < 0),
+        "mean_l1": _share_of_l1(record, block, form, margins.column_means),
+        "reliability": reliability,
+        "reliable": reliability >= MIN_RELIABILITY,
+    }
+    said = {
+        "variant": form.variant,
+        "fisher": form.fisher,
+        "against": "0" if is_signed else "the mean head",
+        **sizes(axes),
+    }
+    yield from by_place(axes, block, figures, said)
+
+
+def by_place(
+    axes: Axes, block: str, figures: dict[str, Tensor], said: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """One row for each head of each layer.
+
+    Args:
+        axes: Where each place stands.
+        block: The block.
+        figures: Columns of values, [layers × heads].
+        said: Columns that are the same in every row.
+
+    Yields:
+        Column name to plain value.
+    """
+    plain = {name: values.tolist() for name, values in figures.items()}
+    heads = axes.heads(block)
+    for at, layer in enumerate(axes.layers):
+        for place, head in enumerate(heads):
+            values = {name: column[at * len(heads) + place] for name, column in plain.items()}
+            yield {"layer": layer, "block": block, "head": head, **said, **values}
+
+
+def sizes(axes: Axes) -> dict[str, int]:
+    """How many samples the figures stand on."""
+    return {
+        "n_a": len(axes.rows_a),
+        "n_b": len(axes.rows_b),
+        "units_a": len(set(axes.units_a)),
+        "units_b": len(set(axes.units_b)),
+    }
+
+
+def _against_the_mean_head(
+    mean: Tensor, spreads: list[Spread], record: Record, block: str, form: Form
+) -> Interval:
+    """Bands of each head's mean less that of all heads of the block."""
+    centred = [Spread(one.rows - one.rows.mean(1, keepdim=True), one.df) for one in spreads]
+    generator = Seeds(record.settings.seed).torch("circuit contrasts", block, str(form))
+    return simultaneous_interval(mean - mean.mean(), centred, generator, record.settings.level)
+
+
+def _share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) -> Tensor:
+    """The mean over B's samples of M / ‖g_j‖₁; samples without a gradient there have no share."""
+    if form.variant != "directional":
+        return torch.full_like(column_means.sum(0), math.nan)
+    l1 = torch.from_numpy(record.l1_b(block)).flatten(1)
+    return torch.where(l1 > 0, column_means / l1, math.nan).nanmean(0)
+
+
+def slices_table(record: Record) -> Table:
+    """The table `circuit_slices`: what each Fisher is made of.
+
+    Args:
+        record: The scores.
+
+    Returns:
+        One row for each layer, block, head and Fisher.
+    """
+    rows: list[dict[str, Any]] = []
+    for block in record.settings.blocks:
+        for kind, facts in record.fishers(block).items():
+            figures = dict(zip(FISHER_FACTS, _flat(facts), strict=True))
+            rows += by_place(record.axes, block, figures, {"fisher": kind})
+    return Table(tables.SLICES, tables.SLICES_COLUMNS, rows)
+
+
+def _flat(facts: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(facts).flatten(1)

@@ -1,0 +1,125 @@
+"""The pairs of samples that stand out, by their true ids and with their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.records import Table
+from crosstune.interference.circuits import tables
+from crosstune.interference.circuits.comparable import FREE_OF_UNITS, check_across_blocks
+from crosstune.interference.circuits.kept.axes import Axes
+from crosstune.interference.circuits.kept.record import Record
+from crosstune.interference.circuits.settings import Form
+
+Sign = Literal["any", "conflict", "synergy"]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A score and where it stands; they sort by size, then by place."""
+
+    size: float
+    place: tuple[int, int, int]  # block, layer, head
+    i: int
+    j: int
+    score: float
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        return -self.size, self.place, self.i, self.j
+
+
+def usual_form(record: Record, block: str | None) -> Form:
+    """The form that is ranked where none was named: one that may be, over as many blocks as were asked for."""
+    forms = record.settings.forms
+    if block is None and len(record.settings.blocks) > 1:
+        free = [form for form in forms if form.variant in FREE_OF_UNITS]
+        return free[0] if free else forms[0]
+    return forms[0]
+
+
+def top_pairs(
+    record: Record,
+    n: int,
+    form: Form,
+    *,
+    blocks: Sequence[str],
+    layers: Sequence[int],
+    sign: Sign = "any",
+) -> Table:
+    """The table `circuit_pairs` of the n largest scores.
+
+    One layer of one block is read at a time.
+
+    Args:
+        record: The scores.
+        n: How many; fewer where there are fewer.
+        form: Which scores.
+        blocks: The blocks they are looked for in.
+        layers: The layers likewise.
+        sign: `any` ranks by magnitude, `conflict` the most negative first, `synergy` the most positive.
+
+    Returns:
+        The pairs, the largest first; unmeasured ones are left out.
+
+    Raises:
+        MeasurementError: n is below 1, or the form cannot be ranked across these blocks.
+    """
+    if n < 1:
+        raise MeasurementError(
+            "n", law="must be at least 1", found=n, remedy="Ask for one pair or more."
+        )
+    check_across_blocks(form, blocks, "ranked")
+    best: list[_Found] = []
+    for number, block in enumerate(blocks):
+        scores = record.pairs(block, form)
+        for layer in layers:
+            at = record.axes.layer_place(layer)
+            best += _largest(scores[:, :, at], n, sign, (number, at))
+        best = sorted(best, key=lambda found: found.order)[:n]
+    rows = [
+        {**_where(record.axes, blocks, found), "variant": form.variant, "fisher": form.fisher}
+        | {"rank": rank, "score": found.score}
+        | _who(record.axes, form, found)
+        for rank, found in enumerate(best, start=1)
+    ]
+    return Table(tables.PAIRS, tables.PAIRS_COLUMNS, rows)
+
+
+def _largest(
+    scores: NDArray[np.float32], n: int, sign: Sign, where: tuple[int, int]
+) -> Iterator[_Found]:
+    """The n largest of one layer, [nA, nB, heads]."""
+    sized = {"any": np.abs, "conflict": np.negative, "synergy": np.positive}[sign](scores)
+    flat = sized.T.reshape(-1)  # heads slowest, as it lies in memory
+    wanted = ~np.isnan(flat) if sign == "any" else flat > 0
+    flat = np.where(wanted, flat, -np.inf)
+    n = min(n, int(wanted.sum()))
+    if not n:
+        return
+    for place in np.argpartition(-flat, n - 1)[:n]:
+        head, j, i = (int(one) for one in np.unravel_index(place, sized.T.shape))
+        yield _Found(float(flat[place]), (*where, head), i, j, float(scores[i, j, head]))
+
+
+def _where(axes: Axes, blocks: Sequence[str], found: _Found) -> dict[str, Any]:
+    block, layer, head = found.place
+    return {
+        "layer": axes.layers[layer],
+        "block": blocks[block],
+        "head": axes.heads(blocks[block])[head],
+    }
+
+
+def _who(axes: Axes, form: Form, found: _Found) -> dict[str, str]:
+    b = axes.rows_b[found.j]
+    if form.variant == "ewc":
+        return {"row_a": "", "text_a": "", "row_b": b.row_id, "text_b": b.text}
+    a = axes.rows_a[found.i]
+    return {"row_a": a.row_id, "text_a": a.text, "row_b": b.row_id, "text_b": b.text}
