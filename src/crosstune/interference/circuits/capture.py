@@ -45,8 +45,8 @@ from crosstune.interference.circuits.settings import CircuitSettings
 from crosstune.interference.circuits.store import FactorStore
 from crosstune.interference.gradients import evaluating, float32_products
 
-MEMORY_SHARE = 0.25
-"""What the factors of one task may take of the memory budget before they go to disk; the rest is for the other task and for tiles."""
+MEMORY_SHARE = 0.5
+"""What the factors of one of the two tasks may take of the memory budget before they go to disk."""
 
 
 def capture_factors(
@@ -109,6 +109,26 @@ def capture_factors(
         difference=apart,
         batches=tuple(torch.tensor(batch) for batch in batches),
         keeper=keeper,
+    )
+
+
+def no_factors(heads: HeadMap, settings: CircuitSettings, labels: Labels = "text") -> Factors:
+    """The factors of a task without samples.
+
+    Args:
+        heads: The model's heads.
+        settings: Layers and blocks.
+        labels: As for `capture_factors`.
+
+    Returns:
+        Layers without a batch.
+
+    Raises:
+        SettingsError: The model has no such layer.
+    """
+    scope = Scope.of(heads, settings)
+    return Factors(
+        *((), heads, scope.layers, scope.blocks, labels), KERNELS[0], math.nan, (), InMemory()
     )
 
 
