@@ -50,6 +50,33 @@ def test_other_settings_are_refused_with_the_difference(chosen: Small) -> None:
         open_run(replace(chosen, steps=4), "small")
 
 
+def test_scores_are_kept_as_weights_are(chosen: Small) -> None:
+    run = open_run(chosen, "small")
+    cell = open_cell(run, "seed-0", chosen)
+    (cell.folder / "scores").mkdir()
+    (cell.folder / "scores" / "q.npy").write_bytes(b"")
+    with pytest.raises(StorageError, match="steps: 3 there, 4 here"):
+        open_run(replace(chosen, steps=4), "small")
+
+
+@dataclass(frozen=True)
+class Seedless:
+    """A study whose cells are no seeds."""
+
+    output: str = "run"
+
+    def same_numbers(self) -> Seedless:
+        return replace(self, output="")
+
+
+def test_a_study_without_seeds_is_gone_on_with(tmp_path: Path) -> None:
+    chosen = Seedless(str(tmp_path / "run"))
+    open_cell(open_run(chosen, "seedless"), "pair", chosen)
+    again = open_run(chosen, "seedless")
+    assert [cell.folder.name for cell in again.cells()] == ["pair"]
+    assert settings_of(again, Seedless) == chosen
+
+
 def test_where_nothing_was_learned_other_settings_begin_anew(chosen: Small) -> None:
     run = open_run(chosen, "small")
     open_cell(run, "seed-0", chosen)

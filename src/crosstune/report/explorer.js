@@ -91,7 +91,7 @@ const explorerOf = (() => {
   function mapOf(about, rows, room, palette, stands, opened) {
     const across = levels(rows, about.x.name);
     const down = levels(rows, about.y.name);
-    const width = Math.min(44, Math.max(9, Math.floor(room / across.length)));
+    const width = Math.min(54, Math.max(9, Math.floor(room / across.length)));
     const height = down.length <= 12 ? 26 : down.length <= 40 ? 18 : 12;
     const left = 8 + 7 * Math.max(...down.map((level) => String(level).length), 2);
     const top = 62;
@@ -130,6 +130,9 @@ const explorerOf = (() => {
     if (stands && box.width >= 36 && box.height >= 16) {
       inside.push(svg("text", { x: middle.x, y: middle.y + 3.5, "text-anchor": "middle", "font-size": 10, fill: scale.ink(value) },
         number(value, 2)));
+    }
+    if (stands && about.mark && row[about.mark]) {
+      inside.push(svg("circle", { cx: box.x + box.width - 4, cy: box.y + 4, r: 2, fill: scale.ink(value) }));
     }
     if (isOpened) inside.push(svg("rect", { ...box, fill: "none", stroke: palette.ink, "stroke-width": 2.5 }));
     return svg("g", { class: "cell", role: "button", tabindex: isOpened ? 0 : -1, "aria-pressed": isOpened,
@@ -200,6 +203,7 @@ const explorerOf = (() => {
     const names = keyed(about.names?.table, [...(about.names?.shared ?? []), "side", "place"]);
     const stands = (row) => isNumber(row[about.value.name]) && (!section.mask || row[section.mask]);
     const size = (row) => (stands(row) ? Math.abs(row[about.value.name]) : -1);
+    const isMarked = (row) => stands(row) && Boolean(about.mark && row[about.mark]);
     const state = { opened: null, picked: false, sort: { name: about.value.name, falls: true } };
     const part = (name) => figure.querySelector(`.${name}`);
     const palette = () => page.palette[document.documentElement.dataset.appearance];
@@ -216,7 +220,7 @@ const explorerOf = (() => {
       const old = state.opened;
       const where = [about.y.name, about.x.name, ...(about.facet ? [about.facet] : [])];
       const same = old && state.picked && visible.find((row) => where.every((name) => row[name] === old[name]));
-      state.opened = same || [...visible].sort((a, b) => size(b) - size(a))[0];
+      state.opened = same || [...visible].sort((a, b) => isMarked(b) - isMarked(a) || size(b) - size(a))[0];
     }
 
     function draw() {
@@ -251,6 +255,12 @@ const explorerOf = (() => {
       part("maps").removeAttribute("data-empty");
     }
 
+    // What is not measured anywhere in this choice is of another one.
+    function facts() {
+      const visible = shown();
+      return about.facts.filter((fact) => fact.kind !== "float64" || visible.some((row) => isNumber(row[fact.name])));
+    }
+
     function placed(row) {
       const facet = about.facet ? `${row[about.facet]}: ` : "";
       return `${facet}${about.y.title} ${row[about.y.name]}, ${about.x.title} ${row[about.x.name]}`;
@@ -260,11 +270,11 @@ const explorerOf = (() => {
       const row = state.opened;
       if (!row) return part("opened").replaceChildren();
       const words = stands(row) ? measured(row, about.value) : isNumber(row[about.value.name]) ? BELOW_NOISE : NOT_MEASURED;
-      const facts = about.facts.map((fact) =>
+      const told = facts().map((fact) =>
         html("li", {}, `${fact.title} `, html("b", {}, fact.low || fact.mask ? measured(row, fact) : said(row[fact.name], fact.kind))));
       part("opened").replaceChildren(
         html("h3", {}, placed(row)),
-        html("ul", { class: "facts" }, html("li", {}, `${about.value.title} `, html("b", {}, words)), ...facts),
+        html("ul", { class: "facts" }, html("li", {}, `${about.value.title} `, html("b", {}, words)), ...told),
         ...behind(matrices.get(keyOf(row, axes))),
         ...inWords(pairs.get(keyOf(row, about.pairs?.shared ?? [])) ?? []));
       return undefined;
@@ -340,13 +350,14 @@ const explorerOf = (() => {
     // ---- all cells, in an order that can be chosen ----
 
     function drawRanked(visible) {
-      const facet = about.facet ? [{ name: about.facet, title: about.facet.replaceAll("_", " "), kind: "string" }] : [];
-      const columns = [...facet, { ...about.y }, { ...about.x }, { ...about.value, isValue: true }, ...about.facts];
+      const columns = [{ ...about.y }, { ...about.x }, { ...about.value, isValue: true },
+        ...facts().filter((fact) => fact.role === "value" || fact.kind === "bool")];
       const { name, falls } = state.sort;
       const worth = (row) => (name === about.value.name ? (stands(row) ? row[name] : -Infinity)
         : row[name] === null ? -Infinity : typeof row[name] === "boolean" ? Number(row[name]) : row[name]);
       const less = (a, b) => (worth(a) < worth(b) ? -1 : worth(a) > worth(b) ? 1 : 0);
-      const sorted = [...visible].sort((a, b) => (falls ? less(b, a) : less(a, b)));
+      const own = about.facet ? visible.filter((row) => row[about.facet] === state.opened?.[about.facet]) : [...visible];
+      const sorted = own.sort((a, b) => (falls ? less(b, a) : less(a, b)));
       const heads = columns.map((column) => {
         const sort = column.name === name ? (falls ? "descending" : "ascending") : "none";
         const sign = sort === "none" ? "" : falls ? " ↓" : " ↑";

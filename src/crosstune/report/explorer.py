@@ -24,14 +24,14 @@ _FIRST_ROWS = 12
 _OF_NAMES = ("side", "place", "of", "id", "text")
 
 
-def explorer_html(section: Section, contents: Contents, legend: str, foot: str) -> str:
+def explorer_html(section: Section, contents: Contents, legend: str, downloads: str) -> str:
     """The figure of an explorer; its script fills it in, beginning at the largest cell that may be read.
 
     Args:
         section: The section.
         contents: What the run folder holds.
         legend: How to read it, as HTML.
-        foot: Note and downloads, as HTML.
+        downloads: Buttons, as HTML.
 
     Returns:
         HTML in which all text of the run is escaped.
@@ -52,7 +52,7 @@ def explorer_html(section: Section, contents: Contents, legend: str, foot: str) 
         'from cell to cell, Enter opens one"></div>'
         "<div class=ranked></div></div>"
         f'<figcaption>{legend}</figcaption><div class=opened role=region aria-label="The opened cell"></div>'
-        f"<div class=foot>{foot}{details}</div></figure>"
+        f"<div class=foot>{downloads}{details}</div></figure>"
     )
 
 
@@ -60,8 +60,9 @@ def bounds(section: Section) -> str:
     """What the page holds of the matrices, in a sentence."""
     if section.matrices is None:
         return ""
+    first = "those with a dot and then the" if section.mark else "the"
     return (
-        f"Behind at most {MOST_A_CHOICE} cells of a choice, the largest, this page holds the matrix, and of it at most "
+        f"Behind at most {MOST_A_CHOICE} cells of a choice, {first} largest, this page holds the matrix, and of it at most "
         f"{MOST_SIDE} × {MOST_SIDE} rows and columns, those with the largest means. The whole arrays lie in the run folder."
     )
 
@@ -83,6 +84,7 @@ def explorer_data(section: Section, contents: Contents) -> dict[str, Any]:
         "x": {"name": section.x, "title": titled(source.column(str(section.x)))},
         "y": {"name": section.y, "title": titled(source.column(str(section.y)))},
         "facet": section.facet,
+        "mark": section.mark,
         "value": {"name": section.value, "title": own.title, "low": own.low, "high": own.high},
         "facts": [_fact(column, source.table) for column in _facts(source)],
         "matrices": matrices,
@@ -105,7 +107,8 @@ def _facts(source: Source) -> list[Column]:
 def _fact(column: Column, table: Table) -> dict[str, Any]:
     own = Measured.of(table, column.name) if column.role == "value" else None
     ends = {"low": own and own.low, "high": own and own.high, "mask": own and own.mask}
-    return {"name": column.name, "title": titled(column), "kind": column.kind, **ends}
+    about = {"name": column.name, "title": titled(column), "kind": column.kind, "role": column.role}
+    return {**about, **ends}
 
 
 def _shared(table: Table, source: Source) -> list[str]:
@@ -137,7 +140,7 @@ def _matrices(source: Source, contents: Contents) -> Iterator[dict[str, Any]]:
 def _largest(
     source: Source, places: Mapping[tuple[Any, ...], Any], shared: list[str]
 ) -> Iterator[Mapping[str, Any]]:
-    """The cells whose matrices the page holds: of each choice the largest ones that may be read, else the first."""
+    """The cells whose matrices the page holds: of each choice the marked and then the largest ones that may be read."""
     section = source.section
     choices: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     named = [*section.choose, *([section.facet] if section.facet else [])]
@@ -147,8 +150,18 @@ def _largest(
     most = max(1, min(MOST_A_CHOICE, MOST_MATRICES // max(1, len(choices))))
     for rows in list(choices.values())[:MOST_MATRICES]:
         stands = [row for row in rows if source.stands(row)]
-        ranked = sorted(stands, key=lambda row: -abs(row[str(section.value)]))
+        ranked = sorted(
+            stands, key=lambda row: (not _is_marked(row, section), -_size(row, section))
+        )
         yield from (ranked or rows[:1])[:most]
+
+
+def _is_marked(row: Mapping[str, Any], section: Section) -> bool:
+    return section.mark is not None and bool(row[section.mark])
+
+
+def _size(row: Mapping[str, Any], section: Section) -> float:
+    return float(abs(row[str(section.value)]))
 
 
 # ---- words ------------------------------------------------------------------------------------------

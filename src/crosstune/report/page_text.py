@@ -132,9 +132,8 @@ def _figure(contents: Contents, section: Section) -> str:
 
 def _explorer(contents: Contents, section: Section) -> str:
     table = contents.tables[str(section.table)]
-    legend = escape(" ".join(_key(section, table, contents)))
-    foot = f"{_note(section)}{_downloads('map', 'matrix', 'csv', 'md')}"
-    return explorer_html(section, contents, legend, foot)
+    legend = escape(" ".join([*_key(section, table, contents), section.note]))
+    return explorer_html(section, contents, legend, _downloads("map", "matrix", "csv", "md"))
 
 
 def _table(contents: Contents, section: Section) -> str:
@@ -194,7 +193,12 @@ def _key(section: Section, table: Table, contents: Contents) -> list[str]:
         if source.reach() < source.largest(str(name)):
             said.append(f"Colours end at ±{number(source.reach())}; printed numbers do not.")
     if section.view == "explorer":
-        said.append("Colours end where the scale beside each map says.")
+        if section.mark is not None:
+            about = Source(section, table).column(section.mark).about
+            said.append(
+                f"Dot: {about[:1].lower()}{about[1:]}" if about else f"Dot: {section.mark}."
+            )
+        said.append("Colours end where the scale above each map says.")
         said.append(bounds(section))
     if section.view == "matrix":
         said.append(f"Bold: {measured.title}{', and its interval below' if has_interval else ''}.")

@@ -22,6 +22,13 @@ STUDIES: tuple[Study, ...] = (
         runs="crosstune.studies.repair.flow:run",
         plans="crosstune.studies.repair.plan:plan",
     ),
+    Study(
+        name="circuits",
+        question="Which attention heads do two tasks fight over, sample by sample?",
+        settings="crosstune.studies.circuits.settings:CircuitStudySettings",
+        runs="crosstune.studies.circuits.flow:run",
+        plans="crosstune.studies.circuits.plan:plan",
+    ),
 )
 
 

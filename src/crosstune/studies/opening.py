@@ -15,16 +15,11 @@ from crosstune.foundation.storage import write_text
 
 
 class StudySettings(Protocol):
-    """What the settings of any study with one cell a seed have."""
+    """What the settings of any study have; those with one cell a seed have `seeds` as well."""
 
     @property
     def output(self) -> str:
         """The run folder."""
-        ...
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """One cell each."""
         ...
 
     def same_numbers(self) -> Any:
@@ -33,6 +28,9 @@ class StudySettings(Protocol):
 
 
 S = TypeVar("S", bound=StudySettings)
+
+# What a cell may hold that took long: weights, and scores of pairs of samples.
+_LEARNED = ("cells/*/**/*.safetensors", "cells/*/**/*.npy")
 
 
 def open_run(settings: S, kind: str) -> Run:
@@ -44,7 +42,7 @@ def open_run(settings: S, kind: str) -> Run:
 
     Returns:
         The run: new, or gone on with where its settings differ in nothing but seeds, or begun anew with other
-        settings where no cell has weights yet. A folder with another run is refused.
+        settings where no cell has weights or scores yet. A folder with another run is refused.
     """
     folder = Path(settings.output)
     old = Run.open(folder) if (folder / "run.json").exists() else None
@@ -115,7 +113,7 @@ def _changes(old: Run, settings: StudySettings, kind: str) -> dict[str, tuple[An
     if old.kind == kind:
         known = settings_of(old, type(settings))
         changed = differences(known.same_numbers(), settings.same_numbers())
-        if not changed or not any(old.folder.glob("cells/*/**/*.safetensors")):
+        if not changed or not any(any(old.folder.glob(kind)) for kind in _LEARNED):
             return changed
     found = "; ".join(f"{name}: {was} there, {now} here" for name, (was, now) in changed.items())
     raise StorageError(
@@ -127,6 +125,9 @@ def _changes(old: Run, settings: StudySettings, kind: str) -> dict[str, tuple[An
 
 
 def _with_all_seeds(old: Run, settings: S) -> S:
-    known = settings_of(old, type(settings)).seeds
-    seeds = (*known, *(seed for seed in settings.seeds if seed not in known))
+    wanted: tuple[int, ...] = getattr(settings, "seeds", ())
+    if not wanted:
+        return settings
+    known: tuple[int, ...] = getattr(settings_of(old, type(settings)), "seeds", ())
+    seeds = (*known, *(seed for seed in wanted if seed not in known))
     return replace(settings, seeds=seeds)  # type: ignore[type-var]

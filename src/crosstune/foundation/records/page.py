@@ -81,6 +81,7 @@ class Section:
             whose points are joined by a thin line, but for those where it is empty (scatter).
         thin: A table of the same columns drawn as thin lines behind, such as figures at one state (lines).
         combine: How rows that share one place in the figure become one: refuse (""), "sum" or "mean" (lines).
+        mark: A yes-or-no column: where it is true a cell bears a dot, and the largest of these is opened first (explorer).
         matrices: A table of the matrices behind the cells (explorer). Axes it shares with ``table`` say behind which cell;
             its column ``file`` names a .npy array in the run folder, whose first two axes are the matrix, and ``index``
             the place on the others (``"3,0"``).
@@ -109,6 +110,7 @@ class Section:
     trace: str | None = None
     thin: str | None = None
     combine: Combine = ""
+    mark: str | None = None
     matrices: str | None = None
     pairs: str | None = None
     names: str | None = None
@@ -139,7 +141,7 @@ class Section:
         Returns:
             Each name once, in the order of the fields.
         """
-        named = (self.x, self.y, self.value, self.color, self.facet, self.trace)
+        named = (self.x, self.y, self.value, self.color, self.facet, self.trace, self.mark)
         every = [name for name in named if name is not None]
         return tuple(dict.fromkeys([*every, *self.beside, *self.choose, *self.where]))
 

@@ -1,0 +1,130 @@
+"""Everything a circuit study can be told. No torch here: the command line reads its help from this file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import PurePath
+from typing import Literal
+
+from crosstune.foundation.data.settings import TaskSettings
+from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.storage import safe_name
+from crosstune.foundation.worlds import EMBEDDED
+from crosstune.interference.circuits.settings import CircuitSettings
+from crosstune.interference.settings import at_least
+
+_TOY_TASKS = (
+    TaskSettings(name="en", source="toy:latin-svo", rows=400),
+    TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=400),
+)
+_SAVED_AS = "model"  # the folder in which a study saves the model of a stage
+
+
+@dataclass(frozen=True)
+class CircuitStudySettings:
+    """Score how samples of two tasks interfere in the Q, K, V and O blocks of every attention head."""
+
+    output: str = "runs/circuits"
+    """The run folder. A run that was stopped goes on in it."""
+    model: str = EMBEDDED
+    """A folder with a model or LoRA adapter, a hub id, or `embedded`: a tiny model pretrained here on first use."""
+    checkpoints: tuple[str, ...] = ()
+    """Further checkpoints of the same model (folders, hub ids, adapters), laid side by side with it."""
+    conflict: str | None = None
+    """The run folder of a study `conflict`: its model before and after each stage are the checkpoints."""
+    conflict_seed: int | None = None
+    """Which seed of that run; none takes its first finished one."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the weights in memory; `auto` keeps that of the files. See also `measurement.precision`."""
+    device: str = "auto"
+    """`cpu`, `cuda`, …; `auto` takes an accelerator where there is one. CUDA_VISIBLE_DEVICES chooses among several."""
+    tasks: tuple[TaskSettings, ...] = _TOY_TASKS
+    """The tasks; each is captured once, whatever it is held against."""
+    pairs: tuple[str, ...] = ()
+    """Pairs of tasks as `A:B`; A's Fisher normalises pair scores, so `en:bn` is not `bn:en`. Empty: each pair once, as listed."""
+    measurement: CircuitSettings = field(default_factory=CircuitSettings)
+    """Which scores, of which layers and heads, on how many rows, within what memory."""
+    ablate: bool = False
+    """Whether all pair scores are compared with each other, block by block: do pooling and sign matter here?"""
+    top_pairs: int = 5
+    """Pairs of samples that are told of a head with their texts, for the heads of which the most is shown."""
+    factors: str | None = None
+    """Where captured factors are kept, for other runs to ask other questions; none keeps them in the run folder."""
+    keep_factors: bool = True
+    """Whether factors in the run folder stay when the run has finished."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run before anything is loaded."""
+        names = [task.name for task in self.tasks]
+        for at, name in enumerate(names):
+            safe_name(name, f"tasks[{at}].name")  # it becomes a part of paths
+        _require(len(names) >= 2, "tasks", "must be at least two", len(names))
+        twice = sorted({name for name in names if names.count(name) > 1})
+        _require(not twice, "tasks", "must have different names", f"{', '.join(twice)} twice")
+        self._check_pairs(names)
+        self._check_models()
+        at_least("top_pairs", self.top_pairs, 1)
+
+    def _check_pairs(self, names: Sequence[str]) -> None:
+        for pair in self.pairs:
+            a, _, b = pair.partition(":")
+            law = f"must be two different tasks as A:B, of {', '.join(names)}"
+            _require(a in names and b in names and a != b, "pairs", law, repr(pair))
+        _require(len(set(self.pairs)) == len(self.pairs), "pairs", "must differ", self.pairs)
+
+    def _check_models(self) -> None:
+        if self.conflict is None:
+            _require(
+                self.conflict_seed is None, "conflict_seed", "needs `conflict`", self.conflict_seed
+            )
+            twice = [one for one in self.places if self.places.count(one) > 1]
+            _require(not twice, "checkpoints", "must differ, and from `model`", ", ".join(twice))
+            return
+        law = "must be left out beside `conflict`, whose run names the models"
+        _require(self.model == EMBEDDED, "model", law, self.model)
+        _require(not self.checkpoints, "checkpoints", law, ", ".join(self.checkpoints))
+
+    @property
+    def task_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of tasks, A first."""
+        if not self.pairs:
+            return tuple(combinations((task.name for task in self.tasks), 2))
+        return tuple((a, b) for a, _, b in (pair.partition(":") for pair in self.pairs))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The model and its further checkpoints, as they were named; those of a conflict run are found there."""
+        return (self.model, *self.checkpoints)
+
+    def same_numbers(self) -> CircuitStudySettings:
+        """The settings without what changes no number of a cell."""
+        return replace(self, output="", factors=None, keep_factors=True)
+
+
+def names_of(places: Sequence[str]) -> tuple[str, ...]:
+    """Short names of checkpoints, all different.
+
+    Args:
+        places: Folders or hub ids.
+
+    Returns:
+        The last part of each that says something, with its number in front where there are several.
+    """
+    found = []
+    for at, place in enumerate(places):
+        parts = [part for part in PurePath(place).parts if part not in ("/", _SAVED_AS)]
+        name = "".join(c if c.isalnum() or c in "._+-" else "-" for c in (parts or ["model"])[-1])
+        name = name.encode("ascii", "ignore").decode().strip(".-_")[:60] or "model"
+        found.append(name if len(places) == 1 else f"{at}-{name}")
+    return tuple(found)
+
+
+def _require(holds: bool, argument: str, law: str, found: object) -> None:
+    if not holds:
+        raise SettingsError(
+            argument, law=law, found=found, remedy="Change it in the settings file or command."
+        )

@@ -1,0 +1,183 @@
+"""What the cells found, together: their tables with checkpoint and pair in front, and how maps of checkpoints compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from crosstune.foundation.records import Column, Measurement, Run, Table
+from crosstune.foundation.statistics.association import rank_correlation
+from crosstune.interference.circuits import tables
+from crosstune.interference.circuits.comparable import why_not
+from crosstune.interference.circuits.comparison import compare
+from crosstune.interference.circuits.scores import CircuitScores
+from crosstune.studies.circuits.cell import SCORES, Place
+from crosstune.studies.circuits.entries import (
+    AXES,
+    Found,
+    heads_table,
+    matrices_table,
+    pairs_table,
+    rows_table,
+    standing,
+)
+from crosstune.studies.circuits.settings import CircuitStudySettings
+from crosstune.studies.over_seeds import by_key
+
+CHECKPOINTS = "circuit_checkpoints"
+_HEAD = {column.name: column for column in tables.HEADS_COLUMNS}
+CHECKPOINTS_COLUMNS = (
+    *AXES,
+    _HEAD["block"],
+    _HEAD["variant"],
+    Column("against", "string", "label", about="The checkpoint whose map it is held against."),
+    Column(
+        "rank_correlation",
+        "float64",
+        "value",
+        about="Spearman, between the means of all heads of the block at the two checkpoints.",
+    ),
+    Column("low", "float64", "low", of="rank_correlation", about="As if heads were independent."),
+    Column("high", "float64", "high", of="rank_correlation", about="As if heads were independent."),
+    Column("heads", "int64", "label", about="Heads compared."),
+)
+
+
+def write(run: Run, cells: Sequence[Place], settings: CircuitStudySettings) -> None:
+    """Write the tables over cells into the study's run.
+
+    Args:
+        run: The study's run.
+        cells: Its finished cells, at least one.
+        settings: Its settings.
+    """
+    opened = {cell.folder.name: cell for cell in run.cells()}
+    found = [
+        Found(place, CircuitScores.open(opened[place.name].folder / SCORES)) for place in cells
+    ]
+    names = [tables.HEADS, tables.SLICES, *([tables.ABLATION] if settings.ablate else [])]
+    over = {
+        name: Table.concat(
+            [
+                opened[one.place.name]
+                .table(name)
+                .with_columns(dict(zip(AXES, one.axes.values(), strict=True)))
+                for one in found
+            ]
+        )
+        for name in names
+    }
+    heads = over[tables.HEADS] = heads_table(over[tables.HEADS])
+    written = [
+        *over.values(),
+        pairs_table(found, heads, settings.top_pairs),
+        matrices_table(found),
+        rows_table(found),
+        checkpoints_table(heads),
+        *changes_tables(found),
+    ]
+    for table in written:
+        if len(table):
+            run.write_table(table)
+    for measurement in measurements(heads, settings):
+        run.measure(measurement)
+
+
+def changes_tables(found: Sequence[Found]) -> Iterator[Table]:
+    """The table `circuit_changes`: by how much each head's mean changed since the first checkpoint.
+
+    Args:
+        found: The cells.
+
+    Yields:
+        It, where there are several checkpoints and a form that may be compared between them.
+    """
+    changes = []
+    for _, own in groupby(sorted(found, key=_pair_of), key=_pair_of):
+        first, *others = own
+        for one in others:
+            for form in first.scores.average_forms:
+                if not why_not(form):
+                    table = compare(first.scores, one.scores, form)
+                    changes.append(
+                        table.with_columns(dict(zip(AXES, one.axes.values(), strict=True)))
+                    )
+    if changes:
+        yield Table.concat(changes)
+
+
+def _pair_of(one: Found) -> str:
+    return one.place.pair
+
+
+def checkpoints_table(heads: Table) -> Table:
+    """The table `circuit_checkpoints`: whether the same heads stand out at another checkpoint.
+
+    Args:
+        heads: The study's `circuit_heads`.
+
+    Returns:
+        For each pair of tasks, block and variant, each checkpoint but the first against the first.
+    """
+    return Table(CHECKPOINTS, CHECKPOINTS_COLUMNS, _against_first(heads))
+
+
+def _against_first(heads: Table) -> Iterator[dict[str, Any]]:
+    for (pair, block, variant), rows in by_key(heads, ("pair", "block", "variant")):
+        maps = {
+            name: {(row["layer"], row["head"]): row["mean"] for row in own}
+            for name, own in groupby(rows, key=lambda row: row["checkpoint"])
+        }
+        first, *others = maps
+        for name in others:
+            shared = [
+                (mean, maps[name][at]) for at, mean in maps[first].items() if at in maps[name]
+            ]
+            both = torch.tensor(shared, dtype=torch.float64).reshape(-1, 2)
+            rho = rank_correlation(both[:, 0], both[:, 1])
+            yield {
+                "checkpoint": name,
+                "pair": pair,
+                "block": block,
+                "variant": variant,
+                "against": first,
+                "rank_correlation": rho.value.item(),
+                "low": rho.low.item(),
+                "high": rho.high.item(),
+                "heads": len(shared),
+            }
+
+
+def measurements(heads: Table, settings: CircuitStudySettings) -> Iterator[Measurement]:
+    """The largest head that stands out, for each cell, block and variant, with the band that holds for all heads.
+
+    Args:
+        heads: The study's `circuit_heads`.
+        settings: The study's settings.
+
+    Yields:
+        One measurement each where a head stands out.
+    """
+    several = len(settings.places) > 1 or settings.conflict is not None
+    for (checkpoint, pair, block, variant), rows in by_key(
+        heads, ("checkpoint", "pair", "block", "variant")
+    ):
+        row = max(rows, key=standing)
+        if not row["stands_out"]:
+            continue
+        where = f", {checkpoint}" if several else ""
+        yield Measurement(
+            name=f"{variant} score of L{row['layer']} {block}{row['head']}, {pair}{where}",
+            value=row["mean"],
+            low=row["band_low"],
+            high=row["band_high"],
+            n=row["n_a"] * row["n_b"],
+            unit="",
+            how="the largest mean of its block; band for all heads at once (max-T), two-way over rows of both tasks",
+            chance=0.0 if row["against"] == "0" else None,
+            n_unit="pairs",
+            level=settings.measurement.level,
+        )
