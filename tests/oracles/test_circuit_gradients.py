@@ -68,7 +68,7 @@ def by_opacus(model: Any, some: Sequence[Encoded]) -> dict[str, Tensor]:
         wrapped = GradSampleModule(peer, loss_reduction="sum")
         logits = wrapped(torch.tensor([row.input_ids for row in some]), use_cache=False).logits
         labels = torch.tensor([row.labels for row in some])
-        torch.stack([summed_nats(one, some) for one, some in zip(logits, labels)]).sum().backward()
+        sum(map(summed_nats, logits, labels)).backward()
         return {
             name: p.grad_sample.detach() for name, p in peer.named_parameters() if name in names
         }

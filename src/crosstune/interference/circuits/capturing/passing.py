@@ -136,7 +136,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _silence(layers: dict[int, dict[str, Tensor]], targets: Tensor) -> None:
-    """Set what cannot change a row's loss to zero, in place: padding may hold anything, and 0 times NaN is no zero."""
+    """Set what cannot change a row's loss to zero, in place, so that a sum over all places is one over the row's tokens."""
     scored = (targets != UNSCORED).flip(-1).cummax(dim=-1).values.flip(-1)
     if bool(scored.all()):
         return
