@@ -13,6 +13,7 @@ is instant and touches nothing::
 
     ForgettingLedger, ConflictProbe     callbacks for your own transformers or TRL trainer
     measure_conflict, measure_rollback  functions on your own model and checkpoints
+    measure_circuits                    which attention heads two tasks fight over, sample by sample
     repair                              the models between two checkpoints: give back what was forgotten
     run, show                           a whole study, and what a run folder says
     Task, Run, Anatomy                  what crosses walls: rows, results, the parts of a model
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from crosstune.interference import ForgettingLedger as ForgettingLedger
     from crosstune.interference import measure_conflict as measure_conflict
     from crosstune.interference import measure_rollback as measure_rollback
+    from crosstune.interference.circuits import measure_circuits as measure_circuits
     from crosstune.interference.repair import RepairAtStageEnd as RepairAtStageEnd
     from crosstune.interference.repair import repair as repair
     from crosstune.studies import run as run
@@ -46,6 +48,7 @@ _ROOM_OF = {
     "ConflictProbe": "crosstune.interference",
     "measure_conflict": "crosstune.interference",
     "measure_rollback": "crosstune.interference",
+    "measure_circuits": "crosstune.interference.circuits",
     "repair": "crosstune.interference.repair",
     "RepairAtStageEnd": "crosstune.interference.repair",
     "run": "crosstune.studies",
@@ -60,6 +63,7 @@ __all__ = [
     "ConflictProbe",
     "measure_conflict",
     "measure_rollback",
+    "measure_circuits",
     "repair",
     "RepairAtStageEnd",
     "run",

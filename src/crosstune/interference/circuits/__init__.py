@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from crosstune.interference.circuits.settings import (
     BLOCKS,
     FISHERS,
@@ -10,4 +13,33 @@ from crosstune.interference.circuits.settings import (
     Form,
 )
 
-__all__ = ["CircuitSettings", "Form", "BLOCKS", "VARIANTS", "FISHERS"]
+if TYPE_CHECKING:
+    from crosstune.interference.circuits.face import measure_circuits
+    from crosstune.interference.circuits.forecast import Estimate, estimate
+    from crosstune.interference.circuits.scores import CircuitScores
+
+__all__ = [
+    "measure_circuits",
+    "CircuitScores",
+    "CircuitSettings",
+    "Form",
+    "BLOCKS",
+    "VARIANTS",
+    "FISHERS",
+    "estimate",
+    "Estimate",
+]
+
+# Everything below needs torch, which is slow to import: a name is fetched on first use.
+_HOMES = {
+    "measure_circuits": "face",
+    "CircuitScores": "scores",
+    "estimate": "forecast",
+    "Estimate": "forecast",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

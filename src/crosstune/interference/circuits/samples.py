@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from crosstune.foundation.data import Encoded, Row, Task, as_rows, encode
 from crosstune.foundation.errors import DataError, SettingsError
 from crosstune.foundation.seeds import content_key
+from crosstune.interference.circuits.factors import FactorRow
 from crosstune.interference.circuits.settings import CircuitSettings
 
 _NAMED = 3  # rows that an error names
@@ -35,6 +37,14 @@ class Samples:
     def texts(self) -> tuple[str, ...]:
         """What each row says, prompt included."""
         return tuple(row.content for row in self.rows)
+
+    @property
+    def unmeasured(self) -> tuple[FactorRow, ...]:
+        """The samples as scores name them, of which no loss is known."""
+        return tuple(
+            FactorRow(row.row_id, row.group, row.scored_tokens, text, math.nan)
+            for row, text in zip(self.encoded, self.texts, strict=True)
+        )
 
 
 def choose_samples(

@@ -153,6 +153,11 @@ class CircuitScores:
         return self.record.settings
 
     @property
+    def folder(self) -> Path | None:
+        """Where they are kept, for `open`; None in memory."""
+        return self.record.folder
+
+    @property
     def rows_a(self) -> tuple[FactorRow, ...]:
         """Samples of task A, in the order of the first axis."""
         return self.record.axes.rows_a
