@@ -26,6 +26,7 @@ from crosstune.studies.conflict.agreement import PROBE_FOLDER
 from crosstune.studies.conflict.prepare import SIDES, Bench
 from crosstune.studies.conflict.repairs import Scores
 from crosstune.studies.conflict.tables import BASE
+from crosstune.studies.steps import EachStep
 from crosstune.studies.study import Listener, Progress
 
 DONE = "stage finished"
@@ -99,7 +100,10 @@ class Cell:
             settings=replace(settings.ledger, stage=stage),
             run=self.run,
         )
-        callbacks: list[TrainerCallback] = [_Reporter(self, number, stage), ledger]
+        each_step = EachStep(
+            lambda step, most: self.tell(number, step, f"stage {stage}, step {step} of {most}")
+        )
+        callbacks: list[TrainerCallback] = [each_step, ledger]
         probe = self._probe(stage)
         callbacks += [] if probe is None else [probe]
         training = self.run.checkpoints / stage / "training"
@@ -204,20 +208,6 @@ class Cell:
         )
         if ranks.is_first():
             self.run.add_rows(tables.of_rollback(stage, table), stage)
-
-
-class _Reporter(TrainerCallback):  # type: ignore[misc]
-    """Tells the listener about every optimizer step."""
-
-    def __init__(self, cell: Cell, number: int, stage: str) -> None:
-        self._cell = cell
-        self._number = number
-        self._stage = stage
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Say which step was taken."""
-        doing = f"stage {self._stage}, step {state.global_step} of {state.max_steps}"
-        self._cell.tell(self._number, state.global_step, doing)
 
 
 def cell_name(seed: int) -> str:

@@ -24,6 +24,7 @@ from crosstune.interference.repair.scoring import place_end
 from crosstune.interference.repair.session import Watch
 from crosstune.studies.repair.prepare import Bench
 from crosstune.studies.repair.summary import PICKED, REPAIRED
+from crosstune.studies.steps import EachStep
 from crosstune.studies.study import Listener, Progress
 
 LEARNED = "fine-tuned"
@@ -101,6 +102,9 @@ class Cell:
         """Looks of the whole cell, at most."""
         return looks_at_most(self.bench.settings.repair)
 
+    def _stepped(self, step: int, most: int) -> None:
+        self.tell(f"fine-tuning, step {step} of {most}", step, 0)
+
     def _listen(self, doing: str, done: int, total: int) -> None:
         self.tell(f"repairing: {doing}, {done} looks", self._steps, done)
 
@@ -125,7 +129,7 @@ class Cell:
             bench.stage_data(tokenizer),
             settings.training,
             output_folder=training,
-            callbacks=[_Reporter(self), *self._ledgers(tokenizer)],
+            callbacks=[EachStep(self._stepped), *self._ledgers(tokenizer)],
             seed=Seeds(self.seed).derive("repair", settings.learn_task),
         )
         if ranks.is_first():
@@ -199,18 +203,6 @@ class Cell:
         )
         if ranks.is_first():
             self.run.write_table(table)
-
-
-class _Reporter(TrainerCallback):  # type: ignore[misc]
-    """Tells the listener about every optimizer step."""
-
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Say which step was taken."""
-        doing = f"fine-tuning, step {state.global_step} of {state.max_steps}"
-        self._cell.tell(doing, state.global_step, 0)
 
 
 def _beginning(row: Row) -> str:
