@@ -1,12 +1,12 @@
-"""Runs the small repair study in children of its own, each of which dies by SIGKILL at another place."""
+"""The small repair study, killed in its fine-tune, in its search and between them."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 
+from tests.laws import killed
 from tests.studies import small_repair
 
 from crosstune.studies.study import Progress
@@ -25,25 +25,13 @@ def run(folder: Path, place: str) -> None:
 
     def listen(progress: Progress) -> None:
         if progress.doing.startswith(PLACES[place]):
-            os.kill(os.getpid(), signal.SIGKILL)
+            killed.die()
 
     small_repair.run_cells(small_repair.settings(folder, output=str(folder / place)), listen)
 
 
-def main(folder: Path) -> None:
-    # Torch is imported once and has computed nothing yet, so that a fork is whole.
+if __name__ == "__main__":
     from crosstune.studies.repair import flow
 
-    assert flow.KIND == "repair"
-    for place in PLACES:
-        child = os.fork()
-        if not child:
-            run(folder, place)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else "by itself"
-        sys.stdout.write(f"{place}: {ended}\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    assert flow.KIND == "repair"  # it is imported before the fork
+    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))

@@ -1,13 +1,13 @@
-"""Runs the small study in children of its own, each of which dies by SIGKILL at another place."""
+"""The small conflict study, killed in a stage, between stages, and where a stage's last checkpoint is whole."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.laws import killed
 from tests.studies import small_study
 
 from crosstune.foundation.training import checkpoints
@@ -23,16 +23,12 @@ SEALED = "after the last checkpoint"
 PLACES = (*SAID, SEALED)
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def run(folder: Path, place: str) -> None:
     """The study until it dies."""
 
     def listen(progress: Progress) -> None:
         if progress.doing == SAID.get(place):
-            die()
+            killed.die()
 
     keep_newest = checkpoints.keep_newest
 
@@ -43,23 +39,11 @@ def run(folder: Path, place: str) -> None:
             and (output_folder / "checkpoint-3").exists()
             and "2-bn" in str(output_folder)
         ):
-            die()
+            killed.die()
 
     checkpoints.keep_newest = keep
     small_study.run_cells(small_study.settings(folder, output=str(folder / place)), listen)
 
 
-def main(folder: Path) -> None:
-    # Torch is imported once and has computed nothing yet, so that a fork is whole.
-    for place in PLACES:
-        child = os.fork()
-        if not child:
-            run(folder, place)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else "by itself"
-        sys.stdout.write(f"{place}: {ended}\n")
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))
