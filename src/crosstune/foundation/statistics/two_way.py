@@ -37,7 +37,7 @@ def two_way_spreads(
     Source: Hoeffding (1948), *A class of statistics with asymptotically normal distribution*, §5 (projections); Liang &
     Zeger (1986), *Longitudinal data analysis using generalized linear models*, eq. 7 (clusters). The join is ours.
     """
-    units = list(dict.fromkeys([*row_units, *column_units]))
+    units = sorted({*row_units, *column_units})
     if len(units) == len(set(row_units)) + len(set(column_units)):
         return [clustered_spread(rows, row_units), clustered_spread(columns, column_units)]
     both = _deviations(rows, row_units, units) + _deviations(columns, column_units, units)
@@ -54,12 +54,12 @@ def clustered_spread(values: Tensor, units: Sequence[str]) -> Spread:
     Returns:
         One deviation for each unit; NaN where there are fewer than two.
     """
-    known = list(dict.fromkeys(units))
+    known = sorted(set(units))
     return Spread(_deviations(values, units, known), float(len(known) - 1))
 
 
 def _deviations(values: Tensor, units: Sequence[str], known: Sequence[str]) -> Tensor:
-    """One row for each known unit: what it adds to the error of the mean, 0 where it has no value."""
+    """One row for each known unit, in an order that no order of samples changes: what it adds to the error of the mean, 0 where it has no value."""
     if len(units) != len(values):
         raise MeasurementError(
             "units",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosstune.foundation.errors import MeasurementError, StorageError
+from crosstune.foundation.errors import CrosstuneError, MeasurementError, StorageError
 from crosstune.foundation.storage import atomic_write, fingerprint_file
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.layer import FISHER_FACTS, Layer, pair_name
@@ -41,7 +43,6 @@ class Record:
         self._sides: dict[int, dict[str, NDArray[np.float32]]] = {}
         self._sums: dict[int, dict[str, Any]] = {}
         self._stacked: dict[str, NDArray[np.float64]] = {}
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def create(cls, axes: Axes, settings: CircuitSettings, folder: Path | None) -> Record:
@@ -63,11 +64,13 @@ class Record:
             return cls._in_folder(axes, settings, shapes, folder)
         if sum(map(nbytes, shapes.values())) <= settings.budget_gib * _GIB:
             return cls(axes, settings, PairArrays.create(shapes, None), None)
-        temporary = tempfile.TemporaryDirectory(
-            prefix="crosstune-circuits-", ignore_cleanup_errors=True
-        )
-        record = cls._in_folder(axes, settings, shapes, Path(temporary.name))
-        record._temporary = temporary  # lives as long as the record does
+        temporary = Path(tempfile.mkdtemp(prefix="crosstune-circuits-"))
+        try:
+            record = cls._in_folder(axes, settings, shapes, temporary)
+        except CrosstuneError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        weakref.finalize(record, shutil.rmtree, temporary, ignore_errors=True)
         return record
 
     @classmethod

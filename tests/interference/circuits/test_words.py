@@ -1,0 +1,86 @@
+"""Sentences say what the intervals say: conflict, nothing, too little, and that an average is blind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.interference.circuits.known_scores import World, rows
+
+WORLD = World(n_a=16, n_b=12).with_settings(fisher="pooled")
+
+
+def told(world: World) -> list[tuple[str, str]]:
+    return [(one.tone, one.text) for one in world.scores().statements]
+
+
+def of(world: World, start: str) -> list[tuple[str, str]]:
+    return [(tone, text) for tone, text in told(world) if start in text]
+
+
+def test_planted_conflict_is_said_with_its_place_and_band() -> None:
+    ((tone, text),) = of(replace(WORLD, shift=1.0, lean=-1.0), "signed (pooled Fisher) scores show")
+    assert tone == "shown"
+    assert "Of 36 slices of heads" in text and "conflict in 36 (most in layer" in text
+    assert "synergy in none" in text and "[" in text
+
+
+def test_nothing_shown_is_a_finding() -> None:
+    ((tone, text),) = of(WORLD, "mean signed")
+    assert (tone, text.split(":")[0]) == ("not_shown", "Nothing shown")
+    assert "among 36 slices" in text
+
+
+def test_too_few_samples_cannot_tell() -> None:
+    found = told(World(n_a=1, n_b=6))
+    assert (
+        "too_noisy",
+        "Whether heads conflict or agree cannot be told (signed (pooled Fisher)): too few samples for an interval.",
+    ) in found
+    assert any(tone == "too_noisy" and "stand out cannot be told" in text for tone, text in found)
+    assert any("reliability of 36 of 36 slices is not known" in text for _, text in found)
+
+
+def test_below_reliability_is_a_finding() -> None:
+    ((tone, text),) = of(WORLD.with_settings(variants=("signed",)), "Below reliability")
+    assert tone == "too_noisy" and "of 36 slices (signed" in text
+
+
+@pytest.mark.parametrize(("averages", "how"), [("task_a", "exactly"), ("held_out", "nearly")])
+def test_whoever_asks_for_the_blind_average_is_told(
+    averages: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = WORLD.with_settings(averages=averages, variants=("directional",)).scores().statements[0]
+    assert first.tone == "warning"
+    assert (
+        f"`{averages}` say nothing about task A" in first.text
+        and f"leave {how} ‖g_j‖₁" in first.text
+    )
+    assert "averages: pooled" in first.text
+    assert "between 1 and 1" in first.detail, (
+        "the formulas of these scores know task A's Fisher and the pooled one"
+    )
+
+
+def test_other_averages_are_not_called_blind() -> None:
+    assert of(WORLD, "say nothing about task A") == []
+    signed = WORLD.with_settings(averages="task_a", variants=("signed",))
+    assert of(signed, "say nothing about task A") == []
+
+
+def test_heads_stand_out_block_by_block() -> None:
+    scores = WORLD.begin()
+    for layer in range(3):
+        blocks = WORLD.layer(layer)
+        for side in (blocks["k"].columns, blocks["k"].rows):
+            for form in side:
+                side[form][..., 1] *= 5 if (layer, form.variant) == (2, "directional") else 1
+        scores.put(layer, blocks)
+    (found,) = [one for one in scores.statements if "mean directional" in one.text]
+    assert found.tone == "shown" and "K 1 of 6 (most in layer 2 K head 1" in found.text
+    assert "16 × 12 samples" in found.detail and "against the mean head" in found.detail
+
+
+def test_groups_are_said() -> None:
+    ((tone, text),) = of(replace(WORLD, rows_a=rows("a", 16, group=4)), "come in groups")
+    assert tone == "info" and "16 of task A in 4 groups" in text
