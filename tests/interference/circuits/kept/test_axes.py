@@ -32,8 +32,19 @@ def test_key_value_heads_are_counted_once() -> None:
 
 
 def test_units_are_groups_where_there_are_groups() -> None:
-    assert axes().units_a == ["a-0", "a-1", "a-2"]
-    assert axes().units_b == ["b-group-0"] * 2
+    assert len(set(axes().units_a)) == 3
+    assert len(set(axes().units_b)) == 1
+
+
+def test_units_go_across_tasks_by_group_and_not_by_number() -> None:
+    one, other = rows("a", 2), tuple(replace(row, text="other") for row in rows("a", 2))
+    numbered = Axes.of(one, other, Heads(), SETTINGS)
+    assert not set(numbered.units_a) & set(numbered.units_b)
+    grouped = (tuple(replace(row, group="talk") for row in task) for task in (one, other))
+    translated = Axes.of(*grouped, Heads(), SETTINGS)
+    assert set(translated.units_a) == set(translated.units_b) == {"group talk"}
+    same = Axes.of(one, one, Heads(), SETTINGS)
+    assert same.units_a == same.units_b
 
 
 def test_rows_are_found_by_place_and_by_id() -> None:

@@ -111,12 +111,12 @@ class Axes:
     @property
     def units_a(self) -> list[str]:
         """What each sample of A was drawn with: its group, or itself."""
-        return [row.group or row.row_id for row in self.rows_a]
+        return [_unit(row) for row in self.rows_a]
 
     @property
     def units_b(self) -> list[str]:
-        """What each sample of B was drawn with."""
-        return [row.group or row.row_id for row in self.rows_b]
+        """Likewise of B. Groups go across tasks, as translations do; an id without one names a row of its own task."""
+        return [_unit(row) for row in self.rows_b]
 
     def heads(self, block: str) -> tuple[int, ...]:
         """The measured heads of a block: query heads for q and o, key-value heads for k and v."""
@@ -202,6 +202,10 @@ def check_places(argument: str, given: Sequence[int], count: int) -> None:
             found=", ".join(map(str, wrong)),
             remedy="Name those that exist, or leave it out for all.",
         )
+
+
+def _unit(row: FactorRow) -> str:
+    return f"group {row.group}" if row.group else f"row {row.row_id}: {row.text}"
 
 
 def _row(plain: Any) -> FactorRow:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosstune.foundation.errors import CrosstuneError, MeasurementError, StorageError
+from crosstune.foundation.errors import MeasurementError, StorageError
 from crosstune.foundation.storage import atomic_write, fingerprint_file
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.layer import FISHER_FACTS, Layer, pair_name
@@ -67,7 +67,7 @@ class Record:
         temporary = Path(tempfile.mkdtemp(prefix="crosstune-circuits-"))
         try:
             record = cls._in_folder(axes, settings, shapes, temporary)
-        except CrosstuneError:
+        except StorageError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         weakref.finalize(record, shutil.rmtree, temporary, ignore_errors=True)
