@@ -66,8 +66,12 @@ class FactorStore:
         Raises:
             StorageError: The folder cannot be used, holds something else, or its disk has too little room.
         """
-        place = Path(tempfile.mkdtemp(prefix="crosstune-factors-")) if parent is None else parent
-        store = cls(place / fingerprint(identity), count, expected, temporary=parent is None)
+        place = Path(tempfile.gettempdir()) if parent is None else parent
+        name = fingerprint(identity)
+        _check_room(place / name, expected)
+        if parent is None:
+            place = Path(tempfile.mkdtemp(prefix="crosstune-factors-"))
+        store = cls(place / name, count, expected, temporary=parent is None)
         manifest = store.folder / _MANIFEST
         if manifest.exists() and store._read_manifest().get("identity") != dict(identity):
             raise StorageError(
@@ -76,7 +80,6 @@ class FactorStore:
                 found="a manifest of another capture",
                 remedy="Delete this folder, or name another one.",
             )
-        store._check_room()
         if not manifest.exists():
             with store._writing():
                 write_json(manifest, {"identity": dict(identity), "shards": count})
@@ -87,20 +90,6 @@ class FactorStore:
         if self.temporary:
             self._remover = weakref.finalize(
                 self, shutil.rmtree, self.folder.parent, ignore_errors=True
-            )
-
-    def _check_room(self) -> None:
-        place = self.folder
-        while not place.exists():
-            place = place.parent
-        kept = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
-        needed, free = self.expected - kept, shutil.disk_usage(place).free
-        if needed > free:
-            raise StorageError(
-                str(self.folder),
-                law=f"must have room for factors of {_gib(needed)}",
-                found=f"{_gib(free)} free",
-                remedy="Free space, name a `folder` on another disk, or ask for fewer rows, layers or blocks.",
             )
 
     def _read_manifest(self) -> dict[str, Any]:
@@ -243,6 +232,20 @@ class FactorStore:
                 found=f"{error} (shards written: {self.count - len(self.missing)} of {self.count})",
                 remedy=fate,
             ) from error
+
+
+def _check_room(folder: Path, expected: int) -> None:
+    """Raise unless the disk takes what the folder does not hold yet."""
+    place = next(above for above in (folder, *folder.parents) if above.exists())
+    kept = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    needed, free = expected - kept, shutil.disk_usage(place).free
+    if needed > free:
+        raise StorageError(
+            str(folder),
+            law=f"must have room for factors of {_gib(needed)}",
+            found=f"{_gib(free)} free",
+            remedy="Free space, name a `folder` on another disk, or ask for fewer rows, layers or blocks.",
+        )
 
 
 def _mark(tensors: Tensors) -> str:
