@@ -125,21 +125,21 @@ def _score(
     question: _Question,
 ) -> BlockScores:
     """The scores of one block."""
-    settings = question.settings
+    settings, name = question.settings, f"block {block} of layer {layers[0].layer}"
     device = _device(settings)
     a, b, true = (
-        None if layer is None else Source.of(layer, block, count, heads, device)
+        None if layer is None else Source.of(layer, block, count, list(heads), device)
         for layer, count in zip(layers, (*counts, question.drawn), strict=True)
     )
     assert a is not None
     assert b is not None
-    _check_alike(block, a, b)
+    _check_alike(name, a, b)
     with _products(a.device, settings.tf32):
         kronecker = None
         if question.kronecker:
             factors = KroneckerFactors.of(a, block, tokens_of(layers[0], block))
             kronecker = precondition(a, factors, settings)
-        sources = Sources(block, heads, a, b, true, kronecker)
+        sources = Sources(name, heads, a, b, true, kronecker)
         tally, facts = score_slices(sources, question.forms, question.averages, settings)
     return BlockScores(heads, tally.pairs(), tally.columns(), tally.rows(), *tally.norms(), facts)
 
@@ -166,10 +166,10 @@ def _drawn(true: Layer | None, kinds: Sequence[str]) -> int:
     return sum(len(batch.places) for batch in true.batches)
 
 
-def _check_alike(block: str, a: Source, b: Source) -> None:
+def _check_alike(name: str, a: Source, b: Source) -> None:
     if (a.heads, a.slice_shape) != (b.heads, b.slice_shape):
         raise MeasurementError(
-            f"factors of block {block}",
+            f"factors of {name}",
             law="must have as many heads, head_dim and columns for task B as for task A",
             found=f"({b.heads}, {b.slice_shape}) and ({a.heads}, {a.slice_shape})",
             remedy="Capture both tasks with the same model.",

@@ -37,6 +37,10 @@ class Layer(Protocol):
     """The factors of one task in one layer."""
 
     @property
+    def layer(self) -> int:
+        """Which layer."""
+
+    @property
     def batches(self) -> Sequence[Batch]:
         """All samples."""
 
@@ -70,7 +74,7 @@ class Source:
         layer: Layer,
         block: str,
         count: int,
-        heads: Sequence[int] | None = None,
+        heads: list[int] | None = None,
         device: torch.device | None = None,
     ) -> Source:
         """The factors of a block; half-precision ones as they are.
@@ -79,7 +83,7 @@ class Source:
             layer: The factors of one task in one layer.
             block: q, k, v or o.
             count: Samples of the task.
-            heads: Places of the chosen heads; None for all.
+            heads: Places of the chosen heads, ascending; None for all.
             device: Where tiles are built; None where the factors are.
 
         Returns:
@@ -91,16 +95,17 @@ class Source:
         places: list[Tensor] = []
         headed: list[Tensor] = []
         shared: list[Tensor] = []
-        copied = 0
+        copied, name = 0, f"factors of block {block} in layer {layer.layer}"
         for batch in layer.batches:
             by_head, other = batch.headed(block), batch.shared(block)
-            _check_shapes(block, by_head, other, batch.places)
+            _check_shapes(name, by_head, other, batch.places)
             places.append(batch.places.to(device))
-            headed.append((by_head if heads is None else by_head[:, :, list(heads)]).to(device))
+            every = heads is None or len(heads) == by_head.shape[2]
+            headed.append((by_head if every else by_head[:, :, heads]).to(device))
             shared.append(other.to(device))
             copied += headed[-1].nbytes * (headed[-1] is not by_head)
             copied += shared[-1].nbytes * (shared[-1] is not other)
-        _check_places(block, places, count)
+        _check_places(name, places, count)
         starts = tuple(_start(batch.places) for batch in layer.batches)
         return cls(tuple(places), starts, tuple(headed), tuple(shared), count, copied)
 
@@ -167,24 +172,24 @@ def _start(places: Tensor) -> int | None:
     return first if torch.equal(places, following) else None
 
 
-def _check_shapes(block: str, headed: Tensor, shared: Tensor, places: Tensor) -> None:
+def _check_shapes(name: str, headed: Tensor, shared: Tensor, places: Tensor) -> None:
     fits = headed.ndim == 4 and shared.ndim == 3 and headed.shape[:2] == shared.shape[:2]
     if fits and len(places) == len(headed):
         return
     raise MeasurementError(
-        f"factors of block {block}",
+        name,
         law="must be [b, T, heads, head_dim] by head and [b, T, d] shared, for b samples",
         found=f"{tuple(headed.shape)}, {tuple(shared.shape)} and {len(places)} places",
         remedy="Capture the factors again.",
     )
 
 
-def _check_places(block: str, places: Sequence[Tensor], count: int) -> None:
+def _check_places(name: str, places: Sequence[Tensor], count: int) -> None:
     found = torch.cat(list(places)) if places else torch.zeros(0, dtype=torch.long)
     if torch.equal(found.sort().values, torch.arange(count, device=found.device)):
         return
     raise MeasurementError(
-        f"factors of block {block}",
+        name,
         law=f"must hold each of {count} samples once",
         found=f"{len(found)} rows for {len(found.unique())} samples",
         remedy="Capture the factors again.",

@@ -17,15 +17,15 @@ class Sources:
     """The factors of one block.
 
     Attributes:
-        block: q, k, v or o.
-        heads: The chosen heads, as errors name them.
+        name: Block and layer, as errors name them.
+        heads: The chosen heads, likewise.
         a: Of task A.
         b: Of task B.
         true: Of A's rows at labels drawn from the model; None where nobody asks.
         kronecker: Of task A, preconditioned; None where nobody asks.
     """
 
-    block: str
+    name: str
     heads: tuple[int, ...]
     a: Source
     b: Source

@@ -131,7 +131,7 @@ def _check_finite(squares: Squares, sources: Sources, heads: slice) -> None:
         if bool(wrong.any()):
             head = sources.heads[heads.start + int(wrong.nonzero()[0])]
             raise MeasurementError(
-                f"gradients of {task}, block {sources.block}, head {head}",
+                f"gradients of {task}, {sources.name}, head {head}",
                 law="must be finite, and their squares too",
                 found="NaN or infinity",
                 remedy="Check the model's weights and loss on these rows; half precision overflows where float32 does not.",

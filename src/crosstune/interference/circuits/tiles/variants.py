@@ -123,7 +123,7 @@ class Normaliser:
             The inverses.
         """
         sums = self.squares.a[:, :, features].double().sum(0)
-        others = tile.double().square_().neg_().add_(sums).clamp_(min=0.0)
+        others = tile.double().square().neg_().add_(sums).clamp_(min=0.0)
         mean = others.div_(len(tile) - 1)
         divisor = damped(mean, self.scale[0].double(), self.settings)
         return inverse(self.kind, divisor).to(tile.dtype)
