@@ -16,6 +16,7 @@ from crosstune.interference.gradients import (
     block_gradient,
     block_nats,
     evaluating,
+    float32_products,
     micro_batches,
     trainable_names,
 )
@@ -163,6 +164,9 @@ def test_tf32_is_switched_off_inside_and_put_back() -> None:
     place.fp32_precision = "tf32"
     try:
         with evaluating(tiny.llama(), PLAIN):
+            assert place.fp32_precision == "ieee"
+            with float32_products(tf32=True):
+                assert place.fp32_precision == "tf32"
             assert place.fp32_precision == "ieee"
         assert place.fp32_precision == "tf32"
     finally:

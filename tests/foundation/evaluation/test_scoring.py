@@ -12,7 +12,13 @@ from torch.nn import functional
 
 from crosstune.foundation.data import collate
 from crosstune.foundation.errors import DataError
-from crosstune.foundation.evaluation import score_rows, scoring, token_nats
+from crosstune.foundation.evaluation import (
+    logits_nats,
+    score_rows,
+    scoring,
+    token_logits,
+    token_nats,
+)
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -40,6 +46,16 @@ def test_each_token_costs_what_it_costs_alone(side: str) -> None:
         )
         torch.testing.assert_close(own.double(), by_hand(model, row), **CLOSE)
         assert (rest == 0).all()
+
+
+def test_the_loss_is_made_of_logits_and_nats() -> None:
+    model, batch = tiny.model(), collate(tiny.rows(6), 0)
+    logits = token_logits(model, batch)
+    assert logits.shape == (*batch["input_ids"].shape, tiny.VOCABULARY)
+    targets = batch["labels"][:, 1:]
+    nats = logits_nats(logits[:, :-1], targets)
+    torch.testing.assert_close(nats, token_nats(model, batch), **CLOSE)
+    assert torch.equal(nats == 0, targets == -100)
 
 
 def test_learned_positions_are_counted_from_the_first_real_token() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.foundation.models.decoders import decoder, linear_targets, with_lora
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from crosstune.foundation.models import capture
 
@@ -91,6 +92,42 @@ def test_dora_calls_its_factors_twice(lora: dict[str, Any]) -> None:
     rows = torch.tensor([[3, 7, 11, 5]])
     found = capture(model, wanted, lambda: model(input_ids=rows, use_cache=False).logits)
     assert bool(found.missed) == bool(lora)
+
+
+@pytest.mark.parametrize("lora", [{}, {"use_dora": True}], ids=["lora", "dora"])
+def test_around_an_adapter_the_gradient_is_that_of_the_effective_weight(
+    lora: dict[str, Any],
+) -> None:
+    model = with_lora(decoder("llama"), target_modules=["q_proj"], **lora)
+    module = "base_model.model.model.layers.1.self_attn.q_proj"
+    name = f"{module}.base_layer.weight"
+    rows = torch.tensor([[3, 7, 11, 5]])
+
+    def logits(some: nn.Module) -> Tensor:
+        return some(input_ids=rows, use_cache=False).logits
+
+    found = capture(model, [name], lambda: logits(model), around={name: module})
+    assert found.missed == ()
+    (tap,) = found.taps
+    assert tap.module is model.get_submodule(module) and tap.names == {"weight": name}
+    merged = model.merge_and_unload()
+    weight = merged.model.layers[1].self_attn.q_proj.weight.requires_grad_()
+    (expected,) = torch.autograd.grad(logits(merged).sum(), weight)
+    # Sums of logits of random signs: their gradients are known to single precision of the terms.
+    torch.testing.assert_close(
+        tap.gradients[0][0].mT @ tap.inputs[0][0], expected, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_what_is_computed_again_is_not_tapped_again() -> None:
+    model = Shared()
+    plain = capture(model, names(model), lambda: model(X))
+    again = capture(model, names(model), lambda: checkpoint(model, X, use_reentrant=False))
+    assert again.missed == () and len(again.taps) == 3
+    for one, other in zip(plain.taps, again.taps, strict=True):
+        assert one.module is other.module and torch.equal(one.inputs[0], other.inputs[0])
+        if one.module is not model.silent:
+            assert torch.equal(one.gradients[0], other.gradients[0])
 
 
 @pytest.mark.parametrize("fails", [False, True])
