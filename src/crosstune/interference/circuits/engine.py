@@ -141,7 +141,9 @@ def _score(
             kronecker = precondition(a, factors, settings)
         sources = Sources(name, heads, a, b, true, kronecker)
         tally, facts = score_slices(sources, question.forms, question.averages, settings)
-    return BlockScores(heads, tally.pairs(), tally.columns(), tally.rows(), *tally.norms(), facts)
+    pairs = tally.pairs()
+    averages = (tally.columns(pairs), tally.rows(pairs))
+    return BlockScores(heads, pairs, *averages, *tally.norms(), facts)
 
 
 def _chosen(block: str, settings: CircuitSettings, heads: Heads) -> tuple[int, ...]:

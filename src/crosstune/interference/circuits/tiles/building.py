@@ -8,7 +8,6 @@ transposed. Scores are sums over elements, to which that does not matter.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,23 +48,22 @@ class Layer(Protocol):
 class Source:
     """The factors of one task and block on the device that computes, from which tiles are built.
 
+    Tiles hold samples as they lie in the batches: sample `order[p]` at position p. So a batch's product is written where it
+    stays, and what is computed is put in order at the end, when it is small.
+
     Shapes:
-        places: [b] each. headed: [b, T, heads, head_dim] each. shared: [b, T, d] each.
+        order: [count], on the CPU. headed: [b, T, heads, head_dim] each. shared: [b, T, d] each.
 
     Attributes:
-        places: Which sample each row of a batch is.
-        starts: The first place of a batch whose places follow one another; None for one whose rows must be sorted.
+        order: Which sample lies at each position.
         headed: Factors by head, of the chosen heads.
         shared: Factors of all heads.
-        count: Samples.
         copied: Bytes of factors that lie elsewhere as well.
     """
 
-    places: tuple[Tensor, ...]
-    starts: tuple[int | None, ...]
+    order: Tensor
     headed: tuple[Tensor, ...]
     shared: tuple[Tensor, ...]
-    count: int
     copied: int = 0
 
     @classmethod
@@ -92,22 +90,35 @@ class Source:
         Raises:
             MeasurementError: A sample is missing or there twice, or factors do not fit each other.
         """
-        places: list[Tensor] = []
         headed: list[Tensor] = []
         shared: list[Tensor] = []
         copied, name = 0, f"factors of block {block} in layer {layer.layer}"
         for batch in layer.batches:
             by_head, other = batch.headed(block), batch.shared(block)
             _check_shapes(name, by_head, other, batch.places)
-            places.append(batch.places.to(device))
             every = heads is None or len(heads) == by_head.shape[2]
             headed.append((by_head if every else by_head[:, :, heads]).to(device))
             shared.append(other.to(device))
             copied += headed[-1].nbytes * (headed[-1] is not by_head)
             copied += shared[-1].nbytes * (shared[-1] is not other)
-        _check_places(name, places, count)
-        starts = tuple(_start(batch.places) for batch in layer.batches)
-        return cls(tuple(places), starts, tuple(headed), tuple(shared), count, copied)
+        order = torch.cat([batch.places.cpu() for batch in layer.batches])
+        _check_order(name, order, count)
+        return cls(order, tuple(headed), tuple(shared), copied)
+
+    @property
+    def count(self) -> int:
+        """Samples."""
+        return len(self.order)
+
+    @property
+    def places(self) -> Tensor:
+        """The position of each sample, [count]."""
+        return self.order.argsort()
+
+    @property
+    def halves(self) -> Tensor:
+        """Which half the sample at each position is of: 0 for even ones, 1 for odd ones; [count], on the device."""
+        return (self.order % 2).to(self.device)
 
     @property
     def heads(self) -> int:
@@ -134,42 +145,22 @@ class Source:
         """Zeros of the tiles' dtype on their device."""
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
-    @property
-    def largest(self) -> int:
-        """Samples of the largest batch whose rows must be sorted."""
-        batches = zip(self.places, self.starts, strict=True)
-        return max((len(places) for places, start in batches if start is None), default=0)
-
-    def build(self, heads: slice, features: slice, out: Tensor, unsorted: Tensor) -> None:
+    def build(self, heads: slice, features: slice, out: Tensor) -> None:
         """Fill a tile with every sample's gradient, one batched product per batch.
 
         Shapes:
-            out: [count, heads, features, d], contiguous. unsorted: [largest × heads × features × d].
+            out: [count, heads, features, d], contiguous.
 
         Args:
             heads: Which of the chosen heads.
             features: Which features of each.
-            out: Where the gradients go, at their samples' places.
-            unsorted: Room for one batch.
+            out: Where the gradients go, by position.
         """
-        parts = zip(self.places, self.starts, self.headed, self.shared, strict=True)
-        for places, start, headed, shared in parts:
+        flat = out.flatten(1, 2)
+        sizes = [len(part) for part in self.headed]
+        for tile, headed, shared in zip(flat.split(sizes), self.headed, self.shared, strict=True):
             factor = headed[:, :, heads, features].to(out.dtype).flatten(2)
-            shape = (len(places), *out.shape[1:])
-            part = (
-                unsorted[: math.prod(shape)] if start is None else out[start : start + len(places)]
-            )
-            product = part.view(len(places), factor.shape[2], out.shape[-1])
-            torch.bmm(factor.transpose(1, 2), shared.to(out.dtype), out=product)
-            if start is None:
-                out.index_copy_(0, places, product.view(shape))
-
-
-def _start(places: Tensor) -> int | None:
-    """The first place where all follow one another, else None."""
-    first = int(places[0])
-    following = torch.arange(first, first + len(places), device=places.device)
-    return first if torch.equal(places, following) else None
+            torch.bmm(factor.mT, shared.to(out.dtype), out=tile)
 
 
 def _check_shapes(name: str, headed: Tensor, shared: Tensor, places: Tensor) -> None:
@@ -184,13 +175,12 @@ def _check_shapes(name: str, headed: Tensor, shared: Tensor, places: Tensor) -> 
     )
 
 
-def _check_places(name: str, places: Sequence[Tensor], count: int) -> None:
-    found = torch.cat(list(places)) if places else torch.zeros(0, dtype=torch.long)
-    if torch.equal(found.sort().values, torch.arange(count, device=found.device)):
+def _check_order(name: str, order: Tensor, count: int) -> None:
+    if torch.equal(order.sort().values, torch.arange(count)):
         return
     raise MeasurementError(
         name,
         law=f"must hold each of {count} samples once",
-        found=f"{len(found)} rows for {len(found.unique())} samples",
+        found=f"{len(order)} rows for {len(order.unique())} samples",
         remedy="Capture the factors again.",
     )

@@ -73,21 +73,21 @@ class Squares:
     """Sums over samples of squared gradients.
 
     Shapes:
-        a: [2, heads, head_dim, d], the even and the odd places of task A. b: likewise of task B. true: [heads, head_dim, d].
+        a, b, true: [heads, head_dim, d]. halves: [2, heads, head_dim, d].
 
     Attributes:
         a: Of task A.
         b: Of task B.
+        halves: Of the even and of the odd samples of A; None where nobody asks.
         true: Of A's rows at labels drawn from the model; None where nobody asks.
-        counts: Samples of A and of B.
-        drawn: Samples at drawn labels.
+        counts: Samples of A, of B and at drawn labels.
     """
 
     a: Tensor
     b: Tensor
+    halves: Tensor | None
     true: Tensor | None
-    counts: tuple[int, int]
-    drawn: int
+    counts: tuple[int, int, int]
 
     def fisher(self, kind: str) -> Tensor:
         """The diagonal Fisher of a kind.
@@ -102,14 +102,16 @@ class Squares:
         Returns:
             Means of squares.
         """
-        count_a, count_b = self.counts
+        count_a, count_b, drawn = self.counts
         if kind == "held_out":
-            return torch.stack([self.a[1] / (count_a // 2), self.a[0] / (count_a - count_a // 2)])
+            assert self.halves is not None
+            even, odd = self.halves
+            return torch.stack([odd / (count_a // 2), even / (count_a - count_a // 2)])
         if kind == "true":
             assert self.true is not None
-            return (self.true / self.drawn)[None]
-        of_a = self.a.sum(0, keepdim=True) / count_a
-        return (of_a + self.b.sum(0, keepdim=True) / count_b) / 2 if kind == "pooled" else of_a
+            return (self.true / drawn)[None]
+        of_a = self.a / count_a
+        return ((of_a + self.b / count_b) / 2 if kind == "pooled" else of_a)[None]
 
 
 def require_samples(kind: str, count: int, settings: CircuitSettings) -> None:

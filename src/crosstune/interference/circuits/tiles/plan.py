@@ -25,10 +25,10 @@ class Need:
         heads: Chosen heads.
         itemsize: Bytes of a number.
         inverses: Slices of 1 / D, over all kinds of Fisher.
-        unsorted: Samples of the largest batch that must be sorted.
         tokens: Samples times tokens of the largest batch, whose factors may be converted.
         kronecker: Whether a preconditioned tile of A is held as well.
         excluding: Whether each sample is left out of its Fisher.
+        halving: Whether a sample's Fisher depends on its half.
         fixed: Bytes that are there anyway: factors on another device than their own.
     """
 
@@ -37,10 +37,10 @@ class Need:
     heads: int
     itemsize: int
     inverses: int
-    unsorted: int
     tokens: int
     kronecker: bool
     excluding: bool
+    halving: bool
     fixed: int
 
     def bytes(self, heads: int, features: int, piece: int) -> int:
@@ -56,7 +56,7 @@ class Need:
         """
         size, width = self.slice_shape
         held = self.rows_held * heads * features * width
-        passing = (max(self.samples) + _MEANS) * heads * piece * width
+        passing = (max(self.samples) * (1 + self.halving) + _MEANS) * heads * piece * width
         slices = (5 + self.inverses + _PARTING) * heads * size * width
         factors = self.tokens * (heads * features + width)
         excluded = 8 * _EXCLUDING * self.samples[0] * heads * piece * width if self.excluding else 0
@@ -66,7 +66,7 @@ class Need:
     def rows_held(self) -> int:
         """Samples whose gradients are held at once."""
         a, b, drawn = self.samples
-        return a * (1 + self.kronecker) + max(b, drawn) + self.unsorted
+        return a * (1 + self.kronecker) + max(b, drawn)
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,10 @@ class Sources:
             heads=self.a.heads,
             itemsize=self.a.dtype.itemsize,
             inverses=sum(2 if kind == "held_out" else 1 for kind in kinds),
-            unsorted=max(one.largest for one in present),
             tokens=max(part.shape[0] * part.shape[1] for one in present for part in one.shared),
             kronecker=self.kronecker is not None,
             excluding="leave_one_out" in kinds,
+            halving="held_out" in kinds,
             fixed=sum(one.copied for one in present),
         )
 
@@ -75,7 +75,6 @@ class Room:
         self._a = self._empty(a * held)
         self._b = self._empty(max(b, drawn) * held)
         self._kronecker = self._empty(a * held * need.kronecker)
-        self._unsorted = self._empty(need.unsorted * held)
         self._work = self._empty(max(need.samples) * passing)
 
     def a(self, source: Source, heads: slice, stretch: slice, *, built: bool = False) -> Tensor:
@@ -107,7 +106,7 @@ class Room:
         shape = (source.count, *sizes, source.slice_shape[1])
         tile = memory[: source.count * sizes[0] * sizes[1] * shape[-1]].view(shape)
         if not built:
-            source.build(heads, stretch, tile, self._unsorted)
+            source.build(heads, stretch, tile)
         return tile
 
     def _empty(self, numbers: int) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
 from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.circuits.settings import CircuitSettings, Form
 from crosstune.interference.circuits.tiles.fisher import (
@@ -41,13 +43,13 @@ def score_slices(
     cached = sources.a.device.type == "cpu"
     plan = Plan.of(sources.need(kinds), settings.budget_gib, cached=cached)
     room = Room(plan, sources.a)
-    tally = Tally(forms, averages, sources.counts, sources.a.heads, sources.a)
+    tally = Tally(forms, averages, sources.a, sources.b)
     facts: dict[str, list[FisherFacts]] = {kind: [] for kind in kinds}
     for heads in plan.chunks():
-        squares = _squares(sources, heads, plan, room, tally)
+        squares = _squares(sources, heads, (plan, room), tally, halved="held_out" in kinds)
         normalisers = {}
         for kind in kinds:
-            normalisers[kind], found = normalise(kind, squares, settings)
+            normalisers[kind], found = normalise(kind, squares, sources.a.halves, settings)
             facts[kind].append(found)
         for stretch in plan.stretches():
             _add(sources, heads, stretch, (plan, room), tally, normalisers)
@@ -60,33 +62,44 @@ def kinds_of(forms: Sequence[Form], averages: Sequence[Form]) -> list[str]:
 
 
 def normalise(
-    kind: str, squares: Squares, settings: CircuitSettings
+    kind: str, squares: Squares, halves: Tensor, settings: CircuitSettings
 ) -> tuple[Normaliser, FisherFacts]:
     """What a Fisher does to gradients, and the facts of that Fisher."""
     fisher = squares.fisher(kind)
     median = medians(fisher)
     scale = settings.damping_share * median
-    normaliser = Normaliser.of(kind, fisher, scale, squares, settings)
+    normaliser = Normaliser.of(kind, fisher, scale, halves, settings)
     return normaliser, facts_of(fisher, median, settings)
 
 
-def _squares(sources: Sources, heads: slice, plan: Plan, room: Room, tally: Tally) -> Squares:
+def _squares(
+    sources: Sources, heads: slice, held: tuple[Plan, Room], tally: Tally, *, halved: bool
+) -> Squares:
     """The sums of squares of some heads; their tiles stay built where a head is held whole."""
-    shape = (heads.stop - heads.start, *sources.a.slice_shape)
-    true = sources.a.new_zeros(*shape) if sources.true else None
-    halves = [sources.a.new_zeros(2, *shape) for _ in range(2)]
+    plan, room = held
+    a, b = sources.a, sources.b
+    shape = (heads.stop - heads.start, *a.slice_shape)
+    found = Squares(
+        a=a.new_zeros(*shape),
+        b=a.new_zeros(*shape),
+        halves=a.new_zeros(2, *shape) if halved else None,
+        true=a.new_zeros(*shape) if sources.true else None,
+        counts=(a.count, b.count, sources.drawn),
+    )
+    chosen = [(a.halves == half).nonzero()[:, 0] for half in (0, 1)]
     for stretch in plan.stretches():
-        if sources.true and true is not None:
-            drawn = room.b(sources.true, heads, stretch)
-            for part, squared in room.squared(drawn, stretch):
-                true[:, part] = squared.sum(0)
-        tiles = (room.a(sources.a, heads, stretch), room.b(sources.b, heads, stretch))
-        for task, tile in enumerate(tiles):
-            for part, squared in room.squared(tile, stretch):
-                tally.add_squares(task, heads, squared)
-                for half in (0, 1):
-                    halves[task][half, :, part] = squared[half::2].sum(0)
-    found = Squares(halves[0], halves[1], true, sources.counts, sources.drawn)
+        if sources.true and found.true is not None:
+            for part, squared in room.squared(room.b(sources.true, heads, stretch), stretch):
+                found.true[:, part] = squared.sum(0)
+        for part, squared in room.squared(room.a(a, heads, stretch), stretch):
+            tally.add_squares(0, heads, squared)
+            found.a[:, part] = squared.sum(0)
+            if found.halves is not None:
+                for half, positions in enumerate(chosen):
+                    found.halves[half, :, part] = squared[positions].sum(0)
+        for part, squared in room.squared(room.b(b, heads, stretch), stretch):
+            tally.add_squares(1, heads, squared)
+            found.b[:, part] = squared.sum(0)
     _check_finite(found, sources, heads)
     return found
 
@@ -125,9 +138,9 @@ def _check_finite(squares: Squares, sources: Sources, heads: slice) -> None:
     """
     named = {"task A": squares.a, "task B": squares.b}
     if squares.true is not None:
-        named["task A at drawn labels"] = squares.true[None]
+        named["task A at drawn labels"] = squares.true
     for task, sums in named.items():
-        wrong = ~sums.isfinite().all(-1).all(-1).all(0)
+        wrong = ~sums.isfinite().all(-1).all(-1)
         if bool(wrong.any()):
             head = sources.heads[heads.start + int(wrong.nonzero()[0])]
             raise MeasurementError(

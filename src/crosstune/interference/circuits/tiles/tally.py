@@ -52,31 +52,27 @@ class Tally:
     Args:
         forms: Forms of the pair scores.
         averages: Forms of the averages.
-        counts: Samples of A and of B.
-        heads: Heads of the block.
-        like: A source whose tiles have the dtype and device of the sums.
+        a: Task A's source.
+        b: Task B's.
     """
 
     def __init__(
-        self,
-        forms: Sequence[Form],
-        averages: Sequence[Form],
-        counts: tuple[int, int],
-        heads: int,
-        like: Source,
+        self, forms: Sequence[Form], averages: Sequence[Form], a: Source, b: Source
     ) -> None:
-        count_a, count_b = counts
         self.forms = tuple(forms)
         self.averages = tuple(averages)
         self.alone = {form for form in averages if form not in forms or form.variant == "ewc"}
+        self._places = (a.places, b.places)
+        self._weights = (_half_weights(a), _half_weights(b))
+        heads = a.heads
         self._pairs = {
-            form: like.new_zeros(heads, count_b, 1 if form.variant == "ewc" else count_a)
+            form: a.new_zeros(heads, b.count, 1 if form.variant == "ewc" else a.count)
             for form in self.forms
         }
-        self._columns = {form: like.new_zeros(heads, 2, count_b) for form in self.alone}
-        self._rows = {form: like.new_zeros(heads, 2, count_a) for form in self.alone}
-        self._l1 = like.new_zeros(heads, count_b)
-        self._squared = tuple(like.new_zeros(heads, count) for count in counts)
+        self._columns = {form: a.new_zeros(heads, 2, b.count) for form in self.alone}
+        self._rows = {form: a.new_zeros(heads, 2, a.count) for form in self.alone}
+        self._l1 = a.new_zeros(heads, b.count)
+        self._squared = tuple(a.new_zeros(heads, one.count) for one in (a, b))
 
     def add_squares(self, task: int, heads: slice, squares: Tensor) -> None:
         """Add squared gradients, [n, heads, features, d], to the norms of the samples of A (0) or B (1)."""
@@ -92,7 +88,7 @@ class Tally:
             turn_right(right, piece.b)
             if right == "magnitude":
                 self._l1[piece.heads] += piece.b.sum((2, 3)).T
-            means = _half_means(piece.b) if self.alone.intersection(forms) else None
+            means = self._half_means(1, piece.b) if self.alone.intersection(forms) else None
             for form in forms:
                 self._multiply(form, piece, _left(form, piece, normalisers[form.fisher]), means)
 
@@ -103,35 +99,50 @@ class Tally:
             self._pairs[form][piece.heads].baddbmm_(rights, met.mT)
         if form in self.alone:
             assert means is not None
-            self._columns[form][piece.heads].baddbmm_(_half_means(factor), rights.mT)
+            self._columns[form][piece.heads].baddbmm_(self._half_means(0, factor), rights.mT)
             self._rows[form][piece.heads].baddbmm_(means, lefts.mT)
+
+    def _half_means(self, task: int, tile: Tensor) -> Tensor:
+        """Means over even and odd samples of A (0) or B (1), [heads, 2, features × d]; NaN over none."""
+        values = _by_head(tile)
+        return torch.bmm(self._weights[task].expand(len(values), -1, -1), values)
 
     def pairs(self) -> dict[Form, Tensor]:
         """Scores of pairs, [nA, nB, heads] on the CPU; of `ewc` [1, nB, heads]."""
-        return {form: found.cpu().permute(2, 1, 0) for form, found in self._pairs.items()}
-
-    def columns(self) -> dict[Form, Tensor]:
-        """Means over the even and over the odd samples of A, [2, nB, heads]."""
+        a, b = self._places
+        found = {form: sums.cpu()[:, b] for form, sums in self._pairs.items()}
         return {
-            form: self._columns[form].cpu().permute(1, 2, 0)
+            form: (sums if form.variant == "ewc" else sums[:, :, a]).permute(2, 1, 0)
+            for form, sums in found.items()
+        }
+
+    def columns(self, pairs: Mapping[Form, Tensor]) -> dict[Form, Tensor]:
+        """Means over the even and over the odd samples of A, [2, nB, heads]."""
+        b = self._places[1]
+        return {
+            form: self._columns[form].cpu()[:, :, b].permute(1, 2, 0)
             if form in self.alone
-            else _two_means(self._pairs[form].cpu().permute(2, 1, 0))
+            else _two_means(pairs[form])
             for form in self.averages
         }
 
-    def rows(self) -> dict[Form, Tensor]:
+    def rows(self, pairs: Mapping[Form, Tensor]) -> dict[Form, Tensor]:
         """Means over the even and over the odd samples of B, [2, nA, heads]."""
+        a = self._places[0]
         return {
-            form: self._rows[form].cpu().permute(1, 2, 0)
+            form: self._rows[form].cpu()[:, :, a].permute(1, 2, 0)
             if form in self.alone
-            else _two_means(self._pairs[form].cpu().permute(1, 2, 0))
+            else _two_means(pairs[form].transpose(0, 1))
             for form in self.averages
         }
 
     def norms(self) -> tuple[Tensor, Tensor, Tensor]:
         """‖g_j‖₁ [nB, heads], ‖g_i‖₂ [nA, heads] and ‖g_j‖₂ [nB, heads]."""
-        norm_a, norm_b = (sums.sqrt().cpu().T for sums in self._squared)
-        return self._l1.cpu().T, norm_a, norm_b
+        norm_a, norm_b = (
+            sums.sqrt().cpu()[:, places].T
+            for sums, places in zip(self._squared, self._places, strict=True)
+        )
+        return self._l1.cpu()[:, self._places[1]].T, norm_a, norm_b
 
 
 def _left(form: Form, piece: Piece, normaliser: Normaliser) -> Tensor:
@@ -146,9 +157,10 @@ def _by_head(tile: Tensor) -> Tensor:
     return tile.transpose(0, 1).flatten(2)
 
 
-def _half_means(tile: Tensor) -> Tensor:
-    """Means over even and odd samples, [heads, 2, features × d]; NaN over none."""
-    return torch.stack([tile[half::2].mean(0).flatten(1) for half in (0, 1)], 1)
+def _half_weights(source: Source) -> Tensor:
+    """What makes means over the even and over the odd samples, [2, n]."""
+    chosen = torch.stack([source.halves == half for half in (0, 1)]).to(source.dtype)
+    return chosen / chosen.sum(1, keepdim=True)
 
 
 def _two_means(scores: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.interference.circuits.settings import CircuitSettings, Form
-from crosstune.interference.circuits.tiles.fisher import Squares, damped, inverse
+from crosstune.interference.circuits.tiles.fisher import damped, inverse
 
 Right = Literal["signed", "magnitude", "square"]
 RIGHTS: tuple[Right, ...] = ("signed", "magnitude", "square")
@@ -55,14 +55,14 @@ class Normaliser:
         kind: One of `FISHERS`.
         inverse: 1 / D.
         scale: λ.
-        squares: Sums of squares.
+        halves: Which half each sample is of, [nA].
         settings: Damping.
     """
 
     kind: str
     inverse: Tensor | None
     scale: Tensor
-    squares: Squares
+    halves: Tensor
     settings: CircuitSettings
 
     @classmethod
@@ -71,7 +71,7 @@ class Normaliser:
         kind: str,
         fisher: Tensor,
         scale: Tensor,
-        squares: Squares,
+        halves: Tensor,
         settings: CircuitSettings,
     ) -> Normaliser:
         """The normaliser of a kind.
@@ -80,16 +80,16 @@ class Normaliser:
             kind: One of `FISHERS`.
             fisher: The Fisher of that kind.
             scale: λ of each of its slices.
-            squares: The sums it came from.
+            halves: Which half each sample is of.
             settings: Damping.
 
         Returns:
             The normaliser.
         """
         if kind == "leave_one_out":
-            return cls(kind, None, scale, squares, settings)
+            return cls(kind, None, scale, halves, settings)
         divided = inverse(kind, damped(fisher, scale, settings))
-        return cls(kind, divided, scale, squares, settings)
+        return cls(kind, divided, scale, halves, settings)
 
     def divide(self, tile: Tensor, features: slice, out: Tensor) -> Tensor:
         """Each sample's gradient over its D.
@@ -108,11 +108,7 @@ class Normaliser:
         if self.inverse is None:
             return torch.mul(tile, self._others(tile, features), out=out)
         part = self.inverse[:, :, features]
-        if len(part) == 1:
-            return torch.mul(tile, part, out=out)
-        for half in (0, 1):
-            torch.mul(tile[half::2], part[half], out=out[half::2])
-        return out
+        return torch.mul(tile, part if len(part) == 1 else part[self.halves], out=out)
 
     def _others(self, tile: Tensor, features: slice) -> Tensor:
         """1 / D of the other samples, for each sample.
@@ -122,10 +118,9 @@ class Normaliser:
         Returns:
             The inverses.
         """
-        sums = self.squares.a[:, :, features].double().sum(0)
-        others = tile.double().square().neg_().add_(sums).clamp_(min=0.0)
-        mean = others.div_(len(tile) - 1)
-        divisor = damped(mean, self.scale[0].double(), self.settings)
+        others = tile.double().square().neg_()
+        others.sub_(others.sum(0)).clamp_(min=0.0).div_(len(tile) - 1)
+        divisor = damped(others, self.scale[0].double(), self.settings)
         return inverse(self.kind, divisor).to(tile.dtype)
 
 
