@@ -29,6 +29,13 @@ STUDIES: tuple[Study, ...] = (
         runs="crosstune.studies.circuits.flow:run",
         plans="crosstune.studies.circuits.plan:plan",
     ),
+    Study(
+        name="foretell",
+        question="Do circuit scores, taken before a task is learned, foretell which heads and rows will forget?",
+        settings="crosstune.studies.foretell.settings:ForetellSettings",
+        runs="crosstune.studies.foretell.flow:run",
+        plans="crosstune.studies.foretell.plan:plan",
+    ),
 )
 
 

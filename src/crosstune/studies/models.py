@@ -37,14 +37,14 @@ def find_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_length(argument: str, length: int, config: Any, *, windows: str) -> None:
+def check_length(argument: str, length: int, config: Any, *, windows: str = "") -> None:
     """Refuse rows that the model cannot read.
 
     Args:
         argument: The setting that says how long they are.
         length: Tokens of a row.
         config: The model's configuration.
-        windows: The setting by which the rest of longer rows is kept.
+        windows: The setting by which the rest of longer rows is kept, where there is one.
 
     Raises:
         ModelError: They are longer than that.
@@ -55,5 +55,6 @@ def check_length(argument: str, length: int, config: Any, *, windows: str) -> No
             argument,
             law=f"must not exceed what the model can read ({most} tokens)",
             found=length,
-            remedy=f"Set it to that or less; `{windows}: true` keeps the rest of long rows.",
+            remedy="Set it to that or less; "
+            + (f"`{windows}: true` keeps the rest of long rows." if windows else "long rows are cut."),
         )

@@ -8,7 +8,7 @@ an item's score in all of them at once, since the items are the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,7 +139,7 @@ def detectable_correlation(
     agreement: float = 1.0,
     level: float = 0.95,
     power: float = 0.8,
-    draws: int = 1000,
+    draws: int = 500,
 ) -> float:
     """The smallest true correlation of the measured scores with the outcome that `rank_test` would find often enough.
 
@@ -159,16 +159,19 @@ def detectable_correlation(
         A correlation; NaN where even a perfect one would not be found.
     """
     check_level(level)
-    shape = (draws, 1, len(strata))
-    scores, other = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    noise = torch.randn(draws, series, len(strata), generator=generator, dtype=torch.float64)
+    number = _numbers(strata)
+
+    def normal(several: int) -> Tensor:
+        return torch.randn(draws, several, len(strata), generator=generator, dtype=torch.float64)
+
+    scores, other, noise = normal(1), normal(1), normal(series)
     share = min(max(agreement, 0.0), 1.0)
-    ranked = _unit(ranks_within(scores, strata))
+    ranked = _unit(_untied_ranks(scores, number))
 
     def found(rho: float) -> Tensor:
         outcome = rho * scores + math.sqrt(1 - rho**2) * other
         seen = math.sqrt(share) * outcome + math.sqrt(1 - share) * noise
-        return (ranked * _unit(ranks_within(seen, strata))).sum(-1).mean(-1).abs()
+        return (ranked * _unit(_untied_ranks(seen, number))).sum(-1).mean(-1).abs()
 
     critical = float(found(0.0).quantile(level))
 
@@ -209,19 +212,38 @@ def _unit(values: Tensor) -> Tensor:
     return torch.where(length > 1e-9, values / length, math.nan)
 
 
-def _permutations(strata: Sequence[object], count: int, generator: torch.Generator) -> list[Tensor]:
+def _numbers(strata: Sequence[object]) -> Tensor:
+    """The number of each item's stratum, [n]."""
+    labels = {one: number for number, one in enumerate(dict.fromkeys(strata))}
+    return torch.tensor([labels[one] for one in strata])
+
+
+def _untied_ranks(values: Tensor, number: Tensor) -> Tensor:
+    """`ranks_within` of values without ties: one sort for all strata."""
+    keys = (
+        torch.special.ndtr(values) + number
+    )  # a stratum's keys lie between its number and the next
+    sizes = torch.bincount(number)
+    ends = sizes.cumsum(0)
+    # Sorted, a stratum's items stand in a row, wherever they came from.
+    rank = torch.cat([torch.arange(1, int(size) + 1) - (size + 1) / 2 for size in sizes])
+    scale = (sizes + 1)[torch.bucketize(torch.arange(len(number)), ends, right=True)]
+    ordered = (rank / scale).double().expand_as(keys)
+    return torch.empty_like(keys).scatter_(-1, keys.argsort(dim=-1), ordered)
+
+
+def _permutations(
+    strata: Sequence[object], count: int, generator: torch.Generator
+) -> Iterator[Tensor]:
     """Permutations of items inside their strata, [m, n] in all, in pieces that fit into memory."""
-    labels = list(dict.fromkeys(strata))
-    number = torch.tensor([labels.index(one) for one in strata])
+    number = _numbers(strata)
     home = number.argsort(stable=True)
     size = max(1, _NUMBERS_AT_ONCE // len(strata))
-    pieces = []
     for many in torch.ones(count).split(size):
         keys = torch.rand(len(many), len(strata), generator=generator, dtype=torch.float64)
         places = torch.empty(len(many), len(strata), dtype=torch.long)
         places[:, home] = (keys + number).argsort(dim=1)
-        pieces.append(places)
-    return pieces
+        yield places
 
 
 def _permuted(scores: Tensor, places: Tensor, outcomes: Tensor, basis: Tensor) -> Tensor:

@@ -1,0 +1,188 @@
+"""What the cells measured, side by side: predictors and forgetting of every head and of every row, one line a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstune.foundation.records import Run
+from crosstune.studies.foretell import cell, profiles
+from crosstune.studies.foretell.settings import ForetellSettings
+
+BEFORE, WINDOW = "before", "window"
+_HALVES = ("a_even", "a_odd", "b_even", "b_odd")
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head of one block: an item of the study.
+
+    Attributes:
+        block: q, k, v or o.
+        layer: Its layer.
+        head: A query head in q and o, a key-value head in k and v.
+    """
+
+    block: str
+    layer: int
+    head: int
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One profile that may foretell forgetting.
+
+    Attributes:
+        name: A score, or a norm.
+        kind: `score` or `baseline`.
+        values: [S, n].
+        halves: The same over halves of both tasks' rows, [S, 4, n]; NaN where it has none.
+    """
+
+    name: str
+    kind: str
+    values: Tensor
+    halves: Tensor
+
+
+@dataclass(frozen=True)
+class OfHeads:
+    """Predictors and forgetting of all heads.
+
+    Attributes:
+        heads: The items, n of them.
+        predictors: When they were taken → profiles.
+        booked: Side of the old task → what the ledger booked, nats per token, [S, n].
+    """
+
+    heads: tuple[Head, ...]
+    predictors: Mapping[str, tuple[Predictor, ...]]
+    booked: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class OfRows:
+    """Predictors and forgetting of the old task's scored rows.
+
+    Attributes:
+        rows: The rows, n of them: the cells of `LOSSES_COLUMNS` at the first seed.
+        predictors: When they were taken, and the block → profiles.
+        change: After − before, nats, [S, n].
+    """
+
+    rows: tuple[Mapping[str, Any], ...]
+    predictors: Mapping[tuple[str, str], tuple[Predictor, ...]]
+    change: Tensor
+
+
+def finished_cells(run: Run, settings: ForetellSettings) -> list[tuple[int, Run]]:
+    """The cells that came to their end, with their seeds.
+
+    Args:
+        run: The study's run.
+        settings: Its settings.
+
+    Returns:
+        Seed and cell, in the order of the settings' seeds.
+    """
+    cells = {one.folder.name: one for one in run.cells() if one.finished}
+    pairs = zip(settings.seeds, settings.cell_names, strict=True)
+    return [(seed, cells[name]) for seed, name in pairs if name in cells]
+
+
+def of_heads(cells: Sequence[Run]) -> OfHeads:
+    """The heads' side of the study.
+
+    Args:
+        cells: The finished cells.
+
+    Returns:
+        Predictors before the training and over the window of states, and what was booked.
+    """
+    tables = [one.table(profiles.HEADS).rows() for one in cells]
+    heads = tuple(dict.fromkeys(Head(r["block"], r["layer"], r["head"]) for r in tables[0]))
+    place = {head: at for at, head in enumerate(heads)}
+
+    def at(row: Mapping[str, Any]) -> int:
+        return place[Head(row["block"], row["layer"], row["head"])]
+
+    booked: dict[str, list[Tensor]] = {}
+    for one in cells:
+        for side, values in _booked(one, place).items():
+            booked.setdefault(side, []).append(values)
+    return OfHeads(
+        heads,
+        {
+            when: _predictors(tables, len(heads), at, _HALVES, when == WINDOW)
+            for when in _moments(tables[0])
+        },
+        {side: torch.stack(values) for side, values in booked.items()},
+    )
+
+
+def of_rows(cells: Sequence[Run]) -> OfRows:
+    """The rows' side of the study.
+
+    Args:
+        cells: The finished cells.
+
+    Returns:
+        Predictors of every block, and what each row lost.
+    """
+    losses = [one.table(cell.LOSSES).rows() for one in cells]
+    tables = [one.table(profiles.ROWS).rows() for one in cells]
+    blocks = dict.fromkeys(row["block"] for row in tables[0])
+    found = {}
+    for when in _moments(tables[0]):
+        for block in blocks:
+            own = [[row for row in table if row["block"] == block] for table in tables]
+            found[when, block] = _predictors(
+                own, len(losses[0]), lambda row: int(row["row"]), (), when == WINDOW
+            )
+    change = torch.tensor([[row["change"] for row in rows] for rows in losses]).double()
+    return OfRows(tuple(losses[0]), found, change)
+
+
+def _moments(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Before the training, and over a window where more than one state was scored."""
+    return (BEFORE, WINDOW) if len({row["state"] for row in rows}) > 1 else (BEFORE,)
+
+
+def _predictors(
+    tables: Sequence[Sequence[Mapping[str, Any]]],
+    items: int,
+    at: Any,
+    halves: Sequence[str],
+    whole_window: bool,
+) -> tuple[Predictor, ...]:
+    """Each predictor of each seed: at the first state, or as the mean over all states."""
+    names = dict.fromkeys((row["predictor"], row["kind"]) for row in tables[0])
+    columns = ("score", *halves)
+    sums = torch.zeros(len(names), len(tables), len(columns), items, dtype=torch.float64)
+    order = {name: number for number, (name, _) in enumerate(names)}
+    for seed, rows in enumerate(tables):
+        states = {row["state"] for row in rows} if whole_window else {0}
+        for row in rows:
+            if row["state"] in states:
+                figures = torch.tensor([row[name] for name in columns]).double()
+                sums[order[row["predictor"]], seed, :, at(row)] += figures / len(states)
+    return tuple(
+        Predictor(name, kind, values[:, 0], values[:, 1:])
+        for (name, kind), values in zip(names, sums, strict=True)
+    )
+
+
+def _booked(one: Run, place: Mapping[Head, int]) -> dict[str, Tensor]:
+    """What a cell's ledger booked under every head, by side; what belongs to no head takes no part."""
+    found: dict[str, Tensor] = {}
+    for row in one.table("forgetting_heads").rows():
+        number = max(row["head"], row["kv_head"])
+        head = Head(row["component"].removeprefix("attn."), row["layer"], number)
+        if number >= 0 and head in place:
+            entries = found.setdefault(row["side"], torch.zeros(len(place), dtype=torch.float64))
+            entries[place[head]] += row["nats"]
+    return found

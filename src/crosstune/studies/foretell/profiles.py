@@ -1,0 +1,170 @@
+"""Profiles: what a state's circuit scores say of every head and of every row of the old task, and what gradient norms alone say.
+
+Every predictor is turned so that more of it should mean more forgetting: signed scores and KFAC's are negated, since a step on
+the new task changes the old task's loss by −η ⟨g_A, g_B⟩ to first order. A predictor is worth something only beyond the norms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from crosstune.foundation.records import Column
+from crosstune.interference.circuits.comparable import SIGNED
+from crosstune.interference.circuits.scores import CircuitScores
+from crosstune.interference.circuits.summary import Margins
+
+HEADS, ROWS = "foretell_profiles", "foretell_row_profiles"
+SCORE, BASELINE = "score", "baseline"
+NORMS = ("‖g_A‖·‖g_B‖", "‖g_A‖", "‖g_B‖")
+OF_ROWS = ("scored tokens", "loss before", "‖g_i‖")
+_HALVES = ("a_even", "a_odd", "b_even", "b_odd")
+_STATE = Column("state", "int64", "axis", "optimizer steps", "Steps of the scout before it.")
+_BLOCK = Column("block", "string", "axis", about="Projection: q, k, v or o.")
+PREDICTOR = Column(
+    "predictor", "string", "axis", about="A score, or a norm; signed scores are negated."
+)
+KIND = Column("kind", "string", "axis", about="score, or baseline: what gradient norms alone say.")
+HEADS_COLUMNS = (
+    _STATE,
+    _BLOCK,
+    Column("layer", "int64", "axis", about="Index of the layer, from 0."),
+    Column("head", "int64", "axis", about="Query head in q and o, key-value head in k and v."),
+    PREDICTOR,
+    KIND,
+    Column("score", "float64", "value", about="Mean over all pairs of rows."),
+    Column("a_even", "float64", "label", about="The same over the old task's rows at even places."),
+    Column("a_odd", "float64", "label", about="Likewise at odd places."),
+    Column("b_even", "float64", "label", about="Over the new task's rows at even places."),
+    Column("b_odd", "float64", "label", about="Likewise at odd places."),
+)
+ROWS_COLUMNS = (
+    _STATE,
+    _BLOCK,
+    Column("row", "int64", "axis", about="Place of the old task's scored row, from 0."),
+    PREDICTOR,
+    KIND,
+    Column(
+        "score",
+        "float64",
+        "value",
+        about="Mean over the new task's rows, sum over heads and layers.",
+    ),
+)
+Cells = dict[str, Any]
+Look = Callable[[int, Any], None]
+
+
+class AtStates(TrainerCallback):  # type: ignore[misc]
+    """Looks at the model before a training, and after every so many of its steps.
+
+    Args:
+        look: Called with the steps taken and the model.
+        apart: Optimizer steps from one look to the next.
+    """
+
+    def __init__(self, look: Look, apart: int) -> None:
+        self._look, self._apart = look, apart
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        """Look at the state before."""
+        self._look(state.global_step, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        """Look, where it is time."""
+        if state.global_step % self._apart == 0:
+            self._look(state.global_step, model)
+
+
+def predictor_of(variant: str) -> str:
+    """What a variant is called as a predictor of forgetting.
+
+    Args:
+        variant: One of the circuits' variants.
+
+    Returns:
+        Its name, with a minus sign where more of it should mean less forgetting.
+    """
+    return f"−{variant}" if variant in SIGNED else variant
+
+
+def head_profiles(state: int, scores: CircuitScores) -> Iterator[Cells]:
+    """What a state says of every head.
+
+    Args:
+        state: Steps of the scout before it.
+        scores: Its circuit scores.
+
+    Yields:
+        The cells of `HEADS_COLUMNS`, one row for each head and predictor.
+    """
+    for block in scores.blocks:
+        places = [(layer, head) for layer in scores.layers for head in scores.heads(block)]
+        for name, kind, figures in _of_heads(scores, block):
+            for (layer, head), (score, *halves) in zip(places, figures.T.tolist(), strict=True):
+                yield {
+                    "state": state,
+                    "block": block,
+                    "layer": layer,
+                    "head": head,
+                    "predictor": name,
+                    "kind": kind,
+                    "score": score,
+                    **dict(zip(_HALVES, halves, strict=True)),
+                }
+
+
+def _of_heads(scores: CircuitScores, block: str) -> Iterator[tuple[str, str, Tensor]]:
+    """Each predictor of a block's heads: its name, its kind, and its mean and means over halves, [5, S]."""
+    for form in scores.average_forms:
+        found = Margins.of(scores.record, block, form)
+        sign = -1.0 if form.variant in SIGNED else 1.0
+        means = torch.stack([found.mean, *found.columns.mean(1), *found.rows.mean(1)])
+        yield predictor_of(form.variant), SCORE, sign * means
+    a, b = (torch.from_numpy(scores.record.norms(block, side)).flatten(1).mean(0) for side in "ab")
+    for name, norm in zip(NORMS, (a * b, a, b), strict=True):
+        unknown = torch.full((len(_HALVES), len(norm)), math.nan, dtype=torch.float64)
+        yield name, BASELINE, torch.cat([norm[None], unknown])
+
+
+def row_profiles(state: int, scores: CircuitScores) -> Iterator[Cells]:
+    """What a state says of every scored row of the old task.
+
+    Args:
+        state: Steps of the scout before it.
+        scores: Its circuit scores.
+
+    Yields:
+        The cells of `ROWS_COLUMNS`; what says nothing of a row is left out. A row's ewc is its own part of the Fisher's.
+    """
+    tokens, losses = (
+        torch.tensor([getattr(row, name) for row in scores.rows_a]).double()
+        for name in ("tokens", "loss")
+    )
+    for block in scores.blocks:
+        norms = torch.from_numpy(scores.record.norms(block, "a")).flatten(1)
+        found = [(name, SCORE, values) for name, values in _of_rows(scores, block)]
+        own = (tokens, losses, norms.square().sum(1).sqrt())
+        found += [(name, BASELINE, values) for name, values in zip(OF_ROWS, own, strict=True)]
+        for name, kind, values in found:
+            for row, score in enumerate(values.tolist()):
+                yield {
+                    "state": state,
+                    "block": block,
+                    "row": row,
+                    "predictor": name,
+                    "kind": kind,
+                    "score": score,
+                }
+
+
+def _of_rows(scores: CircuitScores, block: str) -> Iterator[tuple[str, Tensor]]:
+    for form in scores.average_forms:
+        means = Margins.of(scores.record, block, form).row_means.sum(1)
+        if not bool(means.isnan().all()):
+            yield predictor_of(form.variant), (-1.0 if form.variant in SIGNED else 1.0) * means

@@ -1,0 +1,176 @@
+"""What the cells found, over seeds: the verdicts of every predictor, and the profiles that they stand on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from crosstune.foundation.records import Column, Measurement, Run, Table
+from crosstune.studies.foretell import judging
+from crosstune.studies.foretell.joined import OfHeads, OfRows, finished_cells, of_heads, of_rows
+from crosstune.studies.foretell.profiles import KIND, PREDICTOR, SCORE
+from crosstune.studies.foretell.settings import ForetellSettings
+from crosstune.studies.over_seeds import mean_over_seeds
+
+SEED = Column("seed", "int64", "axis", about="The cell's seed.")
+TOTALS = "forgetting_totals"
+MAP, FORGOTTEN, POINTS = "foretell_heads", "foretell_forgotten", "foretell_rows"
+_NATS = "nats/token"
+_SIDE = Column(
+    "side", "string", "axis", about="train: rows scores come from; test: no score saw them."
+)
+_WHEN = Column("when", "string", "axis", about="before: one state; window: mean over several.")
+_BLOCK = Column("block", "string", "axis", about="Projection: q, k, v or o.")
+_PLACE = (
+    _BLOCK,
+    Column("layer", "int64", "axis", about="Index of the layer, from 0."),
+    Column("head", "int64", "axis", about="Query head in q and o, key-value head in k and v."),
+)
+MAP_COLUMNS = (
+    _WHEN,
+    _SIDE,
+    *_PLACE,
+    PREDICTOR,
+    KIND,
+    Column("score", "float64", "value", about="Mean over seeds."),
+    Column("nats", "float64", "value", _NATS, about="What the ledger booked, mean over seeds."),
+)
+FORGOTTEN_COLUMNS = (
+    _SIDE,
+    *_PLACE,
+    Column("nats", "float64", "value", _NATS, about="Booked: above 0, forgotten. Mean over seeds."),
+    Column("low", "float64", "low", _NATS, of="nats", about="Over seeds; none of one seed."),
+    Column("high", "float64", "high", _NATS, of="nats"),
+)
+POINTS_COLUMNS = (
+    _WHEN,
+    _BLOCK,
+    Column("row_id", "string", "axis", about="The old task's scored row."),
+    PREDICTOR,
+    KIND,
+    Column("text", "string", "label", about="What it says."),
+    Column("tokens", "int64", "label", about="Its scored tokens."),
+    Column("score", "float64", "value", about="Mean over seeds."),
+    Column("change", "float64", "value", "nats", about="After − before, mean over seeds."),
+)
+
+
+def write(run: Run, settings: ForetellSettings) -> None:
+    """Write the tables over seeds into the study's run.
+
+    Args:
+        run: The study's run, with at least one finished cell.
+        settings: Its settings.
+    """
+    cells = finished_cells(run, settings)
+    runs = [cell for _, cell in cells]
+    heads, rows = of_heads(runs), of_rows(runs)
+    judged = judging.judge_heads(heads, settings.permutations)
+    totals = [cell.table(TOTALS).with_columns({SEED: seed}) for seed, cell in cells]
+    for table in (
+        judged,
+        judging.judge_rows(rows, settings.permutations),
+        Table(MAP, MAP_COLUMNS, _map(heads)),
+        Table(FORGOTTEN, FORGOTTEN_COLUMNS, _forgotten(heads)),
+        Table(POINTS, POINTS_COLUMNS, _points(rows)),
+        Table.concat(totals),
+    ):
+        run.write_table(table)
+    for found in measurements(judged, tuple(seed for seed, _ in cells)):
+        run.measure(found)
+
+
+def _map(found: OfHeads) -> Iterator[dict[str, Any]]:
+    for when, predictors in found.predictors.items():
+        for side, booked in found.booked.items():
+            for one in predictors:
+                means = zip(
+                    found.heads,
+                    one.values.mean(0).tolist(),
+                    booked.mean(0).tolist(),
+                    strict=True,
+                )
+                for head, score, nats in means:
+                    yield {
+                        "when": when,
+                        "side": side,
+                        **vars(head),
+                        "predictor": one.name,
+                        "kind": one.kind,
+                        "score": score,
+                        "nats": nats,
+                    }
+
+
+def _forgotten(found: OfHeads) -> Iterator[dict[str, Any]]:
+    for side, booked in found.booked.items():
+        for head, values in zip(found.heads, booked.T.tolist(), strict=True):
+            mean = mean_over_seeds(values)
+            bounds = {"low": mean.low, "high": mean.high}
+            yield {"side": side, **vars(head), "nats": mean.value, **bounds}
+
+
+def _points(found: OfRows) -> Iterator[dict[str, Any]]:
+    changes = found.change.mean(0).tolist()
+    for (when, block), predictors in found.predictors.items():
+        for one in predictors:
+            scores = one.values.mean(0).tolist()
+            for row, score, change in zip(found.rows, scores, changes, strict=True):
+                yield {
+                    "when": when,
+                    "block": block,
+                    "row_id": row["row_id"],
+                    "predictor": one.name,
+                    "kind": one.kind,
+                    "text": row["text"],
+                    "tokens": row["tokens"],
+                    "score": score,
+                    "change": change,
+                }
+
+
+def headline(judged: Table) -> dict[str, str]:
+    """The question that the study's first sentences answer.
+
+    Args:
+        judged: The table `foretell`.
+
+    Returns:
+        Columns and values: all heads ranked in their blocks, rows that no score saw, scores of the whole window.
+    """
+    return {
+        "when": judged.column("when")[-1],
+        "side": "test",
+        "outcome": judging.FORGOTTEN,
+        "scope": judging.ACROSS,
+        "block": judging.ALL,
+    }
+
+
+def measurements(judged: Table, seeds: Sequence[int]) -> list[Measurement]:
+    """The headline figures: the correlation of each score with what was forgotten.
+
+    Args:
+        judged: The table `foretell`.
+        seeds: The seeds it stands on.
+
+    Returns:
+        One for each score that could be ranked.
+    """
+    return [
+        Measurement(
+            name=f"rank correlation of {row['predictor']} with what heads forgot",
+            value=row["correlation"],
+            low=row["low"],
+            high=row["high"],
+            n=row["items"],
+            unit="",
+            how="Spearman within blocks, interval over heads, and over seeds where there are several; rows no score saw",
+            seeds=tuple(seeds),
+            chance=0.0,
+            n_unit="heads",
+        )
+        for row in judged.where(**headline(judged), kind=SCORE).rows()
+        if not math.isnan(row["correlation"])
+    ]

@@ -1,0 +1,142 @@
+"""What a foretell study found, in sentences: each score in a word first, then cautions, what else was seen, and rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from crosstune.foundation.records import Run, Table
+from crosstune.foundation.records.page import Statement, Tone
+from crosstune.studies.foretell import judging
+from crosstune.studies.foretell.joined import WINDOW
+from crosstune.studies.foretell.profiles import BASELINE, SCORE
+from crosstune.studies.foretell.settings import ForetellSettings
+from crosstune.studies.foretell.summary import TOTALS, headline
+
+_TONES: dict[str, Tone] = {
+    judging.FORETELLS: "shown",
+    judging.OPPOSITE: "shown",
+    judging.NORMS_DO: "not_shown",
+    judging.DOES_NOT: "not_shown",
+    judging.TOO_FEW: "too_noisy",
+    judging.UNMEASURED: "too_noisy",
+}
+_WHEN = {"window": "averaged over the window", "before": "of the state before"}
+
+
+def statements(run: Run, settings: ForetellSettings) -> list[Statement]:
+    """The findings of a study.
+
+    Args:
+        run: The study's run, with its tables over seeds.
+        settings: Its settings.
+
+    Returns:
+        Sentences with their figures, the most important first.
+    """
+    judged, by_row = run.table(judging.HEADS), run.table(judging.ROWS)
+    asked = headline(judged)
+    return [
+        *(_of_score(row) for row in judged.where(**asked, kind=SCORE).rows()),
+        *(Statement(text, "warning") for text in warnings(run)),
+        *_nothing_forgotten(run, settings),
+        _of_baselines(judged.where(**asked, kind=BASELINE)),
+        *_elsewhere(judged, asked),
+        *_of_rows(by_row, asked["when"]),
+    ]
+
+
+def warnings(run: Run) -> list[str]:
+    """What the study warned of, said once however often it was gone on with."""
+    return list(dict.fromkeys(event["text"] for event in run.events("warning")))
+
+
+def _of_score(row: Mapping[str, Any]) -> Statement:
+    name, when = row["predictor"], _WHEN[row["when"]]
+    said = {
+        judging.FORETELLS: f"Yes: {name}, {when}, foretells which heads forget, beyond gradient norms",
+        judging.OPPOSITE: f"The other way round: heads with more of {name}, {when}, forget less",
+        judging.NORMS_DO: f"No better than norms: {name}, {when}, ranks heads by what they forget, as gradient norms alone do",
+        judging.DOES_NOT: f"Not shown: {name}, {when}, does not foretell which heads forget",
+        judging.TOO_FEW: f"Too few heads to say whether {name}, {when}, foretells which of them forget",
+        judging.UNMEASURED: f"Not measured: {name}, {when}, does not tell heads apart",
+    }[row["verdict"]]
+    return Statement(f"{said}{_figure(row)}.", _TONES[row["verdict"]], _detail(row))
+
+
+def _figure(row: Mapping[str, Any]) -> str:
+    if math.isnan(row["correlation"]):
+        return ""
+    return f": rank correlation {row['correlation']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _detail(row: Mapping[str, Any]) -> str:
+    if math.isnan(row["correlation"]):
+        return f"{row['items']} heads."
+    detectable = row["detectable"]
+    seen = (
+        "not even a perfect correlation would have been found four times of five"
+        if math.isnan(detectable)
+        else f"a true correlation of {detectable:.2f} would have been found four times of five"
+    )
+    seeds = "one seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
+    return (
+        f"{row['items']} heads, ranked within their blocks, {seeds}; rows that no score saw. Permutation p "
+        f"{row['p']:.2g} ({row['p_adjusted']:.2g} after Holm); beyond norms {row['beyond']:.2f} (p {row['beyond_p']:.2g}); "
+        f"{seen}."
+    )
+
+
+def _of_baselines(table: Table) -> Statement:
+    known = [row for row in table.rows() if not math.isnan(row["correlation"])]
+    said = "; ".join(f"{row['predictor']} {row['correlation']:.2f}" for row in known) or "none"
+    return Statement(
+        f"What gradient norms alone say of which heads forget: {said}.",
+        "info",
+        "Rank correlations of the same kind. A score is worth its computation only beyond these.",
+    )
+
+
+def _elsewhere(judged: Table, asked: Mapping[str, str]) -> Iterator[Statement]:
+    """What the same scores say inside layers, of magnitudes, and at the state before."""
+    for changes, words in (
+        ({"scope": judging.WITHIN}, "Heads of one layer held against each other"),
+        ({"outcome": judging.SIZE}, "Which heads change the old task's loss most, either way"),
+        ({"when": "before"} if asked["when"] == WINDOW else {}, "From the state before alone"),
+    ):
+        if changes:
+            rows = judged.where(**{**asked, **changes}, kind=SCORE).rows()
+            yield Statement(f"{words}: {_listed(rows)}.", "info", "Verdicts as above.")
+
+
+def _of_rows(by_row: Table, when: str) -> Iterator[Statement]:
+    rows = by_row.where(when=when, block=judging.ALL, kind=SCORE).rows()
+    if rows:
+        norms = by_row.where(when=when, block=judging.ALL, kind=BASELINE).column("correlation")
+        yield Statement(
+            f"Which rows of the old task are forgotten most: {_listed(rows)}.",
+            "info",
+            f"{rows[0]['items']} scored rows, nats a row; length, loss and norm say "
+            f"{', '.join(f'{one:.2f}' for one in norms)}.",
+        )
+
+
+def _listed(rows: list[dict[str, Any]]) -> str:
+    return "; ".join(
+        f"{row['predictor']} {row['verdict']}"
+        + ("" if math.isnan(row["correlation"]) else f" ({row['correlation']:.2f})")
+        for row in rows
+    )
+
+
+def _nothing_forgotten(run: Run, settings: ForetellSettings) -> Iterator[Statement]:
+    """That there is nothing to foretell where the old task's loss did not rise."""
+    rows = run.table(TOTALS).where(task=settings.old_task, side="test").rows()
+    risen = sum(row["nats"] for row in rows) / len(rows)
+    if risen <= 0:
+        yield Statement(
+            f"{settings.old_task} was not forgotten: its loss changed by {risen:.3f} nats per token, so there is little to foretell.",
+            "warning",
+            "Entries of single heads may still be forgetting that others made up for.",
+        )
