@@ -17,25 +17,30 @@ def whole() -> str:
     return bits(run())
 
 
+def killed(folder: Path) -> None:
+    """A folder that a killed process left, with one of two layers."""
+    process = mp.get_context("spawn").Process(target=die, args=(str(folder), 1))
+    process.start()
+    process.join()
+    assert process.exitcode == -9
+
+
 def test_two_processes_score_what_one_scores(tmp_path: Path, whole: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    killed(tmp_path / "begun")
     mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
     for rank in range(2):
-        assert (tmp_path / f"{rank}.txt").read_text(encoding="utf-8") == whole
-        assert (tmp_path / f"{rank}-kept.txt").read_text(encoding="utf-8") == whole
+        for name in (f"{rank}", f"{rank}-kept", f"{rank}-begun"):
+            assert (tmp_path / f"{name}.txt").read_text(encoding="utf-8") == whole
     assert bits(run(tmp_path / "kept")) == whole
 
 
 def test_killed_and_gone_on_with_is_uninterrupted(
     tmp_path: Path, whole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = mp.get_context("spawn")
-    process = context.Process(target=die, args=(str(tmp_path), 1))
-    process.start()
-    process.join()
-    assert process.exitcode == -9
+    killed(tmp_path)
     scored = []
     score = face.score_layer
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from crosstune.foundation.errors import ModelError, SettingsError
 from crosstune.foundation.models import HeadMap, check_finite, load_model, load_tokenizer
-from crosstune.foundation.ranks import from_first, gather_over_ranks, is_first, rank, world_size
+from crosstune.foundation.ranks import (
+    from_first,
+    gather_over_ranks,
+    is_first,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from crosstune.foundation.storage import fingerprint
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.circuits.capture import capture_factors
@@ -146,19 +153,29 @@ def score_factors(
     Returns:
         The scores.
     """
-    kept = folder / "scores" if folder is not None and is_first() else None
-    scores = CircuitScores.create(a.rows, b.rows, a.heads, settings, a.layers, folder=kept)
-    missing = from_first([layer for layer in a.layers if layer not in scores.done])
+    place = None if folder is None else folder / "scores"
+    # In a folder the first process keeps the scores, and the others read them in the end; else every process does.
+    scores = (
+        CircuitScores.create(a.rows, b.rows, a.heads, settings, a.layers, folder=place)
+        if place is None or is_first()
+        else None
+    )
+    done = from_first(scores and scores.done)
+    missing = [layer for layer in a.layers if layer not in done]
     size = world_size()
     for start in range(0, len(missing), size):
-        # Each process scores one layer at a time; all of them then hold all.
         own = missing[start + rank() : start + rank() + 1]
         found = [(layer, _layer(a, b, true, layer, settings)) for layer in own]
         for layer, blocks in (pair for part in gather_over_ranks(found) for pair in part):
-            scores.put(layer, blocks)
+            if scores is not None:
+                scores.put(layer, blocks)
         if told:
             told("scoring", min(start + size, len(missing)), len(missing))
-    return scores.finish()
+    wait_for_all()
+    if scores is not None:
+        return scores.finish()
+    assert place is not None
+    return CircuitScores.open(place)
 
 
 def fishers(settings: CircuitSettings) -> set[str]:
