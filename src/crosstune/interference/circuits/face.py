@@ -160,7 +160,7 @@ def score_factors(
         if place is None or is_first()
         else None
     )
-    done = from_first(scores and scores.done)
+    done = from_first(() if scores is None else scores.done)
     missing = [layer for layer in a.layers if layer not in done]
     size = world_size()
     for start in range(0, len(missing), size):
