@@ -41,9 +41,11 @@ COMMANDS: list[list[str]] = [
     ["run"],
     ["run", "conflict"],
     ["run", "repair"],
+    ["run", "circuits"],
     ["plan"],
     ["plan", "conflict"],
     ["plan", "repair"],
+    ["plan", "circuits"],
     ["repair"],
     ["show"],
     ["list"],
@@ -109,6 +111,17 @@ REPAIR_CELL_ROWS = {
     "repair_line": "one site and task on the straight line from before to after",
     "repair_generations": "one prompt",
     "repair_cost": "one method",
+}
+# Likewise of a circuit study; the cells have heads, slices and ablation, without checkpoint and pair.
+CIRCUIT_ROWS = {
+    "circuit_heads": "one head of one block under one variant, at one checkpoint, of one pair of tasks",
+    "circuit_pairs": "one pair of samples that stands out in one head",
+    "circuit_matrices": "where the scores of all pairs of samples in one head lie",
+    "circuit_rows": "one sample, a row or column of the matrices of its cell",
+    "circuit_slices": "the Fisher of one head's slice",
+    "circuit_ablation": "two forms (variant under a Fisher) of one block (option `ablate`)",
+    "circuit_checkpoints": "one block and variant at a later checkpoint, held against the first",
+    "circuit_changes": "one head at a later checkpoint, held against the first",
 }
 ALONE_ROWS = {
     "measurements": "one headline figure of a study (`measurements.parquet`)",
@@ -323,6 +336,23 @@ def repair_cell_tables() -> dict[str, tuple[Column, ...]]:
     }
 
 
+def circuit_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table that a circuit study writes."""
+    from crosstune.interference.circuits import tables
+    from crosstune.studies.circuits import entries, summary
+
+    return {
+        tables.HEADS: (*entries.AXES, *tables.HEADS_COLUMNS, entries.STANDS_OUT),
+        tables.PAIRS: entries.PAIRS_COLUMNS,
+        entries.MATRICES: entries.MATRICES_COLUMNS,
+        entries.ROWS: entries.ROWS_COLUMNS,
+        tables.SLICES: (*entries.AXES, *tables.SLICES_COLUMNS),
+        tables.ABLATION: (*entries.AXES, *tables.ABLATION_COLUMNS),
+        summary.CHECKPOINTS: summary.CHECKPOINTS_COLUMNS,
+        tables.CHANGES: (*entries.AXES, *tables.CHANGES_COLUMNS),
+    }
+
+
 def other_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of a table that is no part of ``tables/``."""
     from crosstune.foundation.records import run
@@ -357,6 +387,7 @@ def tables_page(page: str) -> str:
     page = between(page, "cell", tables_section(CELL_ROWS, cell_tables()))
     page = between(page, "repair", tables_section(REPAIR_ROWS, repair_tables()))
     page = between(page, "repair cell", tables_section(REPAIR_CELL_ROWS, repair_cell_tables()))
+    page = between(page, "circuits", tables_section(CIRCUIT_ROWS, circuit_tables()))
     return between(page, "alone", tables_section(ALONE_ROWS, other_tables()))
 
 

@@ -15,7 +15,10 @@ def test_every_study_is_found_by_its_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("conflikt", "Did you mean `conflict`?"), ("zzz", "There are: conflict, repair.")],
+    [
+        ("conflikt", "Did you mean `conflict`?"),
+        ("zzz", f"There are: {', '.join(study.name for study in STUDIES)}."),
+    ],
 )
 def test_an_unknown_name_is_told_what_there_is(name: str, hint: str) -> None:
     with pytest.raises(SettingsError) as caught:

@@ -2,7 +2,7 @@
 
 >>> import crosstune.studies as studies
 >>> [study.name for study in studies.STUDIES]
-['conflict', 'repair', 'circuits']
+['conflict', 'repair', 'circuits', 'foretell']
 """
 
 from __future__ import annotations

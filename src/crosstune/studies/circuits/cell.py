@@ -184,7 +184,7 @@ class Sitting:
     ) -> Table:
         """The scores under every other Fisher, all held against each other; only the comparison is kept."""
         measured = [scores]
-        for settings in ablated(self.bench.settings.measurement):
+        for settings in ablated(self.bench):
             measured.append(self._score(place, captured, settings, None))
         self.tell("comparing scores with each other", 0)
         return ablate(measured)
@@ -208,22 +208,34 @@ class Sitting:
         return self._known[task, labels]
 
 
-def ablated(settings: CircuitSettings) -> tuple[CircuitSettings, ...]:
-    """The further measurements of an ablation: the same variants under each Fisher.
+def ablated(bench: Bench) -> tuple[CircuitSettings, ...]:
+    """The further measurements of an ablation: the same variants under each Fisher that can be had of what is captured.
 
     Args:
-        settings: What the study measures.
+        bench: What all cells share.
 
     Returns:
-        One for each Fisher that can be had of what is captured; none where no variant takes a Fisher.
+        One for each Fisher; a held-out one only where half of the samples are enough for it. None without an ablation.
     """
+    settings = bench.settings.measurement
     variants = tuple(variant for variant in settings.variants if variant in _ABLATED)
-    known = [kind for kind in FISHERS if kind != "true" or kind in fishers(settings)]
-    if not variants:
+    if not (bench.settings.ablate and variants):
         return ()
+    left = {"held_out": bench.samples // 2, "leave_one_out": bench.samples - 1}
+    known = [
+        kind
+        for kind in FISHERS
+        if left.get(kind, bench.samples) >= settings.min_samples
+        and (kind != "true" or kind in fishers(settings))
+    ]
     return tuple(
         replace(settings, variants=variants, fisher=kind, averages="pooled") for kind in known
     )
+
+
+def scorings(bench: Bench) -> int:
+    """How often a cell's pairs are scored: once, and once for each Fisher of an ablation."""
+    return 1 + len(ablated(bench))
 
 
 def _record(scores: CircuitScores, ablation: Table | None, run: Run) -> None:

@@ -13,7 +13,7 @@ from crosstune import report
 from crosstune.foundation import ranks
 from crosstune.foundation.records import Run
 from crosstune.studies.circuits import page, summary
-from crosstune.studies.circuits.cell import Place, Sitting, ablated, captures, places
+from crosstune.studies.circuits.cell import Place, Sitting, captures, places, scorings
 from crosstune.studies.circuits.prepare import Bench, Checkpoint, prepare
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.opening import is_finished, open_cell, open_run
@@ -82,13 +82,7 @@ class _Told:
 def _layers(bench: Bench, cells: Sequence[Place]) -> int:
     """Layers of work: one for each task that is captured and each pair that is scored, at each checkpoint."""
     captured = sum(len(captures(own, bench.settings.measurement)) for own in _by_checkpoint(cells))
-    return bench.layers * (captured + len(cells) * _scorings(bench))
-
-
-def _scorings(bench: Bench) -> int:
-    """How often a cell's pairs are scored: once, and once for each Fisher of an ablation."""
-    settings = bench.settings
-    return 1 + (len(ablated(settings.measurement)) if settings.ablate else 0)
+    return bench.layers * (captured + len(cells) * scorings(bench))
 
 
 def _by_checkpoint(cells: Sequence[Place]) -> Iterator[tuple[Place, ...]]:
@@ -107,7 +101,7 @@ def _run_checkpoint(
     spared = len(captures(cells, settings.measurement)) - len(
         captures(missing, settings.measurement)
     )
-    behind = spared + (len(cells) - len(missing)) * _scorings(bench)
+    behind = spared + (len(cells) - len(missing)) * scorings(bench)
     if behind:
         told(checkpoint.name, "finished before", behind * bench.layers)
     if not missing:

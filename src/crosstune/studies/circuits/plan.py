@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.circuits.forecast import Estimate, estimate
 from crosstune.interference.circuits.samples import check_length, choose_samples
-from crosstune.studies.circuits.cell import Place, ablated, captures, places
+from crosstune.studies.circuits.cell import Place, captures, places, scorings
 from crosstune.studies.circuits.prepare import Bench, prepare
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.study import Plan, PlanLine
@@ -85,9 +85,10 @@ def _lines(bench: Bench, found: Calibration) -> Iterator[PlanLine]:
     cells, cost = places(bench), found.estimate
     captured = _captured(bench, cells)
     ours = captures(cells[:1], bench.settings.measurement)
+    scored = len(cells) * scorings(bench)
     capture, score = (
         captured / len(ours) * cost.capture_seconds,
-        _scored(bench, cells) * cost.score_seconds,
+        scored * cost.score_seconds,
     )
     whole = capture + score + _REPORT_SECONDS
     heads = "×".join(map(str, (found.n_a, found.n_b)))
@@ -97,9 +98,7 @@ def _lines(bench: Bench, found: Calibration) -> Iterator[PlanLine]:
     yield PlanLine(
         "  capturing", capture, "seconds", f"{captured} passes over a task; each is captured once a checkpoint"
     )  # fmt: skip
-    yield PlanLine(
-        "  scoring", score, "seconds", f"{_scored(bench, cells)} × {heads} pairs of samples"
-    )
+    yield PlanLine("  scoring", score, "seconds", f"{scored} × {heads} pairs of samples")
     yield PlanLine(
         "  start and report", _REPORT_SECONDS, "seconds", "loading libraries, summing up, drawing"
     )
@@ -121,12 +120,6 @@ def _lines(bench: Bench, found: Calibration) -> Iterator[PlanLine]:
     yield PlanLine("  factors", factors, "GiB", "what later runs can ask other questions")
     yield PlanLine("  scores", len(cells) * cost.score_gib, "GiB", "every pair in every head")
     yield PlanLine("tokens of a sample", found.tokens, "tokens", "mean of the first two tasks")
-
-
-def _scored(bench: Bench, cells: tuple[Place, ...]) -> int:
-    """How often pairs are scored; an ablation scores them under every Fisher."""
-    settings = bench.settings
-    return len(cells) * (1 + (len(ablated(settings.measurement)) if settings.ablate else 0))
 
 
 def _captured(bench: Bench, cells: tuple[Place, ...]) -> int:

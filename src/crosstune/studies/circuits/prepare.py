@@ -54,6 +54,11 @@ class Bench:
     layers: int
     warnings: tuple[str, ...]
 
+    @property
+    def samples(self) -> int:
+        """The samples of the smallest task."""
+        return min(self.settings.measurement.rows, *(len(rows) for rows in self.rows.values()))
+
     def open_model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
         """A checkpoint with its tokenizer.
 
@@ -173,6 +178,10 @@ def _warnings(settings: CircuitStudySettings, rows: Mapping[str, Sequence[Row]])
     if min(asked, *(len(own) for own in rows.values())) < _FEW * least:
         found.append(
             f"With fewer than {_FEW * least} rows a task, intervals are wide and reliabilities say little."
+        )
+    if settings.ablate and min(asked, *(len(own) for own in rows.values())) < 2 * least:
+        found.append(
+            f"The ablation leaves out the held-out Fisher: half of the samples are fewer than min_samples ({least})."
         )
     if settings.measurement.blind:
         found.append(

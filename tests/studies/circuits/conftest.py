@@ -1,0 +1,32 @@
+"""One small finished circuit study that the tests of this folder read; none of them changes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.studies import small_circuits
+
+from crosstune.foundation.records import Run
+from crosstune.studies.circuits.prepare import Bench, prepare
+from crosstune.studies.circuits.settings import CircuitStudySettings
+from crosstune.studies.opening import settings_of
+
+
+@pytest.fixture(scope="session")
+def circuited(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two states, two directions of a pair, all variants, an ablation."""
+    folder = tmp_path_factory.mktemp("circuits")
+    return small_circuits.run_cells(small_circuits.everything(folder))
+
+
+@pytest.fixture(scope="session")
+def bench(circuited: Run) -> Bench:
+    """What its cells share."""
+    return prepare(settings_of(circuited, CircuitStudySettings))
+
+
+@pytest.fixture
+def folder(study_folder: Path) -> Path:
+    """Where the small model lies."""
+    return study_folder

@@ -1,0 +1,80 @@
+"""The page: an explorer of all heads with selectors only where there are several, and what is needed to believe it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.studies import small_circuits
+
+from crosstune.foundation.records import Run
+from crosstune.foundation.records.page import PAGE_FILE, Page
+from crosstune.foundation.storage import read_json
+from crosstune.report import draw, summary
+from crosstune.report.folder import Contents
+
+
+def page_of(run: Run) -> Page:
+    return Page.from_json(read_json(run.folder / PAGE_FILE))
+
+
+@pytest.fixture(scope="module")
+def single(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One state, one pair, one variant; the text of a row is hostile."""
+    folder = tmp_path_factory.mktemp("single")
+    lines = "".join(
+        f'{{"text": "<script>alert({at})</script> tisane {at} mosola"}}\n' for at in range(14)
+    )
+    (folder / "evil.jsonl").write_text(lines, encoding="utf-8")
+    tasks = [
+        {"name": "en", "source": "toy:latin-svo", "rows": 40},
+        {"name": "evil", "source": str(folder / "evil.jsonl")},
+    ]
+    chosen = small_circuits.settings(
+        study_folder,
+        output=str(folder / "run"),
+        tasks=tasks,
+        measurement={"variants": ["signed"], "blocks": ["q", "o"]},
+    )
+    return small_circuits.run_cells(chosen)
+
+
+def test_the_explorer_begins_at_signed_scores_and_knows_its_tables(circuited: Run) -> None:
+    page = page_of(circuited)
+    explorer = page.sections[0]
+    assert (explorer.view, explorer.table, explorer.mark) == (
+        "explorer", "circuit_heads", "stands_out",
+    )  # fmt: skip
+    assert explorer.begin == {"variant": "signed"}
+    assert {explorer.matrices, explorer.pairs, explorer.names} <= set(circuited.tables())
+
+
+def test_states_stand_side_by_side_and_pairs_are_chosen(circuited: Run, single: Run) -> None:
+    both, one = page_of(circuited).sections[0], page_of(single).sections[0]
+    assert (both.facet, both.choose) == ("checkpoint", ("pair", "block", "variant"))
+    assert (one.facet, one.choose) == (None, ("block", "variant"))
+
+
+def test_every_section_can_be_drawn(circuited: Run, single: Run) -> None:
+    for run in (circuited, single):
+        contents = Contents.of(run)
+        assert [contents.obstacle(section) for section in contents.page.sections] == [""] * len(
+            contents.page.sections
+        )
+    ids = [section.id for section in page_of(circuited).sections]
+    assert ids == ["heads", "ablation-spearman", "ablation-overlap", "checkpoints", "changes", "slices", "methods"]  # fmt: skip
+    assert [section.id for section in page_of(single).sections] == ["heads", "slices", "methods"]
+
+
+def test_methods_name_the_tasks_and_formulas(single: Run) -> None:
+    note = page_of(single).sections[-1].note
+    assert note.startswith("Task A is en, task B is evil.")
+    assert "Σ_k g_ik g_jk/D_k" in note
+
+
+def test_texts_of_rows_are_escaped_in_the_page(single: Run) -> None:
+    html = draw(single).read_text(encoding="utf-8")
+    assert "<script>alert(" not in html
+    assert "\\u003cscript\\u003ealert(" in html
+    assert html.count("</script>") == 3
+    assert "Which attention heads en and evil fight over" in summary(single)

@@ -1,0 +1,89 @@
+"""The smallest circuit study that has everything: two toy tasks, two states of a random Llama of two layers, a dozen rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.studies import small_study
+
+from crosstune.foundation.models import load_model, load_tokenizer, save_model
+from crosstune.foundation.records import Run
+from crosstune.foundation.settings import from_mapping
+from crosstune.studies.circuits.settings import CircuitStudySettings
+from crosstune.studies.study import Listener
+
+LAYERS = 2
+
+
+def later(folder: Path) -> str:
+    """Another state of the small model, made on first use."""
+    place = folder / "later"
+    if not place.is_dir():
+        model = load_model(small_study.model(folder))
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(0.02 * torch.randn(value.shape, generator=generator))
+        save_model(model, load_tokenizer(small_study.model(folder)), place)
+    return str(place)
+
+
+def values(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The settings as plain values; groups in `changes` are merged into those here."""
+    small: dict[str, Any] = {
+        "output": str(folder / "run"),
+        "model": small_study.model(folder),
+        "tasks": [
+            {"name": "en", "source": "toy:latin-svo", "rows": 40},
+            {"name": "bn", "source": "toy:bengali-sov-0.3", "rows": 40},
+        ],
+        "measurement": {"rows": 12, "length": 16},
+    }
+    for name, change in changes.items():
+        old = small.get(name)
+        merges = isinstance(change, Mapping) and isinstance(old, Mapping)
+        small[name] = {**old, **change} if merges else change
+    return small
+
+
+def settings(folder: Path, **changes: Any) -> CircuitStudySettings:
+    """The same as a value."""
+    return from_mapping(CircuitStudySettings, values(folder, **changes))
+
+
+def everything(folder: Path) -> CircuitStudySettings:
+    """Two states, both directions of a pair, every variant, the true Fisher and an ablation."""
+    return settings(
+        folder,
+        checkpoints=[later(folder)],
+        pairs=["en:bn", "bn:en"],
+        measurement={
+            "variants": ["directional", "signed", "symmetric", "ewc", "kfac"],
+            "min_samples": 5,
+            "averages": "true",
+        },
+        ablate=True,
+        top_pairs=3,
+    )
+
+
+def run_cells(chosen: CircuitStudySettings, listener: Listener = lambda progress: None) -> Run:
+    """The study without its page, which takes longer than everything else here."""
+    from crosstune.studies.circuits import flow
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow.report, "draw", lambda run: None)
+        return flow.run(chosen, listener)
+
+
+def arrays(run: Run) -> dict[str, np.ndarray]:
+    """Every array of pair scores of every cell, by its path in the run."""
+    return {
+        file.relative_to(run.folder).as_posix(): np.load(file)
+        for file in sorted(run.folder.glob("cells/*/scores/*.npy"))
+    }
