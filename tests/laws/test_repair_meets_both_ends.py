@@ -84,6 +84,38 @@ def test_a_fresh_adapter_begins_at_its_base_and_ends_at_itself() -> None:
         assert torch.equal(pairs.logits(session.ends.model), pairs.logits(adapter))
 
 
+@pytest.mark.parametrize("family", ["llama", "llama_biased", "gpt2", "phi3", "gpt_neox"])
+def test_equal_coefficients_of_heads_are_the_components(family: str) -> None:
+    """Of split, fused and interleaved projections, with grouped queries and without."""
+    before, after = decoders.decoder(family, seed=0), decoders.decoder(family, seed=1)
+    session = tuned.session(tuned.opened(before, after), granularity=("head", "kv_head"))
+    plain = tuned.session(tuned.opened(before, after))
+    coarse = coordinates("component", session.pieces, session.layers)
+    at = np.random.default_rng(0).uniform(size=coarse.count)
+    values = (coarse.matrix @ at)[None]
+    whole = (coordinates("component", plain.pieces, plain.layers).matrix @ at)[None]
+    plain.box.place(torch.from_numpy(whole))
+    for name in ("kv_head", "head"):
+        fine = coordinates(name, session.pieces, session.layers)
+        assert fine.project(values) is not None and fine.count > coarse.count
+    session.box.place(torch.from_numpy(values))
+    assert_same_bits(dict(session.ends.model.named_parameters()), plain.ends.model)
+
+
+def test_equal_coefficients_of_an_adapters_heads_compute_what_the_components_do() -> None:
+    """The factor that moves is another, so the product agrees to rounding and not to the bit."""
+    base, adapter = (model.double() for model in tuned.adapted())
+    by_head = tuned.session(tuned.opened(base, adapter), granularity=("head",))
+    plain = tuned.session(tuned.opened(base, adapter))
+    at = np.random.default_rng(0).uniform(size=14)
+    for session in (by_head, plain):
+        axes = coordinates("component", session.pieces, session.layers)
+        session.box.place(torch.from_numpy((axes.matrix @ at)[None]))
+    found, wanted = (pairs.logits(one.ends.model) for one in (by_head, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(wanted, pairs.logits(adapter))
+
+
 def test_a_soup_has_every_checkpoint_at_a_corner() -> None:
     before, after = tuned.pair()
     middle = pairs.moved(before, seed=9)

@@ -19,8 +19,9 @@ from crosstune.interference.repair.outcome import Pick, Repair
 SETTINGS = replace(tuned.SMALL, exchange_rates=(1.0,), budgets=(), penalties=(0.0,))
 
 
-def of(before: Any, after: Any) -> tuple[Repair, Pick]:
-    found = repair(before, after, keep=tuned.keep(), settings=SETTINGS)
+def of(before: Any, after: Any, *granularity: str) -> tuple[Repair, Pick]:
+    settings = replace(SETTINGS, granularity=granularity or SETTINGS.granularity)
+    found = repair(before, after, keep=tuned.keep(), settings=settings)
     pick = found.pick()
     assert pick.point.coefficients is not None
     assert 0.0 < float(pick.point.coefficients.mean()) < 1.0  # neither end
@@ -55,11 +56,14 @@ def test_a_full_model_has_the_losses_that_were_reported(dtype: torch.dtype, tmp_
     assert_measured(widened, found, pick)
 
 
-def test_an_adapter_in_vanilla_peft_has_the_losses_that_were_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("granularity", ["component", "head"])
+def test_an_adapter_in_vanilla_peft_has_the_losses_that_were_reported(
+    granularity: str, tmp_path: Path
+) -> None:
     base, adapter = tuned.adapted()
     place = pairs.saved(base, tmp_path / "base")
     adapter.save_pretrained(tmp_path / "adapter")
-    found, pick = of(place, tmp_path / "adapter")
+    found, pick = of(place, tmp_path / "adapter", granularity)
     folder = found.save(tmp_path / "kept", pick)
     assert (folder / "adapter_config.json").is_file()
     assert_measured(pairs.vanilla(place, folder), found, pick)

@@ -21,7 +21,7 @@ from crosstune.interference.repair.pieces import coordinates
 from crosstune.interference.repair.search.soup import pull_back
 from crosstune.interference.repair.session import Session
 
-STEP = 1e-3  # of a difference of fourth order
+STEP = 3e-4  # of a difference of fourth order
 CLOSE = 5e-6  # the one definition of the loss is float32 in its last step; 1.6e-6 was seen
 OF_SEVERAL = tuple(name for name in tuned.EVERY if name != "singular")
 
@@ -124,11 +124,11 @@ def differences(
 
 
 def assert_derivative(
-    session: Session, loss: Callable[[Session, np.ndarray], Tensor] = nats
+    session: Session, loss: Callable[[Session, np.ndarray], Tensor] = nats, seed: int = 0
 ) -> None:
     """Every granularity along a random direction of its own, at a place inside the box."""
     ends = session.box.shape[0]
-    values = middle(session)
+    values = middle(session, seed)
     look = session.looks(values)
     assert np.abs(look.slopes).max() > 0.1
     names = [name for name in tuned.EVERY if ends == 1 or name != "singular"]
@@ -156,7 +156,7 @@ def test_families_that_fuse_or_turn_their_matrices(family: str) -> None:
     before = decoders.decoder(family, seed=0).double()
     before.set_experts_implementation("eager")  # the fast one has no float64
     after = pairs.moved(before)
-    assert_derivative(opened(before, after))
+    assert_derivative(opened(before, after), seed=1)  # at 0 a step changes the expert of a token
 
 
 def test_an_adapter() -> None:
@@ -174,7 +174,7 @@ def test_divergence_from_the_checkpoints() -> None:
 
 
 def test_every_single_piece_by_differences() -> None:
-    session = opened(*double(), granularity=("embedding_rows",))
+    session = opened(*double(), granularity=("embedding_rows", "head"))
     values = middle(session)
     slopes = session.looks(values).slopes
     for at in range(len(session.pieces)):
@@ -189,7 +189,7 @@ def test_every_piece_is_the_inner_product_of_the_whole_gradient_with_its_change(
     """The slow oracle: all gradients at once by autograd, cut into parts afterwards."""
     before, after = double()
     between = [pairs.moved(before, seed=9)] if ends == 2 else []
-    session = opened(before, after, between=between, granularity=("tensor",))
+    session = opened(before, after, between=between, granularity=("tensor", "head"))
     values = middle(session)
     slopes = session.looks(values).slopes
     losses = nats(session, values)
@@ -205,7 +205,7 @@ def test_every_piece_is_the_inner_product_of_the_whole_gradient_with_its_change(
                 moved, start = dict(model.named_parameters()), dict(before.named_parameters())
                 for at, piece in enumerate(session.pieces):
                     name = piece.part.parameter
-                    change = piece.part.take((moved[name] - start[name]).detach())
-                    inner[end, at] = (piece.part.take(named[name]) * change).sum().item()
+                    change = piece.elements.take((moved[name] - start[name]).detach())
+                    inner[end, at] = (piece.elements.take(named[name]) * change).sum().item()
             truth = pull_back(values, inner)
             np.testing.assert_allclose(slopes[task, fold], truth, rtol=1e-5, atol=1e-5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,8 +24,9 @@ def change(rows: int, columns: int, dtype: torch.dtype = torch.float64) -> torch
     return torch.randn(rows, columns, dtype=dtype)
 
 
-def found(delta: torch.Tensor, count: int, **options: bool) -> Directions:
-    made = leading(part(*delta.shape), delta, count, **options)
+def found(delta: torch.Tensor, count: int, factor: Any = None) -> Directions:
+    of = Part(replace(SITE, factor=factor), "weight", tuple(delta.shape))
+    made = leading(of, delta, count)
     assert made is not None
     return made
 
@@ -72,13 +76,19 @@ def test_a_large_matrix_is_decomposed_at_random_but_always_the_same(
     )
 
 
-def test_the_columns_of_a_factor_are_its_directions() -> None:
+def test_the_columns_of_b_and_the_rows_of_a_are_their_directions() -> None:
     delta = change(6, 4)
     delta[:, 2] = 0.0
-    made = found(delta, 1, columns=True)
+    made = found(delta, 1, factor="B")
     assert made.count == 3
     torch.testing.assert_close(made.combine(torch.tensor([0.0, 1.0, 0.0]))[:, 1], delta[:, 1])
     torch.testing.assert_close(made.combine(torch.ones(3)), delta)
+    turned = found(delta.T, 1, factor="A")
+    torch.testing.assert_close(
+        turned.left.square().sum(dim=0), made.left.square().sum(dim=0)
+    )  # the sizes stand in it
+    for chosen in (torch.tensor([0.0, 1.0, 0.0]), torch.ones(3)):
+        torch.testing.assert_close(turned.combine(chosen), made.combine(chosen).T)
 
 
 def test_neither_a_vector_nor_no_change_has_directions() -> None:

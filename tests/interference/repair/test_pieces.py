@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,31 @@ def test_a_class_without_rows_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "gpt_neox", "mixtral"])
-def test_pieces_cover_every_element_once(family: str) -> None:
+@pytest.mark.parametrize("heads", [False, True])
+def test_pieces_cover_every_element_once(family: str, heads: bool) -> None:
     model = decoders.decoder(family)
     for name, parameter in model.named_parameters():
         touched = torch.zeros_like(parameter)
-        for piece in pieces_of(model):
+        for piece in pieces_of(model, heads=heads):
             if piece.part.parameter == name:
-                piece.part.take(touched).add_(1.0)
+                piece.elements.take(touched).add_(1.0)
         assert bool((touched == 1.0).all()), name
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), [("llama", 2), ("phi3", 2), ("gpt_neox", 4)])
+def test_attention_is_cut_by_head_and_nothing_else(family: str, kv_heads: int) -> None:
+    model = decoders.decoder(family)
+    pieces = pieces_of(model, heads=True)
+    for component, heads in (("attn.q", 4), ("attn.o", 4), ("attn.k", kv_heads)):
+        own = [p for p in pieces if p.site.component == component and p.site.layer == 1 and p.head]
+        numbers = [p.site.head if p.site.kv_head is None else p.site.kv_head for p in own]
+        assert sorted(set(numbers)) == list(range(heads))
+        assert [p.group for p in own] == [n * kv_heads // heads for n in numbers]
+    others = [p for p in pieces if not p.site.component.startswith("attn.")]
+    assert all(p.head is None and p.group == -1 for p in others)
+    assert [replace(p, head=None, group=-1) for p in others] == [
+        p for p in pieces_of(model) if not p.site.component.startswith("attn.")
+    ]
 
 
 def test_only_token_embeddings_and_heads_are_cut_by_rows() -> None:
@@ -71,6 +89,8 @@ def test_the_number_of_coordinates_is_that_of_what_they_are_called() -> None:
     assert count["tensor"] == len(list(model.parameters())) == 21
     classes = len({piece.rows for piece in session.pieces if piece.rows})
     assert classes > 1 and count["embedding_rows"] == count["component"] + 2 * (classes - 1)
+    assert count["kv_head"] == count["component"] + 2 * 4 * (2 - 1)
+    assert count["head"] == count["component"] + 2 * 2 * (4 - 1) + 2 * 2 * (2 - 1)
     matrices = sum(p.dim() == 2 for p in model.parameters())
     assert count["singular"] == count["tensor"] + 2 * matrices
 
@@ -96,7 +116,7 @@ def test_a_ramp_is_linear_in_depth_with_embeddings_first_and_head_last() -> None
     ("coarse", "fine"),
     [("global", "ramp"), ("global", "layer"), ("layer", "component"), ("ramp", "layer"),
      ("component", "expert"), ("component", "tensor"), ("component", "embedding_rows"),
-     ("tensor", "singular"), ("expert", "singular")],
+     ("tensor", "singular"), ("expert", "singular"), ("component", "kv_head"), ("kv_head", "head")],
 )  # fmt: skip
 def test_what_a_coarse_cut_can_a_fine_one_can(coarse: str, fine: str) -> None:
     """But a ramp ties the embeddings to the first block, as no layer-wise cut must."""

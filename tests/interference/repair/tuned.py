@@ -15,6 +15,7 @@ from tests.interference.repair import pairs
 from crosstune.foundation.data import Encoded, Row, Task, collate, encode
 from crosstune.foundation.evaluation import token_nats
 from crosstune.interference.repair import Ends, RepairSettings, open_ends
+from crosstune.interference.repair.checkpoints.turned import by_input
 from crosstune.interference.repair.outcome import Repair
 from crosstune.interference.repair.scoring import losses_at_ends
 from crosstune.interference.repair.session import Roles, Session, Watch, open_session
@@ -33,7 +34,10 @@ SMALL = RepairSettings(
     batch_tokens=64,
     seed=3,
 )
-EVERY = ("global", "ramp", "layer", "component", "expert", "tensor", "embedding_rows", "singular")
+EVERY = (
+    *("global", "ramp", "layer", "component", "expert", "tensor", "embedding_rows"),
+    *("kv_head", "head", "singular"),
+)
 
 
 def encoded(language: str, count: int, start: int = 0) -> list[Encoded]:
@@ -114,6 +118,7 @@ def session(
 ) -> Session:
     """A session on the selection rows, every granularity possible but those that need pieces of their own."""
     settings = replace(SMALL, **options)
+    ends = by_input(ends) if settings.by_head else ends
     rows = rows or {"en": encoded("en", 8), "bn": encoded("bn", 8)}
     before, after = losses_at_ends(ends, rows, settings)
     roles = Roles(tuple(rows), ("bn",), ("en",), before, after)

@@ -50,6 +50,22 @@ def test_the_maps_of_reasons_stand_right_after_the_coefficients(written):
     assert [section.view for section in written.sections[at : at + 5]] == ["heatmap"] * 5
 
 
+def test_heads_have_a_map_where_a_method_tells_them_apart(tmp_path):
+    run = told.run_with(tmp_path / "run")
+    for cell in run.cells():
+        table = cell.table("repair_coefficients")
+        rows = [row for row in table.rows() if row["component"] == "attn.o"]
+        heads = [row | {"method": "head", "head": head} for row in rows for head in (0, 1)]
+        cell.write_table(type(table)(table.name, table.columns, [*table.rows(), *heads]))
+    summary.write(run, told.SETTINGS)
+    page.write(run, told.SETTINGS)
+    written = Page.from_json(read_json(run.folder / PAGE_FILE))
+    (section,) = (one for one in written.sections if one.id == "coefficient-heads")
+    assert Contents.of(run).obstacle(section) == ""
+    assert section.begin == {"method": "head", "label": "rate 1", "component": "attn.o"}
+    assert (section.x, section.y) == ("head", "layer")
+
+
 TOLD = ("repair_points", "repair_tasks", "repair_hypervolume", "repair_coefficients")
 
 
@@ -71,6 +87,7 @@ def test_what_was_not_searched_has_no_section(tmp_path):
         "over-global",
         "over-replay",
         "coefficient-rows",
+        "coefficient-heads",
         "coefficient-directions",
         "rollback",
     }

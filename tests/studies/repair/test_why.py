@@ -53,6 +53,31 @@ def test_rows_and_directions_are_told_apart_by_the_methods_that_do_so():
     assert set(directions.column("direction")) == {-1, 0}
 
 
+def test_heads_are_numbered_by_their_own_kind():
+    def head(component, coefficient, **own):
+        return one(coefficient=coefficient, delta_share=0.1, head=-1, kv_head=-1) | {
+            "method": "head",
+            "component": component,
+            **own,
+        }
+
+    rows = [
+        head("attn.q", 0.2, head=0),
+        head("attn.q", 0.6, head=3, parameter="weight", delta_share=0.3),
+        head("attn.q", 0.2, head=3, parameter="bias"),
+        head("attn.v", 0.7, kv_head=1),
+        head("mlp.down", 0.9),
+    ]
+    given = Table(tables.COEFFICIENTS, (SEED, *tables.COEFFICIENTS_COLUMNS), rows)
+    found = why.coefficient_heads(given).rows()
+    assert [(row["component"], row["head"]) for row in found] == [
+        ("attn.q", 0),
+        ("attn.q", 3),
+        ("attn.v", 1),
+    ]
+    assert [row["coefficient"] for row in found] == pytest.approx([0.2, 0.5, 0.7])
+
+
 def test_both_ledgers_stand_in_one_table_and_factors_are_added():
     given = by_name()
     path = given["forgetting_sites"]

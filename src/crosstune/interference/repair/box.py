@@ -83,7 +83,7 @@ class Box:
         for end in range(1, self.ends.count + 1):
             stop = self._tensor(end, name, like)
             for at, piece in self._of[name]:
-                weight, part = float(values[end - 1, at]), piece.part
+                weight, part = float(values[end - 1, at]), piece.elements
                 view = part.take(blended)
                 if piece.direction >= 0:
                     continue
@@ -156,7 +156,7 @@ class Box:
                 inner[end, first] -= along.sum()
 
     def _inner(self, piece: Piece, gradient: Tensor, delta: Tensor) -> Tensor:
-        products = piece.part.take(gradient) * piece.part.take(delta)
+        products = piece.elements.take(gradient) * piece.elements.take(delta)
         if piece.rows:
             products = products[self._rows[piece.rows].to(products.device)]
         return products.sum(dtype=torch.float64)
@@ -175,9 +175,10 @@ class Box:
 
     def count(self, piece: Piece) -> int:
         """The number of elements that a piece's coefficient scales; a direction scales all of its part."""
+        count = piece.elements.count
         if not piece.rows:
-            return piece.part.count
-        return piece.part.count * int(self._rows[piece.rows].sum()) // len(self._rows[piece.rows])
+            return count
+        return count * int(self._rows[piece.rows].sum()) // len(self._rows[piece.rows])
 
     def measure(self) -> Tensor:
         """The squared size ‖Δθ_p‖² of each piece's change against `before`; a direction's is also in its matrix's.

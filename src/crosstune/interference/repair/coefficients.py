@@ -7,12 +7,15 @@ from itertools import groupby
 
 import numpy as np
 
+from crosstune.foundation.models import Site
 from crosstune.foundation.records import Table
 from crosstune.interference.places import site_cells
 from crosstune.interference.repair import tables
+from crosstune.interference.repair.pieces import Piece
 from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.search.soup import shares
 from crosstune.interference.repair.session import Session
+from crosstune.interference.repair.settings import BY_HEAD
 
 
 def coefficients_table(session: Session, points: Sequence[tuple[int, Point]]) -> Table:
@@ -23,8 +26,8 @@ def coefficients_table(session: Session, points: Sequence[tuple[int, Point]]) ->
         points: Each point and its number in its method's list.
 
     Returns:
-        The table `repair_coefficients`; singular directions have rows of their own where the method gives them
-        coefficients of their own. Of several ends, the share of each end's change is told.
+        The table `repair_coefficients`; heads and singular directions have rows of their own where the method gives
+        them coefficients of their own. Of several ends, the share of each end's change is told.
     """
     total = session.sizes.sum(axis=1, where=_elements(session)[None])
     rows = []
@@ -47,8 +50,15 @@ def _cells(
     session: Session, point: Point, coefficients: np.ndarray, sizes: np.ndarray
 ) -> Iterator[dict[str, object]]:
     own = point.method == "singular"
+    by_head = point.method in BY_HEAD
+
+    def told(item: tuple[int, Piece]) -> tuple[Site, str, int]:
+        """What a row of the table is about: heads that cannot differ are told as their component."""
+        piece = item[1]
+        return (piece.site if by_head else piece.site.whole, piece.rows, piece.direction)
+
     numbered = enumerate(session.pieces)
-    for _, group in groupby(numbered, key=lambda item: item[1].part):
+    for part, group in groupby(numbered, key=lambda item: item[1].part):
         places = list(group)
         inside, taken = (
             sum(sizes[at] for at, piece in places if (piece.direction >= 0) == is_direction)
@@ -56,16 +66,17 @@ def _cells(
         )
         # Directions run through all rows of their matrix, so each class of rows gives up the same share to them.
         left = max(0.0, 1.0 - taken / inside) if own and inside else 1.0
-        for at, piece in places:
-            if piece.direction >= 0 and not own:
+        for (site, rows, direction), alike in groupby(places, key=told):
+            if direction >= 0 and not own:
                 continue
-            share = sizes[at] if piece.direction >= 0 else sizes[at] * left
+            at, pieces = zip(*alike, strict=True)
+            share = sizes[list(at)].sum()
             yield {
-                **site_cells(piece.site),
-                "parameter": piece.part.parameter,
-                "rows": piece.rows,
-                "direction": piece.direction,
-                "coefficient": float(coefficients[at]),
-                "elements": session.box.count(piece),
-                "delta_share": float(share),
+                **site_cells(site),
+                "parameter": part.parameter,
+                "rows": rows,
+                "direction": direction,
+                "coefficient": float(coefficients[at[0]]),
+                "elements": sum(session.box.count(piece) for piece in pieces),
+                "delta_share": float(share if direction >= 0 else share * left),
             }

@@ -58,16 +58,17 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def leading(part: Part, delta: Tensor, count: int, *, columns: bool = False) -> Directions | None:
-    """The leading directions of one part of a parameter's change.
+def leading(part: Part, delta: Tensor, count: int) -> Directions | None:
+    """The leading directions of one part of a parameter's change; those of a LoRA factor are its own.
+
+    A column of B, or a row of A, makes a rank-one change of the weight with its partner in the other factor.
 
     Source: randomised range finder of Halko et al. (2011) where the matrix is large, by torch.svd_lowrank.
 
     Args:
         part: Which elements.
         delta: The parameter's change.
-        count: How many directions at most.
-        columns: Take every column as it is: those of LoRA's B are the factors' own directions.
+        count: How many directions at most; a factor has all of its own.
 
     Returns:
         The directions, or None for a vector or a change of 0.
@@ -75,9 +76,8 @@ def leading(part: Part, delta: Tensor, count: int, *, columns: bool = False) -> 
     matrix = as_matrix(wide(part.take(delta)))
     if matrix is None or not bool(matrix.any()):
         return None
-    if columns:
-        kept = matrix.any(dim=0).nonzero().flatten()
-        return Directions(matrix[:, kept], torch.eye(matrix.shape[1]).to(matrix)[:, kept])
+    if part.site.factor is not None:
+        return _of_factor(matrix, across=part.site.factor == "A")
     count = min(count, *matrix.shape)
     if min(matrix.shape) <= _EXACT:
         left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -86,3 +86,13 @@ def leading(part: Part, delta: Tensor, count: int, *, columns: bool = False) -> 
         torch.manual_seed(Seeds(0).derive("directions", part.parameter))
         left, sizes, right = torch.svd_lowrank(matrix, q=count + _OVERSAMPLE, niter=4)
     return Directions(left[:, :count] * sizes[:count], right[:, :count])
+
+
+def _of_factor(matrix: Tensor, *, across: bool) -> Directions:
+    """The rows (across) or columns of a factor that are not zero, each as it is."""
+    kept = matrix.any(dim=1 if across else 0).nonzero().flatten()
+    if across:
+        sizes = torch.linalg.vector_norm(matrix[kept], dim=1)
+        units = torch.eye(matrix.shape[0]).to(matrix)[:, kept]
+        return Directions(units * sizes, (matrix[kept] / sizes[:, None]).T)
+    return Directions(matrix[:, kept], torch.eye(matrix.shape[1]).to(matrix)[:, kept])

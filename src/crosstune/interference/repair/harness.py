@@ -12,6 +12,7 @@ from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores
 from crosstune.interference.repair.budget import LINE, looks_at_most
 from crosstune.interference.repair.checkpoints.ends import Ends
+from crosstune.interference.repair.checkpoints.turned import by_input
 from crosstune.interference.repair.line import Line, walk
 from crosstune.interference.repair.methods import Method
 from crosstune.interference.repair.outcome import Cost, Repair
@@ -43,6 +44,8 @@ def repair_ends(
         The repair. Identical checkpoints, nothing forgotten and nothing learned are results, with both ends alone.
     """
     watch = watch or Watch()
+    if settings.by_head:
+        ends = by_input(ends)
     rows = encode_rows(keep, ends.tokenizer, settings)
     roles = find_roles(ends, rows.selection, settings)
     if not (ends.names and roles.learned and roles.forgotten):

@@ -14,16 +14,14 @@ from torch import Tensor
 
 from crosstune.foundation.errors import MeasurementError, SettingsError
 from crosstune.foundation.evaluation import RowScores, continuations
+from crosstune.foundation.models import Anatomy
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
-from crosstune.foundation.settings import to_yaml
-from crosstune.foundation.storage import fingerprint
 from crosstune.interference.repair import tables
 from crosstune.interference.repair.checkpoints.ends import Ends
 from crosstune.interference.repair.checkpoints.saving import save_repaired
 from crosstune.interference.repair.coefficients import coefficients_table
 from crosstune.interference.repair.findings import rival_words, words
-from crosstune.interference.repair.findings.criterion import CHOSEN_BY
 from crosstune.interference.repair.findings.reported import (
     Reported,
     hypervolume_table,
@@ -31,7 +29,9 @@ from crosstune.interference.repair.findings.reported import (
     tasks_table,
 )
 from crosstune.interference.repair.findings.rivals import rivals_table
+from crosstune.interference.repair.heads import KEPT_FROM, head_masks, merge_weights
 from crosstune.interference.repair.line import Line, line_table
+from crosstune.interference.repair.manifest import manifest_of
 from crosstune.interference.repair.methods import Method
 from crosstune.interference.repair.points import Point
 from crosstune.interference.repair.scoring import place_end, score_at
@@ -304,37 +304,38 @@ class Repair:
             )
         self.place(chosen)
         card = "\n".join(f"* {statement.text}" for statement in chosen.statements)
-        return save_repaired(
-            self.ends, folder, manifest=self._manifest(chosen), card=card, merge=merge
-        )
+        session = None if self.found is None else self.found.session
+        manifest = manifest_of(chosen.point, chosen.tasks, self.rows, self.settings, session)
+        return save_repaired(self.ends, folder, manifest=manifest, card=card, merge=merge)
 
-    def _manifest(self, pick: Pick) -> dict[str, object]:
-        sides = {"selection": self.rows.selection, "reported": self.rows.reported}
-        rows = {
-            side: {
-                task: fingerprint([row.input_ids for row in given]) for task, given in of.items()
-            }
-            for side, of in sides.items()
-        }
-        point = pick.point
-        coefficients: list[dict[str, object]] = []
-        if self.found is not None and point.coefficients is not None:
-            coefficients = coefficients_table(self.found.session, [(0, point)]).rows()
-        kept = ("parameter", "rows", "direction", "checkpoint", "coefficient")
-        return {
-            "method": point.method,
-            "asked": point.label,
-            "chosen_by": CHOSEN_BY[self.settings.target],
-            "penalty": None if point.penalty != point.penalty else point.penalty,
-            "coefficients": [
-                {name: row[name] for name in ("where", *kept)} for row in coefficients
-            ],
-            "rows": rows,
-            "trade": [
-                {key: _plain(value) for key, value in row.items()} for row in pick.tasks.rows()
-            ],
-            "settings": to_yaml(self.settings),
-        }
+    def merge_weights(self, pick: Pick | None = None) -> Table:
+        """The share of its change that each attention head keeps, which a granularity by head sets apart.
+
+        Args:
+            pick: A point in the box, but not of singular directions; by default `pick()`.
+
+        Returns:
+            The table `repair_heads`: queries and the output projection by query head, keys and values by theirs.
+
+        Raises:
+            MeasurementError: The point has no coefficient for a head.
+        """
+        point = (pick or self.pick()).point
+        return merge_weights(None if self.found is None else self.found.session, point)
+
+    def head_masks(
+        self, pick: Pick | None = None, threshold: float = KEPT_FROM
+    ) -> dict[str, list[list[bool]]]:
+        """Which attention heads keep at least so much of their change; no mask of heads to prune.
+
+        Args:
+            pick: As for `merge_weights`.
+            threshold: The share from which on a head counts as kept.
+
+        Returns:
+            ``attn.q``, ``attn.k``, ``attn.v`` and ``attn.o`` → layers × heads.
+        """
+        return head_masks(self.merge_weights(pick), Anatomy.of(self.ends.model), threshold)
 
     def generations(
         self, prompts: Mapping[str, Sequence[str]], pick: Pick | None = None, new_tokens: int = 40
@@ -385,8 +386,3 @@ class Pick:
 
     def __str__(self) -> str:
         return "\n".join(statement.text for statement in self.statements)
-
-
-def _plain(value: object) -> object:
-    """A cell as JSON has it: NaN is null."""
-    return None if isinstance(value, float) and value != value else value

@@ -22,22 +22,31 @@ EMBEDDINGS = ("embed", "head", "embed+head")
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements, rows or one direction of a parameter's change.
+    """Elements, rows, one head or one direction of a parameter's change.
 
     Attributes:
-        part: Which elements of which parameter.
+        part: Which elements of which parameter; a component's, through all of which its singular directions run.
         rows: The class of embedding rows (`new`, `both`, `old`, `neither`), or empty for all elements.
         direction: The place of a singular direction, or −1 for the elements themselves.
+        head: Those elements of the part that are one attention head's, or None for all.
+        group: The key-value head that serves this head, or is it; −1 without a head.
     """
 
     part: Part
     rows: str = ""
     direction: int = -1
+    head: Part | None = None
+    group: int = -1
+
+    @property
+    def elements(self) -> Part:
+        """What its coefficient scales; of these only its rows, where it has a class of them."""
+        return self.head or self.part
 
     @property
     def site(self) -> Site:
-        """The component it belongs to; a LoRA factor counts as its component."""
-        return replace(self.part.site, factor=None)
+        """The component or head it belongs to; a LoRA factor counts as its component."""
+        return replace(self.elements.site, factor=None)
 
 
 @dataclass(frozen=True)
@@ -80,25 +89,42 @@ def cut(
     *,
     rows: Mapping[str, Tensor],
     directions: Mapping[Part, int],
+    heads: bool = False,
 ) -> tuple[Piece, ...]:
-    """The pieces of the named parameters: their parts, embedding rows by class, and singular directions.
+    """The pieces of the named parameters: their parts, embedding rows by class, heads, and singular directions.
 
     Args:
         anatomy: The model's anatomy.
         names: The parameters that differ.
         rows: Class of embedding rows → mask [V]; empty where rows are not told apart.
         directions: How many singular directions a part has of its own.
+        heads: Cut attention by head: queries and the output projection by query head, keys and values by theirs.
 
     Returns:
         The pieces, parameter by parameter, each part's elements before its directions.
     """
+    fine = anatomy.by_head() if heads else None
     found: list[Piece] = []
     for name in names:
         for part in anatomy.parts_of(name):
             by_row = part.site.component in EMBEDDINGS and part.site.factor is None
-            found += [Piece(part, rows=kind) for kind in (rows if by_row and rows else ("",))]
+            classes = [Piece(part, rows=kind) for kind in rows if by_row]
+            found += classes or ([Piece(part)] if fine is None else _by_head(part, fine))
             found += [Piece(part, direction=at) for at in range(directions.get(part, 0))]
     return tuple(found)
+
+
+def _by_head(part: Part, fine: Anatomy) -> list[Piece]:
+    """One piece a head, or the part itself where its elements belong to no head."""
+    sharing = fine.heads.num_heads // fine.heads.num_kv_heads
+    found = []
+    for own in fine.parts_of(part.parameter):
+        head, kv_head = own.site.head, own.site.kv_head
+        if own.site != part.site and own.site.whole == part.site:
+            group = kv_head if head is None else head // sharing
+            assert group is not None  # what is no whole is a head of one kind or the other
+            found.append(Piece(part, head=own, group=group))
+    return found or [Piece(part)]
 
 
 def row_classes(learned: set[int], forgotten: set[int], size: int) -> dict[str, Tensor]:
@@ -192,6 +218,10 @@ def _expert(piece: Piece) -> tuple[object, ...]:
     return (*_component(piece), piece.site.expert)
 
 
+def _head(piece: Piece) -> tuple[object, ...]:
+    return (*_component(piece), piece.site.head, piece.site.kv_head)
+
+
 _TIES: dict[str, Callable[[Piece], object]] = {
     "global": lambda piece: (),
     "layer": _layer,
@@ -199,5 +229,7 @@ _TIES: dict[str, Callable[[Piece], object]] = {
     "expert": _expert,
     "tensor": lambda piece: (piece.part.parameter, piece.part.cuts),
     "embedding_rows": lambda piece: (*_component(piece), piece.rows),
+    "kv_head": lambda piece: (*_component(piece), piece.group),
+    "head": _head,
     "singular": lambda piece: (piece.part.parameter, piece.part.cuts, piece.direction),
 }

@@ -162,6 +162,7 @@ def open_session(
         ends.names,
         rows=classes,
         directions={part: found.count for part, found in directions.items()},
+        heads=settings.by_head,
     )
     box = Box(ends, pieces, rows=classes, directions=directions)
     items = make_items(list(rows.values()), settings.folds, settings.batch_tokens, settings.seed)
@@ -208,9 +209,7 @@ def _directions(ends: Ends, anatomy: Anatomy, settings: RepairSettings) -> dict[
     for name in ends.names:
         after, before = (wide(ends.tensor(end, name).to(device)) for end in (1, 0))
         for part in anatomy.parts_of(name):
-            made = leading(
-                part, after - before, settings.directions, columns=part.site.factor == "B"
-            )
+            made = leading(part, after - before, settings.directions)
             if made is not None:
                 found[part] = made
     return found

@@ -18,9 +18,13 @@ GRANULARITIES = (
     "expert",
     "tensor",
     "embedding_rows",
+    "kv_head",
+    "head",
     "singular",
 )
 """From coarse to fine: each is started from what the coarser ones found."""
+BY_HEAD = ("kv_head", "head")
+"""Those that cut the components of attention by head."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class RepairSettings:
     """How the coefficients between two checkpoints are chosen, and on which rows they are judged."""
 
     granularity: tuple[str, ...] = ("component",)
-    """What shares a coefficient: global, ramp, layer, component, expert, tensor, embedding_rows, singular."""
+    """What shares a coefficient: global, ramp, layer, component, expert, tensor, embedding_rows, kv_head, head,
+    singular."""
     baselines: tuple[str, ...] = ("global", "ramp", "layer")
     """Coarser granularities that are searched in the same way, to compare with."""
     replay: bool = True
@@ -165,6 +170,11 @@ class RepairSettings:
         """Every granularity that is searched, from coarse to fine."""
         wanted = {*self.granularity, *self.baselines}
         return tuple(name for name in GRANULARITIES if name in wanted)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether a granularity that is searched cuts attention by head."""
+        return any(name in BY_HEAD for name in self.methods)
 
     def gradient_settings(self) -> GradientSettings:
         """How losses and gradients are evaluated."""

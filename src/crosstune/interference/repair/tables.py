@@ -13,6 +13,7 @@ COEFFICIENTS = "repair_coefficients"
 HYPERVOLUME = "repair_hypervolume"
 RIVALS = "repair_rivals"
 LINE = "repair_line"
+HEADS = "repair_heads"
 GENERATIONS = "repair_generations"
 COST = "repair_cost"
 
@@ -104,6 +105,12 @@ COEFFICIENTS_COLUMNS = (
     Column("coefficient", "float64", "value", about="Share of the change that is kept."),
     Column("elements", "int64", "label", about="Numbers the coefficient scales."),
     Column("delta_share", "float64", "value", about="Share of the squared norm of the change."),
+)
+
+HEADS_COLUMNS = (
+    *SITE_COLUMNS,
+    Column("checkpoint", "int64", "axis", about="Which end after before, from 1."),
+    Column("coefficient", "float64", "value", about="Share of the head's change that is kept."),
 )
 
 HYPERVOLUME_COLUMNS = (

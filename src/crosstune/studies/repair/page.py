@@ -242,6 +242,26 @@ def _maps(run: Run, pick: Pick) -> Iterator[Section]:
             choose=("label",),
             begin={"label": pick.label},
         )
+    if run.has_table("repair_map_heads"):
+        heads = run.table("repair_map_heads").column("method")
+        yield Section(
+            id="coefficient-heads",
+            title="Attention heads",
+            lead="The coefficient of each head of each layer: 1 keeps the whole change, 0 puts the head back to before. "
+            "Queries (q) and the output projection (o) by query head, keys (k) and values (v) by key-value head.",
+            view="heatmap",
+            table="repair_map_heads",
+            x="head",
+            y="layer",
+            value="coefficient",
+            choose=("method", "label", "component"),
+            begin={
+                "method": pick.method if pick.method in heads else heads[0],
+                "label": pick.label,
+                "component": "attn.o",
+            },
+            note="Mean over seeds. An empty cell did not change.",
+        )
     if run.has_table("repair_map_directions"):
         yield Section(
             id="coefficient-directions",

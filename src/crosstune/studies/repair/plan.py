@@ -17,6 +17,7 @@ from crosstune.foundation.training import train_stage
 from crosstune.interference import ForgettingLedger
 from crosstune.interference.repair.budget import LINE, looks_by_method
 from crosstune.interference.repair.checkpoints.ends import Ends, open_ends
+from crosstune.interference.repair.checkpoints.turned import by_input
 from crosstune.interference.repair.scoring import score_tasks
 from crosstune.interference.repair.selection import Rows, encode_rows
 from crosstune.interference.repair.session import Roles, Session, Watch, open_session
@@ -124,6 +125,8 @@ def _search(bench: Bench, after: Any) -> Calibration:
         trust_remote_code=settings.trust_remote_code,
     )
     opened = time.perf_counter() - began
+    if repair.by_head:
+        ends = by_input(ends)
     rows = encode_rows(bench.keep, ends.tokenizer, repair)
     session = open_session(ends, rows.selection, _roles(bench), repair, Watch())
     look_seconds = _look_seconds(session)

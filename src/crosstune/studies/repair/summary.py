@@ -79,6 +79,7 @@ def _why(over: dict[str, Table], coefficients: Table) -> Sequence[Table]:
     return [
         found,
         why.coefficient_rows(coefficients),
+        why.coefficient_heads(coefficients),
         why.coefficient_directions(coefficients),
         accounts,
         *([] if back is None else [back]),

@@ -48,6 +48,15 @@ DIRECTIONS = (
     _COMPONENT,
     *_COEFFICIENT,
 )
+HEADS = (
+    METHOD,
+    LABEL,
+    _CHECKPOINT,
+    _COMPONENT,
+    _LAYER,
+    Column("head", "int64", "axis", about="Query head of q and o, key-value head of k and v."),
+    *_COEFFICIENT,
+)
 LEDGER = (
     Column("account", "string", "axis", about="The path that was followed."),
     _TASK,
@@ -118,7 +127,22 @@ def coefficient_directions(found: Table) -> Table:
     )
 
 
-def _coefficients(found: Table, place: tuple[str, str]) -> Iterator[dict[str, Any]]:
+def coefficient_heads(found: Table) -> Table:
+    """The table `repair_map_heads`: the coefficients of attention heads, over seeds.
+
+    Args:
+        found: `repair_coefficients` of all seeds.
+
+    Returns:
+        A row for each point of the methods that tell heads apart, each checkpoint, component, layer and head.
+    """
+    numbered = ({**row, "head": max(row["head"], row["kv_head"])} for row in found.rows())
+    own = [row for row in numbered if row["head"] >= 0]
+    table = Table(found.name, found.columns, own)
+    return Table("repair_map_heads", HEADS, _coefficients(table, ("component", "layer", "head")))
+
+
+def _coefficients(found: Table, place: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     axes = ("method", "label", "checkpoint", *place)
     for key, rows in by_key(found, axes):
         seeds: dict[int, list[Mapping[str, Any]]] = defaultdict(list)

@@ -228,12 +228,14 @@ def test_what_cannot_be_repaired_at_the_end_is_refused_at_the_beginning() -> Non
         callback.on_train_begin(None, TrainerState(), None, model=tiny.llama())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("granularity", ["component", "head"])
 def test_a_fresh_adapter_is_repaired_and_its_base_left(
-    english: dict[str, torch.Tensor], tmp_path: Path
+    granularity: str, english: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    model = pairs.adapted(fresh(english), seed=1, fresh=True)
+    targets = ["q_proj", "v_proj", "o_proj", "down_proj"]
+    model = pairs.adapted(fresh(english), seed=1, fresh=True, target_modules=targets)
     base = {n: p.clone() for n, p in model.named_parameters() if "lora" not in n}
-    last, callback = LastLook(), at_end(max_loss={"bn": 0.3})
+    last, callback = LastLook(), at_end(max_loss={"bn": 0.3}, granularity=granularity)
     tiny.trainer(model, tmp_path, [last, callback], max_steps=8, learning_rate=3e-2).train()
     now = dict(model.named_parameters())
     assert callback.outcome is not None
@@ -242,7 +244,11 @@ def test_a_fresh_adapter_is_repaired_and_its_base_left(
     assert same(base, now)
     moved = [name for name in now if not torch.equal(now[name], last.weights[name])]
     assert moved
-    assert all("lora_B" in name for name in moved)
+    turned = (
+        "lora_A" if granularity == "head" else "lora_B"
+    )  # a head of the output is some of A's columns
+    assert all((turned if "o_proj" in name else "lora_B") in name for name in moved)
+    assert any("o_proj" in name for name in moved)
 
 
 def work(number: int, port: int, folder: str) -> None:

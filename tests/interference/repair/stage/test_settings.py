@@ -49,7 +49,7 @@ def test_a_value_round_trips() -> None:
     "wrong",
     [
         {"exchange_rate": 0.0},
-        {"granularity": "head"},
+        {"granularity": "heads"},
         {"folds": 1},
         {"penalties": ()},
         {"high": 0.5},

@@ -33,6 +33,8 @@ _METHODS = {
     "expert": "one coefficient an expert",
     "tensor": "one coefficient a tensor",
     "embedding_rows": "coefficients for classes of embedding rows",
+    "kv_head": "coefficients for key-value groups of heads",
+    "head": "coefficients for attention heads",
     "singular": "coefficients for singular directions",
     "replay": "a replay fine-tune",
 }

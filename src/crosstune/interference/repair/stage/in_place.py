@@ -13,6 +13,7 @@ from crosstune.foundation import ranks
 from crosstune.foundation.data import Encoded, Row
 from crosstune.foundation.errors import DataError, SettingsError, renamed
 from crosstune.interference.repair.checkpoints.ends import Ends
+from crosstune.interference.repair.checkpoints.turned import by_input
 from crosstune.interference.repair.coefficients import coefficients_table
 from crosstune.interference.repair.line import walk
 from crosstune.interference.repair.looks import make_items
@@ -99,6 +100,8 @@ def repair_in_place(
     """
     began, search = time.perf_counter(), settings.search()
     ends = Ends.in_place(model, before, tokenizer)
+    if search.by_head:
+        ends = by_input(ends)
     with _or_as_trained(ends):
         roles = ranks.from_first(find_roles(ends, rows, search))
         if not (ends.names and roles.learned and roles.forgotten):

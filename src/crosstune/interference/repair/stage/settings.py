@@ -15,7 +15,8 @@ class StageRepairSettings:
     """One point between the weights at a stage's start and at its end: what it trades, and how it is searched."""
 
     granularity: str = "component"
-    """What shares a coefficient: global, ramp, layer, component, expert, tensor, embedding_rows, singular."""
+    """What shares a coefficient: global, ramp, layer, component, expert, tensor, embedding_rows, kv_head, head,
+    singular."""
     exchange_rate: float = 1.0
     """How many nats of the learned tasks one nat of the forgotten ones is worth."""
     max_loss: Mapping[str, float] = field(default_factory=dict)
