@@ -83,13 +83,7 @@ def capture_factors(
         UnsupportedError: The model is sharded or quantised, or does not use each projection once.
         StorageError: The folder, or its disk, cannot be used.
     """
-    if labels not in LABELS:
-        raise SettingsError(
-            "labels",
-            law=f"must be {' or '.join(map(repr, LABELS))}",
-            found=repr(labels),
-            remedy="Take 'sampled' for the true Fisher only.",
-        )
+    _check_labels(labels)
     check_rows(model, rows)
     scope = Scope.of(heads, settings)
     used = [trimmed(row) for row in rows]
@@ -152,6 +146,16 @@ def factor_bytes(
     if settings.precision == "float32":
         kind = torch.promote_types(kind, torch.float32)
     return places * Scope.of(heads, settings).features(model) * kind.itemsize
+
+
+def _check_labels(labels: str) -> None:
+    if labels not in LABELS:
+        raise SettingsError(
+            "labels",
+            law=f"must be {' or '.join(map(repr, LABELS))}",
+            found=repr(labels),
+            remedy="Take 'sampled' for the true Fisher only.",
+        )
 
 
 @contextmanager
