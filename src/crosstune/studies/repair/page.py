@@ -228,6 +228,11 @@ def _maps(run: Run, pick: Pick) -> Iterator[Section]:
         note="Mean over seeds; finer pieces of a component are averaged by their share of the squared change. Layer −1 is "
         "outside the blocks. An empty cell did not change.",
     )
+    yield from _finer_maps(run, pick)
+
+
+def _finer_maps(run: Run, pick: Pick) -> Iterator[Section]:
+    """What methods tell apart within a component, where they were searched."""
     if run.has_table("repair_map_rows"):
         yield Section(
             id="coefficient-rows",
