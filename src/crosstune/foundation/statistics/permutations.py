@@ -54,11 +54,13 @@ def ranks_within(values: Tensor, strata: Sequence[object]) -> Tensor:
     Source: van Elteren (1960), *On the combination of independent two-sample tests of Wilcoxon* (the weights).
     """
     data = torch.as_tensor(values).double()
-    found = torch.empty_like(data)
-    for members in _members(strata):
-        ranks = torch.as_tensor(stats.rankdata(data[..., members].numpy(), axis=-1))
-        found[..., members] = (ranks - (len(members) + 1) / 2) / (len(members) + 1)
-    return found
+    number = _numbers(strata)
+    sizes = torch.bincount(number)
+    # Ranked by stratum first and by value second, a stratum's items follow on those of the strata before it.
+    keys = _ranked(data) + number * (len(number) + 1)
+    before = (sizes.cumsum(0) - sizes)[number]
+    middle, scale = (sizes[number] + 1) / 2, sizes[number] + 1
+    return (_ranked(keys) - before - middle) / scale
 
 
 def rank_test(
@@ -187,11 +189,9 @@ def detectable_correlation(
     return high
 
 
-def _members(strata: Sequence[object]) -> list[list[int]]:
-    found: dict[object, list[int]] = {}
-    for place, stratum in enumerate(strata):
-        found.setdefault(stratum, []).append(place)
-    return list(found.values())
+def _ranked(values: Tensor) -> Tensor:
+    """Ranks along the last axis from 1; ties share their mean."""
+    return torch.as_tensor(stats.rankdata(values.numpy(), axis=-1))
 
 
 def _basis(given: Tensor) -> Tensor:

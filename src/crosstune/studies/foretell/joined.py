@@ -143,7 +143,7 @@ def of_rows(cells: Sequence[Run]) -> OfRows:
             found[when, block] = _predictors(
                 own, len(losses[0]), lambda row: int(row["row"]), (), when == WINDOW
             )
-    change = torch.tensor([[row["change"] for row in rows] for rows in losses]).double()
+    change = torch.tensor([[row["change"] for row in rows] for rows in losses], dtype=torch.float64)
     return OfRows(tuple(losses[0]), found, change)
 
 
@@ -168,7 +168,7 @@ def _predictors(
         states = {row["state"] for row in rows} if whole_window else {0}
         for row in rows:
             if row["state"] in states:
-                figures = torch.tensor([row[name] for name in columns]).double()
+                figures = torch.tensor([row[name] for name in columns], dtype=torch.float64)
                 sums[order[row["predictor"]], seed, :, at(row)] += figures / len(states)
     return tuple(
         Predictor(name, kind, values[:, 0], values[:, 1:])

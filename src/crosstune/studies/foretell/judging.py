@@ -291,7 +291,7 @@ def _adjust(rows: list[Cells], family: Sequence[str]) -> None:
             key = (*(row[name] for name in family), row["block"] == ALL)
             families.setdefault(key, []).append(row)
     for same in families.values():
-        adjusted = holm(torch.tensor([row["p"] for row in same]).double())
+        adjusted = holm(torch.tensor([row["p"] for row in same], dtype=torch.float64))
         for row, p in zip(same, adjusted.tolist(), strict=True):
             row["p_adjusted"] = p
     for row in rows:

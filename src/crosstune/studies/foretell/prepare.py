@@ -10,6 +10,7 @@ from crosstune.foundation.errors import renamed
 from crosstune.foundation.models import load_model, load_tokenizer, read_config
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training import StageData
+from crosstune.interference.blocks import make_blocks
 from crosstune.interference.circuits.samples import Samples, choose_samples
 from crosstune.studies.foretell.settings import ForetellSettings
 from crosstune.studies.models import check_length, find_device, find_model
@@ -92,6 +93,15 @@ def prepare(settings: ForetellSettings) -> Bench:
     old, new = tasks[settings.old_task], tasks[settings.new_task]
     check_enough([new], settings.training.batch_rows, "training.batch_rows")
     chosen = choose_samples(old, new, tokenizer, settings.circuit_settings())
+    for side, rows in (("train", old.train), ("test", old.test)):
+        # The ledger makes the same blocks; too few rows are better known before anything is scored.
+        make_blocks(
+            old.name,
+            rows,
+            tokenizer,
+            settings.block_settings(),
+            argument=f"tasks[{old.name!r}] ({side} rows)",
+        )
     warnings = (*_few_heads(config), *_few_seeds(settings))
     return Bench(settings, before, tokenizer, old, new, chosen, warnings)
 

@@ -143,7 +143,7 @@ def row_profiles(state: int, scores: CircuitScores) -> Iterator[Cells]:
         The cells of `ROWS_COLUMNS`; what says nothing of a row is left out. A row's ewc is its own part of the Fisher's.
     """
     tokens, losses = (
-        torch.tensor([getattr(row, name) for row in scores.rows_a]).double()
+        torch.tensor([getattr(row, name) for row in scores.rows_a], dtype=torch.float64)
         for name in ("tokens", "loss")
     )
     for block in scores.blocks:

@@ -92,7 +92,7 @@ class ForetellSettings:
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "must differ", self.seeds)
         _require(min(self.seeds) >= 0, "seeds", "must not be negative", min(self.seeds))
         _require(0 < self.test_share < 1, "test_share", "must lie between 0 and 1", self.test_share)
-        for name, least in (("states", 1), ("apart", 1), ("permutations", 19)):
+        for name, least in (("states", 1), ("apart", 1), ("permutations", 199)):
             at_least(name, getattr(self, name), least)
         self._check_heads()
 

@@ -89,10 +89,8 @@ def _detail(row: Mapping[str, Any]) -> str:
 
 
 def _of_baselines(table: Table) -> Statement:
-    known = [row for row in table.rows() if not math.isnan(row["correlation"])]
-    said = "; ".join(f"{row['predictor']} {row['correlation']:.2f}" for row in known) or "none"
     return Statement(
-        f"What gradient norms alone say of which heads forget: {said}.",
+        f"What gradient norms alone say of which heads forget: {_plainly(table.rows())}.",
         "info",
         "Rank correlations of the same kind. A score is worth its computation only beyond these.",
     )
@@ -107,18 +105,19 @@ def _elsewhere(judged: Table, asked: Mapping[str, str]) -> Iterator[Statement]:
     ):
         if changes:
             rows = judged.where(**{**asked, **changes}, kind=SCORE).rows()
+            if not rows:
+                continue  # signed scores alone say nothing of sizes
             yield Statement(f"{words}: {_listed(rows)}.", "info", "Verdicts as above.")
 
 
 def _of_rows(by_row: Table, when: str) -> Iterator[Statement]:
     rows = by_row.where(when=when, block=judging.ALL, kind=SCORE).rows()
     if rows:
-        norms = by_row.where(when=when, block=judging.ALL, kind=BASELINE).column("correlation")
+        plain = by_row.where(when=when, block=judging.ALL, kind=BASELINE).rows()
         yield Statement(
             f"Which rows of the old task are forgotten most: {_listed(rows)}.",
             "info",
-            f"{rows[0]['items']} scored rows, nats a row; length, loss and norm say "
-            f"{', '.join(f'{one:.2f}' for one in norms)}.",
+            f"{rows[0]['items']} scored rows, nats a row. What is known without a score says: {_plainly(plain)}.",
         )
 
 
@@ -128,6 +127,11 @@ def _listed(rows: list[dict[str, Any]]) -> str:
         + ("" if math.isnan(row["correlation"]) else f" ({row['correlation']:.2f})")
         for row in rows
     )
+
+
+def _plainly(rows: list[dict[str, Any]]) -> str:
+    known = [row for row in rows if not math.isnan(row["correlation"])]
+    return "; ".join(f"{row['predictor']} {row['correlation']:.2f}" for row in known) or "nothing"
 
 
 def _nothing_forgotten(run: Run, settings: ForetellSettings) -> Iterator[Statement]:

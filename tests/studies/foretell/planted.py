@@ -1,0 +1,80 @@
+"""Predictors and forgetting of made-up heads, of which the truth is known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crosstune.studies.foretell.joined import Head, OfHeads, OfRows, Predictor
+from crosstune.studies.foretell.profiles import BASELINE, NORMS, OF_ROWS, SCORE
+
+LAYERS, HEADS, SEEDS = 4, 8, 3
+
+
+def heads() -> tuple[Head, ...]:
+    """Four blocks of four layers of eight heads, half as many of k and v."""
+    return tuple(
+        Head(block, layer, head)
+        for block in "qkvo"
+        for layer in range(LAYERS)
+        for head in range(HEADS // 2 if block in "kv" else HEADS)
+    )
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    """Independent normal numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def score(name: str, values: Tensor, noise: float = 0.1, seed: int = 90) -> Predictor:
+    """A score whose halves err by `noise`, the same at every seed."""
+    halves = values + noise * normal(seed, 4, len(values))
+    return Predictor(name, SCORE, values.expand(SEEDS, -1), halves.expand(SEEDS, 4, -1))
+
+
+def norms(values: Tensor) -> list[Predictor]:
+    """Baselines that all say the same, but for a little."""
+    nothing = torch.full((SEEDS, 4, len(values)), torch.nan, dtype=torch.float64)
+    return [
+        Predictor(
+            name, BASELINE, (values + 0.1 * normal(80 + at, len(values))).expand(SEEDS, -1), nothing
+        )
+        for at, name in enumerate(NORMS)
+    ]
+
+
+def study(scale: dict[str, float] | None = None) -> OfHeads:
+    """Forgetting that `−signed` foretells, norms half; `directional` is a norm in disguise, `symmetric` is noise."""
+    items = heads()
+    truth, size = normal(1, len(items)), normal(2, len(items))
+    booked = truth + size + 0.3 * normal(3, SEEDS, len(items))
+    units = torch.tensor([(scale or {}).get(head.block, 1.0) for head in items]).double()
+    predictors = (
+        score("−signed", truth * units),
+        score("directional", (size + 0.05 * normal(4, len(items))) * units),
+        score("symmetric", normal(5, len(items)) * units),
+        *norms(size),
+    )
+    return OfHeads(items, {"before": predictors}, {"train": booked, "test": booked})
+
+
+def rows(count: int = 60) -> OfRows:
+    """Rows whose loss rises as `−signed` says in block q, and with their length."""
+    length, own = normal(6, count), normal(7, count)
+    change = own + length + 0.2 * normal(8, SEEDS, count)
+    nothing = torch.zeros(SEEDS, 0, count, dtype=torch.float64)
+
+    def of_block(told: Tensor) -> tuple[Predictor, ...]:
+        found = [Predictor("−signed", SCORE, told.expand(SEEDS, -1), nothing)]
+        for at, name in enumerate(OF_ROWS):
+            values = length if at == 0 else normal(20 + at, count)
+            found.append(Predictor(name, BASELINE, values.expand(SEEDS, -1), nothing))
+        return tuple(found)
+
+    cells = tuple({"row_id": f"r{at}", "text": "…", "tokens": 5} for at in range(count))
+    return OfRows(
+        cells,
+        {("before", "q"): of_block(own), ("before", "o"): of_block(normal(9, count))},
+        change,
+    )

@@ -1,0 +1,81 @@
+"""Profiles: turned so that more means more forgetting, with halves that average to the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.studies import small_foretell
+
+from crosstune.interference.circuits import CircuitScores, measure_circuits
+from crosstune.studies.foretell import profiles
+from crosstune.studies.foretell.prepare import prepare
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> CircuitScores:
+    settings = small_foretell.settings(tmp_path_factory.mktemp("profiles"))
+    bench = prepare(settings)
+    return measure_circuits(
+        bench.fresh_model(),
+        bench.tokenizer,
+        bench.old,
+        bench.new,
+        settings=settings.circuit_settings(),
+    )
+
+
+def rows_of(found: list[dict[str, Any]], **asked: Any) -> list[dict[str, Any]]:
+    return [row for row in found if all(row[name] == value for name, value in asked.items())]
+
+
+def test_signed_scores_are_negated_and_others_are_not(scores: CircuitScores) -> None:
+    found = list(profiles.head_profiles(0, scores))
+    for form in scores.average_forms:
+        own = rows_of(found, block="o", predictor=profiles.predictor_of(form.variant))
+        means = scores.margins("o", form)[1].mean(0).flatten()
+        sign = -1 if form.variant == "signed" else 1
+        assert [row["score"] for row in own] == pytest.approx((sign * means).tolist())
+        halves = [(row["b_even"] + row["b_odd"]) / 2 for row in own]
+        assert halves == pytest.approx([row["score"] for row in own])
+
+
+def test_every_head_once_and_key_value_heads_once(scores: CircuitScores) -> None:
+    found = rows_of(list(profiles.head_profiles(0, scores)), predictor="−signed")
+    places = [(row["block"], row["layer"], row["head"]) for row in found]
+    assert len(places) == len(set(places)) == 4 * (4 + 2 + 2 + 4)
+
+
+def test_norms_stand_beside_the_scores(scores: CircuitScores) -> None:
+    found = rows_of(list(profiles.head_profiles(0, scores)), block="v")
+    product, a, b = (
+        torch.tensor([row["score"] for row in rows_of(found, predictor=name)])
+        for name in profiles.NORMS
+    )
+    torch.testing.assert_close(product, a * b)
+    assert {row["kind"] for row in found if row["predictor"] in profiles.NORMS} == {"baseline"}
+
+
+def test_rows_of_the_old_task(scores: CircuitScores) -> None:
+    found = list(profiles.row_profiles(3, scores))
+    assert {row["state"] for row in found} == {3}
+    own = rows_of(found, block="q", predictor="symmetric")
+    form = next(form for form in scores.average_forms if form.variant == "symmetric")
+    expected = scores.margins("q", form)[0].sum((1, 2))
+    assert [row["score"] for row in own] == pytest.approx(expected.tolist())
+    tokens = rows_of(found, block="q", predictor="scored tokens")
+    assert [row["score"] for row in tokens] == [row.tokens for row in scores.rows_a]
+
+
+def test_looks_are_taken_before_and_at_every_so_many_steps() -> None:
+    class At:
+        def __init__(self, step: int) -> None:
+            self.global_step = step
+
+    looked: list[int] = []
+    watch = profiles.AtStates(lambda step, model: looked.append(step), apart=2)
+    watch.on_train_begin(None, At(0), None, model=None)
+    for step in range(1, 7):
+        watch.on_step_end(None, At(step), None, model=None)
+    assert looked == [0, 2, 4, 6]
