@@ -80,3 +80,22 @@ def test_identical_models_leave_nothing_to_repair(models, tmp_path):
     assert written["statements"][0]["text"].startswith("Nothing to repair: the two checkpoints")
     assert run.measurements() == []
     assert not (run.cells()[0].folder / "repaired").exists()
+
+
+def test_an_adapter_is_repaired_head_by_head(tmp_path):
+    settings = small_repair.settings(
+        tmp_path,
+        repair={"granularity": ["head"], "baselines": [], "replay": False, "budgets": []},
+        training={"lora": {"rank": 2}},
+    )
+    run = small_repair.run_cells(settings)
+    heads = run.table("repair_map_heads").where(label="rate 1", component="attn.o")
+    assert len(heads) == 4 * 4  # layers, query heads
+    (cell,) = run.cells()
+    told = read_json(cell.folder / "repaired" / "repair.json")["heads"]["merge_weights"]["attn.o"]
+    by_layer = [coefficient for layer in told[0] for coefficient in layer]
+    assert [row["coefficient"] for row in heads.rows()] == pytest.approx(by_layer)
+    # Put back, the factor that moved by head computes what the base did.
+    before = cell.table("repair_tasks").where(method="head", label="before").rows()
+    back = {row["task"]: row["loss"] for row in cell.table("rollback").where(where="all").rows()}
+    assert back == pytest.approx({row["task"]: row["selection"] for row in before}, rel=1e-5)

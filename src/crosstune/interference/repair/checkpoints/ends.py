@@ -58,7 +58,7 @@ class Ends:
 
     Args:
         model: The work model, whose weights are moved between the ends; in eval mode, at `after` at first.
-        kind: ``full``, or ``lora`` where only factors B of an adapter move.
+        kind: ``full``, or ``lora`` where one factor of each adapted module moves: B, but where `turned` says A.
         names: The parameters of `model` that differ between any two ends, in the model's order.
         weights: For each end, `before` first and `after` last, its tensors under the model's names.
         stored: The dtype in which `after` keeps each parameter of `model`.
