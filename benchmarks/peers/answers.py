@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from peers.influence import expected
 from peers.per_sample import opacus_gradients
-from peers.scene import Scene
+from peers.scene import Scene, Scores
 
 
 def differences(scene: Scene, found: Mapping[str, Any]) -> dict[str, float]:
@@ -29,6 +30,16 @@ def differences(scene: Scene, found: Mapping[str, Any]) -> dict[str, float]:
         for name, scores in found["kronfluence"].items()
     )
     return apart
+
+
+def _finished(scores: Any, tiles: Scores) -> float:
+    """Of the finished scores from the engine's, which they only arrange."""
+    return max(
+        _apart(torch.tensor(scores.pairs(block, form)[:, :, at]), tiles[layer, block, form.variant])
+        for block in scores.blocks
+        for form in scores.forms
+        for at, layer in enumerate(scores.layers)
+    )
 
 
 def _apart(theirs: Tensor, ours: Tensor) -> float:

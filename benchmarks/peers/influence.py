@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def kronfluence(scene: Scene) -> Callable[[], Modules]:
     size = max(len(batch["input_ids"]) for batch in scene.batches("a"))
 
     def run() -> Modules:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names in torch that it uses and that have moved
             analyzer = Analyzer(
                 *("circuits", model, task),
                 cpu=scene.batches("a")[0]["input_ids"].device.type == "cpu",

@@ -15,14 +15,19 @@ PAIRED = 4  # rows of each task whose pairs are looped over; the rest is extrapo
 Slices = dict[tuple[int, str], Tensor]  # [heads, head_dim, d]
 
 
-def gradients(scene: Scene) -> Callable[[], dict[str, list[Slices]]]:
-    """One backward pass for every row of both tasks, cut into heads."""
+def loop_gradients(scene: Scene) -> Callable[[], None]:
+    """The first half of the loop alone."""
 
-    def run() -> dict[str, list[Slices]]:
-        with only(scene.model, scene.weights) as weights:
-            return {task: _each_row(scene, weights, task) for task in ("a", "b")}
+    def run() -> None:
+        _gradients(scene)
 
     return run
+
+
+def _gradients(scene: Scene) -> dict[str, list[Slices]]:
+    """One backward pass for every row of both tasks, cut into heads."""
+    with only(scene.model, scene.weights) as weights:
+        return {task: _each_row(scene, weights, task) for task in ("a", "b")}
 
 
 def _each_row(scene: Scene, weights: dict[str, Any], task: str) -> list[Slices]:
@@ -43,7 +48,7 @@ def _each_row(scene: Scene, weights: dict[str, Any], task: str) -> list[Slices]:
 
 def pairs(scene: Scene) -> Callable[[], Scores]:
     """The loop over the pairs of the first rows; Fishers, over all rows, are made beforehand."""
-    rows = gradients(scene)()
+    rows = _gradients(scene)
     metrics = {}
     for place in rows["a"][0]:
         g_a, g_b = (

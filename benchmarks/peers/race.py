@@ -18,7 +18,7 @@ import torch
 
 from peers import per_sample
 from peers.influence import kronfluence
-from peers.loop import PAIRED, gradients, pairs
+from peers.loop import PAIRED, loop_gradients, pairs
 from peers.ours import capture, ours, plain, tiles
 from peers.scene import Scene, SceneSettings, build
 
@@ -32,7 +32,7 @@ CONTENDERS: dict[str, Callable[[Scene], Run]] = {
     "opacus": per_sample.opacus,
     "vmap": per_sample.vmap,
     "kronfluence": kronfluence,
-    "loop gradients": gradients,
+    "loop gradients": loop_gradients,
     "loop pairs": pairs,
 }
 
@@ -107,9 +107,14 @@ def _wait() -> None:
 
 
 def peak_gib(settings: SceneSettings, name: str) -> float:
-    """The most memory a contender takes beyond the loaded model and its own preparation, in a process of its own."""
+    """The most memory a contender takes beyond the loaded model and its own preparation, in a process of its own.
+
+    The whole loop takes what its gradients do.
+    """
     script = Path(__file__).parents[1] / "circuits_cost.py"
-    request = json.dumps({"scene": asdict(settings), "contender": name})
+    request = json.dumps(
+        {"scene": asdict(settings), "contender": "loop gradients" if name == "loop" else name}
+    )
     done = subprocess.run(
         [sys.executable, str(script), "--peak", request], capture_output=True, text=True, check=True
     )

@@ -80,6 +80,11 @@ class SceneSettings:
         rows = f"{self.rows_a} + {self.rows_b} rows of {self.length} tokens"
         return f"{kind}{layers}, {rows}, {self.dtype} on {self.device}"
 
+    @property
+    def exact(self) -> bool:
+        """Whether all compute in float32, so that answers agree to rounding."""
+        return self.dtype == "float32" and self.device == "cpu"
+
     def circuits(self) -> CircuitSettings:
         """The measurement's settings: its defaults, but for the sizes."""
         return CircuitSettings(
