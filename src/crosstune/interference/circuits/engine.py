@@ -14,8 +14,13 @@ from crosstune.foundation.errors import MeasurementError, SettingsError
 from crosstune.interference.circuits.settings import CircuitSettings, Form
 from crosstune.interference.circuits.tiles.building import Layer, Source
 from crosstune.interference.circuits.tiles.fisher import FisherFacts, require_samples
-from crosstune.interference.circuits.tiles.kfac import KroneckerFactors, precondition, tokens_of
-from crosstune.interference.circuits.tiles.room import Sources
+from crosstune.interference.circuits.tiles.kfac import (
+    KroneckerFactors,
+    check_budget,
+    precondition,
+    tokens_of,
+)
+from crosstune.interference.circuits.tiles.room import Room, Sources
 from crosstune.interference.circuits.tiles.slices import kinds_of, score_slices
 from crosstune.interference.circuits.tiles.variants import check_forms
 
@@ -99,7 +104,7 @@ def score_layer(
     drawn = _drawn(true, kinds)
     for kind in kinds:
         require_samples(kind, drawn if kind == "true" else counts[0], settings)
-    question = _Question(asked, averages, drawn, settings)
+    question = _Question(asked, averages, drawn, settings, Room())
     layers = (a, b, true if "true" in kinds else None)
     return {block: _score(block, chosen[block], layers, counts, question) for block in chosen}
 
@@ -110,10 +115,18 @@ class _Question:
     averages: tuple[Form, ...]
     drawn: int
     settings: CircuitSettings
+    room: Room
 
     @property
     def kronecker(self) -> bool:
+        """Whether a form needs preconditioned gradients."""
         return any(form.variant == "kfac" for form in (*self.forms, *self.averages))
+
+    @property
+    def copies(self) -> bool:
+        """Whether factors may be copied, for which the last block's tiles must make room."""
+        settings = self.settings
+        return self.kronecker or settings.heads is not None or settings.computation_device != "auto"
 
 
 @torch.no_grad()
@@ -127,6 +140,8 @@ def _score(
     """The scores of one block."""
     settings, name = question.settings, f"block {block} of layer {layers[0].layer}"
     device = _device(settings)
+    if question.copies:
+        question.room.clear()
     a, b, true = (
         None if layer is None else Source.of(layer, block, count, list(heads), device)
         for layer, count in zip(layers, (*counts, question.drawn), strict=True)
@@ -137,10 +152,13 @@ def _score(
     with _products(a.device, settings.tf32):
         kronecker = None
         if question.kronecker:
+            check_budget(a, settings.budget_gib)
             factors = KroneckerFactors.of(a, block, tokens_of(layers[0], block))
             kronecker = precondition(a, factors, settings)
         sources = Sources(name, heads, a, b, true, kronecker)
-        tally, facts = score_slices(sources, question.forms, question.averages, settings)
+        tally, facts = score_slices(
+            sources, question.forms, question.averages, settings, question.room
+        )
     pairs = tally.pairs()
     averages = (tally.columns(pairs), tally.rows(pairs))
     return BlockScores(heads, pairs, *averages, *tally.norms(), facts)

@@ -26,6 +26,10 @@ from torch import Tensor
 from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.circuits.settings import CircuitSettings
 from crosstune.interference.circuits.tiles.building import Layer, Source
+from crosstune.interference.circuits.tiles.plan import GIB
+
+_MATRICES = 6  # float64 matrices of a factor's size that are alive at once
+_PASSING = 2  # copies of the largest batch, likewise
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,32 @@ class KroneckerFactors:
         inputs /= max(1, tokens)
         derivatives /= source.count
         return cls(headed, shared)
+
+
+def check_budget(source: Source, budget_gib: float) -> None:
+    """Making the factors, and preconditioning with them, fits the budget.
+
+    Args:
+        source: A's factors of the block.
+        budget_gib: What it may take.
+
+    Raises:
+        MeasurementError: It does not.
+    """
+    (size, width), heads = source.slice_shape, source.heads
+    largest = max(part.shape[0] * part.shape[1] for part in source.shared)
+    tokens = sum(part.shape[0] * part.shape[1] for part in source.shared)
+    features = heads * size + width
+    matrices = 8 * _MATRICES * (heads * size**2 + width**2)
+    numbers = (tokens + _PASSING * largest) * features * source.dtype.itemsize
+    needed = (source.copied + matrices + numbers) / GIB
+    if needed > budget_gib:
+        raise MeasurementError(
+            "budget_gib",
+            law=f"must hold preconditioned factors for kfac: {needed:.3g} GiB",
+            found=f"{budget_gib:.3g}",
+            remedy="Raise budget_gib, leave out kfac, or score fewer or shorter rows.",
+        )
 
 
 def tokens_of(layer: Layer, block: str) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from crosstune.foundation.errors import MeasurementError
 
-_GIB = 2**30
+GIB = 2**30
 _HELD = 16 * 2**20  # bytes of tiles on a CPU: more would fall out of its caches between two passes
-_PIECE = 2 * 2**20  # bytes that one pass goes over on a CPU, likewise
+_PIECE = 4 * 2**20  # bytes that one pass goes over on a CPU, likewise
 _MEANS = 6  # rows of halves' means that are alive at once
 _PARTING = 8  # slices of temporaries while a Fisher becomes its inverse
 _EXCLUDING = 4  # float64 tiles of temporaries while each sample is left out of the Fisher
@@ -100,9 +100,10 @@ class Plan:
         Raises:
             MeasurementError: Not even one feature of one head fits.
         """
-        limit = int(budget_gib * _GIB)
+        limit = int(budget_gib * GIB)
         size = need.slice_shape[0]
-        for heads in range(need.heads, 0, -1):
+        for chunks in range(1, need.heads + 1):
+            heads = -(-need.heads // chunks)
             plan = cls(heads, size, _piece(need, heads, size, cached), need)
             slim = not cached or heads == 1 or plan.held <= _HELD
             if slim and plan.bytes <= limit:
@@ -114,7 +115,7 @@ class Plan:
         least = cls(1, 1, 1, need)
         raise MeasurementError(
             "budget_gib",
-            law=f"must hold one feature of one head for all samples: {least.bytes / _GIB:.3g} GiB",
+            law=f"must hold one feature of one head for all samples: {least.bytes / GIB:.3g} GiB",
             found=f"{budget_gib:.3g}",
             remedy="Raise budget_gib, or score fewer or shorter rows.",
         )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from crosstune.interference.circuits.tiles.building import Source
-from crosstune.interference.circuits.tiles.plan import Need, Plan
+from crosstune.interference.circuits.tiles.plan import GIB, Need, Plan
+
+Place = Literal["a", "b", "kronecker"]
+_PLACES = ("a", "b", "kronecker", "work")
 
 
 @dataclass(frozen=True)
@@ -62,55 +67,78 @@ class Sources:
 class Room:
     """Memory for the tiles that a plan holds at once; what is built in it replaces what was there.
 
-    Args:
-        plan: How the block is cut.
-        like: A source whose dtype and device the tiles have.
+    One piece of memory serves all blocks of a layer: memory that is new costs more than what is done in it.
     """
 
-    def __init__(self, plan: Plan, like: Source) -> None:
-        self._plan, self._like = plan, like
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._memory = torch.empty(0)
+        self._parts = dict.fromkeys(_PLACES, self._memory)
+
+    def fit(self, plan: Plan, like: Source, budget_gib: float) -> None:
+        """Make room for a plan, in the memory that is there wherever that is enough and leaves the budget for the rest.
+
+        Args:
+            plan: How the block is cut.
+            like: A source whose dtype and device the tiles have.
+            budget_gib: What all of it may take.
+        """
+        self._plan = plan
         need, width = plan.need, like.slice_shape[1]
-        a, b, drawn = need.samples
         held, passing = plan.heads * plan.features * width, plan.heads * plan.piece * width
-        self._a = self._empty(a * held)
-        self._b = self._empty(max(b, drawn) * held)
-        self._kronecker = self._empty(a * held * need.kronecker)
-        self._work = self._empty(max(need.samples) * passing)
+        a, b, drawn = need.samples
+        sizes = [
+            a * held,
+            max(b, drawn) * held,
+            a * held * need.kronecker,
+            max(need.samples) * passing,
+        ]
+        most = int(budget_gib * GIB) - (plan.bytes - sum(sizes) * need.itemsize)
+        fits = sum(sizes) * need.itemsize <= self._memory.nbytes <= most
+        if not fits or (self._memory.dtype, self._memory.device) != (like.dtype, like.device):
+            self.clear()  # what was there goes before what comes
+            self._memory = torch.empty(sum(sizes), dtype=like.dtype, device=like.device)
+        parts = self._memory[: sum(sizes)].split(sizes)
+        self._parts = dict(zip(_PLACES, parts, strict=True))
 
-    def a(self, source: Source, heads: slice, stretch: slice, *, built: bool = False) -> Tensor:
-        """The tile of task A, [nA, heads, features, d]; where `built`, it is there already."""
-        return self._tile(self._a, source, heads, stretch, built)
+    def tile(
+        self, place: Place, source: Source, heads: slice, stretch: slice, *, built: bool = False
+    ) -> Tensor:
+        """A tile, [n, heads, features, d].
 
-    def b(self, source: Source, heads: slice, stretch: slice, *, built: bool = False) -> Tensor:
-        """The tile of task B, or of A at drawn labels, in the same place."""
-        return self._tile(self._b, source, heads, stretch, built)
+        Args:
+            place: Where: `a`, `b` (also for A at drawn labels), or `kronecker` for A, preconditioned.
+            source: The factors.
+            heads: Which of the chosen heads.
+            stretch: Which features of each.
+            built: Whether it is there already.
 
-    def kronecker(self, source: Source, heads: slice, stretch: slice) -> Tensor:
-        """The preconditioned tile of task A."""
-        return self._tile(self._kronecker, source, heads, stretch, False)
+        Returns:
+            The tile, which stays until another is built in its place.
+        """
+        shape = (
+            source.count,
+            heads.stop - heads.start,
+            stretch.stop - stretch.start,
+            source.slice_shape[1],
+        )
+        tile = self._parts[place][: math.prod(shape)].view(shape)
+        if not built:
+            source.build(heads, stretch, tile)
+        return tile
 
     def work(self, piece: Tensor) -> Tensor:
         """Memory in the shape of a piece of a tile."""
-        return self._work[: piece.numel()].view(piece.shape)
+        return self._parts["work"][: piece.numel()].view(piece.shape)
 
     def squared(self, tile: Tensor, stretch: slice) -> Iterator[tuple[slice, Tensor]]:
         """The squares of a tile, piece by piece: which features of the heads, and their squares."""
         for piece in self._plan.pieces(stretch):
             part = tile[:, :, piece]
             yield within(stretch, piece), torch.mul(part, part, out=self.work(part))
-
-    def _tile(
-        self, memory: Tensor, source: Source, heads: slice, stretch: slice, built: bool
-    ) -> Tensor:
-        sizes = (heads.stop - heads.start, stretch.stop - stretch.start)
-        shape = (source.count, *sizes, source.slice_shape[1])
-        tile = memory[: source.count * sizes[0] * sizes[1] * shape[-1]].view(shape)
-        if not built:
-            source.build(heads, stretch, tile)
-        return tile
-
-    def _empty(self, numbers: int) -> Tensor:
-        return torch.empty(numbers, dtype=self._like.dtype, device=self._like.device)
 
 
 def within(stretch: slice, piece: slice) -> slice:

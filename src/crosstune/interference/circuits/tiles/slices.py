@@ -27,6 +27,7 @@ def score_slices(
     forms: Sequence[Form],
     averages: Sequence[Form],
     settings: CircuitSettings,
+    room: Room,
 ) -> tuple[Tally, Facts]:
     """Every form of every head of a block.
 
@@ -35,6 +36,7 @@ def score_slices(
         forms: Forms of the pair scores.
         averages: Forms of the averages.
         settings: Damping and memory.
+        room: Where tiles are built.
 
     Returns:
         The sums, and the facts of every kind of Fisher that was used.
@@ -42,7 +44,7 @@ def score_slices(
     kinds = kinds_of(forms, averages)
     cached = sources.a.device.type == "cpu"
     plan = Plan.of(sources.need(kinds), settings.budget_gib, cached=cached)
-    room = Room(plan, sources.a)
+    room.fit(plan, sources.a, settings.budget_gib)
     tally = Tally(forms, averages, sources.a, sources.b)
     facts: dict[str, list[FisherFacts]] = {kind: [] for kind in kinds}
     for heads in plan.chunks():
@@ -89,15 +91,17 @@ def _squares(
     chosen = [(a.halves == half).nonzero()[:, 0] for half in (0, 1)]
     for stretch in plan.stretches():
         if sources.true and found.true is not None:
-            for part, squared in room.squared(room.b(sources.true, heads, stretch), stretch):
+            for part, squared in room.squared(
+                room.tile("b", sources.true, heads, stretch), stretch
+            ):
                 found.true[:, part] = squared.sum(0)
-        for part, squared in room.squared(room.a(a, heads, stretch), stretch):
+        for part, squared in room.squared(room.tile("a", a, heads, stretch), stretch):
             tally.add_squares(0, heads, squared)
             found.a[:, part] = squared.sum(0)
             if found.halves is not None:
                 for half, positions in enumerate(chosen):
                     found.halves[half, :, part] = squared[positions].sum(0)
-        for part, squared in room.squared(room.b(b, heads, stretch), stretch):
+        for part, squared in room.squared(room.tile("b", b, heads, stretch), stretch):
             tally.add_squares(1, heads, squared)
             found.b[:, part] = squared.sum(0)
     _check_finite(found, sources, heads)
@@ -114,9 +118,11 @@ def _add(
 ) -> None:
     """Add a stretch of some heads to the sums."""
     plan, room = held
-    a = room.a(sources.a, heads, stretch, built=plan.whole)
-    b = room.b(sources.b, heads, stretch, built=plan.whole)
-    kronecker = room.kronecker(sources.kronecker, heads, stretch) if sources.kronecker else None
+    a = room.tile("a", sources.a, heads, stretch, built=plan.whole)
+    b = room.tile("b", sources.b, heads, stretch, built=plan.whole)
+    kronecker = None
+    if sources.kronecker:
+        kronecker = room.tile("kronecker", sources.kronecker, heads, stretch)
     for cut in plan.pieces(stretch):
         part = a[:, :, cut]
         piece = Piece(
