@@ -163,6 +163,13 @@ def test_an_adapter() -> None:
     assert_derivative(opened(*double(tuned.adapted)))
 
 
+def test_two_adapters_in_one() -> None:
+    """Both change every module, so that the factors of one are moved down and those of the other up."""
+    shape = {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"}
+    before, after = (pairs.adapted(pairs.base(), seed=seed, **shape).double() for seed in (1, 2))
+    assert_derivative(opened(before, after))
+
+
 def test_a_soup() -> None:
     before, after = double()
     assert_derivative(opened(before, after, between=[pairs.moved(before, seed=9)]))

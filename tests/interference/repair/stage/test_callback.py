@@ -215,6 +215,11 @@ def test_what_cannot_be_repaired_at_the_end_is_refused_at_the_beginning() -> Non
     used = pairs.adapted(pairs.base(), seed=1)
     with pytest.raises(UnsupportedError, match="fresh adapter"):
         begin(at_end(), used.train())
+    for name, parameter in used.named_parameters():
+        parameter.requires_grad_("lora_B" in name)
+    begin(at_end(), used)  # with an A that stays, B alone says what was learned
+    with pytest.raises(UnsupportedError, match="fresh adapter"):
+        begin(at_end(granularity="head"), used)
     with pytest.raises(DataError, match="at least two"):
         begin(RepairAtStageEnd({"en": tiny.rows("en", 8)}, **QUICK), tiny.llama())
     with pytest.raises(DataError, match="something to score in each of 2 folds"):

@@ -74,11 +74,12 @@ def _states(
     return start, now
 
 
-def at_start(model: nn.Module) -> dict[str, Tensor]:
+def at_start(model: nn.Module, *, by_head: bool = False) -> dict[str, Tensor]:
     """The trainable parameters of a model that begins a stage, copied to the CPU; `snapshot` takes them at its end.
 
     Args:
         model: The live model, unwrapped; it is only read.
+        by_head: Whether it will be repaired by head, for which A moves even where it is not trained.
 
     Returns:
         Name to tensor.
@@ -91,7 +92,7 @@ def at_start(model: nn.Module) -> dict[str, Tensor]:
     _, start = _states(model, dict(model.named_parameters(remove_duplicate=False)))
     if isinstance(model, PeftModel):
         for path, a, b in _factors(model, start):
-            if a in start and not _is_fresh(start, b):
+            if (by_head or a in start) and not _is_fresh(start, b):
                 _refuse_used(path)
     for name, tensor in start.items():
         check_tensor(tensor, "model", name)

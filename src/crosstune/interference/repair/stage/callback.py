@@ -86,7 +86,7 @@ class RepairAtStageEnd(TrainerCallback):  # type: ignore[misc]
         if self._start:
             snapshot(model, self._start)
         else:
-            self._start = at_start(model)
+            self._start = at_start(model, by_head=self.settings.search().by_head)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
