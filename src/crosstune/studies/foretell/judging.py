@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -147,27 +147,42 @@ def judge_heads(found: OfHeads, permutations: int) -> Table:
     Returns:
         One row for each moment, side, outcome, scope, block and predictor.
     """
-    rows: list[Cells] = []
-    for axes, members, strata in _groups(found):
-        for side, booked in found.booked.items():
-            for outcome in (FORGOTTEN, SIZE):
-                values = booked[:, members] if outcome == FORGOTTEN else booked[:, members].abs()
-                about = {"side": side, "outcome": outcome, **axes}
-                question = Question(values, strata, tuple(about.values()), permutations)
-                limit = {"agreement": question.agreement, "seen": question.detectable()}
-                for when, predictors in found.predictors.items():
-                    chosen = [_only(one, members) for one in predictors]
-                    asked = [one for one in chosen if _may_say(one, outcome)]
-                    answers = _answers(question, asked)
-                    for one, answer in zip(asked, answers, strict=True):
-                        reliability = _reliability(one, strata)
-                        rows.append(
-                            {"when": when, **about, **answer}
-                            | {"reliability": reliability, "agreement": limit["agreement"]}
-                            | {"detectable": _of_truth(limit["seen"], reliability)}
-                        )
+    rows = [
+        row
+        for axes, members, strata in _groups(found)
+        for side, booked in found.booked.items()
+        for outcome, values in ((FORGOTTEN, booked), (SIZE, booked.abs()))
+        for row in _asked_of_heads(
+            found.predictors,
+            members,
+            Question(values[:, members], strata, (side, outcome, *axes.values()), permutations),
+            {"side": side, "outcome": outcome, **axes},
+        )
+    ]
     _adjust(rows, ("when", "side", "outcome", "scope"))
     return Table(HEADS, HEADS_COLUMNS, rows)
+
+
+def _asked_of_heads(
+    predictors: Mapping[str, Sequence[Predictor]],
+    members: list[int],
+    question: Question,
+    about: Cells,
+) -> Iterator[Cells]:
+    """What every predictor answers to one question."""
+    seen, agreement = question.detectable(), question.agreement
+    for when, profiles in predictors.items():
+        asked = [_only(one, members) for one in profiles if _may_say(one, about["outcome"])]
+        for one, answer in zip(asked, _answers(question, asked), strict=True):
+            reliability = _reliability(one, question.strata)
+            yield {
+                "when": when,
+                **about,
+                **answer,
+                "reliability": reliability,
+                "agreement": agreement,
+                "detectable": _of_truth(seen, reliability),
+            }
 
 
 def judge_rows(found: OfRows, permutations: int) -> Table:
