@@ -70,9 +70,9 @@ def test_words_reach_the_measurement(capsys: pytest.CaptureFixture[str]) -> None
         (["--pairs=[en:fr]"], "`pairs` must be two different tasks as A:B, of en, bn"),
         (["--measurement.variants=[sideways]"], "variants"),
         (["--measurement.rows=3"], "min_samples (10)"),
-        (["--measurement.layers=[9]"], "layers"),
-        (["--measurement.heads=[77]"], "heads"),
-        (["--measurement.length=100000"], "length"),
+        (["--measurement.layers=[9]"], "`measurement.layers`"),
+        (["--measurement.heads=[77]"], "`measurement.heads`"),
+        (["--measurement.length=100000"], "`measurement.length`"),
         (["--conflict=nowhere"], "conflict"),
         (["--ablatte=true"], "Did you mean `--ablate`?"),
     ],
@@ -84,6 +84,6 @@ def test_a_mistake_is_named_as_it_was_written(
     model = [f"--model={small_study.model(folder)}"] if is_of_model else []
     assert main(["run", "circuits", f"--output={tmp_path / 'run'}", *model, *words]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert message in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert message in line
     assert not list(tmp_path.glob("run/cells/*/scores"))

@@ -36,7 +36,7 @@ def shrunk(settings: CircuitStudySettings, output: Path) -> CircuitStudySettings
     measurement = replace(
         settings.measurement,
         rows=10,
-        length=96 if settings.tasks[0].prompt else 32,
+        length=96 if any(task.prompt for task in settings.tasks) else 32,
         variants=("directional", "signed"),
         blocks=("q", "o"),
     )

@@ -98,3 +98,16 @@ def test_warnings_say_what_the_figures_will_lack(folder: Path) -> None:
 def test_layers_are_counted_as_they_are_measured(folder: Path) -> None:
     assert prepare(small_circuits.settings(folder)).layers == small_circuits.LAYERS
     assert prepare(small_circuits.settings(folder, measurement={"layers": [1]})).layers == 1
+
+
+def test_what_the_model_has_not_and_rows_of_both_tasks_are_told_in_the_users_words(
+    folder: Path, tmp_path: Path
+) -> None:
+    bench = prepare(small_circuits.settings(folder, measurement={"heads": [99]}))
+    model, tokenizer = bench.open_model(bench.checkpoints[0])
+    with pytest.raises(SettingsError, match=r"`measurement\.heads` must be"):
+        bench.heads_of(model)
+    tasks = [{"name": name, "source": "toy:latin-svo", "rows": 40} for name in ("one", "two")]
+    same = prepare(small_circuits.settings(folder, tasks=tasks))
+    with pytest.raises(DataError, match=r"`tasks\['two'\]` must not hold rows"):
+        same.samples_of("one", "two", tokenizer)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tests.studies.circuits import told
 
+from crosstune.studies.circuits.cell import STATEMENT
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.circuits.verdicts import statements
 
@@ -22,6 +24,16 @@ def test_each_cell_says_where_it_is_from(tmp_path: Path) -> None:
     one = told.CELLS[:1]
     alone = statements(told.run_with(tmp_path / "one", places=one), one, SETTINGS)
     assert alone[0].text == "en:bn. Found at 00."
+
+
+def test_what_both_directions_of_a_pair_say_is_said_once(tmp_path: Path) -> None:
+    back = replace(told.CELLS[0], name="02", task_a="bn", task_b="en")
+    places = (told.CELLS[0], back)
+    run = told.run_with(tmp_path / "run", places=places)
+    for cell in run.cells():
+        cell.event(STATEMENT, text="Both say so.", tone="shown", detail="n = 12")
+    texts = [one.text for one in statements(run, places, SETTINGS)]
+    assert texts[:3] == ["en:bn. Found at 00.", "en:bn. Both say so.", "bn:en. Found at 02."]
 
 
 def test_alike_is_claimed_only_where_the_interval_says_so(tmp_path: Path) -> None:

@@ -10,20 +10,19 @@ from types import TracebackType
 from typing import Any
 
 from crosstune.foundation import ranks
-from crosstune.foundation.models import HeadMap, check_finite
+from crosstune.foundation.models import HeadMap
 from crosstune.foundation.records import Run, Table
 from crosstune.interference.blocks import pad_id
 from crosstune.interference.circuits.ablation import ablate
 from crosstune.interference.circuits.capturing.labels import Labels
 from crosstune.interference.circuits.face import (
     capture_samples,
-    check_places,
     fishers,
     score_factors,
 )
 from crosstune.interference.circuits.factors import Factors
 from crosstune.interference.circuits.forecast import estimate
-from crosstune.interference.circuits.samples import Samples, check_length, choose_samples
+from crosstune.interference.circuits.samples import Samples
 from crosstune.interference.circuits.scores import CircuitScores
 from crosstune.interference.circuits.settings import FISHERS, CircuitSettings
 from crosstune.studies.circuits.prepare import Bench, Checkpoint
@@ -112,13 +111,9 @@ class Sitting:
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def __enter__(self) -> Sitting:
-        settings = self.bench.settings.measurement
         self.tell("opening the model", 0)
         self._model, self._tokenizer = self.bench.open_model(self.checkpoint)
-        check_finite(self._model)
-        check_length(self._model, settings)
-        self._heads = HeadMap.of(self._model)
-        check_places(self._heads, settings)
+        self._heads = self.bench.heads_of(self._model)
         return self
 
     def __exit__(
@@ -137,9 +132,7 @@ class Sitting:
             run: Its run folder.
         """
         bench, settings = self.bench, self.bench.settings.measurement
-        a, b = choose_samples(
-            bench.rows[place.task_a], bench.rows[place.task_b], self._tokenizer, settings
-        )
+        a, b = bench.samples_of(place.task_a, place.task_b, self._tokenizer)
         estimate(self._model, len(a), len(b), settings.length, settings, timed=False).check()
         factors_a, factors_b = (
             self._factors(task, samples) for task, samples in ((place.task_a, a), (place.task_b, b))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.circuits.forecast import Estimate, estimate
-from crosstune.interference.circuits.samples import check_length, choose_samples
 from crosstune.studies.circuits.cell import Place, captures, places, scorings
 from crosstune.studies.circuits.prepare import Bench, prepare
 from crosstune.studies.circuits.settings import CircuitStudySettings
@@ -61,9 +60,9 @@ def calibrate(bench: Bench) -> Calibration:
     """
     settings = bench.settings.measurement
     model, tokenizer = bench.open_model(bench.checkpoints[0])
-    check_length(model, settings)
+    bench.heads_of(model)
     a, b = bench.settings.task_pairs[0]
-    samples = choose_samples(bench.rows[a], bench.rows[b], tokenizer, settings)
+    samples = bench.samples_of(a, b, tokenizer)
     lengths = [len(row.input_ids) for side in samples for row in side.encoded]
     tokens = max(2, round(sum(lengths) / len(lengths)))
     n_a, n_b = (len(side) for side in samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,18 @@ from peft import PeftModel
 
 from crosstune.foundation.data import Row, read_rows
 from crosstune.foundation.errors import DataError, SettingsError, renamed
-from crosstune.foundation.models import load_model, load_tokenizer, read_config
+from crosstune.foundation.models import (
+    HeadMap,
+    check_finite,
+    load_model,
+    load_tokenizer,
+    read_config,
+)
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
 from crosstune.foundation.storage import read_json
+from crosstune.interference.circuits.face import check_places
+from crosstune.interference.circuits.samples import Samples, check_length, choose_samples
 from crosstune.studies.circuits.settings import CircuitStudySettings, names_of
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.models import find_device, find_model
@@ -82,6 +91,40 @@ class Bench:
         if whole != checkpoint.place:
             model = PeftModel.from_pretrained(model, checkpoint.place)
         return model, tokenizer
+
+    def heads_of(self, model: Any) -> HeadMap:
+        """The heads of a model on which the measurement is possible.
+
+        Args:
+            model: One of the checkpoints.
+
+        Returns:
+            They; a layer, head or length that the model has not is told as the settings name it.
+        """
+        measured = self.settings.measurement
+        check_finite(model)
+        with ExitStack() as words:
+            for name in ("layers", "heads", "length"):
+                words.enter_context(renamed(name, f"measurement.{name}"))
+            check_length(model, measured)
+            heads = HeadMap.of(model)
+            check_places(heads, measured)
+        return heads
+
+    def samples_of(self, task_a: str, task_b: str, tokenizer: Any) -> tuple[Samples, Samples]:
+        """The samples of two tasks that are held against each other; those of a task are the same in all its pairs.
+
+        Args:
+            task_a: A task.
+            task_b: Another.
+            tokenizer: Encodes the rows.
+
+        Returns:
+            The samples of both.
+        """
+        rows = self.rows[task_a], self.rows[task_b]
+        with renamed("task_a", f"tasks[{task_a!r}]"), renamed("task_b", f"tasks[{task_b!r}]"):
+            return choose_samples(*rows, tokenizer, self.settings.measurement)
 
 
 def prepare(settings: CircuitStudySettings) -> Bench:

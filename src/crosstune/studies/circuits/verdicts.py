@@ -39,12 +39,18 @@ def statements(run: Run, cells: Sequence[Place], settings: CircuitStudySettings)
 
 def _of_cells(run: Run, cells: Sequence[Place]) -> Iterator[Statement]:
     """Each cell's own findings, which say where they are from where there are several."""
+    # Means of scores that treat both tasks alike say the same of `A:B` and of `B:A`: once is enough.
+    said = set()
     opened = {cell.folder.name: cell for cell in run.cells()}
     several = len({place.checkpoint for place in cells}) > 1
     for place in cells:
         where = f" at {place.checkpoint.name}" if several else ""
         for event in opened[place.name].events(STATEMENT):
             found = Statement(event["text"], event["tone"], event["detail"])
+            key = (place.checkpoint, frozenset((place.task_a, place.task_b)), found)
+            if key in said:
+                continue
+            said.add(key)
             yield replace(found, text=f"{place.pair}{where}. {found.text}")
 
 
