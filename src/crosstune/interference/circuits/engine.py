@@ -154,7 +154,7 @@ def _score(
         if question.kronecker:
             check_budget(a, settings.budget_gib)
             factors = KroneckerFactors.of(a, block, tokens_of(layers[0], block))
-            kronecker = precondition(a, factors, settings)
+            kronecker = precondition(a, factors, settings, name)
         sources = Sources(name, heads, a, b, true, kronecker)
         tally, facts = score_slices(
             sources, question.forms, question.averages, settings, question.room

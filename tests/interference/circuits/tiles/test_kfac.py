@@ -22,6 +22,7 @@ TOY = Toy.make()
 ROWS = TOY.samples(6, 1)
 LAYER = TOY.layer(ROWS)
 SETTINGS = CircuitSettings(damping_share=0.3)
+NAME = "block q of layer 3"
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -45,7 +46,7 @@ def test_a_preconditioned_tile_is_the_gradient_between_both_inverses() -> None:
     source = Source.of(LAYER, "q", 6)
     factors = KroneckerFactors.of(source, "q", tokens_of(LAYER, "q"))
     tile, plain = source.new_zeros(6, 4, 3, 5), source.new_zeros(6, 4, 3, 5)
-    preconditioned = precondition(source, factors, SETTINGS)
+    preconditioned = precondition(source, factors, SETTINGS, NAME)
     preconditioned.build(slice(0, 4), slice(0, 3), tile)
     source.build(slice(0, 4), slice(0, 3), plain)
 
@@ -67,8 +68,11 @@ def test_a_factor_that_cannot_be_inverted_is_refused() -> None:
         factors, headed=factors.headed * torch.tensor([1.0, 0.0, 1.0, 1.0]).view(4, 1, 1)
     )
     undamped = CircuitSettings(damping_share=0.0, epsilon=0.0)
-    with pytest.raises(MeasurementError, match="1 singular factors at damping_share 0"):
-        precondition(source, dead, undamped)
+    with pytest.raises(
+        MeasurementError,
+        match="Fisher of block q of layer 3.*1 singular factors at damping_share 0",
+    ):
+        precondition(source, dead, undamped, NAME)
     precondition(
         source, dead, SETTINGS
     )  # ε keeps a head that does nothing from dividing by nothing
@@ -79,3 +83,11 @@ def test_a_budget_without_room_for_the_factors_is_refused() -> None:
     check_budget(source, 1e-3)
     with pytest.raises(MeasurementError, match="`budget_gib` must hold preconditioned factors"):
         check_budget(source, 1e-6)
+
+
+def test_gradients_that_are_not_finite_are_refused_before_they_are_inverted() -> None:
+    source = Source.of(LAYER, "q", 6)
+    factors = KroneckerFactors.of(source, "q", 20)
+    wrong = replace(factors, shared=factors.shared * torch.nan)
+    with pytest.raises(MeasurementError, match="task A, block q of layer 3` must be finite"):
+        precondition(source, wrong, SETTINGS, NAME)

@@ -116,19 +116,32 @@ def tokens_of(layer: Layer, block: str) -> int:
     return sum(int((seen != 0).any(-1).sum()) for seen in inputs)
 
 
-def precondition(source: Source, factors: KroneckerFactors, settings: CircuitSettings) -> Source:
+def precondition(
+    source: Source, factors: KroneckerFactors, settings: CircuitSettings, name: str
+) -> Source:
     """The same samples with factors whose outer products are S⁻¹ G A⁻¹.
 
     Args:
         source: A's factors of the block.
         factors: The Kronecker factors.
         settings: Damping.
+        name: Block and layer, as errors name them.
 
     Returns:
         The source of preconditioned tiles.
+
+    Raises:
+        MeasurementError: A gradient is not finite, or a factor is singular.
     """
-    by_head = _inverse(factors.headed, settings).to(source.dtype)
-    by_all = _inverse(factors.shared, settings).to(source.dtype)
+    if not (factors.headed.isfinite().all() and factors.shared.isfinite().all()):
+        raise MeasurementError(
+            f"gradients of task A, {name}",
+            law="must be finite, and their squares too",
+            found="NaN or infinity",
+            remedy="Check the model's weights and loss on these rows.",
+        )
+    by_head = _inverse(factors.headed, settings, name).to(source.dtype)
+    by_all = _inverse(factors.shared, settings, name).to(source.dtype)
     headed = tuple(
         torch.einsum("bthi,hij->bthj", part.to(source.dtype), by_head) for part in source.headed
     )
@@ -137,14 +150,14 @@ def precondition(source: Source, factors: KroneckerFactors, settings: CircuitSet
     return replace(source, headed=headed, shared=shared, copied=copied)
 
 
-def _inverse(factor: Tensor, settings: CircuitSettings) -> Tensor:
+def _inverse(factor: Tensor, settings: CircuitSettings, name: str) -> Tensor:
     """The inverse of the damped factor, [..., n, n].
 
     Returns:
         The inverse.
 
     Raises:
-        MeasurementError: It is singular, or not finite.
+        MeasurementError: It is singular.
     """
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)
@@ -152,7 +165,7 @@ def _inverse(factor: Tensor, settings: CircuitSettings) -> Tensor:
     root, failed = torch.linalg.cholesky_ex(factor + damping[..., None, None] * eye)
     if bool(failed.any()):
         raise MeasurementError(
-            "the Kronecker-factored Fisher",
+            f"the Kronecker-factored Fisher of {name}",
             law="must be positive definite once it is damped",
             found=f"{int((failed > 0).sum())} singular factors at damping_share {settings.damping_share:g}",
             remedy="Raise damping_share, or leave out kfac.",
