@@ -12,13 +12,14 @@ from crosstune.foundation.training import train_stage
 from crosstune.interference import ForgettingLedger
 from crosstune.interference.circuits import measure_circuits
 from crosstune.studies.foretell.prepare import Bench, prepare
+from crosstune.studies.foretell.profiles import NORMS
 from crosstune.studies.foretell.settings import ForetellSettings
 from crosstune.studies.study import Plan, PlanLine
 
 _STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
 _GIB = 2**30
 _REPORT_SECONDS = 15.0  # loading libraries and drawing hardly depend on the model
-_TEST_SECONDS = 2e-5  # one permutation test of one head, so many permutations at a time
+_PERMUTED_SECONDS = 1.6e-7  # one permutation of one head in one test, as seen on one core
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,9 @@ def _lines(settings: ForetellSettings, measured: Calibration) -> Iterator[PlanLi
 
 
 def _judging_seconds(settings: ForetellSettings, measured: Calibration) -> float:
-    """Every predictor, moment, outcome, side and scope, of every block and of all together."""
-    tests = 2 * 2 * 2 * 2 * (len(settings.measurement.variants) * 2 + 3)
-    return tests * 2 * measured.heads * settings.permutations / 2000 * _TEST_SECONDS * 10
+    """Every score (twice: beyond norms too) and norm at two moments, of two sides, outcomes and scopes.
+
+    Each head is ranked in its own block and in all of them together.
+    """
+    tests = 2**4 * (2 * len(settings.measurement.variants) + len(NORMS))
+    return tests * 2 * measured.heads * settings.permutations * _PERMUTED_SECONDS
