@@ -51,10 +51,10 @@ const explorerOf = (() => {
     return `rgb(${parts[0].map((part, i) => Math.round(part + (at - low) * (parts[1][i] - part))).join(",")})`;
   }
 
-  function scaleOf(values, palette) {
+  function scaleOf(values, palette, mayBeNegative = false) {
     const there = values.filter(isNumber);
     const reach = Math.max(0, ...there.map(Math.abs)) || 1;
-    const signed = there.some((value) => value < 0);
+    const signed = mayBeNegative || there.some((value) => value < 0);
     const stops = signed ? palette.diverging : palette.ramp;
     return {
       stops,
@@ -88,7 +88,7 @@ const explorerOf = (() => {
     return seen.every(isNumber) ? seen.sort((a, b) => a - b) : seen;
   }
 
-  function mapOf(about, rows, room, palette, stands, opened) {
+  function mapOf(about, rows, room, palette, stands, { opened, signed }) {
     const across = levels(rows, about.x.name);
     const down = levels(rows, about.y.name);
     const width = Math.min(54, Math.max(9, Math.floor(room / across.length)));
@@ -96,7 +96,7 @@ const explorerOf = (() => {
     const left = 8 + 7 * Math.max(...down.map((level) => String(level).length), 2);
     const top = 62;
     const value = about.value.name;
-    const scale = scaleOf(rows.filter(stands).map((row) => row[value]), palette);
+    const scale = scaleOf(rows.filter(stands).map((row) => row[value]), palette, signed);
     const parts = legend(scale, about.value.title, palette, left, 0);
     const every = Math.ceil(22 / width);
     across.forEach((level, i) => i % every || parts.push(svg("text",
@@ -246,12 +246,18 @@ const explorerOf = (() => {
         [String(level), visible.filter((row) => row[about.facet] === level)]) : [["", visible]];
     }
 
+    // Whether what is mapped may lie below zero, also where all that may be read happens to lie above.
+    function isSigned(visible) {
+      return visible.some((row) => row[about.value.name] < 0 ||
+        matrices.get(keyOf(row, axes))?.row_means?.some((mean) => mean < 0));
+    }
+
     function drawMaps(visible) {
       const panels = facets(visible);
       const room = Math.max(160, MAP_WIDTH / Math.min(2, panels.length));
       part("maps").replaceChildren(...panels.map(([title, own]) => html("div", { class: "map" },
         ...(title ? [html("p", { class: "maptitle" }, title)] : []),
-        mapOf(about, own, room, palette(), stands, state.opened))));
+        mapOf(about, own, room, palette(), stands, { opened: state.opened, signed: isSigned(visible) }))));
       part("maps").removeAttribute("data-empty");
     }
 
@@ -420,7 +426,7 @@ const explorerOf = (() => {
     function mapFile() {
       const light = page.palette.light;
       const own = about.facet ? shown().filter((row) => row[about.facet] === state.opened[about.facet]) : shown();
-      const drawing = mapOf(about, own, MAP_WIDTH, light, stands, null);
+      const drawing = mapOf(about, own, MAP_WIDTH, light, stands, { opened: null, signed: isSigned(shown()) });
       drawing.prepend(svg("rect", { width: "100%", height: "100%", fill: light.background }));
       return new XMLSerializer().serializeToString(drawing);
     }
