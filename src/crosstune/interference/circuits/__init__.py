@@ -14,6 +14,8 @@ from crosstune.interference.circuits.settings import (
 )
 
 if TYPE_CHECKING:
+    from crosstune.interference.circuits.ablation import ablate, appendix
+    from crosstune.interference.circuits.comparison import compare
     from crosstune.interference.circuits.face import measure_circuits
     from crosstune.interference.circuits.forecast import Estimate, estimate
     from crosstune.interference.circuits.scores import CircuitScores
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "measure_circuits",
     "CircuitScores",
+    "compare",
+    "ablate",
+    "appendix",
     "CircuitSettings",
     "Form",
     "BLOCKS",
@@ -34,6 +39,9 @@ __all__ = [
 _HOMES = {
     "measure_circuits": "face",
     "CircuitScores": "scores",
+    "compare": "comparison",
+    "ablate": "ablation",
+    "appendix": "ablation",
     "estimate": "forecast",
     "Estimate": "forecast",
 }
