@@ -27,7 +27,7 @@ def draw(points: list[dict[str, Any]]) -> str:
             x=alt.X("size:Q", title=None).scale(type="log", base=2, nice=False),
             y=alt.Y("seconds:Q", title="CPU seconds").scale(type="log"),
             color=way,
-            strokeDash=alt.StrokeDash("way:N", sort=list(SHOWN.values()), title=None),
+            strokeDash=alt.StrokeDash("way:N", sort=list(SHOWN.values()), legend=None),
         )
         .properties(width=230, height=180)
         .facet(alt.Facet("grows:N", title=None), columns=2)
