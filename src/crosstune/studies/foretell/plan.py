@@ -150,9 +150,6 @@ def _lines(settings: ForetellSettings, measured: Calibration) -> Iterator[PlanLi
 
 
 def _judging_seconds(settings: ForetellSettings, measured: Calibration) -> float:
-    """Every score (twice: beyond norms too) and norm at two moments, of two sides, outcomes and scopes.
-
-    Each head is ranked in its own block and in all of them together.
-    """
+    """Every score (twice: beyond norms too) and norm at two moments, two sides, outcomes and scopes; a head counts in its block and in all."""
     tests = 2**4 * (2 * len(settings.measurement.variants) + len(NORMS))
     return tests * 2 * measured.heads * settings.permutations * _PERMUTED_SECONDS
