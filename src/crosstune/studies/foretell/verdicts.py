@@ -57,7 +57,7 @@ def _of_score(row: Mapping[str, Any]) -> Statement:
     said = {
         judging.FORETELLS: f"Yes: {name}, {when}, foretells which heads forget, beyond gradient norms",
         judging.OPPOSITE: f"The other way round: heads with more of {name}, {when}, forget less",
-        judging.NORMS_DO: f"No better than norms: {name}, {when}, ranks heads by what they forget, as gradient norms alone do",
+        judging.NORMS_DO: f"No better than norms: what {name}, {when}, says of which heads forget is what gradient norms alone say",
         judging.DOES_NOT: f"Not shown: {name}, {when}, does not foretell which heads forget",
         judging.TOO_FEW: f"Too few heads to say whether {name}, {when}, foretells which of them forget",
         judging.UNMEASURED: f"Not measured: {name}, {when}, does not tell heads apart",
