@@ -56,5 +56,9 @@ def check_length(argument: str, length: int, config: Any, *, windows: str = "") 
             law=f"must not exceed what the model can read ({most} tokens)",
             found=length,
             remedy="Set it to that or less; "
-            + (f"`{windows}: true` keeps the rest of long rows." if windows else "long rows are cut."),
+            + (
+                f"`{windows}: true` keeps the rest of long rows."
+                if windows
+                else "long rows are cut."
+            ),
         )
