@@ -79,6 +79,8 @@ def race(scene: Scene, names: list[str], rounds: int) -> tuple[Times, dict[str, 
             _wait()
             cpu[name].append(time.process_time() - began[0])
             wall[name].append(time.perf_counter() - began[1])
+    runs.clear()
+    gc.collect()  # models and gradients in circles
     return _with_loop(Times(cpu, wall), scene), found
 
 

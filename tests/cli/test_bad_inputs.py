@@ -234,7 +234,7 @@ def test_a_bad_setting_is_named_and_leaves_nothing_in_the_way(
     [
         (["run", "conflikt"], "Did you mean `conflict`?"),
         (["rn", "conflict"], "invalid choice: 'rn'"),
-        (["run"], "one of {conflict,repair}"),
+        (["run"], "one of {conflict,repair,circuits,foretell}"),
         (["run", "conflict", "--seedz", "1"], "Did you mean `--seeds`?"),
         (["run", "conflict", "--training.stepz=1"], "Did you mean `--training.steps`?"),
         (["run", "conflict", "--training.steps", "many"], "training.steps"),
