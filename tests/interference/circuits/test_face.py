@@ -143,6 +143,7 @@ def broken() -> Any:
         ({"variant": "signed"}, SettingsError, r"variant"),
         ({"computation_device": "cuda"}, CrosstuneError, r"cuda"),
         ({"model": broken()}, ModelError, r"finite"),
+        ({"model": torch.nn.Linear(2, 2)}, ModelError, r"language-model head.*Linear"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_by_name(

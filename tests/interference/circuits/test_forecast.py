@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.interference import tiny
 
-from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.errors import MeasurementError, SettingsError
 from crosstune.interference.circuits.forecast import estimate
 from crosstune.interference.circuits.settings import CircuitSettings
 
@@ -51,6 +51,15 @@ def test_what_cannot_fit_is_refused_and_told_what_would() -> None:
         tight.check()
     with pytest.raises(MeasurementError, match=r"batch_tokens to 50%"):
         replace(found, pass_gib=2.0, available_gib=1.0).check()
+
+
+def test_what_exceeds_the_disk_is_refused_before_anything_is_captured() -> None:
+    found = estimate(tiny.llama(), 10**6, 10**6, 9, SETTINGS, timed=False)
+    assert found.spilled_gib == found.factor_gib + found.score_gib
+    with pytest.raises(MeasurementError, match=r"on disk.*scores \d+.*fewer rows"):
+        found.check()
+    with pytest.raises(SettingsError, match="n_a"):
+        estimate(tiny.llama(), -1, 6, 9, SETTINGS)
 
 
 def test_time_is_positive_grows_with_samples_and_leaves_no_trace() -> None:

@@ -74,15 +74,16 @@ def measure_circuits(
     """
     chosen = with_options(settings or CircuitSettings(), options)
     loaded, spelled = _opened(model, tokenizer)
+    heads = HeadMap.of(loaded)
     check_finite(loaded)
     check_length(loaded, chosen)
-    heads = HeadMap.of(loaded)
     check_places(heads, chosen)
     a, b = choose_samples(task_a, task_b, spelled, chosen)
     if not (len(a) and len(b)):
         return CircuitScores.create(a.unmeasured, b.unmeasured, heads, chosen).finish()
-    estimate(loaded, len(a), len(b), chosen.length, chosen, timed=False).check()
     place = None if folder is None else Path(folder)
+    sizes = (len(a), len(b), chosen.length)
+    estimate(loaded, *sizes, chosen, timed=False, folder=place).check()
     with ExitStack() as stack:
 
         def captured(samples: Samples, labels: Labels = "text") -> Factors:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,6 +20,7 @@ from crosstune.interference.circuits.capture import MEMORY_SHARE
 from crosstune.interference.circuits.capturing.scope import Scope
 from crosstune.interference.circuits.settings import CircuitSettings
 from crosstune.interference.gradients import batch_of, evaluating
+from crosstune.interference.settings import at_least
 
 _GIB = 2**30
 _FLOAT = 4
@@ -40,6 +44,7 @@ class Estimate:
         score_seconds: Tiles and scores; likewise.
         budget_gib: What `settings.budget_gib` allows.
         available_gib: Free memory where the model is.
+        disk_gib: Free space where what exceeds the budget goes.
     """
 
     factor_gib: float
@@ -51,13 +56,23 @@ class Estimate:
     score_seconds: float
     budget_gib: float
     available_gib: float
+    disk_gib: float
 
     @property
     def memory_gib(self) -> float:
         """The peak beside the model: factors or tiles with them, and the pass that captures."""
         kept = 0.0 if self.on_disk else self.factor_gib
-        scores = 0.0 if self.score_gib > self.budget_gib else self.score_gib
+        scores = 0.0 if self._spills_scores else self.score_gib
         return max(kept + self.pass_gib, kept + self.tile_gib + scores)
+
+    @property
+    def spilled_gib(self) -> float:
+        """What goes to disk: factors and scores that exceed the budget."""
+        return self.factor_gib * self.on_disk + self.score_gib * self._spills_scores
+
+    @property
+    def _spills_scores(self) -> bool:
+        return self.score_gib > self.budget_gib
 
     @property
     def seconds(self) -> float:
@@ -68,8 +83,16 @@ class Estimate:
         """Refuse what cannot fit.
 
         Raises:
-            MeasurementError: More memory would be needed than there is; the message says what would fit.
+            MeasurementError: More memory or disk would be needed than there is; the message says what would fit.
         """
+        if self.spilled_gib > self.disk_gib:
+            raise MeasurementError(
+                "rows, length",
+                law=f"must leave no more on disk than the {self.disk_gib:.1f} GiB that are free",
+                found=f"{self.spilled_gib:.1f} GiB: {self._parts()}",
+                remedy="Take fewer rows (scores grow with their product), fewer layers or variants, "
+                "or a folder on another disk.",
+            )
         if self.memory_gib <= self.available_gib:
             return
         raise MeasurementError(
@@ -104,6 +127,7 @@ def estimate(
     settings: CircuitSettings | None = None,
     *,
     timed: bool = True,
+    folder: Path | None = None,
 ) -> Estimate:
     """The memory and time of measuring `n_a` samples against `n_b`, all of `length` tokens.
 
@@ -116,15 +140,18 @@ def estimate(
         length: Tokens of a sample.
         settings: How it is measured; the default is `CircuitSettings()`.
         timed: Whether anything is run; without, the seconds are NaN.
+        folder: Where factors and scores are kept; None for a temporary folder.
 
     Returns:
         The estimate.
 
     Raises:
         ModelError: The attention cannot be mapped to heads.
-        SettingsError: The model has no such layer.
+        SettingsError: The model has no such layer, or a size is below 0.
         UnsupportedError: The model is sharded or quantised.
     """
+    for argument, value, least in (("n_a", n_a, 0), ("n_b", n_b, 0), ("length", length, 2)):
+        at_least(argument, value, least)
     settings = settings or CircuitSettings()
     scope = Scope.of(HeadMap.of(model), settings)
     tokens = (n_a * _captures(settings) + n_b) * (length - 1)
@@ -148,6 +175,7 @@ def estimate(
         else torch.nan,
         budget_gib=settings.budget_gib,
         available_gib=_available(device) / _GIB,
+        disk_gib=_free(folder) / _GIB,
     )
 
 
@@ -226,3 +254,11 @@ def _available(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)
+
+
+def _free(folder: Path | None) -> float:
+    """Bytes that are free where a folder is, or will be."""
+    place = Path(tempfile.gettempdir()) if folder is None else folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return float(shutil.disk_usage(place).free)

@@ -81,6 +81,8 @@ class CircuitSettings:
     """Level of the intervals."""
 
     def __post_init__(self) -> None:
+        for argument in ("variants", "blocks", "layers", "heads"):
+            _check_several(argument, getattr(self, argument))
         for argument, values, known in (
             ("variants", self.variants, VARIANTS),
             ("blocks", self.blocks, BLOCKS),
@@ -91,8 +93,6 @@ class CircuitSettings:
         ):
             for value in values:
                 _require(value in known, argument, f"must be of {', '.join(known)}", repr(value))
-        for argument in ("variants", "blocks", "layers", "heads"):
-            _check_several(argument, getattr(self, argument))
         for argument in ("damping_share", "epsilon"):
             value = getattr(self, argument)
             _require(math.isfinite(value) and value >= 0, argument, "must be finite and ≥ 0", value)
@@ -101,6 +101,13 @@ class CircuitSettings:
         at_least("length", self.length, 2)
         _require(self.budget_gib > 0, "budget_gib", "must be above 0", self.budget_gib)
         _require(0 < self.level < 1, "level", "must lie between 0 and 1", self.level)
+        own = {"ewc", "kfac"}
+        _require(
+            self.fisher in (None, "task_a") or not own.issuperset(self.variants),
+            "fisher",
+            "must be left out where every variant takes task A's: ewc and kfac",
+            repr(self.fisher),
+        )
         self.gradient_settings()
 
     @property
@@ -135,13 +142,18 @@ class CircuitSettings:
         return GradientSettings(self.precision, self.batch_tokens)
 
 
-def _check_several(argument: str, values: tuple[object, ...] | None) -> None:
+def _check_several(argument: str, values: object) -> None:
     if values is None:
         return
+    _require(
+        isinstance(values, list | tuple), argument, "must be several in brackets", repr(values)
+    )
+    assert isinstance(values, list | tuple)
     _require(bool(values), argument, "must hold at least one", "none")
     _require(len(set(values)) == len(values), argument, "must not repeat", values)
-    numbers = [value for value in values if isinstance(value, int)]
-    _require(min(numbers, default=0) >= 0, argument, "must not be negative", values)
+    if argument in ("layers", "heads"):
+        whole = all(isinstance(value, int) and value >= 0 for value in values)
+        _require(whole, argument, "must be whole numbers of at least 0", values)
 
 
 def _require(holds: bool, argument: str, law: str, found: object) -> None:
