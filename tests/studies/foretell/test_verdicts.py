@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from crosstune.foundation.records import Run, Table
+from crosstune.report.wording import TONES
 from crosstune.studies.foretell import judging, summary, verdicts
 from crosstune.studies.foretell.settings import ForetellSettings
 
@@ -41,12 +42,13 @@ ROW = {
         (judging.OPPOSITE, "shown", "The other way round"),
         (judging.NORMS_DO, "not_shown", "No better than norms"),
         (judging.DOES_NOT, "not_shown", "does not foretell"),
-        (judging.TOO_FEW, "too_noisy", "Too few heads to say"),
+        (judging.TOO_FEW, "too_noisy", "Too few heads or seeds to say"),
     ],
 )
 def test_each_verdict_has_its_sentence(verdict: str, tone: str, words: str) -> None:
-    said = verdicts._of_score(ROW | {"verdict": verdict})
+    said = verdicts._of_score(ROW | {"verdict": verdict}, norms=0.4)
     assert said.tone == tone and words in said.text
+    assert not said.text.startswith(TONES[tone][1])  # the report sets it before every sentence
     assert "rank correlation 0.62 [0.31, 0.81]" in said.text
     assert "48 heads" in said.detail and "0.004 after Holm" in said.detail
     assert "a true correlation of 0.40 would have been found four times of five" in said.detail
@@ -54,9 +56,11 @@ def test_each_verdict_has_its_sentence(verdict: str, tone: str, words: str) -> N
 
 def test_what_could_not_be_measured_or_seen_is_said_so() -> None:
     row = ROW | {"verdict": judging.UNMEASURED, "correlation": math.nan}
-    said = verdicts._of_score(row)
+    said = verdicts._of_score(row, norms=0.4)
     assert said.text.startswith("Not measured") and "nan" not in said.text + said.detail
-    blind = verdicts._of_score(ROW | {"verdict": judging.TOO_FEW, "detectable": math.nan})
+    blind = verdicts._of_score(
+        ROW | {"verdict": judging.TOO_FEW, "detectable": math.nan}, norms=0.4
+    )
     assert "not even a perfect correlation" in blind.detail
 
 
@@ -66,14 +70,44 @@ def word(**changes: Any) -> str:
 
 def test_the_word_follows_from_the_figures() -> None:
     assert word() == judging.FORETELLS
-    assert word(p_adjusted=0.06) == judging.DOES_NOT
-    assert word(p_adjusted=0.06, detectable=0.8) == judging.TOO_FEW
-    assert word(p_adjusted=0.06, detectable=math.nan) == judging.TOO_FEW
+    weak = {"p_adjusted": 0.06, "correlation": 0.1, "low": -0.1, "high": 0.3}
+    assert word(**weak) == judging.DOES_NOT
+    assert word(**weak, detectable=0.8) == judging.TOO_FEW
+    assert word(**weak, detectable=math.nan) == judging.TOO_FEW
     assert word(beyond_p=0.2) == judging.NORMS_DO
     assert word(beyond=-0.5) == judging.NORMS_DO
     assert word(correlation=-0.6) == judging.NORMS_DO  # what norms leave says otherwise
     assert word(correlation=-0.6, beyond=-0.5) == judging.OPPOSITE
     assert word(kind="baseline", beyond=math.nan, beyond_p=math.nan) == judging.FORETELLS
+
+
+def test_nothing_is_denied_that_the_interval_still_holds() -> None:
+    """0.19 [−0.45, 0.71] denies no correlation of 0.50, whatever power over heads alone says."""
+    wide = {"p_adjusted": 0.4, "correlation": 0.19, "low": -0.45, "high": 0.71, "detectable": 0.5}
+    assert word(**wide) == judging.TOO_FEW
+    assert word(**wide | {"high": 0.5}) == judging.TOO_FEW
+    assert word(**wide | {"high": math.nan}) == judging.TOO_FEW
+    assert word(**wide | {"high": 0.49}) == judging.DOES_NOT
+    below = wide | {"correlation": -0.24, "low": -0.6, "high": -0.01}
+    assert word(**below) == judging.DOES_NOT  # only what lies above 0 could foretell
+
+
+def test_what_norms_explain_is_not_what_they_say_where_the_signs_differ() -> None:
+    row = ROW | {"verdict": judging.NORMS_DO}
+    turned = row | {"correlation": -0.32}
+    assert "is what gradient norms alone say" in verdicts._of_score(row, norms=0.4).text
+    assert "is what gradient norms alone say" in verdicts._of_score(turned, norms=-0.4).text
+    for one, norms, way in ((turned, 0.4, "less"), (row, -0.4, "more")):
+        said = verdicts._of_score(one, norms=norms).text
+        assert f"forget {way}, against what gradient norms alone say" in said
+        assert "is what gradient norms alone say" not in said
+
+
+def test_the_norms_that_tell_most_have_their_sign(foretold: Run) -> None:
+    judged = foretold.table(judging.HEADS)
+    rows = [{**judged.rows()[0], "correlation": value} for value in (0.2, -0.4, math.nan)]
+    assert verdicts._strongest(Table(judging.HEADS, judged.columns, rows)) == -0.4
+    assert verdicts._strongest(Table(judging.HEADS, judged.columns, rows[2:])) == 0.0
 
 
 def test_scores_come_first_and_cautions_next(foretold: Run) -> None:

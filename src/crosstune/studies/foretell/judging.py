@@ -328,7 +328,9 @@ def verdict(row: Cells) -> str:
         if row["kind"] == SCORE and not _beyond(row):
             return NORMS_DO
         return FORETELLS if row["correlation"] > 0 else OPPOSITE
-    return DOES_NOT if row["detectable"] <= CLEAR else TOO_FEW
+    # Power leaves out that seeds differ, so what would have been found must lie outside the interval too.
+    is_denied = row["detectable"] <= CLEAR and row["high"] < row["detectable"]
+    return DOES_NOT if is_denied else TOO_FEW
 
 
 def _beyond(row: Cells) -> bool:

@@ -37,8 +37,9 @@ def statements(run: Run, settings: ForetellSettings) -> list[Statement]:
     """
     judged, by_row = run.table(judging.HEADS), run.table(judging.ROWS)
     asked = headline(judged)
+    norms = _strongest(judged.where(**asked, kind=BASELINE))
     return [
-        *(_of_score(row) for row in judged.where(**asked, kind=SCORE).rows()),
+        *(_of_score(row, norms) for row in judged.where(**asked, kind=SCORE).rows()),
         *(Statement(text, "warning") for text in warnings(run)),
         *_nothing_forgotten(run, settings),
         _of_baselines(judged.where(**asked, kind=BASELINE)),
@@ -52,17 +53,35 @@ def warnings(run: Run) -> list[str]:
     return list(dict.fromkeys(event["text"] for event in run.events("warning")))
 
 
-def _of_score(row: Mapping[str, Any]) -> Statement:
+def _strongest(baselines: Table) -> float:
+    """The correlation of the norms that tell most, with its sign; 0 where none tells anything."""
+    found = [value for value in baselines.column("correlation") if not math.isnan(value)]
+    return max(found, key=abs, default=0.0)
+
+
+def _of_score(row: Mapping[str, Any], norms: float) -> Statement:
     name, when = row["predictor"], _WHEN[row["when"]]
     said = {
         judging.FORETELLS: f"Yes: {name}, {when}, foretells which heads forget, beyond gradient norms",
         judging.OPPOSITE: f"The other way round: heads with more of {name}, {when}, forget less",
-        judging.NORMS_DO: f"No better than norms: what {name}, {when}, says of which heads forget is what gradient norms alone say",
-        judging.DOES_NOT: f"Not shown: {name}, {when}, does not foretell which heads forget",
-        judging.TOO_FEW: f"Too few heads to say whether {name}, {when}, foretells which of them forget",
+        judging.NORMS_DO: f"No better than norms: {_told_by_norms(row, norms)}",
+        judging.DOES_NOT: f"{name}, {when}, does not foretell which heads forget",
+        judging.TOO_FEW: f"Too few heads or seeds to say whether {name}, {when}, foretells which heads forget",
         judging.UNMEASURED: f"Not measured: {name}, {when}, does not tell heads apart",
     }[row["verdict"]]
     return Statement(f"{said}{_figure(row)}.", _TONES[row["verdict"]], _detail(row))
+
+
+def _told_by_norms(row: Mapping[str, Any], norms: float) -> str:
+    """What a score says that norms explain: the same as they do, or the opposite of it."""
+    name, when = row["predictor"], _WHEN[row["when"]]
+    if row["correlation"] * norms > 0:
+        return f"what {name}, {when}, says of which heads forget is what gradient norms alone say"
+    less = "more" if row["correlation"] > 0 else "less"
+    return (
+        f"heads with more of {name}, {when}, forget {less}, against what gradient norms alone say, but only "
+        "as far as these explain"
+    )
 
 
 def _figure(row: Mapping[str, Any]) -> str:
