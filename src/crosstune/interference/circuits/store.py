@@ -228,7 +228,7 @@ class FactorStore:
             )
             raise StorageError(
                 str(self.folder),
-                law=f"must take factors of {_gib(self.expected)}",
+                law=f"must take factors of {_sized(self.expected)}",
                 found=f"{error} (shards written: {self.count - len(self.missing)} of {self.count})",
                 remedy=fate,
             ) from error
@@ -242,8 +242,8 @@ def _check_room(folder: Path, expected: int) -> None:
     if needed > free:
         raise StorageError(
             str(folder),
-            law=f"must have room for factors of {_gib(needed)}",
-            found=f"{_gib(free)} free",
+            law=f"must have room for factors of {_sized(needed)}",
+            found=f"{_sized(free)} free",
             remedy="Free space, name a `folder` on another disk, or ask for fewer rows, layers or blocks.",
         )
 
@@ -267,5 +267,6 @@ def _damaged(path: Path, found: str) -> StorageError:
     )
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _sized(size: int) -> str:
+    """A size in words: in MiB where two small ones would look alike in GiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.4g} MiB"
