@@ -78,7 +78,7 @@ def tables() -> tuple[Table, ...]:
         index = f"{place['layer']},{place['head']}"
         matrices.append({**place, "file": f"arrays/{place['block']}.npy", "index": index})
         pairs += [
-            {**place, "rank": rank, "row_a": f"a{rank}", "text_a": f"{EVIL} {rank} " * 40, "score": 1.0 / rank}
+            {**place, "rank": rank, "row_a": f"a{rank}", "text_a": f"\x00{EVIL} {rank} " * 40, "score": 1.0 / rank}
             for rank in (1, 2)
         ]  # fmt: skip
     names = [

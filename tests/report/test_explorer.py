@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.report.explored_run import EVIL, STRONGEST, make_run, section
 from tests.report.small_run import embedded, text_of
 
-from crosstune.foundation.records import Run
+from crosstune.foundation.records import Run, Table
 from crosstune.report import draw, explorer
 from crosstune.report.explorer import explorer_data
 from crosstune.report.folder import Contents
@@ -91,3 +92,29 @@ def test_the_file_beside_the_page_is_the_map_at_its_first_choice(explored: Path)
     only_k = {text.replace("-", "−") for text in printed["k"] - printed["q"]}
     assert only_k
     assert not any(f">{text}<" in svg for text in only_k)
+
+
+def test_control_characters_of_texts_do_not_reach_the_page(explored: Path) -> None:
+    assert any("\x00" in text for text in Run.open(explored).table("pairs").column("text_a"))
+    page = text_of(explored)
+    told = page[: page.index("<script")]
+    assert "␀" in told
+    assert not set(map(chr, (*range(9), 11, 12, *range(14, 32), 127))) & set(told)
+    assert "\\u0000" not in page[: page.index("</script>")]
+
+
+def test_a_choice_is_signed_where_its_map_or_a_matrix_lies_below_zero(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    data = explorer_data(section(), Contents.of(run))
+    assert data["signed"] == [["q"], ["k"]]
+    heads = run.table("heads")
+    positive = [{**row, "mean": abs(row["mean"])} for row in heads.rows()]
+    run.write_table(Table("heads", heads.columns, positive))
+    np.save(run.folder / "arrays/k.npy", np.abs(np.load(run.folder / "arrays/k.npy")))
+    assert explorer_data(section(), Contents.of(run))["signed"] == [["q"]]  # by its matrices
+    plain = replace(section(), matrices=None)
+    assert explorer_data(plain, Contents.of(run))["signed"] == []
+    at = next(row for row in positive if row["block"] == "k" and not row["shown"])
+    at["mean"] = -0.1  # what may not be read decides too
+    run.write_table(Table("heads", heads.columns, positive))
+    assert explorer_data(plain, Contents.of(run))["signed"] == [["k"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.report.sited_table import table
 
 from crosstune.report.packing import drawn_rows, packed, script_json
@@ -26,3 +28,9 @@ def test_drawn_rows_mark_the_thin_ones() -> None:
 def test_script_json_cannot_end_its_element() -> None:
     text = script_json({"name": "</script><!-- & \u2028"})
     assert not set("<>&\u2028") & set(text)
+
+
+def test_script_json_has_pictures_of_control_characters_and_all_else_as_it_was() -> None:
+    hostile = {"a": "\x00\x08\x0c\x1b\x7f\x9f", "b": "\\u0000 \\\x01 \t\n\u00e9"}
+    text = script_json(hostile)
+    assert json.loads(text) == {"a": "␀␈␌␛␡\ufffd", "b": "\\u0000 \\␁ \t\n\u00e9"}

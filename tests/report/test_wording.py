@@ -7,7 +7,7 @@ import math
 from tests.report.sited_table import table
 
 from crosstune.foundation.records import Column, Measurement, Table
-from crosstune.report.wording import aligned, cells, html_table, measurement_cells, number
+from crosstune.report.wording import aligned, cells, html_table, measurement_cells, number, visible
 
 
 def test_cells_say_what_is_not_there_and_never_zero() -> None:
@@ -48,3 +48,22 @@ def test_a_measurement_is_printed_with_interval_n_unit_and_chance() -> None:
 def test_aligned_columns_stand_under_their_heads() -> None:
     text = aligned(("a", "n"), [("xx", "1"), ("y", "22")], (False, True))
     assert text.splitlines() == ["a    n", "──  ──", "xx   1", "y   22"]
+
+
+def test_what_is_smaller_than_the_last_digit_is_not_shown_as_zero() -> None:
+    columns = (
+        Column("layer", "int64", "axis"),
+        Column("mean", "float64", "value"),
+        Column("low", "float64", "low", of="mean"),
+        Column("high", "float64", "high", of="mean"),
+        Column("damping", "float64", "label"),
+    )
+    large = {"layer": 0, "mean": 0.5, "low": 0.0, "high": 1.0, "damping": 3.2}
+    small = {"layer": 1, "mean": 0.00344, "low": -0.00012, "high": 0.04, "damping": 0.00344}
+    first, second = cells(Table("t", columns, [large, small]))
+    assert first[1:] == ["0.50 [0.00, 1.00]", "3.20"]
+    assert second[1:] == ["0.00344 [−0.00012, 0.04]", "0.00344"]
+
+
+def test_control_characters_are_pictures_of_themselves() -> None:
+    assert visible("a\x00b\x1b\x7f\x85\t\n") == "a␀b␛␡\ufffd\t\n"

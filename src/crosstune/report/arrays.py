@@ -59,6 +59,7 @@ class Excerpt:
             "of": list(self.of),
             "row_means": self.row_means,
             "column_means": self.column_means,
+            "lowest": float(np.nanmin(self.cells, initial=0.0)),
             "cells": base64.b64encode(self.cells.tobytes()).decode("ascii"),
         }
 

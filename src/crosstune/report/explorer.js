@@ -51,10 +51,9 @@ const explorerOf = (() => {
     return `rgb(${parts[0].map((part, i) => Math.round(part + (at - low) * (parts[1][i] - part))).join(",")})`;
   }
 
-  function scaleOf(values, palette, mayBeNegative = false) {
+  function scaleOf(values, palette, signed) {
     const there = values.filter(isNumber);
     const reach = Math.max(0, ...there.map(Math.abs)) || 1;
-    const signed = mayBeNegative || there.some((value) => value < 0);
     const stops = signed ? palette.diverging : palette.ramp;
     return {
       stops,
@@ -160,12 +159,12 @@ const explorerOf = (() => {
     });
   }
 
-  function matrixOf(matrix, cells, sides, palette) {
+  function matrixOf(matrix, cells, sides, palette, signed) {
     const [down, across] = [matrix.rows.length, matrix.columns.length];
     const size = Math.min(30, Math.max(6, Math.floor(MATRIX_SIDE / Math.max(down, across))));
     const [left, top] = [16, 52];
     const [wide, high] = [across * size, down * size];
-    const scale = scaleOf(cells.flat(), palette);
+    const scale = scaleOf(cells.flat(), palette, signed);
     const parts = legend(scale, "score", palette, left, 0);
     cells.forEach((row, i) => row.forEach((value, j) => {
       const box = { x: left + j * size, y: top + i * size, width: size - 0.5, height: size - 0.5 };
@@ -199,6 +198,7 @@ const explorerOf = (() => {
     const rows = unpacked(page.tables[section.table]).map((row, i) => ({ ...row, row: i }));
     const axes = about.matrices.length ? Object.keys(about.matrices[0].at) : [];
     const matrices = new Map(about.matrices.map((one) => [keyOf(one.at, axes), one]));
+    const signed = new Set(about.signed.map((choice) => JSON.stringify(choice)));
     const pairs = keyed(about.pairs?.table, about.pairs?.shared ?? []);
     const names = keyed(about.names?.table, [...(about.names?.shared ?? []), "side", "place"]);
     const stands = (row) => isNumber(row[about.value.name]) && (!section.mask || row[section.mask]);
@@ -246,10 +246,9 @@ const explorerOf = (() => {
         [String(level), visible.filter((row) => row[about.facet] === level)]) : [["", visible]];
     }
 
-    // Whether what is mapped may lie below zero, also where all that may be read happens to lie above.
-    function isSigned(visible) {
-      return visible.some((row) => row[about.value.name] < 0 ||
-        matrices.get(keyOf(row, axes))?.row_means?.some((mean) => mean < 0));
+    // Whether this choice may lie below zero, which is said of it once: its maps and matrices have the same colours.
+    function isSigned(row) {
+      return signed.has(keyOf(row, section.choose.map((choice) => choice.column)));
     }
 
     function drawMaps(visible) {
@@ -257,7 +256,7 @@ const explorerOf = (() => {
       const room = Math.max(160, MAP_WIDTH / Math.min(2, panels.length));
       part("maps").replaceChildren(...panels.map(([title, own]) => html("div", { class: "map" },
         ...(title ? [html("p", { class: "maptitle" }, title)] : []),
-        mapOf(about, own, room, palette(), stands, { opened: state.opened, signed: isSigned(visible) }))));
+        mapOf(about, own, room, palette(), stands, { opened: state.opened, signed: isSigned(visible[0]) }))));
       part("maps").removeAttribute("data-empty");
     }
 
@@ -304,7 +303,7 @@ const explorerOf = (() => {
         return `${side}s: ${what}, ${kept === of ? kept : `${kept} of ${of}`}, by mean`;
       };
       const sides = { row: told("row", matrix.rows.length, matrix.of[0]), column: told("column", matrix.columns.length, matrix.of[1]) };
-      const drawing = matrixOf(matrix, cells, sides, palette());
+      const drawing = matrixOf(matrix, cells, sides, palette(), isSigned(state.opened));
       const readout = html("div", { class: "readout", "aria-live": "polite" });
       follow(drawing, matrix, cells, readout);
       return [html("div", { class: "matrix" }, html("div", {}, drawing, html("p", { class: "note" }, "Bars: means; faint is negative. In the run folder: ", link, ".")), readout)];
@@ -426,7 +425,7 @@ const explorerOf = (() => {
     function mapFile() {
       const light = page.palette.light;
       const own = about.facet ? shown().filter((row) => row[about.facet] === state.opened[about.facet]) : shown();
-      const drawing = mapOf(about, own, MAP_WIDTH, light, stands, { opened: null, signed: isSigned(shown()) });
+      const drawing = mapOf(about, own, MAP_WIDTH, light, stands, { opened: null, signed: isSigned(state.opened) });
       drawing.prepend(svg("rect", { width: "100%", height: "100%", fill: light.background }));
       return new XMLSerializer().serializeToString(drawing);
     }

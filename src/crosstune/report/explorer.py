@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -12,7 +12,7 @@ from crosstune.foundation.records.page import Section
 from crosstune.report.arrays import MOST_SIDE, Excerpt, read_matrix
 from crosstune.report.folder import Contents
 from crosstune.report.packing import packed
-from crosstune.report.reading import Measured, Source, titled
+from crosstune.report.reading import Measured, Source, is_number, titled
 from crosstune.report.selectors import selectors
 from crosstune.report.wording import html_table
 
@@ -75,7 +75,7 @@ def explorer_data(section: Section, contents: Contents) -> dict[str, Any]:
         contents: What the run folder holds.
 
     Returns:
-        JSON values: roles of columns, matrices as far as the page holds them, pairs, and names of rows and columns.
+        JSON values: roles of columns, choices that hold values below 0, matrices as far as the page holds them, pairs, and names of rows and columns.
     """
     source = Source(section, contents.tables[str(section.table)])
     own = source.measured(str(section.value))
@@ -87,6 +87,7 @@ def explorer_data(section: Section, contents: Contents) -> dict[str, Any]:
         "mark": section.mark,
         "value": {"name": section.value, "title": own.title, "low": own.low, "high": own.high},
         "facts": [_fact(column, source.table) for column in _facts(source)],
+        "signed": _signed(source, matrices),
         "matrices": matrices,
         "pairs": _pairs(source, contents),
         "names": _names(source, contents, matrices),
@@ -154,6 +155,19 @@ def _largest(
             stands, key=lambda row: (not _is_marked(row, section), -_size(row, section))
         )
         yield from (ranked or rows[:1])[:most]
+
+
+def _signed(source: Source, matrices: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """The choices with a value below 0 on the map or in a matrix behind it: map and matrix have the colours of signed values."""
+    shared = list(matrices[0]["at"]) if matrices else []
+    below = {_key(one["at"], shared) for one in matrices if one.get("lowest", 0.0) < 0}
+    name = str(source.section.value)
+    found = (
+        _key(row, list(source.section.choose))
+        for row in source.rows
+        if (is_number(row[name]) and row[name] < 0) or _key(row, shared) in below
+    )
+    return [list(choice) for choice in dict.fromkeys(found)]
 
 
 def _is_marked(row: Mapping[str, Any], section: Section) -> bool:

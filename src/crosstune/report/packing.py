@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from crosstune.foundation.records import Table
 from crosstune.report.reading import is_number
+from crosstune.report.wording import visible
 
 _DIGITS = (
     9  # what a float32 needs; the Parquet, CSV and Markdown files beside the page hold every digit
 )
+
+_CONTROL = re.compile(r"\\(?:\\|b|f|u00[0189][0-9a-f]|u007f)")
+"""Escaped control characters in JSON; an escaped backslash is matched so that no `u` after it is taken for theirs."""
 
 
 def packed(table: Table) -> dict[str, Any]:
@@ -66,10 +71,16 @@ def script_json(value: object) -> str:
         value: JSON values.
 
     Returns:
-        Text without ``<``, ``>`` or ``&``.
+        Text without ``<``, ``>`` or ``&``, in which control characters are pictures of themselves.
     """
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    plain = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    text = _CONTROL.sub(_pictured, plain)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _pictured(escape: re.Match[str]) -> str:
+    """An escape of JSON as it is, or as the picture of the control character it stands for."""
+    return json.dumps(visible(json.loads(f'"{escape[0]}"')))[1:-1]
 
 
 def _rounded(cell: object) -> float | None:

@@ -18,7 +18,7 @@ from crosstune.report.packing import packed, script_json
 from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Source
 from crosstune.report.selectors import selectors
 from crosstune.report.theme import DARK, LIGHT, PAGE_FONT, page_colors, vega_config
-from crosstune.report.wording import TONES, html_table, measurement_cells, number
+from crosstune.report.wording import TONES, html_table, measurement_cells, number, visible
 
 _FIRST_ROWS = 12
 _TABLE_ROWS = 60
@@ -48,15 +48,18 @@ def page_html(
         _section(contents, section, index, section.id in specifications)
         for index, section in enumerate(page.sections, start=1)
     )
+    told = {
+        "title": escape(page.title),
+        "subtitle": escape(page.subtitle),
+        "contents": _contents_list(contents),
+        "statements": _statements(contents),
+        "sections": sections,
+        "appendix": _appendix(contents, specifications),
+    }
     template = Template(_asset("page.html"))
     return template.substitute(
-        title=escape(page.title),
-        subtitle=escape(page.subtitle),
+        {name: visible(html) for name, html in told.items()},
         style=_asset("page.css") + _asset("explorer.css"),
-        contents=_contents_list(contents),
-        statements=_statements(contents),
-        sections=sections,
-        appendix=_appendix(contents, specifications),
         data=script_json(_data(contents, specifications)),
         vega=vega_bundle,
         script=_asset("explorer.js") + _asset("page.js"),

@@ -20,6 +20,11 @@ from crosstune.report.reading import (
 
 _LONG = 28  # characters from which a cell is wrapped text
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+
 TONES = {
     "shown": ("✓", "Shown"),
     "not_shown": ("○", "Not shown"),
@@ -34,7 +39,8 @@ def number(value: Any, places: int | None = None) -> str:
 
     Args:
         value: The number.
-        places: Digits after the point; about four significant digits without it.
+        places: Digits after the point, three significant ones for what is smaller than the last of them; about
+            four significant digits without it.
 
     Returns:
         The text; ``not measured`` for NaN.
@@ -47,7 +53,8 @@ def number(value: Any, places: int | None = None) -> str:
         text = f"{value:,.{digits}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
     else:
-        text = f"{value:.3g}" if places is None else f"{value:,.{places}f}"
+        is_lost = places is None or 0 < size < 10.0**-places
+        text = f"{value:.3g}" if is_lost else f"{value:,.{places}f}"
     return text.replace("-", "−")
 
 
@@ -176,6 +183,18 @@ def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] =
         f"<caption class=unseen>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>{more}"
     )
+
+
+def visible(text: str) -> str:
+    """Text in which control characters are pictures of themselves, which no page and no reader stumbles over.
+
+    Args:
+        text: Any text; its tabs and line ends stay.
+
+    Returns:
+        The text, with ``␀`` for NUL and so on.
+    """
+    return text.translate(_PICTURES)
 
 
 def _cell_class(column: Column, text: str) -> str:
