@@ -30,9 +30,9 @@ def test_the_order_of_samples_permutes_scores_and_changes_no_summary(group: int)
     for block in plain.blocks:
         permuted = plain.pairs(block, SIGNED)[np.ix_(SHUFFLED_A, SHUFFLED_B)]
         np.testing.assert_allclose(shuffled.pairs(block, SIGNED), permuted, rtol=1e-4, atol=1e-5)
-    # Not the reliability: its halves are samples at even and at odd places.
+    # Not the reliability of order: its halves are samples at even and at odd places.
     names = ("mean", "mean_low", "mean_high", "df", "p", "p_adjusted", "band_low", "band_high")
-    close(plain.summary, shuffled.summary, *names, "mean_l1")
+    close(plain.summary, shuffled.summary, *names, "mean_l1", "reliability", "contrast_low")
     assert plain.summary.column("shown") == shuffled.summary.column("shown")
     top, same = (one.top(40, form=SIGNED) for one in (plain, shuffled))
     for name in ("row_a", "row_b", "text_a", "text_b", "layer", "block", "head"):
@@ -57,7 +57,7 @@ def test_a_constant_moves_means_and_no_error() -> None:
         np.testing.assert_allclose(
             np.array(plain.column(name)) + 5, moved.column(name), rtol=1e-4, atol=1e-4
         )
-    close(plain, moved, "df", "reliability")
+    close(plain, moved, "df", "rank_reliability")
     assert all(moved.column("shown"))
 
 
@@ -67,7 +67,7 @@ def test_a_factor_scales_and_shows_no_more() -> None:
         np.testing.assert_allclose(
             1000 * np.array(plain.column(name)), scaled.column(name), rtol=1e-4
         )
-    close(plain, scaled, "p", "p_adjusted", "df", "reliability")
+    close(plain, scaled, "p", "p_adjusted", "df", "reliability", "rank_reliability")
     assert plain.column("shown") == scaled.column("shown")
 
 

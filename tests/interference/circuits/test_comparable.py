@@ -10,6 +10,7 @@ from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.circuits.comparable import (
     FREE_OF_UNITS,
     check_across_blocks,
+    check_across_heads,
     check_across_states,
     why_not,
 )
@@ -45,6 +46,14 @@ def test_blocks_are_not_ranked_by_their_units() -> None:
         check_across_blocks(form, ["q", "k"], "ranked")
     with pytest.raises(MeasurementError, match="c⁻⁴"):
         check_across_blocks(Form("ewc", "task_a"), ["v", "o"], "added")
+
+
+def test_heads_are_not_ranked_by_their_units() -> None:
+    form = Form("directional", "task_a")
+    check_across_heads(form, 1, "ranked")
+    check_across_heads(Form("symmetric", "pooled"), 12, "ranked")
+    with pytest.raises(MeasurementError, match="ranked across heads.*for one key-value head"):
+        check_across_heads(form, 2, "ranked")
 
 
 def test_models_are_not_ranked_by_their_units() -> None:

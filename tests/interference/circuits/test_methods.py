@@ -26,6 +26,8 @@ def test_the_usual_measurement_is_told_whole() -> None:
         "hence another Fisher for averages",
         "Westfall and Young 1993",
         "The directional score changes under rescalings",
+        "one key-value head is enough): the units of a head's weights may be changed alone without changing the model",
+        "heads are not ranked by it",
     ):
         assert part in text
     assert "\n" not in text
@@ -54,6 +56,15 @@ def test_the_damping_is_the_one_used(damping: str, formula: str) -> None:
 def test_a_blind_average_is_called_so() -> None:
     assert "say nothing about A" in paragraph(averages="task_a")
     assert "labels drawn from the model" in paragraph(fisher="true")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "who"), [((0, 6), "A has"), ((8, 0), "B has"), ((0, 0), "A and task B have")]
+)
+def test_without_samples_nothing_was_scored(sizes: tuple[int, int], who: str) -> None:
+    with pytest.warns(UserWarning, match="no samples"):
+        text = World(*sizes).begin().methods_paragraph()
+    assert text == f"No pair of samples was scored: task {who} no samples."
 
 
 def test_groups_are_counted() -> None:

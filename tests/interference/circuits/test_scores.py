@@ -183,21 +183,21 @@ def test_above_the_budget_arrays_are_mapped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_a", "n_b", "named"), [(0, 6, "A"), (8, 0, "B"), (0, 0, "A and task B")]
+    ("n_a", "n_b", "named"), [(0, 6, "A has"), (8, 0, "B has"), (0, 0, "A and task B have")]
 )
 def test_without_samples_everything_is_empty_and_said(
     tmp_path: Path, n_a: int, n_b: int, named: str
 ) -> None:
     world = replace(World(n_a=n_a, n_b=n_b)).with_settings(variants=("directional", "ewc"))
-    with pytest.warns(UserWarning, match=f"Task {named} has no samples"):
+    with pytest.warns(UserWarning, match=f"Task {named} no samples"):
         scores = world.begin(folder=tmp_path).finish()
     assert scores.pairs("q", DIRECTIONAL).shape == (n_a, n_b, 3, 4)
     assert scores.pairs("k", Form("ewc", "task_a")).shape == (min(n_a, 1), n_b, 3, 2)
     assert np.isnan(scores.summary.column("mean")).all() and len(scores.summary) == 2 * 3 * 12
     assert not any(scores.summary.column("shown"))
-    assert len(scores.top(5, block="q")) == 0
+    assert len(scores.top(5, block="q", layer=0, head=0)) == 0
     assert scores.statements[0].tone == "warning" and f"task {named}" in scores.statements[0].text
-    assert f"{n_a} samples of task A" in scores.methods_paragraph()
+    assert scores.methods_paragraph().startswith("No pair of samples was scored")
     assert {name: len(table) for name, table in scores.tables.items()} == {
         "circuit_heads": 72,
         "circuit_slices": 0,
@@ -230,4 +230,6 @@ def test_tables_are_named_and_whole() -> None:
     assert {name: table.name for name, table in found.items()} == {name: name for name in found}
     assert len(found["circuit_heads"]) == 3 * 3 * 12
     assert len(found["circuit_slices"]) == 3 * 12
-    assert len(found["circuit_pairs"]) == 4 * 3 * 20
+    assert len(found["circuit_pairs"]) == (4 * 2 + 3 * 12) * 20, (
+        "signed and symmetric by block, directional by layer and head"
+    )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tests.interference.circuits.known_scores import World, noise, rows
+from tests.interference.circuits.known_scores import World, block_scores, noise, rows
 
+from crosstune.interference.circuits.scores import CircuitScores
 from crosstune.interference.circuits.settings import Form
-from crosstune.interference.circuits.summary import Margins, whole
+from crosstune.interference.circuits.summary import Margins, share_of_l1, whole
 
 SIGNED = Form("signed", "pooled")
 POOLED = World(n_a=16, n_b=12).with_settings(fisher="pooled")
@@ -71,11 +73,79 @@ def test_bands_err_in_one_of_twenty_blocks_at_most() -> None:
 
 
 def test_what_cannot_be_negative_is_not_tested_against_0() -> None:
-    for variant in ("directional", "symmetric"):
+    for variant, against in (("directional", ""), ("symmetric", "the mean head")):
         table = POOLED.scores().summary.where(variant=variant)
         assert np.isnan(table.column("p")).all() and np.isnan(table.column("p_adjusted")).all()
-        assert set(table.column("against")) == {"the mean head"}
+        assert set(table.column("against")) == {against}
         assert min(table.column("mean")) > 0
+
+
+def scaled_head(times: float) -> CircuitScores:
+    """Scores of gradients of which those of one head of Q were rescaled, as by other units of its weights alone."""
+    world = POOLED.with_settings(
+        variants=("directional", "signed", "symmetric", "ewc"), blocks=("q",)
+    )
+    scores = world.begin()
+    for layer in scores.layers:
+        a, b = (side[:, layer].clone() for side in world.gradients("q"))
+        a[:, 3] *= times
+        b[:, 3] *= times
+        scores.put(layer, {"q": block_scores(a, b, world.settings)})
+    return scores
+
+
+def test_units_of_one_head_change_nothing_that_is_said_of_heads() -> None:
+    plain, scaled = (scaled_head(times).summary for times in (1.0, 50.0))
+    said = ("shown", "against", "reliable")
+    for name in said:
+        assert plain.column(name) == scaled.column(name)
+    for name in ("contrast", "contrast_low", "contrast_high", "mean_l1", "reliability"):
+        np.testing.assert_allclose(plain.column(name), scaled.column(name), rtol=1e-3, atol=1e-3)
+    for variant in ("directional", "ewc"):
+        one, other = (table.where(variant=variant) for table in (plain, scaled))
+        assert one.column("mean") != other.column("mean")
+        assert not any(other.column("shown")) and set(other.column("against")) == {""}
+        assert np.isnan(other.column("contrast")).all()
+
+
+def test_signed_contrasts_are_bands_against_0() -> None:
+    table = POOLED.scores().summary.where(variant="signed")
+    for contrast, of in (
+        ("contrast", "mean"),
+        ("contrast_low", "band_low"),
+        ("contrast_high", "band_high"),
+    ):
+        assert table.column(contrast) == table.column(of)
+
+
+def test_what_moves_all_heads_alike_is_no_error_of_a_contrast() -> None:
+    form = Form("symmetric", "pooled")
+    loud = noise(16, 1, 1, seed=5) * 20
+    tables = []
+    for times in (0.0, 1.0):
+        scores = POOLED.begin()
+        for layer in scores.layers:
+            blocks = POOLED.layer(layer)
+            blocks["q"].rows[form][:] += times * loud[:, :, 0]
+            blocks["q"].columns[form][0] += times * loud[0::2].mean()
+            blocks["q"].columns[form][1] += times * loud[1::2].mean()
+            scores.put(layer, blocks)
+        tables.append(scores.summary.where(variant="symmetric", block="q"))
+    quiet, moved = tables
+    for name in ("contrast", "contrast_low", "contrast_high"):
+        np.testing.assert_allclose(quiet.column(name), moved.column(name), rtol=0.05, atol=0.1)
+    width = [np.subtract(one.column("band_high"), one.column("band_low")) for one in tables]
+    assert (width[1] > 3 * width[0]).all()
+    means = np.array(moved.column("mean"))
+    np.testing.assert_allclose(moved.column("contrast"), means - means.mean(), atol=1e-9)
+
+
+def test_the_share_of_l1_is_a_mean_of_ratios() -> None:
+    columns = torch.tensor([[2.0], [30.0], [7.0]], dtype=torch.float64)
+    l1 = np.array([1.0, 10.0, 0.0]).reshape(3, 1, 1)
+    record = SimpleNamespace(l1_b=lambda block: l1)
+    form = Form("directional", "pooled")
+    assert share_of_l1(record, "q", form, columns).tolist() == [2.5], "not 39/11 or 32/11"
 
 
 def test_a_loud_head_stands_out() -> None:
@@ -129,10 +199,55 @@ def test_one_sample_has_a_mean_and_no_interval(n_a: int, n_b: int) -> None:
     assert math.isnan(found["reliability"]) and not found["reliable"]
 
 
+def test_copies_of_rows_add_no_certainty() -> None:
+    """Each row of A three times, under ids of its own: the same mean, as wide an interval."""
+    once = World(n_a=6, n_b=6).with_settings(fisher="pooled")
+    ids = tuple(at % 6 for at in range(18))
+    copied = tuple(replace(row, row_id=f"copy-{at}") for at, row in enumerate(rows("a", 6) * 3))
+    thrice = CircuitScores.create(copied, rows("b", 6), once.heads, once.settings)
+    for layer in thrice.layers:
+        thrice.put(layer, replace(once, order_a=ids).layer(layer))
+    alone, tripled = (one.summary.where(**PLACE).rows()[0] for one in (once.scores(), thrice))
+    assert (tripled["n_a"], tripled["units_a"]) == (18, 6)
+    for name in ("mean", "mean_low", "mean_high", "df"):
+        assert tripled[name] == pytest.approx(alone[name], rel=1e-4)
+
+
+def test_reliability_is_the_share_of_the_mean_that_is_not_error() -> None:
+    for found in POOLED.scores().summary.rows():
+        half = (found["mean_high"] - found["mean_low"]) / 2
+        error = half / stats.t.ppf(0.975, found["df"])
+        expected = max(0.0, 1 - (error / found["mean"]) ** 2)
+        assert found["reliability"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_mean_without_an_order_of_samples_is_reliable_all_the_same() -> None:
+    """All samples of B alike but for noise: nothing to rank, and a mean that is known well."""
+    scores = POOLED.begin()
+    for layer in scores.layers:
+        blocks = POOLED.layer(layer)
+        for one in blocks.values():
+            one.rows[SIGNED][:] += 100
+            one.columns[SIGNED][:] += 100
+        scores.put(layer, blocks)
+    table = scores.summary.where(variant="signed")
+    assert all(table.column("reliable")) and min(table.column("reliability")) > 0.99
+    assert min(table.column("rank_reliability")) < 0.2
+
+
+def test_the_order_of_samples_is_as_reliable_as_the_worse_side() -> None:
+    certain = noise(6, 1, seed=1).expand(2, -1, -1)
+    unsure = torch.stack([certain[0], -certain[0]])
+    for rows_, columns in ((certain, unsure), (unsure, certain)):
+        assert Margins(rows_, columns).rank_reliability.tolist() == [0.0]
+    assert Margins(certain, certain).rank_reliability.item() == pytest.approx(1.0)
+
+
 def test_reliability_knows_signal_from_noise() -> None:
     strong = replace(POOLED, shift=2.0, lean=1.0).scores().summary.where(variant="signed")
     weak = POOLED.scores().summary.where(variant="signed")
-    assert np.median(strong.column("reliability")) > 0.8 > np.median(weak.column("reliability"))
+    for name in ("reliability", "rank_reliability"):
+        assert np.median(strong.column(name)) > 0.8 > np.median(weak.column(name))
     assert weak.column("reliable") == [one >= 0.2 for one in weak.column("reliability")]
 
 

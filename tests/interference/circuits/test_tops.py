@@ -45,26 +45,37 @@ def test_one_layer_can_be_asked() -> None:
     assert set(found.column("layer")) == {1} and len(found) == 8 * 6 * 2
 
 
-def test_directional_scores_of_several_blocks_are_not_ranked() -> None:
+def test_directional_scores_are_ranked_within_one_head() -> None:
     scores = World().scores()
-    with pytest.raises(MeasurementError, match="to be ranked across blocks"):
-        scores.top(5, form=DIRECTIONAL)
-    assert len(scores.top(5, block="o", form=DIRECTIONAL)) == 5
+    for where in ({}, {"block": "o"}, {"block": "o", "layer": 1}, {"block": "o", "head": 2}):
+        with pytest.raises(MeasurementError, match="to be ranked across heads"):
+            scores.top(5, form=DIRECTIONAL, **where)
+    found = scores.top(5, block="o", layer=1, head=2, form=DIRECTIONAL)
+    assert {(row["layer"], row["head"]) for row in found.rows()} == {(1, 2)}
+    expected = np.sort(scores.pairs("o", DIRECTIONAL)[:, :, 1, 2].ravel())[::-1][:5]
+    np.testing.assert_array_equal(found.column("score"), expected)
+
+
+def test_a_head_is_of_a_block() -> None:
+    with pytest.raises(MeasurementError, match="must be a head of one block"):
+        World().scores().top(5, head=1)
+    found = World().scores().top(500, block="k", head=1)
+    assert set(found.column("head")) == {1} and len(found) == 8 * 6 * 3
 
 
 def test_without_a_form_one_is_taken_that_may_be_ranked() -> None:
     scores = World().scores()
     assert set(scores.top(5).column("variant")) == {"signed"}
-    assert set(scores.top(5, block="q").column("variant")) == {"directional"}
+    assert set(scores.top(5, block="q").column("variant")) == {"signed"}
     only = World().with_settings(variants=("directional",)).scores()
-    assert usual_form(only.record, None) == DIRECTIONAL
-    with pytest.raises(MeasurementError, match="ranked across blocks"):
+    assert usual_form(only.record) == DIRECTIONAL
+    with pytest.raises(MeasurementError, match="ranked across heads"):
         only.top(5)
 
 
 def test_a_score_of_j_alone_names_j_alone() -> None:
     scores = World().with_settings(variants=("ewc",)).scores()
-    row = scores.top(1, block="q").rows()[0]
+    row = scores.top(1, block="q", layer=0, head=0).rows()[0]
     assert (row["row_a"], row["text_a"]) == ("", "") and row["row_b"].startswith("b-")
 
 

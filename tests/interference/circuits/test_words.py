@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from tests.interference.circuits.known_scores import World, rows
 
+ORDER = ("signed (pooled", "symmetric (pooled", "directional (pooled", "0 is a weak reference")
+HEAVY = ("directional", "symmetric")
 WORLD = World(n_a=16, n_b=12).with_settings(fisher="pooled")
 
 
@@ -44,6 +46,25 @@ def test_too_few_samples_cannot_tell() -> None:
 def test_below_reliability_is_a_finding() -> None:
     ((tone, text),) = of(WORLD.with_settings(variants=("signed",)), "Below reliability")
     assert tone == "too_noisy" and "of 36 slices (signed" in text
+    assert "the mean cannot be told from its error" in text
+    ((tone, text),) = of(WORLD.with_settings(variants=("signed",)), "order samples otherwise")
+    assert tone == "too_noisy" and "of 36 slices (signed" in text
+
+
+def test_signed_findings_come_first_and_their_reference_is_called_weak() -> None:
+    texts = [text for _, text in told(replace(WORLD, shift=1.0, lean=1.0))]
+    first = [next(at for at, text in enumerate(texts) if name in text) for name in ORDER]
+    assert first == sorted(first) and first[0] == 0
+    alone = WORLD.with_settings(variants=("directional",))
+    assert of(alone, "0 is a weak reference") == []
+
+
+@pytest.mark.parametrize("averages", ["task_a", "pooled"])
+def test_nothing_is_shown_of_scores_in_units_of_each_head(averages: str) -> None:
+    world = World(n_a=16, n_b=12, shift=1.0, lean=1.0)
+    found = told(world.with_settings(variants=("directional", "ewc"), averages=averages))
+    assert "shown" not in {tone for tone, _ in found}
+    assert sum("heads are not ranked by it" in text for _, text in found) == 2
 
 
 @pytest.mark.parametrize(("averages", "how"), [("task_a", "exactly"), ("held_out", "nearly")])
@@ -74,13 +95,23 @@ def test_heads_stand_out_block_by_block() -> None:
         blocks = WORLD.layer(layer)
         for side in (blocks["k"].columns, blocks["k"].rows):
             for form in side:
-                side[form][..., 1] *= 5 if (layer, form.variant) == (2, "directional") else 1
+                side[form][..., 1] *= 5 if layer == 2 and form.variant in HEAVY else 1
         scores.put(layer, blocks)
-    (found,) = [one for one in scores.statements if "mean directional" in one.text]
+    (found,) = [one for one in scores.statements if "mean symmetric" in one.text]
     assert found.tone == "shown" and "K 1 of 6 (most in layer 2 K head 1" in found.text
+    (row,) = scores.summary.where(variant="symmetric", block="k", layer=2, head=1).rows()
+    middle = sum(scores.summary.where(variant="symmetric", block="k").column("mean")) / 6
+    assert f"{row['mean']:.3g}, the mean head {middle:.3g}, difference" in found.text
+    assert f"[{row['contrast_low']:.3g}, {row['contrast_high']:.3g}]" in found.text
+    (note,) = [
+        one for one in scores.statements if "directional" in one.text and "M/‖g_j‖₁" in one.text
+    ]
+    assert note.tone == "info" and "heads are not ranked by it" in note.text
+    shares = scores.summary.where(variant="directional").column("mean_l1")
+    assert f"between {min(shares):.3g} and {max(shares):.3g} over 36 slices" in note.text
     assert "16 × 12 samples" in found.detail and "against the mean head" in found.detail
 
 
 def test_groups_are_said() -> None:
     ((tone, text),) = of(replace(WORLD, rows_a=rows("a", 16, group=4)), "come in groups")
-    assert tone == "info" and "16 of task A in 4 groups" in text
+    assert tone == "info" and "16 of task A in 4 units" in text

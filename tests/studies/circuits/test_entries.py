@@ -83,13 +83,15 @@ def test_rows_and_columns_are_named_in_the_order_of_the_arrays(
 def test_only_what_is_reliable_and_shown_on_the_right_side_stands_out(circuited: Run) -> None:
     rows = circuited.table("circuit_heads").rows()
     for row in rows:
+        if row["variant"] in ("directional", "ewc"):
+            assert not row["stands_out"] and row["against"] == ""
         if row["stands_out"]:
             assert row["shown"] and row["reliable"]
     made = {"checkpoint": "c", "pair": "p", "block": "q", "shown": True, "reliable": True}
     like = {**{name: None for name in rows[0] if name not in (*made, "stands_out")}, **made}
     kinds = [
-        {"variant": "symmetric", "mean": 1.0, "against": "the mean head"},
-        {"variant": "symmetric", "mean": 5.0, "against": "the mean head"},
+        {"variant": "symmetric", "mean": 1.0, "contrast": -2.0, "against": "the mean head"},
+        {"variant": "symmetric", "mean": 5.0, "contrast": 2.0, "against": "the mean head"},
         {"variant": "signed", "mean": -1.0, "against": "0"},
         {"variant": "signed", "mean": 5.0, "against": "0", "reliable": False},
     ]
@@ -104,3 +106,11 @@ def test_only_what_is_reliable_and_shown_on_the_right_side_stands_out(circuited:
     assert told.column("stands_out") == [False, True, True, False]
     largest = max(told.rows(), key=entries.standing)
     assert largest["mean"] == 5.0
+
+
+def test_directional_heads_are_ordered_by_what_is_free_of_units() -> None:
+    made = {"variant": "directional", "stands_out": False, "reliable": True}
+    small, large = (
+        {**made, "mean": mean, "mean_l1": share} for mean, share in ((90.0, 0.5), (1.0, 2.0))
+    )
+    assert entries.standing(large) > entries.standing(small)

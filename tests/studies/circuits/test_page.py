@@ -46,6 +46,7 @@ def test_the_explorer_begins_at_signed_scores_and_knows_its_tables(circuited: Ru
         "explorer", "circuit_heads", "stands_out",
     )  # fmt: skip
     assert explorer.begin == {"variant": "signed"}
+    assert "0 is a weak reference" in explorer.note and "no head is marked" in explorer.note
     assert {explorer.matrices, explorer.pairs, explorer.names} <= set(circuited.tables())
 
 
@@ -77,4 +78,4 @@ def test_texts_of_rows_are_escaped_in_the_page(single: Run) -> None:
     assert "<script>alert(" not in html
     assert "\\u003cscript\\u003ealert(" in html
     assert html.count("</script>") == 3
-    assert "Which attention heads en and evil fight over" in summary(single)
+    assert "How en and evil meet in attention heads" in summary(single)

@@ -67,6 +67,12 @@ def test_maps_are_compared_with_the_first_checkpoint_by_rank() -> None:
     assert [row["heads"] for row in found] == [5, 5]
 
 
+@pytest.mark.parametrize("variant", ["directional", "ewc"])
+def test_maps_in_units_of_each_head_are_compared_with_nothing(variant: str) -> None:
+    table = heads({"0": [1, 2, 3, 4.0], "1": [1, 2, 3, 4.0]}, variant=variant)
+    assert len(summary.checkpoints_table(table)) == 0
+
+
 def test_one_checkpoint_is_compared_with_nothing() -> None:
     assert len(summary.checkpoints_table(heads({"0": [1, 2.0]}))) == 0
 

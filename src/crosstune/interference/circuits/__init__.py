@@ -1,4 +1,4 @@
-"""Circuits: which attention heads two tasks fight over, sample by sample, in the Q, K, V and O blocks of every head."""
+"""Circuits: how two tasks meet in attention heads, sample by sample, in the Q, K, V and O blocks of every head."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from crosstune.interference.circuits.comparable import UNITS_OF_HEADS
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.record import Record
 from crosstune.interference.circuits.settings import CircuitSettings
@@ -37,6 +38,8 @@ def methods_paragraph(record: Record) -> str:
         Plain sentences that hold for this measurement.
     """
     settings, axes = record.settings, record.axes
+    if axes.empty:
+        return f"No pair of samples was scored: {without_samples(axes)}."
     sentences = [
         *_sizes(axes, settings),
         "For sample i of A, sample j of B and the slice of a projection's weight that belongs to one head (output rows of Q, K "
@@ -47,12 +50,19 @@ def methods_paragraph(record: Record) -> str:
         *_damping(settings),
         *_averages(settings),
         f"Intervals of means ({settings.level:.0%}) are two-way: the variances of the row means and of the column means add, "
-        "with groups of rows as units; they are conditional on the Fisher. Bands for all heads of a block at once are "
+        "with groups of rows, or rows of one text, as units; they are conditional on the Fisher. Bands for all heads of a block at once are "
         "max-T (Westfall and Young 1993), p values are adjusted by Benjamini and Hochberg (1995) within block and variant, "
-        "and reliability is split-half over both tasks' samples, stepped up by Spearman and Brown (1910).",
+        "reliability is the share of a mean's square that is not error, (mean² − SE²)/mean², and that of the order of samples "
+        "is split-half over both tasks, stepped up by Spearman and Brown (1910).",
         *_properties(settings),
     ]
     return " ".join(sentences)
+
+
+def without_samples(axes: Axes) -> str:
+    """Which task has no samples, as a clause."""
+    empty = [name for name, rows in (("A", axes.rows_a), ("B", axes.rows_b)) if not rows]
+    return f"task {' and task '.join(empty)} {'have' if len(empty) > 1 else 'has'} no samples"
 
 
 def _sizes(axes: Axes, settings: CircuitSettings) -> list[str]:
@@ -112,5 +122,5 @@ def _properties(settings: CircuitSettings) -> list[str]:
         return []
     return [
         f"The {' and '.join(hanging)} score changes under rescalings that leave the model's function as it is (W_q·c with "
-        "W_k/c, W_v·c with W_o/c), so it was compared within a block of one model only."
+        f"W_k/c, W_v·c with W_o/c; one key-value head is enough): {UNITS_OF_HEADS}."
     ]

@@ -27,13 +27,14 @@ from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
 from crosstune.interference.circuits import tables, words
 from crosstune.interference.circuits.circuit_sums import by_query_head, circuit_scores
+from crosstune.interference.circuits.comparable import why_not
 from crosstune.interference.circuits.engine import BlockScores
 from crosstune.interference.circuits.factors import FactorRow
 from crosstune.interference.circuits.kept.axes import Axes, HeadCounts
 from crosstune.interference.circuits.kept.layer import Layer
 from crosstune.interference.circuits.kept.pair_arrays import Array
 from crosstune.interference.circuits.kept.record import Record
-from crosstune.interference.circuits.methods import methods_paragraph
+from crosstune.interference.circuits.methods import methods_paragraph, without_samples
 from crosstune.interference.circuits.settings import CircuitSettings, Form
 from crosstune.interference.circuits.slice_pair import Pair, find_pair
 from crosstune.interference.circuits.summary import Margins, heads_table, slices_table
@@ -296,15 +297,18 @@ class CircuitScores:
         block: str | None = None,
         form: Form | None = None,
         layer: int | None = None,
+        head: int | None = None,
         sign: Sign = "any",
     ) -> Table:
         """The table `circuit_pairs` of the n pairs that stand out, by true ids and texts.
 
         Args:
             n: How many.
-            block: One block; None ranks all of them together, which a directional score forbids.
-            form: Which scores; None takes the first that may be ranked so.
+            block: One block; None ranks all of them together.
+            form: Which scores; None takes the first that may be ranked across heads. Directional and EWC scores are ranked
+                within one head only.
             layer: One layer; None for all.
+            head: One head of the named block; None for all.
             sign: `any` by magnitude, `conflict` the most negative first, `synergy` the most positive.
 
         Returns:
@@ -313,9 +317,10 @@ class CircuitScores:
         return top_pairs(
             self.record,
             n,
-            form or usual_form(self.record, block),
+            form or usual_form(self.record),
             blocks=self.blocks if block is None else (block,),
             layers=self.layers if layer is None else (layer,),
+            head=head,
             sign=sign,
         )
 
@@ -331,17 +336,24 @@ class CircuitScores:
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Heads, slices, and the top pairs of each block and form."""
+        """Heads, slices, and the top pairs of each block and form; of each head where a form is not ranked across heads."""
         listed = [
-            self.top(_LISTED, block=block, form=form)
+            self.top(_LISTED, block=block, form=form, layer=layer, head=head)
             for block in self.blocks
             for form in self.forms
+            for layer, head in self._lists(block, form)
         ]
         return {
             tables.HEADS: self.summary,
             tables.SLICES: self.slices,
             tables.PAIRS: Table.concat(listed),
         }
+
+    def _lists(self, block: str, form: Form) -> list[tuple[int | None, int | None]]:
+        """The layers and heads of which top pairs are listed apart; None for all together."""
+        if not why_not(form):
+            return [(None, None)]
+        return [(layer, head) for layer in self.layers for head in self.heads(block)]
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -354,9 +366,8 @@ class CircuitScores:
 
 
 def _warn_of_nothing(axes: Axes) -> None:
-    empty = [name for name, rows in (("A", axes.rows_a), ("B", axes.rows_b)) if not rows]
-    if empty:
+    if axes.empty:
         warnings.warn(
-            f"Task {' and task '.join(empty)} has no samples: nothing can be scored, all averages are unmeasured (NaN).",
+            f"T{without_samples(axes)[1:]}: nothing can be scored, all averages are unmeasured (NaN).",
             stacklevel=3,
         )

@@ -1,8 +1,9 @@
 """What all pairs say of each head together: means with two-way intervals, bands for all heads at once, reliability.
 
 A mean over pairs of a sample of A and a sample of B errs with both: its variance is that of the row means and that of the
-column means (`foundation.statistics.two_way`). The Fisher is taken as given. Signed scores are tested against 0. A score
-that cannot be negative has no such test, since a mean above 0 is no finding; it is held against the mean head of its block.
+column means (`foundation.statistics.two_way`). The Fisher is taken as given. Signed scores are tested against 0. A symmetric
+score has no such test, since a mean above 0 is no finding; it is held against the mean head of its block. Directional and EWC
+scores are held against nothing, since each head has units of its own (`comparable`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from torch import Tensor
 
 from crosstune.foundation.records import Table
 from crosstune.foundation.seeds import Seeds
-from crosstune.foundation.statistics.intervals import Interval, Spread, interval_from, two_sided_p
+from crosstune.foundation.statistics.intervals import (
+    Interval,
+    Spread,
+    interval_from,
+    total_variance,
+    two_sided_p,
+)
 from crosstune.foundation.statistics.multiplicity import benjamini_hochberg, simultaneous_interval
 from crosstune.foundation.statistics.reliability import split_half_reliability
 from crosstune.foundation.statistics.two_way import two_way_spreads
 from crosstune.interference.agreement import MIN_RELIABILITY
 from crosstune.interference.circuits import tables
-from crosstune.interference.circuits.comparable import SIGNED
+from crosstune.interference.circuits.comparable import FREE_OF_UNITS, SIGNED
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.layer import FISHER_FACTS
 from crosstune.interference.circuits.kept.record import Record
@@ -72,8 +79,8 @@ class Margins:
         return two_way_spreads(self.row_means, self.column_means, axes.units_a, axes.units_b)
 
     @property
-    def reliability(self) -> Tensor:
-        """The smaller of two reliabilities: of the profile over B as halves of A tell it, and the other way round."""
+    def rank_reliability(self) -> Tensor:
+        """The smaller of two reliabilities: of the order of B's samples as halves of A tell it, and the other way round."""
         sides = (self.columns, self.rows)
         return torch.stack([split_half_reliability(side) for side in sides]).amin(0)
 
@@ -84,6 +91,20 @@ def whole(halves: Tensor, n: int) -> Tensor:
     if n < 2:
         return even
     return (math.ceil(n / 2) * even + (n // 2) * odd) / n
+
+
+def reliability(mean: Tensor, spreads: list[Spread]) -> Tensor:
+    """The share of a mean's square that is not error, as agreement has it of a gradient's: (mean² − SE²) / mean², at least 0.
+
+    Args:
+        mean: Means.
+        spreads: Their deviations from each source of error.
+
+    Returns:
+        Between 0 and 1; NaN where the error is not known.
+    """
+    variance, _ = total_variance(spreads)
+    return ((mean.square() - variance) / mean.square()).clamp(min=0.0)
 
 
 def heads_table(record: Record) -> Table:
@@ -113,8 +134,8 @@ def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any
     p = two_sided_p(mean, spreads) if is_signed else torch.full_like(mean, math.nan)
     generator = Seeds(settings.seed).torch("circuit bands", block, str(form))
     band = simultaneous_interval(mean, spreads, generator, settings.level)
-    contrast = band if is_signed else _against_the_mean_head(mean, spreads, record, block, form)
-    reliability = margins.reliability
+    against, contrast = _contrast(mean, spreads, band, record, (block, form))
+    known = reliability(mean, spreads)
     figures = {
         "mean": mean,
         "mean_low": interval.low,
@@ -124,15 +145,19 @@ def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any
         "p_adjusted": benjamini_hochberg(p),
         "band_low": band.low,
         "band_high": band.high,
+        "contrast": contrast.value,
+        "contrast_low": contrast.low,
+        "contrast_high": contrast.high,
         "shown": (contrast.low > 0) | (contrast.high < 0),
-        "mean_l1": _share_of_l1(record, block, form, margins.column_means),
-        "reliability": reliability,
-        "reliable": reliability >= MIN_RELIABILITY,
+        "mean_l1": share_of_l1(record, block, form, margins.column_means),
+        "reliability": known,
+        "reliable": known >= MIN_RELIABILITY,
+        "rank_reliability": margins.rank_reliability,
     }
     said = {
         "variant": form.variant,
         "fisher": form.fisher,
-        "against": "0" if is_signed else "the mean head",
+        "against": against,
         **sizes(axes),
     }
     yield from by_place(axes, block, figures, said)
@@ -170,6 +195,19 @@ def sizes(axes: Axes) -> dict[str, int]:
     }
 
 
+def _contrast(
+    mean: Tensor, spreads: list[Spread], band: Interval, record: Record, of: tuple[str, Form]
+) -> tuple[str, Interval]:
+    """What the heads of a block are held against under a form, and the bands of how far they lie from it."""
+    block, form = of
+    if form.variant in SIGNED:
+        return "0", band
+    if form.variant in FREE_OF_UNITS:
+        return "the mean head", _against_the_mean_head(mean, spreads, record, block, form)
+    unknown = torch.full_like(mean, math.nan)
+    return "", Interval(unknown, unknown, unknown, band.level, unknown)
+
+
 def _against_the_mean_head(
     mean: Tensor, spreads: list[Spread], record: Record, block: str, form: Form
 ) -> Interval:
@@ -179,7 +217,7 @@ def _against_the_mean_head(
     return simultaneous_interval(mean - mean.mean(), centred, generator, record.settings.level)
 
 
-def _share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) -> Tensor:
+def share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) -> Tensor:
     """The mean over B's samples of M / ‖g_j‖₁; samples without a gradient there have no share."""
     if form.variant != "directional":
         return torch.full_like(column_means.sum(0), math.nan)

@@ -63,30 +63,50 @@ HEADS_COLUMNS = (
     ),
     Column("band_high", "float64", "label", about="Upper band."),
     Column(
+        "contrast",
+        "float64",
+        "label",
+        about="The mean less what `against` says; none where heads have units of their own.",
+    ),
+    Column(
+        "contrast_low",
+        "float64",
+        "label",
+        about="Lower band of the contrast; those of a block and variant hold at once (max-T).",
+    ),
+    Column("contrast_high", "float64", "label", about="Upper band of the contrast."),
+    Column(
         "shown",
         "bool",
         "label",
-        about="Whether a band that holds for all heads at once excludes what `against` says.",
+        about="Whether the band of the contrast, one of bands that hold for all heads at once, excludes 0.",
     ),
     Column(
         "against",
         "string",
         "label",
-        about="0, or the mean head of the block for scores that cannot be negative.",
+        about="0, or the mean head of the block for symmetric scores; empty for directional and EWC scores, where heads have "
+        "units of their own.",
     ),
     Column(
         "mean_l1",
         "float64",
         "value",
-        about="Mean over B of the column mean / ‖g_j‖₁, directional only: 1 for all heads says nothing of A.",
+        about="Mean over B of the column mean / ‖g_j‖₁, directional only: free of units; 1 for all heads says nothing of A.",
     ),
     Column(
         "reliability",
         "float64",
         "value",
-        about="Split half over A and over B, Spearman–Brown; the smaller of the two.",
+        about="Share of the mean's square that is not error: (mean² − SE²) / mean², at least 0.",
     ),
     Column("reliable", "bool", "mask", of="mean", about="Whether the reliability is at least 0.2."),
+    Column(
+        "rank_reliability",
+        "float64",
+        "value",
+        about="How alike two halves of the samples rank those of the other task: Spearman–Brown, the smaller over A and B.",
+    ),
     *_SAMPLES,
 )
 

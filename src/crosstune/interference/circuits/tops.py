@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.records import Table
 from crosstune.interference.circuits import tables
-from crosstune.interference.circuits.comparable import FREE_OF_UNITS, check_across_blocks
+from crosstune.interference.circuits.comparable import FREE_OF_UNITS, check_across_heads
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.record import Record
 from crosstune.interference.circuits.settings import Form
@@ -35,13 +35,10 @@ class _Found:
         return -self.size, self.place, self.i, self.j
 
 
-def usual_form(record: Record, block: str | None) -> Form:
-    """The form that is ranked where none was named: one that may be, over as many blocks as were asked for."""
+def usual_form(record: Record) -> Form:
+    """The form that is ranked where none was named: the first that may be ranked across heads, if there is one."""
     forms = record.settings.forms
-    if block is None and len(record.settings.blocks) > 1:
-        free = [form for form in forms if form.variant in FREE_OF_UNITS]
-        return free[0] if free else forms[0]
-    return forms[0]
+    return next((form for form in forms if form.variant in FREE_OF_UNITS), forms[0])
 
 
 def top_pairs(
@@ -51,6 +48,7 @@ def top_pairs(
     *,
     blocks: Sequence[str],
     layers: Sequence[int],
+    head: int | None = None,
     sign: Sign = "any",
 ) -> Table:
     """The table `circuit_pairs` of the n largest scores.
@@ -63,25 +61,34 @@ def top_pairs(
         form: Which scores.
         blocks: The blocks they are looked for in.
         layers: The layers likewise.
+        head: One head of the one block; None for all.
         sign: `any` ranks by magnitude, `conflict` the most negative first, `synergy` the most positive.
 
     Returns:
         The pairs, the largest first; unmeasured ones are left out.
 
     Raises:
-        MeasurementError: n is below 1, or the form cannot be ranked across these blocks.
+        MeasurementError: n is below 1, a head is of no one block, or the form cannot be ranked across these heads.
     """
     if n < 1:
         raise MeasurementError(
             "n", law="must be at least 1", found=n, remedy="Ask for one pair or more."
         )
-    check_across_blocks(form, blocks, "ranked")
+    if head is not None and len(blocks) != 1:
+        raise MeasurementError(
+            "head",
+            law="must be a head of one block",
+            found=f"head {head} of blocks {', '.join(blocks)}",
+            remedy="Name the block as well: in k and v a head is a key-value head.",
+        )
+    heads = {block: _places(record.axes, block, head) for block in blocks}
+    check_across_heads(form, len(layers) * sum(map(len, heads.values())), "ranked")
     best: list[_Found] = []
     for number, block in enumerate(blocks):
         scores = record.pairs(block, form)
         for layer in layers:
             at = record.axes.layer_place(layer)
-            best += _largest(scores[:, :, at], n, sign, (number, at))
+            best += _largest(scores[:, :, at], heads[block], n, sign, (number, at))
         best = sorted(best, key=lambda found: found.order)[:n]
     rows = [
         {**_where(record.axes, blocks, found), "variant": form.variant, "fisher": form.fisher}
@@ -92,10 +99,19 @@ def top_pairs(
     return Table(tables.PAIRS, tables.PAIRS_COLUMNS, rows)
 
 
+def _places(axes: Axes, block: str, head: int | None) -> range:
+    """The places of the wanted heads along a block's last axis."""
+    if head is None:
+        return range(len(axes.heads(block)))
+    place = axes.head_place(block, head)
+    return range(place, place + 1)
+
+
 def _largest(
-    scores: NDArray[np.float32], n: int, sign: Sign, where: tuple[int, int]
+    every: NDArray[np.float32], heads: range, n: int, sign: Sign, where: tuple[int, int]
 ) -> Iterator[_Found]:
-    """The n largest of one layer, [nA, nB, heads]."""
+    """The n largest of one layer, [nA, nB, heads], among the heads at these places."""
+    scores = every[:, :, heads.start : heads.stop]
     sized = {"any": np.abs, "conflict": np.negative, "synergy": np.positive}[sign](scores)
     flat = sized.T.reshape(-1)  # heads slowest, as it lies in memory
     wanted = ~np.isnan(flat) if sign == "any" else flat > 0
@@ -105,7 +121,8 @@ def _largest(
         return
     for place in np.argpartition(-flat, n - 1)[:n]:
         head, j, i = (int(one) for one in np.unravel_index(place, sized.T.shape))
-        yield _Found(float(flat[place]), (*where, head), i, j, float(scores[i, j, head]))
+        at = (*where, heads[head])
+        yield _Found(float(flat[place]), at, i, j, float(scores[i, j, head]))
 
 
 def _where(axes: Axes, blocks: Sequence[str], found: _Found) -> dict[str, Any]:

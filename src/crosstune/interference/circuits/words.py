@@ -1,8 +1,8 @@
 """What a circuit measurement found, in plain sentences that never say more than their intervals.
 
-A head's mean is *shown* where a band that holds for all heads of its block at once excludes 0 or, for scores that cannot be
-negative, the mean head. "Nothing shown" and "below reliability" are findings. Blocks are told apart, never ranked, where the
-score hangs on their units.
+A head's mean is *shown* where a band that holds for all heads of its block at once excludes 0 or, for symmetric scores, the
+mean head. "Nothing shown" and "below reliability" are findings. Nothing is shown of scores that hang on the units of each
+head's weights: of them only the free share M/‖g_j‖₁ is told.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from typing import Any
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
 from crosstune.interference.agreement import MIN_RELIABILITY
-from crosstune.interference.circuits.comparable import SIGNED
+from crosstune.interference.circuits.comparable import FREE_OF_UNITS, SIGNED, UNITS_OF_HEADS
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.record import Record
+from crosstune.interference.circuits.methods import without_samples
+from crosstune.interference.circuits.settings import Form
 
 Row = Mapping[str, Any]
+LIMITS = Statement(
+    "0 is a weak reference: two halves of one task show synergy in most heads too, and symmetric profiles depend little on "
+    "the tasks. What two tasks have of their own shows beside a pair of halves of one task.",
+    "info",
+    "Measure such a pair with the same settings and compare the figures head by head.",
+)
+"""What no interval says of these findings."""
 
 
 def statements(record: Record, heads: Table) -> tuple[Statement, ...]:
@@ -29,32 +38,36 @@ def statements(record: Record, heads: Table) -> tuple[Statement, ...]:
         heads: Its table `circuit_heads`.
 
     Returns:
-        Warnings, then one finding for each variant and one on its reliability, then what to know of the samples.
+        Warnings, then one finding for each variant and one on its reliability, signed ones first, then what to know of the
+        reference and of the samples.
     """
     if record.axes.empty:
         return (_nothing(record.axes),)
     rows = heads.rows()
     found = [_blind(record, rows)] if record.settings.blind else []
-    for form in record.settings.average_forms:
+    for form in sorted(record.settings.average_forms, key=_order):
         own = [row for row in rows if row["variant"] == form.variant]
-        tell = _signed if form.variant in SIGNED else _not_negative
+        tell = (_signed, _symmetric, _not_ranked)[_order(form)]
         found += [tell(own, record), *_unreliable(own)]
-    return (*found, *_grouped(record.axes))
+    limits = [LIMITS] if any(_order(form) < 2 for form in record.settings.average_forms) else []
+    return (*found, *limits, *_grouped(record.axes))
+
+
+def _order(form: Form) -> int:
+    """Signed scores come first, then symmetric ones, then those by which heads are not ranked."""
+    return 0 if form.variant in SIGNED else 1 if form.variant in FREE_OF_UNITS else 2
 
 
 def _nothing(axes: Axes) -> Statement:
-    empty = [name for name, rows in (("A", axes.rows_a), ("B", axes.rows_b)) if not rows]
     return Statement(
-        f"Nothing was measured: task {' and task '.join(empty)} has no samples.",
+        f"Nothing was measured: {without_samples(axes)}.",
         "warning",
         "All averages are unmeasured.",
     )
 
 
 def _blind(record: Record, rows: Sequence[Row]) -> Statement:
-    shares = [row["mean_l1"] for row in rows if row["variant"] == "directional"]
-    known = [share for share in shares if not math.isnan(share)]
-    span = f"M/‖g_j‖₁ lies between {min(known):.3g} and {max(known):.3g}" if known else "unmeasured"
+    span = _span([row for row in rows if row["variant"] == "directional"])
     exactly = "exactly" if record.settings.averages == "task_a" else "nearly"
     return Statement(
         f"The averages of the directional score under the Fisher `{record.settings.averages}` say nothing about task A: "
@@ -65,8 +78,28 @@ def _blind(record: Record, rows: Sequence[Row]) -> Statement:
     )
 
 
+def _span(rows: Sequence[Row]) -> str:
+    known = [row["mean_l1"] for row in rows if not math.isnan(row["mean_l1"])]
+    if not known:
+        return "M/‖g_j‖₁ is unmeasured"
+    return f"M/‖g_j‖₁ lies between {min(known):.3g} and {max(known):.3g}"
+
+
+def _not_ranked(rows: Sequence[Row], record: Record) -> Statement:
+    """Of scores in units of each head's own: the share that is free of them, where there is one."""
+    first = rows[0]
+    share = (
+        f" Here {_span(rows)} over {len(rows)} slices." if first["variant"] == "directional" else ""
+    )
+    return Statement(
+        f"No head stands out by {_form(rows)} scores: {UNITS_OF_HEADS}.{share}",
+        "info",
+        _sizes(first),
+    )
+
+
 def _signed(rows: Sequence[Row], record: Record) -> Statement:
-    shown = [row for row in rows if row["shown"]]
+    shown = [row for row in rows if row["shown"] and row["reliable"]]
     form, basis = _form(rows), _basis(rows, record)
     if not shown:
         if all(math.isnan(row["band_low"]) for row in rows):
@@ -92,16 +125,16 @@ def _signed(rows: Sequence[Row], record: Record) -> Statement:
     )
 
 
-def _not_negative(rows: Sequence[Row], record: Record) -> Statement:
+def _symmetric(rows: Sequence[Row], record: Record) -> Statement:
     form, basis = _form(rows), _basis(rows, record)
     blocks = {
         block: [row for row in rows if row["block"] == block] for block in record.settings.blocks
     }
     parts = []
     for block, own in blocks.items():
-        above = [row for row in own if row["shown"] and row["mean"] > _mean(own)]
+        above = [row for row in own if row["shown"] and row["reliable"] and row["contrast"] > 0]
         if above:
-            most = _figure(max(above, key=_size))
+            most = _contrast(max(above, key=_size))
             parts.append(f"{block.upper()} {len(above)} of {len(own)} (most in {most})")
     if parts:
         return Statement(
@@ -109,7 +142,7 @@ def _not_negative(rows: Sequence[Row], record: Record) -> Statement:
             "shown",
             basis,
         )
-    if all(math.isnan(row["band_low"]) for row in rows):
+    if all(math.isnan(row["contrast_low"]) for row in rows):
         return Statement(
             f"Which heads stand out cannot be told ({form}): too few samples for an interval.",
             "too_noisy",
@@ -125,25 +158,31 @@ def _not_negative(rows: Sequence[Row], record: Record) -> Statement:
 def _unreliable(rows: Sequence[Row]) -> Iterator[Statement]:
     unknown = [row for row in rows if math.isnan(row["reliability"])]
     below = [row for row in rows if row["reliability"] < MIN_RELIABILITY]
+    disordered = [row for row in rows if row["rank_reliability"] < MIN_RELIABILITY]
     form = _form(rows)
     if below:
         yield Statement(
-            f"Below reliability in {len(below)} of {len(rows)} slices ({form}): there another draw of samples would rank "
-            "samples otherwise.",
+            f"Below reliability in {len(below)} of {len(rows)} slices ({form}): there the mean cannot be told from its error.",
             "too_noisy",
-            f"Two halves of the samples agree by less than {MIN_RELIABILITY} (Spearman–Brown).",
+            f"Less than {MIN_RELIABILITY} of the mean's square is not error.",
+        )
+    if disordered:
+        yield Statement(
+            f"Another draw of samples would order samples otherwise in {len(disordered)} of {len(rows)} slices ({form}).",
+            "too_noisy",
+            f"Two halves of the samples agree on that order by less than {MIN_RELIABILITY} (Spearman–Brown).",
         )
     if unknown:
         yield Statement(
             f"The reliability of {len(unknown)} of {len(rows)} slices is not known ({form}).",
             "too_noisy",
-            "Too few samples to halve, or no score that varies.",
+            "Too few samples for an interval, or no score but 0.",
         )
 
 
 def _grouped(axes: Axes) -> Iterator[Statement]:
     shared = [
-        f"{rows} of task {name} in {units} groups"
+        f"{rows} of task {name} in {units} units"
         for name, rows, units in (
             ("A", len(axes.rows_a), len(set(axes.units_a))),
             ("B", len(axes.rows_b), len(set(axes.units_b))),
@@ -152,9 +191,9 @@ def _grouped(axes: Axes) -> Iterator[Statement]:
     ]
     if shared:
         yield Statement(
-            f"Samples come in groups ({', '.join(shared)}): intervals count groups.",
+            f"Samples come in groups or say the same ({', '.join(shared)}): intervals count groups and texts once.",
             "info",
-            "Reliability halves samples and not groups, and is too high where samples of a group are alike.",
+            "The reliability of the samples' order halves samples and not groups, and is too high where those of a group are alike.",
         )
 
 
@@ -164,21 +203,33 @@ def _form(rows: Sequence[Row]) -> str:
 
 def _basis(rows: Sequence[Row], record: Record) -> str:
     """What the sentence stands on."""
-    first = rows[0]
     return (
-        f"{first['n_a']} × {first['n_b']} samples ({first['units_a']} and {first['units_b']} independent); two-way "
-        f"intervals; bands at {record.settings.level:.0%} for all heads of a block at once, against {first['against']}."
+        f"{_sizes(rows[0])}; two-way intervals; bands at {record.settings.level:.0%} for all heads of a block at once, "
+        f"against {rows[0]['against']}."
+    )
+
+
+def _sizes(row: Row) -> str:
+    return (
+        f"{row['n_a']} × {row['n_b']} samples ({row['units_a']} and {row['units_b']} independent)"
     )
 
 
 def _figure(row: Row) -> str:
-    place = f"layer {row['layer']} {row['block'].upper()} head {row['head']}"
-    return f"{place}: {row['mean']:.3g} [{row['band_low']:.3g}, {row['band_high']:.3g}]"
+    return f"{_place(row)}: {row['mean']:.3g} [{row['band_low']:.3g}, {row['band_high']:.3g}]"
+
+
+def _contrast(row: Row) -> str:
+    """A head beside the mean head: the band is that of the difference."""
+    return (
+        f"{_place(row)}: {row['mean']:.3g}, the mean head {row['mean'] - row['contrast']:.3g}, difference "
+        f"{row['contrast']:.3g} [{row['contrast_low']:.3g}, {row['contrast_high']:.3g}]"
+    )
+
+
+def _place(row: Row) -> str:
+    return f"layer {row['layer']} {row['block'].upper()} head {row['head']}"
 
 
 def _size(row: Row) -> float:
     return 0.0 if math.isnan(row["mean"]) else abs(float(row["mean"]))
-
-
-def _mean(rows: Sequence[Row]) -> float:
-    return math.fsum(row["mean"] for row in rows) / len(rows)

@@ -14,7 +14,6 @@ from crosstune.interference.circuits.kept.layer import pair_name
 from crosstune.interference.circuits.scores import CircuitScores
 from crosstune.interference.circuits.settings import Form
 from crosstune.studies.circuits.cell import SCORES, Place
-from crosstune.studies.over_seeds import by_key
 
 MATRICES, ROWS = "circuit_matrices", "circuit_rows"
 LISTED = 12  # heads of a block and variant whose pairs are told
@@ -27,8 +26,8 @@ STANDS_OUT = Column(
     "stands_out",
     "bool",
     "label",
-    about="A reliable head whose band, one of bands that hold for all heads at once, excludes 0 or, where a score has no sign, "
-    "lies above the mean head of the block.",
+    about="A reliable head whose band, one of bands that hold for all heads at once, excludes 0 or, where a score is symmetric, "
+    "lies above the mean head of the block. Never by directional or EWC scores, where heads have units of their own.",
 )
 _FISHER = Column(
     "fisher", "string", "label", about="Whose squared gradients normalise the pair scores."
@@ -102,13 +101,10 @@ def heads_table(found: Table) -> Table:
         The same rows. A head that is shown to lie below the mean head of its block does not stand out.
     """
     rows = []
-    for _, own in by_key(found, ("checkpoint", "pair", "block", "variant")):
-        means = [row["mean"] for row in own]
-        middle = sum(means) / len(means)
-        for row in own:
-            is_far = row["against"] == "0" or row["mean"] > middle
-            stands_out = bool(row["shown"] and row["reliable"] and is_far)
-            rows.append({**row, STANDS_OUT.name: stands_out})
+    for row in found.rows():
+        is_far = row["against"] == "0" or row["contrast"] > 0
+        stands_out = bool(row["shown"] and row["reliable"] and is_far)
+        rows.append({**row, STANDS_OUT.name: stands_out})
     return Table(found.name, (*found.columns, STANDS_OUT), rows)
 
 
@@ -201,9 +197,9 @@ def standing(row: Mapping[str, Any]) -> tuple[bool, bool, float]:
         row: A row of the study's `circuit_heads`.
 
     Returns:
-        A key; more comes later.
+        A key; more comes later. Directional scores are large by their share M/‖g_j‖₁, which is free of units.
     """
-    size = abs(row["mean"])
+    size = row["mean_l1"] if row["variant"] == "directional" else abs(row["mean"])
     return row["stands_out"], row["reliable"], size if size == size else -1.0
 
 

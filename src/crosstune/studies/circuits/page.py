@@ -10,6 +10,7 @@ from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.interference.circuits import tables
+from crosstune.interference.circuits.words import LIMITS
 from crosstune.studies.circuits.cell import METHODS, Place
 from crosstune.studies.circuits.entries import MATRICES, ROWS
 from crosstune.studies.circuits.settings import CircuitStudySettings
@@ -18,8 +19,8 @@ from crosstune.studies.circuits.verdicts import statements
 
 _BESIDE = 4  # checkpoints whose maps stand side by side; more are chosen
 _UNITS = (
-    "The directional and EWC scores hang on the units of the weights, so look at one block of one checkpoint at a time; signed and "
-    "symmetric scores do not."
+    "The directional and EWC scores hang on the units of each head's weights, so their colours rank no heads and no head is marked: "
+    "look at the pairs within one head. Signed and symmetric scores do not hang on them."
 )
 
 
@@ -42,7 +43,7 @@ def write(run: Run, cells: Sequence[Place], settings: CircuitStudySettings) -> N
 
 def _title(settings: CircuitStudySettings) -> str:
     names = [task.name for task in settings.tasks]
-    return f"Which attention heads {', '.join(names[:-1])} and {names[-1]} fight over"
+    return f"How {', '.join(names[:-1])} and {names[-1]} meet in attention heads"
 
 
 def _subtitle(cells: Sequence[Place], settings: CircuitStudySettings) -> str:
@@ -116,7 +117,7 @@ def _explorer(cells: Sequence[Place]) -> Section:
         matrices=MATRICES,
         pairs=tables.PAIRS,
         names=ROWS,
-        note=f"{_UNITS} Signed: above 0 a step for one sample helps the other, below 0 it harms it. Means are under the Fisher of "
+        note=f"{_UNITS} {LIMITS.text} Signed: above 0 a step for one sample helps the other, below 0 it harms it. Means are under the Fisher of "
         "averages (pooled by default), single pairs under that of pair scores, so a mean need not be that of its matrix.",
     )
 
@@ -145,7 +146,8 @@ def _ablation() -> Iterator[Section]:
             y="form_b",
             value=value,
             choose=("block",),
-            note="Intervals: jackknife over folds of rows of both tasks, in the numbers below the figure.",
+            note="Intervals: jackknife over folds of rows of both tasks, in the numbers below the figure. Directional and EWC scores of "
+            "several heads are ranked here in the units of these weights as they are.",
         )
 
 
@@ -153,7 +155,8 @@ def _checkpoints(run: Run) -> Iterator[Section]:
     yield Section(
         id="checkpoints",
         title="Do the same heads stand out at other checkpoints?",
-        lead="Rank correlation of the heads' means with those of the first checkpoint, within each block.",
+        lead="Rank correlation of the heads' means with those of the first checkpoint, within each block, of scores that no rescaling of "
+        "weights changes.",
         view="heatmap",
         table=CHECKPOINTS,
         x="block",

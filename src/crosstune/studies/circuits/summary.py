@@ -11,7 +11,7 @@ import torch
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.foundation.statistics.association import rank_correlation
 from crosstune.interference.circuits import tables
-from crosstune.interference.circuits.comparable import why_not
+from crosstune.interference.circuits.comparable import FREE_OF_UNITS, why_not
 from crosstune.interference.circuits.comparison import compare
 from crosstune.interference.circuits.scores import CircuitScores
 from crosstune.studies.circuits.cell import SCORES, Place
@@ -120,13 +120,15 @@ def checkpoints_table(heads: Table) -> Table:
         heads: The study's `circuit_heads`.
 
     Returns:
-        For each pair of tasks, block and variant, each checkpoint but the first against the first.
+        For each pair of tasks, block and variant that no rescaling changes, each checkpoint but the first against the first.
     """
     return Table(CHECKPOINTS, CHECKPOINTS_COLUMNS, _against_first(heads))
 
 
 def _against_first(heads: Table) -> Iterator[dict[str, Any]]:
     for (pair, block, variant), rows in by_key(heads, ("pair", "block", "variant")):
+        if variant not in FREE_OF_UNITS:
+            continue
         maps = {
             name: {(row["layer"], row["head"]): row["mean"] for row in own}
             for name, own in groupby(rows, key=lambda row: row["checkpoint"])

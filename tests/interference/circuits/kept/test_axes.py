@@ -47,6 +47,13 @@ def test_units_go_across_tasks_by_group_and_not_by_number() -> None:
     assert same.units_a == same.units_b
 
 
+def test_copies_of_a_text_are_one_unit_and_rows_without_text_are_not() -> None:
+    text = tuple(replace(row, text="once more") for row in rows("a", 3))
+    empty = tuple(replace(row, text="") for row in rows("b", 3))
+    found = Axes.of(text, empty, Heads(), SETTINGS)
+    assert len(set(found.units_a)) == 1 and len(set(found.units_b)) == 3
+
+
 def test_rows_are_found_by_place_and_by_id() -> None:
     assert axes().row_place("a", 2) == axes().row_place("a", "a-2") == 2
     for row in (3, -1, "b-0"):

@@ -110,12 +110,12 @@ class Axes:
 
     @property
     def units_a(self) -> list[str]:
-        """What each sample of A was drawn with: its group, or itself."""
+        """What each sample of A was drawn with: its group, or its text, so that copies of one row are one."""
         return [_unit(row) for row in self.rows_a]
 
     @property
     def units_b(self) -> list[str]:
-        """Likewise of B. Groups go across tasks, as translations do; an id without one names a row of its own task."""
+        """Likewise of B. Groups and texts go across tasks, as translations and copies do."""
         return [_unit(row) for row in self.rows_b]
 
     def heads(self, block: str) -> tuple[int, ...]:
@@ -205,7 +205,9 @@ def check_places(argument: str, given: Sequence[int], count: int) -> None:
 
 
 def _unit(row: FactorRow) -> str:
-    return f"group {row.group}" if row.group else f"row {row.row_id}: {row.text}"
+    if row.group:
+        return f"group {row.group}"
+    return f"text {row.text}" if row.text else f"row {row.row_id}"
 
 
 def _row(plain: Any) -> FactorRow:
