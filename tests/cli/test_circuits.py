@@ -36,7 +36,7 @@ def test_a_study_runs_from_a_file_and_is_shown_and_listed(
     monkeypatch.setattr(flow.report, "draw", lambda run: None)
     assert main(["run", "circuits", "--config", file, "--measurement.layers=[1]"]) == 0
     said = capsys.readouterr().out
-    assert "Which attention heads en and bn fight over" in said
+    assert "How en and bn meet in attention heads" in said
     assert "Head by head" in said
     assert main(["list", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
