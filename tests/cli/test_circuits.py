@@ -55,11 +55,11 @@ def test_a_plan_says_gigabytes_and_seconds(
 
 
 def test_words_reach_the_measurement(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--ablate=true", "--measurement.fisher=pooled", "--measurement.variants=[ewc]", "--pairs=[bn:en]"]  # fmt: skip
+    words = ["--ablate=true", "--measurement.fisher=pooled", "--measurement.variants=[signed]", "--pairs=[bn:en]"]  # fmt: skip
     assert main(["run", "circuits", "--print_config", *words]) == 0
     found = from_yaml(CircuitStudySettings, capsys.readouterr().out)
     assert (found.ablate, found.measurement.fisher, found.measurement.variants) == (
-        True, "pooled", ("ewc",),
+        True, "pooled", ("signed",),
     )  # fmt: skip
     assert found.task_pairs == (("bn", "en"),)
 
