@@ -7,7 +7,6 @@ from typing import Any
 
 from crosstune.interference.circuits.capture import capture_factors
 from crosstune.interference.circuits.engine import score_layer
-
 from crosstune.interference.circuits.face import score_factors
 from crosstune.interference.circuits.factors import Factors
 from peers.scene import Scene, Scores, only
