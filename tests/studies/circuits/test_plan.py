@@ -24,6 +24,7 @@ FITS = Estimate(
     score_seconds=3.0,
     budget_gib=2.0,
     available_gib=8.0,
+    disk_gib=8.0,
 )
 
 
