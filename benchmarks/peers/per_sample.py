@@ -47,7 +47,7 @@ def opacus_gradients(scene: Scene) -> Callable[[str], Gradients]:
                 sample = weight.grad_sample
                 found[name].append(sample.transpose(1, 2) if turned else sample)
                 weight.grad = weight.grad_sample = None
-        return {name: torch.cat(parts) for name, parts in found.items()}
+        return {name: _joined(parts) for name, parts in found.items()}
 
     return gradients
 
@@ -72,13 +72,17 @@ def vmap(scene: Scene) -> Callable[[], Scores]:
         parts = [
             each(weights, batch["input_ids"], batch["labels"]) for batch in scene.batches(task)
         ]
-        return {name: torch.cat([part[name] for part in parts]) for name in weights}
+        return {name: _joined([part.pop(name) for part in parts]) for name in weights}
 
     def run() -> Scores:
         with only(model, ()):
             return score(gradients("a"), gradients("b"), scene)
 
     return run
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _trainable(model: nn.Module, names: dict[str, str]) -> nn.Module:
