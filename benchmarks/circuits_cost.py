@@ -21,6 +21,7 @@ from peers.answers import differences
 from peers.figure import draw
 from peers.race import CONTENDERS, Times, measure_peak, peak_gib, race
 from peers.scene import SHARED, SceneSettings, build
+from tqdm import tqdm
 
 from crosstune.foundation.storage import write_text
 
@@ -36,9 +37,10 @@ SAID = {
     "loop": "per-sample backward, loop over pairs and heads",
 }
 GROWING = ["plain", "ours", "tiles", "opacus", "loop gradients", "loop pairs"]
+PROGRESS = "{desc}{percentage:.0f} % done after {elapsed}, about {remaining} left"
 TOLERANCE = 1e-3  # of the largest score of a head; float32 differs by 1e-5
 QUICK = (SceneSettings("stories3M", 32, 32), SceneSettings("gpt2-small", 8, 8, 64, layers=2))
-WHOLE = (SceneSettings("stories3M", 64, 64), SceneSettings("gpt2-small", 16, 16))
+WHOLE = (SceneSettings("stories3M", 64, 64), SceneSettings("gpt2-small", 8, 8))
 CUDA = tuple(
     SceneSettings(model, 16, 16, 512, device="cuda", dtype=dtype, budget_gib=8.0)
     for model in ("gpt2-small", "llama-1B")
@@ -49,9 +51,10 @@ WEIGHED = ("plain", "ours", "tiles", "opacus", "vmap")  # in the quick run
 
 @dataclass(frozen=True)
 class Found:
-    """What one scene brought: its part of the page, and what is wrong with it."""
+    """What one scene brought: its part of the page, that in a sentence, and what is wrong with it."""
 
     lines: list[str]
+    said: str
     wrong: list[str]
 
 
@@ -78,8 +81,17 @@ def side_by_side(settings: SceneSettings, *, rounds: int, whole: bool) -> Found:
     ]
     if peaks["tiles"] > settings.budget_gib:
         wrong.append(f"tiles take {peaks['tiles']:.2f} GiB, the budget is {settings.budget_gib:g}")
-    print("\n".join(lines), file=sys.stderr, flush=True)  # the rest takes a while
-    return Found(lines, [f"{settings.title}: {words}" for words in wrong])
+    return Found(
+        lines, _in_words(settings, times), [f"{settings.title}: {words}" for words in wrong]
+    )
+
+
+def _in_words(settings: SceneSettings, times: Times) -> str:
+    passes = {name: f"{median(times.ratios(name)):.2f}" for name in SAID}
+    return (
+        f"* {settings.title}: all scores of all heads cost {passes['ours']} of the CPU time of a training pass over the same rows, of which the\n"
+        f"  tiles are {passes['tiles']}; with Opacus {passes['opacus']}, with `vmap(grad)` {passes['vmap']}, by the loop {passes['loop']}."
+    )
 
 
 def _row(name: str, times: Times, peaks: dict[str, float], apart: dict[str, float]) -> str:
@@ -108,29 +120,23 @@ def _budget_words(settings: SceneSettings, peaks: dict[str, float]) -> str:
     )
 
 
-def growth(*, whole: bool) -> list[dict[str, Any]]:
-    """Seconds of each way as one size grows and the others stay."""
-    base = (
-        SceneSettings("llama-3M", 32, 32)
-        if whole
-        else SceneSettings("llama-3M", 16, 16, 64, layers=2)
-    )
-    factors = (0.25, 0.5, 1, 2, 4) if whole else (0.5, 1, 2)
-    cases = []
-    for factor in factors:
-        rows, length = int(base.rows_a * factor), int(base.length * factor)
-        cases += [
-            ("rows of A and of B", rows, replace(base, rows_a=rows, rows_b=rows)),
-            ("rows of B alone", rows, replace(base, rows_b=rows)),
-            ("tokens of a row", length, replace(base, length=length)),
-        ]
-    for layers in (2, 4, 6, 8, 12) if whole else (1, 2, 4):
-        cases.append(("layers", layers, replace(base, layers=layers)))
-    points = []
-    for grows, size, settings in sorted(cases, key=lambda case: (case[0], case[1])):
-        times, _ = race(build(settings), GROWING, rounds=2 if whole else 1)
-        points.append({"grows": grows, "size": size, "times": times})
-    return points
+def growing(*, whole: bool) -> list[tuple[str, int, SceneSettings]]:
+    """What grows, to which size, and the scene in which all else stays; sizes go up."""
+    if whole:
+        base, factors, depths = (
+            SceneSettings("llama-3M", 32, 32),
+            (0.25, 0.5, 1, 2, 4),
+            (2, 4, 8, 12),
+        )
+    else:
+        base, factors, depths = SceneSettings("llama-3M", 16, 16, 64, 2), (0.5, 1, 2), (1, 2, 4)
+    sizes = [(int(base.rows_a * factor), int(base.length * factor)) for factor in factors]
+    return [
+        *(("layers", depth, replace(base, layers=depth)) for depth in depths),
+        *(("rows of A and of B", n, replace(base, rows_a=n, rows_b=n)) for n, _ in sizes),
+        *(("rows of B alone", n, replace(base, rows_b=n)) for n, _ in sizes),
+        *(("tokens of a row", length, replace(base, length=length)) for _, length in sizes),
+    ]
 
 
 def growth_lines(points: list[dict[str, Any]]) -> list[str]:
@@ -151,13 +157,28 @@ def page(options: argparse.Namespace) -> tuple[str, list[str]]:
     """The whole page, and what is wrong with the answers."""
     whole = options.write
     scenes = (WHOLE if whole else QUICK) + (CUDA if options.gpu else ())
-    found = [side_by_side(scene, rounds=options.rounds, whole=whole) for scene in scenes]
-    points = growth(whole=whole)
+    cases = growing(whole=whole)
+    # About so many plain passes: every way in every round, and in processes of their own for the peaks.
+    table = len(SAID) * (options.rounds + 1) + 2 * len(SAID)
+    total = sum(scene.operations for scene in scenes) * table
+    total += sum(case.operations for *_, case in cases) * 2 * len(GROWING)
+    found, points = [], []
+    with tqdm(total=total, bar_format=PROGRESS) as progress:
+        for scene in scenes:
+            progress.set_description(scene.title)
+            found.append(side_by_side(scene, rounds=options.rounds, whole=whole))
+            progress.update(scene.operations * table)
+        for grows, size, case in cases:
+            progress.set_description(f"{grows}: {size}")
+            times, _ = race(build(case), GROWING, rounds=1)
+            points.append({"grows": grows, "size": size, "times": times})
+            progress.update(case.operations * 2 * len(GROWING))
     if whole:
         write_text(CHECKOUT / "docs/figures/circuits_cost.svg", draw(points))
     parts = [
         "# What circuits cost",
         INTRODUCTION.format(rounds=options.rounds),
+        "\n".join(scene.said for scene in found),
         "## Side by side",
         *("\n".join(scene.lines) for scene in found),
         READING,

@@ -55,9 +55,9 @@ def opacus_gradients(scene: Scene) -> Callable[[str], Gradients]:
 def vmap(scene: Scene) -> Callable[[], Scores]:
     """`vmap(grad)` of a functional call, in the measurement's batches, then the scores.
 
-    Attention is eager: the fused kernels have no batching rule for their backward pass.
+    Attention is eager: for the fused kernels, torch warns, `vmap` has no rule and goes row by row.
     """
-    model = scene.copied(attn_implementation="eager")
+    model = scene.model
     weights = {name: model.get_parameter(name).detach() for name in scene.weights}
 
     def loss(values: dict[str, Tensor], ids: Tensor, labels: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def vmap(scene: Scene) -> Callable[[], Scores]:
         return {name: _joined([part.pop(name) for part in parts]) for name in weights}
 
     def run() -> Scores:
-        with only(model, ()):
+        with only(model, ()), scene.eager():
             return score(gradients("a"), gradients("b"), scene)
 
     return run

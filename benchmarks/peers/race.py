@@ -66,13 +66,16 @@ def race(scene: Scene, names: list[str], rounds: int) -> tuple[Times, dict[str, 
         Their times, and what each found.
     """
     runs = {name: CONTENDERS[name](scene) for name in names}
-    found = {name: run() for name, run in runs.items()}
+    found = {}
+    for name, run in runs.items():
+        _give_back()
+        found[name] = run()
     cpu: dict[str, list[float]] = {name: [] for name in names}
     wall: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            gc.collect()
+            _give_back()
             _wait()
             began = time.process_time(), time.perf_counter()
             runs[name]()
@@ -80,7 +83,7 @@ def race(scene: Scene, names: list[str], rounds: int) -> tuple[Times, dict[str, 
             cpu[name].append(time.process_time() - began[0])
             wall[name].append(time.perf_counter() - began[1])
     runs.clear()
-    gc.collect()  # models and gradients in circles
+    _give_back()
     return _with_loop(Times(cpu, wall), scene), found
 
 
@@ -140,6 +143,13 @@ def measure_peak(request: str) -> float:
     return (_peak(settings.device) - before) / GIB
 
 
+def _give_back() -> None:
+    """Let go of memory that nobody uses, so that no contender lives on what the one before had asked for."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _memory(device: str) -> int:
     return torch.cuda.memory_allocated() if device == "cuda" else _status("VmRSS")
 
@@ -149,12 +159,11 @@ def _peak(device: str) -> int:
 
 
 def _forget_peak(device: str) -> None:
-    """Count the peak from here on; what the C library kept for itself is given back first."""
-    gc.collect()
+    """Count the peak from here on."""
+    _give_back()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
-    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,14 @@ class SceneSettings:
         return f"{kind}{layers}, {rows}, {self.dtype} on {self.device}"
 
     @property
+    def operations(self) -> float:
+        """About how many a plain pass over its rows takes: six a weight and token."""
+        shape = replace(self, model="llama-3M") if self.model == "stories3M" else self
+        with torch.device("meta"):
+            weights = sum(value.numel() for value in _random(shape).parameters())
+        return 6.0 * weights * (self.rows_a + self.rows_b) * self.length
+
+    @property
     def exact(self) -> bool:
         """Whether all compute in float32, so that answers agree to rounding."""
         return self.dtype == "float32" and self.device == "cpu"
@@ -122,12 +130,19 @@ class Scene:
         split = micro_batches(self.rows[task], self.settings.batch_tokens)
         return [batch_of(rows, self.pad_id, device) for rows in split]
 
-    def copied(self, **changes: Any) -> Any:
+    def copied(self) -> Any:
         """A copy of the model, for contenders that rebuild it."""
-        model = copy.deepcopy(self.model)
-        if changes:
-            model.set_attn_implementation(**changes)
-        return model
+        return copy.deepcopy(self.model)
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Within, attention is spelled out in ordinary operations."""
+        usual = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(usual)
 
 
 def build(settings: SceneSettings) -> Scene:
