@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from tests.interference.circuits.known_scores import World
@@ -60,3 +62,37 @@ def test_half_a_circuit_is_no_circuit() -> None:
         World().with_settings(blocks=("q", "v", "o")).scores().circuit("qk", SIGNED)
     with pytest.raises(MeasurementError, match="qk or ov"):
         some.circuit("kv", SIGNED)
+
+
+@pytest.mark.parametrize("name", ["QK", ["qk"], None])
+def test_there_are_two_circuits(name: Any) -> None:
+    with pytest.raises(MeasurementError, match="`name` must be qk or ov; found"):
+        World().scores().circuit(name, SIGNED)
+
+
+@pytest.mark.parametrize("form", ["signed", Form("sgned", "pooled"), Form("kfac", "task_a"), None])
+def test_a_form_is_one_that_was_measured(form: Any) -> None:
+    scores = World().scores()
+    for asking in (
+        lambda: scores.circuit("qk", form),
+        lambda: scores.by_query_head("q", form),
+        lambda: scores.pairs("q", form),
+        lambda: scores.margins("q", form),
+    ):
+        near = "Did you mean `Form" if "gned" in str(form) else "Ask for one of these"
+        with pytest.raises(MeasurementError, match=f"`form` must be of what was .* {near}"):
+            asking()
+
+
+@pytest.mark.parametrize("block", ["k", "x", ["q"]])
+def test_a_block_is_one_that_was_measured(block: Any) -> None:
+    scores = World().with_settings(blocks=("q", "v")).scores()
+    for asking in (
+        lambda: scores.by_query_head(block, SIGNED),
+        lambda: scores.pairs(block, SIGNED),
+        lambda: scores.margins(block, SIGNED),
+        lambda: scores.heads(block),
+        lambda: scores.top(block=block),
+    ):
+        with pytest.raises(MeasurementError, match="`block` must be of what was measured: q, v;"):
+            asking()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
-from tests.interference.circuits.known_scores import World, pair_scores
+from tests.interference.circuits.known_scores import World, pair_scores, rows
 
 from crosstune.foundation.errors import MeasurementError
 
@@ -38,3 +41,43 @@ def test_what_was_not_measured_is_refused() -> None:
     for arguments in ((8, 0, 0, 0), (0, "a-0", 0, 0), (0, 0, 3, 0), (0, 0, 0, 4)):
         with pytest.raises(MeasurementError, match="must be of what was measured"):
             scores.pair(*arguments)
+    with pytest.raises(MeasurementError, match="`block` must be of what was measured: q, k, v, o"):
+        scores.pair(0, 0, 0, 0, block="x")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("1", "found the id '1'. .*Places are ints: 1, without quotes, is the sample 'a-1'"),
+        ("a-9", "found the id 'a-9'. Near ids: 'a-"),
+        (8, "places .ints. 0 to 7, ids .strings. 'a-0', .* found the place 8"),
+        (-1, "found the place -1. Places are counted from the start: .* is 7"),
+        (True, "found True. Give a place or an id"),
+        ([1], "found .1.. Give a place or an id"),
+    ],
+)
+def test_a_sample_that_is_not_there_is_told_how_to_ask(wrong: Any, message: str) -> None:
+    with pytest.raises(MeasurementError, match=f"`i` must be of what was measured: .*{message}"):
+        World().scores().pair(wrong, 0, 0, 0)
+
+
+def test_ids_that_look_like_numbers_are_ids_as_strings_and_places_as_ints() -> None:
+    named = tuple(replace(row, row_id=str(7 - at)) for at, row in enumerate(rows("a", 8)))
+    scores = replace(World(), rows_a=named).scores()
+    assert scores.pair("7", 0, 0, 0) == scores.pair(0, 0, 0, 0)
+    assert scores.pair(7, 0, 0, 0).row_a.row_id == "0"
+
+
+@pytest.mark.parametrize("block", [None, "q"])
+@pytest.mark.parametrize("wrong", [[0], 1.0, "0"])
+def test_layers_and_heads_are_ints(wrong: Any, block: str | None) -> None:
+    scores = World().scores()
+    with pytest.raises(MeasurementError, match="`layer` must be an int"):
+        scores.pair(0, 0, wrong, 0, block=block)
+    with pytest.raises(MeasurementError, match="`head` must be an int"):
+        scores.pair(0, 0, 0, wrong, block=block)
+
+
+def test_a_block_is_one_block() -> None:
+    with pytest.raises(MeasurementError, match="`block` must be of what was measured"):
+        World().scores().pair(0, 0, 0, 0, block=["q"])  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,34 @@ def test_unmeasured_scores_are_no_top() -> None:
 def test_no_pairs_cannot_be_asked_for(n: int) -> None:
     with pytest.raises(MeasurementError, match="`n` must be at least 1"):
         World().scores().top(n)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sign": "conflicts"}, "`sign` must be any, conflict or synergy; found 'conflicts'. Did"),
+        ({"sign": None}, "`sign` must be any"),
+        ({"form": Form("sgned", "pooled")}, "`form` must be of .* found sgned/pooled. Did you"),
+        ({"form": Form("directional", "pooled")}, "`form` must be of .* Did you mean `Form"),
+        ({"form": "signed"}, "`form` must be of .* found 'signed', which is no `Form`. Did you"),
+        ({"form": ""}, "`form` must be of what was measured"),
+        ({"block": "x"}, "`block` must be of what was measured: q, k, v, o; found 'x'"),
+        ({"block": ["q", "k"]}, "`block` must be of"),
+        ({"layer": 9}, "`layer` must be of what was measured: 0, 1, 2; found 9"),
+        ({"layer": [0]}, "`layer` must be an int"),
+        (
+            {"block": "k", "head": 2},
+            "`head of block k` must be of what was measured: 0, 1; found 2",
+        ),
+        ({"block": "k", "head": [1]}, "`head` must be an int"),
+        ({"n": 1.5}, "`n` must be an int; found 1.5"),
+        ({"n": "3"}, "`n` must be an int; found '3'"),
+        ({"n": None}, "`n` must be an int; found None"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_words(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
+        World().scores().top(**{"form": SIGNED, **arguments})
 
 
 HOSTILE = [

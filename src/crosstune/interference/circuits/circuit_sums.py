@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from crosstune.foundation.errors import MeasurementError
+from crosstune.interference.circuits import asked
 from crosstune.interference.circuits.comparable import check_across_blocks
 from crosstune.interference.circuits.kept.pair_arrays import Array
 from crosstune.interference.circuits.kept.record import Record
@@ -26,7 +26,12 @@ def by_query_head(record: Record, block: str, form: Form) -> Mapping[int, Array]
 
     Returns:
         Query head → view.
+
+    Raises:
+        MeasurementError: The block or the form was not measured.
     """
+    asked.check_block(block, record.settings.blocks)
+    asked.check_form(form, record.settings.forms)
     scores, axes = record.pairs(block, form), record.axes
     served = axes.counts.kv_head if block in ("k", "v") else int
     places = {head: axes.head_place(block, served(head)) for head in axes.chosen}
@@ -47,10 +52,8 @@ def circuit_scores(record: Record, name: str, form: Form) -> Array:
     Raises:
         MeasurementError: There is no such circuit, the form may not be added, or part of a circuit was not measured.
     """
-    if name not in _CIRCUITS:
-        raise MeasurementError(
-            "name", law="must be qk or ov", found=repr(name), remedy="Name one of the two circuits."
-        )
+    asked.check_choice("name", name, tuple(_CIRCUITS))
+    asked.check_form(form, record.settings.forms)
     check_across_blocks(form, _CIRCUITS[name], "added")
     own, other = (by_query_head(record, block, form) for block in _CIRCUITS[name])
     if name == "qk":

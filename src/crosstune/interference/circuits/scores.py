@@ -25,7 +25,7 @@ from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.models import HeadMap
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
-from crosstune.interference.circuits import tables, words
+from crosstune.interference.circuits import asked, tables, words
 from crosstune.interference.circuits.circuit_sums import by_query_head, circuit_scores
 from crosstune.interference.circuits.comparable import why_not
 from crosstune.interference.circuits.engine import BlockScores
@@ -200,6 +200,7 @@ class CircuitScores:
 
     def heads(self, block: str) -> tuple[int, ...]:
         """The heads of a block's last axis: query heads for q and o, key-value heads for k and v."""
+        asked.check_block(block, self.blocks)
         return self.record.axes.heads(block)
 
     def pairs(self, block: str, form: Form) -> Array:
@@ -215,6 +216,8 @@ class CircuitScores:
         Returns:
             A read-only view; NaN where nothing was measured.
         """
+        asked.check_block(block, self.blocks)
+        asked.check_form(form, self.forms)
         return self.record.pairs(block, form)
 
     def margins(self, block: str, form: Form) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -230,6 +233,8 @@ class CircuitScores:
         Returns:
             Both; NaN over nothing.
         """
+        asked.check_block(block, self.blocks)
+        asked.check_form(form, self.average_forms)
         margins = Margins.of(self.record, block, form)
         shape = (len(self.layers), len(self.heads(block)))
         rows, columns = (
@@ -274,8 +279,8 @@ class CircuitScores:
         """One pair of samples in one head: all its scores with norms and the Fisher's figures.
 
         Args:
-            i: A's sample, by its place or its id.
-            j: B's sample.
+            i: A's sample: an int is its place from 0, a string its id, also where the id looks like a number.
+            j: B's sample likewise.
             layer: The layer.
             head: The head: of the block, or a query head where no block is named.
             block: One block; None takes all, k and v by the key-value head that serves the query head.
@@ -284,7 +289,9 @@ class CircuitScores:
             The pair.
         """
         if block is not None:
+            asked.check_block(block, self.blocks)
             return find_pair(self.record, i, j, layer, {block: head})
+        asked.check_number("head", head)
         self.record.axes.head_place("q", head)
         served = self.counts.kv_head(head)
         places = {one: served if one in ("k", "v") else head for one in self.blocks}
@@ -317,7 +324,7 @@ class CircuitScores:
         return top_pairs(
             self.record,
             n,
-            form or usual_form(self.record),
+            usual_form(self.record) if form is None else form,
             blocks=self.blocks if block is None else (block,),
             layers=self.layers if layer is None else (layer,),
             head=head,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crosstune.interference.circuits import asked
 from crosstune.interference.circuits.factors import FactorRow
 from crosstune.interference.circuits.kept.layer import FISHER_FACTS
 from crosstune.interference.circuits.kept.record import Record
@@ -69,15 +70,23 @@ def find_pair(
 
     Args:
         record: The scores.
-        i: A's sample, by place or id.
-        j: B's sample, by place or id.
+        i: A's sample: an int is its place, a string its id.
+        j: B's sample likewise.
         layer: The layer.
         places: Block → head of that block.
 
     Returns:
         The pair.
+
+    Raises:
+        MeasurementError: A sample, layer, block or head was not measured.
     """
     axes = record.axes
+    asked.check_row("i", i, axes.rows_a)
+    asked.check_row("j", j, axes.rows_b)
+    asked.check_number("layer", layer)
+    for head in places.values():
+        asked.check_number("head", head)
     at_a, at_b, at = axes.row_place("a", i), axes.row_place("b", j), axes.layer_place(layer)
     slices = []
     for block, head in places.items():

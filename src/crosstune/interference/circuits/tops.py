@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.records import Table
-from crosstune.interference.circuits import tables
+from crosstune.interference.circuits import asked, tables
 from crosstune.interference.circuits.comparable import FREE_OF_UNITS, check_across_heads
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.record import Record
@@ -68,12 +68,10 @@ def top_pairs(
         The pairs, the largest first; unmeasured ones are left out.
 
     Raises:
-        MeasurementError: n is below 1, a head is of no one block, or the form cannot be ranked across these heads.
+        MeasurementError: n is below 1, something was not measured, a head is of no one block, or the form cannot be
+            ranked across these heads.
     """
-    if n < 1:
-        raise MeasurementError(
-            "n", law="must be at least 1", found=n, remedy="Ask for one pair or more."
-        )
+    _check_asked(record, n, form, blocks, layers, sign)
     if head is not None and len(blocks) != 1:
         raise MeasurementError(
             "head",
@@ -99,10 +97,32 @@ def top_pairs(
     return Table(tables.PAIRS, tables.PAIRS_COLUMNS, rows)
 
 
+def _check_asked(
+    record: Record,
+    n: int,
+    form: Form,
+    blocks: Sequence[str],
+    layers: Sequence[int],
+    sign: Sign,
+) -> None:
+    asked.check_number("n", n)
+    if n < 1:
+        raise MeasurementError(
+            "n", law="must be at least 1", found=n, remedy="Ask for one pair or more."
+        )
+    asked.check_form(form, record.settings.forms)
+    for block in blocks:
+        asked.check_block(block, record.settings.blocks)
+    for layer in layers:
+        asked.check_number("layer", layer)
+    asked.check_choice("sign", sign, get_args(Sign))
+
+
 def _places(axes: Axes, block: str, head: int | None) -> range:
     """The places of the wanted heads along a block's last axis."""
     if head is None:
         return range(len(axes.heads(block)))
+    asked.check_number("head", head)
     place = axes.head_place(block, head)
     return range(place, place + 1)
 
