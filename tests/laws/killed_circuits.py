@@ -1,18 +1,18 @@
-"""Runs a small circuit study in children of its own, each of which dies by SIGKILL at another place."""
+"""The small circuit study, killed in its captures, between its layers and pairs, and in its ablation."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 
+from tests.laws import killed
 from tests.studies import small_circuits
 
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.study import Progress
 
-# Where a child dies, by what the study then says.
+# Where a child dies, by how what the study then says ends.
 PLACES = {
     "between two captures": "capturing bn",
     "between two layers": "en against bn: scoring, layer 1 of 2",
@@ -34,25 +34,13 @@ def run(folder: Path, place: str) -> None:
 
     def listen(progress: Progress) -> None:
         if progress.doing.endswith(PLACES[place]):
-            os.kill(os.getpid(), signal.SIGKILL)
+            killed.die()
 
     small_circuits.run_cells(chosen(folder, place), listen)
 
 
-def main(folder: Path) -> None:
-    # Torch is imported once and has computed nothing yet, so that a fork is whole.
+if __name__ == "__main__":
     from crosstune.studies.circuits import flow
 
-    assert flow.KIND == "circuits"
-    for place in PLACES:
-        child = os.fork()
-        if not child:
-            run(folder, place)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else "by itself"
-        sys.stdout.write(f"{place}: {ended}\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    assert flow.KIND == "circuits"  # it is imported before the fork
+    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.laws import killed_circuits
+from tests.laws import killed, killed_circuits
 from tests.studies import small_circuits, small_study
 
 from crosstune.foundation.records import Run
@@ -21,16 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a study that came to its end and several that were killed."""
     place = tmp_path_factory.mktemp("killed")
     small_circuits.run_cells(killed_circuits.chosen(place, "whole"))
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.laws.killed_circuits", str(place)],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    expected = [f"{where}: {int(signal.SIGKILL)}" for where in killed_circuits.PLACES]
-    assert child.stdout.splitlines() == expected, child.stderr
+    killed.everywhere(killed_circuits, place)
     return place
 
 
