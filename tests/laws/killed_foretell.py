@@ -1,0 +1,58 @@
+"""The small foretell study, killed in its scout, between scout and training, in the training, at its end, and while it is judged."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.laws import killed
+from tests.studies import small_foretell
+
+from crosstune.studies.foretell.settings import ForetellSettings
+from crosstune.studies.study import Progress
+
+# Where a child dies, by what the study says at that moment and the steps behind it; the scout is one step.
+SAID = {
+    "in the scout": ("scoring heads at step 1 of the scout", 1),
+    "between scout and training": ("loading", 1),
+    "in the training": ("learning, step 3 of 4", 4),
+}
+UNWRITTEN, JUDGED = "before the losses are written", "while it is judged"
+PLACES = (*SAID, UNWRITTEN, JUDGED)
+
+
+def chosen(folder: Path, name: str) -> ForetellSettings:
+    """The study, with few scores, as judging them takes longest."""
+    return small_foretell.settings(
+        folder, output=str(folder / name),
+        measurement={"variants": ["directional", "signed"], "blocks": ["q", "v"]},
+    )  # fmt: skip
+
+
+def run(folder: Path, place: str) -> None:
+    """The study until it dies."""
+    from crosstune.studies.foretell import cell, flow
+
+    def listen(progress: Progress) -> None:
+        if (progress.doing, progress.done) == SAID.get(place):
+            killed.die()
+
+    def die(*_: Any) -> None:
+        killed.die()
+
+    if place == UNWRITTEN:
+        cell.Cell._changes = die  # type: ignore[method-assign]
+    if place == JUDGED:
+        flow.page.write = die
+    small_foretell.run_cells(chosen(folder, place), listen)
+
+
+if __name__ == "__main__":
+    from crosstune.studies.foretell import flow
+
+    assert flow.KIND == "foretell"  # it is imported before the fork
+    gc.freeze()  # every stage begins with a full collection, which walks all of torch
+    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))
