@@ -13,7 +13,7 @@ is instant and touches nothing::
 
     ForgettingLedger, ConflictProbe     callbacks for your own transformers or TRL trainer
     measure_conflict, measure_rollback  functions on your own model and checkpoints
-    measure_circuits                    which attention heads two tasks fight over, sample by sample
+    measure_circuits                    which attention heads two tasks pull at together or against each other
     repair                              the models between two checkpoints: give back what was forgotten
     run, show                           a whole study, and what a run folder says
     Task, Run, Anatomy                  what crosses walls: rows, results, the parts of a model

@@ -41,7 +41,7 @@ def test_a_study_runs_from_a_file_and_is_shown_and_listed(
     assert main(["list", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert "circuits, 1 cell, finished" in listed
-    assert "Which attention heads do two tasks fight over" in listed
+    assert "Which attention heads do two tasks pull at together or against each other" in listed
 
 
 def test_a_plan_says_gigabytes_and_seconds(

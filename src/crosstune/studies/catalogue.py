@@ -24,7 +24,7 @@ STUDIES: tuple[Study, ...] = (
     ),
     Study(
         name="circuits",
-        question="Which attention heads do two tasks fight over, sample by sample?",
+        question="Which attention heads do two tasks pull at together or against each other, sample by sample?",
         settings="crosstune.studies.circuits.settings:CircuitStudySettings",
         runs="crosstune.studies.circuits.flow:run",
         plans="crosstune.studies.circuits.plan:plan",
