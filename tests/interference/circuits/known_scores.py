@@ -108,11 +108,23 @@ class World:
         return replace(self, settings=replace(self.settings, **options))
 
 
+def metric(a: Tensor, b: Tensor, form: Form) -> Tensor:
+    """The Fisher of a form, [heads, elements]."""
+    fisher = a.square().mean(0)
+    return (fisher + b.square().mean(0)) / 2 if form.fisher == "pooled" else fisher
+
+
+def own_scores(g: Tensor, fisher: Tensor, form: Form) -> Tensor:
+    """The mean score of each sample with the others of its task, [n, heads]."""
+    taken = g.abs() if form.variant == "symmetric" else g
+    pairs = torch.einsum("i...k,j...k->ij...", taken / fisher, taken)
+    pairs[range(len(g)), range(len(g))] = 0.0
+    return (pairs.sum(1) / (len(g) - 1)).float()
+
+
 def pair_scores(a: Tensor, b: Tensor, form: Form) -> Tensor:
     """[nA, nB, heads] by the formula, undamped; [1, nB, heads] for ewc."""
-    fisher = a.square().mean(0)
-    if form.fisher == "pooled":
-        fisher = (fisher + b.square().mean(0)) / 2
+    fisher = metric(a, b, form)
     if form.variant == "ewc":
         return (fisher * b.square()).sum(-1)[None]
     left, right = {
@@ -147,6 +159,11 @@ def block_scores(a: Tensor, b: Tensor, settings: CircuitSettings) -> BlockScores
         pairs={form: found.float() for form, found in pairs.items()},
         columns={form: halves(found).float() for form, found in averaged.items()},
         rows={form: halves(found.transpose(0, 1)).float() for form, found in averaged.items()},
+        own={
+            form: (own_scores(a, metric(a, b, form), form), own_scores(b, metric(a, b, form), form))
+            for form in settings.average_forms
+            if form.variant in ("signed", "symmetric")
+        },
         l1_b=b.abs().sum(-1),
         norm_a=a.norm(dim=-1),
         norm_b=b.norm(dim=-1),

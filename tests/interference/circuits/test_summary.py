@@ -99,7 +99,16 @@ def test_units_of_one_head_change_nothing_that_is_said_of_heads() -> None:
     said = ("shown", "against", "reliable")
     for name in said:
         assert plain.column(name) == scaled.column(name)
-    for name in ("contrast", "contrast_low", "contrast_high", "mean_l1", "reliability"):
+    free = (
+        "contrast",
+        "contrast_low",
+        "contrast_high",
+        "mean_l1",
+        "reliability",
+        "own_a",
+        "cosine",
+    )
+    for name in free:
         np.testing.assert_allclose(plain.column(name), scaled.column(name), rtol=1e-3, atol=1e-3)
     for variant in ("directional", "ewc"):
         one, other = (table.where(variant=variant) for table in (plain, scaled))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.interference.circuits.known_scores import World, rows
 
-ORDER = ("signed (pooled", "symmetric (pooled", "directional (pooled", "0 is a weak reference")
+ORDER = ("signed (pooled", "symmetric (pooled", "directional (pooled")
 HEAVY = ("directional", "symmetric")
 WORLD = World(n_a=16, n_b=12).with_settings(fisher="pooled")
 
@@ -51,12 +51,34 @@ def test_below_reliability_is_a_finding() -> None:
     assert tone == "too_noisy" and "of 36 slices (signed" in text
 
 
-def test_signed_findings_come_first_and_their_reference_is_called_weak() -> None:
+def test_signed_findings_come_first() -> None:
     texts = [text for _, text in told(replace(WORLD, shift=1.0, lean=1.0))]
     first = [next(at for at, text in enumerate(texts) if name in text) for name in ORDER]
     assert first == sorted(first) and first[0] == 0
+
+
+def test_means_are_held_beside_what_each_task_shares_with_itself() -> None:
+    scores = replace(WORLD, shift=1.0, lean=-1.0).scores()
+    (found,) = [one for one in scores.statements if "mean gradients of both" in one.text]
+    rows_ = scores.summary.where(variant="signed").rows()
+    assert found.tone == "info" and "(cosine 1)" in found.text
+    known = sorted(row["cosine"] for row in rows_ if row["resolved"])
+    least = min((row for row in rows_ if row["resolved"]), key=lambda row: row["cosine"])
+    assert (
+        f"{known[0]:.2f} [{least['cosine_low']:.2f}, {least['cosine_high']:.2f}] (layer"
+        in found.text
+    )
+    assert f"{known[len(known) // 2]:.2f} in the middle one of {len(known)} slices" in found.text
+    missing = 36 - len(known)
+    assert ("Left out" in found.detail) == (missing > 0)
+
+
+def test_a_task_that_shares_nothing_with_itself_says_that_0_means_little() -> None:
+    ((tone, text),) = of(replace(WORLD, seed=3), "In none of 36 slices")
+    assert tone == "too_noisy"
+    assert "a mean near 0 does not say that they leave each other alone" in text
     alone = WORLD.with_settings(variants=("directional",))
-    assert of(alone, "0 is a weak reference") == []
+    assert of(alone, "share something with themselves") == [] and of(alone, "(cosine 1)") == []
 
 
 @pytest.mark.parametrize("averages", ["task_a", "pooled"])

@@ -36,6 +36,13 @@ class Layer:
 
     layer: int
     batches: tuple[Batch, ...]
+    groups: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The groups, or else each sample alone."""
+        count = sum(len(batch.places) for batch in self.batches)
+        return self.groups or tuple(map(str, range(count)))
 
 
 @dataclass(frozen=True)

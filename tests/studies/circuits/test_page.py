@@ -46,7 +46,7 @@ def test_the_explorer_begins_at_signed_scores_and_knows_its_tables(circuited: Ru
         "explorer", "circuit_heads", "stands_out",
     )  # fmt: skip
     assert explorer.begin == {"variant": "signed"}
-    assert "0 is a weak reference" in explorer.note and "no head is marked" in explorer.note
+    assert "no head is marked" in explorer.note
     assert {explorer.matrices, explorer.pairs, explorer.names} <= set(circuited.tables())
 
 
@@ -63,8 +63,10 @@ def test_every_section_can_be_drawn(circuited: Run, single: Run) -> None:
             contents.page.sections
         )
     ids = [section.id for section in page_of(circuited).sections]
-    assert ids == ["heads", "ablation-spearman", "ablation-overlap", "checkpoints", "changes", "slices", "methods"]  # fmt: skip
-    assert [section.id for section in page_of(single).sections] == ["heads", "slices", "methods"]
+    assert ids == ["heads", "cosine-signed", "cosine-symmetric", "ablation-spearman", "ablation-overlap", "checkpoints", "changes", "slices", "methods"]  # fmt: skip
+    assert [section.id for section in page_of(single).sections] == [
+        "heads", "cosine-signed", "slices", "methods",
+    ]  # fmt: skip
 
 
 def test_methods_name_the_tasks_and_formulas(single: Run) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tests.studies.circuits import told
 
-from crosstune.interference.circuits.words import LIMITS
 from crosstune.studies.circuits.cell import STATEMENT
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.circuits.verdicts import statements
@@ -35,15 +34,6 @@ def test_what_both_directions_of_a_pair_say_is_said_once(tmp_path: Path) -> None
         cell.event(STATEMENT, text="Both say so.", tone="shown", detail="n = 12")
     texts = [one.text for one in statements(run, places, SETTINGS)]
     assert texts[:3] == ["en:bn. Found at 00.", "en:bn. Both say so.", "bn:en. Found at 02."]
-
-
-def test_how_weak_the_reference_is_is_said_once_after_the_findings(tmp_path: Path) -> None:
-    run = told.run_with(tmp_path / "run")
-    for cell in run.cells():
-        cell.event(STATEMENT, **vars(LIMITS))
-    found = statements(run, told.CELLS, SETTINGS)
-    assert [one for one in found if "weak reference" in one.text] == [LIMITS]
-    assert found.index(LIMITS) == 2
 
 
 def test_alike_is_claimed_only_where_the_interval_says_so(tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ class FactorRow:
     text: str
     loss: float
 
+    @property
+    def unit(self) -> str:
+        """What the sample was drawn with: its group, or its text, so that copies of one row are one."""
+        if self.group:
+            return f"group {self.group}"
+        return f"text {self.text}" if self.text else f"row {self.row_id}"
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -172,10 +179,12 @@ class LayerFactors:
     Attributes:
         layer: The layer.
         batches: Samples of like length together; every sample is in one of them.
+        units: What each sample was drawn with.
     """
 
     layer: int
     batches: tuple[FactorBatch, ...]
+    units: tuple[str, ...]
 
 
 class Keeper(Protocol):
@@ -327,6 +336,7 @@ class Factors:
                 FactorBatch.of(places, tensors, projections)
                 for places, tensors in zip(self.batches, self.keeper.tensors(layer), strict=True)
             ),
+            units=tuple(row.unit for row in self.rows),
         )
 
     def with_texts(self, texts: Sequence[str]) -> Factors:

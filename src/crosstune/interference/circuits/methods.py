@@ -6,6 +6,7 @@ from crosstune.interference.circuits.comparable import UNITS_OF_HEADS
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.record import Record
 from crosstune.interference.circuits.settings import CircuitSettings
+from crosstune.interference.circuits.tiles.own import has_own
 
 _FORMULAS = {
     "directional": "directional, M_ij = Σ_k g_ik²/D_k · |g_jk| (not symmetric, never negative, weighted by magnitude)",
@@ -49,6 +50,7 @@ def methods_paragraph(record: Record) -> str:
         *_fishers(settings),
         *_damping(settings),
         *_averages(settings),
+        *_cosines(settings),
         f"Intervals of means ({settings.level:.0%}) are two-way: the variances of the row means and of the column means add, "
         "with groups of rows, or rows of one text, as units; they are conditional on the Fisher. Bands for all heads of a block at once are "
         "max-T (Westfall and Young 1993), p values are adjusted by Benjamini and Hochberg (1995) within block and variant, "
@@ -114,6 +116,18 @@ def _averages(settings: CircuitSettings) -> list[str]:
             )
         )
     return told
+
+
+def _cosines(settings: CircuitSettings) -> list[str]:
+    measured = [form.variant for form in settings.average_forms if has_own(form)]
+    if not measured:
+        return []
+    return [
+        f"The cosine of two tasks in a head, of {' and '.join(measured)} scores, is their mean score over the geometric mean of the same "
+        "figure within each task, over pairs of samples that were drawn apart: that of both mean gradients (of magnitudes, if symmetric) in "
+        "the metric 1/D, corrected for the noise of samples (Spearman 1904), with a first-order two-way interval; it is told only where "
+        "both tasks' own figures lie above 0 after Benjamini and Hochberg (1995) over the heads of a block."
+    ]
 
 
 def _properties(settings: CircuitSettings) -> list[str]:

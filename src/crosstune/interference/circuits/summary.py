@@ -33,6 +33,7 @@ from crosstune.foundation.statistics.two_way import two_way_spreads
 from crosstune.interference.agreement import MIN_RELIABILITY
 from crosstune.interference.circuits import tables
 from crosstune.interference.circuits.comparable import FREE_OF_UNITS, SIGNED
+from crosstune.interference.circuits.cosine import Own, cosine
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.layer import FISHER_FACTS
 from crosstune.interference.circuits.kept.record import Record
@@ -136,19 +137,22 @@ def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any
     band = simultaneous_interval(mean, spreads, generator, settings.level)
     against, contrast = _contrast(mean, spreads, band, record, (block, form))
     known = reliability(mean, spreads)
+    own = Own.of(record, block, form)
+    alike = cosine(margins.row_means, margins.column_means, own, axes, settings.level)
+    own_a, own_b = own.intervals(axes, settings.level)
     figures = {
-        "mean": mean,
-        "mean_low": interval.low,
-        "mean_high": interval.high,
+        **_with_bounds("mean", interval),
         "df": interval.df,
         "p": p,
         "p_adjusted": benjamini_hochberg(p),
         "band_low": band.low,
         "band_high": band.high,
-        "contrast": contrast.value,
-        "contrast_low": contrast.low,
-        "contrast_high": contrast.high,
+        **_with_bounds("contrast", contrast),
         "shown": (contrast.low > 0) | (contrast.high < 0),
+        **_with_bounds("own_a", own_a),
+        **_with_bounds("own_b", own_b),
+        **_with_bounds("cosine", alike),
+        "resolved": own.resolved(axes, settings.level),
         "mean_l1": share_of_l1(record, block, form, margins.column_means),
         "reliability": known,
         "reliable": known >= MIN_RELIABILITY,
@@ -161,6 +165,10 @@ def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any
         **sizes(axes),
     }
     yield from by_place(axes, block, figures, said)
+
+
+def _with_bounds(name: str, interval: Interval) -> dict[str, Tensor]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def by_place(

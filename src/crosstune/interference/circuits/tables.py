@@ -89,6 +89,30 @@ HEADS_COLUMNS = (
         "units of their own.",
     ),
     Column(
+        "own_a",
+        "float64",
+        "value",
+        about="Mean score over pairs of two samples of A that were drawn apart; none for directional and EWC scores.",
+    ),
+    *_bounds("own_a", "t-interval over the rows of A, by group where rows have groups."),
+    Column("own_b", "float64", "value", about="Likewise of B."),
+    *_bounds("own_b", "t-interval over the rows of B."),
+    Column(
+        "cosine",
+        "float64",
+        "value",
+        about="mean / √(own_a · own_b): of both tasks' mean gradients (signed) or mean magnitudes (symmetric), without the "
+        "noise of single samples. 1 is two halves of one task.",
+    ),
+    *_bounds("cosine", _TWO_WAY),
+    Column(
+        "resolved",
+        "bool",
+        "mask",
+        of="cosine",
+        about="Whether own_a and own_b both lie above 0 after Benjamini–Hochberg over the heads of a block: there is a cosine.",
+    ),
+    Column(
         "mean_l1",
         "float64",
         "value",

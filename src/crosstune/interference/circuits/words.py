@@ -19,15 +19,9 @@ from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.record import Record
 from crosstune.interference.circuits.methods import without_samples
 from crosstune.interference.circuits.settings import Form
+from crosstune.interference.circuits.tiles.own import has_own
 
 Row = Mapping[str, Any]
-LIMITS = Statement(
-    "0 is a weak reference: two halves of one task show synergy in most heads too, and symmetric profiles depend little on "
-    "the tasks. What two tasks have of their own shows beside a pair of halves of one task.",
-    "info",
-    "Measure such a pair with the same settings and compare the figures head by head.",
-)
-"""What no interval says of these findings."""
 
 
 def statements(record: Record, heads: Table) -> tuple[Statement, ...]:
@@ -38,8 +32,8 @@ def statements(record: Record, heads: Table) -> tuple[Statement, ...]:
         heads: Its table `circuit_heads`.
 
     Returns:
-        Warnings, then one finding for each variant and one on its reliability, signed ones first, then what to know of the
-        reference and of the samples.
+        Warnings, then one finding for each variant, how it compares with what each task shares with itself, and its
+        reliability, signed ones first, then what to know of the samples.
     """
     if record.axes.empty:
         return (_nothing(record.axes),)
@@ -48,9 +42,8 @@ def statements(record: Record, heads: Table) -> tuple[Statement, ...]:
     for form in sorted(record.settings.average_forms, key=_order):
         own = [row for row in rows if row["variant"] == form.variant]
         tell = (_signed, _symmetric, _not_ranked)[_order(form)]
-        found += [tell(own, record), *_unreliable(own)]
-    limits = [LIMITS] if any(_order(form) < 2 for form in record.settings.average_forms) else []
-    return (*found, *limits, *_grouped(record.axes))
+        found += [tell(own, record), *_beside_itself(own, form), *_unreliable(own)]
+    return (*found, *_grouped(record.axes))
 
 
 def _order(form: Form) -> int:
@@ -155,6 +148,40 @@ def _symmetric(rows: Sequence[Row], record: Record) -> Statement:
     )
 
 
+def _beside_itself(rows: Sequence[Row], form: Form) -> Iterator[Statement]:
+    """What two tasks share, in parts of what each shares with itself."""
+    if not has_own(form):
+        return
+    known = sorted((row for row in rows if row["resolved"]), key=lambda row: float(row["cosine"]))
+    of = "mean gradients" if form.variant == "signed" else "mean magnitudes"
+    if not known:
+        above = [sum(row[f"own_{task}_low"] > 0 for row in rows) for task in "ab"]
+        yield Statement(
+            f"In none of {len(rows)} slices do both tasks share something with themselves beyond noise ({_form(rows)}): a mean near 0 "
+            "does not say that they leave each other alone.",
+            "too_noisy",
+            f"The interval of what a task shares with itself lies above 0 in {above[0]} slices for A, {above[1]} for B. A task that the "
+            "model has learned already has little mean gradient left; more samples show less of it.",
+        )
+        return
+    least, most, unshared = known[0], known[-1], len(rows) - len(known)
+    figures = (
+        f"a cosine of {_cosine(least)}, the only slice where it can be told"
+        if len(known) == 1
+        else f"cosines of {_cosine(least)} to {_cosine(most)}, {known[len(known) // 2]['cosine']:.2f} in the middle one of {len(known)} slices"
+    )
+    yield Statement(
+        f"Beside what each task shares with itself (cosine 1), the {of} of both have {figures} ({_form(rows)}).",
+        "info",
+        f"{_sizes(rows[0])}; noise of single samples removed; intervals of single slices, of which these are the extremes."
+        + (
+            f" Left out: {unshared} of {len(rows)} slices, where a task shares nothing with itself beyond noise."
+            if unshared
+            else ""
+        ),
+    )
+
+
 def _unreliable(rows: Sequence[Row]) -> Iterator[Statement]:
     unknown = [row for row in rows if math.isnan(row["reliability"])]
     below = [row for row in rows if row["reliability"] < MIN_RELIABILITY]
@@ -224,6 +251,12 @@ def _contrast(row: Row) -> str:
     return (
         f"{_place(row)}: {row['mean']:.3g}, the mean head {row['mean'] - row['contrast']:.3g}, difference "
         f"{row['contrast']:.3g} [{row['contrast_low']:.3g}, {row['contrast_high']:.3g}]"
+    )
+
+
+def _cosine(row: Row) -> str:
+    return (
+        f"{row['cosine']:.2f} [{row['cosine_low']:.2f}, {row['cosine_high']:.2f}] ({_place(row)})"
     )
 
 

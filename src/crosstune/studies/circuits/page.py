@@ -10,7 +10,6 @@ from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.interference.circuits import tables
-from crosstune.interference.circuits.words import LIMITS
 from crosstune.studies.circuits.cell import METHODS, Place
 from crosstune.studies.circuits.entries import MATRICES, ROWS
 from crosstune.studies.circuits.settings import CircuitStudySettings
@@ -89,6 +88,7 @@ def _several(cells: Sequence[Place]) -> list[str]:
 
 def _sections(run: Run, cells: Sequence[Place]) -> Iterator[Section]:
     yield _explorer(cells)
+    yield from _cosines(run)
     if run.has_table(tables.ABLATION):
         yield from _ablation()
     if run.has_table(CHECKPOINTS):
@@ -117,9 +117,33 @@ def _explorer(cells: Sequence[Place]) -> Section:
         matrices=MATRICES,
         pairs=tables.PAIRS,
         names=ROWS,
-        note=f"{_UNITS} {LIMITS.text} Signed: above 0 a step for one sample helps the other, below 0 it harms it. Means are under the Fisher of "
+        note=f"{_UNITS} Signed: above 0 a step for one sample helps the other, below 0 it harms it. Means are under the Fisher of "
         "averages (pooled by default), single pairs under that of pair scores, so a mean need not be that of its matrix.",
     )
+
+
+def _cosines(run: Run) -> Iterator[Section]:
+    measured = set(run.table(tables.HEADS).column("variant"))
+    for variant, title, what in (
+        ("signed", "Do both want the same change?", "mean gradients"),
+        ("symmetric", "Do both use the same weights?", "mean magnitudes of both tasks' gradients"),
+    ):
+        if variant in measured:
+            yield Section(
+                id=f"cosine-{variant}",
+                title=title,
+                lead=f"The cosine of the {what} in each head, in the metric of the Fisher and without the noise of single samples: the mean score "
+                "over pairs of one sample of each task, in parts of the same mean over pairs within each task.",
+                view="heatmap",
+                table=tables.HEADS,
+                x="head",
+                y="layer",
+                value="cosine",
+                choose=("block",),
+                where={"variant": variant},
+                note="1 is what two halves of one task have. Only where each task shares something with itself beyond noise: what a model "
+                "has learned already leaves little mean gradient. Intervals are of single heads, in the numbers below.",
+            )
 
 
 def _ablation() -> Iterator[Section]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import Statement
 from crosstune.interference.circuits import tables
-from crosstune.interference.circuits.words import LIMITS
 from crosstune.studies.circuits.cell import STATEMENT, Place
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.circuits.summary import CHECKPOINTS
@@ -28,11 +27,9 @@ def statements(run: Run, cells: Sequence[Place], settings: CircuitStudySettings)
     Returns:
         Sentences with their figures, the most important first.
     """
-    limits = [LIMITS] if _says_limits(run) else []
     cautions = [Statement(text, "warning") for text in _warnings(run)]
     return [
         *_of_cells(run, cells),
-        *limits,
         *cautions,
         *_checkpoints(run),
         *_ablation(run, cells),
@@ -51,17 +48,10 @@ def _of_cells(run: Run, cells: Sequence[Place]) -> Iterator[Statement]:
         for event in opened[place.name].events(STATEMENT):
             found = Statement(event["text"], event["tone"], event["detail"])
             key = (place.checkpoint, frozenset((place.task_a, place.task_b)), found)
-            if key in said or found == LIMITS:
+            if key in said:
                 continue
             said.add(key)
             yield replace(found, text=f"{place.pair}{where}. {found.text}")
-
-
-def _says_limits(run: Run) -> bool:
-    """Whether some cell says how weak its reference is, which the study says once."""
-    return any(
-        event["text"] == LIMITS.text for cell in run.cells() for event in cell.events(STATEMENT)
-    )
 
 
 def _warnings(run: Run) -> list[str]:

@@ -77,6 +77,7 @@ def test_heads_are_found_by_their_number() -> None:
         for name in ("columns", "rows")
     }
     cut |= {name: getattr(some, name)[..., [3, 1]] for name in ("l1_b", "norm_a", "norm_b")}
+    cut["own"] = {form: tuple(g[..., [3, 1]] for g in own) for form, own in some.own.items()}
     cut["fishers"] = {}
     found = layer({**blocks, "q": replace(some, **cut)}, settings)
     np.testing.assert_array_equal(

@@ -20,6 +20,7 @@ NEED = Need(
     kronecker=False,
     excluding=False,
     halving=False,
+    together=0,
     fixed=0,
 )
 

@@ -110,13 +110,13 @@ class Axes:
 
     @property
     def units_a(self) -> list[str]:
-        """What each sample of A was drawn with: its group, or its text, so that copies of one row are one."""
-        return [_unit(row) for row in self.rows_a]
+        """What each sample of A was drawn with."""
+        return [row.unit for row in self.rows_a]
 
     @property
     def units_b(self) -> list[str]:
         """Likewise of B. Groups and texts go across tasks, as translations and copies do."""
-        return [_unit(row) for row in self.rows_b]
+        return [row.unit for row in self.rows_b]
 
     def heads(self, block: str) -> tuple[int, ...]:
         """The measured heads of a block: query heads for q and o, key-value heads for k and v."""
@@ -202,12 +202,6 @@ def check_places(argument: str, given: Sequence[int], count: int) -> None:
             found=", ".join(map(str, wrong)),
             remedy="Name those that exist, or leave it out for all.",
         )
-
-
-def _unit(row: FactorRow) -> str:
-    if row.group:
-        return f"group {row.group}"
-    return f"text {row.text}" if row.text else f"row {row.row_id}"
 
 
 def _row(plain: Any) -> FactorRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.circuits.engine import BlockScores
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.settings import CircuitSettings, Form
+from crosstune.interference.circuits.tiles.own import has_own
 
+T = TypeVar("T")
 FISHER_FACTS = ("min", "median", "max", "below_epsilon", "damping")
 
 
@@ -80,6 +82,11 @@ def _sides(found: BlockScores, fit: _Fit, settings: CircuitSettings) -> Iterator
         yield f"{block}.columns.{form}", _halves(fit(columns, f"columns of {form}", (2, n_b)), n_a)
         rows = _of_form(found.rows, form, "rows", fit.where)
         yield f"{block}.rows.{form}", _halves(fit(rows, f"rows of {form}", (2, n_a)), n_b)
+        if has_own(form):
+            for side, values, n in zip(
+                "ab", _of_form(found.own, form, "own scores", fit.where), (n_a, n_b), strict=True
+            ):
+                yield f"{block}.own_{side}.{form}", fit(values, f"own scores of {form}", (n,))
     for name, values, n in (
         ("l1_b", found.l1_b, n_b),
         ("norm_a", found.norm_a, n_a),
@@ -133,7 +140,7 @@ def _halves(values: NDArray[np.float32], averaged: int) -> NDArray[np.float32]:
     return kept
 
 
-def _of_form(given: Mapping[Form, Tensor], form: Form, name: str, where: str) -> Tensor:
+def _of_form(given: Mapping[Form, T], form: Form, name: str, where: str) -> T:
     if form not in given:
         _refuse(where, f"{name} of {form}", given)
     return given[form]

@@ -43,6 +43,10 @@ class Layer(Protocol):
     def batches(self) -> Sequence[Batch]:
         """All samples."""
 
+    @property
+    def units(self) -> Sequence[str]:
+        """What each sample was drawn with: its group, or itself."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -58,12 +62,14 @@ class Source:
         order: Which sample lies at each position.
         headed: Factors by head, of the chosen heads.
         shared: Factors of all heads.
+        units: What each sample was drawn with, by sample.
         copied: Bytes of factors that lie elsewhere as well.
     """
 
     order: Tensor
     headed: tuple[Tensor, ...]
     shared: tuple[Tensor, ...]
+    units: tuple[str, ...]
     copied: int = 0
 
     @classmethod
@@ -103,7 +109,7 @@ class Source:
             copied += shared[-1].nbytes * (shared[-1] is not other)
         order = torch.cat([batch.places.cpu() for batch in layer.batches])
         _check_order(name, order, count)
-        return cls(order, tuple(headed), tuple(shared), copied)
+        return cls(order, tuple(headed), tuple(shared), tuple(layer.units), copied)
 
     @property
     def count(self) -> int:
@@ -119,6 +125,20 @@ class Source:
     def halves(self) -> Tensor:
         """Which half the sample at each position is of: 0 for even ones, 1 for odd ones; [count], on the device."""
         return (self.order % 2).to(self.device)
+
+    @property
+    def mates(self) -> tuple[Tensor, ...]:
+        """The positions of the samples of each unit that has several, on the device."""
+        members: dict[str, list[int]] = {}
+        for position, sample in enumerate(self.order.tolist()):
+            members.setdefault(self.units[sample], []).append(position)
+        several = (places for places in members.values() if len(places) > 1)
+        return tuple(torch.tensor(places, device=self.device) for places in several)
+
+    @property
+    def together(self) -> int:
+        """Samples of the largest unit that has several; 0 where none has."""
+        return max(map(len, self.mates), default=0)
 
     @property
     def heads(self) -> int:

@@ -29,6 +29,7 @@ class Need:
         kronecker: Whether a preconditioned tile of A is held as well.
         excluding: Whether each sample is left out of its Fisher.
         halving: Whether a sample's Fisher depends on its half.
+        together: Samples of the largest unit that has several, which are gathered.
         fixed: Bytes that are there anyway: factors on another device than their own.
     """
 
@@ -41,6 +42,7 @@ class Need:
     kronecker: bool
     excluding: bool
     halving: bool
+    together: int
     fixed: int
 
     def bytes(self, heads: int, features: int, piece: int) -> int:
@@ -56,7 +58,8 @@ class Need:
         """
         size, width = self.slice_shape
         held = self.rows_held * heads * features * width
-        passing = (max(self.samples) * (1 + self.halving) + _MEANS) * heads * piece * width
+        rows = max(self.samples) * (1 + self.halving) + self.together + _MEANS
+        passing = rows * heads * piece * width
         slices = (5 + self.inverses + _PARTING) * heads * size * width
         factors = self.tokens * (heads * features + width)
         excluded = 8 * _EXCLUDING * self.samples[0] * heads * piece * width if self.excluding else 0

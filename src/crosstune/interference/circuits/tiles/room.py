@@ -60,6 +60,7 @@ class Sources:
             kronecker=self.kronecker is not None,
             excluding="leave_one_out" in kinds,
             halving="held_out" in kinds,
+            together=max(one.together for one in (self.a, self.b)),
             fixed=sum(one.copied for one in present),
         )
 

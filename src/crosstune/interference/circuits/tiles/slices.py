@@ -124,14 +124,13 @@ def _add(
     if sources.kronecker:
         kronecker = room.tile("kronecker", sources.kronecker, heads, stretch)
     for cut in plan.pieces(stretch):
-        part = a[:, :, cut]
+        parts = a[:, :, cut], b[:, :, cut]
         piece = Piece(
-            heads=heads,
-            features=within(stretch, cut),
-            a=part,
-            b=b[:, :, cut],
+            heads,
+            within(stretch, cut),
+            *parts,
             kronecker=None if kronecker is None else kronecker[:, :, cut],
-            work=room.work(part),
+            work=room.work(max(parts, key=len)),
         )
         tally.add(piece, normalisers)
 

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from crosstune.interference.circuits.settings import Form
 from crosstune.interference.circuits.tiles.building import Source
+from crosstune.interference.circuits.tiles.own import Own, by_head
 from crosstune.interference.circuits.tiles.variants import (
     RIGHT_OF,
     RIGHTS,
     Normaliser,
+    Right,
     left,
     turn_right,
 )
@@ -24,7 +26,7 @@ class Piece:
     """Gradients of both tasks for some features of some heads.
 
     Shapes:
-        a, kronecker, work: [nA, heads, features, d]; b: [nB, heads, features, d], which is overwritten.
+        a, kronecker: [nA, heads, features, d]; b: [nB, heads, features, d], which is overwritten; work: as the larger of both.
 
     Attributes:
         heads: Which heads.
@@ -42,6 +44,15 @@ class Piece:
     kronecker: Tensor | None
     work: Tensor
 
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Which heads and features."""
+        return self.heads, self.features
+
+    def spare(self, like: Tensor) -> Tensor:
+        """The room in the shape of one of both tiles."""
+        return self.work.view(-1)[: like.numel()].view(like.shape)
+
 
 class Tally:
     """The sums of one block.
@@ -57,11 +68,16 @@ class Tally:
     """
 
     def __init__(
-        self, forms: Sequence[Form], averages: Sequence[Form], a: Source, b: Source
+        self,
+        forms: Sequence[Form],
+        averages: Sequence[Form],
+        a: Source,
+        b: Source,
     ) -> None:
         self.forms = tuple(forms)
         self.averages = tuple(averages)
         self.alone = {form for form in averages if form not in forms or form.variant == "ewc"}
+        self.own = Own(averages, (a, b))
         self._places = (a.places, b.places)
         self._weights = (_half_weights(a), _half_weights(b))
         heads = a.heads
@@ -91,9 +107,23 @@ class Tally:
             means = self._half_means(1, piece.b) if self.alone.intersection(forms) else None
             for form in forms:
                 self._multiply(form, piece, _left(form, piece, normalisers[form.fisher]), means)
+            self._meet_itself(right, piece, normalisers)
+
+    def _meet_itself(
+        self, right: Right, piece: Piece, normalisers: Mapping[str, Normaliser]
+    ) -> None:
+        """Add what each task's samples share among themselves; B's gradients are as this right has them."""
+        if right == "square":
+            return
+        variant = "signed" if right == "signed" else "symmetric"
+        a, room = piece.a, piece.spare(piece.a)
+        if right == "magnitude" and any(form.variant == variant for form in self.own.forms):
+            a = torch.abs(a, out=room)
+        self.own.add(variant, 0, a, room, piece.place, normalisers)
+        self.own.add(variant, 1, piece.b, piece.spare(piece.b), piece.place, normalisers)
 
     def _multiply(self, form: Form, piece: Piece, factor: Tensor, means: Tensor | None) -> None:
-        lefts, rights = _by_head(factor), _by_head(piece.b)
+        lefts, rights = by_head(factor), by_head(piece.b)
         if form in self._pairs:
             met = lefts.mean(1, keepdim=True) if form.variant == "ewc" else lefts
             self._pairs[form][piece.heads].baddbmm_(rights, met.mT)
@@ -104,7 +134,7 @@ class Tally:
 
     def _half_means(self, task: int, tile: Tensor) -> Tensor:
         """Means over even and odd samples of A (0) or B (1), [heads, 2, features × d]; NaN over none."""
-        values = _by_head(tile)
+        values = by_head(tile)
         return torch.bmm(self._weights[task].expand(len(values), -1, -1), values)
 
     def pairs(self) -> dict[Form, Tensor]:
@@ -149,12 +179,7 @@ def _left(form: Form, piece: Piece, normaliser: Normaliser) -> Tensor:
     if form.variant == "kfac":
         assert piece.kronecker is not None
         return piece.kronecker
-    return left(form.variant, piece.a, normaliser, piece.features, piece.work)
-
-
-def _by_head(tile: Tensor) -> Tensor:
-    """The view [heads, n, features × d] of a tile."""
-    return tile.transpose(0, 1).flatten(2)
+    return left(form.variant, piece.a, normaliser, piece.features, piece.spare(piece.a))
 
 
 def _half_weights(source: Source) -> Tensor:
