@@ -37,6 +37,11 @@ FINE = {
         "singular",
     ),  # an adapter changes one matrix a component, and no embedding
 }
+# What was not searched together with those: heads, and in the larger model tensors. Components come again, to start from and to check.
+LATER = {
+    "full": ("component", "tensor", "kv_head", "head"),
+    "lora": ("component", "kv_head", "head"),
+}
 SETTINGS = RepairSettings(
     rows=16,
     reported_rows=60,
@@ -57,10 +62,27 @@ KEPT = ("repair_points", "repair_tasks", "repair_hypervolume", "repair_coefficie
 
 def run(case: Case, transition: str, pairs: Path, out: Path, every: dict[str, Task]) -> None:
     """Repair one pair and keep its tables."""
-    before, after, names = TRANSITIONS[transition]
     methods = tuple(
         name for name in FINE[case.kind] if case.model not in LIGHTER or name != "tensor"
     )
+    _repair(case, transition, pairs, out, every, {"granularity": methods})
+
+
+def run_later(case: Case, transition: str, pairs: Path, out: Path, every: dict[str, Task]) -> None:
+    """Repair one pair at the granularities that joined later, with the same rows and looks, beside the tables of `run`."""
+    options = {"granularity": LATER[case.kind], "baselines": (), "replay": False}
+    _repair(case, transition, pairs, out / "later", every, options)
+
+
+def _repair(
+    case: Case,
+    transition: str,
+    pairs: Path,
+    out: Path,
+    every: dict[str, Task],
+    options: dict[str, Any],
+) -> None:
+    before, after, names = TRANSITIONS[transition]
     folder = out / f"{case.name}-{transition}"
     if folder.exists() or not (pairs / case.name / after).exists():
         return
@@ -69,12 +91,13 @@ def run(case: Case, transition: str, pairs: Path, out: Path, every: dict[str, Ta
         case.source if before is None else pairs / case.name / before,
         pairs / case.name / after,
         keep={name: every[name].test for name in names},
-        settings=replace(SETTINGS, granularity=methods, **LIGHTER.get(case.model, {})),
+        settings=replace(SETTINGS, **LIGHTER.get(case.model, {}), **options),
     )
     with atomic_folder(folder) as scratch:
         for name in KEPT:
-            found.tables[name].write(scratch / f"{name}.parquet")
-    print(f"{folder.name}: {time.perf_counter() - began:.0f} s", flush=True)
+            if name in found.tables:
+                found.tables[name].write(scratch / f"{name}.parquet")
+    print(f"{folder}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
 Key = tuple[str, str, float, str]
@@ -194,6 +217,30 @@ def details(points: Found, seeds: dict[Key, int]) -> Iterator[str]:
             yield f"| {method} | " + " | ".join(over_seeds(cell[name]) for name in columns) + " |"
 
 
+def by_head(out: Path) -> Iterator[str]:
+    """One row a place of the matrix: what finer cuts open up beyond components, searched together from the same start."""
+    shares: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for key, _, table in kept(out / "later", "repair_points"):
+        found = room_shares(table.rows())
+        for method, share in found.items():
+            shares[key][method].append(share)
+            shares[key][f"{method} over component"].append(share - found["component"])
+    if not shares:
+        return
+    yield "\n## By head\n"
+    yield (
+        "Share of the room by heads, by key-value heads with the query heads they serve, and by tensors, beside components that were searched "
+        "with them: the same rows and looks as above, but no coarser granularity to start from and no replay. Tensors of an adapter are its components.\n"
+    )
+    finer = ("tensor", "kv_head", "head")
+    head = [*("component", *finer), *(f"{name} over component" for name in finer)]
+    yield "| pair | model | kind | lr | seeds | " + " | ".join(head) + " |"
+    yield "| --- " * (5 + len(head)) + "|"
+    for (model, kind, rate, transition), own in shares.items():
+        place = f"{transition} | {model} | {kind} | {rate:g} | {len(own['component'])}"
+        yield f"| {place} | " + " | ".join(over_seeds(own[name]) for name in head) + " |"
+
+
 def room_shares(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The share of the room that each method's points open up on reported rows (`Reported.share`, without intervals)."""
     found = {}
@@ -219,14 +266,14 @@ HEAD = f"""# Fronts of repair on real tiny models
 Written by `benchmarks/trials/repair_fronts.py` from the pairs of `benchmarks/trials/repair_pairs.py`; every figure is on reported
 rows that chose nothing, and held out from training; mean and 95 % t-interval over the seeds of the fine-tune
 (the rows are the same for all seeds). Search: {SETTINGS.rows} selection and {SETTINGS.reported_rows} reported rows a
-task of at most {SETTINGS.length} tokens (stories3M: 12 rows that choose, 64 tokens, without the granularity tensor), {SETTINGS.folds} folds, at most {SETTINGS.evaluations} looks a point.
+task of at most {SETTINGS.length} tokens (stories3M: 12 rows that choose, 64 tokens), {SETTINGS.folds} folds, at most {SETTINGS.evaluations} looks a point.
 
 *≤ .02*: the point that may lose at most .02 nats of what was learned, on selection rows; *rate 1*: a nat of the old is
 worth a nat of the new; *regained* and *paid* are against the model after. *Share*: hypervolume, see docs/repair.md.
 The replay fine-tunes had the compute of the dearest granularity's own looks, learned the half of the selection rows that
 is not the last fold, and stopped half way and at the end of each learning rate; the library gives them the compute of
 all looks, of every granularity that is searched together. A point takes at most six looks, which bounds what is found at a budget (a
-component's search with eighteen looks found more on one pair: see the notebook). Heads joined later and are not among these cells.
+component's search with eighteen looks found more on one pair: see the notebook). Heads joined later and have a table of their own.
 """
 
 
@@ -240,6 +287,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--transitions", nargs="+", default=list(TRANSITIONS))
     parser.add_argument("--rates", nargs="+", type=float, help="by default all")
+    parser.add_argument("--later", action="store_true", help="repair by heads, and by tensors")
     parser.add_argument("--write", action="store_true", help="sum up into docs/repair_fronts.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -248,9 +296,10 @@ def main() -> None:
         if arguments.rates and case.rate not in arguments.rates:
             continue
         for transition in arguments.transitions:
-            run(case, transition, arguments.pairs, arguments.out, every)
+            one = run_later if arguments.later else run
+            one(case, transition, arguments.pairs, arguments.out, every)
     found = collect(arguments.out)
-    text = "\n".join((HEAD, *overview(*found), *details(*found))) + "\n"
+    text = "\n".join((HEAD, *overview(*found), *by_head(arguments.out), *details(*found))) + "\n"
     if arguments.write:
         (CHECKOUT / "docs" / "repair_fronts.md").write_text(text, encoding="utf-8")
     else:
