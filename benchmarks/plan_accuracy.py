@@ -1,8 +1,9 @@
-"""Does `crosstune plan conflict` say what a run will cost? The plan and the run side by side, in turns.
+"""Do `crosstune plan conflict` and the estimate of circuits say what a run will cost? Plan and run side by side, in turns.
 
     python benchmarks/plan_accuracy.py [--config recipes/quickstart.yaml] [--rounds 3] [--threads 1] [--write]
 
 Each round plans and then runs one seed of the recipe, in one process, so that a machine that slows down slows down both.
+So does each round of circuits, on stories3M (where `../shared` is beside the checkout) and in the shape of GPT-2 small.
 The ratio of a line is predicted over measured; the aim is 0.7 to 1.3. `--write` keeps the table in docs/plan_accuracy.md.
 """
 
@@ -11,17 +12,27 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from peers.ours import captured
+from peers.race import peak_gib
+from peers.scene import SceneSettings, build
 
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.settings import from_yaml
+from crosstune.interference.circuits.face import score_factors
+from crosstune.interference.circuits.forecast import estimate
 from crosstune.studies import Plan, Progress, find_study
 from crosstune.studies.conflict.settings import ConflictSettings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+SCENES = (
+    SceneSettings("stories3M", 64, 64),
+    SceneSettings("gpt2-small", 8, 8, layers=3),
+)
 COLUMNS = (
     Column("what", "string", "axis"),
     Column("predicted", "float64", "value", "s", about="Median of the rounds."),
@@ -71,6 +82,23 @@ def one_round(settings: ConflictSettings) -> list[tuple[str, float, float]]:
     return [(name, planned[name], found[name]) for name in planned]
 
 
+def circuits_round(settings: SceneSettings) -> list[tuple[str, float, float]]:
+    """Estimate, capture, score, compare."""
+    scene = build(settings)
+    told = estimate(scene.model, *scene.counts, settings.length, scene.settings)
+    began = time.perf_counter()
+    a, b = captured(scene, "a"), captured(scene, "b")
+    between = time.perf_counter()
+    score_factors(a, b, scene.settings)
+    ended = time.perf_counter()
+    lines = [
+        ("capturing", told.capture_seconds, between - began),
+        ("scoring", told.score_seconds, ended - between),
+        ("peak memory beside the model (GiB)", told.memory_gib, peak_gib(settings, "ours")),
+    ]
+    return [(f"circuits, {settings.model}: {name}", *figures) for name, *figures in lines]
+
+
 def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -86,7 +114,10 @@ def main() -> None:
     # Looks at held-out rows are a cost of training, not of the instruments: leave them out of the comparison.
     training = replace(settings.training, evaluate_every=0, checkpoint_every=0)
     settings = replace(settings, seeds=settings.seeds[:1], workers=1, training=training)
-    rounds = [one_round(settings) for _ in range(chosen.rounds)]
+    rounds = [
+        [*one_round(settings), *(line for scene in SCENES for line in circuits_round(scene))]
+        for _ in range(chosen.rounds)
+    ]
     rows = [
         {
             "what": lines[0][0],
@@ -99,7 +130,7 @@ def main() -> None:
     text = Table("plan_accuracy", COLUMNS, rows).markdown()
     print(text)
     if chosen.write:
-        head = f"# Plan against run\n\n`{Path(chosen.config).name}`, one seed, {chosen.rounds} rounds, "
+        head = f"# Plan against run\n\n`{Path(chosen.config).name}`, one seed, and circuits of two models; {chosen.rounds} rounds, "
         head += f"{chosen.threads} thread; made by benchmarks/plan_accuracy.py.\n\n"
         (CHECKOUT / "docs" / "plan_accuracy.md").write_text(head + text, encoding="utf-8")
 

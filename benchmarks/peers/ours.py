@@ -30,7 +30,7 @@ def ours(scene: Scene) -> Callable[[], Any]:
     """Capture, tiles, and the finished scores with all that belongs to them: averages, diagnostics, sizes."""
 
     def run() -> Any:
-        with _captured(scene, "a") as a, _captured(scene, "b") as b:
+        with captured(scene, "a") as a, captured(scene, "b") as b:
             return score_factors(a, b, scene.settings)
 
     return run
@@ -40,7 +40,7 @@ def capture(scene: Scene) -> Callable[[], None]:
     """The factors of both tasks, nothing else."""
 
     def run() -> None:
-        with _captured(scene, "a"), _captured(scene, "b"):
+        with captured(scene, "a"), captured(scene, "b"):
             pass
 
     return run
@@ -48,11 +48,12 @@ def capture(scene: Scene) -> Callable[[], None]:
 
 def tiles(scene: Scene) -> Callable[[], Scores]:
     """The scores of factors that were captured beforehand."""
-    a, b = _captured(scene, "a"), _captured(scene, "b")
+    a, b = captured(scene, "a"), captured(scene, "b")
     return lambda: dict(_pairs(a, b, scene))
 
 
-def _captured(scene: Scene, task: str) -> Factors:
+def captured(scene: Scene, task: str) -> Factors:
+    """The factors of one task."""
     return capture_factors(
         *(scene.model, scene.rows[task], scene.heads), pad_id=scene.pad_id, settings=scene.settings
     )

@@ -10,6 +10,7 @@ import torch
 from tests.interference import tiny
 
 from crosstune.foundation.errors import MeasurementError, SettingsError
+from crosstune.interference.circuits import forecast
 from crosstune.interference.circuits.forecast import estimate
 from crosstune.interference.circuits.settings import CircuitSettings
 
@@ -60,6 +61,27 @@ def test_what_exceeds_the_disk_is_refused_before_anything_is_captured() -> None:
         found.check()
     with pytest.raises(SettingsError, match="n_a"):
         estimate(tiny.llama(), -1, 6, 9, SETTINGS)
+
+
+def test_more_samples_than_are_tried_cost_their_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def seconds(counts: tuple[int, int], *given: object) -> float:
+        tried.append(counts)
+        return 1e-3
+
+    monkeypatch.setattr(forecast, "seconds_per_element", seconds)
+    monkeypatch.setattr(forecast, "_rate", lambda device: 1e6)
+    few, many, none = (
+        estimate(tiny.llama(), *counts, 9, SETTINGS).score_seconds
+        for counts in ((100, 3), (256, 128), (0, 5))
+    )
+    elements = 2 * (16 * 16 + 8 * 16 + 8 * 16 + 16 * 16)
+    assert tried == [(100, 8), (128, 128)]
+    assert few == pytest.approx(elements * 1e-3)
+    pairs = 256 * 128 - 1.5 * 128 * 128
+    assert many == pytest.approx(elements * (1.5e-3 + 2 * 3 * pairs / 1e6))
+    assert none == 0
 
 
 def test_time_is_positive_grows_with_samples_and_leaves_no_trace() -> None:

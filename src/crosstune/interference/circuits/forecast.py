@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,12 @@ from crosstune.foundation.models import HeadMap
 from crosstune.interference.circuits.capture import MEMORY_SHARE
 from crosstune.interference.circuits.capturing.scope import Scope
 from crosstune.interference.circuits.settings import CircuitSettings
+from crosstune.interference.circuits.trial import (
+    FEWEST,
+    SAMPLES,
+    median_seconds,
+    seconds_per_element,
+)
 from crosstune.interference.gradients import batch_of, evaluating
 from crosstune.interference.settings import at_least
 
@@ -26,7 +31,6 @@ _GIB = 2**30
 _FLOAT = 4
 _ROWS = 4  # that are timed; more would be a measurement, not an estimate
 _BACKWARD = 1.2  # a backward pass that forms no gradient of a weight, in forward passes
-_PASSES = 14  # times that a tile goes through memory: its squares, medians, weights and the products' operands
 _MATRIX = (512, 512, 256)  # of the timed product: the shape of a small tile
 
 
@@ -131,7 +135,7 @@ def estimate(
 ) -> Estimate:
     """The memory and time of measuring `n_a` samples against `n_b`, all of `length` tokens.
 
-    Time comes from a forward pass over a few rows of the real model and one matrix product; memory from shapes alone.
+    Time comes from a forward pass over a few rows of the real model and from scoring one slice of random factors; memory from shapes alone.
 
     Args:
         model: A decoder in memory; it is left as it was.
@@ -170,7 +174,7 @@ def estimate(
         tile_gib=min(tile, settings.budget_gib),
         pass_gib=_pass_bytes(model, settings, length) / _GIB,
         capture_seconds=_capture_seconds(model, tokens, length, settings) if timed else torch.nan,
-        score_seconds=_score_seconds(model, scope, (n_a, n_b), length, forms)
+        score_seconds=_score_seconds(model, scope, (n_a, n_b), length, settings)
         if timed
         else torch.nan,
         budget_gib=settings.budget_gib,
@@ -210,44 +214,40 @@ def _capture_seconds(model: Any, tokens: int, length: int, settings: CircuitSett
     batch = batch_of(rows, 0, next(model.parameters()).device)
     with evaluating(model, settings.gradient_settings()), torch.no_grad():
         ids = batch["input_ids"]
-        taken = _timed(lambda: model(input_ids=ids, use_cache=False), ids.device)
+        taken = median_seconds(lambda: model(input_ids=ids, use_cache=False), ids.device)
     return tokens / (_ROWS * (length - 1)) * taken * (1 + _BACKWARD)
 
 
 def _score_seconds(
-    model: Any, scope: Scope, counts: tuple[int, int], length: int, forms: int
+    model: Any,
+    scope: Scope,
+    counts: tuple[int, int],
+    length: int,
+    settings: CircuitSettings,
 ) -> float:
-    """Products by a timed product, the rest by the bytes it moves."""
-    n_a, n_b = counts
-    elements = sum(_slices(model, scope))
-    build = 2 * (length - 1) * (n_a + n_b) * elements
-    pairs = 2 * forms * n_a * n_b * elements
-    moved = _PASSES * (n_a + n_b) * elements * _FLOAT
-    product, copy = _rates(next(model.parameters()).device)
-    return (build + pairs) / product + moved / copy
+    """A slice is scored; more samples than are tried cost what they cost alone, and their pairs what a product does."""
+    if not all(counts):
+        return 0.0
+    elements, device = sum(_slices(model, scope)), next(model.parameters()).device
+    n_a, n_b = tried = (
+        max(FEWEST, min(counts[0], SAMPLES)),
+        max(FEWEST, min(counts[1], SAMPLES)),
+    )
+    shape = scope.heads.head_dim, model.config.hidden_size
+    seconds = elements * seconds_per_element(tried, length - 1, shape, settings, device)
+    if max(counts) <= SAMPLES:
+        return seconds
+    alone = max(1.0, sum(counts) / sum(tried))
+    pairs = counts[0] * counts[1] - alone * n_a * n_b
+    return seconds * alone + 2 * len(settings.forms) * pairs * elements / _rate(device)
 
 
-def _rates(device: torch.device) -> tuple[float, float]:
-    """Floating-point operations a second of a matrix product, and bytes a second of an elementwise one."""
+def _rate(device: torch.device) -> float:
+    """Floating-point operations a second of a matrix product."""
     rows, columns, inner = _MATRIX
     left = torch.ones(rows, inner, device=device)
     right = torch.ones(inner, columns, device=device)
-    large = torch.ones(1 << 22, device=device)
-    product = _timed(lambda: left @ right, device)
-    copy = _timed(lambda: large.mul_(1.0), device)
-    return 2 * rows * columns * inner / product, 2 * large.numel() * _FLOAT / copy
-
-
-def _timed(work: Any, device: torch.device) -> float:
-    """The median of a few times of a piece of work, seconds."""
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2]
+    return 2 * rows * columns * inner / median_seconds(lambda: left @ right, device)
 
 
 def _available(device: torch.device) -> float:
