@@ -62,7 +62,7 @@ def page_html(
         style=_asset("page.css") + _asset("explorer.css"),
         data=script_json(_data(contents, specifications)),
         vega=vega_bundle,
-        script=_asset("explorer.js") + _asset("page.js"),
+        script="".join(map(_asset, ("explorer_drawing.js", "explorer.js", "page.js"))),
     )
 
 
