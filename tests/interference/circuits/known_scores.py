@@ -13,6 +13,7 @@ from crosstune.interference.circuits.factors import FactorRow
 from crosstune.interference.circuits.scores import CircuitScores
 from crosstune.interference.circuits.settings import CircuitSettings, Form
 from crosstune.interference.circuits.tiles.fisher import FisherFacts
+from crosstune.interference.circuits.tiles.own import Apart
 
 ELEMENTS = 12
 SETTINGS = CircuitSettings(min_samples=2, damping_share=0.0)
@@ -159,8 +160,13 @@ def block_scores(a: Tensor, b: Tensor, settings: CircuitSettings) -> BlockScores
         pairs={form: found.float() for form, found in pairs.items()},
         columns={form: halves(found).float() for form, found in averaged.items()},
         rows={form: halves(found.transpose(0, 1)).float() for form, found in averaged.items()},
-        own={
-            form: (own_scores(a, metric(a, b, form), form), own_scores(b, metric(a, b, form), form))
+        apart={
+            form: Apart(
+                own_scores(a, metric(a, b, form), form),
+                own_scores(b, metric(a, b, form), form),
+                averaged[form].mean(1).float(),
+                averaged[form].mean(0).float(),
+            )
             for form in settings.average_forms
             if form.variant in ("signed", "symmetric")
         },

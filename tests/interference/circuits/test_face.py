@@ -52,6 +52,34 @@ def test_layers_blocks_and_heads_may_be_chosen_and_score_what_they_score_among_a
         assert np.allclose(one, whole.pairs(block, form)[..., 1, head], rtol=1e-4, atol=1e-5)
 
 
+def test_samples_that_were_drawn_together_do_not_meet() -> None:
+    """From rows to the table: groups of three within English, and Bengali in the groups of its English."""
+
+    def grouped(task: str, name: str) -> list[Row]:
+        return [
+            Row(row.id, row.text, group=f"{name}{at // 3}")
+            for at, row in enumerate(tiny.rows(task, 12))
+        ]
+
+    def found(first: str, second: str) -> CircuitScores:
+        given = (grouped("en", first), grouped("bn", second))
+        return crosstune.measure_circuits(tiny.llama(), tiny.tokenizer(), *given, **SMALL)
+
+    form = Form("signed", "pooled")
+    together, alone = found("g", "g"), found("e", "b")
+    for scores, shares in ((together, True), (alone, False)):
+        pairs = scores.pairs("q", form)
+        a, b = ([row.group for row in rows] for rows in (scores.rows_a, scores.rows_b))
+        apart = np.array([[one != other for other in b] for one in a])
+        assert apart.all() != shares
+        expected = (pairs * apart[..., None, None]).sum(1) / apart.sum(1)[:, None, None]
+        across = scores.record.apart("q", form, "across_a")
+        assert np.allclose(across, expected, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(
+        *(one.record.apart("q", form, "across_a").mean() for one in (together, alone)), rtol=1e-3
+    )
+
+
 def test_a_folder_with_a_model_is_a_model(tmp_path: Path) -> None:
     folder = save_model(tiny.llama(), tiny.tokenizer(), tmp_path / "model")
     rows = (tiny.rows("en", 20), tiny.rows("bn", 20))

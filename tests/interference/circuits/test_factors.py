@@ -29,6 +29,14 @@ def test_rows_are_told_in_the_order_given(factors: Factors) -> None:
     assert factors.labels == "text" and factors.layers == (0, 1)
 
 
+def test_a_layer_knows_what_its_rows_were_drawn_with(factors: Factors) -> None:
+    assert factors.layer(0).units == tuple(row.unit for row in factors.rows)
+    assert factors.layer(0).units[0] == "group g0"
+    bare = [replace(row, group=None) for row in factors.rows[:2]]
+    assert [row.unit for row in bare] == [f"row {row.row_id}" for row in bare]
+    assert replace(bare[0], text="says so").unit == "text says so"
+
+
 def test_every_row_is_in_one_batch_and_batches_hold_rows_of_like_length(factors: Factors) -> None:
     places = [batch.places.tolist() for batch in factors.layer(0).batches]
     # Lengths 9, 4, 12, 7, 12, 5 with 30 padded tokens: the two twelves, then nine with seven and five, then four.

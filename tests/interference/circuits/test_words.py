@@ -7,6 +7,10 @@ from dataclasses import replace
 import pytest
 from tests.interference.circuits.known_scores import World, rows
 
+from crosstune.foundation.records import Table
+from crosstune.interference.circuits import words
+from crosstune.interference.circuits.settings import Form
+
 ORDER = ("signed (pooled", "symmetric (pooled", "directional (pooled")
 HEAVY = ("directional", "symmetric")
 WORLD = World(n_a=16, n_b=12).with_settings(fisher="pooled")
@@ -57,26 +61,53 @@ def test_signed_findings_come_first() -> None:
     assert first == sorted(first) and first[0] == 0
 
 
+def beside(found: Table, **changed: list) -> list[tuple[str, str, str]]:
+    """What is said of a table of heads with some columns changed."""
+    rows_ = [
+        {**row, **{name: values[at % len(values)] for name, values in changed.items()}}
+        for at, row in enumerate(found.rows())
+    ]
+    told = words._beside_itself(rows_, Form("signed", "pooled"))
+    return [(one.tone, one.text, one.detail) for one in told]
+
+
 def test_means_are_held_beside_what_each_task_shares_with_itself() -> None:
-    scores = replace(WORLD, shift=1.0, lean=-1.0).scores()
-    (found,) = [one for one in scores.statements if "mean gradients of both" in one.text]
-    rows_ = scores.summary.where(variant="signed").rows()
-    assert found.tone == "info" and "(cosine 1)" in found.text
-    known = sorted(row["cosine"] for row in rows_ if row["resolved"])
-    least = min((row for row in rows_ if row["resolved"]), key=lambda row: row["cosine"])
+    table = replace(WORLD, shift=1.0, lean=-1.0).scores().summary.where(variant="signed", block="q")
+    cosines = [-0.5, 0.25, 0.75, 0.0]
+    bounds = {"cosine_low": [-0.6, 0.1, 0.7, -0.1], "cosine_high": [-0.4, 0.4, 0.8, 0.1]}
+    flags = [True, True, True, False]
+    ((tone, text, detail),) = beside(table, cosine=cosines, **bounds, resolved=flags)
+    assert tone == "info"
     assert (
-        f"{known[0]:.2f} [{least['cosine_low']:.2f}, {least['cosine_high']:.2f}] (layer"
-        in found.text
+        "(cosine 1), the mean gradients of both have cosines of -0.50 [-0.60, -0.40] (layer 0 Q head 0) to 0.75 [0.70, 0.80] "
+        "(layer 2 Q head 2), median 0.25 over 9 slices (signed (pooled Fisher))."
+    ) in text
+    assert "Not told: 3 of 12 slices" in detail
+    ((_, text, detail),) = beside(table, cosine=cosines, **bounds, resolved=[True])
+    assert "over 12 slices" in text and "Not told" not in detail
+    only = [True] + [False] * 11
+    ((_, text, _),) = beside(table, cosine=cosines, **bounds, resolved=only)
+    assert (
+        "have a cosine of -0.50 [-0.60, -0.40] (layer 0 Q head 0), the only slice where it can be told"
+        in text
     )
-    assert f"{known[len(known) // 2]:.2f} in the middle one of {len(known)} slices" in found.text
-    missing = 36 - len(known)
-    assert ("Left out" in found.detail) == (missing > 0)
 
 
-def test_a_task_that_shares_nothing_with_itself_says_that_0_means_little() -> None:
-    ((tone, text),) = of(replace(WORLD, seed=3), "In none of 36 slices")
+def test_a_task_that_cannot_be_told_to_share_anything_says_that_0_means_little() -> None:
+    table = WORLD.scores().summary.where(variant="signed", block="q")
+    lows = {"own_a_low": [1.0, -1.0, -1.0], "own_b_low": [1.0, -1.0, 1.0]}
+    ((tone, text, detail),) = beside(table, resolved=[False], **lows)
+    assert tone == "too_noisy" and text.startswith("In none of 12 slices can both tasks")
+    assert "is no sign that they leave each other alone" in text
+    assert "above 0 in 4 slices for A, 8 for B" in detail
+    ((tone, text, _),) = beside(table, own_a_low=[float("nan")], own_b_low=[1.0])
     assert tone == "too_noisy"
-    assert "a mean near 0 does not say that they leave each other alone" in text
+    assert (
+        "What task A shares with itself cannot be told (signed (pooled Fisher)): too few samples"
+        in text
+    )
+    ((_, text, _),) = beside(table, own_a_low=[float("nan")], own_b_low=[float("nan")])
+    assert text.startswith("What task A shares with itself and task B with itself cannot be told")
     alone = WORLD.with_settings(variants=("directional",))
     assert of(alone, "share something with themselves") == [] and of(alone, "(cosine 1)") == []
 

@@ -20,7 +20,7 @@ from crosstune.interference.circuits.tiles.kfac import (
     precondition,
     tokens_of,
 )
-from crosstune.interference.circuits.tiles.own import has_own
+from crosstune.interference.circuits.tiles.own import Apart, has_own
 from crosstune.interference.circuits.tiles.room import Room, Sources
 from crosstune.interference.circuits.tiles.slices import kinds_of, score_slices
 from crosstune.interference.circuits.tiles.variants import check_forms
@@ -47,8 +47,8 @@ class BlockScores:
         pairs: Scores by form, [nA, nB, h]; of `ewc`, which is of j alone, [1, nB, h].
         columns: Means over each half of A by form of the averages, [2, nB, h].
         rows: Means over each half of B by form of the averages, [2, nA, h].
-        own: Each sample's mean score with the samples of its own task that were drawn apart from it, by form of the averages
-            that can be so measured, [nA, h] and [nB, h] (see `tiles.own`).
+        apart: Each sample's mean score with the samples that were drawn apart from it, by form of the averages that can be so
+            measured (see `tiles.own`).
         l1_b: ‖g_j‖₁, [nB, h]; nats per unit of weight.
         norm_a: ‖g_i‖₂, [nA, h].
         norm_b: ‖g_j‖₂, [nB, h].
@@ -59,7 +59,7 @@ class BlockScores:
     pairs: dict[Form, Tensor]
     columns: dict[Form, Tensor]
     rows: dict[Form, Tensor]
-    own: dict[Form, tuple[Tensor, Tensor]]
+    apart: dict[Form, Apart]
     l1_b: Tensor
     norm_a: Tensor
     norm_b: Tensor
@@ -248,7 +248,7 @@ def _unmeasured(
         },
         columns={form: nothing(2, count_b) for form in averages},
         rows={form: nothing(2, count_a) for form in averages},
-        own={form: (nothing(count_a), nothing(count_b)) for form in averages if has_own(form)},
+        apart={form: Apart(*map(nothing, 2 * counts)) for form in averages if has_own(form)},
         l1_b=nothing(count_b),
         norm_a=nothing(count_a),
         norm_b=nothing(count_b),

@@ -124,8 +124,8 @@ def _cosines(settings: CircuitSettings) -> list[str]:
         return []
     return [
         f"The cosine of two tasks in a head, of {' and '.join(measured)} scores, is their mean score over the geometric mean of the same "
-        "figure within each task, over pairs of samples that were drawn apart: that of both mean gradients (of magnitudes, if symmetric) in "
-        "the metric 1/D, corrected for the noise of samples (Spearman 1904), with a first-order two-way interval; it is told only where "
+        "figure within each task, all over pairs of samples that were drawn apart: that of both mean gradients (of magnitudes, if symmetric) in "
+        "the metric 1/D, corrected for the sampling error of both means (Spearman 1904), with a jackknife interval over the rows or groups of both tasks; it is told only where "
         "both tasks' own figures lie above 0 after Benjamini and Hochberg (1995) over the heads of a block."
     ]
 

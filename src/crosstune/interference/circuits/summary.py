@@ -33,7 +33,7 @@ from crosstune.foundation.statistics.two_way import two_way_spreads
 from crosstune.interference.agreement import MIN_RELIABILITY
 from crosstune.interference.circuits import tables
 from crosstune.interference.circuits.comparable import FREE_OF_UNITS, SIGNED
-from crosstune.interference.circuits.cosine import Own, cosine
+from crosstune.interference.circuits.cosine import Shared
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.layer import FISHER_FACTS
 from crosstune.interference.circuits.kept.record import Record
@@ -137,9 +137,8 @@ def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any
     band = simultaneous_interval(mean, spreads, generator, settings.level)
     against, contrast = _contrast(mean, spreads, band, record, (block, form))
     known = reliability(mean, spreads)
-    own = Own.of(record, block, form)
-    alike = cosine(margins.row_means, margins.column_means, own, axes, settings.level)
-    own_a, own_b = own.intervals(axes, settings.level)
+    shared = Shared.of(record, block, form)
+    own_a, own_b = shared.intervals(axes, settings.level)
     figures = {
         **_with_bounds("mean", interval),
         "df": interval.df,
@@ -151,8 +150,8 @@ def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any
         "shown": (contrast.low > 0) | (contrast.high < 0),
         **_with_bounds("own_a", own_a),
         **_with_bounds("own_b", own_b),
-        **_with_bounds("cosine", alike),
-        "resolved": own.resolved(axes, settings.level),
+        **_with_bounds("cosine", shared.cosine(axes, settings.level)),
+        "resolved": shared.resolved(axes, settings.level),
         "mean_l1": share_of_l1(record, block, form, margins.column_means),
         "reliability": known,
         "reliable": known >= MIN_RELIABILITY,

@@ -94,23 +94,28 @@ HEADS_COLUMNS = (
         "value",
         about="Mean score over pairs of two samples of A that were drawn apart; none for directional and EWC scores.",
     ),
-    *_bounds("own_a", "t-interval over the rows of A, by group where rows have groups."),
+    *_bounds(
+        "own_a", "Jackknife over the rows of A, by group where rows have groups; none below four."
+    ),
     Column("own_b", "float64", "value", about="Likewise of B."),
-    *_bounds("own_b", "t-interval over the rows of B."),
+    *_bounds("own_b", "Jackknife over the rows of B."),
     Column(
         "cosine",
         "float64",
         "value",
-        about="mean / √(own_a · own_b): of both tasks' mean gradients (signed) or mean magnitudes (symmetric), without the "
-        "noise of single samples. 1 is two halves of one task.",
+        about="Mean over pairs of two tasks that were drawn apart / √(own_a · own_b): of both tasks' mean gradients (signed) or mean "
+        "magnitudes (symmetric), without what single samples have of their own. 1 is two halves of one task.",
     ),
-    *_bounds("cosine", _TWO_WAY),
+    *_bounds(
+        "cosine",
+        "Jackknife over the rows of A and of B, by group where rows have groups; conditional on the Fisher.",
+    ),
     Column(
         "resolved",
         "bool",
         "mask",
         of="cosine",
-        about="Whether own_a and own_b both lie above 0 after Benjamini–Hochberg over the heads of a block: there is a cosine.",
+        about="Whether own_a and own_b can both be told to lie above 0, after Benjamini–Hochberg over the heads of a block: there is a cosine.",
     ),
     Column(
         "mean_l1",

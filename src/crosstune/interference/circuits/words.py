@@ -8,6 +8,7 @@ head's weights: of them only the free share M/‖g_j‖₁ is told.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
 from crosstune.interference.agreement import MIN_RELIABILITY
 from crosstune.interference.circuits.comparable import FREE_OF_UNITS, SIGNED, UNITS_OF_HEADS
+from crosstune.interference.circuits.cosine import LEAST_UNITS
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.record import Record
 from crosstune.interference.circuits.methods import without_samples
@@ -152,31 +154,42 @@ def _beside_itself(rows: Sequence[Row], form: Form) -> Iterator[Statement]:
     """What two tasks share, in parts of what each shares with itself."""
     if not has_own(form):
         return
-    known = sorted((row for row in rows if row["resolved"]), key=lambda row: float(row["cosine"]))
-    of = "mean gradients" if form.variant == "signed" else "mean magnitudes"
-    if not known:
-        above = [sum(row[f"own_{task}_low"] > 0 for row in rows) for task in "ab"]
+    lows = {task: [row[f"own_{task}_low"] for row in rows] for task in "ab"}
+    unknown = [task.upper() for task, own in lows.items() if all(map(math.isnan, own))]
+    if unknown:
         yield Statement(
-            f"In none of {len(rows)} slices do both tasks share something with themselves beyond noise ({_form(rows)}): a mean near 0 "
-            "does not say that they leave each other alone.",
+            f"What task {unknown[0]} shares with itself{''.join(f' and task {task} with itself' for task in unknown[1:])} cannot be told "
+            f"({_form(rows)}): too few samples.",
             "too_noisy",
-            f"The interval of what a task shares with itself lies above 0 in {above[0]} slices for A, {above[1]} for B. A task that the "
-            "model has learned already has little mean gradient left; more samples show less of it.",
+            f"{LEAST_UNITS} that were drawn independently are the fewest.",
         )
         return
-    least, most, unshared = known[0], known[-1], len(rows) - len(known)
+    known = sorted((row for row in rows if row["resolved"]), key=lambda row: float(row["cosine"]))
+    if not known:
+        above = {task: sum(low > 0 for low in own) for task, own in lows.items()}
+        yield Statement(
+            f"In none of {len(rows)} slices can both tasks be told to share something with themselves ({_form(rows)}): there a mean near 0 "
+            "is no sign that they leave each other alone.",
+            "too_noisy",
+            f"The interval of what a task shares with itself lies above 0 in {above['a']} slices for A, {above['b']} for B. Little mean "
+            "gradient is left of a task that the model has learned already: to tell it takes more samples.",
+        )
+        return
+    least, most, left = known[0], known[-1], len(rows) - len(known)
+    middle = statistics.median(row["cosine"] for row in known)
     figures = (
         f"a cosine of {_cosine(least)}, the only slice where it can be told"
         if len(known) == 1
-        else f"cosines of {_cosine(least)} to {_cosine(most)}, {known[len(known) // 2]['cosine']:.2f} in the middle one of {len(known)} slices"
+        else f"cosines of {_cosine(least)} to {_cosine(most)}, median {middle:.2f} over {len(known)} slices"
     )
+    of = "mean gradients" if form.variant == "signed" else "mean magnitudes"
     yield Statement(
         f"Beside what each task shares with itself (cosine 1), the {of} of both have {figures} ({_form(rows)}).",
         "info",
-        f"{_sizes(rows[0])}; noise of single samples removed; intervals of single slices, of which these are the extremes."
+        f"{_sizes(rows[0])}; pairs that were drawn together left out; intervals of single slices, of which these are the extremes."
         + (
-            f" Left out: {unshared} of {len(rows)} slices, where a task shares nothing with itself beyond noise."
-            if unshared
+            f" Not told: {left} of {len(rows)} slices, where a task cannot be told to share anything with itself."
+            if left
             else ""
         ),
     )

@@ -123,7 +123,8 @@ def _explorer(cells: Sequence[Place]) -> Section:
 
 
 def _cosines(run: Run) -> Iterator[Section]:
-    measured = set(run.table(tables.HEADS).column("variant"))
+    rows = run.table(tables.HEADS).rows()
+    measured = {row["variant"] for row in rows if row["own_a"] == row["own_a"]}
     for variant, title, what in (
         ("signed", "Do both want the same change?", "mean gradients"),
         ("symmetric", "Do both use the same weights?", "mean magnitudes of both tasks' gradients"),
@@ -132,8 +133,8 @@ def _cosines(run: Run) -> Iterator[Section]:
             yield Section(
                 id=f"cosine-{variant}",
                 title=title,
-                lead=f"The cosine of the {what} in each head, in the metric of the Fisher and without the noise of single samples: the mean score "
-                "over pairs of one sample of each task, in parts of the same mean over pairs within each task.",
+                lead=f"The cosine of the {what} in each head, in the metric of the Fisher: the mean score over pairs of one sample of each task, "
+                "in parts of the same mean over pairs within each task; pairs that were drawn together are left out.",
                 view="heatmap",
                 table=tables.HEADS,
                 x="head",
@@ -141,8 +142,9 @@ def _cosines(run: Run) -> Iterator[Section]:
                 value="cosine",
                 choose=("block",),
                 where={"variant": variant},
-                note="1 is what two halves of one task have. Only where each task shares something with itself beyond noise: what a model "
-                "has learned already leaves little mean gradient. Intervals are of single heads, in the numbers below.",
+                note="1 is what two halves of one task have. Only where each task can be told to share something with itself: of what a model has "
+                "learned already little mean gradient is left. It is hatched where that lies within its error, and blank where the "
+                "figure within a task is not even above 0. Intervals are of single heads, in the numbers below.",
             )
 
 

@@ -12,6 +12,7 @@ from tests.interference.circuits.known_scores import SETTINGS, World
 from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.circuits.kept.layer import Layer, pair_name
 from crosstune.interference.circuits.settings import CircuitSettings, Form
+from crosstune.interference.circuits.tiles.own import Apart
 
 SIGNED = Form("signed", "pooled")
 
@@ -77,7 +78,10 @@ def test_heads_are_found_by_their_number() -> None:
         for name in ("columns", "rows")
     }
     cut |= {name: getattr(some, name)[..., [3, 1]] for name in ("l1_b", "norm_a", "norm_b")}
-    cut["own"] = {form: tuple(g[..., [3, 1]] for g in own) for form, own in some.own.items()}
+    cut["apart"] = {
+        form: Apart(*(side[..., [3, 1]] for side in vars(apart).values()))
+        for form, apart in some.apart.items()
+    }
     cut["fishers"] = {}
     found = layer({**blocks, "q": replace(some, **cut)}, settings)
     np.testing.assert_array_equal(

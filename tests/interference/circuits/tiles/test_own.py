@@ -1,4 +1,4 @@
-"""Own: each sample's mean score with the samples of its task that were drawn apart from it, against plain loops."""
+"""Own: each sample's mean score with the samples that were drawn apart from it, against plain loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from crosstune.interference.circuits.engine import score_layer
 from crosstune.interference.circuits.settings import CircuitSettings, Form
-from crosstune.interference.circuits.tiles.own import has_own
+from crosstune.interference.circuits.tiles import own
+from crosstune.interference.circuits.tiles.own import Apart, has_own
 from crosstune.interference.circuits.tiles.plan import GIB
 
 TOY = Toy.make()
@@ -28,58 +29,94 @@ def layer(task: int, groups: tuple[str, ...] = ()) -> Layer:
     return replace(TOY.layer(SAMPLES[task], ORDERS[task]), groups=groups)
 
 
-def by_loop(task: int, block: str, form: Form, units: tuple[str, ...]) -> Tensor:
-    """Every pair of one task by itself, those of one unit left out."""
+def by_loop(
+    block: str, form: Form, units: tuple[tuple[str, ...], tuple[str, ...]], of: int, other: int
+) -> Tensor:
+    """The mean over every pair of a sample of one task with one of another, or of its own, of another unit."""
     both = [TOY.gradients(samples, block) for samples in SAMPLES]
-    fisher = sum(g.square().mean(0) for g in both) / 2
+    fishers = [g.square().mean(0) for g in both]
+    fisher = fishers[0] if form.fisher == "task_a" else sum(fishers) / 2
     floor = fisher.clamp(min=SETTINGS.epsilon)
     divisor = floor + SETTINGS.damping_share * fisher.median(-1, keepdim=True).values
-    g = both[task].abs() if form.variant == "symmetric" else both[task]
+    left, right = (
+        both[task].abs() if form.variant == "symmetric" else both[task] for task in (of, other)
+    )
     means = []
-    for i, unit in enumerate(units):
-        others = [j for j, other in enumerate(units) if other != unit]
-        means.append(torch.stack([(g[i] * g[j] / divisor).sum(-1) for j in others]).mean(0))
+    for i, unit in enumerate(units[of]):
+        apart = [j for j, one in enumerate(units[other]) if one != unit]
+        means.append(torch.stack([(left[i] * right[j] / divisor).sum(-1) for j in apart]).mean(0))
     return torch.stack(means)
 
 
-@pytest.mark.parametrize("block", ["q", "k", "v", "o"])
-@pytest.mark.parametrize("form", [SIGNED, SYMMETRIC])
-def test_it_is_the_mean_over_all_others(block: str, form: Form) -> None:
-    found = score_layer(layer(0), layer(1), COUNTS, SETTINGS, heads=TOY)[block].own[form]
-    for task, own in enumerate(found):
-        expected = by_loop(task, block, form, tuple(map(str, range(COUNTS[task]))))
-        torch.testing.assert_close(own, expected, rtol=1e-10, atol=1e-12)
+def expected(block: str, form: Form, units: tuple[tuple[str, ...], tuple[str, ...]]) -> Apart:
+    return Apart(*(by_loop(block, form, units, *of) for of in ((0, 0), (1, 1), (0, 1), (1, 0))))
 
 
+def assert_same(found: Apart, wanted: Apart) -> None:
+    for name, side in vars(wanted).items():
+        torch.testing.assert_close(
+            getattr(found, name), side, rtol=1e-10, atol=1e-12, equal_nan=True, msg=name
+        )
+
+
+ALONE = tuple(f"a{i}" for i in range(7)), tuple(f"b{i}" for i in range(5))
+GROUPED = ("x", "y", "x", "z", "x", "y", "w"), ("a", "b", "b", "c", "a")
+ACROSS = ("x", "y", "x", "z", "x", "y", "w"), ("w", "x", "x", "q", "y")
+
+
+def scored(units: tuple[tuple[str, ...], tuple[str, ...]], **options: object) -> dict:
+    settings = replace(SETTINGS, **options)
+    return score_layer(layer(0, units[0]), layer(1, units[1]), COUNTS, settings, heads=TOY)
+
+
+@pytest.mark.parametrize("units", [ALONE, GROUPED, ACROSS])
 @pytest.mark.parametrize("form", [SIGNED, SYMMETRIC])
-def test_samples_that_were_drawn_together_do_not_meet(form: Form) -> None:
-    groups = ("x", "y", "x", "z", "x", "y", "w"), ("a", "b", "b", "c", "a")
-    found = score_layer(layer(0, groups[0]), layer(1, groups[1]), COUNTS, SETTINGS, heads=TOY)
-    for task, own in enumerate(found["q"].own[form]):
-        expected = by_loop(task, "q", form, groups[task])
-        torch.testing.assert_close(own, expected, rtol=1e-10, atol=1e-12)
+def test_it_is_the_mean_over_all_that_were_drawn_apart(
+    form: Form, units: tuple[tuple[str, ...], tuple[str, ...]]
+) -> None:
+    found = scored(units)
+    for block in "qkvo":
+        assert_same(found[block].apart[form], expected(block, form, units))
+
+
+def test_many_pairs_that_were_drawn_together_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "GATHERED", 2)
+    assert_same(scored(ACROSS)["q"].apart[SIGNED], expected("q", SIGNED, ACROSS))
 
 
 def test_a_task_of_one_unit_has_no_others() -> None:
-    found = score_layer(layer(0, ("one",) * 7), layer(1), COUNTS, SETTINGS, heads=TOY)
-    of_a, of_b = found["v"].own[SIGNED]
-    assert of_a.isnan().all() and of_b.isfinite().all()
+    found = scored((("one",) * 7, ALONE[1]))["v"].apart[SIGNED]
+    assert found.own_a.isnan().all() and found.own_b.isfinite().all()
+    assert found.across_a.isfinite().all()
+    shared = scored((("one",) * 7, ("one",) * 5))["v"].apart[SIGNED]
+    assert shared.across_a.isnan().all() and shared.across_b.isnan().all()
 
 
 def test_neither_budget_nor_forms_change_it() -> None:
-    whole = score_layer(layer(0), layer(1), COUNTS, SETTINGS, heads=TOY)["q"].own
-    tight = replace(SETTINGS, budget_gib=14_000 / GIB, variants=("signed", "symmetric"))
-    cut = score_layer(layer(0), layer(1), COUNTS, tight, heads=TOY)["q"].own
-    alone = score_layer(layer(0), layer(1), COUNTS, SETTINGS, heads=TOY, forms=())["q"].own
+    whole = scored(ACROSS)["q"].apart
+    tight = {"budget_gib": 24_000 / GIB, "variants": ("signed", "symmetric")}
+    cut = scored(ACROSS, **tight)["q"].apart
+    a, b = (layer(task, ACROSS[task]) for task in (0, 1))
+    alone = score_layer(a, b, COUNTS, SETTINGS, heads=TOY, forms=())["q"].apart
     for form in (SIGNED, SYMMETRIC):
-        for task in (0, 1):
-            torch.testing.assert_close(cut[form][task], whole[form][task], rtol=1e-10, atol=1e-12)
-            torch.testing.assert_close(alone[form][task], whole[form][task])
+        assert_same(cut[form], whole[form])
+        assert_same(alone[form], whole[form])
 
 
 def test_only_forms_that_take_the_same_of_both_samples_have_it() -> None:
-    found = score_layer(layer(0), layer(1), COUNTS, SETTINGS, heads=TOY)["q"].own
-    assert set(found) == {SIGNED, SYMMETRIC}
-    assert not has_own(Form("signed", "held_out")) and not has_own(Form("signed", "leave_one_out"))
-    apart = replace(SETTINGS, averages="held_out", min_samples=2)
-    assert score_layer(layer(0), layer(1), COUNTS, apart, heads=TOY)["q"].own == {}
+    assert set(scored(ALONE)["q"].apart) == {SIGNED, SYMMETRIC}
+    assert scored(ALONE, averages="held_out")["q"].apart == {}
+    for fisher, there in (
+        ("task_a", True),
+        ("pooled", True),
+        ("true", True),
+        ("held_out", False),
+        ("leave_one_out", False),
+    ):
+        assert has_own(Form("signed", fisher)) == there
+
+
+def test_the_fisher_is_that_of_the_averages() -> None:
+    form = Form("signed", "task_a")
+    found = scored(GROUPED, averages="task_a")["o"].apart[form]
+    assert_same(found, expected("o", form, GROUPED))

@@ -83,10 +83,9 @@ def _sides(found: BlockScores, fit: _Fit, settings: CircuitSettings) -> Iterator
         rows = _of_form(found.rows, form, "rows", fit.where)
         yield f"{block}.rows.{form}", _halves(fit(rows, f"rows of {form}", (2, n_a)), n_b)
         if has_own(form):
-            for side, values, n in zip(
-                "ab", _of_form(found.own, form, "own scores", fit.where), (n_a, n_b), strict=True
-            ):
-                yield f"{block}.own_{side}.{form}", fit(values, f"own scores of {form}", (n,))
+            apart = _of_form(found.apart, form, "scores apart", fit.where)
+            for name, n in (("own_a", n_a), ("own_b", n_b), ("across_a", n_a), ("across_b", n_b)):
+                yield f"{block}.{name}.{form}", fit(getattr(apart, name), f"{name} of {form}", (n,))
     for name, values, n in (
         ("l1_b", found.l1_b, n_b),
         ("norm_a", found.norm_a, n_a),

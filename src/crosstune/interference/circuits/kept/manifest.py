@@ -16,7 +16,7 @@ from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.settings import CircuitSettings
 
 FILE = "scores.json"
-_FORMAT = "crosstune circuit scores 1"
+_FORMAT = "crosstune circuit scores 2"
 # What changes speed and memory, but no score.
 _FREE = ("budget_gib", "batch_tokens", "computation_device")
 # The same model and rows give the same loss; other batches or kernels may change its last digits.

@@ -174,11 +174,10 @@ class Record:
         _check_asked("form", form, self.settings.average_forms)
         return self._side(block, f"rows.{form}", (2, len(self.axes.rows_a)))
 
-    def own(self, block: str, form: Form) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Each sample's mean score with others of its own task, [nA, layers, heads] and [nB, layers, heads]; NaN if the form has none."""
-        sizes = (("a", len(self.axes.rows_a)), ("b", len(self.axes.rows_b)))
-        of_a, of_b = (self._side(block, f"own_{side}.{form}", (n,)) for side, n in sizes)
-        return of_a, of_b
+    def apart(self, block: str, form: Form, name: str) -> NDArray[np.float64]:
+        """Each sample's mean score with those drawn apart from it, [n, layers, heads]; `name` is a field of `tiles.own.Apart`."""
+        rows = self.axes.rows_a if name.endswith("_a") else self.axes.rows_b
+        return self._side(block, f"{name}.{form}", (len(rows),))
 
     def l1_b(self, block: str) -> NDArray[np.float64]:
         """‖g_j‖₁ of B's samples, [nB, layers, heads]."""

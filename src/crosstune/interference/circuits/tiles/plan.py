@@ -29,7 +29,7 @@ class Need:
         kronecker: Whether a preconditioned tile of A is held as well.
         excluding: Whether each sample is left out of its Fisher.
         halving: Whether a sample's Fisher depends on its half.
-        together: Samples of the largest unit that has several, which are gathered.
+        together: Samples that were drawn together and are gathered at once.
         fixed: Bytes that are there anyway: factors on another device than their own.
     """
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crosstune.interference.circuits.tiles.building import Source
+from crosstune.interference.circuits.tiles.own import GATHERED
 from crosstune.interference.circuits.tiles.plan import GIB, Need, Plan
 
 Place = Literal["a", "b", "kronecker"]
@@ -60,7 +61,11 @@ class Sources:
             kronecker=self.kronecker is not None,
             excluding="leave_one_out" in kinds,
             halving="held_out" in kinds,
-            together=max(one.together for one in (self.a, self.b)),
+            together=max(
+                self.a.together,
+                self.b.together,
+                0 if set(self.a.units).isdisjoint(self.b.units) else 3 * GATHERED,
+            ),
             fixed=sum(one.copied for one in present),
         )
 

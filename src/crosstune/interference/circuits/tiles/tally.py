@@ -119,8 +119,8 @@ class Tally:
         a, room = piece.a, piece.spare(piece.a)
         if right == "magnitude" and any(form.variant == variant for form in self.own.forms):
             a = torch.abs(a, out=room)
-        self.own.add(variant, 0, a, room, piece.place, normalisers)
-        self.own.add(variant, 1, piece.b, piece.spare(piece.b), piece.place, normalisers)
+        spare = room, piece.spare(piece.b)
+        self.own.add(variant, (a, piece.b), spare, piece.place, normalisers)
 
     def _multiply(self, form: Form, piece: Piece, factor: Tensor, means: Tensor | None) -> None:
         lefts, rights = by_head(factor), by_head(piece.b)
