@@ -30,8 +30,6 @@ def by_query_head(record: Record, block: str, form: Form) -> Mapping[int, Array]
     Raises:
         MeasurementError: The block or the form was not measured.
     """
-    asked.check_block(block, record.settings.blocks)
-    asked.check_form(form, record.settings.forms)
     scores, axes = record.pairs(block, form), record.axes
     served = axes.counts.kv_head if block in ("k", "v") else int
     places = {head: axes.head_place(block, served(head)) for head in axes.chosen}

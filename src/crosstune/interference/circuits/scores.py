@@ -216,8 +216,6 @@ class CircuitScores:
         Returns:
             A read-only view; NaN where nothing was measured.
         """
-        asked.check_block(block, self.blocks)
-        asked.check_form(form, self.forms)
         return self.record.pairs(block, form)
 
     def margins(self, block: str, form: Form) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -233,8 +231,6 @@ class CircuitScores:
         Returns:
             Both; NaN over nothing.
         """
-        asked.check_block(block, self.blocks)
-        asked.check_form(form, self.average_forms)
         margins = Margins.of(self.record, block, form)
         shape = (len(self.layers), len(self.heads(block)))
         rows, columns = (

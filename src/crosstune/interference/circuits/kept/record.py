@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from crosstune.foundation.errors import MeasurementError, StorageError
 from crosstune.foundation.storage import atomic_write, fingerprint_file
+from crosstune.interference.circuits.asked import check_block, check_form
 from crosstune.interference.circuits.kept.axes import Axes
 from crosstune.interference.circuits.kept.layer import FISHER_FACTS, Layer, pair_name
 from crosstune.interference.circuits.kept.manifest import FILE, Manifest
@@ -158,24 +159,26 @@ class Record:
 
     def pairs(self, block: str, form: Form) -> Array:
         """The pair scores, [nA, nB, layers, heads], read only; one row for scores of j alone."""
-        _check_asked("block", block, self.settings.blocks)
-        _check_asked("form", form, self.settings.forms)
+        check_block(block, self.settings.blocks)
+        check_form(form, self.settings.forms)
         return self._arrays[pair_name(block, form)]
 
     def columns(self, block: str, form: Form) -> NDArray[np.float64]:
         """Means over A's samples at even and at odd places, [2, nB, layers, heads]."""
-        _check_asked("block", block, self.settings.blocks)
-        _check_asked("form", form, self.settings.average_forms)
+        check_block(block, self.settings.blocks)
+        check_form(form, self.settings.average_forms)
         return self._side(block, f"columns.{form}", (2, len(self.axes.rows_b)))
 
     def rows(self, block: str, form: Form) -> NDArray[np.float64]:
         """Means over B's samples at even and at odd places, [2, nA, layers, heads]; NaN for scores of j alone."""
-        _check_asked("block", block, self.settings.blocks)
-        _check_asked("form", form, self.settings.average_forms)
+        check_block(block, self.settings.blocks)
+        check_form(form, self.settings.average_forms)
         return self._side(block, f"rows.{form}", (2, len(self.axes.rows_a)))
 
     def apart(self, block: str, form: Form, name: str) -> NDArray[np.float64]:
         """Each sample's mean score with those drawn apart from it, [n, layers, heads]; `name` is a field of `tiles.own.Apart`."""
+        check_block(block, self.settings.blocks)
+        check_form(form, self.settings.average_forms)
         rows = self.axes.rows_a if name.endswith("_a") else self.axes.rows_b
         return self._side(block, f"{name}.{form}", (len(rows),))
 
@@ -241,13 +244,3 @@ def _shapes(axes: Axes, settings: CircuitSettings) -> dict[str, Shape]:
         for block in settings.blocks
         for form in settings.forms
     }
-
-
-def _check_asked(argument: str, asked: object, known: tuple[object, ...]) -> None:
-    if asked not in known:
-        raise MeasurementError(
-            argument,
-            law=f"must be of what was measured: {', '.join(map(str, known))}",
-            found=str(asked),
-            remedy="Ask for one of these, or measure it as well.",
-        )

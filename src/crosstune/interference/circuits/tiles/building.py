@@ -127,12 +127,17 @@ class Source:
         return (self.order % 2).to(self.device)
 
     @property
+    def members(self) -> dict[str, list[int]]:
+        """The positions of the samples of each unit."""
+        found: dict[str, list[int]] = {}
+        for position, sample in enumerate(self.order.tolist()):
+            found.setdefault(self.units[sample], []).append(position)
+        return found
+
+    @property
     def mates(self) -> tuple[Tensor, ...]:
         """The positions of the samples of each unit that has several, on the device."""
-        members: dict[str, list[int]] = {}
-        for position, sample in enumerate(self.order.tolist()):
-            members.setdefault(self.units[sample], []).append(position)
-        several = (places for places in members.values() if len(places) > 1)
+        several = (places for places in self.members.values() if len(places) > 1)
         return tuple(torch.tensor(places, device=self.device) for places in several)
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -178,13 +179,9 @@ def _weights(form: Form, features: slice, normalisers: Mapping[str, Normaliser])
 
 def _together(a: Source, b: Source) -> Iterator[tuple[Tensor, Tensor]]:
     """The positions of the samples of each pair of two tasks that was drawn together, some at once."""
-    placed: dict[str, list[int]] = {}
-    for position, sample in enumerate(b.order.tolist()):
-        placed.setdefault(b.units[sample], []).append(position)
+    theirs = b.members
     pairs = [
-        (position, other)
-        for position, sample in enumerate(a.order.tolist())
-        for other in placed.get(a.units[sample], ())
+        pair for unit, ours in a.members.items() for pair in product(ours, theirs.get(unit, ()))
     ]
     for start in range(0, len(pairs), GATHERED):
         of_a, of_b = torch.tensor(pairs[start : start + GATHERED], device=a.device).T
