@@ -146,43 +146,59 @@ class TestDrawnLabels:
         assert drawn.mean(0).square().sum() < 3 * noise < gradient(None).square().sum()
 
 
-def mixing(rescued: bool) -> Any:
-    """Attention that adds something of the next row, unless, where it can be rescued, the math kernel is forced."""
+def next_row(out: Any) -> Any:
+    """Attention that adds something of the next row."""
+    return out + 0.1 * out.roll(1, dims=0)
+
+
+def longest_row(out: Any) -> Any:
+    """Attention that stretches with the longest row of the batch, whatever the rows say."""
+    return out * (1 + 0.1 * out.shape[1])
+
+
+def planted(fault: Any, rescued: bool = False) -> Any:
+    """A model with a faulty attention, unless, where it can be rescued, the math kernel is forced."""
 
     def forward(module: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Any:
         out, weights = sdpa_attention_forward(module, query, key, value, *rest, **options)
         forced = not torch.backends.cuda.flash_sdp_enabled()
-        return (out if rescued and forced else out + 0.1 * out.roll(1, dims=0)), weights
+        return (out if rescued and forced else fault(out)), weights
 
-    return forward
-
-
-def planted(rescued: bool) -> Any:
-    name = f"planted_{rescued}"
-    AttentionInterface.register(name, mixing(rescued))
-    AttentionMaskInterface.register(name, sdpa_mask)
+    AttentionInterface.register("planted", forward)
+    AttentionMaskInterface.register("planted", sdpa_mask)
     model = tiny.llama()
-    model.config._attn_implementation = name
+    model.config._attn_implementation = "planted"
     return model
 
 
 def test_a_kernel_that_mixes_rows_is_seen_and_another_one_taken() -> None:
-    factors = captured(planted(True), ROWS)
+    factors = captured(planted(next_row, rescued=True), ROWS)
     assert factors.kernel == "math" and factors.difference > 1e-2
     assert f"{factors.difference:.1e}" in factors.notes()[0]
     assert_close(gradients(factors), gradients(captured(tiny.llama(), ROWS)), 1e-4)
 
 
+def test_rows_go_alone_where_they_hang_on_the_shape_of_their_batch() -> None:
+    model = planted(longest_row)
+    factors = captured(model, ROWS)
+    assert factors.kernel == "alone" and factors.difference > 1e-2
+    assert "one row at a time" in factors.notes()[0]
+    singles = captured(model, ROWS, batch_tokens=1)
+    # The same passes; only the padding that they are kept with is other.
+    assert_close(gradients(factors), gradients(singles), 1e-6)
+    assert [row.loss for row in factors.rows] == [row.loss for row in singles.rows]
+
+
 def test_a_model_that_mixes_rows_whatever_the_kernel_is_refused_unless_rows_go_alone() -> None:
-    with pytest.raises(MeasurementError, match=r"row 'r\d'.*alone as beside.*batch_tokens=1"):
-        captured(planted(False), ROWS)
-    alone = captured(planted(False), ROWS, batch_tokens=1)
+    with pytest.raises(MeasurementError, match=r"row 'r\d'.*what other rows.*batch_tokens=1"):
+        captured(planted(next_row), ROWS)
+    alone = captured(planted(next_row), ROWS, batch_tokens=1)
     assert len(alone.batches) == len(ROWS)
 
 
 def test_the_kernel_is_remembered(tmp_path: Any) -> None:
-    first = captured(planted(True), ROWS, tmp_path)
-    again = captured(planted(True), ROWS, tmp_path)
+    first = captured(planted(next_row, rescued=True), ROWS, tmp_path)
+    again = captured(planted(next_row, rescued=True), ROWS, tmp_path)
     assert (again.kernel, again.difference) == ("math", first.difference)
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from crosstune.foundation import ranks
 from crosstune.foundation.errors import DataError, SettingsError
@@ -74,6 +75,18 @@ class Shard:
             for tensors in self.layers.values()
             for value in tensors.values()
         )
+
+    @classmethod
+    def joined(cls, shards: Sequence[Shard]) -> Shard:
+        """One shard of all rows, those that are shorter padded with zeros."""
+        rows = {
+            layer: {
+                name: pad_sequence([row for s in shards for row in s.layers[layer][name]], True)
+                for name in tensors
+            }
+            for layer, tensors in shards[0].layers.items()
+        }
+        return cls(torch.cat([shard.nats for shard in shards]), rows)
 
     def to(self, device: torch.device) -> Shard:
         """The same shard, its factors on a device."""
@@ -287,7 +300,8 @@ class Factors:
         layers: The layers that were captured, in order.
         blocks: The blocks that were captured.
         labels: `text`, or `sampled` from the model's own predictions.
-        kernel: The attention kernel: `default`, or `math` where a row's factors hung on its neighbours in the batch.
+        kernel: The attention kernel: `default`; `math` where a row's factors hung on its neighbours in the batch; `alone`
+            where they did with that one too, and rows went through the model one at a time.
         difference: By how much they differed when that was tested, relative to their size; NaN where no row
             had a neighbour.
         batches: The places of the rows of each batch.
@@ -365,8 +379,9 @@ class Factors:
         """What a reader of the figures should know about how they were captured, in sentences."""
         if self.kernel == "default" or math.isnan(self.difference):
             return ()
+        how = "one row at a time" if self.kernel == "alone" else "with the math kernel of attention"
         return (
-            "Captured with the math kernel of attention: with the default one a row's factors "
+            f"Captured {how}: with the default kernel a row's factors "
             f"differed by {self.difference:.1e} of their size when other rows stood beside it.",
         )
 

@@ -41,6 +41,8 @@ def test_the_coarsest_arithmetic_decides() -> None:
     single = shard(x=torch.zeros(1))
     assert rounding(single, tf32=False) == 2**-11.5
     assert rounding(single, tf32=True) == 2**-5
+    double = shard(x=torch.zeros(1, dtype=torch.float64))
+    assert rounding(double, tf32=False) == 2**-11.5, "norms and losses are float32 in any model"
 
 
 def test_the_math_kernel_is_chosen_inside_only() -> None:

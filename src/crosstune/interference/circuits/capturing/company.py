@@ -14,34 +14,38 @@ from crosstune.interference.circuits.factors import Shard
 KERNELS = ("default", "math")
 """The attention kernels that are tried, in this order."""
 
+ALONE = "alone"
+"""In place of a kernel's name: every row goes through the model by itself."""
+
 _TF32_EPSILON = 2.0**-10
 
 
 @contextmanager
 def attention_kernel(name: str) -> Iterator[None]:
     """Inside, scaled dot-product attention runs by this kernel: whichever torch chooses, or the plain products."""
-    if name == "default":
+    if name != "math":
         yield
         return
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
 
-def difference(among: Shard, index: int, alone: Shard) -> float:
-    """How far a row's factors beside other rows are from those of the row alone.
+def difference(among: Shard, index: int, other: Shard, place: int = 0) -> float:
+    """How far a row's factors in one batch are from the same row's in another, of which it is the longest or which is as long.
 
     Args:
         among: The factors of several rows.
         index: Which of them is the row.
-        alone: The factors of the row alone.
+        other: The factors of the row alone, or beside others.
+        place: Where it stands there.
 
     Returns:
         The norm of the difference over the norm, of the tensor in which that is largest.
     """
     return max(
-        _apart(tensors[name][index], value[0])
+        _apart(tensors[name][index], value[place])
         for layer, tensors in among.layers.items()
-        for name, value in alone.layers[layer].items()
+        for name, value in other.layers[layer].items()
     )
 
 
@@ -54,7 +58,12 @@ def _apart(padded: Tensor, alone: Tensor) -> float:
 
 
 def rounding(shard: Shard, *, tf32: bool) -> float:
-    """The difference that rounding may make: the square root of the coarsest step of the arithmetic."""
+    """The difference that rounding may make: the square root of the coarsest step of the arithmetic.
+
+    Sums in another order differ by some steps times the condition of what is summed, and the square root leaves room for a
+    condition of 2,900 in float32. Models compute norms, rotations, softmax and losses in float32 at best, whatever their
+    weights are kept in, so float64 factors are no more exact than that.
+    """
     kinds = {value.dtype for tensors in shard.layers.values() for value in tensors.values()}
-    step = max(torch.finfo(kind).eps for kind in kinds)
-    return float(max(step, _TF32_EPSILON if tf32 else 0.0) ** 0.5)
+    steps = [torch.finfo(kind).eps for kind in {*kinds, torch.float32}]
+    return float(max(*steps, _TF32_EPSILON if tf32 else 0.0) ** 0.5)
