@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGE = CHECKOUT / "src" / "crosstune"
 TESTS = CHECKOUT / "tests"
 
-MAX_MODULE_LINES = 400
+MAX_MODULE_LINES = 600
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 7
 FORBIDDEN_NAMES = frozenset(
@@ -49,7 +49,7 @@ def without_door_sign(text: str) -> list[str]:
 
 
 def too_long(text: str) -> list[str]:
-    """A module has at most 400 lines, a function 60 (decorators not counted)."""
+    """A module has at most 600 lines, a function 60 (decorators not counted)."""
     lines = len(text.splitlines())
     found = [f"{lines} lines; at most {MAX_MODULE_LINES}"] if lines > MAX_MODULE_LINES else []
     for function in functions(ast.parse(text)):

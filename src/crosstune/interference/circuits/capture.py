@@ -214,11 +214,7 @@ class _Job:
         return Shard.joined([self.run([row]) for row in rows]) if alone else self.run(rows)
 
     def _settle(self, keeper: Keeper) -> tuple[str, float]:
-        """How rows are captured so that none hangs on its neighbours; what is captured on the way is kept.
-
-        Where a row differs beside others by more than rounding, whatever the kernel, but not with what they say (a model whose
-        positions stretch with the longest row; half precision), every row goes alone.
-        """
+        """How rows are captured so that none hangs on its neighbours; what is captured on the way is kept."""
         several = [index for index, batch in enumerate(self.batches) if len(batch) > 1]
         if not several:
             keeper.settle(KERNELS[0], math.nan)
@@ -234,6 +230,8 @@ class _Job:
                 keeper.settle(kernel, seen[0])
                 keeper.write(index, among)
                 return kernel, seen[0]
+        # A row may hang on the shape of its batch and not on what is in it: positions that stretch with the longest row, or
+        # the rounding of half precision. Then it is itself when it goes alone.
         with attention_kernel(KERNELS[-1]):
             leak = difference(among, -1, self._beside_others(index), -1)
         if leak <= rounding(among, tf32=self.tf32):

@@ -58,12 +58,9 @@ def _apart(padded: Tensor, alone: Tensor) -> float:
 
 
 def rounding(shard: Shard, *, tf32: bool) -> float:
-    """The difference that rounding may make: the square root of the coarsest step of the arithmetic.
-
-    Sums in another order differ by some steps times the condition of what is summed, and the square root leaves room for a
-    condition of 2,900 in float32. Models compute norms, rotations, softmax and losses in float32 at best, whatever their
-    weights are kept in, so float64 factors are no more exact than that.
-    """
+    """The difference that rounding may make: the square root of the coarsest step of the arithmetic."""
+    # Sums in another order differ by a step times the condition of what is summed; the root leaves room for a condition of
+    # 2,900 in float32. Norms, rotations, softmax and losses are float32 at best, whatever the weights are kept in.
     kinds = {value.dtype for tensors in shard.layers.values() for value in tensors.values()}
     steps = [torch.finfo(kind).eps for kind in {*kinds, torch.float32}]
     return float(max(*steps, _TF32_EPSILON if tf32 else 0.0) ** 0.5)

@@ -1,0 +1,70 @@
+"""The arithmetic of a machine that is not here: products and sums differ by up to two units in the last place.
+
+Which way a result is off follows from its own bits and a seed, so that one seed is one machine: the same operation on the same
+numbers gives the same bits, wherever they stand. A test that passes under several seeds hangs on no machine's order of sums.
+Tests meet it by `CROSSTUNE_ARITHMETIC=1 make test`, spawned processes included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_INTEGERS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+}
+
+_INEXACT = (
+    *("mm", "addmm", "bmm", "baddbmm", "mv", "dot", "sum", "mean", "logsumexp"),
+    *("exp", "rsqrt", "linalg_vector_norm", "_scaled_dot_product_flash_attention_for_cpu"),
+    *("_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data"),
+)
+"""Operations whose last bits depend on the processor and on its libraries."""
+
+
+class Arithmetic(TorchDispatchMode):
+    """Inside, the results of inexact operations are nudged."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.operations = {getattr(torch.ops.aten, name) for name in _INEXACT}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket not in self.operations or func._schema.is_mutable:
+            return found
+        if isinstance(found, Tensor):
+            return nudged(found, self.seed)
+        return type(found)([nudged(found[0], self.seed), *found[1:]])
+
+
+def nudged(value: Tensor, seed: int) -> Tensor:
+    """The same numbers, each moved by −2 to 2 units in the last place as its own bits and the seed say; zeros stay."""
+    kind = _INTEGERS.get(value.dtype)
+    if kind is None:
+        return value
+    bits = value.contiguous().view(kind)
+    mixed = bits.long() * 2654435761 + seed * 40503
+    mixed = (mixed ^ (mixed >> 15)) * 2246822519
+    step = (mixed >> 13) % 5 - 2
+    normal = value.isfinite() & (value.abs() > 1e6 * torch.finfo(value.dtype).tiny)
+    return torch.where(normal, (bits + step.to(kind)).view(value.dtype), value)
+
+
+def begin(seed: int) -> None:
+    """Let this process compute so from now on."""
+    Arithmetic(seed).__enter__()
