@@ -1,15 +1,17 @@
-"""The arithmetic of a machine that is not here: products and sums differ by up to two units in the last place.
+"""Elsewhere: the rounding of a machine that is not here, and other random numbers. A test that hangs on neither passes under both.
 
-Which way a result is off follows from its own bits and a seed, so that one seed is one machine: the same operation on the same
-numbers gives the same bits, wherever they stand. A test that passes under several seeds hangs on no machine's order of sums.
-Tests meet it by `CROSSTUNE_ARITHMETIC=1 make test`, spawned processes included.
+`CROSSTUNE_ARITHMETIC=1 make test`: products and sums differ by up to two units in the last place. Which way a result is off follows
+from its own bits and the number given, so that one number is one machine: the same operation on the same numbers gives the same
+bits, wherever they stand. `CROSSTUNE_SEEDS=1 make test`: every seed is another one. Spawned processes take part.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -65,6 +67,35 @@ def nudged(value: Tensor, seed: int) -> Tensor:
     return torch.where(normal, (bits + step.to(kind)).view(value.dtype), value)
 
 
-def begin(seed: int) -> None:
-    """Let this process compute so from now on."""
-    Arithmetic(seed).__enter__()
+class Shifted(torch.Generator):
+    """A generator whose seeds are other ones."""
+
+    shift = 0
+
+    def manual_seed(self, seed: int) -> torch.Generator:
+        return super().manual_seed(seed + self.shift)
+
+
+class ShiftedRandom(random.Random):
+    """The same for Python's own."""
+
+    def __init__(self, seed: Any = None) -> None:
+        super().__init__(seed + Shifted.shift if isinstance(seed, int) else seed)
+
+
+def shift_seeds(by: int) -> None:
+    """Let whatever is seeded in this process from now on get the seed that is `by` larger."""
+    Shifted.shift = by
+    numpy, everywhere = np.random.default_rng, torch.manual_seed
+    np.random.default_rng = lambda seed=None: numpy(seed + by if isinstance(seed, int) else seed)
+    torch.manual_seed = lambda seed: everywhere(seed + by)
+    torch.Generator = Shifted
+    random.Random = ShiftedRandom
+
+
+def begin(arithmetic: str | None, seeds: str | None) -> None:
+    """Let this process be elsewhere from now on."""
+    if arithmetic:
+        Arithmetic(int(arithmetic)).__enter__()
+    if seeds:
+        shift_seeds(int(seeds))
