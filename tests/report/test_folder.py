@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch  # noqa: F401  # so that a run knows the arithmetic of torch
 from tests.report.small_run import small_run, text_of, tiny_table
 
 from crosstune.foundation.records import Run
@@ -42,3 +43,12 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     resumed = Run.resume(run.folder)
     draw(resumed)
     assert "has not finished" in text_of(run.folder)
+
+
+def test_a_run_of_two_machines_says_so(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", (), tiny_table())
+    draw(run)
+    assert "more than one arithmetic" not in text_of(run.folder)
+    run.event("arithmetic", text="a loom, threads: 3")
+    draw(run)
+    assert "a loom, threads: 3" in text_of(run.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,10 +79,20 @@ def _page(run: Run, tables: dict[str, Table]) -> Page:
         )
         note = Statement(f"This run has no {PAGE_FILE}; every table is shown as it is.", "info")
         page = Page(f"Run {run.folder.name}", run.kind, (note,), sections)
-    if run.finished:
-        return page
-    note = Statement("This run has not finished; what follows was measured so far.", "warning")
-    return replace(page, statements=(note, *page.statements))
+    return replace(page, statements=(*_notes(run), *page.statements))
+
+
+def _notes(run: Run) -> Iterator[Statement]:
+    """What a reader of any page should know first."""
+    if not run.finished:
+        yield Statement("This run has not finished; what follows was measured so far.", "warning")
+    several = run.arithmetics()
+    if len(several) > 1:
+        yield Statement(
+            "Computed by more than one arithmetic, so that running it again anywhere gives these numbers to rounding and not "
+            f"to the bit: {'; '.join(several)}.",
+            "info",
+        )
 
 
 def _environment(folder: Path) -> dict[str, object]:

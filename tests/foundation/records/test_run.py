@@ -7,6 +7,7 @@ import math
 import duckdb
 import pandas as pd
 import pytest
+import torch  # so that a run knows the arithmetic of torch
 
 from crosstune.foundation.errors import StorageError
 from crosstune.foundation.records import Column, Measurement, Run, Table
@@ -46,6 +47,17 @@ def test_a_kill_while_creating_leaves_a_folder_that_can_be_used(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "settings.yaml").write_text("half")
     assert Run.create(tmp_path, "whole: 1\n", kind="test").settings_yaml == "whole: 1\n"
+
+
+def test_another_machine_may_go_on_and_is_named_once(run, monkeypatch):
+    assert Run.resume(run.folder).all_events() == []
+    cell = run.cell("seed-1", "")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    for _ in range(2):
+        Run.resume(cell.folder)
+    here, other = run.arithmetics()
+    assert "threads: 77" in other and other not in here
+    assert [event["text"] for event in cell.all_events()] == [other]
 
 
 def test_readers_keep_the_last_attempt_of_a_step(run):

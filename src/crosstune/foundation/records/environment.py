@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,20 +33,48 @@ def describe_environment() -> dict[str, Any]:
     """The facts that decide whether two runs may be compared bit for bit.
 
     Returns:
-        Plain values; what is not installed or not known is None. Accelerators are named only where torch
-        is loaded already, because asking for them would start a driver.
+        Plain values; what is not installed or not known is None. What torch knows (accelerators, the processor's capability,
+        the library of linear algebra, threads) is named only where it is loaded already: asking would load it.
     """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "accelerators": _accelerators(),
+        "capability": _capability(),
+        "blas": _blas(),
         "threads": _threads(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "git": _git(),
     }
+
+
+def arithmetic(environment: Mapping[str, Any]) -> str:
+    """What decides the last bits of what is computed, in one line.
+
+    Args:
+        environment: As `describe_environment` gave it.
+
+    Returns:
+        Two environments with the same line give the same bits; empty where torch was not loaded.
+    """
+    if environment.get("capability") is None:
+        return ""
+    devices = environment["accelerators"] or [
+        f"{environment['processor']} {environment['capability']}"
+    ]
+    threads, torch = environment["threads"], environment["packages"]["torch"]
+    return f"{', '.join(devices)}, {environment['blas']}, threads: {threads}, torch {torch}"
+
+
+def _processor() -> str:
+    """The processor's name; Python itself knows it only on some systems."""
+    known = Path("/proc/cpuinfo")
+    text = known.read_text(encoding="utf-8") if known.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
@@ -60,6 +91,22 @@ def _accelerators() -> list[str] | None:
     if not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _capability() -> str | None:
+    """The instructions that torch uses; `ATEN_CPU_CAPABILITY` changes them."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else str(torch.backends.cpu.get_cpu_capability())
+
+
+def _blas() -> str | None:
+    """The library of linear algebra that torch was built with, and the reproducibility that MKL was asked for."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    asked = os.environ.get("MKL_CBWR")
+    return (found[1] if found else "unknown") + (f" MKL_CBWR={asked}" if asked else "")
 
 
 def _threads() -> int | None:

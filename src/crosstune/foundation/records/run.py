@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from crosstune.foundation.errors import StorageError
-from crosstune.foundation.records.environment import describe_environment
+from crosstune.foundation.records.environment import arithmetic, describe_environment
 from crosstune.foundation.records.events import Event, EventLog, last_attempts
 from crosstune.foundation.records.measurement import Measurement
 from crosstune.foundation.records.table import Column, Table
@@ -119,11 +119,16 @@ class Run:
             folder: Its folder.
 
         Returns:
-            The run; what it writes supersedes what earlier attempts wrote of the same steps.
+            The run; what it writes supersedes what earlier attempts wrote of the same steps. Another machine may go on with
+            it; an event says so.
         """
-        run = cls.open(folder)
-        run._change(attempts=run._log.attempt + 1, finished=False)
-        return cls(run.folder, attempt=run._log.attempt + 1)
+        known = cls.open(folder)
+        run = cls(known.folder, attempt=known._log.attempt + 1)
+        run._change(attempts=run._log.attempt, finished=False)
+        here = arithmetic(describe_environment())
+        if here and here not in known.arithmetics():
+            run.event("arithmetic", text=here)
+        return run
 
     def _change(self, **fields: Any) -> None:
         path = self.folder / "run.json"
@@ -150,6 +155,14 @@ class Run:
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return bool(read_json(self.folder / "run.json")["finished"])
+
+    def arithmetics(self) -> list[str]:
+        """The machines and settings that computed what the run and its cells hold, as `environment.arithmetic` spells them."""
+        path = self.folder / "environment.json"
+        first = arithmetic(read_json(path)) if path.is_file() else ""
+        later = [str(event["text"]) for event in self.all_events() if event["kind"] == "arithmetic"]
+        cells = [name for cell in self.cells() for name in cell.arithmetics()]
+        return [name for name in dict.fromkeys((first, *later, *cells)) if name]
 
     def finish(self) -> None:
         """Say that everything was written, and turn each table's parts into one file."""
