@@ -3,6 +3,7 @@
 
 PYTHON  ?= python3
 WORKERS ?= 2
+TESTS   ?=
 VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -41,7 +42,7 @@ quickstart: $(VENV)/installed ## install, run the main study on the embedded def
 	@env -u OMP_NUM_THREADS $(BIN)/crosstune run conflict --config recipes/quickstart.yaml
 
 test: $(VENV)/installed-dev ## every test a two-core CPU can run, in at most ten minutes
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
 
 lint: $(VENV)/installed-dev ## ruff (rules and format), mypy --strict, the floors of the house
 	@$(BIN)/ruff check .

@@ -83,7 +83,7 @@ class TrainingSettings:
     lora: LoraSettings | None = None
     """Train adapters of this shape; none trains the whole model."""
     deterministic: bool = False
-    """Ask CUDA for kernels that give the same bits every time (slower); the CPU does so anyway."""
+    """Ask CUDA for kernels that give the same bits every time (slower); one CPU with the same threads does so anyway."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     evaluate_every: int = 0
