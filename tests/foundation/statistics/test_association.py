@@ -28,7 +28,7 @@ def test_the_interval_covers_the_truth() -> None:
     truth = 6 / math.pi * math.asin(0.6 / 2)  # Spearman's ρ of a normal pair with correlation 0.6
     found = [rank_correlation(*pair(30, seed)) for seed in range(300)]
     covered = sum(bool(f.low <= truth <= f.high) for f in found) / 300
-    assert 0.915 < covered < 0.99
+    assert 0.915 < covered < 0.995  # 0.958, ± 3.2 binomial errors of 0.0116
 
 
 def test_unmeasured_pairs_take_no_part() -> None:

@@ -52,7 +52,8 @@ def test_nothing_tested_stays_nothing() -> None:
 def test_the_family_errs_as_rarely_as_promised() -> None:
     p = torch.rand(20, 4000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     wrong = float((holm(p) < 0.05).any(0).double().mean())
-    assert 0.035 < wrong < 0.06  # 1 − 0.95^(1/…): 0.0488 for 20 independent true nulls
+    # 1 − (1 − 0.05/20)^20 = 0.0488 for 20 independent true nulls, ± 3.3 binomial errors of 0.0034.
+    assert 0.037 < wrong < 0.06
 
 
 def test_smallest_p_is_all_signs_alike() -> None:
@@ -101,7 +102,8 @@ def test_bands_hold_all_at_once(correlation: float) -> None:
             sample.mean(0), [mean_spread(sample)], generator, 0.9, draws=400
         )
         held += bool(((band.low <= 0) & (band.high >= 0)).all())
-    assert 0.85 < held / len(studies) < 0.97, "nominal 0.9, ± 3 binomial errors and t's tail"
+    # Nominal 0.9, less 0.02 for a quantile of 400 draws, ± 3.5 binomial errors of 0.0173.
+    assert 0.82 < held / len(studies) < 0.96
 
 
 def test_values_that_move_together_are_one_value() -> None:
@@ -109,6 +111,7 @@ def test_values_that_move_together_are_one_value() -> None:
     spread, value = mean_spread(sample), sample.mean(0)
     band = simultaneous_interval(value, [spread], torch.Generator().manual_seed(0), draws=20000)
     alone = interval_from(value, [spread])
+    # The 95 % quantile of |t| from 20,000 draws: √(0.05·0.95/20000)/(density 0.1) = 0.015 of 2.0, four times.
     torch.testing.assert_close(band.half_width, alone.half_width, rtol=0.03, atol=0)
 
 
@@ -116,7 +119,7 @@ def test_what_is_not_measured_takes_no_part_in_the_bands() -> None:
     sample = simulated(1, 20, 3, 0.0)[0]
     hidden = sample.clone()
     hidden[:, 1] = math.nan
-    hidden[:, 2] = 5.0
+    hidden[:, 2] = 0.0
     found = simultaneous_interval(
         hidden.mean(0), [mean_spread(hidden)], torch.Generator().manual_seed(0)
     )
@@ -124,7 +127,7 @@ def test_what_is_not_measured_takes_no_part_in_the_bands() -> None:
         sample[:, :1].mean(0), [mean_spread(sample[:, :1])], torch.Generator().manual_seed(0)
     )
     torch.testing.assert_close(found.low[:1], alone.low)
-    assert found.low[1].isnan() and float(found.low[2]) == float(found.high[2]) == 5.0
+    assert found.low[1].isnan() and float(found.low[2]) == float(found.high[2]) == 0.0
 
 
 def test_no_values_have_no_bands() -> None:

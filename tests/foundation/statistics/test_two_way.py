@@ -12,7 +12,7 @@ from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.statistics.intervals import interval_from, mean_spread, total_variance
 from crosstune.foundation.statistics.two_way import clustered_spread, two_way_spreads
 
-STUDIES = 2000
+STUDIES = 2000  # the error of a coverage of 0.95 is 0.0049: bounds of 0.02 are four of them
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
