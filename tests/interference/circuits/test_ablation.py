@@ -67,7 +67,7 @@ def test_the_interval_holds_what_many_samples_say() -> None:
         small = replace(World(), n_a=20, n_b=20, seed=seed).with_settings(**options)
         (row,) = ablate([small.scores()]).rows()
         held += row["spearman_low"] <= truth <= row["spearman_high"]
-    assert held >= 33, "nominal 38 of 40"
+    assert held >= 32, "nominal 38 of 40; 31 or fewer has probability 0.0002"
 
 
 def test_a_form_equals_itself_under_another_name() -> None:

@@ -30,6 +30,9 @@ from crosstune.interference.circuits.capturing.scope import Scope
 from crosstune.interference.circuits.settings import CircuitSettings
 
 ROWS = rows()
+ROUNDING = (
+    1e-5  # float32: 1e3 terms a layer in another order, 1.2e-7 * sqrt(1e3), times a condition of ~3
+)
 
 
 def test_rows_keep_their_order_and_losses() -> None:
@@ -38,9 +41,12 @@ def test_rows_keep_their_order_and_losses() -> None:
     losses = score_rows(model, ROWS, pad_id=0).nats
     assert [row.row_id for row in factors.rows] == [row.row_id for row in ROWS]
     torch.testing.assert_close(
-        torch.tensor([row.loss for row in factors.rows], dtype=torch.float64), losses
+        torch.tensor([row.loss for row in factors.rows], dtype=torch.float64),
+        losses,
+        rtol=ROUNDING,
+        atol=0.0,
     )
-    assert factors.kernel == "default" and 0 <= factors.difference < 1e-5
+    assert factors.kernel == "default" and 0 <= factors.difference < ROUNDING
 
 
 def test_the_bytes_are_foreseen() -> None:
@@ -111,7 +117,10 @@ def test_half_precision_is_evaluated_as_it_is_asked() -> None:
     wide, same = captured(model, ROWS), captured(model, ROWS, precision="model")
     assert wide.layer(0).batches[0].shared("q").dtype == torch.float32
     assert same.layer(0).batches[0].shared("q").dtype == torch.bfloat16
-    assert_close(gradients(same), gradients(captured(model.float(), ROWS)), 0.2)
+    rough = gradients(same)
+    for place, exact in gradients(captured(model.float(), ROWS)).items():
+        # bfloat16: 0.004 * sqrt(3e2 roundings on the way)
+        assert (rough[place] - exact).norm() < 0.07 * exact.norm()
 
 
 class TestDrawnLabels:
@@ -121,7 +130,9 @@ class TestDrawnLabels:
         model = tiny.llama().double()
         one = gradients(captured(model, ROWS, labels="sampled"))
         other = gradients(captured(model, ROWS[::-1], labels="sampled", batch_tokens=1))
-        assert_close({place: value.flip(0) for place, value in other.items()}, one, 1e-5)
+        assert_close(
+            {place: value.flip(0) for place, value in other.items()}, one, ROUNDING
+        )  # float64 passes, kept in float32
 
     def test_they_hang_on_the_seed_and_are_not_the_text(self) -> None:
         model = tiny.llama()
@@ -175,7 +186,9 @@ def test_a_kernel_that_mixes_rows_is_seen_and_another_one_taken() -> None:
     factors = captured(planted(next_row, rescued=True), ROWS)
     assert factors.kernel == "math" and factors.difference > 1e-2
     assert f"{factors.difference:.1e}" in factors.notes()[0]
-    assert_close(gradients(factors), gradients(captured(tiny.llama(), ROWS)), 1e-4)
+    assert_close(
+        gradients(factors), gradients(captured(tiny.llama(), ROWS)), 10 * ROUNDING
+    )  # q and k: softmax cancels to a tenth
 
 
 def test_rows_go_alone_where_they_hang_on_the_shape_of_their_batch() -> None:
@@ -184,7 +197,7 @@ def test_rows_go_alone_where_they_hang_on_the_shape_of_their_batch() -> None:
     assert factors.kernel == "alone" and factors.difference > 1e-2
     assert "one row at a time" in factors.notes()[0]
     singles = captured(model, ROWS, batch_tokens=1)
-    # The same passes; only the padding that they are kept with is other.
+    # The same passes, so the same float32 factors within one machine; sums over other padding, in float64.
     assert_close(gradients(factors), gradients(singles), 1e-6)
     assert [row.loss for row in factors.rows] == [row.loss for row in singles.rows]
 
@@ -205,4 +218,6 @@ def test_the_kernel_is_remembered(tmp_path: Any) -> None:
 def test_windows_and_duplicates_of_a_row_are_rows_of_their_own() -> None:
     some: list[Encoded] = [ROWS[0], ROWS[0], ROWS[2]]
     found = gradients(captured(tiny.llama(), some))
-    assert_close({p: v[1:2] for p, v in found.items()}, {p: v[:1] for p, v in found.items()}, 1e-4)
+    assert_close(
+        {p: v[1:2] for p, v in found.items()}, {p: v[:1] for p, v in found.items()}, 10 * ROUNDING
+    )

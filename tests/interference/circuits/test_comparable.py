@@ -34,6 +34,7 @@ def test_rescaled_weights_move_exactly_the_refused_scores(form: Form, power: int
         ratio = pair_scores(*after.gradients(block), form) / pair_scores(
             *before.gradients(block), form
         )
+        # powers of two: exact
         torch.testing.assert_close(ratio, torch.full_like(ratio, times**power))
     assert bool(why_not(form)) == (power != 0) == (form.variant not in FREE_OF_UNITS)
 

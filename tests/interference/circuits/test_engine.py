@@ -74,6 +74,7 @@ def test_single_precision_factors_score_alike() -> None:
         for form, pairs in rough[block].pairs.items():
             assert pairs.dtype == torch.float32
             expected = exact[block].pairs[form]
+            # float32: sums of 6 tokens and 15 entries, 1.2e-7 * 21, times 40 for entries over a small Fisher
             assert (pairs.double() - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
@@ -215,5 +216,6 @@ def test_memory_stays_within_the_budget(
     for other in found[1:]:
         for block in BLOCKS:
             for form, pairs in found[0][block].pairs.items():
+                # float32: a thousand terms in another order, 1.2e-7 * sqrt(1e3), times a condition of ~5
                 gap = (other[block].pairs[form] - pairs).abs().max()
                 assert gap <= 2e-5 * pairs.abs().max()

@@ -22,8 +22,8 @@ def test_labels_follow_the_distribution() -> None:
     at = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = sampled(logits, torch.zeros(1, 20000, dtype=torch.int64), at)
     shares = torch.bincount(found[0], minlength=4) / 20000
-    # Three standard errors of a share of a half.
-    torch.testing.assert_close(shares, logits[0, 0].softmax(-1), rtol=0, atol=3 * 0.5 / 20000**0.5)
+    # Five standard errors of a share of a half.
+    torch.testing.assert_close(shares, logits[0, 0].softmax(-1), rtol=0, atol=5 * 0.5 / 20000**0.5)
 
 
 def test_the_ends_of_the_distribution_are_tokens_that_can_be() -> None:
