@@ -88,7 +88,8 @@ def test_heads_add_up_to_their_component_with_an_interval_of_its_own() -> None:
     # The heads cancel in every block, so the component is known far better than either of them.
     widths = [entry.high - entry.low for entry in (whole, *account.heads)]
     assert widths[0] == pytest.approx(widths[1]) == pytest.approx(0.1 * widths[2])
-    assert torch.equal(book.path_by_component()[0], torch.tensor([0.25, 2.5], dtype=torch.float64))
+    expected = torch.tensor([0.25, 2.5], dtype=torch.float64)
+    torch.testing.assert_close(book.path_by_component()[0], expected)
     assert filled().close(0.95).heads == ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,10 +20,16 @@ def measured(blocks: int = 16, noise: float = 4.0, seed: int = 0) -> Agreement:
 
 
 def test_the_truth_is_found_where_the_naive_cosine_is_too_small() -> None:
-    found = measured()
-    assert (found.cosine.low <= COSINES).all() and (found.cosine.high >= COSINES).all()
-    assert found.resolved.all()
-    assert float(found.naive_cosine[2]) < 0.53 < float(found.cosine.value[2])
+    found = [measured(seed=seed) for seed in range(40)]
+    low, high = (
+        torch.stack([getattr(one.cosine, end) for one in found]) for end in ("low", "high")
+    )
+    # 120 intervals of 0.95, less 3.5 binomial errors of 0.02; means over 40 seeds know 0.48 and 0.6 within 0.01.
+    assert float(((low <= COSINES) & (high >= COSINES)).double().mean()) > 0.88
+    assert torch.stack([one.resolved for one in found]).double().mean() > 0.97
+    naive = torch.stack([one.naive_cosine for one in found]).mean(0)
+    corrected = torch.stack([one.cosine.value for one in found]).mean(0)
+    assert float(naive[2]) < 0.53 < float(corrected[2])
 
 
 def test_conflict_is_said_only_of_the_site_that_conflicts() -> None:
@@ -30,13 +37,19 @@ def test_conflict_is_said_only_of_the_site_that_conflicts() -> None:
 
 
 def test_signal_noise_and_norms_are_the_planted_ones() -> None:
-    found = measured(blocks=64)
+    """Means over four seeds; each tolerance is five or more of their errors."""
+    found = [measured(blocks=64, seed=seed) for seed in range(4)]
+
+    def mean(figure: Callable[[Agreement], torch.Tensor]) -> torch.Tensor:
+        return torch.stack([figure(some) for some in found]).mean(0)
+
     one = torch.ones(3, dtype=torch.float64)
-    torch.testing.assert_close(found.u.aa, one, atol=0.15, rtol=0)
-    torch.testing.assert_close(found.noise_scale_a, 4 * one, atol=0.6, rtol=0)
-    torch.testing.assert_close(found.signal_to_noise_b, 16 * one, atol=3, rtol=0)
-    torch.testing.assert_close(found.norm_a, (1 + 4 / 64) ** 0.5 * one, atol=0.1, rtol=0)
-    torch.testing.assert_close(found.reliability_a, one / (1 + 4 / 64), atol=0.05, rtol=0)
+    torch.testing.assert_close(mean(lambda f: f.u.aa), one, atol=0.15, rtol=0)
+    torch.testing.assert_close(mean(lambda f: f.noise_scale_a), 4 * one, atol=0.6, rtol=0)
+    torch.testing.assert_close(mean(lambda f: f.signal_to_noise_b), 16 * one, atol=3, rtol=0)
+    norm, reliability = (1 + 4 / 64) ** 0.5 * one, one / (1 + 4 / 64)
+    torch.testing.assert_close(mean(lambda f: f.norm_a), norm, atol=0.1, rtol=0)
+    torch.testing.assert_close(mean(lambda f: f.reliability_a), reliability, atol=0.01, rtol=0)
 
 
 def test_norm_reliability_and_noise_obey_their_identity() -> None:
@@ -114,9 +127,9 @@ def test_the_power_line_tells_how_many_blocks_would_resolve() -> None:
     needed = int(lines[lines.isfinite()].median())
     assert needed > 16
     resolved = torch.stack(
-        [measured(blocks=needed, noise=30.0, seed=s).resolved for s in range(10)]
+        [measured(blocks=needed, noise=30.0, seed=s).resolved for s in range(40)]
     )
-    assert float(resolved.double().mean()) > 0.8
+    assert float(resolved.double().mean()) > 0.8  # 0.91, and 0.03 over seeds
     assert float(torch.stack([found.resolved for found in unresolved]).double().mean()) < 0.5
 
 

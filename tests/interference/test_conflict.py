@@ -29,8 +29,7 @@ def tasks() -> dict[str, list[Row]]:
 
 
 def test_one_row_for_each_pair_and_site_with_roles() -> None:
-    model = tiny.llama()
-    table = measure_conflict(model, tiny.tokenizer(), tasks(), **SMALL)
+    table = measure_conflict(tiny.sure(), tiny.tokenizer(), tasks(), **SMALL)
     assert len(table) == 19  # embed, 2 × (q k v o gate up down norm), last norm, head
     roles = {column.name: (column.role, column.of) for column in table.columns}
     assert roles["layer"] == ("axis", "")
@@ -52,7 +51,7 @@ def test_one_row_for_each_pair_and_site_with_roles() -> None:
 
 
 def test_few_blocks_give_points_without_intervals() -> None:
-    table = measure_conflict(tiny.llama(), tiny.tokenizer(), tasks(), **{**SMALL, "blocks": 4})
+    table = measure_conflict(tiny.sure(), tiny.tokenizer(), tasks(), **{**SMALL, "blocks": 4})
     row = next(row for row in table.rows() if row["component"] == "head")
     assert not math.isnan(row["corrected"])
     assert math.isnan(row["low"]) and math.isnan(row["inner_high"])

@@ -31,6 +31,12 @@ def moving(layers: float, noise: float = 0.05, seeds: int = 5, seed: int = 0) ->
     return 0.1 - 0.6 * bump + noise * drawn
 
 
+def still(noise: float) -> torch.Tensor:
+    """Seeds whose noise cancels in their mean: no change is shown by chance."""
+    drawn = moving(0.0, noise=noise)
+    return drawn - drawn.mean(0) + moving(0.0, noise=0.0)
+
+
 def test_slopes_are_scipys() -> None:
     values = torch.randn(12, generator=generator(), dtype=torch.float64)
     expected = stats.linregress(DEPTH.numpy(), values.numpy()).slope
@@ -53,14 +59,14 @@ def test_a_moving_peak_is_shown_in_words() -> None:
 
 
 def test_a_still_peak_is_not_shown_and_what_is_excluded_is_told() -> None:
-    found = movement_across_seeds(moving(0.0, noise=0.02), DEPTH, STEPS)
+    found = movement_across_seeds(still(0.02), DEPTH, STEPS)
     assert found.verdict == "not shown"
     assert found.excluded_above == max(abs(found.low), abs(found.high)) <= found.relevant
     assert "is excluded" in found.words
 
 
 def test_noise_is_too_noisy_and_names_the_seeds_it_takes() -> None:
-    found = movement_across_seeds(moving(0.0, noise=0.6, seed=2), DEPTH, STEPS)
+    found = movement_across_seeds(still(1.0), DEPTH, STEPS)
     assert found.verdict == "too noisy" and found.needs_seeds > 5
     assert f"needs {found.needs_seeds:.0f} seeds" in found.words
 
@@ -87,7 +93,8 @@ def test_the_seeds_named_are_more_than_there_were_and_would_exclude_it() -> None
 
 
 def test_more_seeds_do_not_exclude_a_change_that_is_not_below_the_relevant_one() -> None:
-    found = movement_across_seeds(moving(0.0, noise=0.6, seed=2), DEPTH, STEPS, relevant=1e-6)
+    change = moving(0.5, noise=0.0) - moving(0.0, noise=0.0)
+    found = movement_across_seeds(still(1.0) + change, DEPTH, STEPS, relevant=1e-6)
     assert found.verdict == "too noisy" and math.isnan(found.needs_seeds)
     assert "more seeds would not exclude it" in found.words
 

@@ -15,7 +15,7 @@ AUTO = AgreementSettings(blocks="auto", rows_per_block=2, length=16)
 
 def chosen(settings: AgreementSettings, rows: int = 120) -> int:
     tasks = {"en": tiny.rows("en", rows), "bn": tiny.rows("bn", rows, start=500)}
-    return choose_blocks(tiny.llama(), tiny.tokenizer(), tasks, settings)
+    return choose_blocks(tiny.sure(), tiny.tokenizer(), tasks, settings)
 
 
 def test_a_given_number_is_kept() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests.interference import driven, tiny
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from crosstune.foundation.data import Task, encode
+from crosstune.foundation.data import Task, collate, encode
 from crosstune.foundation.errors import CheckpointError, ModelError, SettingsError
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.models import save_model
@@ -20,6 +20,7 @@ from crosstune.foundation.records import Table
 from crosstune.interference.rollback import compare_with_ledger, measure_rollback
 
 ROWS = tiny.rows("en", 12)
+ROUNDING = 2e-6  # float32: 6e-8 · √(1e3 terms behind a logit), a nat of 3 in the mean of 80 tokens
 
 
 def moved(model: Any, seed: int = 3) -> Any:
@@ -56,13 +57,13 @@ def test_each_row_is_the_loss_with_that_component_put_back() -> None:
             before.model.layers[1].self_attn.v_proj.weight
         )
     row = cell(table, "L1 attn.v")
-    assert row["loss"] == pytest.approx(loss(by_hand), abs=1e-6)
-    assert row["nats"] == pytest.approx(loss(after) - loss(by_hand), abs=1e-6)
+    assert row["loss"] == pytest.approx(loss(by_hand), abs=ROUNDING)
+    assert row["nats"] == pytest.approx(loss(after) - loss(by_hand), abs=ROUNDING)
     assert row["low"] < row["nats"] < row["high"]
-    assert cell(table, "all")["loss"] == pytest.approx(loss(before), abs=1e-6)
-    assert cell(table, "none")["loss"] == pytest.approx(loss(after), abs=1e-6)
+    assert cell(table, "all")["loss"] == pytest.approx(loss(before), abs=ROUNDING)
+    assert cell(table, "none")["loss"] == pytest.approx(loss(after), abs=ROUNDING)
     assert cell(table, "none")["nats"] == 0
-    assert cell(table, "all")["share"] == 1
+    assert cell(table, "all")["share"] == pytest.approx(1)
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -90,7 +91,7 @@ def test_only_the_slice_of_a_fused_parameter_is_put_back() -> None:
     with torch.no_grad():  # keys move, queries and values do not
         after.transformer.h[0].attn.c_attn.weight[:, 16:32] += torch.randn(16, 16)
     table = rolled(before, after)
-    assert cell(table, "L0 attn.k")["loss"] == pytest.approx(cell(table, "all")["loss"], abs=1e-7)
+    assert cell(table, "L0 attn.k")["loss"] == cell(table, "all")["loss"]  # identical arithmetic
     for untouched in ("L0 attn.q", "L0 attn.v"):
         assert cell(table, untouched)["nats"] == 0
     assert cell(table, "L0 attn.k")["nats"] != 0
@@ -98,7 +99,12 @@ def test_only_the_slice_of_a_fused_parameter_is_put_back() -> None:
 
 def test_layers_and_lora_factors_can_be_put_back() -> None:
     before = tiny.lora()
-    after = moved(before)
+    after = copy.deepcopy(before)
+    after(**collate(encode(ROWS, tiny.tokenizer(), 128), 0)).loss.backward()
+    with torch.no_grad():
+        for parameter in after.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(0.05 * parameter.grad)
     fine = rolled(before, after, by="site")
     assert cell(fine, "L0 attn.q (A)")["factor"] == "A"
     assert cell(fine, "L0 attn.q (B)")["nats"] != 0
@@ -106,7 +112,8 @@ def test_layers_and_lora_factors_can_be_put_back() -> None:
     layers = rolled(before, after, by="layer")
     assert {"L0", "L1", "embed", "all", "none"} <= set(layers.column("where"))
     both = cell(layers, "L0")["nats"] + cell(layers, "L1")["nats"]
-    assert both == pytest.approx(cell(layers, "all")["nats"], rel=0.5)
+    # A small step along the gradient: layers add up but for the second order, a few percent.
+    assert both == pytest.approx(cell(layers, "all")["nats"], rel=0.2)
 
 
 def test_tensors_may_leave_out_what_training_did_not_move() -> None:
@@ -176,9 +183,9 @@ def test_a_task_is_scored_on_both_sides_and_blocks_choose_the_ledgers_rows() -> 
 
 
 def test_ledger_and_rollback_are_compared_in_rank() -> None:
-    before = tiny.llama()
+    before = tiny.sure()
     after = copy.deepcopy(before)
-    ledger = driven.followed(after, driven.ledger(every=6, by_head=True), last=6)
+    ledger = driven.followed(after, driven.ledger(every=6, by_head=True), last=6, rate=1e-3)
     tasks = {"en": tiny.rows("en", 40)}
     for by in ("component", "layer", "site"):
         back = measure_rollback(
@@ -187,13 +194,13 @@ def test_ledger_and_rollback_are_compared_in_rank() -> None:
         row = compare_with_ledger(back, ledger.sites()).rows()[0]
         assert (row["task"], row["side"]) == ("en", "train")
         assert row["sites"] == (5 if by == "layer" else 19)
-        assert row["rank_correlation"] > 0.3  # one smooth chord: both blame the same components
+        assert row["rank_correlation"] > 0.9  # one short chord: 0.99 to 1 over seeds
     heads = measure_rollback(
         before, after, tasks, tokenizer=tiny.tokenizer(), by="head", blocks=driven.BLOCKS
     )
     row = compare_with_ledger(heads, ledger.heads()).rows()[0]
     assert row["sites"] == 2 * (4 + 2 + 2 + 4)
-    assert row["rank_correlation"] > 0.3
+    assert row["rank_correlation"] > 0.9
     # A perfect account of the same rows: ranks agree exactly.
     twin = Table("forgetting_sites", ledger.sites().columns, _as_entries(ledger.sites(), back))
     assert compare_with_ledger(back, twin).rows()[0]["rank_correlation"] == pytest.approx(1.0)

