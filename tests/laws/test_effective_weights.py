@@ -17,6 +17,7 @@ from crosstune.interference.comparison import Comparison
 
 FIGURES = ("own_a", "within_a", "across_a", "own_b", "within_b", "across_b")
 ADAPTED = ("attn.q", "attn.v", "mlp.down")
+ROUNDING = 2e-5  # float32: 1e3 terms (tokens × width) in another order, 1.2e-7 * sqrt(1e3), times a condition of 5
 
 
 def measured(model: Any, **options: Any) -> PairSums:
@@ -45,7 +46,7 @@ def in_another_gauge(model: Any, factor: float) -> Any:
 def test_it_is_what_the_merged_model_has() -> None:
     effective = measured(tiny.lora().double(), weights="effective")
     merged = tiny.lora().double().merge_and_unload().requires_grad_(True)
-    # 1e-6: norms and attention go through float32 even in a float64 model.
+    # Norms and attention go through float32 even in a float64 model, where 1e-16 may flip a rounding: 6e-8 * 16.
     assert_close(effective, measured(merged, components=ADAPTED), 1e-6)
 
 
@@ -72,17 +73,18 @@ def test_it_is_the_derivative_of_the_materialised_weight() -> None:
             weight = plain.get_submodule(f"model.layers.{layer}.{paths[component]}").weight
             expected = float(weight.grad.square().sum())
             assert float(found[k, places[f"L{layer} {component}"]]) == pytest.approx(
-                expected, rel=1e-5
+                expected, rel=ROUNDING
             )
 
 
 @pytest.mark.parametrize("factor", [4.0, -0.25])
 def test_the_gauge_does_not_matter_where_it_does_to_the_factors(factor: float) -> None:
     one, other = tiny.lora(), in_another_gauge(tiny.lora(), factor)
-    # Powers of two round nothing, so the function is the same to the bit.
-    assert_close(measured(one, weights="effective"), measured(other, weights="effective"), 0.0)
+    assert_close(measured(one, weights="effective"), measured(other, weights="effective"), ROUNDING)
     cosines = [agreement(measured(model)).naive_cosine for model in (one, other)]
-    torch.testing.assert_close(*cosines, rtol=0, atol=1e-6)  # each factor by itself only scales …
+    torch.testing.assert_close(
+        *cosines, rtol=0, atol=ROUNDING
+    )  # each factor by itself only scales …
     lengths = [measured(model).own_a for model in (one, other)]
     assert float((lengths[0] / lengths[1]).log().abs().min()) > 2  # … by factor² or its inverse
 
@@ -97,7 +99,7 @@ def test_a_rotation_of_the_rank_changes_the_cosines_of_the_factors_and_not_of_th
                 parameter.copy_(mix @ parameter)
             elif "lora_B" in name:
                 parameter.copy_(parameter @ mix.inverse())
-    assert_close(measured(one, weights="effective"), measured(other, weights="effective"), 1e-4)
+    assert_close(measured(one, weights="effective"), measured(other, weights="effective"), ROUNDING)
     trained = [agreement(measured(model)).naive_cosine for model in (one, other)]
     assert float((trained[0] - trained[1]).abs().max()) > 0.02
 
@@ -109,7 +111,7 @@ def test_a_rotation_of_the_rank_changes_the_cosines_of_the_factors_and_not_of_th
 )
 def test_batches_and_memory_do_not_matter(options: dict[str, Any]) -> None:
     expected = measured(tiny.lora(), weights="effective")
-    assert_close(measured(tiny.lora(), weights="effective", **options), expected, 1e-4)
+    assert_close(measured(tiny.lora(), weights="effective", **options), expected, ROUNDING)
 
 
 def test_without_an_adapter_it_is_what_is_trained() -> None:
@@ -123,7 +125,7 @@ def test_it_does_not_depend_on_the_rank() -> None:
         for rank in (1, 8)
     ]
     one, other = (measured(model, weights="effective") for model in models)
-    assert_close(one, other, 1e-6)
+    assert_close(one, other, 1e-6)  # identical arithmetic: what is added is 0
 
 
 def test_a_snapshot_of_effective_weights_is_compared_with_later_ones() -> None:
@@ -132,4 +134,5 @@ def test_a_snapshot_of_effective_weights_is_compared_with_later_ones() -> None:
         model, None, replace(known_sources.SMALL, weights="effective")
     )
     both = compared.sums(model, compared.snapshot(model))
+    # Identical arithmetic on the same weights.
     assert_close(both["frozen"]["en", "bn"], both["current"]["en", "bn"], 1e-6)

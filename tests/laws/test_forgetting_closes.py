@@ -136,13 +136,14 @@ def test_chords_converge_to_the_path_on_a_smooth_toy() -> None:
     def entries(every: int) -> torch.Tensor:
         training = driven.Training(tiny.llama(), driven.ledger(every=every), last=8)
         # Descent on one batch with a small step follows the gradient flow, without oscillation.
-        training.optimizer = torch.optim.SGD(training.model.parameters(), lr=0.05)
+        training.optimizer = torch.optim.SGD(training.model.parameters(), lr=0.003)
         training.batches = [training.batches[0]] * 8
         account = training.begin().go_to(8).end().close()
         return torch.tensor([entry.nats for entry in account.of("bn").entries])
 
     exact = entries(1)
     errors = [(entries(every) - exact).abs().max().item() for every in (8, 4, 2)]
+    # Of second order: a quarter each (0.11 to 0.29 over seeds), and 0.001 of the largest entry in the end.
     assert errors[1] < 0.5 * errors[0]
     assert errors[2] < 0.5 * errors[1]
     assert errors[2] < 0.01 * exact.abs().max()
@@ -158,6 +159,7 @@ def test_tighter_tolerance_changes_nothing_that_the_looser_one_promised() -> Non
     assert abs(tight.residual) <= tight.tolerance < loose.tolerance
     mine = torch.tensor([entry.nats for entry in loose.entries])
     exact = torch.tensor([entry.nats for entry in tight.entries])
+    # The tolerance bounds the sum; single entries, of both signs, miss by up to 2 of it over seeds.
     assert (mine - exact).abs().max() < 10 * loose.tolerance
 
 

