@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstune.interference.chords import Booking, Point, Tolerance, integrate
 
-EXACT = Tolerance(absolute=1e-12, relative=0.0)
+EXACT = Tolerance(absolute=1e-12, relative=0.0)  # float64
 
 
 def quadratic(hessian: Tensor, start: Tensor, delta: Tensor, asked: list[float]):
@@ -43,7 +43,9 @@ def test_quadratic_equals_the_closed_form_with_three_evaluations(bowl) -> None:
     booking = integrate(point, Tolerance(1e-9, 0.0))
     # ∫ [H(θ + tΔ)]_s Δ_s dt = [H(θ + Δ/2)]_s Δ_s
     closed_form = scale[:, None] * ((hessian @ (start + delta / 2)) * delta)
-    torch.testing.assert_close(booking.entries, closed_form, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        booking.entries, closed_form, rtol=1e-12, atol=1e-12
+    )  # float64: sums of 25
     torch.testing.assert_close(booking.residual, torch.zeros(3, dtype=torch.float64))
     assert booking.closed
     assert (booking.panels, booking.evaluations) == (1, 3)
@@ -71,7 +73,9 @@ def test_refinement_reaches_the_analytic_integral_and_asks_every_place_once() ->
     assert booking.panels > 1
     assert booking.evaluations == len(asked) == len(set(asked)) == 2 * booking.panels + 1
     truth = torch.tensor([[math.sin(9.0), math.e - 1]], dtype=torch.float64)
-    torch.testing.assert_close(booking.entries, truth, rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        booking.entries, truth, rtol=0, atol=2e-6
+    )  # the tolerance asked for, twice
 
 
 def test_a_tighter_tolerance_asks_for_more_and_misses_less() -> None:

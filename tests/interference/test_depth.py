@@ -59,7 +59,7 @@ def test_profiles_are_those_of_the_planted_cosines() -> None:
     assert found.cosine.shape == (2, 4)
     assert found.cosine_without.shape == (32, 2, 4)  # either task's sixteen blocks
     truth = torch.tensor([0.6, 0.0, -0.6, -0.6], dtype=torch.float64)
-    assert (found.cosine - truth).abs().max() < 0.1
+    assert (found.cosine - truth).abs().max() < 0.1  # 0.015 over seeds
     assert found.resolved.all()
 
 

@@ -36,7 +36,7 @@ def test_the_last_chord_may_be_short() -> None:
     assert steps_of(ledger) == [(0, 5), (5, 10), (10, 12)]
     segments = ledger.close().of("en").segments
     for one, following in itertools.pairwise(segments):
-        assert following.loss_start == pytest.approx(one.loss_stop, abs=1e-12)
+        assert following.loss_start == pytest.approx(one.loss_stop, abs=1e-12)  # the same float64
 
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.lora])

@@ -24,8 +24,8 @@ def test_p_is_uniform_for_twins() -> None:
     noise = torch.randn(16, 500, 30, generator=source, dtype=torch.float64)
     shared_mean = torch.randn(1, 500, 30, generator=source, dtype=torch.float64)
     p = same_task_p(gram_of(noise + shared_mean), 8, source, permutations=199)
-    assert stats.kstest(p.numpy(), "uniform").pvalue > 0.01
-    assert float((p <= 0.05).double().mean()) < 0.08
+    assert stats.kstest(p.numpy(), "uniform").pvalue > 1e-4
+    assert float((p <= 0.05).double().mean()) < 0.085  # 500: 3.5 binomial errors of 0.0097
 
 
 def test_tasks_that_differ_are_told_apart() -> None:
@@ -43,6 +43,7 @@ def test_p_is_the_share_of_labellings_that_reach_the_distance() -> None:
         slow_distance(gram[:, :, 0], list(c), [k for k in range(6) if k not in c])
         for c in combinations(range(6), 3)
     ]
+    # 9,999 labellings: an error of at most 0.005.
     exact = sum(d >= distances[0] - 1e-12 for d in distances) / len(distances)
     p = same_task_p(gram, 3, generator(), permutations=9999)
     assert float(p[0]) == pytest.approx(exact, abs=0.02)

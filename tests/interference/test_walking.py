@@ -53,7 +53,7 @@ def test_both_ends_are_met_exactly_and_nothing_stays_changed(precision: str) -> 
         assert torch.equal(places[1.0][name], value)
         assert torch.equal(here(model)[name], value)
         mean = (places[0.0][name] + value) / 2
-        torch.testing.assert_close(places[0.5][name], mean, rtol=0.01, atol=1e-6)
+        torch.testing.assert_close(places[0.5][name], mean, rtol=0.01, atol=1e-6)  # bfloat16: 2^-8
 
 
 def test_kept_gradients_stand_for_the_next_chords_start_once() -> None:
@@ -73,5 +73,6 @@ def test_kept_gradients_stand_for_the_next_chords_start_once() -> None:
             ]
         costs.append(cost)
         changes.append(booking.loss + booking.change)
-        torch.testing.assert_close(changes[-1], torch.tensor(losses).double())
+        # float32 losses of 3 nats.
+        torch.testing.assert_close(changes[-1], torch.tensor(losses).double(), rtol=1e-5, atol=0)
     assert costs == [3, 2, 2]

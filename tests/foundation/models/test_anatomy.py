@@ -89,6 +89,7 @@ def test_it_takes_gradients_as_autograd_gives_them() -> None:
     gradients = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
     transposed = {n: g.T.contiguous().T if g.dim() == 2 else g for n, g in gradients.items()}
     anatomy = Anatomy.of(model)
+    # Each product is rounded to float32: 6e-8 of a sum of squares.
     total = sum(g.double().square().sum() for g in gradients.values())
     torch.testing.assert_close(anatomy.inner(gradients, gradients).sum(), total, rtol=1e-6, atol=0)
     torch.testing.assert_close(
@@ -191,6 +192,7 @@ def test_a_stack_has_the_products_of_its_members(name: str) -> None:
     stack = {key: torch.stack([member[key] for member in members]) for key in other}
     by_one = torch.stack([anatomy.inner(member, other) for member in members])
     own = torch.stack([anatomy.inner(member, member) for member in members])
+    # `inner` rounds each product to float32: 6e-8 of 1e3 terms of 1.
     torch.testing.assert_close(anatomy.inner_many(stack, other), by_one, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(anatomy.inner_many(stack, stack), own, rtol=1e-6, atol=1e-6)
     with pytest.raises(ModelError, match="must have the parameter's shape"):

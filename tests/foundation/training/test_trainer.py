@@ -42,8 +42,9 @@ def test_one_step_of_sgd_is_the_step_written_by_hand(tmp_path: Path) -> None:
         for parameter in by_hand.parameters():
             parameter -= 0.5 * parameter.grad * (0.25 / norm)
 
+    # float32: 6e-8 · √(1e3 sums behind a gradient) for the norm; ten times that for each entry.
     line = result.history[0]
-    assert line["loss"] == pytest.approx(total.item() / count, rel=1e-6)
+    assert line["loss"] == pytest.approx(total.item() / count, rel=1e-5)
     assert line["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
     assert line["grad_norm_clipped"] == 0.25 < line["grad_norm"]
     for name, value in tiny.weights(trained).items():
@@ -158,8 +159,8 @@ def test_a_held_out_loss_does_not_depend_on_how_it_is_batched(tmp_path: Path) ->
             [line["eval_other_loss"] for line in result.history if "eval_other_loss" in line]
         )
     assert len(looks[0]) == 2
-    assert looks[1] == pytest.approx(looks[0], rel=1e-6)
-    assert looks[2] == pytest.approx(looks[0], rel=1e-6)
+    for other in looks[1:]:  # float32: 6e-8 · √(1e4 sums and products behind a token's nats)
+        assert other == pytest.approx(looks[0], rel=1e-5)
 
 
 def test_looking_and_saving_do_not_change_training(tmp_path: Path) -> None:
@@ -187,9 +188,10 @@ def test_same_seed_same_bits_and_two_seeds_differ(tmp_path: Path) -> None:
 def test_lora_trains_its_factors_and_nothing_else(tmp_path: Path) -> None:
     adapted = with_lora(tiny.model(), LoraSettings(rank=2), seed=0)
     before = tiny.weights(adapted)
-    result = train_stage(adapted, tiny.data(), tiny.settings(steps=12), output_folder=tmp_path)
+    result = train_stage(adapted, tiny.data(8), tiny.settings(steps=12), output_folder=tmp_path)
     moved = {name for name, value in tiny.weights(adapted).items() if not value.equal(before[name])}
     assert moved == {name for name in before if "lora_" in name}
+    # The same eight rows at every step: 3 % less, and 0.4 % over seeds.
     assert tiny.losses(result.history)[-1] < tiny.losses(result.history)[0]
 
 
@@ -212,7 +214,7 @@ def test_bfloat16_arithmetic_keeps_float32_weights_and_measurements(tmp_path: Pa
     ).history[0]["loss"]
     first = tiny.losses(result.history)[0]
     assert first != exact
-    assert first == pytest.approx(exact, rel=2e-2)  # bfloat16 keeps 8 bits
+    assert first == pytest.approx(exact, rel=2e-2)  # bfloat16 keeps 8 bits: 2^-9 · √(100 roundings)
     assert all(value.dtype == torch.float32 for value in tiny.weights(some).values())
     look = StageTrainer(some, tiny.data(), tiny.settings(steps=2), output_folder=tmp_path)
     assert result.history[-2]["eval_other_loss"] == look.evaluate()["eval_other_loss"]
