@@ -45,7 +45,8 @@ def test_a_matrix_is_blended_and_its_directions_are_set_apart() -> None:
     for at, weight in enumerate((0.75, -0.25, 0.0, 0.25)):
         wanted += weight * sizes[at] * torch.outer(left[:, at], right[at])
     placed = dict(session.ends.model.named_parameters())[name]
-    torch.testing.assert_close(placed.double(), wanted, rtol=1e-5, atol=1e-6)
+    # float32 directions: 1.2e-7 of the change (norm 1.7) over the least gap of its singular values (0.03)
+    torch.testing.assert_close(placed.double(), wanted, rtol=1e-5, atol=7e-6)
 
 
 def test_a_class_of_rows_moves_alone() -> None:
@@ -88,14 +89,16 @@ def test_elements_and_sizes_add_up_to_the_whole_change() -> None:
         (session.ends.tensor(1, n) - session.ends.tensor(0, n)).double().square().sum()
         for n in session.ends.names
     )
-    torch.testing.assert_close(session.box.measure()[0, own].sum(), change, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(
+        session.box.measure()[0, own].sum(), change, rtol=1e-5, atol=0.0
+    )  # float32 squares, 5e3 of one sign
 
 
 def test_gradients_add_up_until_they_are_zeroed_and_hooks_are_gone_afterwards() -> None:
     session = opened()
     first = inner_once(session)
     assert bool(first.any())
-    torch.testing.assert_close(inner_once(session), first)
+    torch.testing.assert_close(inner_once(session), first)  # identical arithmetic
     assert not any(p._post_accumulate_grad_hooks for p in session.ends.model.parameters())
 
 
@@ -121,4 +124,6 @@ def test_products_of_half_precision_numbers_do_not_vanish() -> None:
     session.box._kept[name] = [torch.full_like(parameter, 1e-5).float()]
     parameter.grad = torch.full_like(parameter, 1e-5)
     session.box._contract(name, parameter, inner)
-    assert inner.sum().item() == pytest.approx(1e-10 * parameter.numel(), rel=0.05)
+    assert inner.sum().item() == pytest.approx(
+        1e-10 * parameter.numel(), rel=0.05
+    )  # float16 has 1e-5 to 0.3 %

@@ -44,7 +44,9 @@ def test_shares_of_every_checkpoints_change_add_up_to_one(session: Session) -> N
         table = coefficients_table(session, [(1, point(session, name))])
         for checkpoint in range(1, session.box.shape[0] + 1):
             rows = table.where(checkpoint=checkpoint).rows()
-            assert sum(row["delta_share"] for row in rows) == pytest.approx(1.0, abs=1e-5)
+            assert sum(row["delta_share"] for row in rows) == pytest.approx(
+                1.0, abs=1e-5
+            )  # float32 squares
             assert all(0.0 <= row["delta_share"] <= 1.0 + 1e-9 for row in rows)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from tests.interference.repair import pairs, tuned
@@ -19,14 +22,23 @@ def session() -> Session:
 def test_the_account_closes_on_the_measured_change(session: Session) -> None:
     found = walk(session)
     change = [session.roles.after[t] - session.roles.before[t] for t in ("en", "bn")]
-    np.testing.assert_allclose(found.measured, change, rtol=1e-5)
+    # float32 logits in other batches, of losses up to ~10
+    np.testing.assert_allclose(found.measured, change, rtol=0, atol=1e-5 * 10)
     assert (np.abs(found.residual) <= 0.01 * np.abs(found.measured)).all() or found.panels == 8
     np.testing.assert_allclose(found.booked.sum(1) - found.measured, found.residual)
 
 
-def test_it_is_refined_until_it_closes_or_enough(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def curved(values: np.ndarray) -> SimpleNamespace:
+    """What is seen of two losses that bend alike everywhere: sums of sin(3v + k) over three pieces."""
+    at = 3 * values + np.arange(2)[:, None, None]
+    return SimpleNamespace(
+        losses=lambda: np.sin(at).sum((1, 2)), loss_slopes=lambda: 3 * np.cos(at)
+    )
+
+
+def test_it_is_refined_until_it_closes_or_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, tasks = SimpleNamespace(shape=(1, 3)), SimpleNamespace(tasks=("en", "bn"))
+    session: Any = SimpleNamespace(box=shape, roles=tasks, looks=curved)
     errors = []
     for most in (2, 4, 8):
         monkeypatch.setattr(line_of, "MOST_PANELS", most)
@@ -35,7 +47,9 @@ def test_it_is_refined_until_it_closes_or_enough(
         found = walk(session)
         assert found.panels == most
         errors.append(np.abs(found.residual).max())
-    assert errors[2] < errors[0]
+    assert (
+        errors[0] > 12 * errors[1] > 12 * 12 * errors[2]
+    )  # by Simpson 16 times less at half the step
 
 
 def test_the_table_adds_up_and_names_components(session: Session) -> None:
@@ -53,8 +67,9 @@ def test_of_several_checkpoints_it_is_the_line_from_the_first_to_the_last() -> N
     before, after = tuned.pair()
     alone = walk(tuned.session(tuned.opened(before, after)))
     soup = walk(tuned.session(tuned.opened(before, after, between=[pairs.moved(before)])))
+    # float32 weights of the line, 6e-8 relative, where the loss bends a thousandfold
     np.testing.assert_allclose(soup.booked, alone.booked, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(soup.measured, alone.measured, rtol=1e-6)
+    np.testing.assert_allclose(soup.measured, alone.measured, rtol=1e-6)  # the same two models
 
 
 def test_a_residual_is_what_is_booked_beyond_what_was_measured() -> None:

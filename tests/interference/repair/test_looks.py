@@ -72,7 +72,8 @@ def test_losses_are_those_that_the_same_model_scores(session: Session) -> None:
     for at, name in enumerate(("en", "bn")):
         one = scores[name]
         assert look.losses()[at] == pytest.approx(
-            (one.nats.sum() / one.tokens.sum()).item(), rel=1e-6
+            (one.nats.sum() / one.tokens.sum()).item(),
+            rel=1e-5,  # float32 logits in other batches
         )
         assert look.tokens[at].sum() == one.tokens.sum()
 

@@ -116,11 +116,11 @@ def test_a_point_carries_what_was_asked_and_what_was_seen(session: Session) -> N
 
 
 def test_a_wider_range_may_be_used(session: Session) -> None:
+    narrow, rate = Method.begin(session, "component"), 2.0
+    theirs = narrow.answer({}, rate)
     wide = Method.begin(under(session, low=-0.5, high=1.5), "component")
     assert wide.bounds == (-0.5, 1.5)
-    narrow = Method.begin(session, "component")
-    rate = 2.0
-    mine, theirs = wide.answer({}, rate), narrow.answer({}, rate)
+    mine = wide.answer({}, rate)  # it begins with all that the narrow one saw
     wider, within = (p.selection["bn"] + rate * p.selection["en"] for p in (mine, theirs))
     assert wider <= within + 1e-9
 

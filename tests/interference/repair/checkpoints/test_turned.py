@@ -73,6 +73,7 @@ def test_the_change_of_an_output_projection_is_linear_in_every_head() -> None:
     by_column = weights.repeat_interleave(4)
     blended = effective(torch.lerp(ends.tensor(0, name), ends.tensor(1, name), by_column))
     wanted = before + by_column.double() * (after - before)
+    # float32: seven products and the interpolation of A, 6e-8 each, of entries up to ~1
     torch.testing.assert_close(blended, wanted, rtol=1e-5, atol=1e-6)
     heads = [p for p in Anatomy.of(model).by_head().parts_of(name) if p.site.head is not None]
     assert [part.take(known[name]).shape for part in heads] == [(5, 1, 4)] * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -136,10 +137,13 @@ def test_the_smallest_budget_and_the_rate_nearest_to_1_are_told() -> None:
 def test_sentences_are_right_on_real_tables() -> None:
     """At rate 1 the component wins back 0.8 nats more than global for 0.05 nats less."""
     table = rivals_table(exact())
-    budget, rate = rival_words.answers(table, "component")
-    assert "regains 0.80 [0.80, 0.80] nats of the old and pays 0.06" in budget.text
-    assert "component regains 0.60 [0.60, 0.60] nats more of the old than one global" in budget.text
-    assert "does 0.85 [0.85, 0.85] nats better together than one global coefficient" in rate.text
+    # An interval as wide as rounding, or none, is told with more digits than two, all of them 0.
+    budget, rate = (
+        re.sub(r"(\.\d\d)0+\b", r"\1", one.text) for one in rival_words.answers(table, "component")
+    )
+    assert "regains 0.80 [0.80, 0.80] nats of the old and pays 0.06" in budget
+    assert "component regains 0.60 [0.60, 0.60] nats more of the old than one global" in budget
+    assert "does 0.85 [0.85, 0.85] nats better together than one global coefficient" in rate
     limited = rival_words.answer(table, "component", "asked: bn ≤ 0.2")
     assert limited.text.startswith("Asked for bn ≤ 0.2 (on the rows that chose), one coefficient a")
 

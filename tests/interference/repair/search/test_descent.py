@@ -67,10 +67,15 @@ def test_twelve_looks_come_within_one_percent(name: str, rate: float) -> None:
     look, wanted = Counted(LANDSCAPES[name]), goal(rate)
     archive = Archive(ends(LANDSCAPES[name], size_of(name)))
     worst = wanted.value(archive.best(wanted))
-    found = wanted.value(minimise(look, archive, wanted, BOX, 12))
+    found = wanted.value(minimise(look, archive, wanted, BOX, 12, tolerance=1e-7))
     best = converged(LANDSCAPES[name], wanted, size_of(name))
     assert look.count <= 12
-    assert found - best <= 0.01 * (worst - best) + 1e-3
+    assert found - best <= 0.01 * (worst - best) + 1e-7  # of 320 searches at most 0.005
+    early = wanted.value(
+        minimise(LANDSCAPES[name], Archive(ends(LANDSCAPES[name], size_of(name))), wanted, BOX, 12)
+    )
+    # It ends at a step that wins less than 1e-3; what is left is a few such steps.
+    assert early - best <= 0.01 * (worst - best) + 4e-3
 
 
 @pytest.mark.parametrize("evaluations", [0, 1, 2, 3, 7])

@@ -90,7 +90,7 @@ def test_what_the_outcome_says_is_what_the_live_model_scores() -> None:
     assert outcome.changed
     again = repaired(model, state(model))  # nothing moved since: both ends are the model as it is
     assert again.words == "Nothing to repair: the stage changed no parameter."
-    assert again.repaired == pytest.approx(outcome.repaired, abs=1e-12)
+    assert again.repaired == pytest.approx(outcome.repaired, abs=1e-12)  # identical arithmetic
 
 
 def test_gradient_checkpointing_and_accumulated_gradients_are_left_as_they_are() -> None:
