@@ -97,8 +97,10 @@ def simultaneous_interval(
     check_level(level)
     variance, df = total_variance(spreads)
     error = variance.sqrt()
-    # A value without error has no part in the largest deviation, nor has one whose error is not known.
-    scaled = torch.cat([torch.nan_to_num(s.rows / error, nan=0.0, posinf=0.0) for s in spreads])
+    # A value without error, but for the rounding of its own sum, has no part in the largest deviation, nor has one whose error
+    # is not known.
+    varies = error > 8 * torch.finfo(torch.float64).eps * value.abs()
+    scaled = torch.cat([torch.where(varies, s.rows / error, 0.0) for s in spreads])
     multipliers = torch.randn(draws, len(scaled), generator=generator, dtype=torch.float64)
     largest = torch.cat(
         [(part @ scaled).abs().amax(1) for part in multipliers.split(_DRAWS_AT_ONCE)]
