@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crosstune.interference.agreement import Agreement, PairSums, agreement
+from crosstune.interference.conflict.cosine import Agreement, PairSums, agreement
 
 BLOCKS = (8, 16, 32)
 NOISES = (4.0, 16.0, 64.0)
@@ -170,7 +170,7 @@ def page(found: dict[Cell, Counts], settings: argparse.Namespace) -> str:
 Written by `python benchmarks/coverage.py --draws {settings.draws} --limit {settings.limit} --seed {settings.seed}`; do not edit.
 
 Each cell plants two mean gradients of norm 1 and a known cosine, and hands K blocks a task with isotropic Gaussian noise (energy:
-noise/signal times the signal's, spread over so many dimensions) to `crosstune.interference.agreement`. Drawn until {settings.draws} draws are
+noise/signal times the signal's, spread over so many dimensions) to `crosstune.interference.conflict.cosine`. Drawn until {settings.draws} draws are
 resolved, at most {settings.limit}. Nominal 0.95, target {TARGET} among resolved draws. *said U_AB < 0* is the power of the word conflict at
 cos −0.5 (one site, no Holm) and its error rate (nominal 0.025) at cos ≥ 0.
 

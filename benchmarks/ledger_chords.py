@@ -22,9 +22,9 @@ from transformers import Trainer, TrainingArguments
 from crosstune.foundation.data import Row, collate, encode
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.interference import BlockSettings, ForgettingLedger, GradientSettings, LedgerSettings
-from crosstune.interference.accounts import Account, TaskAccount
-from crosstune.interference.chords import Tolerance
-from crosstune.interference.rollback import compare_with_ledger, measure_rollback
+from crosstune.interference.ledger.accounts import Account, TaskAccount
+from crosstune.interference.ledger.quadrature import Tolerance
+from crosstune.interference.ledger.rollback import compare_with_ledger, measure_rollback
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared"

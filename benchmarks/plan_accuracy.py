@@ -21,10 +21,10 @@ from peers.ours import captured
 from peers.race import peak_gib
 from peers.scene import SceneSettings, build
 
+from crosstune.circuits.api import score_factors
+from crosstune.circuits.forecast import estimate
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.settings import from_yaml
-from crosstune.interference.circuits.face import score_factors
-from crosstune.interference.circuits.forecast import estimate
 from crosstune.studies import Plan, Progress, find_study
 from crosstune.studies.conflict.settings import ConflictSettings
 

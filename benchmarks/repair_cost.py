@@ -26,10 +26,10 @@ from crosstune.foundation.data import Task, encode, parse_language
 from crosstune.foundation.models import load_model, load_tokenizer, save_model
 from crosstune.foundation.training import StageData, TrainingSettings, train_stage
 from crosstune.foundation.worlds import embedded_world, random_model
-from crosstune.interference.repair import RepairSettings, open_ends, repair_ends
-from crosstune.interference.repair.scoring import score_tasks
-from crosstune.interference.repair.selection import encode_rows
-from crosstune.interference.repair.session import Watch, find_roles, open_session
+from crosstune.merging import RepairSettings, open_ends, repair_ends
+from crosstune.merging.scoring import score_tasks
+from crosstune.merging.selection import encode_rows
+from crosstune.merging.session import Watch, find_roles, open_session
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SETTINGS = RepairSettings(

@@ -20,10 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from coverage import sums_of
 
-from crosstune.interference.agreement import Agreement, agreement
-from crosstune.interference.movement import Movement, movement_across_seeds, movement_within_run
-from crosstune.interference.peaks import find_peak
-from crosstune.interference.windows import Window, WindowAgreement
+from crosstune.interference.conflict.cosine import Agreement, agreement
+from crosstune.interference.conflict.movement import (
+    Movement,
+    movement_across_seeds,
+    movement_within_run,
+)
+from crosstune.interference.conflict.peaks import find_peak
+from crosstune.interference.conflict.windows import Window, WindowAgreement
 
 LAYERS = 12
 BLOCKS = 16

@@ -251,8 +251,8 @@ def commands_page() -> str:
 def study_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that a conflict study writes over its seeds."""
     from crosstune.foundation.records import Table
-    from crosstune.interference.account_tables import PATH, SEGMENTS, SITES, TOTALS
-    from crosstune.interference.rollback import AGREEMENT, ROLLBACK
+    from crosstune.interference.ledger.rollback import AGREEMENT, ROLLBACK
+    from crosstune.interference.ledger.tables import PATH, SEGMENTS, SITES, TOTALS
     from crosstune.studies.conflict import (
         accounts,
         agreement,
@@ -290,8 +290,10 @@ def study_tables() -> dict[str, tuple[Column, ...]]:
 def cell_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that one cell of a conflict study writes."""
     from crosstune.foundation.training import ledger
-    from crosstune.interference import account_tables, probe_tables, rollback
-    from crosstune.interference.repair.stage import outcome as stage_outcome
+    from crosstune.interference.conflict import tables as probe_tables
+    from crosstune.interference.ledger import rollback
+    from crosstune.interference.ledger import tables as account_tables
+    from crosstune.merging.stage import outcome as stage_outcome
     from crosstune.studies.conflict import repairs, tables
 
     return {
@@ -337,7 +339,7 @@ def repair_tables() -> dict[str, tuple[Column, ...]]:
 
 def repair_cell_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that a repair writes."""
-    from crosstune.interference.repair import tables
+    from crosstune.merging import tables
 
     return {
         tables.POINTS: tables.POINTS_COLUMNS,
@@ -353,7 +355,7 @@ def repair_cell_tables() -> dict[str, tuple[Column, ...]]:
 
 def circuit_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that a circuit study writes."""
-    from crosstune.interference.circuits import tables
+    from crosstune.circuits import tables
     from crosstune.studies.circuits import entries, summary
 
     return {

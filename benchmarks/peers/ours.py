@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from crosstune.interference.circuits.capture import capture_factors
-from crosstune.interference.circuits.engine import score_layer
-from crosstune.interference.circuits.face import score_factors
-from crosstune.interference.circuits.factors import Factors
+from crosstune.circuits.api import score_factors
+from crosstune.circuits.capture.capture import capture_factors
+from crosstune.circuits.capture.factors import Factors
+from crosstune.circuits.scoring.engine import score_layer
 from peers.scene import Scene, Scores, only
 
 

@@ -13,12 +13,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from crosstune.circuits import CircuitSettings
 from crosstune.foundation.data import Encoded, Row, TaskSettings, encode, parse_language, read_rows
+from crosstune.foundation.gradients.gradients import batch_of, micro_batches
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.foundation.models.heads import HeadMap
 from crosstune.foundation.worlds import embedded_world
-from crosstune.interference.circuits import CircuitSettings
-from crosstune.interference.gradients import batch_of, micro_batches
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SOURCES = (  # name, file beside the checkout, field that holds the text

@@ -27,8 +27,8 @@ from crosstune.foundation.data import Task
 from crosstune.foundation.records import Table
 from crosstune.foundation.statistics.intervals import t_interval
 from crosstune.foundation.storage import atomic_folder
-from crosstune.interference.repair import RepairSettings, repair
-from crosstune.interference.repair.search.front import hypervolume
+from crosstune.merging import RepairSettings, repair
+from crosstune.merging.optimise.front import hypervolume
 
 FINE = {
     "full": ("component", "tensor", "embedding_rows", "singular"),

@@ -20,7 +20,7 @@ from crosstune.foundation.data import TaskSettings
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.training import TrainingSettings
 from crosstune.interference import BlockSettings, LedgerSettings
-from crosstune.interference.repair import StageRepairSettings
+from crosstune.merging import StageRepairSettings
 from crosstune.studies import find_study
 from crosstune.studies.conflict.retention import measurements
 from crosstune.studies.conflict.settings import ConflictSettings

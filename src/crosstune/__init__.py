@@ -25,6 +25,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from crosstune.circuits import measure_circuits as measure_circuits
     from crosstune.foundation.data import Task as Task
     from crosstune.foundation.models import Anatomy as Anatomy
     from crosstune.foundation.records import Run as Run
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from crosstune.interference import ForgettingLedger as ForgettingLedger
     from crosstune.interference import measure_conflict as measure_conflict
     from crosstune.interference import measure_rollback as measure_rollback
-    from crosstune.interference.circuits import measure_circuits as measure_circuits
-    from crosstune.interference.repair import RepairAtStageEnd as RepairAtStageEnd
-    from crosstune.interference.repair import repair as repair
+    from crosstune.merging import RepairAtStageEnd as RepairAtStageEnd
+    from crosstune.merging import repair as repair
     from crosstune.studies import run as run
     from crosstune.studies import show as show
 
@@ -48,9 +48,9 @@ _ROOM_OF = {
     "ConflictProbe": "crosstune.interference",
     "measure_conflict": "crosstune.interference",
     "measure_rollback": "crosstune.interference",
-    "measure_circuits": "crosstune.interference.circuits",
-    "repair": "crosstune.interference.repair",
-    "RepairAtStageEnd": "crosstune.interference.repair",
+    "measure_circuits": "crosstune.circuits",
+    "repair": "crosstune.merging",
+    "RepairAtStageEnd": "crosstune.merging",
     "run": "crosstune.studies",
     "show": "crosstune.studies",
 }

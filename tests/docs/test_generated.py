@@ -10,7 +10,7 @@ import pytest
 from tests.docs.markdown import CHECKOUT
 
 from crosstune.foundation.records import Run
-from crosstune.interference.conflict import CONFLICT_COLUMNS
+from crosstune.interference.conflict.measure import CONFLICT_COLUMNS
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import ast
 
 from tests.docs.markdown import CHECKOUT
 
-from crosstune.interference.repair.settings import GRANULARITIES
+from crosstune.merging.settings import GRANULARITIES
 
 PAGE = (CHECKOUT / "docs" / "repair.md").read_text(encoding="utf-8")
 STUDY = CHECKOUT / "src" / "crosstune" / "studies" / "repair" / "page.py"

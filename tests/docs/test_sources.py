@@ -48,4 +48,4 @@ def test_each_citation_stands_in_a_row_of_its_file() -> None:
         if not any(mark in row for row in rows[path])
     ]
     assert missing == []
-    assert {"1812.06162", "1948"} <= cited_in("interference/agreement.py")
+    assert {"1812.06162", "1948"} <= cited_in("interference/conflict/cosine.py")

@@ -10,11 +10,11 @@ from tests.interference import tiny
 from torch import Tensor
 
 from crosstune.foundation.data import Encoded
+from crosstune.foundation.gradients.batched import Stack
+from crosstune.foundation.gradients.blocks import Block
 from crosstune.foundation.models import Anatomy, gradient_sites
-from crosstune.interference.batched import Stack
-from crosstune.interference.blocks import Block
-from crosstune.interference.comparison import Comparison, read_comparable
-from crosstune.interference.probe_settings import AgreementSettings
+from crosstune.interference.conflict.comparison import Comparison, read_comparable
+from crosstune.interference.conflict.settings import AgreementSettings
 
 SMALL = AgreementSettings(blocks=8, rows_per_block=2, length=16)
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from crosstune.interference.agreement import PairSums
+from crosstune.interference.conflict.cosine import PairSums
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from tests.interference import tiny
 
-from crosstune.interference.circuits import CircuitScores, CircuitSettings, face
+from crosstune.circuits import CircuitScores, CircuitSettings
+from crosstune.circuits import api as face
 
 SETTINGS = CircuitSettings(rows=12, length=12, batch_tokens=48)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.interference.repair import tuned
+from tests.merging import tuned
 
-from crosstune.interference.repair import RepairSettings, Watch, repair_ends
-from crosstune.interference.repair.looks import Looks
-from crosstune.interference.repair.outcome import Repair
-from crosstune.interference.repair.selection import as_tasks
+from crosstune.merging import RepairSettings, Watch, repair_ends
+from crosstune.merging.evaluations import Looks
+from crosstune.merging.result import Repair
+from crosstune.merging.selection import as_tasks
 
 SETTINGS = replace(tuned.SMALL, exchange_rates=(2.0,), max_loss={"bn": 0.05}, evaluations=2)
 

@@ -15,7 +15,7 @@ from tests.interference.planted import (
     sums_of,
 )
 
-from crosstune.interference.agreement import PairSums, agreement
+from crosstune.interference.conflict.cosine import PairSums, agreement
 
 ERRORS = 4.0  # binomial errors that a share over independent draws may be off: one in 30 000 is
 

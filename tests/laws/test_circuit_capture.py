@@ -10,17 +10,17 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
+from tests.circuits.drawn import assert_close, captured, gradients, rows
 from tests.foundation.models.decoders import decoder, with_lora
 from tests.interference import tiny
-from tests.interference.circuits.drawn import assert_close, captured, gradients, rows
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from crosstune.circuits.capture.factors import Factors
 from crosstune.foundation.data import collate
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.evaluation import token_nats
 from crosstune.foundation.models import HeadMap
-from crosstune.interference.circuits.factors import Factors
 
 ROWS = rows(prompt=1)
 ROUNDING = 1e-5  # losses are float32

@@ -13,7 +13,7 @@ import torch
 from tests.interference import tiny
 from tests.laws.circuits_apart import SETTINGS, run
 
-from crosstune.interference.circuits import CircuitScores, Form, measure_circuits
+from crosstune.circuits import CircuitScores, Form, measure_circuits
 
 SIGNED, SYMMETRIC = Form("signed", "pooled"), Form("symmetric", "pooled")
 DIRECTIONAL = Form("directional", "task_a")

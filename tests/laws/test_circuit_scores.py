@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.interference.circuits.toy_attention import BLOCKS, Sample, Toy
+from tests.circuits.toy_attention import BLOCKS, Sample, Toy
 
-from crosstune.interference.circuits.engine import BlockScores, score_layer
-from crosstune.interference.circuits.settings import CircuitSettings, Form
-from crosstune.interference.circuits.tiles.plan import Plan
+from crosstune.circuits.scoring.engine import BlockScores, score_layer
+from crosstune.circuits.scoring.memory import Plan
+from crosstune.circuits.settings import CircuitSettings, Form
 
 TOY = Toy.make()
 A, B = TOY.samples(10, 1), TOY.samples(6, 2)

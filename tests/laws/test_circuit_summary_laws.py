@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.interference.circuits.known_scores import World, rows
+from tests.circuits.known_scores import World, rows
 
+from crosstune.circuits.scores import CircuitScores
+from crosstune.circuits.settings import Form
 from crosstune.foundation.records import Table
-from crosstune.interference.circuits.scores import CircuitScores
-from crosstune.interference.circuits.settings import Form
 
 WORLD = World(n_a=10, n_b=8).with_settings(fisher="pooled")
 SIGNED = Form("signed", "pooled")

@@ -9,7 +9,7 @@ import pytest
 import torch.multiprocessing as mp
 from tests.laws.circuits_apart import bits, die, run, work
 
-from crosstune.interference.circuits import face
+from crosstune.circuits import api as face
 
 
 @pytest.fixture(scope="module")

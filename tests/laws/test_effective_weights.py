@@ -12,8 +12,8 @@ from tests.interference import known_sources, tiny
 
 from crosstune.foundation.data import collate
 from crosstune.foundation.evaluation import token_nats
-from crosstune.interference.agreement import PairSums, agreement
-from crosstune.interference.comparison import Comparison
+from crosstune.interference.conflict.comparison import Comparison
+from crosstune.interference.conflict.cosine import PairSums, agreement
 
 FIGURES = ("own_a", "within_a", "across_a", "own_b", "within_b", "across_b")
 ADAPTED = ("attn.q", "attn.v", "mlp.down")

@@ -11,10 +11,10 @@ import torch
 from tests.interference import driven, tiny
 
 from crosstune.foundation.data import Row, collate, encode
+from crosstune.foundation.gradients.settings import LedgerSettings
 from crosstune.foundation.models import Site, load_model, load_tokenizer
 from crosstune.interference import BlockSettings, ForgettingLedger
-from crosstune.interference.accounts import TaskAccount
-from crosstune.interference.settings import LedgerSettings
+from crosstune.interference.ledger.accounts import TaskAccount
 
 
 def assert_heads_close(account: TaskAccount) -> None:

@@ -11,16 +11,16 @@ import torch
 from tests.interference import driven, tiny
 
 from crosstune.foundation.data import Row
+from crosstune.foundation.gradients.blocks import make_blocks
+from crosstune.foundation.gradients.gradients import evaluating, trainable_names
+from crosstune.foundation.gradients.settings import GradientSettings, LedgerSettings
 from crosstune.foundation.models import Site, gradient_sites, load_model, load_tokenizer
 from crosstune.foundation.models.layout import Slab
 from crosstune.foundation.models.site import Cut
 from crosstune.interference import BlockSettings, ForgettingLedger
-from crosstune.interference.accounts import Account, Reference
-from crosstune.interference.blocks import make_blocks
-from crosstune.interference.chords import Tolerance
-from crosstune.interference.gradients import evaluating, trainable_names
-from crosstune.interference.settings import GradientSettings, LedgerSettings
-from crosstune.interference.walking import Chord, Walker, copy_weights
+from crosstune.interference.ledger.accounts import Account, Reference
+from crosstune.interference.ledger.integrator import Chord, Walker, copy_weights
+from crosstune.interference.ledger.quadrature import Tolerance
 
 OPTIMIZERS = {
     "AdamW with weight decay and clipping": {

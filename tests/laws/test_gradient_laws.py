@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from crosstune.foundation.data import collate
-from crosstune.interference import gradients
-from crosstune.interference.agreement import PairSums, agreement
-from crosstune.interference.batched import Stack
-from crosstune.interference.blocks import Block
-from crosstune.interference.collect import CurrentGradients, collect_sums
-from crosstune.interference.comparison import Comparison
-from crosstune.interference.gradients import evaluating
+from crosstune.foundation.gradients import gradients
+from crosstune.foundation.gradients.batched import Stack
+from crosstune.foundation.gradients.blocks import Block
+from crosstune.foundation.gradients.gradients import evaluating
+from crosstune.interference.conflict.collect import CurrentGradients, collect_sums
+from crosstune.interference.conflict.comparison import Comparison
+from crosstune.interference.conflict.cosine import PairSums, agreement
 
 FIGURES = ("own_a", "within_a", "across_a", "own_b", "within_b", "across_b")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from tests.interference.planted import generator, sums_of
 
-from crosstune.interference.agreement import Agreement, agreement
-from crosstune.interference.windows import window_of
+from crosstune.interference.conflict.cosine import Agreement, agreement
+from crosstune.interference.conflict.windows import window_of
 
 DIMENSION, STATES, BLOCKS = 40, 16, 16
 SHARP = 10.0  # curvature of the first direction

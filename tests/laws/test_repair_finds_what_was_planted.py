@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from tests.interference import tiny
-from tests.interference.repair import tuned
+from tests.merging import tuned
 
-from crosstune.interference.repair import repair
-from crosstune.interference.repair.outcome import Repair
+from crosstune.merging import repair
+from crosstune.merging.result import Repair
 
 USEFUL, HARMFUL = "mlp.down", "attn.o"
 SETTINGS = replace(

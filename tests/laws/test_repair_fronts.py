@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from tests.interference import tiny
-from tests.interference.repair import tuned
+from tests.merging import tuned
 
-from crosstune.interference.repair import repair
-from crosstune.interference.repair.outcome import Repair
+from crosstune.merging import repair
+from crosstune.merging.result import Repair
 
 RATES = (8.0, 0.125, 1.0)  # in no order
 

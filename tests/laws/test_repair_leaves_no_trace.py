@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from tests.interference import tiny
-from tests.interference.repair import tuned
+from tests.merging import tuned
 
-from crosstune.interference.repair import repair
+from crosstune.merging import repair
 
 SETTINGS = replace(
     tuned.SMALL,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from tests.foundation.models import decoders
 from tests.interference import tiny
-from tests.interference.repair import pairs, tuned
+from tests.merging import pairs, tuned
 from torch import Tensor
 
-from crosstune.interference.repair.pieces import coordinates
-from crosstune.interference.repair.session import Session
+from crosstune.merging.groups import coordinates
+from crosstune.merging.session import Session
 
 FAMILIES = ("llama", "gpt2", "phi3", "gpt_neox", "mixtral", "qwen2_moe", "gemma2")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from tests.interference import tiny
-from tests.interference.repair import tuned
+from tests.merging import tuned
 
 from crosstune.foundation.data import Row, Task
-from crosstune.interference.repair import repair
-from crosstune.interference.repair.outcome import Repair
+from crosstune.merging import repair
+from crosstune.merging.result import Repair
 
 QUESTION = {"bn": 0.05}
 SETTINGS = replace(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from tests.interference import tiny
-from tests.interference.repair import tuned
+from tests.merging import tuned
 
 from crosstune.foundation.models import load_model
-from crosstune.interference.repair import repair
-from crosstune.interference.repair.outcome import Repair
+from crosstune.merging import repair
+from crosstune.merging.result import Repair
 
 
 def of(before: Any, after: Any, **options: Any) -> Repair:

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.interference.repair import pairs, tuned
 from tests.laws import repair_in_pieces
 from tests.laws.repair_in_pieces import Killed, bits, looks_of, run
+from tests.merging import pairs, tuned
 
-from crosstune.interference.repair.outcome import Repair
+from crosstune.merging.result import Repair
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from tests.interference import tiny
-from tests.interference.repair import pairs, tuned
+from tests.merging import pairs, tuned
 from transformers import AutoModelForCausalLM
 
 from crosstune.foundation.evaluation import score_rows
-from crosstune.interference.repair import repair
-from crosstune.interference.repair.outcome import Pick, Repair
+from crosstune.merging import repair
+from crosstune.merging.result import Pick, Repair
 
 SETTINGS = replace(tuned.SMALL, exchange_rates=(1.0,), budgets=(), penalties=(0.0,))
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from tests.foundation.models import decoders
 from tests.interference import tiny
-from tests.interference.repair import pairs, tuned
+from tests.merging import pairs, tuned
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mixtral.modeling_mixtral import MixtralRMSNorm
 from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
 
 from crosstune.foundation.data import UNSCORED, collate
-from crosstune.interference.repair.pieces import coordinates
-from crosstune.interference.repair.search.soup import pull_back
-from crosstune.interference.repair.session import Session
+from crosstune.merging.groups import coordinates
+from crosstune.merging.optimise.soup import pull_back
+from crosstune.merging.session import Session
 
 STEP = 3e-4  # of a difference of fourth order
 CLOSE = 5e-6  # the one definition of the loss is float32 in its last step; 1.6e-6 was seen

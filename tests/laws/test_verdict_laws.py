@@ -8,11 +8,11 @@ import pytest
 import torch
 from tests.interference.planted import blocks_of, generator, sums_of
 
-from crosstune.interference.agreement import agreement
-from crosstune.interference.movement import movement_across_seeds
-from crosstune.interference.peaks import find_peak
-from crosstune.interference.probe_history import ProbeHistory, State
-from crosstune.interference.probe_settings import ProbeSettings
+from crosstune.interference.conflict.cosine import agreement
+from crosstune.interference.conflict.history import ProbeHistory, State
+from crosstune.interference.conflict.movement import movement_across_seeds
+from crosstune.interference.conflict.peaks import find_peak
+from crosstune.interference.conflict.settings import ProbeSettings
 
 LAYERS, PLANTED = 12, 4
 ERRORS = 4.0  # binomial errors that a share over independent draws may be off: one in 30 000 is

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from crosstune.interference.agreement import PairSums, agreement
+from crosstune.interference.conflict.cosine import PairSums, agreement
 
 BLOCKS_A, BLOCKS_B, SITES, DIMENSION = 9, 8, 3, 40
 

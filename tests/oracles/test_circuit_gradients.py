@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.circuits.drawn import assert_close, captured, gradients, rows, tiles
 from tests.foundation.models.decoders import decoder, linear_targets, with_lora
-from tests.interference.circuits.drawn import assert_close, captured, gradients, rows, tiles
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.interference.circuits.toy_attention import BLOCKS, Batch, Layer, Sample, Toy
+from tests.circuits.toy_attention import BLOCKS, Batch, Layer, Sample, Toy
 from torch import Tensor, nn
 
-from crosstune.interference.circuits.engine import score_layer
-from crosstune.interference.circuits.settings import FISHERS, CircuitSettings, Form
-from crosstune.interference.circuits.tiles.building import Source
-from crosstune.interference.circuits.tiles.fisher import Squares
-from crosstune.interference.circuits.tiles.kfac import KroneckerFactors
+from crosstune.circuits.scoring.engine import score_layer
+from crosstune.circuits.scoring.fisher import Squares
+from crosstune.circuits.scoring.kfac import KroneckerFactors
+from crosstune.circuits.scoring.tiles import Source
+from crosstune.circuits.settings import FISHERS, CircuitSettings, Form
 
 NORMALISED = [Form(v, f) for v in ("directional", "signed", "symmetric") for f in FISHERS]
 Slice = list[list[float]]  # [samples][elements] of one head

@@ -10,9 +10,9 @@ from tests.interference import known_sources, tiny
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from crosstune.interference.agreement import PairSums, agreement
-from crosstune.interference.blocks import Block
-from crosstune.interference.collect import collect_sums
+from crosstune.foundation.gradients.blocks import Block
+from crosstune.interference.conflict.collect import collect_sums
+from crosstune.interference.conflict.cosine import PairSums, agreement
 
 PARALLEL = {"en": tiny.rows("en", 24), "bn": tiny.rows("bn", 24)}  # translations share groups
 DISJOINT = {"en": tiny.rows("en", 24), "bn": tiny.rows("bn", 24, start=100)}

@@ -10,17 +10,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from crosstune.interference.probe_settings import AgreementSettings, ProbeSettings
-from crosstune.interference.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.interference.conflict.settings import AgreementSettings, ProbeSettings
 
 if TYPE_CHECKING:
-    from crosstune.interference.blocks import Block, make_blocks
-    from crosstune.interference.conflict import measure_conflict
-    from crosstune.interference.forgetting import ForgettingLedger
-    from crosstune.interference.gradients import block_gradient
-    from crosstune.interference.overhead import ProbeCost, probe_cost
-    from crosstune.interference.probe import ConflictProbe
-    from crosstune.interference.rollback import compare_with_ledger, measure_rollback
+    from crosstune.interference.conflict.measure import measure_conflict
+    from crosstune.interference.conflict.overhead import ProbeCost, probe_cost
+    from crosstune.interference.conflict.probe import ConflictProbe
+    from crosstune.interference.ledger.ledger import ForgettingLedger
+    from crosstune.interference.ledger.rollback import compare_with_ledger, measure_rollback
 
 __all__ = [
     "ForgettingLedger",
@@ -28,9 +26,6 @@ __all__ = [
     "measure_conflict",
     "measure_rollback",
     "compare_with_ledger",
-    "Block",
-    "make_blocks",
-    "block_gradient",
     "ProbeCost",
     "probe_cost",
     "AgreementSettings",
@@ -42,16 +37,13 @@ __all__ = [
 
 # Everything below needs torch, which is slow to import: a name is fetched on first use.
 _HOMES = {
-    "ForgettingLedger": "forgetting",
-    "ConflictProbe": "probe",
-    "measure_conflict": "conflict",
-    "measure_rollback": "rollback",
-    "compare_with_ledger": "rollback",
-    "Block": "blocks",
-    "make_blocks": "blocks",
-    "block_gradient": "gradients",
-    "ProbeCost": "overhead",
-    "probe_cost": "overhead",
+    "ForgettingLedger": "ledger.ledger",
+    "ConflictProbe": "conflict.probe",
+    "measure_conflict": "conflict.measure",
+    "measure_rollback": "ledger.rollback",
+    "compare_with_ledger": "ledger.rollback",
+    "ProbeCost": "conflict.overhead",
+    "probe_cost": "conflict.overhead",
 }
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tests.studies import small_circuits
 
+from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.records import Run
 from crosstune.foundation.storage import safe_name
-from crosstune.interference.circuits.settings import CircuitSettings
 from crosstune.studies.circuits import cell
 from crosstune.studies.circuits.cell import Place, ablated, captures, places, scorings
 from crosstune.studies.circuits.prepare import Bench, Checkpoint

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Run
-from crosstune.interference.circuits.scores import CircuitScores
 from crosstune.report.arrays import read_matrix
 from crosstune.studies.circuits import entries
 from crosstune.studies.circuits.cell import places

@@ -64,7 +64,7 @@ def test_another_run_asks_the_same_factors(
     folder: Path, circuited: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the first run captured is on disk: a second one that asks another variant captures nothing.
-    from crosstune.interference.circuits import capture
+    from crosstune.circuits.capture import capture
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("captured again")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.studies import small_circuits
 
+from crosstune.circuits.forecast import Estimate
 from crosstune.foundation.errors import MeasurementError
-from crosstune.interference.circuits.forecast import Estimate
 from crosstune.studies.circuits import plan as planning
 from crosstune.studies.circuits.plan import plan
 from crosstune.studies.circuits.prepare import Bench

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.studies import small_circuits
 
+from crosstune.circuits import tables
 from crosstune.foundation.records import Run, Table
-from crosstune.interference.circuits import tables
 from crosstune.studies.circuits import summary
 from crosstune.studies.circuits.cell import places
 from crosstune.studies.circuits.entries import AXES, STANDS_OUT

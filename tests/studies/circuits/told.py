@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from crosstune.circuits import tables
 from crosstune.foundation.records import Column, Run, Table
-from crosstune.interference.circuits import tables
 from crosstune.studies.circuits.cell import STATEMENT, Place
 from crosstune.studies.circuits.entries import AXES
 from crosstune.studies.circuits.prepare import Checkpoint

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.interference.test_probe_tables import SITES, history, oscillating
+from tests.interference.conflict.test_tables import SITES, history, oscillating
 from tests.studies import small_study
 
 from crosstune.foundation.records import Run
-from crosstune.interference.agreement import PairSums
-from crosstune.interference.agreement import agreement as agreement_of
-from crosstune.interference.windows import window_of
+from crosstune.interference.conflict.cosine import PairSums
+from crosstune.interference.conflict.cosine import agreement as agreement_of
+from crosstune.interference.conflict.windows import window_of
 from crosstune.studies.conflict.agreement import (
     WHOLE,
     WINDOW,

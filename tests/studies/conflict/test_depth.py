@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.interference.test_probe_tables import SITES, history
+from tests.interference.conflict.test_tables import SITES, history
 
 from crosstune.foundation.models import Site
 from crosstune.studies.conflict.agreement import StageProbe

@@ -8,8 +8,8 @@ import pytest
 from tests.studies import small_study
 
 from crosstune.foundation.training.settings import TrainingSettings
-from crosstune.interference.repair.budget import looks_at_most
-from crosstune.interference.repair.stage.in_place import stage_rows
+from crosstune.merging.budget import looks_at_most
+from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict import plan as planning
 from crosstune.studies.conflict.plan import Calibration, cell_seconds
 from crosstune.studies.conflict.prepare import prepare

@@ -12,7 +12,7 @@ from tests.studies import small_study
 
 from crosstune.foundation.evaluation import RowScores
 from crosstune.foundation.records import Run, Table
-from crosstune.interference.repair import StageRepairSettings
+from crosstune.merging import StageRepairSettings
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.page import _sections
 from crosstune.studies.conflict.verdicts import statements

@@ -12,7 +12,7 @@ from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import CrosstuneError
 from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.training.settings import LoraSettings, TrainingSettings
-from crosstune.interference.repair import StageRepairSettings
+from crosstune.merging import StageRepairSettings
 from crosstune.studies.conflict.settings import ConflictSettings
 
 NAMED = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("b", "a", "c"))

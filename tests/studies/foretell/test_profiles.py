@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.studies import small_foretell
 
-from crosstune.interference.circuits import CircuitScores, measure_circuits
+from crosstune.circuits import CircuitScores, measure_circuits
 from crosstune.studies.foretell import profiles
 from crosstune.studies.foretell.prepare import prepare
 

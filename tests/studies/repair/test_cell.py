@@ -10,7 +10,7 @@ from tests.studies import small_repair, small_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosstune.foundation.records import Run
-from crosstune.interference.repair import tables
+from crosstune.merging import tables
 from crosstune.studies.opening import settings_of
 from crosstune.studies.repair.cell import Cell
 from crosstune.studies.repair.prepare import prepare

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from tests.studies import small_repair
 
-from crosstune.interference.repair.budget import looks_by_method
+from crosstune.merging.budget import looks_by_method
 from crosstune.studies.repair import plan as planning
 from crosstune.studies.repair.plan import Calibration, cell_seconds
 from crosstune.studies.repair.prepare import prepare

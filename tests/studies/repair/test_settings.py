@@ -12,7 +12,7 @@ from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import CrosstuneError
 from crosstune.foundation.settings import from_mapping, from_yaml, to_yaml
 from crosstune.foundation.training.settings import StoppingSettings, TrainingSettings
-from crosstune.interference.repair.settings import RepairSettings
+from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair.settings import RepairStudySettings
 
 NAMED = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("b", "a", "c"))

@@ -9,7 +9,7 @@ from tests.docs.markdown import CHECKOUT
 from tests.studies import small_repair
 
 from crosstune.foundation.records import Run
-from crosstune.interference.repair import tables
+from crosstune.merging import tables
 from crosstune.studies.opening import settings_of
 from crosstune.studies.repair import summary
 from crosstune.studies.repair.settings import RepairStudySettings

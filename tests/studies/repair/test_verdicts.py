@@ -8,8 +8,8 @@ import pytest
 from tests.studies.repair import told
 
 from crosstune.foundation.records import Run, Table
-from crosstune.interference.repair import tables
-from crosstune.interference.repair.settings import RepairSettings
+from crosstune.merging import tables
+from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair import summary, why
 from crosstune.studies.repair.verdicts import Pick, picked, statements
 

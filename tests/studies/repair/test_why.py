@@ -8,7 +8,7 @@ import pytest
 from tests.studies.repair import told
 
 from crosstune.foundation.records import Table
-from crosstune.interference.repair import tables
+from crosstune.merging import tables
 from crosstune.studies.repair import why
 from crosstune.studies.repair.summary import SEED
 

@@ -10,12 +10,12 @@ from typing import Any
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Run, Table
+from crosstune.foundation.records.sites import site_cells
 from crosstune.foundation.settings import to_yaml
-from crosstune.interference.account_tables import SITES, TOTALS
-from crosstune.interference.places import site_cells
-from crosstune.interference.repair import tables
-from crosstune.interference.repair.settings import RepairSettings
-from crosstune.interference.rollback import ROLLBACK
+from crosstune.interference.ledger.rollback import ROLLBACK
+from crosstune.interference.ledger.tables import SITES, TOTALS
+from crosstune.merging import tables
+from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.summary import PICKED
 

@@ -6,17 +6,22 @@ from crosstune.foundation.ranks.collectives import (
     from_first,
     gather_over_ranks,
     is_first,
+    owned,
     rank,
     start,
     sum_over_ranks,
     wait_for_all,
     world_size,
 )
+from crosstune.foundation.ranks.together import by_each, by_first
 
 __all__ = [
+    "by_each",
+    "by_first",
     "from_first",
     "gather_over_ranks",
     "is_first",
+    "owned",
     "rank",
     "start",
     "sum_over_ranks",

@@ -103,3 +103,8 @@ def wait_for_all() -> None:
     """Return once every process has come here."""
     if world_size() > 1:
         distributed.barrier()
+
+
+def owned(blocks: int) -> range:
+    """The blocks whose gradients this process computes: block k belongs to rank k mod W."""
+    return range(rank(), blocks, world_size())

@@ -10,6 +10,7 @@ from torch import Tensor
 from crosstune.foundation.statistics.intervals import as_float64
 
 FEWEST = 3
+MIN_RELIABILITY = 0.2
 
 
 def split_half_reliability(halves: Tensor) -> Tensor:
@@ -33,3 +34,8 @@ def split_half_reliability(halves: Tensor) -> Tensor:
     norms = first.square().sum(0).sqrt() * second.square().sum(0).sqrt()
     r = ((first * second).sum(0) / norms).clamp(0.0, 1.0)
     return torch.where(varied, 2 * r / (1 + r), math.nan)
+
+
+def corrected_cosine(aa: Tensor, bb: Tensor, ab: Tensor) -> Tensor:
+    """U_AB / √(U_AA · U_BB), not clipped; NaN where a squared norm is not positive."""
+    return torch.where((aa > 0) & (bb > 0), ab / (aa * bb).sqrt(), math.nan)

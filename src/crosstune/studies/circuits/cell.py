@@ -9,22 +9,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from crosstune.foundation import ranks
-from crosstune.foundation.models import HeadMap
-from crosstune.foundation.records import Run, Table
-from crosstune.interference.blocks import pad_id
-from crosstune.interference.circuits.ablation import ablate
-from crosstune.interference.circuits.capturing.labels import Labels
-from crosstune.interference.circuits.face import (
+from crosstune.circuits.ablation import ablate
+from crosstune.circuits.api import (
     capture_samples,
     fishers,
     score_factors,
 )
-from crosstune.interference.circuits.factors import Factors
-from crosstune.interference.circuits.forecast import estimate
-from crosstune.interference.circuits.samples import Samples
-from crosstune.interference.circuits.scores import CircuitScores
-from crosstune.interference.circuits.settings import FISHERS, CircuitSettings
+from crosstune.circuits.capture.factors import Factors
+from crosstune.circuits.capture.labels import Labels
+from crosstune.circuits.forecast import estimate
+from crosstune.circuits.samples import Samples
+from crosstune.circuits.scores import CircuitScores
+from crosstune.circuits.settings import FISHERS, CircuitSettings
+from crosstune.foundation import ranks
+from crosstune.foundation.gradients.blocks import pad_id
+from crosstune.foundation.models import HeadMap
+from crosstune.foundation.records import Run, Table
 from crosstune.studies.circuits.prepare import Bench, Checkpoint
 
 SCORES = "scores"

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from crosstune.circuits import tables
+from crosstune.circuits.scores import CircuitScores
+from crosstune.circuits.settings import Form
+from crosstune.circuits.storage.layer import pair_name
 from crosstune.foundation.records import Column, Table
-from crosstune.interference.circuits import tables
-from crosstune.interference.circuits.kept.layer import pair_name
-from crosstune.interference.circuits.scores import CircuitScores
-from crosstune.interference.circuits.settings import Form
 from crosstune.studies.circuits.cell import SCORES, Place
 
 MATRICES, ROWS = "circuit_matrices", "circuit_rows"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from crosstune.circuits import tables
 from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.interference.circuits import tables
 from crosstune.studies.circuits.cell import METHODS, Place
 from crosstune.studies.circuits.entries import MATRICES, ROWS
 from crosstune.studies.circuits.settings import CircuitStudySettings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from crosstune.circuits.forecast import Estimate, estimate
 from crosstune.foundation.errors import MeasurementError
-from crosstune.interference.circuits.forecast import Estimate, estimate
 from crosstune.studies.circuits.cell import Place, captures, places, scorings
 from crosstune.studies.circuits.prepare import Bench, prepare
 from crosstune.studies.circuits.settings import CircuitStudySettings

@@ -10,6 +10,8 @@ from typing import Any
 
 from peft import PeftModel
 
+from crosstune.circuits.api import check_places
+from crosstune.circuits.samples import Samples, check_length, choose_samples
 from crosstune.foundation.data import Row, read_rows
 from crosstune.foundation.errors import DataError, SettingsError, renamed
 from crosstune.foundation.models import (
@@ -22,8 +24,6 @@ from crosstune.foundation.models import (
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
 from crosstune.foundation.storage import read_json
-from crosstune.interference.circuits.face import check_places
-from crosstune.interference.circuits.samples import Samples, check_length, choose_samples
 from crosstune.studies.circuits.settings import CircuitStudySettings, names_of
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.models import find_device, find_model

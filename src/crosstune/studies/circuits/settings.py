@@ -8,12 +8,12 @@ from itertools import combinations
 from pathlib import PurePath
 from typing import Literal
 
+from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.settings.options import at_least
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.interference.circuits.settings import CircuitSettings
-from crosstune.interference.settings import at_least
 
 _TOY_TASKS = (
     TaskSettings(name="en", source="toy:latin-svo", rows=400),

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from crosstune.circuits import tables
+from crosstune.circuits.comparison import compare
+from crosstune.circuits.invariance import FREE_OF_UNITS, why_not
+from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.foundation.statistics.association import rank_correlation
-from crosstune.interference.circuits import tables
-from crosstune.interference.circuits.comparable import FREE_OF_UNITS, why_not
-from crosstune.interference.circuits.comparison import compare
-from crosstune.interference.circuits.scores import CircuitScores
 from crosstune.studies.circuits.cell import SCORES, Place
 from crosstune.studies.circuits.entries import (
     AXES,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from crosstune.circuits import tables
 from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import Statement
-from crosstune.interference.circuits import tables
 from crosstune.studies.circuits.cell import STATEMENT, Place
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.circuits.summary import CHECKPOINTS

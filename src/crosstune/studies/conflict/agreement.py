@@ -10,12 +10,12 @@ import torch
 
 from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Run, Table
-from crosstune.interference.agreement import Agreement
-from crosstune.interference.conflict import WEIGHTS
-from crosstune.interference.places import site_cells, site_of
-from crosstune.interference.probe_history import ProbeHistory, State
-from crosstune.interference.probe_tables import window_agreement
-from crosstune.interference.windows import SeedAgreement, across_seeds
+from crosstune.foundation.records.sites import site_cells, site_of
+from crosstune.interference.conflict.cosine import Agreement
+from crosstune.interference.conflict.history import ProbeHistory, State
+from crosstune.interference.conflict.measure import WEIGHTS
+from crosstune.interference.conflict.tables import window_agreement
+from crosstune.interference.conflict.windows import SeedAgreement, across_seeds
 from crosstune.studies.conflict.accounts import COMPONENT, LAYER, WHERE
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import STAGE

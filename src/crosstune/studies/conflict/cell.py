@@ -19,8 +19,8 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import StageResult, drop_end, train_stage
 from crosstune.interference import ConflictProbe, ForgettingLedger, measure_rollback
-from crosstune.interference.repair import StageRepairSettings
-from crosstune.interference.repair.stage.in_place import repair_in_place, stage_rows
+from crosstune.merging import StageRepairSettings
+from crosstune.merging.stage.in_place import repair_in_place, stage_rows
 from crosstune.studies.conflict import repairs, tables
 from crosstune.studies.conflict.agreement import PROBE_FOLDER
 from crosstune.studies.conflict.prepare import SIDES, Bench

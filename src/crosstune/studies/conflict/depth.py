@@ -9,21 +9,21 @@ from typing import Any
 import torch
 
 from crosstune.foundation.records import Column, Table
-from crosstune.interference.conflict import WEIGHTS
-from crosstune.interference.depth import (
+from crosstune.interference.conflict.depth import (
     Profiles,
     cautioned,
     movement_of_run,
     peak_cells,
     scopes,
 )
-from crosstune.interference.movement import (
+from crosstune.interference.conflict.measure import WEIGHTS
+from crosstune.interference.conflict.movement import (
     Movement,
     always_resolved,
     movement_across_seeds,
     too_few,
 )
-from crosstune.interference.peaks import find_peak
+from crosstune.interference.conflict.peaks import find_peak
 from crosstune.studies.conflict.agreement import PAIR, Pair, StageProbe, pair_name
 from crosstune.studies.conflict.tables import STAGE
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from crosstune.foundation.evaluation import score_rows
+from crosstune.foundation.gradients.effective import names_of
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.training import train_stage
 from crosstune.interference import ConflictProbe, ForgettingLedger
-from crosstune.interference.effective import names_of
-from crosstune.interference.repair.budget import looks_at_most
-from crosstune.interference.repair.stage.in_place import stage_rows
+from crosstune.merging.budget import looks_at_most
+from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict.prepare import SIDES, Bench, prepare
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.study import Plan, PlanLine

@@ -24,7 +24,7 @@ from crosstune.foundation.models import load_model, load_tokenizer, read_config
 from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training import StageData, with_lora
-from crosstune.interference.repair.stage.in_place import stage_rows
+from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.models import check_length, find_device, find_model
 

@@ -7,17 +7,13 @@ from typing import Literal
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.foundation.settings.options import left_to
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.interference.probe_settings import ProbeSettings
-from crosstune.interference.repair.stage.settings import StageRepairSettings
-from crosstune.interference.settings import (
-    BlockSettings,
-    GradientSettings,
-    LedgerSettings,
-    left_to,
-)
+from crosstune.interference.conflict.settings import ProbeSettings
+from crosstune.merging.stage.settings import StageRepairSettings
 
 _OF_BLOCKS = {"length": "training.length", "window": "windows", "seed": "data_seed"}
 _TOY_TASKS = (

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crosstune.foundation.evaluation import chance_lines
+from crosstune.foundation.gradients.blocks import make_blocks
 from crosstune.foundation.records import Column, Run, Table
-from crosstune.interference.blocks import make_blocks
-from crosstune.interference.rollback import compare_with_ledger
+from crosstune.interference.ledger.rollback import compare_with_ledger
 from crosstune.studies.conflict import accounts, agreement, depth, repairs, retention
 from crosstune.studies.conflict.prepare import SIDES, Bench
 from crosstune.studies.conflict.settings import ConflictSettings

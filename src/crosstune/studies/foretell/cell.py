@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from crosstune.circuits import measure_circuits
 from crosstune.foundation import ranks
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import drop_end, train_stage
 from crosstune.interference import ForgettingLedger
-from crosstune.interference.circuits import measure_circuits
 from crosstune.studies.foretell import profiles
 from crosstune.studies.foretell.prepare import Bench
 from crosstune.studies.steps import EachStep

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from crosstune.circuits import measure_circuits
 from crosstune.foundation.training import train_stage
 from crosstune.interference import ForgettingLedger
-from crosstune.interference.circuits import measure_circuits
 from crosstune.studies.foretell.prepare import Bench, prepare
 from crosstune.studies.foretell.profiles import NORMS
 from crosstune.studies.foretell.settings import ForetellSettings

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from crosstune.circuits.samples import Samples, choose_samples
 from crosstune.foundation.data import Task, check_enough, encode, read_tasks
 from crosstune.foundation.errors import renamed
+from crosstune.foundation.gradients.blocks import make_blocks
 from crosstune.foundation.models import load_model, load_tokenizer, read_config
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training import StageData
-from crosstune.interference.blocks import make_blocks
-from crosstune.interference.circuits.samples import Samples, choose_samples
 from crosstune.studies.foretell.settings import ForetellSettings
 from crosstune.studies.models import check_length, find_device, find_model
 

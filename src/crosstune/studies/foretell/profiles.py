@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from crosstune.circuits.invariance import SIGNED
+from crosstune.circuits.scores import CircuitScores
+from crosstune.circuits.summary import Margins
 from crosstune.foundation.records import Column
-from crosstune.interference.circuits.comparable import SIGNED
-from crosstune.interference.circuits.scores import CircuitScores
-from crosstune.interference.circuits.summary import Margins
 
 HEADS, ROWS = "foretell_profiles", "foretell_row_profiles"
 SCORE, BASELINE = "score", "baseline"

@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.foundation.settings.options import at_least, left_to
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.interference.circuits.settings import CircuitSettings
-from crosstune.interference.settings import (
-    BlockSettings,
-    GradientSettings,
-    LedgerSettings,
-    at_least,
-    left_to,
-)
 
 _OF_MEASUREMENT = {"length": "training.length", "seed": "data_seed"}
 _OF_BLOCKS = {"length": "training.length", "seed": "data_seed"}

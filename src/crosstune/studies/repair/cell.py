@@ -16,12 +16,12 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import drop_end, train_stage
 from crosstune.interference import ForgettingLedger, measure_rollback
-from crosstune.interference.repair.budget import looks_at_most
-from crosstune.interference.repair.checkpoints.ends import open_ends
-from crosstune.interference.repair.harness import repair_ends
-from crosstune.interference.repair.outcome import Repair
-from crosstune.interference.repair.scoring import place_end
-from crosstune.interference.repair.session import Watch
+from crosstune.merging.budget import looks_at_most
+from crosstune.merging.checkpoints.endpoints import open_ends
+from crosstune.merging.result import Repair
+from crosstune.merging.scoring import place_end
+from crosstune.merging.search import repair_ends
+from crosstune.merging.session import Watch
 from crosstune.studies.repair.prepare import Bench
 from crosstune.studies.repair.summary import PICKED, REPAIRED
 from crosstune.studies.steps import EachStep

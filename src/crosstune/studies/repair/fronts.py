@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstune.foundation.records import Column, Table
-from crosstune.interference.repair.search.front import non_dominated
-from crosstune.interference.repair.tables import CHOSE, NATS, RIVALS_COLUMNS, ROOM
+from crosstune.merging.optimise.front import non_dominated
+from crosstune.merging.tables import CHOSE, NATS, RIVALS_COLUMNS, ROOM
 from crosstune.studies.over_seeds import by_key, mean_over_seeds
 
 WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"

@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch import nn
 
-from crosstune.interference.repair.checkpoints.ends import Ends
+from crosstune.merging.checkpoints.endpoints import Ends
 
 _SECONDS_BETWEEN = 0.005  # a buffer of any size takes about as long to be filled
 

@@ -10,7 +10,7 @@ from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.interference.repair.findings.criterion import DIVERGENCE
+from crosstune.merging.findings.criterion import DIVERGENCE
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.summary import finished_cells, forgotten

@@ -15,13 +15,13 @@ from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.training import train_stage
 from crosstune.interference import ForgettingLedger
-from crosstune.interference.repair.budget import LINE, looks_by_method
-from crosstune.interference.repair.checkpoints.ends import Ends, open_ends
-from crosstune.interference.repair.checkpoints.turned import by_input
-from crosstune.interference.repair.scoring import score_tasks
-from crosstune.interference.repair.selection import Rows, encode_rows
-from crosstune.interference.repair.session import Roles, Session, Watch, open_session
-from crosstune.interference.repair.settings import RepairSettings
+from crosstune.merging.budget import LINE, looks_by_method
+from crosstune.merging.checkpoints.endpoints import Ends, open_ends
+from crosstune.merging.checkpoints.lora_heads import by_input
+from crosstune.merging.scoring import score_tasks
+from crosstune.merging.selection import Rows, encode_rows
+from crosstune.merging.session import Roles, Session, Watch, open_session
+from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair import memory
 from crosstune.studies.repair.prepare import Bench, prepare
 from crosstune.studies.repair.settings import RepairStudySettings

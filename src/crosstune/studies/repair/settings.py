@@ -7,16 +7,12 @@ from typing import Literal
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.foundation.settings.options import left_to
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.interference.repair.settings import RepairSettings
-from crosstune.interference.settings import (
-    BlockSettings,
-    GradientSettings,
-    LedgerSettings,
-    left_to,
-)
+from crosstune.merging.settings import RepairSettings
 
 PAIR = "pair"
 _OF_REPAIR = {"device": "device", "seed": "data_seed"}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from crosstune.foundation.records import Column, Measurement, Run, Table
-from crosstune.interference.repair import tables as names
+from crosstune.merging import tables as names
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import RepairStudySettings
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Statement
-from crosstune.interference.repair.findings import rival_words, words
-from crosstune.interference.repair.findings.criterion import picked_as
-from crosstune.interference.repair.points import Point
+from crosstune.merging.findings import rival_words
+from crosstune.merging.findings import sentences as words
+from crosstune.merging.findings.criterion import picked_as
+from crosstune.merging.points import Point
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.summary import PICKED, REPAIRED, finished_cells
 

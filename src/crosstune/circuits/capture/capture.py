@@ -1,0 +1,306 @@
+"""Capture: the factors of every sample at every attention projection, from one forward and backward pass over them.
+
+Every parameter is frozen, so that no gradient of a weight is formed; the summed loss is differentiated, so that nothing of a sample
+hangs on the others; the backward pass ends at the lowest layer that was asked for. Activations are not checkpointed meanwhile: what
+goes into the projections is kept in any case, and frozen weights need little else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from crosstune.circuits.capture.company import (
+    ALONE,
+    KERNELS,
+    attention_kernel,
+    difference,
+    rounding,
+)
+from crosstune.circuits.capture.factors import (
+    FactorRow,
+    Factors,
+    InMemory,
+    Keeper,
+    Shard,
+)
+from crosstune.circuits.capture.hooks import Pass
+from crosstune.circuits.capture.labels import LABELS, Labels
+from crosstune.circuits.capture.rows import check_rows, plan_batches, trimmed
+from crosstune.circuits.capture.scope import Scope
+from crosstune.circuits.capture.store import FactorStore
+from crosstune.circuits.settings import CircuitSettings
+from crosstune.foundation import ranks
+from crosstune.foundation.data import Encoded
+from crosstune.foundation.errors import MeasurementError, SettingsError
+from crosstune.foundation.gradients.gradients import evaluating, float32_products
+from crosstune.foundation.models import HeadMap, weights_fingerprint
+from crosstune.foundation.ranks.together import by_each, by_first
+from crosstune.foundation.storage import fingerprint
+
+MEMORY_SHARE = 0.5
+"""What the factors of one of the two tasks may take of the memory budget before they go to disk."""
+
+
+def capture_factors(
+    model: nn.Module,
+    rows: Sequence[Encoded],
+    heads: HeadMap,
+    *,
+    pad_id: int,
+    settings: CircuitSettings,
+    labels: Labels = "text",
+    folder: Path | None = None,
+) -> Factors:
+    """The factors of every row at every asked layer; they do not depend on batches, order, padding or processes, beyond rounding.
+
+    The model is left exactly as it was found. Under LoRA the gradients are those of the effective weights.
+
+    Args:
+        model: A Hugging Face decoder.
+        rows: The samples, encoded.
+        heads: The model's heads.
+        pad_id: The token that fills short rows.
+        settings: Layers, blocks, arithmetic, memory, and the seed of sampled labels.
+        labels: `text`, or `sampled` from the model's own predictions (for the true Fisher).
+        folder: Where factors are kept for another time: the same capture finds them there, whole or in part. Without it they are
+            in memory, or in a temporary folder where they need more than `MEMORY_SHARE` of the budget.
+
+    Returns:
+        The factors; close them when done.
+
+    Raises:
+        DataError: There are no rows, or one cannot be captured.
+        SettingsError: The model has no such layer, or `labels` is unknown.
+        MeasurementError: A gradient is not finite, or a row's factors change with what its neighbours say.
+        UnsupportedError: The model is sharded or quantised, or does not use each projection once.
+        StorageError: The folder, or its disk, cannot be used.
+    """
+    _check_labels(labels)
+    check_rows(model, rows)
+    scope = Scope.of(heads, settings)
+    used = [trimmed(row) for row in rows]
+    batches = plan_batches(used, settings.batch_tokens)
+    with evaluating(model, settings.gradient_settings()), _plain(model, settings):
+        run = Pass(model, scope, pad_id, settings.seed if labels == "sampled" else None)
+        job = _Job(run, used, batches, settings.tf32 and next(model.parameters()).is_cuda)
+        keeper = _keeper(job, folder, factor_bytes(model, used, heads, settings), settings)
+        kernel, apart = job.run_all(keeper)
+    return Factors(
+        rows=_told(rows, batches, keeper),
+        heads=heads,
+        layers=scope.layers,
+        blocks=scope.blocks,
+        labels=labels,
+        kernel=kernel,
+        difference=apart,
+        batches=tuple(torch.tensor(batch) for batch in batches),
+        keeper=keeper,
+    )
+
+
+def no_factors(heads: HeadMap, settings: CircuitSettings, labels: Labels = "text") -> Factors:
+    """The factors of a task without samples.
+
+    Args:
+        heads: The model's heads.
+        settings: Layers and blocks.
+        labels: As for `capture_factors`.
+
+    Returns:
+        Layers without a batch.
+
+    Raises:
+        SettingsError: The model has no such layer.
+    """
+    scope = Scope.of(heads, settings)
+    return Factors(
+        *((), heads, scope.layers, scope.blocks, labels), KERNELS[0], math.nan, (), InMemory()
+    )
+
+
+def factor_bytes(
+    model: nn.Module, rows: Sequence[Encoded], heads: HeadMap, settings: CircuitSettings
+) -> int:
+    """How much memory or disk the factors of these rows need, from shapes alone.
+
+    Args:
+        model: The model.
+        rows: The rows.
+        heads: The model's heads.
+        settings: Layers, blocks, batches and arithmetic.
+
+    Returns:
+        Bytes, the padding of the batches included.
+    """
+    batches = plan_batches(rows, settings.batch_tokens)
+    places = sum(len(batch) * (len(rows[batch[0]].input_ids) - 1) for batch in batches)
+    kind = next(model.parameters()).dtype
+    if settings.precision == "float32":
+        kind = torch.promote_types(kind, torch.float32)
+    return places * Scope.of(heads, settings).features(model) * kind.itemsize
+
+
+def _check_labels(labels: str) -> None:
+    if labels not in LABELS:
+        raise SettingsError(
+            "labels",
+            law=f"must be {' or '.join(map(repr, LABELS))}",
+            found=repr(labels),
+            remedy="Take 'sampled' for the true Fisher only.",
+        )
+
+
+@contextmanager
+def _plain(model: nn.Module, settings: CircuitSettings) -> Iterator[None]:
+    """No module is in training mode, so none checkpoints; `evaluating` puts the flags back."""
+    for module in model.modules():
+        module.training = False
+    with float32_products(tf32=settings.tf32):
+        yield
+
+
+def _keeper(
+    job: _Job, folder: Path | None, expected: int, settings: CircuitSettings
+) -> InMemory | FactorStore:
+    """Where the factors go."""
+    if folder is None and expected <= settings.budget_gib * 2**30 * MEMORY_SHARE:
+        return InMemory()
+    identity = {} if folder is None else _identity(job, settings)
+    store = by_first(
+        lambda: FactorStore.open(folder, identity, count=len(job.batches), expected=expected)
+    )
+    if ranks.is_first():
+        store.remove_in_the_end()
+    return store
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All passes of a capture."""
+
+    run: Pass
+    rows: Sequence[Encoded]
+    batches: tuple[tuple[int, ...], ...]
+    tf32: bool  # whether products are rounded so
+
+    def run_all(self, keeper: Keeper) -> tuple[str, float]:
+        """Capture what the keeper lacks, shared out among the processes; the kernel, and the difference that was seen."""
+        kernel, apart = by_first(lambda: keeper.kernel or self._settle(keeper))
+        missing = by_first(
+            lambda: [index for index in range(len(self.batches)) if not keeper.holds(index)]
+        )
+
+        def mine() -> None:
+            for index in missing[ranks.rank() :: ranks.world_size()]:
+                keeper.write(index, self._capture(index, alone=kernel == ALONE))
+
+        with attention_kernel(kernel):
+            by_each(mine)
+        device = next(self.run.model.parameters()).device
+        by_each(lambda: keeper.share(device))
+        return kernel, apart
+
+    def _capture(self, index: int, *, alone: bool = False) -> Shard:
+        rows = [self.rows[place] for place in self.batches[index]]
+        return Shard.joined([self.run([row]) for row in rows]) if alone else self.run(rows)
+
+    def _settle(self, keeper: Keeper) -> tuple[str, float]:
+        """How rows are captured so that none hangs on its neighbours; what is captured on the way is kept."""
+        several = [index for index, batch in enumerate(self.batches) if len(batch) > 1]
+        if not several:
+            keeper.settle(KERNELS[0], math.nan)
+            return KERNELS[0], math.nan
+        index = max(several, key=self._padding)
+        last = self.rows[self.batches[index][-1]]
+        seen: list[float] = []
+        for kernel in KERNELS:
+            with attention_kernel(kernel):
+                among, alone = self._capture(index), self.run([last])
+            seen.append(difference(among, -1, alone))
+            if seen[-1] <= rounding(among, tf32=self.tf32):
+                keeper.settle(kernel, seen[0])
+                keeper.write(index, among)
+                return kernel, seen[0]
+        # A row may hang on the shape of its batch and not on what is in it: positions that stretch with the longest row, or
+        # the rounding of half precision. Then it is itself when it goes alone.
+        with attention_kernel(KERNELS[-1]):
+            leak = difference(among, -1, self._beside_others(index), -1)
+        if leak <= rounding(among, tf32=self.tf32):
+            keeper.settle(ALONE, seen[0])
+            return ALONE, seen[0]
+        raise MeasurementError(
+            f"row {last.row_id!r}",
+            law="must have gradients that do not change with what other rows of its batch say",
+            found=f"a change by {leak:.1e} of their size, also with the math kernel of attention",
+            remedy="Set batch_tokens=1, so that each row goes alone.",
+        )
+
+    def _padding(self, index: int) -> int:
+        """The tokens that fill up a batch's last row, which is its shortest."""
+        first, *_, last = self.batches[index]
+        return len(self.rows[first].input_ids) - len(self.rows[last].input_ids)
+
+    def _beside_others(self, index: int) -> Shard:
+        """A batch in the same shapes, and so with the same rounding, in which all but the last row, and the padding, hold other tokens."""
+        config: Any = self.run.model.config
+
+        def other(token: int) -> int:
+            return (token + 1) % int(config.vocab_size)
+
+        *others, last = (self.rows[place] for place in self.batches[index])
+        changed = [replace(row, input_ids=[*map(other, row.input_ids)]) for row in others]
+        return replace(self.run, pad_id=other(self.run.pad_id))([*changed, last])
+
+
+def _identity(job: _Job, settings: CircuitSettings) -> dict[str, object]:
+    """All that decides what the factors are."""
+    model: Any = job.run.model
+    config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        config.pop(name, None)
+    return {
+        "format": 1,
+        "weights": weights_fingerprint(model),
+        "config": fingerprint(json.dumps(config, sort_keys=True, default=str)),
+        "adapters": fingerprint(_adapters(model)),
+        "rows": fingerprint([[row.input_ids, row.labels] for row in job.rows]),
+        "labels": "text" if job.run.seed is None else f"sampled, seed {job.run.seed}",
+        "layers": list(job.run.scope.layers),
+        "blocks": list(job.run.scope.blocks),
+        "precision": settings.precision,
+        "tf32": job.tf32,
+        "batch_tokens": settings.batch_tokens,
+    }
+
+
+def _adapters(model: nn.Module) -> list[list[str]]:
+    """Which adapters are in effect, and how strongly: weights alone do not say."""
+    words = ("active_adapters", "disable_adapters", "merged", "scaling")
+    return [
+        [name, *(str(getattr(module, word, None)) for word in words)]
+        for name, module in model.named_modules()
+        if hasattr(module, "base_layer")
+    ]
+
+
+def _told(
+    rows: Sequence[Encoded], batches: Sequence[Sequence[int]], keeper: Keeper
+) -> tuple[FactorRow, ...]:
+    losses = {
+        place: loss
+        for index, batch in enumerate(batches)
+        for place, loss in zip(batch, keeper.nats(index).tolist(), strict=True)
+    }
+    return tuple(
+        FactorRow(row.row_id, row.group, row.scored_tokens, "", losses[place])
+        for place, row in enumerate(rows)
+    )

@@ -1,0 +1,113 @@
+"""One pair of samples in one head: all its scores, and what they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from crosstune.circuits import checks as asked
+from crosstune.circuits.capture.factors import FactorRow
+from crosstune.circuits.settings import Form
+from crosstune.circuits.storage.layer import FISHER_FACTS
+from crosstune.circuits.storage.record import Record
+
+
+@dataclass(frozen=True)
+class SlicePair:
+    """The scores of a pair in one block of one head.
+
+    Attributes:
+        layer: The layer.
+        block: The block.
+        head: The head; a key-value head in k and v.
+        scores: Score by form.
+        norm_a: ‖g_i‖₂ of the slice.
+        norm_b: ‖g_j‖₂.
+        l1_b: ‖g_j‖₁.
+        fishers: Figures of the slice (min, median, max, share below ε, λ) by Fisher.
+    """
+
+    layer: int
+    block: str
+    head: int
+    scores: Mapping[Form, float]
+    norm_a: float
+    norm_b: float
+    l1_b: float
+    fishers: Mapping[str, Mapping[str, float]]
+
+    def __str__(self) -> str:
+        scores = ", ".join(f"{form} {score:.4g}" for form, score in self.scores.items())
+        norms = f"‖g_i‖ {self.norm_a:.3g}, ‖g_j‖ {self.norm_b:.3g}, ‖g_j‖₁ {self.l1_b:.3g}"
+        return f"layer {self.layer} {self.block}{self.head}: {scores} ({norms})"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample of A and a sample of B.
+
+    Attributes:
+        row_a: A's sample.
+        row_b: B's sample.
+        slices: What was asked for, block by block.
+    """
+
+    row_a: FactorRow
+    row_b: FactorRow
+    slices: tuple[SlicePair, ...]
+
+    def __str__(self) -> str:
+        rows = f"{self.row_a.row_id!r} × {self.row_b.row_id!r}"
+        return "\n".join([rows, *map(str, self.slices)])
+
+
+def find_pair(
+    record: Record, i: int | str, j: int | str, layer: int, places: Mapping[str, int]
+) -> Pair:
+    """A pair of samples in some slices of one layer.
+
+    Args:
+        record: The scores.
+        i: A's sample: an int is its place, a string its id.
+        j: B's sample likewise.
+        layer: The layer.
+        places: Block → head of that block.
+
+    Returns:
+        The pair.
+
+    Raises:
+        MeasurementError: A sample, layer, block or head was not measured.
+    """
+    axes = record.axes
+    asked.check_row("i", i, axes.rows_a)
+    asked.check_row("j", j, axes.rows_b)
+    asked.check_number("layer", layer)
+    for head in places.values():
+        asked.check_number("head", head)
+    at_a, at_b, at = axes.row_place("a", i), axes.row_place("b", j), axes.layer_place(layer)
+    slices = []
+    for block, head in places.items():
+        here = (at, axes.head_place(block, head))
+        scores = {}
+        for form in record.settings.forms:
+            array = record.pairs(block, form)
+            scores[form] = float(array[0 if form.variant == "ewc" else at_a, at_b, *here])
+        slices.append(
+            SlicePair(
+                layer=layer,
+                block=block,
+                head=head,
+                scores=scores,
+                norm_a=float(record.norms(block, "a")[at_a, *here]),
+                norm_b=float(record.norms(block, "b")[at_b, *here]),
+                l1_b=float(record.l1_b(block)[at_b, *here]),
+                fishers={
+                    kind: dict(zip(FISHER_FACTS, np.ravel(facts[:, *here]).tolist(), strict=True))
+                    for kind, facts in record.fishers(block).items()
+                },
+            )
+        )
+    return Pair(axes.rows_a[at_a], axes.rows_b[at_b], tuple(slices))

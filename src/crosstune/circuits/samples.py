@@ -1,0 +1,151 @@
+"""Samples: which rows of two tasks are held against each other, encoded; chosen by what they say, never by order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crosstune.circuits.capture.factors import FactorRow
+from crosstune.circuits.settings import CircuitSettings
+from crosstune.foundation.data import Encoded, Row, Task, as_rows, encode
+from crosstune.foundation.errors import DataError, SettingsError
+from crosstune.foundation.seeds import content_key
+
+_NAMED = 3  # rows that an error names
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one task.
+
+    Attributes:
+        name: The task's name.
+        rows: The rows, in an order that their content and the seed decide.
+        encoded: The same rows as the model reads them.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    encoded: tuple[Encoded, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What each row says, prompt included."""
+        return tuple(row.content for row in self.rows)
+
+    @property
+    def unmeasured(self) -> tuple[FactorRow, ...]:
+        """The samples as scores name them, of which no loss is known."""
+        return tuple(
+            FactorRow(row.row_id, row.group, row.scored_tokens, text, math.nan)
+            for row, text in zip(self.encoded, self.texts, strict=True)
+        )
+
+
+def choose_samples(
+    task_a: object, task_b: object, tokenizer: Any, settings: CircuitSettings
+) -> tuple[Samples, Samples]:
+    """The samples of both tasks: at most `settings.rows` rows each, of as many groups as there are.
+
+    Groups are ordered by a seeded hash of their label, which does not know the task, so parallel tasks are
+    held against each other on translations of the same sentences.
+
+    Args:
+        task_a: Rows in any form that `as_rows` takes, or a `Task`, of which the train rows are taken.
+        task_b: Likewise.
+        tokenizer: Encodes the rows.
+        settings: How many rows, of which length, by which seed.
+
+    Returns:
+        The samples of A and of B. A task without rows has no samples.
+
+    Raises:
+        DataError: A row is in both tasks, or has nothing to score.
+    """
+    rows_a, rows_b = (
+        _rows(value, name) for value, name in ((task_a, "task_a"), (task_b, "task_b"))
+    )
+    _refuse_shared(rows_a, rows_b)
+    names = (_name(task_a, "A"), _name(task_b, "B"))
+    return (
+        _samples(names[0], "task_a", rows_a, tokenizer, settings),
+        _samples(names[1], "task_b", rows_b, tokenizer, settings),
+    )
+
+
+def check_length(model: Any, settings: CircuitSettings) -> None:
+    """Rows must fit the context that the model was made for.
+
+    Args:
+        model: A Hugging Face decoder.
+        settings: The tokens kept of a row.
+
+    Raises:
+        SettingsError: The model's context is shorter.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and settings.length > context:
+        raise SettingsError(
+            "length",
+            law=f"must be at most the model's context of {context} tokens",
+            found=settings.length,
+            remedy=f"Use length={context}.",
+        )
+
+
+def _rows(value: object, argument: str) -> tuple[Row, ...]:
+    if isinstance(value, Task):
+        return value.train
+    if isinstance(value, Sequence) and not isinstance(value, str) and not value:
+        return ()
+    return as_rows(value, argument)
+
+
+def _name(value: object, otherwise: str) -> str:
+    return value.name if isinstance(value, Task) else otherwise
+
+
+def _samples(
+    name: str, argument: str, rows: Sequence[Row], tokenizer: Any, settings: CircuitSettings
+) -> Samples:
+    chosen = _choose(rows, settings)
+    encoded = encode(chosen, tokenizer, settings.length)
+    silent = [row.row_id for row in encoded if not row.scored_tokens]
+    if silent:
+        raise DataError(
+            argument,
+            law="must have something to score in every row",
+            found=f"{len(silent)} rows without a scored token: {', '.join(silent[:_NAMED])}",
+            remedy="Leave them out, or raise `length` if prompts fill it.",
+        )
+    return Samples(name, tuple(chosen), tuple(encoded))
+
+
+def _choose(rows: Sequence[Row], settings: CircuitSettings) -> list[Row]:
+    """One row of each group, then a second one of each, until there are enough."""
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row.prompt, row.text, row.id)):
+        groups.setdefault(row.group or row.content, []).append(row)
+    labels = sorted(groups, key=lambda label: content_key(label, "circuits", settings.seed))
+    rounds = max(map(len, groups.values()), default=0)
+    dealt = [
+        groups[label][at] for at in range(rounds) for label in labels if at < len(groups[label])
+    ]
+    return dealt[: settings.rows]
+
+
+def _refuse_shared(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> None:
+    known = {row.content for row in rows_a}
+    shared = [row.id for row in rows_b if row.content in known]
+    if shared:
+        raise DataError(
+            "task_b",
+            law="must not hold rows of task_a: a row against itself is its own squared gradient",
+            found=f"{len(shared)} rows of both tasks: {', '.join(shared[:_NAMED])}",
+            remedy="To hold a task against itself, give two halves of its rows.",
+        )

@@ -1,0 +1,221 @@
+"""Fisher: the diagonal Fisher information of a head's slice, from squares of single samples' gradients, and its damping.
+
+`F_k` is the mean over samples of `g_k²`, never the square of a mean gradient. Which samples:
+
+* `task_a`: task A's, at the labels of the text (the empirical Fisher).
+* `pooled`: `(F_A + F_B) / 2`, so that each task weighs the same however many samples it has.
+* `held_out`: a sample of A is normalised by the half of A that it is not in; halves are the even and the odd places.
+* `leave_one_out`: a sample of A is normalised by the other samples of A.
+* `true`: A's rows at labels drawn from the model, which makes it the Fisher information of the model itself.
+
+Damping is elementwise. λ is a share of the (lower) median of the slice's own F, so it follows the scale of the loss and
+of the weights; ε is absolute, a floor against zeros:
+
+* `add`: `D = max(F, ε) + λ`.
+* `floor`: `D = max(F, ε, λ)`.
+* `conditional`: `D = max(F, ε) + λ` where `F < 10 ε`, else `F`.
+
+The two halves of `held_out` have a λ each. `leave_one_out` takes λ from the mean of its Fishers, which is task A's: one
+sample moves a median little, and so all samples of a slice are damped alike. Where ε, λ and F are all 0, D is 0:
+`inverse` answers 0 there (0/0, an element that no sample moves) under a Fisher that saw every sample it normalises, and
+refuses under one that did not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crosstune.circuits.settings import CircuitSettings
+from crosstune.foundation.errors import DataError, MeasurementError
+
+_SMALL = 10.0  # times ε: what `conditional` damps
+
+
+@dataclass(frozen=True)
+class FisherFacts:
+    """What the Fisher of each head's slice looks like, before damping.
+
+    Shapes:
+        All: [heads]. Unit: nats² per squared unit of weight; `below_epsilon` is a share.
+
+    Attributes:
+        min: Smallest entry; of `held_out`, of both halves.
+        median: Lower median; of `held_out`, the mean of the halves' medians.
+        max: Largest entry.
+        below_epsilon: Share of entries below ε.
+        damping: λ; of `held_out`, the mean of both.
+    """
+
+    min: Tensor
+    median: Tensor
+    max: Tensor
+    below_epsilon: Tensor
+    damping: Tensor
+
+    @classmethod
+    def unmeasured(cls, heads: int) -> FisherFacts:
+        """The facts of a Fisher over no samples: NaN."""
+        return cls(*(torch.full((heads,), torch.nan) for _ in range(5)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[FisherFacts]) -> FisherFacts:
+        """The facts of several groups of heads, in their order, on the CPU."""
+        names = ("min", "median", "max", "below_epsilon", "damping")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Sums over samples of squared gradients.
+
+    Shapes:
+        a, b, true: [heads, head_dim, d]. halves: [2, heads, head_dim, d].
+
+    Attributes:
+        a: Of task A.
+        b: Of task B.
+        halves: Of the even and of the odd samples of A; None where nobody asks.
+        true: Of A's rows at labels drawn from the model; None where nobody asks.
+        counts: Samples of A, of B and at drawn labels.
+    """
+
+    a: Tensor
+    b: Tensor
+    halves: Tensor | None
+    true: Tensor | None
+    counts: tuple[int, int, int]
+
+    def fisher(self, kind: str) -> Tensor:
+        """The diagonal Fisher of a kind.
+
+        Shapes:
+            [1, heads, head_dim, d]; of `held_out` [2, …]: what normalises the even and what normalises the odd samples.
+            Of `leave_one_out`: the mean of its Fishers, which is task A's.
+
+        Args:
+            kind: One of `FISHERS`.
+
+        Returns:
+            Means of squares.
+        """
+        count_a, count_b, drawn = self.counts
+        if kind == "held_out":
+            assert self.halves is not None
+            even, odd = self.halves
+            return torch.stack([odd / (count_a // 2), even / (count_a - count_a // 2)])
+        if kind == "true":
+            assert self.true is not None
+            return (self.true / drawn)[None]
+        of_a = self.a / count_a
+        return ((of_a + self.b / count_b) / 2 if kind == "pooled" else of_a)[None]
+
+
+def require_samples(kind: str, count: int, settings: CircuitSettings) -> None:
+    """There are enough samples of task A for a Fisher of this kind.
+
+    Args:
+        kind: One of `FISHERS`.
+        count: Samples of task A (of `true`: those at drawn labels).
+        settings: The fewest.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    least = settings.min_samples
+    used = {"held_out": count // 2, "leave_one_out": count - 1}.get(kind, count)
+    if used >= least:
+        return
+    among = "" if used == count else f", {used} of them in one Fisher ({kind})"
+    raise DataError(
+        "task_a",
+        law=f"must have at least {least} samples in every Fisher",
+        found=f"{count} samples{among}",
+        remedy="Give more rows, or lower min_samples and trust the scores less.",
+    )
+
+
+def medians(fisher: Tensor) -> Tensor:
+    """The lower median of each slice.
+
+    Shapes:
+        fisher: [m, heads, head_dim, d]; result: [m, heads].
+
+    Returns:
+        The medians.
+    """
+    return fisher.flatten(2).median(-1).values
+
+
+def damped(fisher: Tensor, scale: Tensor, settings: CircuitSettings) -> Tensor:
+    """What divides, D: the Fisher, kept from being too small.
+
+    Shapes:
+        fisher: [..., heads, head_dim, d]; scale: [..., heads], λ of each slice; result: as fisher.
+
+    Args:
+        fisher: Means of squares.
+        scale: λ.
+        settings: How λ and ε act.
+
+    Returns:
+        D, a new tensor.
+    """
+    spread = scale[..., None, None]
+    kept = fisher.clamp(min=settings.epsilon)
+    if settings.damping == "floor":
+        return torch.maximum(kept, spread, out=kept)
+    if settings.damping == "conditional":
+        return kept.add_((fisher < _SMALL * settings.epsilon) * spread)
+    return kept.add_(spread)
+
+
+def inverse(kind: str, divisor: Tensor) -> Tensor:
+    """1 / D in place, with 0 for an element that no sample of A or B moves.
+
+    Args:
+        kind: The Fisher's kind.
+        divisor: D.
+
+    Returns:
+        The inverse.
+
+    Raises:
+        MeasurementError: D is 0 where a sample that the Fisher has not seen may have a gradient.
+    """
+    nothing = divisor == 0
+    if kind not in ("task_a", "pooled") and bool(nothing.any()):
+        raise MeasurementError(
+            f"the {kind} Fisher",
+            law="must be above 0 where it divides a gradient that it has not seen",
+            found=f"{int(nothing.sum())} entries of 0 with no damping",
+            remedy="Set epsilon or damping_share above 0.",
+        )
+    return divisor.reciprocal_().masked_fill_(nothing, 0.0)
+
+
+def facts_of(fisher: Tensor, median: Tensor, settings: CircuitSettings) -> FisherFacts:
+    """The facts of one kind of Fisher.
+
+    Shapes:
+        fisher: [m, heads, head_dim, d]; median: [m, heads].
+
+    Args:
+        fisher: Means of squares.
+        median: Their medians.
+        settings: ε, and the share that makes λ.
+
+    Returns:
+        The facts.
+    """
+    flat = fisher.flatten(2)
+    return FisherFacts(
+        min=flat.amin(-1).amin(0),
+        median=median.mean(0),
+        max=flat.amax(-1).amax(0),
+        below_epsilon=(flat < settings.epsilon).sum(-1).sum(0) / (flat.shape[0] * flat.shape[2]),
+        damping=settings.damping_share * median.mean(0),
+    )

@@ -1,0 +1,252 @@
+"""What all pairs say of each head together: means with two-way intervals, bands for all heads at once, reliability.
+
+A mean over pairs of a sample of A and a sample of B errs with both: its variance is that of the row means and that of the
+column means (`foundation.statistics.two_way`). The Fisher is taken as given. Signed scores are tested against 0. A symmetric
+score has no such test, since a mean above 0 is no finding; it is held against the mean head of its block. Directional and EWC
+scores are held against nothing, since each head has units of its own (`comparable`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crosstune.circuits import tables
+from crosstune.circuits.cosine import Shared
+from crosstune.circuits.invariance import FREE_OF_UNITS, SIGNED
+from crosstune.circuits.settings import Form
+from crosstune.circuits.storage.axes import Axes
+from crosstune.circuits.storage.layer import FISHER_FACTS
+from crosstune.circuits.storage.record import Record
+from crosstune.foundation.records import Table
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.statistics.intervals import (
+    Interval,
+    Spread,
+    interval_from,
+    total_variance,
+    two_sided_p,
+)
+from crosstune.foundation.statistics.multiplicity import benjamini_hochberg, simultaneous_interval
+from crosstune.foundation.statistics.reliability import MIN_RELIABILITY, split_half_reliability
+from crosstune.foundation.statistics.two_way import two_way_spreads
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The row means and column means of one block under one form; heads of all layers on the last axis.
+
+    Shapes: rows [2, nA, S], columns [2, nB, S]: over the samples of the other task at even and at odd places.
+
+    Attributes:
+        rows: Means over B.
+        columns: Means over A.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def of(cls, record: Record, block: str, form: Form) -> Margins:
+        """The margins that were measured."""
+        rows, columns = record.rows(block, form), record.columns(block, form)
+        return cls(*(torch.from_numpy(side).flatten(2) for side in (rows, columns)))
+
+    @property
+    def row_means(self) -> Tensor:
+        """Means over all samples of B, [nA, S]."""
+        return whole(self.rows, self.columns.shape[1])
+
+    @property
+    def column_means(self) -> Tensor:
+        """Means over all samples of A, [nB, S]."""
+        return whole(self.columns, self.rows.shape[1])
+
+    @property
+    def mean(self) -> Tensor:
+        """Means over all pairs, [S]."""
+        return self.column_means.mean(0)
+
+    def spreads(self, axes: Axes) -> list[Spread]:
+        """The error of the mean over pairs."""
+        return two_way_spreads(self.row_means, self.column_means, axes.units_a, axes.units_b)
+
+    @property
+    def rank_reliability(self) -> Tensor:
+        """The smaller of two reliabilities: of the order of B's samples as halves of A tell it, and the other way round."""
+        sides = (self.columns, self.rows)
+        return torch.stack([split_half_reliability(side) for side in sides]).amin(0)
+
+
+def whole(halves: Tensor, n: int) -> Tensor:
+    """The means over all n samples, given those over the samples at even and at odd places; NaN over nothing."""
+    even, odd = halves[0], halves[1]
+    if n < 2:
+        return even
+    return (math.ceil(n / 2) * even + (n // 2) * odd) / n
+
+
+def reliability(mean: Tensor, spreads: list[Spread]) -> Tensor:
+    """The share of a mean's square that is not error, as agreement has it of a gradient's: (mean² − SE²) / mean², at least 0.
+
+    Args:
+        mean: Means.
+        spreads: Their deviations from each source of error.
+
+    Returns:
+        Between 0 and 1; NaN where the error is not known.
+    """
+    variance, _ = total_variance(spreads)
+    return ((mean.square() - variance) / mean.square()).clamp(min=0.0)
+
+
+def heads_table(record: Record) -> Table:
+    """The table `circuit_heads`.
+
+    Args:
+        record: The scores.
+
+    Returns:
+        One row for each layer, block, head and variant.
+    """
+    rows = (
+        row
+        for block in record.settings.blocks
+        for form in record.settings.average_forms
+        for row in _head_rows(record, block, form)
+    )
+    return Table(tables.HEADS, tables.HEADS_COLUMNS, rows)
+
+
+def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any]]:
+    axes, settings = record.axes, record.settings
+    margins = Margins.of(record, block, form)
+    mean, spreads = margins.mean, margins.spreads(axes)
+    interval = interval_from(mean, spreads, settings.level)
+    is_signed = form.variant in SIGNED
+    p = two_sided_p(mean, spreads) if is_signed else torch.full_like(mean, math.nan)
+    generator = Seeds(settings.seed).torch("circuit bands", block, str(form))
+    band = simultaneous_interval(mean, spreads, generator, settings.level)
+    against, contrast = _contrast(mean, spreads, band, record, (block, form))
+    known = reliability(mean, spreads)
+    shared = Shared.of(record, block, form)
+    own_a, own_b = shared.intervals(axes, settings.level)
+    figures = {
+        **_with_bounds("mean", interval),
+        "df": interval.df,
+        "p": p,
+        "p_adjusted": benjamini_hochberg(p),
+        "band_low": band.low,
+        "band_high": band.high,
+        **_with_bounds("contrast", contrast),
+        "shown": (contrast.low > 0) | (contrast.high < 0),
+        **_with_bounds("own_a", own_a),
+        **_with_bounds("own_b", own_b),
+        **_with_bounds("cosine", shared.cosine(axes, settings.level)),
+        "resolved": shared.resolved(axes, settings.level),
+        "mean_l1": share_of_l1(record, block, form, margins.column_means),
+        "reliability": known,
+        "reliable": known >= MIN_RELIABILITY,
+        "rank_reliability": margins.rank_reliability,
+    }
+    said = {
+        "variant": form.variant,
+        "fisher": form.fisher,
+        "against": against,
+        **sizes(axes),
+    }
+    yield from by_place(axes, block, figures, said)
+
+
+def _with_bounds(name: str, interval: Interval) -> dict[str, Tensor]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def by_place(
+    axes: Axes, block: str, figures: dict[str, Tensor], said: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """One row for each head of each layer.
+
+    Args:
+        axes: Where each place stands.
+        block: The block.
+        figures: Columns of values, [layers × heads].
+        said: Columns that are the same in every row.
+
+    Yields:
+        Column name to plain value.
+    """
+    plain = {name: values.tolist() for name, values in figures.items()}
+    heads = axes.heads(block)
+    for at, layer in enumerate(axes.layers):
+        for place, head in enumerate(heads):
+            values = {name: column[at * len(heads) + place] for name, column in plain.items()}
+            yield {"layer": layer, "block": block, "head": head, **said, **values}
+
+
+def sizes(axes: Axes) -> dict[str, int]:
+    """How many samples the figures stand on."""
+    return {
+        "n_a": len(axes.rows_a),
+        "n_b": len(axes.rows_b),
+        "units_a": len(set(axes.units_a)),
+        "units_b": len(set(axes.units_b)),
+    }
+
+
+def _contrast(
+    mean: Tensor, spreads: list[Spread], band: Interval, record: Record, of: tuple[str, Form]
+) -> tuple[str, Interval]:
+    """What the heads of a block are held against under a form, and the bands of how far they lie from it."""
+    block, form = of
+    if form.variant in SIGNED:
+        return "0", band
+    if form.variant in FREE_OF_UNITS:
+        return "the mean head", _against_the_mean_head(mean, spreads, record, block, form)
+    unknown = torch.full_like(mean, math.nan)
+    return "", Interval(unknown, unknown, unknown, band.level, unknown)
+
+
+def _against_the_mean_head(
+    mean: Tensor, spreads: list[Spread], record: Record, block: str, form: Form
+) -> Interval:
+    """Bands of each head's mean less that of all heads of the block."""
+    centred = [Spread(one.rows - one.rows.mean(1, keepdim=True), one.df) for one in spreads]
+    generator = Seeds(record.settings.seed).torch("circuit contrasts", block, str(form))
+    return simultaneous_interval(mean - mean.mean(), centred, generator, record.settings.level)
+
+
+def share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) -> Tensor:
+    """The mean over B's samples of M / ‖g_j‖₁; samples without a gradient there have no share."""
+    if form.variant != "directional":
+        return torch.full_like(column_means.sum(0), math.nan)
+    l1 = torch.from_numpy(record.l1_b(block)).flatten(1)
+    return torch.where(l1 > 0, column_means / l1, math.nan).nanmean(0)
+
+
+def slices_table(record: Record) -> Table:
+    """The table `circuit_slices`: what each Fisher is made of.
+
+    Args:
+        record: The scores.
+
+    Returns:
+        One row for each layer, block, head and Fisher.
+    """
+    rows: list[dict[str, Any]] = []
+    for block in record.settings.blocks:
+        for kind, facts in record.fishers(block).items():
+            figures = dict(zip(FISHER_FACTS, _flat(facts), strict=True))
+            rows += by_place(record.axes, block, figures, {"fisher": kind})
+    return Table(tables.SLICES, tables.SLICES_COLUMNS, rows)
+
+
+def _flat(facts: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(facts).flatten(1)

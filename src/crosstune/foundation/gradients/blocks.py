@@ -1,0 +1,184 @@
+"""Blocks: the statistical units of every interval; rows placed by what they say, never by order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from crosstune.foundation.data import Encoded, Row, Task, as_rows, encode
+from crosstune.foundation.errors import DataError
+from crosstune.foundation.gradients.settings import BlockSettings
+from crosstune.foundation.seeds import content_key
+from crosstune.foundation.storage import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of one task that are measured together and left out together.
+
+    Attributes:
+        task: The task's name.
+        index: The block's place, 0..K−1.
+        rows: The encoded rows.
+        groups: What the block holds, by group and by content; two blocks that meet in one of
+            these share noise.
+        expected_tokens: The mean scored tokens of the task's K blocks: the one constant by which
+            every block's summed loss is divided.
+        pad_id: The token id that fills padding; it is never scored.
+    """
+
+    task: str
+    index: int
+    rows: tuple[Encoded, ...]
+    groups: frozenset[str]
+    expected_tokens: float
+    pad_id: int
+
+    @property
+    def tokens(self) -> int:
+        """The scored tokens of the block."""
+        return sum(row.scored_tokens for row in self.rows)
+
+
+def make_blocks(
+    task: str,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: BlockSettings,
+    *,
+    argument: str | None = None,
+) -> tuple[Block, ...]:
+    """Blocks that depend on what the rows say and on the seed, never on the order of the rows.
+
+    Groups are ordered by a seeded hash of their label, which does not know the task: parallel
+    tasks put translations of one sentence into the same block, so that the fewest pairs of blocks
+    share noise. A group never spans two blocks; what does not fit its block is left out.
+
+    Args:
+        task: The task's name.
+        rows: The rows to choose from.
+        tokenizer: Encodes the rows.
+        settings: How many blocks, of how many rows, of which length, by which seed.
+        argument: The name of the rows in error messages; `tasks['<task>']` by default.
+
+    Returns:
+        The blocks, in order of their index.
+
+    Raises:
+        DataError: There are too few rows or groups, or a block has nothing to score.
+    """
+    argument = argument or f"tasks[{task!r}]"
+    chosen = _choose(argument, rows, settings)
+    encoded = [
+        tuple(encode(part, tokenizer, settings.length, window=settings.window)) for part in chosen
+    ]
+    counts = [sum(row.scored_tokens for row in block) for block in encoded]
+    if min(counts) == 0:
+        raise DataError(
+            argument,
+            law="must have something to score in every block",
+            found=f"block {counts.index(0)} with 0 scored tokens",
+            remedy="Leave out empty rows, or raise `length` if prompts fill it.",
+        )
+    expected = sum(counts) / len(counts)
+    return tuple(
+        Block(task, index, block, _groups(part), expected, pad_id(tokenizer))
+        for index, (part, block) in enumerate(zip(chosen, encoded, strict=True))
+    )
+
+
+def _choose(argument: str, rows: Sequence[Row], settings: BlockSettings) -> list[list[Row]]:
+    wanted = settings.blocks * settings.rows_per_block
+    by_group: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_group[_group(row)].append(row)
+    labels = sorted(
+        by_group, key=lambda label: (content_key(label, "blocks", settings.seed), label)
+    )
+    blocks: list[list[Row]] = [[]]
+    for label in labels:
+        if len(blocks[-1]) == settings.rows_per_block:
+            if len(blocks) == settings.blocks:
+                break
+            blocks.append([])
+        members = sorted(by_group[label], key=lambda row: (row.prompt, row.text, row.id))
+        room = settings.rows_per_block - len(blocks[-1])
+        blocks[-1].extend(members[:room])
+    usable = sum(len(block) for block in blocks)
+    if usable < wanted:
+        raise DataError(
+            argument,
+            law=f"must fill {settings.blocks} blocks of {settings.rows_per_block} rows ({wanted} "
+            "rows, no group in two blocks)",
+            found=f"{len(rows)} rows in {len(by_group)} groups, of which {usable} can be placed",
+            remedy="Give more rows, or ask for fewer blocks or fewer rows per block.",
+        )
+    return blocks
+
+
+def _content(row: Row) -> str:
+    return f"content:{fingerprint(row.content)}"
+
+
+def _group(row: Row) -> str:
+    return _content(row) if row.group is None else f"group:{row.group}"
+
+
+def _groups(rows: Sequence[Row]) -> frozenset[str]:
+    return frozenset(label for row in rows for label in (_group(row), _content(row)))
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills padding; it is never scored, so any will do where none is named.
+
+    Args:
+        tokenizer: The tokenizer.
+
+    Returns:
+        Its padding token, else its end-of-text token, else 0.
+    """
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(candidate, int):
+            return candidate
+    return 0
+
+
+def shared_pairs(blocks_a: Sequence[Block], blocks_b: Sequence[Block]) -> Tensor:
+    """True where block i of A and block j of B share a row or a group, hence noise.
+
+    Shapes:
+        result: [K_A, K_B] bool.
+
+    Args:
+        blocks_a: The blocks of A.
+        blocks_b: The blocks of B; with those of A the diagonal is true.
+
+    Returns:
+        The mask of pairs that must not be averaged.
+    """
+    return torch.tensor(
+        [[not a.groups.isdisjoint(b.groups) for b in blocks_b] for a in blocks_a], dtype=torch.bool
+    )
+
+
+def sides_of(value: object, argument: str) -> dict[str, tuple[Row, ...]]:
+    """The rows of each side of what a user gives as a task.
+
+    Args:
+        value: Rows, or a `Task`.
+        argument: Its name in error messages.
+
+    Returns:
+        `train`, and `test` for a `Task`.
+    """
+    if isinstance(value, Task):
+        return {"train": value.train, "test": value.test}
+    return {"train": as_rows(value, argument)}

@@ -1,0 +1,246 @@
+"""Comparison: whose gradients are compared, on which blocks and at which sites; fixed for a whole training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from crosstune.foundation.data import Row, Task, as_rows
+from crosstune.foundation.errors import DataError, SettingsError
+from crosstune.foundation.gradients.blocks import Block, make_blocks
+from crosstune.foundation.gradients.effective import ask_gradients_of, names_of
+from crosstune.foundation.gradients.gradients import evaluating
+from crosstune.foundation.models import Anatomy, Site, check_supported
+from crosstune.interference.conflict.collect import (
+    CurrentGradients,
+    FrozenGradients,
+    Pair,
+    at_sites,
+    collect_sums,
+    fits,
+    stale_name,
+)
+from crosstune.interference.conflict.cosine import PairSums
+from crosstune.interference.conflict.settings import AgreementSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Tasks = Mapping[str, Any] | Sequence[Task]
+
+
+def read_comparable(tasks: Tasks) -> dict[str, tuple[Row, ...]]:
+    """The rows of at least two tasks with unique names; of a `Task`, its train rows.
+
+    Args:
+        tasks: Name to rows in any form that `as_rows` takes, or a sequence of tasks.
+
+    Returns:
+        Name to rows, in the order given.
+
+    Raises:
+        DataError: There are fewer than two tasks, or two of one name.
+    """
+    listed = [] if isinstance(tasks, Mapping) else list(tasks)
+    strange = [item for item in listed if not isinstance(item, Task)]
+    if strange:
+        raise DataError(
+            "tasks",
+            law="must be a mapping of names to rows, or Tasks",
+            found=f"a sequence with {type(strange[0]).__name__}",
+            remedy="Name the tasks: {'en': english_rows, 'bn': bengali_rows}.",
+        )
+    named = list(tasks.items()) if isinstance(tasks, Mapping) else [(t.name, t) for t in listed]
+    names = [name for name, _ in named]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise DataError(
+            "tasks",
+            law="must have unique names",
+            found=f"{twice[0]!r} {names.count(twice[0])} times",
+            remedy="Rename one of them.",
+        )
+    if len(named) < 2:
+        raise DataError(
+            "tasks",
+            law="must be at least two, for agreement is a matter of pairs",
+            found=f"{len(named)} ({', '.join(map(str, names)) or 'none'})",
+            remedy="Add the task you train on, or another reference.",
+        )
+    return {str(name): as_rows(rows, f"tasks[{name!r}]") for name, rows in named}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Tasks made comparable: their blocks, the sites looked at, and the parameters these need.
+
+    Attributes:
+        blocks: Task to its blocks.
+        anatomy: The sites of every parameter that a gradient is taken of.
+        chosen: The places, in ``anatomy.sites``, of the sites looked at.
+        settings: How gradients are evaluated.
+    """
+
+    blocks: Mapping[str, tuple[Block, ...]]
+    anatomy: Anatomy
+    chosen: tuple[int, ...]
+    settings: AgreementSettings
+
+    @classmethod
+    def prepare(
+        cls,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Mapping[str, Sequence[Row]],
+        settings: AgreementSettings,
+        blocks: int,
+    ) -> Comparison:
+        """The comparison of these tasks on a model, with this many blocks each.
+
+        Args:
+            model: A decoder whose trainable parameters are looked at, or the weights they add to.
+            tokenizer: Encodes the rows.
+            tasks: Name to rows.
+            settings: Everything but the number of blocks.
+            blocks: The number of blocks per task.
+
+        Returns:
+            A comparison that can be made at any state of this model's weights.
+
+        Raises:
+            DataError: A task has too few rows.
+            SettingsError: A layer or component is not one of the model's.
+            UnsupportedError: The model is sharded or quantised, or has no effective weights to look at.
+        """
+        check_supported(model)
+        anatomy = Anatomy.of(model).only(names_of(model, settings.weights))
+        sites = [site for site in anatomy.sites if _is_wanted(site, settings)]
+        _check_selection(anatomy, sites, settings)
+        needed = {part.parameter for part in anatomy.parts if part.site in set(sites)}
+        anatomy = anatomy.only(needed)
+        wanted = tuple(place for place, site in enumerate(anatomy.sites) if site in set(sites))
+        made = {
+            task: make_blocks(task, rows, tokenizer, settings.block_settings(blocks))
+            for task, rows in tasks.items()
+        }
+        return cls(made, anatomy, wanted, settings)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Every pair of tasks, in the order the tasks were given."""
+        return tuple(combinations(self.blocks, 2))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites looked at."""
+        return tuple(self.anatomy.sites[place] for place in self.chosen)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters a gradient is taken of."""
+        return tuple(dict.fromkeys(part.parameter for part in self.anatomy.parts))
+
+    @property
+    def tokens(self) -> int:
+        """The scored tokens of all blocks: what one state costs when every gradient is kept."""
+        return sum(block.tokens for blocks in self.blocks.values() for block in blocks)
+
+    @property
+    def keeps(self) -> bool:
+        """True where all block gradients of one state fit into memory and are computed once."""
+        total = sum(len(blocks) for blocks in self.blocks.values())
+        return fits(total, self.anatomy, self.settings.keep_gib)
+
+    @contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        """A place where block gradients may be computed: `evaluating`, where the looked-at parameters ask for gradients."""
+        with evaluating(model, self.settings.gradient_settings()):
+            ask_gradients_of(model, self.parameters)
+            yield
+
+    def sums(
+        self, model: nn.Module, frozen: Mapping[str, FrozenGradients] | None = None
+    ) -> dict[str, dict[Pair, PairSums]]:
+        """The sufficient statistics at the state the model is in, by reference.
+
+        Args:
+            model: The model the comparison was prepared for; no trace is left in it.
+            frozen: Task to its first gradients, for every task that is the first of a pair.
+
+        Returns:
+            Pair to sums, under ``"current"`` and, with snapshots, under ``"frozen"``.
+
+        Raises:
+            MeasurementError: A gradient is not finite.
+        """
+        with self.evaluating(model):
+            sources = self._sources(model)
+            result = {"current": collect_sums(list(sources.values()), self.pairs, self.anatomy)}
+            if frozen:
+                result["frozen"] = self._stale(sources, frozen)
+        return {
+            reference: {pair: at_sites(value, self.chosen) for pair, value in sums.items()}
+            for reference, sums in result.items()
+        }
+
+    def snapshot(self, model: nn.Module) -> dict[str, FrozenGradients]:
+        """The gradients, at this state, of every task that is the first of a pair.
+
+        Args:
+            model: The model.
+
+        Returns:
+            Task to this process's share of its block gradients, on the CPU.
+        """
+        firsts = list(dict.fromkeys(a for a, _ in self.pairs))
+        with self.evaluating(model):
+            sources = self._sources(model)
+            return {task: FrozenGradients.of(sources[task]) for task in firsts}
+
+    def _sources(self, model: nn.Module) -> dict[str, CurrentGradients]:
+        settings = self.settings.gradient_settings()
+        return {
+            task: CurrentGradients(model, blocks, self.parameters, settings, self.keeps)
+            for task, blocks in self.blocks.items()
+        }
+
+    def _stale(
+        self, sources: Mapping[str, CurrentGradients], frozen: Mapping[str, FrozenGradients]
+    ) -> dict[Pair, PairSums]:
+        stale = {(a, b): (stale_name(a), b) for a, b in self.pairs}
+        seconds = [source for task, source in sources.items() if task in {b for _, b in stale}]
+        sums = collect_sums([*frozen.values(), *seconds], list(stale.values()), self.anatomy)
+        return {pair: sums[name] for pair, name in stale.items()}
+
+
+def _is_wanted(site: Site, settings: AgreementSettings) -> bool:
+    layer_fits = settings.layers is None or site.layer in settings.layers
+    return layer_fits and (settings.components is None or site.component in settings.components)
+
+
+def _check_selection(anatomy: Anatomy, chosen: Sequence[Site], settings: AgreementSettings) -> None:
+    known: dict[str, list[Any]] = {
+        "layers": sorted({site.layer for site in anatomy.sites if site.layer is not None}),
+        "components": list(dict.fromkeys(site.component for site in anatomy.sites)),
+    }
+    for argument, names in known.items():
+        unknown = [name for name in getattr(settings, argument) or () if name not in names]
+        if unknown:
+            raise SettingsError(
+                argument,
+                law="must be trainable places of this model",
+                found=repr(unknown[0]),
+                remedy=f"Choose among {', '.join(map(str, names))}.",
+            )
+    if not chosen:
+        raise SettingsError(
+            "layers, components",
+            law="must leave at least one site",
+            found=f"layers {settings.layers} and components {settings.components}",
+            remedy="Leave one of them out.",
+        )

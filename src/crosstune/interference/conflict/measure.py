@@ -1,0 +1,254 @@
+"""measure_conflict: do the gradients of tasks agree, at the state a model is in, per layer and component?
+
+One state is precise and may still mislead: both gradients ride the optimizer's oscillation and the sign can flip from one
+step to the next. What is measured here is labelled "at one state"; the `ConflictProbe` averages over states.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosstune.foundation.errors import ModelError
+from crosstune.foundation.models import Site, check_finite, load_model, load_tokenizer
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.records.sites import SITE_COLUMNS, site_cells
+from crosstune.foundation.settings.options import with_options
+from crosstune.interference.conflict.collect import Pair
+from crosstune.interference.conflict.comparison import Comparison, Tasks, read_comparable
+from crosstune.interference.conflict.cosine import Agreement, agreement
+from crosstune.interference.conflict.pilot import choose_blocks
+from crosstune.interference.conflict.settings import AgreementSettings
+from crosstune.interference.conflict.windows import WindowAgreement
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = Column(
+    "weights",
+    "string",
+    "label",
+    about="trained: gradients of what moves; effective: of the weight an adapter adds to.",
+)
+PAIR_COLUMNS = (
+    Column("task_a", "string", "axis", about="The first task of the pair."),
+    Column("task_b", "string", "axis", about="The second task of the pair."),
+    WEIGHTS,
+)
+FIGURE_COLUMNS = (
+    Column("corrected", "float64", "value", about="Cosine of the true gradients, noise removed."),
+    Column("low", "float64", "low", of="corrected"),
+    Column("high", "float64", "high", of="corrected"),
+    Column(
+        "inner",
+        "float64",
+        "value",
+        about="U_AB: −ε·U_AB is A's first-order loss change from a step ε on B.",
+    ),
+    Column("inner_low", "float64", "low", of="inner"),
+    Column("inner_high", "float64", "high", of="inner"),
+    Column(
+        "dissimilarity",
+        "float64",
+        "value",
+        about="1 − corrected; near 1 is orthogonal, not conflict.",
+    ),
+    Column(
+        "resolved", "bool", "mask", of="corrected", about="Both gradients stand out of their noise."
+    ),
+    Column("conflict", "bool", "label", about="U_AB below 0 after Holm over the sites."),
+    Column("verdict", "string", "label", about="The same in words."),
+)
+STATE_COLUMNS = (
+    Column(
+        "naive", "float64", "value", about="Cosine of the mean gradients, pulled to 0 by noise."
+    ),
+    Column(
+        "reliability_a", "float64", "value", about="Share of ‖mean gradient‖² that is not noise."
+    ),
+    Column("reliability_b", "float64", "value"),
+    Column(
+        "norm_a", "float64", "value", unit="nats per token", about="‖mean gradient‖ with its noise."
+    ),
+    Column("norm_b", "float64", "value", unit="nats per token"),
+    Column("signal_to_noise_a", "float64", "value", about="U_AA over the mean's noise energy."),
+    Column("signal_to_noise_b", "float64", "value"),
+    Column(
+        "noise_scale_a",
+        "float64",
+        "value",
+        unit="blocks",
+        about="Blocks at which noise equals signal.",
+    ),
+    Column("noise_scale_b", "float64", "value", unit="blocks"),
+    Column("conflict_p", "float64", "value", about="One-sided p of the conflict, Holm-adjusted."),
+    Column("blocks", "int64", "label", unit="blocks", about="Blocks per task."),
+    Column(
+        "blocks_needed",
+        "float64",
+        "label",
+        unit="blocks",
+        about="Blocks that would resolve the site.",
+    ),
+    Column("note", "string", "label"),
+)
+CONFLICT_COLUMNS = (*PAIR_COLUMNS, *SITE_COLUMNS, *FIGURE_COLUMNS, *STATE_COLUMNS)
+_CHECKPOINT_COLUMNS = (
+    Column("checkpoint", "string", "axis"),
+    Column("step", "int64", "axis", unit="optimizer steps"),
+)
+
+GAUGE_NOTE = "gauge-dependent: R·A and B·R⁻¹ are the same function and another cosine"
+
+
+def measure_conflict(
+    model: PreTrainedModel | str | Path | Sequence[str | Path],
+    tokenizer: PreTrainedTokenizerBase | None,
+    tasks: Tasks,
+    *,
+    settings: AgreementSettings | None = None,
+    **options: Any,
+) -> Table:
+    """The agreement of every pair of tasks at one state, one row per (pair, layer, component).
+
+    The model is left exactly as it was: weights, gradients, buffers, training flags and random
+    states. Figures depend on the blocks alone, not on batch sizes, padding or row order.
+
+    Args:
+        model: A model in memory, or the folders of stored checkpoints; these add the axes
+            ``checkpoint`` and ``step``.
+        tokenizer: Its tokenizer; None takes the one stored with the first checkpoint.
+        tasks: At least two: name to rows (texts, dicts with a ``text``, `Row`, a dataset), or `Task`s.
+        settings: How to measure; the default is `AgreementSettings()`.
+        options: Single settings by name: ``blocks=16, rows_per_block=4, length=128, seed=0, …``.
+
+    Returns:
+        The table ``conflict``. A cosine below the noise floor is NaN, its row says so.
+
+    Raises:
+        DataError: Fewer than two tasks, or too few rows.
+        MeasurementError: A gradient is not finite.
+        ModelError: The weights are not finite, or nothing is trainable.
+        SettingsError: An option, layer or component is unknown or impossible.
+        UnsupportedError: The model is sharded, quantised, or uses reentrant checkpointing.
+    """
+    chosen = with_options(settings or AgreementSettings(), options)
+    rows = read_comparable(tasks)
+    if not isinstance(model, str | Path | Sequence):
+        return _measured(model, _given(tokenizer), rows, chosen)
+    folders = [model] if isinstance(model, str | Path) else list(model)
+    if not folders:
+        raise ModelError(
+            "model", law="must name a checkpoint", found="an empty list", remedy="Give one folder."
+        )
+    tokenizer = tokenizer or load_tokenizer(folders[0])
+    tables = []
+    for folder in folders:
+        table = _measured(load_model(folder), tokenizer, rows, chosen)
+        # The number of blocks is chosen once and kept, so that checkpoints can be compared.
+        chosen = with_options(chosen, {"blocks": table.column("blocks")[0]})
+        name = Path(folder).name
+        constants = zip(_CHECKPOINT_COLUMNS, (name, _step_of(name)), strict=True)
+        tables.append(table.with_columns(dict(constants)))
+    return Table.concat(tables)
+
+
+def interval_cells(value: Agreement | WindowAgreement, place: int) -> dict[str, Any]:
+    """The cells of `FIGURE_COLUMNS` at one site, but the verdict; NaN where the words say why."""
+    resolved = bool(value.resolved[place])
+    # Too few blocks to judge the noise floor: the point estimate is shown, without an interval.
+    cosine = float(value.cosine.value[place]) if resolved or not value.u.judged else math.nan
+    return {
+        "corrected": cosine,
+        "low": float(value.cosine.low[place]) if resolved else math.nan,
+        "high": float(value.cosine.high[place]) if resolved else math.nan,
+        "inner": float(value.inner.value[place]),
+        "inner_low": float(value.inner.low[place]),
+        "inner_high": float(value.inner.high[place]),
+        "dissimilarity": 1 - cosine,
+        "resolved": resolved,
+        "conflict": bool(value.conflict[place]),
+    }
+
+
+def conflict_rows(
+    pair: Pair, sites: Sequence[Site], value: Agreement, weights: str
+) -> Iterator[dict[str, Any]]:
+    """The rows of one pair under `CONFLICT_COLUMNS`."""
+    for place, site in enumerate(sites):
+        yield {
+            "task_a": pair[0],
+            "task_b": pair[1],
+            "weights": weights,
+            **site_cells(site),
+            **interval_cells(value, place),
+            "verdict": _verdict(value, place),
+            "naive": float(value.naive_cosine[place]),
+            "reliability_a": float(value.reliability_a[place]),
+            "reliability_b": float(value.reliability_b[place]),
+            "norm_a": float(value.norm_a[place]),
+            "norm_b": float(value.norm_b[place]),
+            "signal_to_noise_a": float(value.signal_to_noise_a[place]),
+            "signal_to_noise_b": float(value.signal_to_noise_b[place]),
+            "noise_scale_a": float(value.noise_scale_a[place]),
+            "noise_scale_b": float(value.noise_scale_b[place]),
+            "conflict_p": float(value.conflict_p[place]),
+            "blocks": value.u.sizes[0],
+            "blocks_needed": float(value.blocks_needed[place]),
+            "note": "" if site.factor is None else GAUGE_NOTE,
+        }
+
+
+def _measured(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Mapping[str, Any],
+    settings: AgreementSettings,
+) -> Table:
+    check_finite(model)
+    blocks = choose_blocks(model, tokenizer, rows, settings)
+    comparison = Comparison.prepare(model, tokenizer, rows, settings, blocks)
+    sums = comparison.sums(model)["current"]
+    found = {pair: agreement(value, settings.level) for pair, value in sums.items()}
+    return Table(
+        "conflict",
+        CONFLICT_COLUMNS,
+        (
+            row
+            for pair, value in found.items()
+            for row in conflict_rows(pair, comparison.sites, value, settings.weights)
+        ),
+    )
+
+
+def _verdict(value: Agreement, place: int) -> str:
+    if float(value.norm_a[place]) == 0 or float(value.norm_b[place]) == 0:
+        return "undefined: a gradient is exactly zero"
+    if not value.u.judged:
+        return "too few blocks for an interval"
+    if not bool(value.resolved[place]):
+        return "below noise floor"
+    if bool(value.conflict[place]):
+        return "conflict at one state"
+    if bool(value.agree[place]):
+        return "agreement at one state"
+    return "neither shown at one state"
+
+
+def _given(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    if tokenizer is None:
+        raise ModelError(
+            "tokenizer",
+            law="must come with a model in memory",
+            found="None",
+            remedy="Give the model's tokenizer; only a stored checkpoint carries its own.",
+        )
+    return tokenizer
+
+
+def _step_of(folder: str) -> int | None:
+    number = re.search(r"(\d+)$", folder)
+    return None if number is None else int(number.group(1))

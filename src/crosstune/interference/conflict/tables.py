@@ -1,0 +1,298 @@
+"""The probe's tables: agreement at single states and over windows, peaks, movement, and scalars for trackers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstune.foundation.models import Site
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.records.sites import SITE_COLUMNS, site_cells
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.statistics.reliability import corrected_cosine
+from crosstune.interference.conflict.collect import Pair, over_groups
+from crosstune.interference.conflict.cosine import agreement
+from crosstune.interference.conflict.depth import (
+    mean_products,
+    movement_of_run,
+    peak_cells,
+    resolved_throughout,
+    scopes,
+    site_name,
+)
+from crosstune.interference.conflict.history import ProbeHistory, State
+from crosstune.interference.conflict.measure import (
+    FIGURE_COLUMNS,
+    PAIR_COLUMNS,
+    STATE_COLUMNS,
+    conflict_rows,
+    interval_cells,
+)
+from crosstune.interference.conflict.peaks import find_peak, heuristics
+from crosstune.interference.conflict.windows import WindowAgreement, window_of
+
+_STAGE = Column("stage", "string", "axis")
+_REFERENCE = Column(
+    "reference", "string", "axis", about="frozen: task_a's gradient is that of the first state."
+)
+_SPAN = (
+    Column("start_step", "int64", "axis", unit="optimizer steps"),
+    Column("stop_step", "int64", "axis", unit="optimizer steps"),
+)
+_STATES = Column("states", "int64", "label", unit="states")
+
+STATES_COLUMNS = (
+    _STAGE,
+    Column("step", "int64", "axis", unit="optimizer steps"),
+    _REFERENCE,
+    *PAIR_COLUMNS,
+    *SITE_COLUMNS,
+    *FIGURE_COLUMNS,
+    *STATE_COLUMNS,
+)
+WINDOWS_COLUMNS = (
+    _STAGE,
+    *_SPAN,
+    _REFERENCE,
+    *PAIR_COLUMNS,
+    *SITE_COLUMNS,
+    *FIGURE_COLUMNS,
+    Column("conflict_p", "float64", "value", about="One-sided p of the conflict, Holm-adjusted."),
+    Column(
+        "agree", "bool", "label", about="Lower bound of U_AB above 0 after Holm over the sites."
+    ),
+    Column("sd_states", "float64", "value", about="Spread of the one-state cosines in the window."),
+    Column("sd_states_inner", "float64", "value", about="Spread of the one-state U_AB."),
+    _STATES,
+    Column(
+        "effective_states", "float64", "label", unit="states", about="Worth as independent ones."
+    ),
+    Column("blocks", "int64", "label", unit="blocks", about="Blocks per task."),
+)
+PEAKS_COLUMNS = (
+    _STAGE,
+    *_SPAN,
+    _REFERENCE,
+    *PAIR_COLUMNS,
+    Column("scope", "string", "axis", about="One component across layers, or all sites."),
+    Column("site", "string", "label", about="The peak; empty where there is none."),
+    Column("kind", "string", "label"),
+    Column("peak_confidence", "float64", "value", about="Top − second dissimilarity; 0 when flat."),
+    Column("p", "float64", "value", about="Two-sided p of the smallest standardised difference."),
+    Column("leader", "string", "label", about="The largest dissimilarity, peak or not."),
+    Column("indistinguishable", "string", "label", about="Sites that may be the largest."),
+    Column(
+        "gap_site", "string", "label", about="Heuristic: top above 1.1 × second at the last state."
+    ),
+    Column("windowed_site", "string", "label", about="Heuristic: top of the mean over the states."),
+    Column("weighted_site", "string", "label", about="Heuristic: top of (1 − cos)·‖g‖."),
+    Column("words", "string", "label"),
+)
+MOVEMENT_COLUMNS = (
+    _STAGE,
+    _REFERENCE,
+    *PAIR_COLUMNS,
+    Column("verdict", "string", "label"),
+    Column("change", "float64", "value", unit="cosine per layer", about="Of the slope on depth."),
+    Column("low", "float64", "low", of="change"),
+    Column("high", "float64", "high", of="change"),
+    Column("excluded_above", "float64", "value", unit="cosine per layer"),
+    Column("relevant", "float64", "value", unit="cosine per layer"),
+    Column("seeds", "int64", "label"),
+    Column("probes", "int64", "label"),
+    Column("sites", "int64", "label"),
+    Column("words", "string", "label"),
+)
+
+Row = dict[str, Any]
+
+
+def states_table(history: ProbeHistory, sites: Sequence[Site], states: Iterable[State]) -> Table:
+    """The table ``agreement_states``: what each single state says, labelled so."""
+    settings = history.settings
+    rows = (
+        {"stage": settings.stage, "step": state.step, "reference": reference, **row}
+        for state in states
+        for reference, pair in history.series()
+        for row in conflict_rows(
+            pair, sites, state.agreement(reference, pair, settings.level), settings.weights
+        )
+    )
+    return Table("agreement_states", STATES_COLUMNS, rows)
+
+
+def windows_table(
+    history: ProbeHistory, sites: Sequence[Site], windows: Iterable[Sequence[State]]
+) -> Table:
+    """The table ``agreement_windows``: means over the states of each window."""
+    rows = (
+        {**_where(history, states, reference, pair), **row}
+        for states in windows
+        for reference, pair in history.series()
+        for row in _window_rows(
+            sites, window_agreement(history, states, reference, pair), history.settings.caution
+        )
+    )
+    return Table("agreement_windows", WINDOWS_COLUMNS, rows)
+
+
+def peaks_table(
+    history: ProbeHistory, sites: Sequence[Site], windows: Iterable[Sequence[State]]
+) -> Table:
+    """The table ``peaks``: where each window's tasks are most dissimilar, if that can be told."""
+    rows = (
+        {**_where(history, states, reference, pair), **row}
+        for states in windows
+        for reference, pair in history.series()
+        for row in _peak_rows(history, sites, states, (reference, pair))
+    )
+    return Table("peaks", PEAKS_COLUMNS, rows)
+
+
+def movement_table(history: ProbeHistory, sites: Sequence[Site]) -> Table:
+    """The table ``movement``: whether each pair's agreement moved through depth in this run."""
+    rows = []
+    for reference, pair in history.series():
+        found = movement_of_run(history, sites, reference, pair)
+        cells = {
+            column.name: getattr(found, column.name)
+            for column in MOVEMENT_COLUMNS[2 + len(PAIR_COLUMNS) :]
+        }
+        rows.append({**_of(history, reference, pair), **cells})
+    return Table("movement", MOVEMENT_COLUMNS, rows)
+
+
+def window_agreement(
+    history: ProbeHistory, states: Sequence[State], reference: str, pair: Pair
+) -> WindowAgreement:
+    """The agreement of a pair over a window; its bootstrap draws are named, hence repeatable."""
+    settings = history.settings
+    generator = Seeds(settings.seed).torch(
+        "window", settings.stage, states[0].step, reference, *pair
+    )
+    found = [state.agreement(reference, pair, settings.level) for state in states]
+    return window_of(found, generator, settings.level, settings.states_a_burst)
+
+
+def burst_scalars(
+    history: ProbeHistory, sites: Sequence[Site], states: Sequence[State]
+) -> dict[str, float]:
+    """What trackers are told of one probe: per pair, corrected cosines of the whole model and of each layer.
+
+    Inner products add up over sites, so a layer's cosine is that of its summed products; only
+    finite figures above the noise floor are sent.
+
+    Args:
+        history: The probe's history.
+        sites: The sites looked at.
+        states: The states of the probe's burst.
+
+    Returns:
+        Key to value.
+    """
+    names, groups = _groups(sites)
+    level = history.settings.level
+    scalars: dict[str, float] = {}
+    for a, b in history.pairs:
+        key = f"conflict/{a}-{b}"
+        single = [state.agreement("current", (a, b), level) for state in states]
+        grouped = [
+            agreement(over_groups(state.sums["current"][a, b], groups), level) for state in states
+        ]
+        scalars[f"{key}/resolved_share"] = float(resolved_throughout(single).double().mean())
+        cosine = corrected_cosine(*mean_products(grouped))
+        shown = resolved_throughout(grouped) if grouped[0].u.judged else ~cosine.isnan()
+        for name, value, is_shown in zip(names, cosine.tolist(), shown.tolist(), strict=True):
+            if is_shown and math.isfinite(value):
+                scalars[f"{key}/cosine/{name}"] = value
+    return scalars
+
+
+def _where(history: ProbeHistory, states: Sequence[State], reference: str, pair: Pair) -> Row:
+    return {
+        **_of(history, reference, pair),
+        "start_step": states[0].step,
+        "stop_step": states[-1].step,
+    }
+
+
+def _of(history: ProbeHistory, reference: str, pair: Pair) -> Row:
+    return {
+        "stage": history.settings.stage,
+        "reference": reference,
+        "task_a": pair[0],
+        "task_b": pair[1],
+        "weights": history.settings.weights,
+    }
+
+
+def _window_rows(sites: Sequence[Site], found: WindowAgreement, caution: str) -> Iterator[Row]:
+    for place, site in enumerate(sites):
+        yield {
+            **site_cells(site),
+            **interval_cells(found, place),
+            "verdict": _verdict(found, place, caution),
+            "conflict_p": float(found.conflict_p[place]),
+            "agree": bool(found.agree[place]),
+            "sd_states": float(found.state_sd_cosine[place]),
+            "sd_states_inner": float(found.state_sd_inner[place]),
+            "states": found.states,
+            "effective_states": float(found.effective_states[place]),
+            "blocks": found.u.sizes[0],
+        }
+
+
+def _verdict(found: WindowAgreement, place: int, caution: str) -> str:
+    if float(found.u.aa[place]) == 0 or float(found.u.bb[place]) == 0:
+        return "undefined: a gradient is exactly zero"
+    if math.isnan(float(found.inner.low[place])):
+        return "too few blocks or states for an interval"
+    if not bool(found.resolved[place]):
+        return "below noise floor"
+    shown = "conflict" if found.conflict[place] else "agreement" if found.agree[place] else ""
+    if not shown:
+        return "neither shown"
+    return f"{shown}; {caution}" if caution else shown
+
+
+def _peak_rows(
+    history: ProbeHistory,
+    sites: Sequence[Site],
+    states: Sequence[State],
+    series: tuple[str, Pair],
+) -> Iterator[Row]:
+    reference, pair = series
+    level = history.settings.level
+    found = window_agreement(history, states, reference, pair)
+    single = [state.agreement(reference, pair, level) for state in states]
+    cosines = torch.stack([value.cosine.value for value in single])
+    cosines[~torch.stack([value.resolved for value in single])] = math.nan
+    for scope, places in scopes(sites):
+        names = [str(sites[place]) for place in places]
+        spreads = [type(s)(s.rows[:, places], s.df) for s in found.spreads_cosine]
+        peak = find_peak(
+            found.cosine.value[places],
+            spreads,
+            found.resolved[places],
+            found.conflict[places],
+            level,
+        )
+        rules = heuristics(cosines[:, places], single[-1].norm_b[places], len(states))
+        yield {
+            "scope": scope,
+            **peak_cells(peak, names, min(found.u.sizes), history.settings.caution),
+            "gap_site": site_name(names, rules.gap_site),
+            "windowed_site": site_name(names, rules.windowed_site),
+            "weighted_site": site_name(names, rules.weighted_site),
+        }
+
+
+def _groups(sites: Sequence[Site]) -> tuple[list[str], Tensor]:
+    """The whole model and each layer: their names, and which sites belong to them, [S, G]."""
+    layers = sorted({site.layer for site in sites if site.layer is not None})
+    members = [[True] * len(sites), *[[site.layer == layer for site in sites] for layer in layers]]
+    return ["all", *[f"L{layer}" for layer in layers]], torch.tensor(members).double().T

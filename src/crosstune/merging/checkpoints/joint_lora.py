@@ -1,0 +1,169 @@
+"""The joint adapter: one LoRA adapter that can be each of several, and everything between, by its B alone.
+
+End j computes s_j B_j A_j. Stacked, A = [A_0; A_1; …] is the same for all ends, and end j is
+B = [0 … s_j / s · B_j … 0]: linear in the coefficients, which the product B A of two moving factors is not.
+Ends with the same A share a place in the stack, and an adapter that changes nothing needs none, so that a
+fresh adapter before a fine-tune leaves the rank, alpha and every bit of the adapter after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from crosstune.foundation.errors import UnsupportedError
+from crosstune.merging.checkpoints.adapters import Adapter, Factors, parameter_name
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One adapter for several ends.
+
+    Args:
+        config: Its shape: one rank and one scale for all modules.
+        ends: For each end, the joint adapter's parameters by name; only B differs.
+    """
+
+    config: LoraConfig
+    ends: tuple[Mapping[str, Tensor], ...]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Ends that share their A: one place in the stack, padded with zeros where a module's rank is smaller."""
+
+    first: Adapter
+    members: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        return max(factors.rank for factors in self.first.factors.values())
+
+
+def join(ends: Sequence[Adapter | None], base: nn.Module) -> Joint:
+    """The joint adapter of these ends.
+
+    It keeps the rank, alpha and tensors of the last end where that is the only one that changes anything and has
+    one rank and one scale throughout. Else its rank is the sum of the ranks, padded with zeros where modules
+    differ in rank, and its scale is the ends' common one, or 1 with their scales folded into B.
+
+    Args:
+        ends: The adapters, `after` last; None stands for the base without one.
+        base: The base model, without adapters.
+
+    Returns:
+        The joint adapter.
+
+    Raises:
+        UnsupportedError: Ends adapt different bare parameters.
+    """
+    after = ends[-1]
+    assert after is not None
+    blocks = _blocks(ends) or (_Block(after, (len(ends) - 1,)),)
+    config = _kept(blocks, after) or _stacked(blocks, after, base)
+    scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    paths: dict[str, Factors] = {}
+    for block in blocks:
+        paths = {**block.first.factors, **paths}
+    made = []
+    for number, end in enumerate(ends):
+        tensors: dict[str, Tensor] = {}
+        for path, example in paths.items():
+            a = [_a(block, path, example) for block in blocks]
+            b = [_b(block, path, example, end, number, scale) for block in blocks]
+            tensors[parameter_name(path, "A")] = torch.cat(a, dim=1).flatten(0, 1)
+            tensors[parameter_name(path, "B")] = torch.cat(b, dim=1).flatten(1, 2)
+        made.append(tensors)
+    return Joint(config, tuple(made))
+
+
+def _blocks(ends: Sequence[Adapter | None]) -> tuple[_Block, ...]:
+    blocks: list[_Block] = []
+    for number, end in enumerate(ends):
+        if end is None or end.changes_nothing:
+            continue
+        for place, block in enumerate(blocks):
+            if _same_a(block.first, end):
+                blocks[place] = replace(block, members=(*block.members, number))
+                break
+        else:
+            blocks.append(_Block(end, (number,)))
+    return tuple(blocks)
+
+
+def _same_a(one: Adapter, other: Adapter) -> bool:
+    return one.factors.keys() == other.factors.keys() and all(
+        torch.equal(factors.a, other.factors[path].a) for path, factors in one.factors.items()
+    )
+
+
+def _kept(blocks: Sequence[_Block], after: Adapter) -> LoraConfig | None:
+    """The configuration of `after`, where the joint adapter is of its shape and that is uniform."""
+    config = after.config
+    uneven = config.rank_pattern or config.alpha_pattern
+    alone = len(blocks) == 1 and _same_a(blocks[0].first, after)
+    return None if uneven or not alone else config
+
+
+def _stacked(blocks: Sequence[_Block], after: Adapter, base: nn.Module) -> LoraConfig:
+    rank = sum(block.rank for block in blocks)
+    scales = {factors.scale for block in blocks for factors in block.first.factors.values()}
+    scale = scales.pop() if len(scales) == 1 else 1.0
+    if scale * rank / rank != scale:
+        scale = 1.0  # a scale that rounding would change is folded into B instead
+    alpha = scale * rank
+    configs = [block.first.config for block in blocks]
+    bare = {tuple(config.target_parameters or ()) for config in configs}
+    if len(bare) > 1:
+        raise UnsupportedError(
+            "before",
+            law="must adapt the same bare parameters as `after`",
+            found=" and ".join(repr(names) for names in bare),
+            remedy="Merge the adapters into their base and give full models.",
+        )
+    paths = {
+        p for block in blocks for p, factors in block.first.factors.items() if not factors.bare
+    }
+    return LoraConfig(
+        r=rank,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]
+        target_modules=_targets(paths, base),
+        target_parameters=list(bare.pop()) or None,
+        lora_dropout=after.config.lora_dropout,
+        fan_in_fan_out=after.config.fan_in_fan_out,
+        task_type=after.config.task_type,
+        base_model_name_or_path=after.config.base_model_name_or_path,
+        revision=after.config.revision,
+    )
+
+
+def _targets(paths: set[str], base: nn.Module) -> list[str]:
+    """The last words of the modules' names where they mean these modules alone, else whole paths."""
+    words = {path.rpartition(".")[2] for path in paths}
+    meant = {name for name, _ in base.named_modules() if name.rpartition(".")[2] in words}
+    return sorted(words if meant == paths else paths)
+
+
+def _a(block: _Block, path: str, example: Factors) -> Tensor:
+    found = block.first.factors.get(path)
+    a = example.a[:, :0] if found is None else found.a
+    return torch.cat([a, a.new_zeros(a.shape[0], block.rank - a.shape[1], a.shape[2])], dim=1)
+
+
+def _b(
+    block: _Block, path: str, example: Factors, end: Adapter | None, number: int, scale: float
+) -> Tensor:
+    found: Any = end.factors.get(path) if end is not None and number in block.members else None
+    if found is None:
+        return example.b.new_zeros(example.b.shape[0], block.rank, example.b.shape[2])
+    b = found.b
+    if found.scale != scale:
+        wide = torch.promote_types(b.dtype, torch.float32)
+        b = b.to(wide) * (found.scale / scale)
+    pad = b.new_zeros(b.shape[0], block.rank - b.shape[1], b.shape[2])
+    return torch.cat([b, pad], dim=1)

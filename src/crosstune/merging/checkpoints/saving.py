@@ -1,0 +1,188 @@
+"""Writing a repaired model: an ordinary checkpoint or adapter, whole or not at all, that says where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from crosstune.foundation.errors import SettingsError, StorageError
+from crosstune.foundation.models import save_model
+from crosstune.foundation.storage import canonical, write_json, write_text
+from crosstune.merging.checkpoints.adapters import (
+    adapter_of,
+    file_key,
+    parameter_name,
+    plain_name,
+)
+from crosstune.merging.checkpoints.card import card_of
+from crosstune.merging.checkpoints.endpoints import Ends
+from crosstune.merging.checkpoints.joint_lora import join
+from crosstune.merging.checkpoints.plain_lora import active_adapter, layers_of
+
+
+def save_repaired(
+    ends: Ends,
+    folder: str | Path,
+    *,
+    manifest: Mapping[str, object],
+    card: str,
+    merge: bool = False,
+) -> Path:
+    """The folder holds what the work model holds now, in the dtypes of `after`, with its tokenizer.
+
+    A full model becomes an ordinary Hugging Face checkpoint. An adapter becomes an ordinary PEFT adapter with one
+    rank and one scale for all modules, or a full model it is merged into. Beside it lie ``repair.json`` (the
+    manifest and the parents) and ``README.md`` (the model card of `after` with a section about the repair).
+
+    Args:
+        ends: The ends, with the work model at the point to be kept.
+        folder: Where it goes; a model there is replaced, but none that this one comes from.
+        manifest: What else ``repair.json`` is to hold.
+        card: What the card's section is to say, as Markdown; raw HTML in it is shown and not obeyed.
+        merge: Write an adapter merged into its base.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SettingsError: `merge` is asked of a full model.
+        StorageError: The place holds a parent, or something that is not a model.
+    """
+    if merge and ends.kind == "full":
+        raise SettingsError(
+            "merge",
+            law="must be False for a full model",
+            found="True",
+            remedy="Leave it out; there is no adapter to merge.",
+        )
+    _spare_the_parents(ends, Path(folder))
+    return save_model(_Repaired(ends, manifest, card, merge), ends.tokenizer, folder)
+
+
+def _spare_the_parents(ends: Ends, folder: Path) -> None:
+    for parent in ends.parents:
+        source = Path(parent.source)
+        if source.exists() and source.resolve() == folder.resolve():
+            raise StorageError(
+                "folder",
+                law="must not be a folder that the repair reads",
+                found=f"{folder}, which is `{parent.role}`",
+                remedy="Choose another folder.",
+            )
+
+
+@dataclass(frozen=True)
+class _Repaired:
+    """What `save_model` is to write."""
+
+    ends: Ends
+    manifest: Mapping[str, object]
+    card: str
+    merge: bool
+
+    def save_pretrained(self, folder: Path) -> None:
+        ends = self.ends
+        if ends.kind == "full":
+            with _as_stored(ends):
+                ends.model.save_pretrained(folder)
+        elif self.merge:
+            with _merged(ends) as model:
+                model.save_pretrained(folder)
+        else:
+            _save_adapter(ends, folder)
+        kind = "merged" if self.merge else ends.kind
+        about = {"kind": kind, "parents": ends.parents, "notes": ends.notes}
+        write_json(folder / "repair.json", canonical({**self.manifest, **about}))
+        write_text(folder / "README.md", card_of(ends.parents, self.card, kind=kind))
+
+
+@contextmanager
+def _as_stored(ends: Ends) -> Iterator[None]:
+    """Let every parameter have the dtype in which `after` keeps it; afterwards every bit is as it was."""
+    kept = [(p, p.data) for _, p in ends.model.named_parameters()]
+    try:
+        for name, parameter in ends.model.named_parameters():
+            parameter.data = parameter.data.to(ends.dtype(name))
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+
+
+def _save_adapter(ends: Ends, folder: Path) -> None:
+    """Write the adapter's own two files; PEFT's saver would look names up on the hub and guess by adapter names."""
+    model: PeftModel = ends.model
+    adapter = adapter_of(model, "model")
+    # Joined alone it is itself, but for ranks and scales that differ between modules.
+    joint = join((adapter,), model.get_base_model())
+    name = active_adapter(model, "model")
+    tensors = {}
+    for path in adapter.factors:
+        for factor in "AB":
+            kept = ends.dtype(parameter_name(path, factor, name))
+            tensor = joint.ends[0][parameter_name(path, factor)]
+            tensors[file_key(path, factor)] = tensor.to(kept).contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    _config(joint.config, adapter.config).save_pretrained(str(folder))
+
+
+def _config(joint: LoraConfig, live: LoraConfig) -> LoraConfig:
+    entries = {field.name: getattr(joint, field.name) for field in fields(joint) if field.init}
+    named = joint.base_model_name_or_path or live.base_model_name_or_path
+    ours = {"inference_mode": True, "init_lora_weights": True, "base_model_name_or_path": named}
+    return LoraConfig(**entries | ours)
+
+
+@contextmanager
+def _merged(ends: Ends) -> Iterator[Any]:
+    """The base model with the adapter added to its weights, in the base's dtypes; afterwards all is as it was."""
+    model: Any = ends.model
+    name = active_adapter(model, "model")
+    base = model.get_base_model()
+    layers = layers_of(model, name, "model")
+    deltas = _deltas(layers, name)
+    kept = [(p, p.data) for _, p in model.named_parameters()]
+    stored = {plain_name(full): ends.dtype(full) for full, _ in model.named_parameters()}
+    places = [
+        (_owner(base, path), path.rpartition(".")[2], layer) for path, layer in layers.items()
+    ]
+    description = vars(base).pop("peft_config", None)
+    try:
+        for owner, word, layer in places:
+            setattr(owner, word, layer.get_base_layer())
+        for full, parameter in base.named_parameters():
+            value = parameter.data
+            if full in deltas:
+                value = value + deltas[full].to(value.dtype)
+            parameter.data = value.to(stored[full])
+        yield base
+    finally:
+        for owner, word, layer in places:
+            setattr(owner, word, layer)
+        for parameter, data in kept:
+            parameter.data = data
+        if description is not None:
+            base.peft_config = description
+
+
+def _deltas(layers: Mapping[str, Any], adapter: str) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return {
+            f"{plain_name(path)}.{getattr(layer, 'parameter_name', 'weight')}": layer.get_delta_weight(
+                adapter
+            )
+            for path, layer in layers.items()
+        }
+
+
+def _owner(base: nn.Module, path: str) -> nn.Module:
+    return base.get_submodule(path.rpartition(".")[0])

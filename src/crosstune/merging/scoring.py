@@ -1,0 +1,120 @@
+"""Scores of models of the box on given rows, as a saved model would score: rounded to the dtype it is stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from crosstune.foundation.data import Encoded
+from crosstune.foundation.evaluation import RowScores, score_rows
+from crosstune.foundation.gradients.blocks import pad_id
+from crosstune.foundation.gradients.gradients import evaluating
+from crosstune.foundation.models import Anatomy
+from crosstune.merging.checkpoints.endpoints import Ends
+from crosstune.merging.groups import cut
+from crosstune.merging.interpolation import Box
+from crosstune.merging.settings import RepairSettings
+
+
+def score_tasks(
+    ends: Ends, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+) -> dict[str, RowScores]:
+    """The scores of what the work model holds now.
+
+    Args:
+        ends: The checkpoints and their work model.
+        rows: The rows of each task.
+        settings: How the model is evaluated.
+
+    Returns:
+        One score a task.
+    """
+    with evaluating(ends.model, settings.gradient_settings()):
+        return {
+            task: score_rows(
+                ends.model,
+                given,
+                pad_id=pad_id(ends.tokenizer),
+                batch_tokens=settings.batch_tokens,
+            )
+            for task, given in rows.items()
+        }
+
+
+def score_at(
+    box: Box,
+    values: Tensor,
+    rows: Mapping[str, Sequence[Encoded]],
+    settings: RepairSettings,
+) -> dict[str, RowScores]:
+    """The scores of one model of the box, which the work model then holds.
+
+    Args:
+        box: The models.
+        values: The pieces' values, [J, P].
+        rows: The rows of each task.
+        settings: How the model is evaluated.
+
+    Returns:
+        One score a task.
+    """
+    box.place(values, rounded=True)
+    return score_tasks(box.ends, rows, settings)
+
+
+def place_end(ends: Ends, value: float, *, rounded: bool = False) -> None:
+    """Let the work model hold one of the ends, bit for bit.
+
+    Args:
+        ends: The checkpoints and their work model.
+        value: 0 for `before`, 1 for `after`.
+        rounded: Round to the dtype in which `after` is stored, as a saved model is.
+    """
+    box = plain_box(ends)
+    box.place(torch.full(box.shape, value, dtype=torch.float64), rounded=rounded)
+
+
+def score_end(
+    ends: Ends, value: float, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+) -> dict[str, RowScores]:
+    """The scores of one of the ends, which the work model then holds.
+
+    Args:
+        ends: The checkpoints.
+        value: 0 for `before`, 1 for `after`.
+        rows: The rows of each task.
+        settings: How the model is evaluated.
+
+    Returns:
+        One score a task.
+    """
+    place_end(ends, value, rounded=True)
+    return score_tasks(ends, rows, settings)
+
+
+def plain_box(ends: Ends) -> Box:
+    """The box whose pieces are whole parts: enough to reach the ends."""
+    pieces = cut(Anatomy.of(ends.model), ends.names, rows={}, directions={})
+    return Box(ends, pieces, rows={}, directions={})
+
+
+def losses_at_ends(
+    ends: Ends, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Nats per token of each task at `before` and at `after`.
+
+    Args:
+        ends: The checkpoints; the work model is left at `after`.
+        rows: The rows of each task.
+        settings: How the model is evaluated.
+
+    Returns:
+        The losses before and after.
+    """
+    before, after = (
+        {task: scores.loss for task, scores in score_end(ends, value, rows, settings).items()}
+        for value in (0.0, 1.0)
+    )
+    return before, after

@@ -1,0 +1,225 @@
+"""A repair at work: the ends, the rows that choose, what was learned and forgotten, and looks at the models between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from crosstune.foundation.data import Encoded
+from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.models import Anatomy, Part
+from crosstune.foundation.storage import fingerprint
+from crosstune.merging.checkpoints.endpoints import Ends
+from crosstune.merging.directions import Directions, leading, wide
+from crosstune.merging.divergence import Teachers
+from crosstune.merging.evaluations import Looks, Target, make_items, text_nats
+from crosstune.merging.groups import Piece, cut, row_classes
+from crosstune.merging.interpolation import Box
+from crosstune.merging.scoring import losses_at_ends
+from crosstune.merging.settings import RepairSettings
+
+Listener = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where looks are kept and who is told.
+
+    Attributes:
+        folder: Every look is kept here, so that a killed search goes on where it was; None keeps none.
+        listener: Told what is done, how many looks were made, and how many there will be at most.
+    """
+
+    folder: Path | None = None
+    listener: Listener | None = None
+
+    def tell(self, doing: str, done: int, total: int) -> None:
+        """Tell the listener, if there is one."""
+        if self.listener is not None:
+            self.listener(doing, done, total)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which tasks the fine-tune taught and which it cost.
+
+    Attributes:
+        tasks: All tasks.
+        learned: Those whose learning is to be kept.
+        forgotten: Those whose loss rose.
+        before: Nats per token of each task at `before`, on selection rows.
+        after: Likewise at `after`.
+    """
+
+    tasks: tuple[str, ...]
+    learned: tuple[str, ...]
+    forgotten: tuple[str, ...]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+    def places(self, names: Sequence[str]) -> tuple[int, ...]:
+        """The places of some tasks among all."""
+        return tuple(self.tasks.index(name) for name in names)
+
+
+@dataclass
+class Session:
+    """What a search works on.
+
+    Attributes:
+        ends: The checkpoints.
+        roles: What was learned and forgotten.
+        settings: How to search.
+        box: The models between the checkpoints.
+        looks: Looks at them on the selection rows.
+        pieces: What gets coefficients.
+        layers: Blocks of the model.
+    """
+
+    ends: Ends
+    roles: Roles
+    settings: RepairSettings
+    box: Box
+    looks: Looks
+    pieces: tuple[Piece, ...]
+    layers: int
+    sizes: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sizes = self.box.measure().numpy()
+
+
+def find_roles(
+    ends: Ends, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+) -> Roles:
+    """Which tasks were learned and which forgotten, by their loss on the selection rows at both ends.
+
+    Args:
+        ends: The checkpoints.
+        rows: The selection rows of each task.
+        settings: The tasks that a user names as learned, which then are the learned ones.
+
+    Returns:
+        The roles; a task whose loss did not change has none.
+
+    Raises:
+        SettingsError: A task that is named is not there, or all are named as learned.
+    """
+    for argument, names in (("learned", settings.learned), ("max_loss", tuple(settings.max_loss))):
+        unknown = [name for name in names if name not in rows]
+        if unknown:
+            raise SettingsError(
+                argument,
+                law=f"must name tasks of `keep` ({', '.join(rows)})",
+                found=", ".join(unknown),
+                remedy="Use the names under which the rows are given.",
+            )
+    if set(settings.learned) == set(rows):
+        raise SettingsError(
+            "learned",
+            law="must leave a task of `keep` that may have been forgotten",
+            found=f"all of them: {', '.join(settings.learned)}",
+            remedy="Name only what the fine-tune taught, or leave it out.",
+        )
+    before, after = losses_at_ends(ends, rows, settings)
+    learned = settings.learned or tuple(name for name in rows if after[name] < before[name])
+    rose = tuple(name for name in rows if name not in learned and after[name] > before[name])
+    forgotten = tuple(n for n in rows if n not in learned) if settings.learned else rose
+    return Roles(tuple(rows), learned, forgotten, before, after)
+
+
+def open_session(
+    ends: Ends,
+    rows: Mapping[str, Sequence[Encoded]],
+    roles: Roles,
+    settings: RepairSettings,
+    watch: Watch,
+) -> Session:
+    """The session of checkpoints that differ, whose roles are known.
+
+    Args:
+        ends: The checkpoints.
+        rows: The selection rows of each task.
+        roles: What was learned and forgotten.
+        settings: How to search.
+        watch: Where looks are kept.
+
+    Returns:
+        The session; nothing has been searched yet.
+
+    Raises:
+        SettingsError: Singular directions are asked of more than two checkpoints.
+    """
+    anatomy = Anatomy.of(ends.model)
+    directions = _directions(ends, anatomy, settings)
+    classes = _classes(ends, rows, roles) if "embedding_rows" in settings.methods else {}
+    pieces = cut(
+        anatomy,
+        ends.names,
+        rows=classes,
+        directions={part: found.count for part, found in directions.items()},
+        heads=settings.by_head,
+    )
+    box = Box(ends, pieces, rows=classes, directions=directions)
+    items = make_items(list(rows.values()), settings.folds, settings.batch_tokens, settings.seed)
+    target: Target = text_nats
+    if settings.target == "checkpoints":
+        target = Teachers(
+            ends,
+            items,
+            roles.places(roles.learned),
+            settings=settings.gradient_settings(),
+            most=settings.teacher_bytes,
+        )
+    identity = {
+        "parents": [parent.fingerprint for parent in ends.parents],
+        "rows": fingerprint(
+            [
+                [item.task, item.fold, [[row.input_ids, row.labels] for row in item.rows]]
+                for item in items
+            ]
+        ),
+        "pieces": fingerprint([str(piece) for piece in pieces]),
+        "target": settings.target,
+        "learned": list(roles.learned),
+        "folds": [settings.folds, settings.seed, settings.batch_tokens, settings.precision],
+    }
+    looks = Looks(
+        box, items, settings.gradient_settings(), identity, folder=watch.folder, target=target
+    )
+    return Session(ends, roles, settings, box, looks, pieces, anatomy.num_layers)
+
+
+def _directions(ends: Ends, anatomy: Anatomy, settings: RepairSettings) -> dict[Part, Directions]:
+    if "singular" not in settings.methods:
+        return {}
+    if ends.count > 1:
+        raise SettingsError(
+            "granularity",
+            law="must not be `singular` between more than two checkpoints: each change has its own directions",
+            found=f"{ends.count + 1} checkpoints",
+            remedy="Leave `between` out, or use `component`.",
+        )
+    device = next(ends.model.parameters()).device
+    found = {}
+    for name in ends.names:
+        after, before = (wide(ends.tensor(end, name).to(device)) for end in (1, 0))
+        for part in anatomy.parts_of(name):
+            made = leading(part, after - before, settings.directions)
+            if made is not None:
+                found[part] = made
+    return found
+
+
+def _classes(
+    ends: Ends, rows: Mapping[str, Sequence[Encoded]], roles: Roles
+) -> dict[str, torch.Tensor]:
+    def used(names: Sequence[str]) -> set[int]:
+        return {token for name in names for row in rows[name] for token in row.input_ids}
+
+    size = ends.model.get_input_embeddings().weight.shape[0]
+    return row_classes(used(roles.learned), used(roles.forgotten), size)

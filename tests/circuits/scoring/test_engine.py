@@ -1,0 +1,221 @@
+"""The engine: whole layers, chosen heads and blocks, empty tasks, memory, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.circuits.toy_attention import BLOCKS, Batch, Layer, Toy
+from torch.profiler import ProfilerActivity, profile
+
+from crosstune.circuits.scoring import engine
+from crosstune.circuits.scoring.engine import BlockScores, score_layer
+from crosstune.circuits.settings import FISHERS, CircuitSettings, Form
+from crosstune.foundation.errors import DataError, MeasurementError, SettingsError
+
+TOY = Toy.make()
+A, B = TOY.samples(10, 1), TOY.samples(6, 2)
+LAYERS = (TOY.layer(A), TOY.layer(B))
+SETTINGS = CircuitSettings(min_samples=3)
+EVERY = [
+    *(Form(v, f) for v in ("directional", "signed", "symmetric") for f in FISHERS),
+    Form("ewc", "task_a"),
+    Form("kfac", "task_a"),
+]
+
+
+def score(**options: object) -> dict[str, BlockScores]:
+    settings = replace(SETTINGS, **options)
+    return score_layer(*LAYERS, (10, 6), settings, heads=TOY)
+
+
+def test_defaults_score_pairs_under_a_and_averages_under_the_pool() -> None:
+    found = score()
+    assert list(found) == list(BLOCKS)
+    forms = [Form("directional", "task_a"), Form("signed", "pooled"), Form("symmetric", "pooled")]
+    for block, scores in found.items():
+        h = TOY.heads_of(block)
+        assert scores.heads == tuple(range(h))
+        assert list(scores.pairs) == forms
+        assert [x.shape for x in scores.pairs.values()] == [(10, 6, h)] * 3
+        averages = [Form(v, "pooled") for v in ("directional", "signed", "symmetric")]
+        assert list(scores.columns) == list(scores.rows) == averages
+        assert [x.shape for x in scores.columns.values()] == [(2, 6, h)] * 3
+        assert [x.shape for x in scores.rows.values()] == [(2, 10, h)] * 3
+        assert (scores.l1_b.shape, scores.norm_a.shape, scores.norm_b.shape) == (
+            (6, h),
+            (10, h),
+            (6, h),
+        )
+        assert set(scores.fishers) == {"task_a", "pooled"}
+
+
+def test_chosen_heads_are_scored_as_among_all() -> None:
+    """Key-value heads are those that serve the chosen query heads, once."""
+    every, some = score(), score(heads=(3, 2), blocks=("o", "k"))
+    assert {block: scores.heads for block, scores in some.items()} == {"o": (2, 3), "k": (1,)}
+    for block, scores in some.items():
+        for form, pairs in scores.pairs.items():
+            torch.testing.assert_close(pairs, every[block].pairs[form][:, :, list(scores.heads)])
+
+
+def test_single_precision_factors_score_alike() -> None:
+    exact = score()
+    rough = score_layer(
+        TOY.layer(A, dtype=torch.float32),
+        TOY.layer(B, dtype=torch.float32),
+        (10, 6),
+        SETTINGS,
+        heads=TOY,
+    )
+    for block in BLOCKS:
+        for form, pairs in rough[block].pairs.items():
+            assert pairs.dtype == torch.float32
+            expected = exact[block].pairs[form]
+            # float32: sums of 6 tokens and 15 entries, 1.2e-7 * 21, times 40 for entries over a small Fisher
+            assert (pairs.double() - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("counts", [(0, 6), (10, 0), (0, 0)])
+def test_empty_tasks_have_shapes_and_no_figures(counts: tuple[int, int]) -> None:
+    layers = [layer if count else Layer(3, ()) for layer, count in zip(LAYERS, counts, strict=True)]
+    settings = replace(SETTINGS, variants=("signed", "ewc"))
+    found = score_layer(*layers, counts, settings, heads=TOY)["k"]
+    signed, ewc = Form("signed", "pooled"), Form("ewc", "task_a")
+    assert found.pairs[signed].shape == (*counts, 2)
+    assert found.pairs[ewc].shape == (min(1, counts[0]), counts[1], 2)
+    for values in (found.columns[signed], found.rows[signed], found.l1_b, found.norm_a):
+        assert values.isnan().all()
+    assert found.columns[signed].shape == (2, counts[1], 2)
+    assert found.rows[signed].shape == (2, counts[0], 2)
+    assert set(found.fishers) == {"pooled", "task_a"}
+
+
+def test_too_few_samples_of_a_are_refused_with_both_numbers() -> None:
+    with pytest.raises(DataError, match="at least 11 samples.*found 10 samples"):
+        score(min_samples=11)
+    score(min_samples=10)  # and the six of B do not count
+
+
+def test_the_true_fisher_needs_its_factors() -> None:
+    settings = replace(SETTINGS, fisher="true")
+    with pytest.raises(SettingsError, match="`true` needs task A's factors at labels drawn"):
+        score_layer(*LAYERS, (10, 6), settings, heads=TOY)
+    found = score_layer(*LAYERS, (10, 6), settings, heads=TOY, true=LAYERS[0])
+    own = score_layer(*LAYERS, (10, 6), replace(SETTINGS, fisher="task_a"), heads=TOY)
+    for form, other in zip(settings.forms, own["q"].pairs.values(), strict=True):
+        torch.testing.assert_close(found["q"].pairs[form], other)  # A's own labels were given
+
+
+def test_tasks_of_different_models_are_refused_with_their_shapes() -> None:
+    other = Toy.make(width=6)
+    layer = other.layer(other.samples(6, 1))
+    with pytest.raises(MeasurementError, match=r"block q of layer 3.*\(3, 6\).*\(3, 5\)"):
+        score_layer(LAYERS[0], layer, (10, 6), SETTINGS, heads=TOY)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="`computation_device`.*torch sees none"):
+        score(computation_device="cuda")
+
+
+@pytest.mark.parametrize(("tf32", "during"), [(True, "tf32"), (False, "ieee")])
+def test_products_on_cuda_round_as_the_settings_say(tf32: bool, during: str) -> None:
+    place = torch.backends.cuda.matmul
+    before = place.fp32_precision
+    with engine._products(torch.device("cuda"), tf32):
+        assert place.fp32_precision == during
+    assert place.fp32_precision == before
+    with engine._products(torch.device("cpu"), tf32):
+        assert place.fp32_precision == before
+
+
+@pytest.mark.gpu
+def test_scores_on_cuda_are_those_of_the_cpu() -> None:
+    there = score_layer(
+        *LAYERS,
+        (10, 6),
+        replace(SETTINGS, computation_device="cuda"),
+        heads=TOY,
+        true=LAYERS[0],
+        forms=EVERY,
+    )
+    here = score_layer(*LAYERS, (10, 6), SETTINGS, heads=TOY, true=LAYERS[0], forms=EVERY)
+    for block in BLOCKS:
+        for form in EVERY:
+            torch.testing.assert_close(there[block].pairs[form], here[block].pairs[form])
+
+
+# memory ------------------------------------------------------------------------------------------
+
+
+def random_layer(samples: int, tokens: int, width: int, heads: int, size: int, seed: int) -> Layer:
+    generator = torch.Generator().manual_seed(seed)
+
+    def values(count: int, features: int) -> torch.Tensor:
+        return torch.randn(count, tokens, features, generator=generator)
+
+    counts = {"q": heads, "k": heads // 2, "v": heads // 2, "o": heads}
+    batches = []
+    for places in torch.arange(samples).split(16):
+        n = len(places)
+        deltas = {b: values(n, h * size) for b, h in counts.items() if b != "o"}
+        deltas["o"] = values(n, width)
+        batches.append(Batch(places, values(n, width), values(n, heads * size), deltas, counts))
+    return Layer(0, tuple(batches))
+
+
+def peak_of(run: Callable[[], object]) -> int:
+    """The most bytes that torch had allocated at once since the call began."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    live = peak = 0
+    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.filterwarnings("ignore:Profiler clears events:UserWarning")
+@pytest.mark.parametrize(
+    ("forms", "budgets"),
+    [
+        (None, (0.004, 0.0015, 0.0008)),
+        (
+            [Form("signed", "held_out"), Form("directional", "leave_one_out")],
+            (0.005, 0.0015, 0.001),
+        ),
+        ([Form("kfac", "task_a"), Form("signed", "true")], (0.005, 0.003, 0.0025)),
+    ],
+    ids=["default", "halves", "kfac"],
+)
+def test_memory_stays_within_the_budget(
+    forms: Sequence[Form] | None, budgets: tuple[float, ...]
+) -> None:
+    """By torch's own accounting, beside the results; from all heads at once down to a part of one."""
+    heads = replace(TOY, heads=6, kv_heads=3)
+    a, b, true = (random_layer(32, 16, 64, 6, 16, seed) for seed in range(3))
+    found, peaks = [], []
+    for budget in budgets:
+        settings = CircuitSettings(budget_gib=budget, averages="pooled")
+        results: list[dict[str, BlockScores]] = []
+
+        def run(settings: CircuitSettings = settings, kept: list[object] = results) -> None:
+            kept.append(score_layer(a, b, (32, 32), settings, heads=heads, true=true, forms=forms))
+
+        peak = peak_of(run)
+        kept = sum(x.nbytes for s in results[0].values() for x in s.pairs.values())
+        peaks.append(peak - kept)
+        assert peaks[-1] <= budget * 2**30
+        found.append(results[0])
+    assert peaks[0] > 1.5 * peaks[-1]  # so that the smaller budget was felt
+    for other in found[1:]:
+        for block in BLOCKS:
+            for form, pairs in found[0][block].pairs.items():
+                # float32: a thousand terms in another order, 1.2e-7 * sqrt(1e3), times a condition of ~5
+                gap = (other[block].pairs[form] - pairs).abs().max()
+                assert gap <= 2e-5 * pairs.abs().max()

@@ -1,0 +1,84 @@
+"""Variants: the left and right factors of each, on numbers that can be checked by eye."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from crosstune.circuits.scoring.variants import (
+    RIGHT_OF,
+    Normaliser,
+    check_forms,
+    left,
+    turn_right,
+)
+from crosstune.circuits.settings import VARIANTS, CircuitSettings, Form
+from crosstune.foundation.errors import SettingsError
+
+TILE = torch.tensor([-2.0, 4.0, 6.0]).view(3, 1, 1, 1)  # three samples, one element
+EVERY = slice(0, 1)
+UNDAMPED = CircuitSettings(damping_share=0.0, epsilon=0.0)
+
+
+def normaliser(kind: str, *fishers: float) -> Normaliser:
+    fisher = torch.tensor(fishers).view(-1, 1, 1, 1)
+    halves = torch.tensor([0, 1, 0])
+    return Normaliser.of(kind, fisher, torch.zeros(len(fishers), 1), halves, UNDAMPED)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("directional", [1.0, 4.0, 9.0]),
+        ("signed", [-0.5, 1.0, 1.5]),
+        ("symmetric", [0.5, 1.0, 1.5]),
+        ("ewc", [4.0, 16.0, 36.0]),
+    ],
+)
+def test_left_factors(variant: str, expected: list[float]) -> None:
+    out = torch.empty_like(TILE)
+    assert left(variant, TILE, normaliser("task_a", 4.0), EVERY, out) is out
+    assert out.flatten().tolist() == expected
+    assert TILE.flatten().tolist() == [-2.0, 4.0, 6.0]
+
+
+def test_each_half_has_its_own_normaliser() -> None:
+    found = normaliser("held_out", 2.0, 8.0).divide(TILE, EVERY, torch.empty_like(TILE))
+    assert found.flatten().tolist() == [-1.0, 0.5, 3.0]
+
+
+def test_each_sample_is_normalised_by_the_others() -> None:
+    found = normaliser("leave_one_out", 56 / 3).divide(TILE, EVERY, torch.empty_like(TILE))
+    assert found.flatten().tolist() == pytest.approx([-2 / 26, 4 / 20, 6 / 10])
+
+
+def test_a_strong_sample_leaves_the_others_exact() -> None:
+    """In float32 its square would swallow theirs: 10⁸ + 2 is 10⁸."""
+    tile = torch.tensor([1e4, 1.0, 1.0], dtype=torch.float32).view(3, 1, 1, 1)
+    found = normaliser("leave_one_out", 1.0).divide(tile, EVERY, torch.empty_like(tile))
+    assert float(found[0, 0, 0, 0]) == pytest.approx(1e4, rel=1e-6)
+
+
+def test_a_part_of_a_head_is_divided_by_that_part_of_the_fisher() -> None:
+    fisher = torch.tensor([1.0, 2.0, 4.0]).view(1, 1, 3, 1)
+    whole = Normaliser.of("task_a", fisher, torch.zeros(1, 1), torch.zeros(1).long(), UNDAMPED)
+    tile = torch.ones(1, 1, 2, 1)
+    assert whole.divide(tile, slice(1, 3), torch.empty_like(tile)).flatten().tolist() == [0.5, 0.25]
+
+
+def test_rights_are_made_one_from_another() -> None:
+    tile = torch.tensor([-3.0, 2.0])
+    turn_right("signed", tile)
+    assert tile.tolist() == [-3.0, 2.0]
+    turn_right("magnitude", tile)
+    assert tile.tolist() == [3.0, 2.0]
+    turn_right("square", tile)
+    assert tile.tolist() == [9.0, 4.0]
+    assert set(RIGHT_OF) == set(VARIANTS)
+
+
+@pytest.mark.parametrize("variant", ["ewc", "kfac"])
+def test_a_variant_with_a_fisher_of_its_own_takes_no_other(variant: str) -> None:
+    check_forms((Form(variant, "task_a"), Form("signed", "pooled")))
+    with pytest.raises(SettingsError, match=f"must be task_a for {variant}; found pooled"):
+        check_forms((Form(variant, "pooled"),))

@@ -1,0 +1,78 @@
+"""Axes: places of rows, layers and heads, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from tests.circuits.known_scores import SETTINGS, Heads, rows
+
+from crosstune.circuits.settings import Form
+from crosstune.circuits.storage.axes import Axes
+from crosstune.foundation.errors import MeasurementError, StorageError
+from crosstune.foundation.storage import canonical
+
+
+def axes(**options: object) -> Axes:
+    settings = replace(SETTINGS, **options)
+    return Axes.of(rows("a", 3), rows("b", 2, group=2), Heads(), settings)
+
+
+def test_key_value_heads_are_counted_once() -> None:
+    found = axes()
+    assert found.heads("q") == found.heads("o") == (0, 1, 2, 3)
+    assert found.heads("k") == found.heads("v") == (0, 1)
+    assert axes(heads=(3, 2)).heads("v") == (1,)
+    assert found.shape("k", Form("signed", "pooled")) == (3, 2, 3, 2)
+    assert found.shape("q", Form("ewc", "task_a")) == (1, 2, 3, 4)
+    assert [found.counts.kv_head(head) for head in range(4)] == [0, 0, 1, 1]
+    assert list(found.counts.group(1)) == [2, 3]
+
+
+def test_units_are_groups_where_there_are_groups() -> None:
+    assert len(set(axes().units_a)) == 3
+    assert len(set(axes().units_b)) == 1
+
+
+def test_units_go_across_tasks_by_group_and_not_by_number() -> None:
+    one, other = rows("a", 2), tuple(replace(row, text="other") for row in rows("a", 2))
+    numbered = Axes.of(one, other, Heads(), SETTINGS)
+    assert not set(numbered.units_a) & set(numbered.units_b)
+    grouped = (tuple(replace(row, group="talk") for row in task) for task in (one, other))
+    translated = Axes.of(*grouped, Heads(), SETTINGS)
+    assert set(translated.units_a) == set(translated.units_b) == {"group talk"}
+    same = Axes.of(one, one, Heads(), SETTINGS)
+    assert same.units_a == same.units_b
+
+
+def test_copies_of_a_text_are_one_unit_and_rows_without_text_are_not() -> None:
+    text = tuple(replace(row, text="once more") for row in rows("a", 3))
+    empty = tuple(replace(row, text="") for row in rows("b", 3))
+    found = Axes.of(text, empty, Heads(), SETTINGS)
+    assert len(set(found.units_a)) == 1 and len(set(found.units_b)) == 3
+
+
+def test_rows_are_found_by_place_and_by_id() -> None:
+    assert axes().row_place("a", 2) == axes().row_place("a", "a-2") == 2
+    for row in (3, -1, "b-0"):
+        with pytest.raises(MeasurementError, match="row of task A"):
+            axes().row_place("a", row)
+
+
+def test_a_wrong_layer_or_head_is_named() -> None:
+    found = axes(layers=(2, 0), heads=(1,))
+    assert found.layers == (0, 2) and found.layer_place(2) == 1
+    with pytest.raises(MeasurementError, match="head of block k"):
+        found.head_place("k", 1)
+    with pytest.raises(MeasurementError, match="`layer` must be of what was measured: 0, 2"):
+        found.layer_place(1)
+
+
+def test_axes_come_back_from_json() -> None:
+    strange = replace(rows("a", 1)[0], loss=math.inf, text="</script>|\n")
+    found = Axes.of((strange,), (), Heads(), SETTINGS)
+    assert Axes.from_plain(json.loads(json.dumps(canonical(found)))) == found
+    with pytest.raises(StorageError, match="KeyError"):
+        Axes.from_plain({"rows_a": []})

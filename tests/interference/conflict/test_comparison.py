@@ -1,0 +1,73 @@
+"""What is compared: tasks with names of their own, chosen layers and components, only their parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.interference import known_sources, tiny
+
+from crosstune.foundation.data import Row, Task
+from crosstune.foundation.errors import DataError, SettingsError
+from crosstune.interference.conflict.comparison import read_comparable
+
+
+def test_pairs_are_all_pairs_in_order() -> None:
+    tasks = {name: tiny.rows("en", 24, start=100 * i) for i, name in enumerate("cab")}
+    compared = known_sources.comparison(tiny.llama(), tasks)
+    assert compared.pairs == (("c", "a"), ("c", "b"), ("a", "b"))
+    assert compared.tokens == sum(b.tokens for some in compared.blocks.values() for b in some)
+
+
+def test_only_chosen_sites_and_their_parameters() -> None:
+    settings = replace(known_sources.SMALL, layers=(1,), components=("attn.q", "mlp.up"))
+    compared = known_sources.comparison(tiny.llama(), settings=settings)
+    assert [str(site) for site in compared.sites] == ["L1 attn.q", "L1 mlp.up"]
+    assert set(compared.parameters) == {
+        "model.layers.1.self_attn.q_proj.weight",
+        "model.layers.1.mlp.up_proj.weight",
+    }
+    model = tiny.llama()
+    everywhere = known_sources.comparison(model)
+    places = [everywhere.sites.index(site) for site in compared.sites]
+    some, all_sites = (c.sums(model)["current"]["en", "bn"] for c in (compared, everywhere))
+    assert some.across_a.tolist() == all_sites.across_a[:, places].tolist()
+
+
+@pytest.mark.parametrize(
+    ("choice", "known"),
+    [({"layers": (7,)}, "0, 1"), ({"components": ("attn.queries",)}, "attn.q, attn.k")],
+)
+def test_an_unknown_place_is_refused_with_the_known_ones(choice: dict, known: str) -> None:
+    settings = replace(known_sources.SMALL, **choice)
+    with pytest.raises(SettingsError, match=known):
+        known_sources.comparison(tiny.llama(), settings=settings)
+
+
+def test_a_choice_that_leaves_nothing_is_refused() -> None:
+    settings = replace(known_sources.SMALL, layers=(0,), components=("head",))
+    with pytest.raises(SettingsError, match="at least one site"):
+        known_sources.comparison(tiny.llama(), settings=settings)
+
+
+def test_one_task_has_nobody_to_agree_with() -> None:
+    with pytest.raises(DataError, match="at least two"):
+        read_comparable({"en": tiny.rows("en", 4)})
+
+
+def test_names_are_unique() -> None:
+    row, other = Row("1", "the cat"), Row("2", "the dog")
+    with pytest.raises(DataError, match="'en' 2 times"):
+        read_comparable([Task("en", (row,), (other,)), Task("en", (other,), (row,))])
+
+
+def test_of_a_task_the_train_rows_are_read() -> None:
+    row, other = Row("1", "the cat"), Row("2", "the dog")
+    read = read_comparable([Task("en", (row,), (other,)), Task("bn", (other,), (row,))])
+    assert read == {"en": (row,), "bn": (other,)}
+
+
+def test_too_few_rows_are_counted() -> None:
+    tasks = {"en": tiny.rows("en", 24), "bn": tiny.rows("bn", 15)}
+    with pytest.raises(DataError, match=r"tasks\['bn'\].*16"):
+        known_sources.comparison(tiny.llama(), tasks)

@@ -1,0 +1,67 @@
+"""Losses over a box whose answers are known, and looks that count themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from crosstune.merging.optimise.descent import Array, Goal, Look, Seen
+
+LEARNED, FORGOTTEN = 0, 1
+BOX = (0.0, 1.0)
+
+
+def goal(rate: float = 1.0, penalty: float = 0.0) -> Goal:
+    return Goal((LEARNED,), (FORGOTTEN,), rate, penalty)
+
+
+class Counted:
+    """A look that knows how often it was asked."""
+
+    def __init__(self, look: Look) -> None:
+        self.look, self.count = look, 0
+
+    def __call__(self, at: Array) -> Seen:
+        self.count += 1
+        return self.look(at)
+
+
+class Quadratics:
+    """Learned Σ a (w − 1)²/2 and forgotten Σ b w²/2: the optimum at rate λ is a / (a + λ b), S separate sums."""
+
+    def __init__(self, size: int, seed: int = 0, steep: float = 1.0) -> None:
+        drawn = np.random.default_rng(seed).lognormal(size=(2, size))
+        self.learned, self.forgotten = steep * drawn[0] / size, steep * drawn[1] / size
+
+    def __call__(self, at: Array) -> Seen:
+        losses = [self.learned @ (at - 1) ** 2 / 2, self.forgotten @ at**2 / 2]
+        return Seen(at, np.array(losses), np.array([self.learned * (at - 1), self.forgotten * at]))
+
+    def optimum(self, rate: float, penalty: float = 0.0) -> Array:
+        pull = self.learned + 2 * penalty / len(self.learned)
+        return pull / (pull + rate * self.forgotten)
+
+
+def quartic(size: int, steep: float = 20.0, seed: int = 0) -> Look:
+    """Coupled, non-convex and steep: the learned loss a well of fourth order, the forgotten one waves on a slope."""
+    generator = np.random.default_rng(seed)
+    mix = np.eye(size) + 0.3 * generator.normal(size=(size, size)) / np.sqrt(size)
+    weight = generator.lognormal(size=size) / size
+
+    def look(at: Array) -> Seen:
+        bent = mix @ (at - 1)
+        learned = steep * (weight @ bent**4) + 0.1 * (weight @ bent**2)
+        waves = steep * (weight @ (at**2 + 0.1 * np.sin(4 * at)))
+        slopes = [
+            mix.T @ (weight * (4 * steep * bent**3 + 0.2 * bent)),
+            steep * weight * (2 * at + 0.4 * np.cos(4 * at)),
+        ]
+        return Seen(at, np.array([learned, waves]), np.array(slopes))
+
+    return look
+
+
+def ends(look: Callable[[Array], Seen], size: int) -> list[Seen]:
+    """What is seen after and before."""
+    return [look(np.ones(size)), look(np.zeros(size))]

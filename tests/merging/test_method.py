@@ -1,0 +1,163 @@
+"""A granularity begins with what coarser ones saw, chooses its penalty by folds, and answers later questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.merging import pairs, tuned
+
+from crosstune.foundation.errors import MeasurementError
+from crosstune.merging.line import walk
+from crosstune.merging.method import Method
+from crosstune.merging.session import Session
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    made = tuned.session(tuned.opened(*tuned.pair()), granularity=("component", "ramp"))
+    walk(made)
+    return made
+
+
+def under(session: Session, **options: Any) -> Session:
+    """The same session, which has seen the same, asked otherwise."""
+    settings = replace(session.settings, **options)
+    return Session(
+        session.ends,
+        session.roles,
+        settings,
+        session.box,
+        session.looks,
+        session.pieces,
+        session.layers,
+    )
+
+
+def test_it_begins_with_all_that_lies_on_its_axes(session: Session) -> None:
+    before = session.looks.made
+    coarse, fine = (Method.begin(session, name) for name in ("global", "component"))
+    assert session.looks.made == before
+    assert len(fine.archive) == len(session.looks.seen) >= len(coarse.archive) >= 5
+    assert {one.at.tobytes() for one in coarse.archive.seen} >= {
+        np.zeros(1).tobytes(),
+        np.ones(1).tobytes(),
+    }
+
+
+def test_slopes_are_pulled_to_the_coordinates(session: Session) -> None:
+    method = Method.begin(session, "global")
+    at = np.array([0.5])
+    seen = method.look(at)
+    whole = session.looks(np.full(session.box.shape, 0.5))
+    np.testing.assert_allclose(seen.slopes[:, 0], whole.loss_slopes().sum((-2, -1)))
+    np.testing.assert_allclose(seen.losses, whole.losses())
+
+
+def test_coordinates_lead_to_values_and_back(session: Session) -> None:
+    method = Method.begin(session, "component")
+    at = np.random.default_rng(0).uniform(size=method.axes.count).round(6)
+    back = method.coordinates_of(method.values(at))
+    assert back is not None
+    np.testing.assert_allclose(back, at, atol=1e-12)
+    assert Method.begin(session, "global").coordinates_of(method.values(at)) is None
+
+
+def test_two_coordinates_or_fewer_have_nothing_to_shrink(session: Session) -> None:
+    for name in ("global", "ramp"):
+        method = Method.begin(session, name)
+        before = session.looks.made
+        method.choose_penalty()
+        assert method.penalty == 0.0 and session.looks.made == before
+
+
+def test_a_penalty_is_a_share_of_what_was_forgotten(session: Session) -> None:
+    forgotten = session.roles.after["en"] - session.roles.before["en"]
+    lone = Method.begin(under(session, penalties=(0.5,)), "component")
+    lone.choose_penalty()
+    assert lone.penalty == pytest.approx(0.5 * forgotten, rel=1e-4)
+    several = Method.begin(under(session, penalties=(0.25, 2.0)), "component")
+    several.choose_penalty()
+    assert several.penalty in [pytest.approx(share * forgotten, rel=1e-4) for share in (0.25, 2.0)]
+
+
+def test_where_nothing_rose_no_penalty_pushes_away(session: Session) -> None:
+    """Roles that are named may be the wrong way round; a negative penalty would reward distance."""
+    roles = replace(session.roles, learned=("en",), forgotten=("bn",))
+    turned = under(session, penalties=(0.5,))
+    turned.roles = roles
+    method = Method.begin(turned, "component")
+    method.choose_penalty()
+    assert method.penalty == 0.0
+
+
+def test_a_stronger_penalty_stays_nearer_to_after(session: Session) -> None:
+    def distance(strength: float) -> float:
+        method = Method.begin(under(session, penalties=(strength,), evaluations=6), "component")
+        point = method.search()[1]
+        assert point.coefficients is not None and point.penalty == method.penalty
+        return float(((1 - point.coefficients) ** 2).mean())
+
+    assert distance(100.0) < distance(0.0)
+
+
+def test_a_point_carries_what_was_asked_and_what_was_seen(session: Session) -> None:
+    method = Method.begin(session, "component")
+    first, second, budget = method.search()
+    assert [p.label for p in (first, second, budget)] == ["rate 0.5", "rate 2", "lose ≤ 0.1"]
+    for point in (first, second, budget):
+        assert point.coefficients is not None
+        look = session.looks(point.coefficients.numpy())
+        assert list(point.selection.values()) == look.losses().tolist()
+        assert point.coordinates == method.axes.count and point.swept
+        assert float(point.coefficients.min()) >= 0.0 and float(point.coefficients.max()) <= 1.0
+
+
+def test_a_wider_range_may_be_used(session: Session) -> None:
+    narrow, rate = Method.begin(session, "component"), 2.0
+    theirs = narrow.answer({}, rate)
+    wide = Method.begin(under(session, low=-0.5, high=1.5), "component")
+    assert wide.bounds == (-0.5, 1.5)
+    mine = wide.answer({}, rate)  # it begins with all that the narrow one saw
+    wider, within = (p.selection["bn"] + rate * p.selection["en"] for p in (mine, theirs))
+    assert wider <= within + 1e-9
+
+
+def test_what_is_asked_later_keeps_its_limits_and_takes_no_part_in_the_sweep(
+    session: Session,
+) -> None:
+    method = Method.begin(session, "component")
+    asked = method.answer({"bn": 0.3}, 1.0)
+    after = session.looks(np.ones(session.box.shape)).losses()
+    assert asked.kind == "asked" and dict(asked.limits) == {"bn": 0.3}
+    assert asked.selection["bn"] <= after[1] + 0.3
+    assert asked.selection["en"] <= after[0]
+    rated = method.answer({}, 3.0)
+    assert (rated.kind, rated.rate, rated.swept) == ("rate", 3.0, False)
+
+
+def test_what_cannot_be_kept_is_refused_with_what_could(session: Session) -> None:
+    method = Method.begin(session, "component")
+    with pytest.raises(MeasurementError) as refused:
+        method.answer({"bn": -50.0}, 1.0)
+    assert refused.value.argument == "max_loss"
+    assert "selection rows" in refused.value.law and "alone, the least are bn" in str(
+        refused.value.found
+    )
+
+
+def test_of_several_checkpoints_each_has_its_coefficients() -> None:
+    before, after = tuned.pair()
+    made = tuned.session(tuned.opened(before, after, between=[tuned.teach(before, "bn", 10)]))
+    walk(made)
+    method = Method.begin(made, "component")
+    point = method.answer({}, 2.0)
+    assert point.coefficients is not None
+    assert point.coefficients.shape == (2, len(made.pieces))
+    assert point.coordinates == 2 * method.axes.count
+    ends = [made.looks(v).losses() for v in (np.zeros(made.box.shape), np.ones(made.box.shape))]
+    best = min(loss[1] + 2 * loss[0] for loss in ends)
+    assert point.selection["bn"] + 2 * point.selection["en"] < best
+    assert pairs.IDS.shape[0] == 1

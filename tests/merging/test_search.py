@@ -1,0 +1,72 @@
+"""One harness for all methods: what a search tells, how far it may go, and what it measures the ends by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.merging import pairs, tuned
+
+from crosstune.merging.budget import looks_at_most
+from crosstune.merging.result import Repair
+from crosstune.merging.search import repair_ends
+from crosstune.merging.selection import as_tasks
+from crosstune.merging.session import Watch
+from crosstune.merging.settings import RepairSettings
+
+
+def of(settings: RepairSettings, watch: Watch | None = None, **options: Any) -> Repair:
+    ends = tuned.opened(*tuned.pair(), **options)
+    return repair_ends(ends, as_tasks(tuned.keep(), settings), settings, watch)
+
+
+def test_who_listens_hears_of_every_look_within_what_was_announced() -> None:
+    told: list[tuple[str, int, int]] = []
+    settings = replace(tuned.SMALL, granularity=("component",), replay=True, replay_rates=(1e-3,))
+    found = of(settings, Watch(listener=lambda *what: told.append(what)))
+    doings = list(dict.fromkeys(doing for doing, _, _ in told))
+    assert doings == ["straight line", "global", "component", "replay fine-tune"]
+    searched = [done for doing, done, _ in told if doing != "replay fine-tune"]
+    assert found.found is not None
+    assert searched == list(range(1, found.found.session.looks.made + 1))
+    assert {most for doing, _, most in told if doing != "replay fine-tune"} == {
+        looks_at_most(settings)
+    }
+    assert searched[-1] <= looks_at_most(settings)
+    assert [cost.method for cost in found.costs] == ["global", "component", "replay"]
+
+
+@pytest.mark.parametrize("target", ["text", "checkpoints"])
+def test_ends_are_measured_by_what_was_minimised(target: Any) -> None:
+    """Else a point's divergence would be held against the ends' nats, and the front be nonsense."""
+    found = of(replace(tuned.SMALL, target=target, learned=("bn",), penalties=(0.0, 0.1)))
+    before, after = found.points[:2]
+    assert (before.kind, after.kind) == ("before", "after")
+    if target == "checkpoints":
+        assert before.selection["en"] == after.selection["bn"] == 0.0
+        fronts = found.tables["repair_points"].rows()
+        assert all(row["on_front"] for row in fronts if row["kind"] in ("before", "after"))
+    else:
+        assert dict(before.selection) == pytest.approx(dict(found.roles.before), rel=1e-5)
+        assert dict(after.selection) == pytest.approx(dict(found.roles.after), rel=1e-5)
+    # reported rows tell nats of the text, whatever was minimised
+    rows = found.tables["repair_tasks"].where(label="before", method="component", task="en").rows()
+    assert rows[0]["loss"] > 1.0
+
+
+def test_a_soup_of_several_checkpoints_is_searched_and_is_at_least_as_good() -> None:
+    settings = replace(tuned.SMALL, penalties=(0.0,), evaluations=4)
+    middle = pairs.moved(tuned.pair()[1])
+    found = of(settings, between=[middle])
+    ends = [point for point in found.points if point.is_end]
+    for point in found.points:
+        if point.kind == "rate":
+            value = point.selection["bn"] + point.rate * point.selection["en"]
+            assert value <= min(e.selection["bn"] + point.rate * e.selection["en"] for e in ends)
+    assert set(found.tables["repair_coefficients"].column("checkpoint")) == {1, 2}
+
+
+def test_the_same_search_finds_the_same_bits() -> None:
+    first, second = (of(tuned.SMALL) for _ in range(2))
+    assert tuned.cells(first) == tuned.cells(second)
