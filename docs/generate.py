@@ -25,15 +25,17 @@ FLOORS = [
     "cli",
     "studies",
     "interference",
+    "circuits",
+    "merging",
     "experts",
     "distillation",
     "wiring",
-    "audit",
+    "auditing",
     "report",
     "foundation",
 ]
 FOUNDATION = [
-    "worlds", "training", "evaluation", "data", "models", "records",
+    "worlds", "training", "gradients", "evaluation", "data", "models", "records",
     "statistics", "settings", "storage", "ranks",
 ]  # fmt: skip
 COMMANDS: list[list[str]] = [

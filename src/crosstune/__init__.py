@@ -5,6 +5,8 @@ The plan of the house; imports only go down, and the wings are strangers to each
     cli                 run, plan, show, list: the front door
     studies             one question per file; the only place where wings meet
     interference        do two learning signals pull apart, and where?
+    circuits            which attention heads do two tasks pull at, together or against each other?
+    merging             what was forgotten, given back: the best model between before and after
     report              one offline page per run folder; knows no wing
     foundation          models, data, training, evaluation, statistics, records: what every wing stands on
 

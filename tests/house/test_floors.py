@@ -29,7 +29,7 @@ SMUGGLED = {
     "up, inside a function": ("interference/__init__.py", LAZY.format("crosstune.studies")),
     "sideways between wings": ("interference/__init__.py", PLAIN.format("crosstune.report")),
     "up in the foundation": ("foundation/records/__init__.py", PLAIN.format("crosstune.foundation.training")),
-    "sideways in the foundation": ("foundation/data/__init__.py", PLAIN.format("crosstune.foundation.models")),
+    "sideways in the foundation": ("foundation/data/__init__.py", PLAIN.format("crosstune.foundation.records")),
     "a circle between files": ("report/first.py", PLAIN.format("crosstune.report.second")),
     "a room without a floor": ("attic/__init__.py", ""),
     "a room without a floor in the foundation": ("foundation/cellar/__init__.py", ""),
