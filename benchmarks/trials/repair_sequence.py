@@ -24,7 +24,7 @@ from crosstune.merging import StageRepairSettings
 from crosstune.studies import find_study
 from crosstune.studies.conflict.retention import measurements
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.over_seeds import mean_over_seeds
+from crosstune.studies.frame.over_seeds import mean_over_seeds
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHARED = CHECKOUT.parent / "shared"

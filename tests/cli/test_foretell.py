@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from crosstune.studies.foretell import flow
 from tests.studies import small_foretell
 
 from crosstune.cli.main import main
 from crosstune.foundation.settings import to_yaml
-from crosstune.studies.foretell import flow
 
 
 def test_a_study_runs_from_a_file_and_is_shown(

@@ -17,7 +17,8 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
 from crosstune.studies.conflict import flow
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.study import Progress, Study
+from crosstune.studies.frame.plan import Progress
+from crosstune.studies.study import Study
 
 HEAVY = ("torch", "pyarrow", "transformers", "altair", "scipy", "datasets", "pandas")
 

@@ -6,7 +6,7 @@ import pytest
 
 from crosstune.cli import printing
 from crosstune.foundation.errors import SettingsError
-from crosstune.studies.study import Plan, PlanLine, Progress
+from crosstune.studies.frame.plan import Plan, PlanLine, Progress
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 
-from tests.docs.markdown import CHECKOUT
-
 from crosstune.studies.foretell import judging
+from tests.docs.markdown import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "foretell.md").read_text(encoding="utf-8")
 STUDY = CHECKOUT / "src" / "crosstune" / "studies" / "foretell" / "page.py"

@@ -10,7 +10,7 @@ from tests.laws import killed
 from tests.studies import small_circuits
 
 from crosstune.studies.circuits.settings import CircuitStudySettings
-from crosstune.studies.study import Progress
+from crosstune.studies.frame.plan import Progress
 
 # Where a child dies, by how what the study then says ends.
 PLACES = {

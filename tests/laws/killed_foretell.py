@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crosstune.studies.foretell.settings import ForetellSettings
 from tests.laws import killed
 from tests.studies import small_foretell
 
-from crosstune.studies.foretell.settings import ForetellSettings
-from crosstune.studies.study import Progress
+from crosstune.studies.frame.plan import Progress
 
 # Where a child dies, by what the study says at that moment and the steps behind it; the scout is one step.
 SAID = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.laws import killed
 from tests.studies import small_repair
 
-from crosstune.studies.study import Progress
+from crosstune.studies.frame.plan import Progress
 
 # Where a child dies, by how what the study says then begins.
 PLACES = {

@@ -11,7 +11,7 @@ from tests.laws import killed
 from tests.studies import small_study
 
 from crosstune.foundation.training import checkpoints
-from crosstune.studies.study import Progress
+from crosstune.studies.frame.plan import Progress
 
 # Where a child dies, by what the study says at that moment.
 SAID = {

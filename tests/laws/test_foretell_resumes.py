@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from crosstune.studies.foretell import judging
 from tests.laws import killed, killed_foretell
 from tests.studies import small_foretell, small_study
 
 from crosstune.foundation.records import Run
-from crosstune.studies.foretell import judging
-from crosstune.studies.study import Progress
+from crosstune.studies.frame.plan import Progress
 
 SCORED = ["scoring heads at step 0 of the scout", "scoring heads at step 1 of the scout"]
 LEARNED = [f"learning, step {step} of 4" for step in (1, 2, 3, 4)]

@@ -15,7 +15,7 @@ from crosstune.foundation.models import load_model, load_tokenizer, save_model
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping
 from crosstune.studies.circuits.settings import CircuitStudySettings
-from crosstune.studies.study import Listener
+from crosstune.studies.frame.plan import Listener
 
 LAYERS = 2
 

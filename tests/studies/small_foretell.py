@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crosstune.studies.foretell.settings import ForetellSettings
 
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping
-from crosstune.studies.foretell.settings import ForetellSettings
-from crosstune.studies.study import Listener
+from crosstune.studies.frame.plan import Listener
 
 
 def values(folder: Path, **changes: Any) -> dict[str, Any]:

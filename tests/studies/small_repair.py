@@ -13,8 +13,8 @@ from tests.studies import small_study
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping
 from crosstune.foundation.worlds import EMBEDDED
+from crosstune.studies.frame.plan import Listener
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.study import Listener
 
 COST_TABLES = ("repair_cost",)
 

@@ -18,7 +18,7 @@ from crosstune.foundation.settings import from_mapping, from_yaml
 from crosstune.foundation.worlds import random_model
 from crosstune.studies.conflict import flow
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.study import Listener
+from crosstune.studies.frame.plan import Listener
 
 # What may differ between two runs that compute the same: time, memory, and which attempt it was.
 COST = {"seconds", "evaluations"}

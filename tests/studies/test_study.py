@@ -7,7 +7,8 @@ import inspect
 import pytest
 
 from crosstune.studies.catalogue import STUDIES
-from crosstune.studies.study import Plan, PlanLine, Study
+from crosstune.studies.frame.plan import Plan, PlanLine
+from crosstune.studies.study import Study
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)

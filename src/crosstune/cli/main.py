@@ -16,12 +16,19 @@ from crosstune.foundation.errors import CrosstuneError, SettingsError
 from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.storage import read_json
 from crosstune.studies.catalogue import STUDIES, find_study
+from crosstune.studies.study import Study
 
 _STOPPED = 130  # the shell's exit code for an interrupt
+_OUTSIDE = (
+    "file"  # what the parser calls a study in a file, whose path it could not take for a word
+)
 
 
-def build_parser() -> ArgumentParser:
+def build_parser(outside: Study | None = None) -> ArgumentParser:
     """The parser of `crosstune`.
+
+    Args:
+        outside: A study in a file that the user named.
 
     Returns:
         A parser whose subcommands are `run`, `plan`, `repair`, `show` and `list`.
@@ -39,7 +46,9 @@ def build_parser() -> ArgumentParser:
         commands.add_subcommand(verb, verb_parser, help=says)
         studies = verb_parser.add_subcommands(required=True, dest="study")
         for study in STUDIES:
-            studies.add_subcommand(study.name, _study_parser(study.name), help=study.question)
+            studies.add_subcommand(study.name, _study_parser(study), help=study.question)
+        if outside is not None:
+            studies.add_subcommand(_OUTSIDE, _study_parser(outside), help=outside.question)
     commands.add_subcommand("repair", repair.parser(), help=repair.SAYS)
     show = ArgumentParser(
         description="Print what a run found and draw its page.", exit_on_error=False
@@ -55,8 +64,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _study_parser(name: str) -> ArgumentParser:
-    study = find_study(name)
+def _study_parser(study: Study) -> ArgumentParser:
     parser = ArgumentParser(description=study.question, exit_on_error=False)
     parser.add_argument("--config", help="A YAML file with any of the settings below.")
     parser.add_argument(
@@ -80,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(_parse(words))
+        outside = _outside(words)
+        return _dispatch(_parse(words, outside), outside)
     except CrosstuneError as error:
         printing.error(error)
         return 2
@@ -89,11 +98,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _STOPPED
 
 
-def _parse(words: list[str]) -> Namespace:
+def _outside(words: Sequence[str]) -> Study | None:
+    """The study in the file that the words name, if they do: ``run path/to/study.py``."""
+    if words[:1] in (["run"], ["plan"]) and words[1:2] and words[1].endswith(".py"):
+        return Study.of_file(words[1])
+    return None
+
+
+def _parse(words: list[str], outside: Study | None) -> Namespace:
     """What the words say; of a study's settings only those that were given."""
-    parser = build_parser()
+    parser = build_parser(outside)
+    spoken = words if outside is None else [words[0], _OUTSIDE, *words[2:]]
     try:
-        return parser.parse_args(words, defaults=False)
+        return parser.parse_args(spoken, defaults=False)
     except ArgumentError as error:
         raise SettingsError(
             "command",
@@ -105,7 +122,7 @@ def _parse(words: list[str]) -> Namespace:
 
 def _nearest(words: list[str]) -> str:
     """A hint at the study or option that was probably meant."""
-    parsers = [*(_study_parser(study.name) for study in STUDIES), repair.parser()]
+    parsers = [*map(_study_parser, STUDIES), repair.parser()]
     known = {study.name for study in STUDIES} | {
         option
         for parser in parsers
@@ -131,21 +148,20 @@ def _helps(words: Sequence[str]) -> str:
     return "`crosstune --help` names them all."
 
 
-def _dispatch(arguments: Namespace) -> int:
+def _dispatch(arguments: Namespace, outside: Study | None) -> int:
     command = arguments.command
     if command == "list":
         return _list(Path(arguments.list.get("folder", "runs")))
     if command == "show":
         return _show(Path(arguments.show.run), draw=arguments.show.get("draw", True))
     if command == "repair":
-        return _study("run", "repair", repair.settings(arguments.repair.as_dict()))
+        return _study("run", find_study("repair"), repair.settings(arguments.repair.as_dict()))
     verb = arguments[command]
-    return _study(command, verb.study, verb[verb.study].as_dict())
+    return _study(command, outside or find_study(verb.study), verb[verb.study].as_dict())
 
 
-def _study(verb: str, name: str, given: dict[str, Any]) -> int:
+def _study(verb: str, study: Study, given: dict[str, Any]) -> int:
     """Run or plan a study with the settings of a file and, over them, those that were given in words."""
-    study = find_study(name)
     file, prints = given.pop("config", None), given.pop("print_config", None) is not None
     settings: Any = from_yaml(study.settings_class(), Path(file) if file else "\n", _dotted(given))
     if prints:

@@ -13,7 +13,7 @@ import psutil
 from crosstune.foundation.errors import CrosstuneError
 
 if TYPE_CHECKING:
-    from crosstune.studies.study import Plan, Progress
+    from crosstune.studies.frame.plan import Plan, Progress
 
 _REFRESH = 0.5  # seconds between lines on a terminal
 _QUIET_REFRESH = 15.0  # seconds between lines in a file

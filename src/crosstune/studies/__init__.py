@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from crosstune.studies.catalogue import STUDIES, find_study
 from crosstune.studies.faces import plan, run, show
-from crosstune.studies.study import Plan, PlanLine, Progress, Study
+from crosstune.studies.frame.plan import Plan, PlanLine, Progress
+from crosstune.studies.study import Study
 
 __all__ = ["STUDIES", "Plan", "PlanLine", "Progress", "Study", "find_study", "plan", "run", "show"]

@@ -12,38 +12,28 @@ STUDIES: tuple[Study, ...] = (
         name="conflict",
         question="What do tasks learned one after another do to each other, and where in the model?",
         settings="crosstune.studies.conflict.settings:ConflictSettings",
-        runs="crosstune.studies.conflict.flow:run",
-        plans="crosstune.studies.conflict.plan:plan",
+        procedure="crosstune.studies.conflict.study:Conflict",
     ),
     Study(
         name="repair",
         question="How much of what a fine-tune forgot can be given back, at what price, and where?",
         settings="crosstune.studies.repair.settings:RepairStudySettings",
-        runs="crosstune.studies.repair.flow:run",
-        plans="crosstune.studies.repair.plan:plan",
+        procedure="crosstune.studies.repair.study:Repair",
     ),
     Study(
         name="circuits",
         question="Which attention heads do two tasks pull at together or against each other, sample by sample?",
         settings="crosstune.studies.circuits.settings:CircuitStudySettings",
-        runs="crosstune.studies.circuits.flow:run",
-        plans="crosstune.studies.circuits.plan:plan",
-    ),
-    Study(
-        name="foretell",
-        question="Do circuit scores, taken before a task is learned, foretell which heads and rows will forget?",
-        settings="crosstune.studies.foretell.settings:ForetellSettings",
-        runs="crosstune.studies.foretell.flow:run",
-        plans="crosstune.studies.foretell.plan:plan",
+        procedure="crosstune.studies.circuits.study:Circuits",
     ),
 )
 
 
 def find_study(name: str) -> Study:
-    """The study of that name.
+    """The study of that name, or in the file of that name.
 
     Args:
-        name: Its name.
+        name: Its name, or a Python file that holds one.
 
     Returns:
         The study.
@@ -51,6 +41,8 @@ def find_study(name: str) -> Study:
     Raises:
         SettingsError: There is none.
     """
+    if name.endswith(".py"):
+        return Study.of_file(name)
     for study in STUDIES:
         if study.name == name:
             return study

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.studies.catalogue import find_study
-from crosstune.studies.study import Plan, Progress
+from crosstune.studies.frame.plan import Plan, silent
 
 if TYPE_CHECKING:
     from crosstune.foundation.records import Run
@@ -29,7 +29,7 @@ def run(study: str, settings: Any = None, **options: Any) -> Run:
     Returns:
         The run; `show` reads it.
     """
-    return find_study(study).run(_settings(study, settings, options), _silent)
+    return find_study(study).run(_settings(study, settings, options), silent)
 
 
 def plan(study: str, settings: Any = None, **options: Any) -> Plan:
@@ -59,7 +59,3 @@ def show(folder: Path | str) -> str:
     from crosstune.report import summary
 
     return summary(Run.open(folder))
-
-
-def _silent(progress: Progress) -> None:
-    """A listener for those who do not want to be told."""

@@ -1,75 +1,15 @@
-"""What a study is: a question, its settings, a way to run it and a way to say beforehand what that costs."""
+"""What a study of the catalogue is: a question, its settings, and where the `Procedure` is that answers it."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from crosstune.studies.frame.loading import load, load_procedure
+from crosstune.studies.frame.plan import Listener, Plan
+
 if TYPE_CHECKING:
     from crosstune.foundation.records import Run
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one cell of a study has come.
-
-    Attributes:
-        cell: The cell (``"seed-42"``).
-        doing: What it is doing now, in a few words.
-        done: Optimizer steps behind it.
-        total: Optimizer steps of the whole cell.
-    """
-
-    cell: str
-    doing: str
-    done: int
-    total: int
-
-
-Listener = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class PlanLine:
-    """One predicted cost.
-
-    Attributes:
-        what: What is predicted.
-        value: The prediction.
-        unit: ``seconds``, ``GiB``, ``rows``, ``steps`` or a ratio.
-        how: What the prediction rests on.
-    """
-
-    what: str
-    value: float
-    unit: str
-    how: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study will cost.
-
-    Attributes:
-        lines: The predictions, the most asked for first.
-        warnings: Sentences that a user should read before starting.
-    """
-
-    lines: tuple[PlanLine, ...]
-    warnings: tuple[str, ...] = ()
-
-    def value(self, what: str) -> float:
-        """One prediction by name.
-
-        Args:
-            what: The name of a line.
-
-        Returns:
-            Its value.
-        """
-        return next(line.value for line in self.lines if line.what == what)
 
 
 @dataclass(frozen=True)
@@ -80,19 +20,32 @@ class Study:
         name: The name on the command line.
         question: The question, as a sentence.
         settings: Where its settings class is, as ``module:name``; reading it loads no heavy library.
-        runs: Where ``run(settings, listener) -> Run`` is.
-        plans: Where ``plan(settings) -> Plan`` is.
+        procedure: Where its `Procedure` is, as ``module:name``, or the file that holds it.
     """
 
     name: str
     question: str
     settings: str
-    runs: str
-    plans: str
+    procedure: str
 
-    def settings_class(self) -> type:
+    @classmethod
+    def of_file(cls, file: str) -> Study:
+        """The study in a file that the user named; its code is run.
+
+        Args:
+            file: A Python file with one `Procedure`.
+
+        Returns:
+            The study.
+        """
+        procedure = load_procedure(file)
+        return cls(procedure.kind, procedure.question, "", file)
+
+    def settings_class(self) -> Any:
         """The class of its settings."""
-        return cast("type", _load(self.settings))
+        return (
+            load(self.settings) if self.settings else load_procedure(self.procedure).settings_class
+        )
 
     def run(self, settings: Any, listener: Listener) -> Run:
         """Answer the question in a run folder.
@@ -104,7 +57,7 @@ class Study:
         Returns:
             The finished run.
         """
-        return cast("Run", _load(self.runs)(settings, listener))
+        return cast("Run", load_procedure(self.procedure)(settings).run(listener))
 
     def plan(self, settings: Any) -> Plan:
         """Say what the run would cost.
@@ -115,9 +68,4 @@ class Study:
         Returns:
             The plan.
         """
-        return cast("Plan", _load(self.plans)(settings))
-
-
-def _load(place: str) -> Any:
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
+        return cast("Plan", load_procedure(self.procedure)(settings).plan())

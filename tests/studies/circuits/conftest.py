@@ -10,7 +10,7 @@ from tests.studies import small_circuits
 from crosstune.foundation.records import Run
 from crosstune.studies.circuits.prepare import Bench, prepare
 from crosstune.studies.circuits.settings import CircuitStudySettings
-from crosstune.studies.opening import settings_of
+from crosstune.studies.frame.opening import settings_of
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from tests.studies import small_circuits
 
 from crosstune.foundation.errors import StorageError
 from crosstune.foundation.records import Run
-from crosstune.studies.study import Progress
+from crosstune.studies.frame.plan import Progress
 
 
 @pytest.fixture(scope="module")

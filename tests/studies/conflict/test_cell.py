@@ -15,7 +15,7 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.training import checkpoints
 from crosstune.studies.conflict.cell import Cell, cell_name
 from crosstune.studies.conflict.prepare import prepare
-from crosstune.studies.study import Progress
+from crosstune.studies.frame.plan import Progress
 
 
 def test_every_stage_leaves_weights_and_no_training_checkpoint(finished: Run) -> None:

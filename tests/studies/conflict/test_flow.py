@@ -12,7 +12,7 @@ from tests.studies import small_study
 from crosstune.foundation.errors import DataError, StorageError
 from crosstune.foundation.records import Run
 from crosstune.studies.conflict import flow
-from crosstune.studies.study import Progress
+from crosstune.studies.frame.plan import Progress
 
 
 def test_a_finished_study_is_only_summed_up_again(finished: Run) -> None:

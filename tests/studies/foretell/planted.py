@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from crosstune.studies.foretell.joined import Head, OfHeads, OfRows, Predictor
 from crosstune.studies.foretell.profiles import BASELINE, NORMS, OF_ROWS, SCORE
+from torch import Tensor
 
 LAYERS, HEADS, SEEDS = 4, 8, 3
 

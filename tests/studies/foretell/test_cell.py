@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.studies import small_foretell, small_study
-
-from crosstune.foundation.records import Run
 from crosstune.studies.foretell import cell, profiles
 from crosstune.studies.foretell.cell import LOSSES, Cell
 from crosstune.studies.foretell.prepare import Bench, prepare
-from crosstune.studies.study import Progress
+from tests.studies import small_foretell, small_study
+
+from crosstune.foundation.records import Run
+from crosstune.studies.frame.plan import Progress
 
 
 def test_scores_stand_at_every_state(foretold: Run) -> None:

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from crosstune.studies.foretell import flow, judging
+from crosstune.studies.foretell.settings import ForetellSettings
 from tests.studies import small_foretell, small_study
 
 from crosstune.foundation.records import Run
-from crosstune.studies.foretell import flow, judging
-from crosstune.studies.foretell.settings import ForetellSettings
-from crosstune.studies.opening import settings_of
+from crosstune.studies.frame.opening import settings_of
 
 
 def test_a_finished_study_is_only_judged_again(foretold: Run, tmp_path: Path) -> None:

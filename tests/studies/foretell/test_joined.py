@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from crosstune.foundation.records import Run
 from crosstune.studies.foretell import profiles
 from crosstune.studies.foretell.cell import LOSSES
 from crosstune.studies.foretell.joined import Head, finished_cells, of_heads, of_rows
 from crosstune.studies.foretell.settings import ForetellSettings
-from crosstune.studies.opening import settings_of
+
+from crosstune.foundation.records import Run
+from crosstune.studies.frame.opening import settings_of
 
 
 def test_cells_come_in_the_order_of_the_seeds(foretold: Run) -> None:

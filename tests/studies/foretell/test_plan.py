@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.studies import small_foretell
-
 from crosstune.studies.foretell import plan as planning
 from crosstune.studies.foretell.plan import Calibration, cell_seconds
+from tests.studies import small_foretell
 
 SECONDS = Calibration(
     state_seconds=3.0,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from crosstune.studies.foretell.prepare import prepare
 from tests.studies import small_foretell
 
 from crosstune.foundation.errors import DataError, ModelError
-from crosstune.studies.foretell.prepare import prepare
 
 
 def test_scored_rows_are_no_test_rows(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from crosstune.studies.foretell import profiles
+from crosstune.studies.foretell.prepare import prepare
 from tests.studies import small_foretell
 
 from crosstune.circuits import CircuitScores, measure_circuits
-from crosstune.studies.foretell import profiles
-from crosstune.studies.foretell.prepare import prepare
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import sys
 from typing import Any
 
 import pytest
+from crosstune.studies.foretell.settings import ForetellSettings
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings import from_mapping, from_yaml, to_yaml
-from crosstune.studies.foretell.settings import ForetellSettings
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from crosstune.studies.foretell import judging, summary
 
 from crosstune.foundation.records import Run
-from crosstune.studies.foretell import judging, summary
 
 
 def test_every_question_is_asked_of_every_predictor(foretold: Run) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosstune.foundation.records import Run
 from crosstune.merging import tables
-from crosstune.studies.opening import settings_of
+from crosstune.studies.frame.opening import settings_of
 from crosstune.studies.repair.cell import Cell
 from crosstune.studies.repair.prepare import prepare
 from crosstune.studies.repair.settings import RepairStudySettings

@@ -10,7 +10,7 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import PAGE_FILE
 from crosstune.foundation.storage import read_json
 from crosstune.foundation.worlds import embedded_world
-from crosstune.studies.opening import settings_of
+from crosstune.studies.frame.opening import settings_of
 from crosstune.studies.repair import flow
 from crosstune.studies.repair.settings import RepairStudySettings
 

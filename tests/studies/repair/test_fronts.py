@@ -7,7 +7,7 @@ from tests.studies.repair import told
 
 from crosstune.foundation.records import Table
 from crosstune.merging import tables
-from crosstune.studies.over_seeds import mean_over_seeds
+from crosstune.studies.frame.over_seeds import mean_over_seeds
 from crosstune.studies.repair import fronts
 from crosstune.studies.repair.summary import SEED
 

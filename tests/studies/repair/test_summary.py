@@ -10,7 +10,7 @@ from tests.studies import small_repair
 
 from crosstune.foundation.records import Run
 from crosstune.merging import tables
-from crosstune.studies.opening import settings_of
+from crosstune.studies.frame.opening import settings_of
 from crosstune.studies.repair import summary
 from crosstune.studies.repair.settings import RepairStudySettings
 

@@ -16,8 +16,8 @@ from crosstune.studies.circuits import page, summary
 from crosstune.studies.circuits.cell import Place, Sitting, captures, places, scorings
 from crosstune.studies.circuits.prepare import Bench, Checkpoint, prepare
 from crosstune.studies.circuits.settings import CircuitStudySettings
-from crosstune.studies.opening import is_finished, open_cell, open_run
-from crosstune.studies.study import Listener, Progress
+from crosstune.studies.frame.opening import is_finished, open_cell, open_run
+from crosstune.studies.frame.plan import Listener, Progress
 
 KIND = "circuits"
 FACTORS = "factors"

@@ -10,7 +10,7 @@ from crosstune.foundation.errors import MeasurementError
 from crosstune.studies.circuits.cell import Place, captures, places, scorings
 from crosstune.studies.circuits.prepare import Bench, prepare
 from crosstune.studies.circuits.settings import CircuitStudySettings
-from crosstune.studies.study import Plan, PlanLine
+from crosstune.studies.frame.plan import Plan, PlanLine
 
 _GIB = 2**30
 _REPORT_SECONDS = 10.0  # loading libraries, summing up and drawing hardly depend on the model

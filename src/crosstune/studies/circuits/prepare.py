@@ -26,7 +26,7 @@ from crosstune.foundation.settings import from_yaml
 from crosstune.foundation.storage import read_json
 from crosstune.studies.circuits.settings import CircuitStudySettings, names_of
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.models import find_device, find_model
+from crosstune.studies.frame.models import find_device, find_model
 
 _ADAPTER = "adapter_config.json"
 _FEW = 2  # times `min_samples` below which intervals and reliabilities are worth little

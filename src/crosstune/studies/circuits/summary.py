@@ -25,7 +25,7 @@ from crosstune.studies.circuits.entries import (
     standing,
 )
 from crosstune.studies.circuits.settings import CircuitStudySettings
-from crosstune.studies.over_seeds import by_key
+from crosstune.studies.frame.over_seeds import by_key
 
 CHECKPOINTS = "circuit_checkpoints"
 _HEAD = {column.name: column for column in tables.HEADS_COLUMNS}

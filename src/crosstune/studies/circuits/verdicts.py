@@ -11,7 +11,7 @@ from crosstune.foundation.records.page import Statement
 from crosstune.studies.circuits.cell import STATEMENT, Place
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.circuits.summary import CHECKPOINTS
-from crosstune.studies.over_seeds import by_key
+from crosstune.studies.frame.over_seeds import by_key
 
 _GUIDE = "Intervals treat heads as independent, so they are a guide."
 

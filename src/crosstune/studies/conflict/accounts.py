@@ -8,7 +8,7 @@ from typing import Any
 
 from crosstune.foundation.records import Column, Measurement, Table
 from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
-from crosstune.studies.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 
 WHERE = Column("where", "string", "axis", about="The site in words.")
 COMPONENT = Column("component", "string", "axis")

@@ -26,8 +26,8 @@ from crosstune.studies.conflict.agreement import PROBE_FOLDER
 from crosstune.studies.conflict.prepare import SIDES, Bench
 from crosstune.studies.conflict.repairs import Scores
 from crosstune.studies.conflict.tables import BASE
+from crosstune.studies.frame.plan import Listener, Progress
 from crosstune.studies.steps import EachStep
-from crosstune.studies.study import Listener, Progress
 
 DONE = "stage finished"
 

@@ -22,8 +22,8 @@ from crosstune.studies.conflict import page, summary
 from crosstune.studies.conflict.cell import Cell, cell_name
 from crosstune.studies.conflict.prepare import Bench, prepare
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.opening import is_finished, open_cell, open_run, settings_of
-from crosstune.studies.study import Listener, Progress
+from crosstune.studies.frame.opening import is_finished, open_cell, open_run, settings_of
+from crosstune.studies.frame.plan import Listener, Progress
 
 _KIND = "conflict"
 

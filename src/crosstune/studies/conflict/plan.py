@@ -18,7 +18,7 @@ from crosstune.merging.budget import looks_at_most
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict.prepare import SIDES, Bench, prepare
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.study import Plan, PlanLine
+from crosstune.studies.frame.plan import Plan, PlanLine
 
 _STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
 _GIB = 2**30

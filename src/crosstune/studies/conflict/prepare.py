@@ -26,7 +26,7 @@ from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training import StageData, with_lora
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.models import check_length, find_device, find_model
+from crosstune.studies.frame.models import check_length, find_device, find_model
 
 SIDES = ("train", "test")
 

@@ -11,7 +11,7 @@ from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.page import Section, Statement, Tone
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
-from crosstune.studies.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 
 Row = Mapping[str, Any]
 Scores = Mapping[tuple[str, str], RowScores]

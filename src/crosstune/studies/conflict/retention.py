@@ -9,7 +9,7 @@ from typing import Any
 from crosstune.foundation.evaluation.retention import SIDES, RetentionMatrix, Side
 from crosstune.foundation.records import Column, Measurement, Table
 from crosstune.studies.conflict.tables import BASE, BITS, NATS, SIDE, STAGE, TASK
-from crosstune.studies.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 
 _RETENTION = (
     STAGE,

@@ -22,10 +22,10 @@ from crosstune.merging.result import Repair
 from crosstune.merging.scoring import place_end
 from crosstune.merging.search import repair_ends
 from crosstune.merging.session import Watch
+from crosstune.studies.frame.plan import Listener, Progress
 from crosstune.studies.repair.prepare import Bench
 from crosstune.studies.repair.summary import PICKED, REPAIRED
 from crosstune.studies.steps import EachStep
-from crosstune.studies.study import Listener, Progress
 
 LEARNED = "fine-tuned"
 MODEL, LOOKS = "after", "looks"

@@ -9,12 +9,12 @@ import transformers
 from crosstune import report
 from crosstune.foundation import ranks
 from crosstune.foundation.records import Run
-from crosstune.studies.opening import is_finished, open_cell, open_run, settings_of
+from crosstune.studies.frame.opening import is_finished, open_cell, open_run, settings_of
+from crosstune.studies.frame.plan import Listener, Progress
 from crosstune.studies.repair import page, summary
 from crosstune.studies.repair.cell import Cell
 from crosstune.studies.repair.prepare import Bench, prepare
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.study import Listener, Progress
 
 KIND = "repair"
 

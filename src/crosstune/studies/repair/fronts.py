@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crosstune.foundation.records import Column, Table
 from crosstune.merging.optimise.front import non_dominated
 from crosstune.merging.tables import CHOSE, NATS, RIVALS_COLUMNS, ROOM
-from crosstune.studies.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 
 WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
 Pair: TypeAlias = NDArray[np.float64]

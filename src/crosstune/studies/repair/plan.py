@@ -22,10 +22,10 @@ from crosstune.merging.scoring import score_tasks
 from crosstune.merging.selection import Rows, encode_rows
 from crosstune.merging.session import Roles, Session, Watch, open_session
 from crosstune.merging.settings import RepairSettings
+from crosstune.studies.frame.plan import Plan, PlanLine
 from crosstune.studies.repair import memory
 from crosstune.studies.repair.prepare import Bench, prepare
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.study import Plan, PlanLine
 
 _STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
 _USUAL = 0.7  # share of the looks at most that searches of tiny models made

@@ -25,7 +25,7 @@ from crosstune.foundation.models import load_model, load_tokenizer, read_config
 from crosstune.foundation.storage import fingerprint, read_json
 from crosstune.foundation.training import StageData, with_lora
 from crosstune.merging.selection import as_tasks
-from crosstune.studies.models import check_length, find_device, find_model
+from crosstune.studies.frame.models import check_length, find_device, find_model
 from crosstune.studies.repair.settings import RepairStudySettings
 
 _ADAPTER = "adapter_config.json"

@@ -11,7 +11,7 @@ import torch
 
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.statistics.association import rank_correlation
-from crosstune.studies.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 from crosstune.studies.repair.fronts import LABEL, METHOD, SEEDS, with_interval
 
 PATH, LINE = "along the training", "along the straight line"

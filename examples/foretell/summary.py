@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crosstune.foundation.records import Column, Measurement, Run, Table
-from crosstune.studies.foretell import judging
-from crosstune.studies.foretell.joined import OfHeads, OfRows, finished_cells, of_heads, of_rows
-from crosstune.studies.foretell.profiles import KIND, PREDICTOR, SCORE
-from crosstune.studies.foretell.settings import ForetellSettings
-from crosstune.studies.over_seeds import mean_over_seeds
+from crosstune.studies.frame.over_seeds import mean_over_seeds
+from crosstune.studies.frame.procedure import seeds_of
+
+from . import judging
+from .joined import OfHeads, OfRows, of_heads, of_rows
+from .profiles import KIND, PREDICTOR, SCORE
+from .settings import ForetellSettings
 
 SEED = Column("seed", "int64", "axis", about="The cell's seed.")
 TOTALS = "forgetting_totals"
@@ -56,29 +58,30 @@ POINTS_COLUMNS = (
 )
 
 
-def write(run: Run, settings: ForetellSettings) -> None:
-    """Write the tables over seeds into the study's run.
+def over_seeds(
+    done: Sequence[Run], settings: ForetellSettings
+) -> tuple[list[Table], list[Measurement]]:
+    """The tables and headline figures of a study.
 
     Args:
-        run: The study's run, with at least one finished cell.
+        done: Its finished cells.
         settings: Its settings.
+
+    Returns:
+        Verdicts, maps, rows and what was forgotten in all; the correlations of the headline.
     """
-    cells = finished_cells(run, settings)
-    runs = [cell for _, cell in cells]
-    heads, rows = of_heads(runs), of_rows(runs)
+    heads, rows, seeds = of_heads(done), of_rows(done), seeds_of(done)
     judged = judging.judge_heads(heads, settings.permutations)
-    totals = [cell.table(TOTALS).with_columns({SEED: seed}) for seed, cell in cells]
-    for table in (
+    cells = zip(seeds, done, strict=True)
+    tables = [
         judged,
         judging.judge_rows(rows, settings.permutations),
         Table(MAP, MAP_COLUMNS, _map(heads)),
         Table(FORGOTTEN, FORGOTTEN_COLUMNS, _forgotten(heads)),
         Table(POINTS, POINTS_COLUMNS, _points(rows)),
-        Table.concat(totals),
-    ):
-        run.write_table(table)
-    for found in measurements(judged, tuple(seed for seed, _ in cells)):
-        run.measure(found)
+        Table.concat([cell.table(TOTALS).with_columns({SEED: seed}) for seed, cell in cells]),
+    ]
+    return tables, measurements(judged, seeds)
 
 
 def _map(found: OfHeads) -> Iterator[dict[str, Any]]:

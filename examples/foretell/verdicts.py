@@ -8,11 +8,13 @@ from typing import Any
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Statement, Tone
-from crosstune.studies.foretell import judging
-from crosstune.studies.foretell.joined import WINDOW
-from crosstune.studies.foretell.profiles import BASELINE, SCORE
-from crosstune.studies.foretell.settings import ForetellSettings
-from crosstune.studies.foretell.summary import TOTALS, headline
+from crosstune.studies.frame.procedure import warnings_of
+
+from . import judging
+from .joined import WINDOW
+from .profiles import BASELINE, SCORE
+from .settings import ForetellSettings
+from .summary import TOTALS, headline
 
 _TONES: dict[str, Tone] = {
     judging.FORETELLS: "shown",
@@ -40,17 +42,12 @@ def statements(run: Run, settings: ForetellSettings) -> list[Statement]:
     norms = _strongest(judged.where(**asked, kind=BASELINE))
     return [
         *(_of_score(row, norms) for row in judged.where(**asked, kind=SCORE).rows()),
-        *(Statement(text, "warning") for text in warnings(run)),
+        *warnings_of(run),
         *_nothing_forgotten(run, settings),
         _of_baselines(judged.where(**asked, kind=BASELINE)),
         *_elsewhere(judged, asked),
         *_of_rows(by_row, asked["when"]),
     ]
-
-
-def warnings(run: Run) -> list[str]:
-    """What the study warned of, said once however often it was gone on with."""
-    return list(dict.fromkeys(event["text"] for event in run.events("warning")))
 
 
 def _strongest(baselines: Table) -> float:

@@ -22,9 +22,10 @@ from crosstune.foundation.statistics.permutations import (
     rank_test,
     ranks_within,
 )
-from crosstune.studies.foretell.joined import OfHeads, OfRows, Predictor
-from crosstune.studies.foretell.profiles import BASELINE, KIND, PREDICTOR, SCORE
-from crosstune.studies.over_seeds import mean_over_seeds
+from crosstune.studies.frame.over_seeds import mean_over_seeds
+
+from .joined import OfHeads, OfRows, Predictor
+from .profiles import BASELINE, KIND, PREDICTOR, SCORE
 
 HEADS, ROWS = "foretell", "foretell_by_row"
 ALL = "all"

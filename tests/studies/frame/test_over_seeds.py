@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from crosstune.foundation.records import Column, Table
-from crosstune.studies.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 
 
 def test_few_seeds_have_the_t_interval_of_scipy() -> None:

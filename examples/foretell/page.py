@@ -5,40 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.page import PAGE_FILE, Page, Section
-from crosstune.foundation.storage import write_json
+from crosstune.foundation.records.page import Page, Section
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.studies.foretell import judging
-from crosstune.studies.foretell.joined import finished_cells
-from crosstune.studies.foretell.profiles import BASELINE, SCORE
-from crosstune.studies.foretell.settings import ForetellSettings
-from crosstune.studies.foretell.summary import FORGOTTEN, MAP, POINTS, TOTALS, headline
-from crosstune.studies.foretell.verdicts import statements
+
+from . import judging
+from .profiles import BASELINE, SCORE
+from .settings import ForetellSettings
+from .summary import FORGOTTEN, MAP, POINTS, TOTALS, headline
+from .verdicts import statements
 
 
-def write(run: Run, settings: ForetellSettings) -> None:
-    """Write `page.json`.
+def page(run: Run, settings: ForetellSettings) -> Page:
+    """What the report of a foretell study says and draws.
 
     Args:
-        run: The run, with its tables over seeds written.
+        run: The run, with its tables over seeds.
         settings: The study's settings.
+
+    Returns:
+        The page.
     """
-    page = Page(
+    return Page(
         title=f"Do heads foretell what {settings.old_task} loses to {settings.new_task}?",
         subtitle=_subtitle(run, settings),
         statements=tuple(statements(run, settings)),
         sections=tuple(_sections(run, settings)),
     )
-    write_json(run.folder / PAGE_FILE, page.to_json())
 
 
 def _subtitle(run: Run, settings: ForetellSettings) -> str:
     training = settings.training
     model = "The embedded model" if settings.before == EMBEDDED else settings.before
+    seeds = dict.fromkeys(run.table(TOTALS).column("seed"))
     states = "the state before" if settings.states == 1 else f"{settings.states} states"
     return (
         f"{model}; heads scored at {states}, then {training.steps} steps on {settings.new_task} at learning rate "
-        f"{training.learning_rate:g}; seeds {', '.join(str(seed) for seed, _ in finished_cells(run, settings))}."
+        f"{training.learning_rate:g}; seeds {', '.join(map(str, seeds))}."
     )
 
 

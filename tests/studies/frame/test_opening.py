@@ -9,7 +9,7 @@ import pytest
 
 from crosstune.foundation.errors import StorageError
 from crosstune.foundation.records import Run
-from crosstune.studies.opening import is_finished, open_cell, open_run, settings_of
+from crosstune.studies.frame.opening import is_finished, open_cell, open_run, settings_of
 
 
 @dataclass(frozen=True)

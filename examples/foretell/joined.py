@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from crosstune.foundation.records import Run
-from crosstune.studies.foretell import cell, profiles
-from crosstune.studies.foretell.settings import ForetellSettings
+
+from . import cell, profiles
 
 BEFORE, WINDOW = "before", "window"
 _HALVES = ("a_even", "a_odd", "b_even", "b_odd")
@@ -77,21 +77,6 @@ class OfRows:
     rows: tuple[Mapping[str, Any], ...]
     predictors: Mapping[tuple[str, str], tuple[Predictor, ...]]
     change: Tensor
-
-
-def finished_cells(run: Run, settings: ForetellSettings) -> list[tuple[int, Run]]:
-    """The cells that came to their end, with their seeds.
-
-    Args:
-        run: The study's run.
-        settings: Its settings.
-
-    Returns:
-        Seed and cell, in the order of the settings' seeds.
-    """
-    cells = {one.folder.name: one for one in run.cells() if one.finished}
-    pairs = zip(settings.seeds, settings.cell_names, strict=True)
-    return [(seed, cells[name]) for seed, name in pairs if name in cells]
 
 
 def of_heads(cells: Sequence[Run]) -> OfHeads:

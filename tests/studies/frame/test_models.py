@@ -10,7 +10,7 @@ import torch
 
 from crosstune.foundation.errors import ModelError
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.studies import models
+from crosstune.studies.frame import models
 
 
 def test_the_first_process_alone_makes_the_embedded_world(

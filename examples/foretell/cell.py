@@ -1,0 +1,130 @@
+"""One seed: a scout whose states are scored and which is thrown away, then the training whose forgetting is booked head by head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from crosstune.circuits import measure_circuits
+from crosstune.foundation.evaluation import score_rows
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.seeds import Seeds
+from crosstune.studies.frame.cell import Cell, Phase
+
+from . import profiles
+
+SCOUTED, LEARNED = "scouted", "learned"
+LOSSES = "foretell_losses"
+_NATS = "nats"
+LOSSES_COLUMNS = (
+    Column("row", "int64", "axis", about="Place of the old task's scored row, from 0."),
+    Column("row_id", "string", "label", about="Its id."),
+    Column("text", "string", "label", about="What it says."),
+    Column("tokens", "int64", "label", about="Scored tokens."),
+    Column("before", "float64", "value", _NATS, about="Its loss before the new task was learned."),
+    Column("after", "float64", "value", _NATS, about="Its loss after."),
+    Column("change", "float64", "value", _NATS, about="After − before: above 0, forgotten."),
+)
+
+
+class ForetellCell(Cell):
+    """Score the states of a scout, learn the new task, and book what that cost."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the scout and of the training."""
+        return self._scouting + int(self.settings.training.steps)
+
+    @property
+    def _scouting(self) -> int:
+        scout = self.settings.scout
+        return 0 if scout is None else int(scout.steps)
+
+    def phases(self) -> Iterator[Phase]:
+        """The scout, then the training."""
+        yield SCOUTED, self._scout
+        self.passed(self._scouting)
+        yield LEARNED, self._learn
+
+    def _scout(self) -> None:
+        """Score every state of a copy that learns a little, and throw the copy away."""
+        study, settings = self.procedure, self.settings
+        heads: list[profiles.Cells] = []
+        rows: list[profiles.Cells] = []
+
+        def score(state: int, model: Any) -> None:
+            self.tell(f"scoring heads at step {state} of the scout", state)
+            found = measure_circuits(
+                model,
+                study.start.tokenizer,
+                study.old,
+                study.new,
+                settings=settings.part("measurement"),
+            )
+            heads.extend(profiles.head_profiles(state, found))
+            rows.extend(profiles.row_profiles(state, found))
+
+        self.tell("loading")
+        model = study.start.load()
+        if settings.scout is None:
+            score(0, model)
+        else:
+            self.remove("scout")  # scores of a scout that was killed are gone
+            self.train(
+                "scouting",
+                model,
+                study.stage_data(),
+                settings.scout,
+                profiles.AtStates(score, settings.apart),
+                seed=Seeds(self.seed).derive("foretell", "scout", settings.new_task),
+                folder="scout",
+            )
+        self.write(
+            Table(profiles.HEADS, profiles.HEADS_COLUMNS, heads),
+            Table(profiles.ROWS, profiles.ROWS_COLUMNS, rows),
+        )
+
+    def _learn(self) -> None:
+        """Learn the new task with the ledger looking on."""
+        study, settings = self.procedure, self.settings
+        self.tell("loading")
+        model = study.start.load()
+        before = self._losses(model)
+        self.train(
+            "learning",
+            model,
+            study.stage_data(),
+            settings.training,
+            study.ledger(self.run),
+            seed=Seeds(self.seed).derive("foretell", settings.new_task),
+        )
+        self.write(self._changes(before, self._losses(model)))
+
+    def _losses(self, model: Any) -> Tensor:
+        """The loss of every scored row of the old task, nats."""
+        study = self.procedure
+        return score_rows(
+            model,
+            study.samples[0].encoded,
+            pad_id=study.start.pad_id,
+            batch_tokens=self.settings.training.evaluation_tokens,
+        ).nats
+
+    def _changes(self, before: Tensor, after: Tensor) -> Table:
+        samples = self.procedure.samples[0]
+        losses = zip(samples.encoded, samples.texts, before.tolist(), after.tolist(), strict=True)
+        rows = (
+            {
+                "row": place,
+                "row_id": row.row_id,
+                "text": text,
+                "tokens": row.scored_tokens,
+                "before": first,
+                "after": last,
+                "change": last - first,
+            }
+            for place, (row, text, first, last) in enumerate(losses)
+        )
+        return Table(LOSSES, LOSSES_COLUMNS, rows)

@@ -1,0 +1,151 @@
+"""A cell: what can be killed, resumed and placed anywhere. Its phases leave events and tables, so that a kill costs the rest of one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from crosstune.foundation import ranks
+from crosstune.foundation.records import Run, Table
+from crosstune.foundation.training import (
+    StageData,
+    StageResult,
+    TrainingSettings,
+    drop_end,
+    train_stage,
+)
+from crosstune.studies.frame.plan import Listener, Progress
+
+Phase = tuple[str, Callable[[], None]]
+"""What is written as an event once it is done, and the work."""
+
+
+class EachStep(TrainerCallback):  # type: ignore[misc]
+    """Calls back after every optimizer step.
+
+    Args:
+        tell: Called with the steps that were taken and the most there will be.
+    """
+
+    def __init__(self, tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say which step was taken."""
+        self._tell(state.global_step, state.max_steps)
+
+
+class Cell:
+    """One cell of a study, in its own run folder. Subclasses name their `phases` and how many `steps` they take.
+
+    Args:
+        procedure: The study, prepared.
+        name: The cell's name.
+        run: Its run folder.
+        listener: Told how far it has come.
+    """
+
+    def __init__(self, procedure: Any, name: str, run: Run, listener: Listener) -> None:
+        self.procedure, self.name, self.run = procedure, name, run
+        self.settings: Any = procedure.settings.of_cell(name)
+        self._listener = listener
+        self._behind = 0
+        self._spent: list[Path] = []
+
+    @property
+    def seed(self) -> int:
+        """The seed of a study with one cell a seed."""
+        return int(self.settings.seeds[0])
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole cell, in whatever unit `tell` is given."""
+        raise NotImplementedError
+
+    def phases(self) -> Iterable[Phase]:
+        """The work, in order; a phase whose event is there is not done again."""
+        raise NotImplementedError
+
+    def go(self) -> None:
+        """Do every phase that is not done yet."""
+        done = {event["kind"] for event in self.run.all_events()}
+        for event, work in self.phases():
+            if event not in done:
+                work()
+                if ranks.is_first():
+                    self.run.event(event)
+                    for folder in self._spent:
+                        shutil.rmtree(folder, ignore_errors=True)
+                ranks.wait_for_all()
+        if ranks.is_first():
+            self.run.finish()
+        ranks.wait_for_all()
+
+    def tell(self, doing: str, steps: int = 0) -> None:
+        """Say what the cell is doing now.
+
+        Args:
+            doing: In a few words.
+            steps: Steps of this phase behind it.
+        """
+        if ranks.is_first():
+            self._listener(Progress(self.name, doing, self._behind + steps, self.steps))
+
+    def passed(self, steps: int) -> None:
+        """Count steps of the cell that are behind it."""
+        self._behind += steps
+
+    def write(self, *tables: Table) -> None:
+        """Write whole tables, from the first process."""
+        if ranks.is_first():
+            for table in tables:
+                self.run.write_table(table)
+
+    def train(
+        self,
+        doing: str,
+        model: Any,
+        data: StageData,
+        training: TrainingSettings,
+        *callbacks: TrainerCallback,
+        seed: int,
+        folder: str = "training",
+    ) -> StageResult:
+        """Train a model, going on from its last checkpoint; the checkpoints are removed when the phase is done.
+
+        Args:
+            doing: What the line of progress calls it.
+            model: The model.
+            data: The rows.
+            training: How.
+            callbacks: What looks on.
+            seed: Decides the order of rows and dropout.
+            folder: Where its checkpoints lie, inside those of the cell.
+
+        Returns:
+            What the training did; its notes are events of the cell.
+        """
+        place = self.run.checkpoints / folder
+        if ranks.is_first():
+            # Killed after its last step: tables may be missing that only the end of a training writes.
+            drop_end(place)
+        ranks.wait_for_all()
+        told = EachStep(lambda step, most: self.tell(f"{doing}, step {step} of {most}", step))
+        result = train_stage(
+            model, data, training, output_folder=place, callbacks=[told, *callbacks], seed=seed
+        )
+        if ranks.is_first():
+            for note in result.notes:
+                self.run.event("note", text=note)
+        self._spent.append(place)
+        return result
+
+    def remove(self, folder: str) -> None:
+        """Remove the checkpoints of a training that cannot be gone on with."""
+        if ranks.is_first():
+            shutil.rmtree(self.run.checkpoints / folder, ignore_errors=True)
+        ranks.wait_for_all()

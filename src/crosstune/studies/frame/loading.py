@@ -1,0 +1,80 @@
+"""Finding a study: by its place in a package, or in a file that the user named."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from crosstune.foundation.errors import SettingsError
+
+
+def load_procedure(where: str) -> Any:
+    """The class of a study.
+
+    Args:
+        where: ``module:name``, or a Python file that the user named. A file in a folder with ``__init__.py`` is loaded as a module
+            of that package, so that it may import its neighbours.
+
+    Returns:
+        The `Procedure` there.
+
+    Raises:
+        SettingsError: There is no such file, or not exactly one study in it.
+    """
+    if not where.endswith(".py"):
+        return load(where)
+    file = Path(where).resolve()
+    if not file.is_file():
+        raise SettingsError(
+            "study",
+            law="must be the name of a study, or a Python file with one",
+            found=f"no file {where}",
+            remedy="`crosstune list` names the studies that come with Crosstune.",
+        )
+    module = _module_of(file)
+    found: list[Any] = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and hasattr(value, "settings_class")
+        and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise SettingsError(
+            "study",
+            law="must be a file that defines one subclass of crosstune.studies.frame.Procedure",
+            found=f"{len(found)} in {where}",
+            remedy="Keep one study in each file.",
+        )
+    found[0].file = str(file)
+    return found[0]
+
+
+def _module_of(file: Path) -> ModuleType:
+    """The module of a file, loaded once."""
+    if (file.parent / "__init__.py").is_file():
+        name, root = f"{file.parent.name}.{file.stem}", str(file.parents[1])
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        return importlib.import_module(name)
+    name = f"study_{file.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(file):
+        return known
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None  # it is a Python file
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load(place: str) -> Any:
+    """The name in a module, as ``module:name`` says."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,178 @@
+"""Procedure: a study as prepare, cells, tables and page. Running, resuming, workers and the report are the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+import transformers
+
+from crosstune import report
+from crosstune.foundation import ranks
+from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.records import Measurement, Run, Table
+from crosstune.foundation.records.page import PAGE_FILE, Page, Statement
+from crosstune.foundation.storage import write_json
+from crosstune.studies.frame import processes
+from crosstune.studies.frame.cell import Cell
+from crosstune.studies.frame.opening import is_finished, open_cell, open_run, settings_of
+from crosstune.studies.frame.plan import Listener, Plan, Progress, silent
+from crosstune.studies.frame.settings import StudySettings
+
+S = TypeVar("S", bound=StudySettings)
+
+
+class Procedure(Generic[S]):
+    """A study: subclasses say what it is called, what it can be told, what a cell does, and what is made of the cells.
+
+    Args:
+        settings: A value of the class's `settings_class`.
+    """
+
+    kind: ClassVar[str]
+    """What its runs are called."""
+    question: ClassVar[str]
+    """What it asks, as a sentence."""
+    settings_class: ClassVar[type[StudySettings]]
+    """What it can be told."""
+    cell: ClassVar[type[Cell]]
+    """What is done for each cell."""
+
+    file: ClassVar[str] = ""
+    """The file that a study outside the package was loaded from."""
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    @classmethod
+    def where(cls) -> str:
+        """Where another process finds the study: its file, or `module:name`."""
+        return cls.file or f"{cls.__module__}:{cls.__qualname__}"
+
+    # ---- what a study says itself --------------------------------------------------------------------
+
+    def prepare(self) -> Sequence[str]:
+        """Read rows and find models, as attributes of this value; refuse what cannot be run.
+
+        Returns:
+            Warnings that a user should read.
+        """
+        raise NotImplementedError
+
+    def summarise(self, done: Sequence[Run]) -> tuple[Iterable[Table], Iterable[Measurement]]:
+        """The tables over all finished cells, and the headline figures.
+
+        Args:
+            done: The cells, in the order of the settings.
+
+        Returns:
+            Tables and measurements of the study's run.
+        """
+        raise NotImplementedError
+
+    def page(self, run: Run) -> Page:
+        """What the report says and draws.
+
+        Args:
+            run: The study's run, with its tables.
+
+        Returns:
+            The page.
+        """
+        raise NotImplementedError
+
+    def plan(self) -> Plan:
+        """What it will cost; nothing is left on disk, and no run folder is made."""
+        raise NotImplementedError
+
+    # ---- what all studies share ----------------------------------------------------------------------
+
+    def run(self, listener: Listener = silent) -> Run:
+        """The finished study; cells that were finished before are not run again.
+
+        Args:
+            listener: Told how far it has come.
+
+        Returns:
+            The run, with its page drawn.
+        """
+        ranks.start()
+        self._check_workers()
+        # Bars of single files would tear the study's own line of progress.
+        transformers.utils.logging.disable_progress_bar()
+        warnings = self.prepare()
+        opened = open_run(self.settings, self.kind)
+        if ranks.is_first():
+            for text in warnings:
+                opened.event("warning", text=text)
+        missing = []
+        for name in self.settings.cell_names:
+            if is_finished(opened, name):
+                listener(Progress(name, "finished", 1, 1))
+            else:
+                missing.append(name)
+        if min(self.settings.workers, len(missing)) > 1:
+            processes.run_cells(self, missing, opened.folder, listener)
+        else:
+            for name in missing:
+                self.run_cell(name, opened.folder, listener)
+        if ranks.is_first():
+            type(self)(settings_of(opened, type(self.settings))).sum_up(opened)
+            opened.finish()
+            report.draw(opened)  # of a finished run: before, the page would say that it is not
+        ranks.wait_for_all()
+        return opened
+
+    def run_cell(self, name: str, folder: Path, listener: Listener) -> None:
+        """Run one cell, from where it was stopped; the study is prepared.
+
+        Args:
+            name: The cell's name.
+            folder: The study's run folder.
+            listener: Told how far it has come.
+        """
+        cell = open_cell(Run.open(folder), name, self.settings.of_cell(name))
+        self.cell(self, name, cell, listener).go()
+
+    def sum_up(self, opened: Run) -> None:
+        """Write tables, measurements and the page from the cells that are finished; these are not touched.
+
+        Args:
+            opened: The study's run, with at least one finished cell.
+        """
+        finished = {cell.folder.name: cell for cell in opened.cells() if cell.finished}
+        done = [finished[name] for name in self.settings.cell_names if name in finished]
+        tables, measurements = self.summarise(done)
+        for table in tables:
+            opened.write_table(table)
+        for found in measurements:
+            opened.measure(found)
+        write_json(opened.folder / PAGE_FILE, self.page(opened).to_json())
+
+    def _check_workers(self) -> None:
+        if self.settings.workers > 1 and ranks.world_size() > 1:
+            raise SettingsError(
+                "workers",
+                law="must be 1 where a launcher started several processes for each cell",
+                found=f"{self.settings.workers} in {ranks.world_size()} processes",
+                remedy="Set `workers: 1`, or start the command without the launcher.",
+            )
+
+
+def warnings_of(run: Run) -> list[Statement]:
+    """What a study warned of, once however often it was gone on with.
+
+    Args:
+        run: The study's run.
+
+    Returns:
+        A statement for each warning.
+    """
+    texts = [str(event["text"]) for event in run.all_events() if event["kind"] == "warning"]
+    return [Statement(text, "warning") for text in dict.fromkeys(texts)]
+
+
+def seeds_of(done: Sequence[Run]) -> tuple[int, ...]:
+    """The seeds of finished cells of a study with one cell a seed."""
+    return tuple(int(cell.folder.name.removeprefix("seed-")) for cell in done)

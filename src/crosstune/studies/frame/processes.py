@@ -1,0 +1,69 @@
+"""Several cells at once, each in a process of its own on this machine; what they tell comes through a queue."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from crosstune.foundation.settings import from_yaml, to_yaml
+from crosstune.studies.frame.loading import load_procedure
+from crosstune.studies.frame.plan import Listener
+
+
+def run_cells(study: Any, names: Sequence[str], folder: Path, listener: Listener) -> None:
+    """Run cells beside each other, as many as the settings allow.
+
+    Args:
+        study: The `Procedure`; each process loads and prepares it again.
+        names: The cells.
+        folder: The study's run folder.
+        listener: Told how far each has come.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = min(study.settings.workers, len(names))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    work = (type(study).where(), to_yaml(study.settings))
+    with context.Manager() as manager:
+        told = manager.Queue()
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            cells = [pool.submit(_work, work, name, folder, told, threads) for name in names]
+            _listen(cells, told, listener)
+
+
+def _listen(cells: list[Future[None]], told: Any, listener: Listener) -> None:
+    pending: set[Future[None]] = set(cells)
+    while pending:
+        done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+        _hand_on(told, listener)
+        for cell in done:
+            if cell.exception() is not None:
+                # Cells that have not begun would only lengthen the wait for the message.
+                for other in pending:
+                    other.cancel()
+            cell.result()
+
+
+def _hand_on(told: Any, listener: Listener) -> None:
+    while True:
+        try:
+            listener(told.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _work(work: tuple[str, str], name: str, folder: Path, told: Any, threads: int) -> None:
+    torch.set_num_threads(threads)
+    transformers.utils.logging.disable_progress_bar()
+    where, settings = work
+    procedure = load_procedure(where)
+    study = procedure(from_yaml(procedure.settings_class, settings))
+    study.prepare()
+    study.run_cell(name, folder, told.put)
