@@ -29,7 +29,7 @@ LOSSES_COLUMNS = (
 )
 
 
-class ForetellCell(Cell):
+class ForetellCell(Cell[Any]):
     """Score the states of a scout, learn the new task, and book what that cost."""
 
     @property
@@ -44,9 +44,9 @@ class ForetellCell(Cell):
 
     def phases(self) -> Iterator[Phase]:
         """The scout, then the training."""
-        yield SCOUTED, self._scout
+        yield Phase(SCOUTED, self._scout)
         self.passed(self._scouting)
-        yield LEARNED, self._learn
+        yield Phase(LEARNED, self._learn)
 
     def _scout(self) -> None:
         """Score every state of a copy that learns a little, and throw the copy away."""

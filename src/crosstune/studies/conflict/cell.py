@@ -2,159 +2,95 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 from crosstune.foundation import ranks
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.models import save_model
-from crosstune.foundation.records import Run
 from crosstune.foundation.seeds import Seeds
-from crosstune.foundation.training import StageResult, drop_end, train_stage
-from crosstune.interference import ConflictProbe, ForgettingLedger, measure_rollback
+from crosstune.foundation.training import StageResult
+from crosstune.interference import ConflictProbe, measure_rollback
 from crosstune.merging import StageRepairSettings
 from crosstune.merging.stage.in_place import repair_in_place, stage_rows
 from crosstune.studies.conflict import repairs, tables
 from crosstune.studies.conflict.agreement import PROBE_FOLDER
-from crosstune.studies.conflict.prepare import SIDES, Bench
+from crosstune.studies.conflict.prepare import Prepared
 from crosstune.studies.conflict.repairs import Scores
-from crosstune.studies.conflict.tables import BASE
-from crosstune.studies.frame.plan import Listener, Progress
-from crosstune.studies.steps import EachStep
+from crosstune.studies.conflict.tables import BASE, SIDES
+from crosstune.studies.frame.cell import Cell, Phase
 
 DONE = "stage finished"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One seed of the study.
-
-    Attributes:
-        bench: What all seeds share.
-        seed: What this one changes.
-        run: Its run folder.
-        listener: Told how far it has come.
-    """
-
-    bench: Bench
-    seed: int
-    run: Run
-    listener: Listener
+class ConflictCell(Cell[Prepared]):
+    """One seed through all stages."""
 
     @property
-    def name(self) -> str:
-        """The cell's name."""
-        return cell_name(self.seed)
-
-    @property
-    def total(self) -> int:
+    def steps(self) -> int:
         """Optimizer steps of all stages."""
-        settings = self.bench.settings
-        return settings.training.steps * len(settings.stage_names)
+        return int(self.settings.training.steps) * len(self.settings.stage_names)
 
-    def go(self) -> None:
-        """Run every stage that is not finished yet."""
-        finished = {event["stage"] for event in self.run.all_events() if event["kind"] == DONE}
-        previous: Path | None = None
-        for number, stage in enumerate(self.bench.settings.stage_names):
-            folder = self.run.checkpoints / stage
-            if stage not in finished:
-                self._stage(number, stage, previous)
-            previous = folder / "model"
-            self.tell(number + 1, 0, f"stage {stage} finished")
-        if ranks.is_first():
-            self.run.finish()
-        ranks.wait_for_all()
+    def phases(self) -> Iterator[Phase]:
+        """One a stage, from the weights that the one before left."""
+        for number, stage in enumerate(self.settings.stage_names):
+            yield Phase(DONE, partial(self._stage, number, stage), {"stage": stage})
+            self.passed(self.settings.training.steps)
+            self.tell(f"stage {stage} finished")
 
-    def tell(self, stages: int, steps: int, doing: str) -> None:
-        """Say how far the cell has come.
-
-        Args:
-            stages: Stages behind it.
-            steps: Optimizer steps of the present one behind it.
-            doing: What it is doing now.
-        """
-        if ranks.is_first():
-            done = stages * self.bench.settings.training.steps + steps
-            self.listener(Progress(self.name, doing, done, self.total))
-
-    def _stage(self, number: int, stage: str, previous: Path | None) -> None:
-        bench, settings = self.bench, self.bench.settings
-        self.tell(number, 0, f"stage {stage}: loading")
-        model = bench.fresh_model(self.seed) if previous is None else bench.stage_model(previous)
-        if previous is None:
+    def _stage(self, number: int, stage: str) -> None:
+        study, settings = self.procedure, self.settings
+        self.tell(f"stage {stage}: loading")
+        if number:
+            previous = self.run.checkpoints / settings.stage_names[number - 1] / "model"
+            model = study.stage_model(previous)
+        else:
+            model = study.start.load(settings.training.lora, self.seed)
             self._keep_scores(BASE, self._scores(model))
         before = _changing(model)
-        ledger = ForgettingLedger(
-            {name: bench.tasks[name] for name in settings.reference_tasks},
-            tokenizer=bench.tokenizer,
-            blocks=settings.block_settings(),
-            gradients=settings.gradient_settings(),
-            settings=replace(settings.ledger, stage=stage),
-            run=self.run,
-        )
-        each_step = EachStep(
-            lambda step, most: self.tell(number, step, f"stage {stage}, step {step} of {most}")
-        )
-        callbacks: list[TrainerCallback] = [each_step, ledger]
         probe = self._probe(stage)
-        callbacks += [] if probe is None else [probe]
-        training = self.run.checkpoints / stage / "training"
-        if ranks.is_first():
-            # Killed after its last step: tables may be missing that only the end of a training writes.
-            drop_end(training)
-        ranks.wait_for_all()
-        result = train_stage(
+        result = self.train(
+            f"stage {stage}",
             model,
-            bench.stage_data(settings.stage_tasks[number]),
+            study.stage_data(settings.stage_tasks[number]),
             settings.training,
-            output_folder=training,
-            callbacks=callbacks,
+            study.ledger(self.run, stage=stage),
+            *([] if probe is None else [probe]),
             seed=Seeds(self.seed).derive("stage", number),
+            folder=f"{stage}/training",
         )
         self._book(stage, result, probe)
         self._look_back(model, before, stage, number)
         if ranks.is_first():
-            save_model(model, bench.tokenizer, self.run.checkpoints / stage / "model")
-            self.run.event(DONE, stage=stage)
-            shutil.rmtree(training, ignore_errors=True)
-        ranks.wait_for_all()
+            save_model(model, study.start.tokenizer, self.run.checkpoints / stage / "model")
 
     def _probe(self, stage: str) -> ConflictProbe | None:
-        settings = self.bench.settings.probe_settings(stage)
-        if settings is None:
-            return None
-        tasks = {name: self.bench.tasks[name] for name in self.bench.settings.reference_tasks}
-        return ConflictProbe(tasks, settings, tokenizer=self.bench.tokenizer, run=self.run)
+        settings = self.settings.probe_settings(stage)
+        return None if settings is None else self.procedure.probe(settings, self.run)
 
     def _book(self, stage: str, result: StageResult, probe: ConflictProbe | None) -> None:
         if ranks.is_first():
-            for table in tables.of_training(stage, result, self.bench.tasks):
+            for table in tables.of_training(stage, result, self.procedure.tasks):
                 self.run.add_rows(table, stage)
             if probe is not None:
                 # The sums of every state: windows over several seeds are made from them.
                 folder = self.run.folder / PROBE_FOLDER / stage
                 folder.mkdir(parents=True, exist_ok=True)
                 probe.save_state(folder)
-            for note in result.notes:
-                self.run.event("note", stage=stage, text=note)
 
     def _look_back(self, model: Any, before: Mapping[str, Tensor], stage: str, number: int) -> None:
         """Measure what was retained and what a rollback regains; what is kept is the model that goes on."""
-        steps = self.bench.settings.training.steps
-        self.tell(number, steps, f"stage {stage}: measuring what was retained")
+        steps = self.settings.training.steps
+        self.tell(f"stage {stage}: measuring what was retained", steps)
         scores = self._scores(model)
-        self._roll_back(model, before, stage, number)
-        repair = self.bench.settings.repair_settings(number)
+        self._roll_back(model, before, stage)
+        repair = self.settings.repair_settings(number)
         if repair is not None:
-            self.tell(number, steps, f"stage {stage}: repairing")
+            self.tell(f"stage {stage}: repairing", steps)
             scores = self._repaired(model, before, repair, number, scores)
         self._keep_scores(stage, scores)
 
@@ -167,8 +103,9 @@ class Cell:
         trained: Scores,
     ) -> Scores:
         """Repair the model, and score it on the rows that the trained one was scored on."""
-        rows = stage_rows(self.bench.learned_rows(number), self.bench.tokenizer, repair)
-        outcome = repair_in_place(model, before, rows, self.bench.tokenizer, repair)
+        tokenizer = self.procedure.start.tokenizer
+        rows = stage_rows(self.procedure.learned_rows(number), tokenizer, repair)
+        outcome = repair_in_place(model, before, rows, tokenizer, repair)
         scores = self._scores(model)
         if ranks.is_first():
             trade = repairs.trade(repair.stage, trained, scores)
@@ -181,11 +118,11 @@ class Cell:
         return {
             (task, side): score_rows(
                 model,
-                self.bench.evaluation[task, side],
-                pad_id=self.bench.pad_id,
-                batch_tokens=self.bench.settings.training.evaluation_tokens,
+                self.procedure.evaluation[task, side],
+                pad_id=self.procedure.start.pad_id,
+                batch_tokens=self.settings.training.evaluation_tokens,
             )
-            for task in self.bench.tasks
+            for task in self.procedure.tasks
             for side in SIDES
         }
 
@@ -193,26 +130,21 @@ class Cell:
         if ranks.is_first():
             self.run.add_rows(tables.of_scores(stage, scores), stage)
 
-    def _roll_back(self, model: Any, before: Mapping[str, Tensor], stage: str, number: int) -> None:
-        settings = self.bench.settings
+    def _roll_back(self, model: Any, before: Mapping[str, Tensor], stage: str) -> None:
+        settings = self.settings
         if settings.rollback == "none":
             return
-        self.tell(number, settings.training.steps, f"stage {stage}: rolling back")
+        self.tell(f"stage {stage}: rolling back", settings.training.steps)
         table = measure_rollback(
             before,
             model,
-            {task: self.bench.tasks[task] for task in settings.reference_tasks},
-            tokenizer=self.bench.tokenizer,
+            self.procedure.references,
+            tokenizer=self.procedure.start.tokenizer,
             by=settings.rollback,
-            blocks=settings.block_settings(),
+            blocks=settings.part("blocks"),
         )
         if ranks.is_first():
             self.run.add_rows(tables.of_rollback(stage, table), stage)
-
-
-def cell_name(seed: int) -> str:
-    """The name of a seed's cell."""
-    return f"seed-{seed}"
 
 
 def _changing(model: torch.nn.Module) -> dict[str, Tensor]:

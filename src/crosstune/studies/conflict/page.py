@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.page import PAGE_FILE, Page, Section
-from crosstune.foundation.storage import write_json
+from crosstune.foundation.records.page import Page, Section
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import WHOLE, WINDOW
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.conflict.summary import finished_cells
-from crosstune.studies.conflict.verdicts import decision, statements
-
-DECISION_FILE = "decision.json"
+from crosstune.studies.conflict.verdicts import statements
 
 
-def write(run: Run, settings: ConflictSettings) -> None:
-    """Write `page.json` and `decision.json`.
+def page(run: Run, settings: ConflictSettings) -> Page:
+    """What the report of a conflict study says and draws.
 
     Args:
-        run: The run, with its tables over seeds written.
+        run: The run, with its tables over seeds.
         settings: The study's settings.
+
+    Returns:
+        The page.
     """
-    found = statements(run, settings)
-    seeds = [seed for seed, _ in finished_cells(run, settings)]
-    page = Page(
+    return Page(
         title=f"What learning {' → '.join(settings.stage_tasks)} does to each of them",
-        subtitle=_subtitle(settings, seeds),
-        statements=tuple(found),
+        subtitle=_subtitle(settings, run.table("scores").column("seed")),
+        statements=tuple(statements(run, settings)),
         sections=tuple(_sections(run, settings)),
     )
-    write_json(run.folder / PAGE_FILE, page.to_json())
-    write_json(run.folder / DECISION_FILE, decision(found))
 
 
-def _subtitle(settings: ConflictSettings, seeds: list[int]) -> str:
+def _subtitle(settings: ConflictSettings, seeds: Sequence[int]) -> str:
     training = settings.training
     adapters = "" if training.lora is None else f", LoRA of rank {training.lora.rank}"
     return (
         f"{settings.model.rstrip('/').split('/')[-1]}{adapters}; {training.steps} steps a stage at learning rate "
-        f"{training.learning_rate:g}; seeds {', '.join(map(str, seeds))}. A seed changes the order of training rows, "
+        f"{training.learning_rate:g}; seeds {', '.join(map(str, dict.fromkeys(seeds)))}. A seed changes the order of training rows, "
         "dropout and new adapters; the rows, and which are held out, are the same for all seeds. Intervals hold the "
         "error of rows and seeds where both are known; a figure's note says which."
     )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
-from crosstune.foundation.settings.options import left_to
-from crosstune.foundation.storage import safe_name
+from crosstune.foundation.settings.options import at_least
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.interference.conflict.settings import ProbeSettings
 from crosstune.merging.stage.settings import StageRepairSettings
+from crosstune.studies.frame.settings import SeededSettings, require
 
-_OF_BLOCKS = {"length": "training.length", "window": "windows", "seed": "data_seed"}
 _TOY_TASKS = (
     TaskSettings(name="en", source="toy:latin-svo", rows=800),
     TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=800),
@@ -24,19 +23,13 @@ _TOY_TASKS = (
 
 
 @dataclass(frozen=True)
-class ConflictSettings:
+class ConflictSettings(SeededSettings):
     """Fine-tune a model through tasks one after another, and account for what each does to the others."""
 
     output: str = "runs/conflict"
     """The run folder. A run that was stopped, or is given more seeds, goes on in it."""
     model: str = EMBEDDED
     """A folder with a Hugging Face model, a hub id, or `embedded`: a tiny model pretrained here on first use."""
-    trust_remote_code: bool = False
-    """Whether code that comes with the model may run."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Type of the weights in memory; `auto` keeps that of the files."""
-    device: str = "auto"
-    """`cpu`, `cuda`, …; `auto` takes an accelerator where there is one. CUDA_VISIBLE_DEVICES chooses among several."""
     tasks: tuple[TaskSettings, ...] = _TOY_TASKS
     """The tasks."""
     stages: tuple[str, ...] = ()
@@ -70,52 +63,36 @@ class ConflictSettings:
     repair: StageRepairSettings | None = None
     """Repairs the model at the end of every stage but the first, on training rows of the tasks learned so far (length,
     windows, seed and precision as above); the next stage goes on from the repaired model."""
-    workers: int = 1
-    """Cells run at the same time, each in a process of its own with its share of the cores."""
+
+    FOLLOWS: ClassVar = {
+        "blocks": {"length": "training.length", "window": "windows", "seed": "data_seed"}
+    }
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run before anything is loaded."""
-        names = [task.name for task in self.tasks]
-        for at, name in enumerate(names):
-            safe_name(name, f"tasks[{at}].name")  # it becomes a part of paths
-        _require(len(self.tasks) >= 2, "tasks", "must be at least two", len(names))
-        twice = sorted({name for name in names if names.count(name) > 1})
-        _require(not twice, "tasks", "must have different names", f"{', '.join(twice)} twice")
+        super().__post_init__()
+        names = self.task_names
+        require(len(names) >= 2, "tasks", "must be at least two", len(names))
         for argument in ("stages", "references"):
             unknown = [name for name in getattr(self, argument) if name not in names]
-            _require(
-                not unknown, argument, f"must name tasks ({', '.join(names)})", ", ".join(unknown)
-            )
+            known = f"must name tasks ({', '.join(names)})"
+            require(not unknown, argument, known, ", ".join(unknown))
         again = sorted({name for name in self.stages if self.stages.count(name) > 1})
-        _require(not again, "stages", "must name each task once", f"{', '.join(again)} again")
-        left_to(_OF_BLOCKS, "blocks", self.blocks)
-        _require(len(set(self.seeds)) == len(self.seeds), "seeds", "must differ", self.seeds)
-        _require(len(self.seeds) >= 1, "seeds", "must be at least one", "none")
-        _require(min(self.seeds) >= 0, "seeds", "must not be negative", min(self.seeds))
-        _require(0 < self.test_share < 1, "test_share", "must lie between 0 and 1", self.test_share)
-        _require(
+        require(not again, "stages", "must name each task once", f"{', '.join(again)} again")
+        require(
             self.samples is None or self.samples >= self.training.batch_rows,
             "samples",
             f"must be at least training.batch_rows ({self.training.batch_rows})",
             self.samples,
         )
-        _require(
-            self.evaluation_rows >= 2, "evaluation_rows", "must be at least 2", self.evaluation_rows
-        )
-        _require(
-            ":" not in self.device,
-            "device",
-            "must be a kind of device, without a number (CUDA_VISIBLE_DEVICES chooses which)",
-            self.device,
-        )
+        at_least("evaluation_rows", self.evaluation_rows, 2)
         stopping = self.training.early_stopping
-        _require(
+        require(
             stopping is None or not stopping.restore_best,
             "training.early_stopping.restore_best",
             "must be false: the ledger accounts for the path to a stage's last step, not for a jump back",
             "true",
         )
-        _require(self.workers >= 1, "workers", "must be at least 1", self.workers)
         if self.repair is not None:
             self._check_repair(self.repair)
 
@@ -129,7 +106,7 @@ class ConflictSettings:
                 remedy="Leave `training.lora` out, or repair the saved adapters with `crosstune run repair`.",
             )
         limited = set(repair.max_loss)
-        _require(
+        require(
             not limited or limited == set(self.stage_tasks),
             "repair.max_loss",
             f"must name every task that is learned ({', '.join(self.stage_tasks)}), or none",
@@ -139,7 +116,7 @@ class ConflictSettings:
     @property
     def stage_tasks(self) -> tuple[str, ...]:
         """The tasks in the order they are learned."""
-        return self.stages or tuple(task.name for task in self.tasks)
+        return self.stages or self.task_names
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -149,16 +126,7 @@ class ConflictSettings:
     @property
     def reference_tasks(self) -> tuple[str, ...]:
         """The tasks whose loss is followed."""
-        return self.references or tuple(task.name for task in self.tasks)
-
-    def block_settings(self) -> BlockSettings:
-        """Reference blocks, with the length, windows and seed of the whole study."""
-        return replace(
-            self.blocks,
-            length=self.training.length,
-            window=self.windows,
-            seed=self.data_seed,
-        )
+        return self.references or self.task_names
 
     def gradient_settings(self) -> GradientSettings:
         """How the ledger evaluates losses and gradients."""
@@ -205,15 +173,4 @@ class ConflictSettings:
             seed=self.data_seed,
             precision=self.precision,
             stage=self.stage_names[number],
-        )
-
-    def same_numbers(self) -> ConflictSettings:
-        """The settings without what changes no number of a cell: place, workers, and which seeds are run."""
-        return replace(self, output="", workers=1, seeds=(0,))
-
-
-def _require(holds: bool, argument: str, law: str, found: object) -> None:
-    if not holds:
-        raise SettingsError(
-            argument, law=law, found=found, remedy="Change it in the settings file or command."
         )

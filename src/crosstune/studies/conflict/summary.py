@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from crosstune.foundation.evaluation import chance_lines
 from crosstune.foundation.gradients.blocks import make_blocks
-from crosstune.foundation.records import Column, Run, Table
+from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.interference.ledger.rollback import compare_with_ledger
 from crosstune.studies.conflict import accounts, agreement, depth, repairs, retention
-from crosstune.studies.conflict.prepare import SIDES, Bench
+from crosstune.studies.conflict.prepare import Prepared
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
+from crosstune.studies.conflict.tables import NATS, SIDE, SIDES, STAGE, TASK
+from crosstune.studies.frame.procedure import seeds_of
 
 SEED = Column("seed", "int64", "axis", about="The cell's seed.")
 # Tables of a cell that are kept as they are, with the seed in front.
@@ -61,29 +62,21 @@ _CHANCE = (
 )
 
 
-def finished_cells(run: Run, settings: ConflictSettings) -> list[tuple[int, Run]]:
-    """The cells that came to their end, with their seeds.
+def over_seeds(
+    done: Sequence[Run], settings: ConflictSettings
+) -> tuple[list[Table], list[Measurement]]:
+    """The tables and headline figures of a study.
 
     Args:
-        run: The study's run.
+        done: Its finished cells.
         settings: Its settings.
 
     Returns:
-        Seed and cell, in the order of the settings' seeds.
+        Every kept table with its seed and the means; the closing of the ledger, and what was retained.
     """
-    cells = {cell.folder.name: cell for cell in run.cells() if cell.finished}
-    return [(seed, cells[f"seed-{seed}"]) for seed in settings.seeds if f"seed-{seed}" in cells]
-
-
-def write(run: Run, settings: ConflictSettings) -> None:
-    """Write the tables over seeds into the study's run.
-
-    Args:
-        run: The study's run, with at least one finished cell.
-        settings: Its settings.
-    """
-    cells = finished_cells(run, settings)
-    kept = [name for name in (*_KEPT, *_PROBED) if all(cell.has_table(name) for _, cell in cells)]
+    seeds = seeds_of(done)
+    cells = list(zip(seeds, done, strict=True))
+    kept = [name for name in (*_KEPT, *_PROBED) if all(cell.has_table(name) for cell in done)]
     over = {name: _together(name, cells) for name in kept}
     means = [
         retention.retention(over["scores"]),
@@ -99,42 +92,43 @@ def write(run: Run, settings: ConflictSettings) -> None:
     if repairs.TRADE in over:
         means.append(repairs.means(over[repairs.TRADE]))
     if settings.probe is not None:
-        probes = agreement.read_probes([cell for _, cell in cells], settings)
+        probes = agreement.read_probes(done, settings)
         means += [
             agreement.agreement(probes),
             agreement.at_one_state(probes),
             depth.peaks(probes),
             depth.movement(probes),
         ]
-    for table in (*over.values(), *means):
-        run.write_table(table)
     closed = next(table for table in means if table.name == "closing")
-    seeds = tuple(seed for seed, _ in cells)
-    for found in (
+    found = [
         *accounts.measurements(closed, seeds),
         *retention.measurements(over["scores"], settings.stage_names),
-    ):
-        run.measure(found)
+    ]
+    return [*over.values(), *means], found
 
 
-def write_rows(run: Run, bench: Bench) -> None:
-    """Write what follows from the rows alone: the tables `references` and `chance`.
+def of_rows(study: Prepared) -> list[Table]:
+    """What follows from the rows alone: the tables `references` and `chance`.
 
     Args:
-        run: The study's run.
-        bench: The study's rows.
+        study: The study, prepared.
+
+    Returns:
+        Both.
     """
-    run.write_table(_references(bench))
-    run.write_table(_chance(bench))
+    return [_references(study), _chance(study)]
 
 
-def _references(bench: Bench) -> Table:
+def _references(study: Prepared) -> Table:
     """Blocks, rows and tokens that ledger and rollback stand on."""
-    settings, rows = bench.settings, []
+    settings, rows = study.settings, []
     for task in settings.reference_tasks:
         for side in SIDES:
             blocks = make_blocks(
-                task, getattr(bench.tasks[task], side), bench.tokenizer, settings.block_settings()
+                task,
+                getattr(study.tasks[task], side),
+                study.start.tokenizer,
+                settings.part("blocks"),
             )
             encoded = [row for block in blocks for row in block.rows]
             tokens = sum(row.scored_tokens for row in encoded)
@@ -146,20 +140,22 @@ def _references(bench: Bench) -> Table:
                     "rows": len({row.row_id for row in encoded}),
                     "tokens": tokens,
                     "bytes_per_token": sum(row.scored_bytes for row in encoded) / tokens,
-                    "training_rows": len(bench.tasks[task].train),
-                    "held_out_rows": len(bench.tasks[task].test),
+                    "training_rows": len(study.tasks[task].train),
+                    "held_out_rows": len(study.tasks[task].test),
                 }
             )
     return Table("references", _REFERENCES, rows)
 
 
-def _chance(bench: Bench) -> Table:
+def _chance(study: Prepared) -> Table:
     """What a model that knows only token frequencies would pay."""
     rows = []
-    for task in bench.tasks:
+    for task in study.tasks:
         for side in SIDES:
             lines = chance_lines(
-                bench.encoded[task, "train"], bench.evaluation[task, side], bench.vocabulary
+                study.encoded[task, "train"],
+                study.evaluation[task, side],
+                int(study.start.config.vocab_size),
             )
             unigram = lines.unigram
             rows.append(

@@ -13,6 +13,7 @@ from crosstune.foundation.records import Column, Table
 from crosstune.foundation.training import StageResult
 
 BASE = "0-base"
+SIDES = ("train", "test")
 NATS, BITS = "nats/token", "bits/byte"
 STAGE = Column(
     "stage", "string", "axis", about="Number and task of the stage; 0-base is the model before."

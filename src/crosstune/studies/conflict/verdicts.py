@@ -11,6 +11,7 @@ from crosstune.foundation.records.page import Statement, Tone
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE
 from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.frame.procedure import warnings_of
 
 Row = Mapping[str, Any]
 _SHARE_NAMED = 3  # components named in a sentence
@@ -66,8 +67,7 @@ def _warnings(run: Run) -> Iterator[Statement]:
             "compare tasks in bits per byte.",
             "warning",
         )
-    texts = dict.fromkeys(event["text"] for event in run.all_events() if event["kind"] == "warning")
-    yield from (Statement(text, "warning") for text in texts)
+    yield from warnings_of(run)
 
 
 def _forgotten(run: Run) -> Iterator[Statement]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from transformers import TrainerCallback
 
@@ -20,8 +21,17 @@ from crosstune.foundation.training import (
 )
 from crosstune.studies.frame.plan import Listener, Progress
 
-Phase = tuple[str, Callable[[], None]]
-"""What is written as an event once it is done, and the work."""
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a cell's work, which is done whole or again."""
+
+    event: str
+    """What is written once it is done."""
+    work: Callable[[], None]
+    """The work."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What tells this phase from others with the same event."""
 
 
 class EachStep(TrainerCallback):  # type: ignore[misc]
@@ -39,19 +49,25 @@ class EachStep(TrainerCallback):  # type: ignore[misc]
         self._tell(state.global_step, state.max_steps)
 
 
-class Cell:
+P = TypeVar("P")
+
+
+class Cell(Generic[P]):
     """One cell of a study, in its own run folder. Subclasses name their `phases` and how many `steps` they take.
 
     Args:
         procedure: The study, prepared.
+        settings: Its settings, of this cell alone.
         name: The cell's name.
         run: Its run folder.
         listener: Told how far it has come.
     """
 
-    def __init__(self, procedure: Any, name: str, run: Run, listener: Listener) -> None:
+    def __init__(
+        self, procedure: P, settings: Any, name: str, run: Run, listener: Listener
+    ) -> None:
         self.procedure, self.name, self.run = procedure, name, run
-        self.settings: Any = procedure.settings.of_cell(name)
+        self.settings: Any = settings
         self._listener = listener
         self._behind = 0
         self._spent: list[Path] = []
@@ -72,12 +88,13 @@ class Cell:
 
     def go(self) -> None:
         """Do every phase that is not done yet."""
-        done = {event["kind"] for event in self.run.all_events()}
-        for event, work in self.phases():
-            if event not in done:
-                work()
+        events = self.run.all_events()
+        for phase in self.phases():
+            told = {"kind": phase.event, **phase.fields}
+            if not any(told.items() <= event.items() for event in events):
+                phase.work()
                 if ranks.is_first():
-                    self.run.event(event)
+                    self.run.event(phase.event, **phase.fields)
                     for folder in self._spent:
                         shutil.rmtree(folder, ignore_errors=True)
                 ranks.wait_for_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import transformers
 
@@ -36,7 +36,7 @@ class Procedure(Generic[S]):
     """What it asks, as a sentence."""
     settings_class: ClassVar[type[StudySettings]]
     """What it can be told."""
-    cell: ClassVar[type[Cell]]
+    cell: ClassVar[type[Cell[Any]]]
     """What is done for each cell."""
 
     file: ClassVar[str] = ""
@@ -59,6 +59,13 @@ class Procedure(Generic[S]):
             Warnings that a user should read.
         """
         raise NotImplementedError
+
+    def begin(self, opened: Run) -> None:
+        """Write what follows from the rows alone, in the first process, before any cell.
+
+        Args:
+            opened: The study's run.
+        """
 
     def summarise(self, done: Sequence[Run]) -> tuple[Iterable[Table], Iterable[Measurement]]:
         """The tables over all finished cells, and the headline figures.
@@ -106,12 +113,14 @@ class Procedure(Generic[S]):
         if ranks.is_first():
             for text in warnings:
                 opened.event("warning", text=text)
-        missing = []
+            self.begin(opened)
+        missing = [name for name in self.settings.cell_names if not is_finished(opened, name)]
         for name in self.settings.cell_names:
-            if is_finished(opened, name):
-                listener(Progress(name, "finished", 1, 1))
-            else:
-                missing.append(name)
+            steps = self.cell(self, self.settings.of_cell(name), name, opened, listener).steps
+            waits = name in missing
+            listener(
+                Progress(name, "waiting" if waits else "finished", 0 if waits else steps, steps)
+            )
         if min(self.settings.workers, len(missing)) > 1:
             processes.run_cells(self, missing, opened.folder, listener)
         else:
@@ -132,8 +141,9 @@ class Procedure(Generic[S]):
             folder: The study's run folder.
             listener: Told how far it has come.
         """
-        cell = open_cell(Run.open(folder), name, self.settings.of_cell(name))
-        self.cell(self, name, cell, listener).go()
+        settings = self.settings.of_cell(name)
+        cell = open_cell(Run.open(folder), name, settings)
+        self.cell(self, settings, name, cell, listener).go()
 
     def sum_up(self, opened: Run) -> None:
         """Write tables, measurements and the page from the cells that are finished; these are not touched.
