@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crosstune.foundation.records import Column, Measurement, Run, Table
+from crosstune.studies.frame.opening import seeds_of
 from crosstune.studies.frame.over_seeds import mean_over_seeds
-from crosstune.studies.frame.procedure import seeds_of
 
 from . import judging
 from .joined import OfHeads, OfRows, of_heads, of_rows
@@ -70,7 +70,7 @@ def over_seeds(
     Returns:
         Verdicts, maps, rows and what was forgotten in all; the correlations of the headline.
     """
-    heads, rows, seeds = of_heads(done), of_rows(done), seeds_of(done)
+    heads, rows, seeds = of_heads(done), of_rows(done), seeds_of(done, settings)
     judged = judging.judge_heads(heads, settings.permutations)
     cells = zip(seeds, done, strict=True)
     tables = [

@@ -16,7 +16,7 @@ from crosstune.studies.conflict import accounts, agreement, depth, repairs, rete
 from crosstune.studies.conflict.prepare import Prepared
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import NATS, SIDE, SIDES, STAGE, TASK
-from crosstune.studies.frame.procedure import seeds_of
+from crosstune.studies.frame.opening import seeds_of
 
 SEED = Column("seed", "int64", "axis", about="The cell's seed.")
 # Tables of a cell that are kept as they are, with the seed in front.
@@ -74,7 +74,7 @@ def over_seeds(
     Returns:
         Every kept table with its seed and the means; the closing of the ledger, and what was retained.
     """
-    seeds = seeds_of(done)
+    seeds = seeds_of(done, settings)
     cells = list(zip(seeds, done, strict=True))
     kept = [name for name in (*_KEPT, *_PROBED) if all(cell.has_table(name) for cell in done)]
     over = {name: _together(name, cells) for name in kept}

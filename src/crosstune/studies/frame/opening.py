@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from crosstune.foundation import ranks
 from crosstune.foundation.errors import StorageError, renamed
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import differences, from_yaml, to_yaml
 from crosstune.foundation.storage import write_text
-
-
-class StudySettings(Protocol):
-    """What the settings of any study have; those with one cell a seed have `seeds` as well."""
-
-    @property
-    def output(self) -> str:
-        """The run folder."""
-        ...
-
-    def same_numbers(self) -> Any:
-        """The settings without what changes no number of a cell."""
-        ...
-
+from crosstune.studies.frame.settings import SeededSettings, StudySettings
 
 S = TypeVar("S", bound=StudySettings)
 
@@ -107,6 +95,26 @@ def is_finished(run: Run, name: str) -> bool:
     return any(cell.folder.name == name and cell.finished for cell in run.cells())
 
 
+def finished_cells(run: Run, settings: StudySettings) -> list[Run]:
+    """The cells that came to their end.
+
+    Args:
+        run: The study's run.
+        settings: Its settings.
+
+    Returns:
+        Them, in the order of the settings.
+    """
+    finished = {cell.folder.name: cell for cell in run.cells() if cell.finished}
+    return [finished[name] for name in settings.cell_names if name in finished]
+
+
+def seeds_of(done: Sequence[Run], settings: SeededSettings) -> tuple[int, ...]:
+    """The seeds of some cells of a study with one cell a seed."""
+    seeds = dict(zip(settings.cell_names, settings.seeds, strict=True))
+    return tuple(seeds[cell.folder.name] for cell in done)
+
+
 def _changes(old: Run, settings: StudySettings, kind: str) -> dict[str, tuple[Any, Any]]:
     """The settings that differ from those of a run in which nothing was learned yet; a filled one must not differ."""
     changed = {}
@@ -125,9 +133,8 @@ def _changes(old: Run, settings: StudySettings, kind: str) -> dict[str, tuple[An
 
 
 def _with_all_seeds(old: Run, settings: S) -> S:
-    wanted: tuple[int, ...] = getattr(settings, "seeds", ())
-    if not wanted:
+    if not isinstance(settings, SeededSettings):
         return settings
-    known: tuple[int, ...] = getattr(settings_of(old, type(settings)), "seeds", ())
-    seeds = (*known, *(seed for seed in wanted if seed not in known))
-    return replace(settings, seeds=seeds)  # type: ignore[type-var]
+    known = settings_of(old, type(settings)).seeds
+    seeds = (*known, *(seed for seed in settings.seeds if seed not in known))
+    return replace(settings, seeds=seeds)

@@ -16,7 +16,13 @@ from crosstune.foundation.records.page import PAGE_FILE, Page, Statement
 from crosstune.foundation.storage import write_json
 from crosstune.studies.frame import processes
 from crosstune.studies.frame.cell import Cell
-from crosstune.studies.frame.opening import is_finished, open_cell, open_run, settings_of
+from crosstune.studies.frame.opening import (
+    finished_cells,
+    is_finished,
+    open_cell,
+    open_run,
+    settings_of,
+)
 from crosstune.studies.frame.plan import Listener, Plan, Progress, silent
 from crosstune.studies.frame.settings import StudySettings
 
@@ -127,7 +133,8 @@ class Procedure(Generic[S]):
             for name in missing:
                 self.run_cell(name, opened.folder, listener)
         if ranks.is_first():
-            type(self)(settings_of(opened, type(self.settings))).sum_up(opened)
+            whole = settings_of(opened, type(self.settings))  # with the seeds of every call
+            (self if whole == self.settings else type(self)(whole)).sum_up(opened)
             opened.finish()
             report.draw(opened)  # of a finished run: before, the page would say that it is not
         ranks.wait_for_all()
@@ -151,9 +158,7 @@ class Procedure(Generic[S]):
         Args:
             opened: The study's run, with at least one finished cell.
         """
-        finished = {cell.folder.name: cell for cell in opened.cells() if cell.finished}
-        done = [finished[name] for name in self.settings.cell_names if name in finished]
-        tables, measurements = self.summarise(done)
+        tables, measurements = self.summarise(finished_cells(opened, self.settings))
         for table in tables:
             opened.write_table(table)
         for found in measurements:
@@ -181,8 +186,3 @@ def warnings_of(run: Run) -> list[Statement]:
     """
     texts = [str(event["text"]) for event in run.all_events() if event["kind"] == "warning"]
     return [Statement(text, "warning") for text in dict.fromkeys(texts)]
-
-
-def seeds_of(done: Sequence[Run]) -> tuple[int, ...]:
-    """The seeds of finished cells of a study with one cell a seed."""
-    return tuple(int(cell.folder.name.removeprefix("seed-")) for cell in done)

@@ -7,31 +7,33 @@ from dataclasses import replace
 
 from crosstune.foundation.data.languages import PREFIX
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.page import PAGE_FILE, Page, Section
-from crosstune.foundation.storage import write_json
+from crosstune.foundation.records.page import Page, Section
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.merging.findings.criterion import DIVERGENCE
+from crosstune.studies.frame.opening import finished_cells, seeds_of
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.repair.summary import finished_cells, forgotten
+from crosstune.studies.repair.summary import forgotten
 from crosstune.studies.repair.verdicts import Pick, picked, statements
 
 
-def write(run: Run, settings: RepairStudySettings) -> None:
-    """Write `page.json`.
+def page(run: Run, settings: RepairStudySettings) -> Page:
+    """What the report of a repair study says and draws.
 
     Args:
-        run: The run, with its tables over seeds written.
+        run: The run, with its tables over seeds.
         settings: The study's settings.
+
+    Returns:
+        The page.
     """
     pick = picked(run, settings)
-    page = Page(
+    return Page(
         title=_title(settings),
         subtitle=_subtitle(run, settings),
         statements=tuple(statements(run, settings)),
         sections=tuple(_chosen(one, settings) for one in _sections(run, settings, pick)),
     )
-    write_json(run.folder / PAGE_FILE, page.to_json())
 
 
 def _chosen(section: Section, settings: RepairStudySettings) -> Section:
@@ -77,7 +79,7 @@ def _subtitle(run: Run, settings: RepairStudySettings) -> str:
     if settings.after is not None:
         between = f", {len(settings.between)} checkpoints between" if settings.between else ""
         return f"{settings.before} → {settings.after}{between}. {searched}"
-    training, seeds = settings.training, [seed for seed, _ in finished_cells(run, settings)]
+    training, seeds = settings.training, seeds_of(finished_cells(run, settings), settings)
     adapters = "" if training.lora is None else f", LoRA of rank {training.lora.rank}"
     model = "The embedded model" if settings.before == EMBEDDED else _name(settings.before)
     return (

@@ -3,158 +3,96 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peft import PeftModel
-
-from crosstune.foundation.data import (
-    Encoded,
-    Row,
-    Task,
-    TaskSettings,
-    check_enough,
-    encode,
-    read_rows,
-    read_tasks,
-)
+from crosstune.foundation.data import Row, Task, TaskSettings, check_enough, read_rows, read_tasks
 from crosstune.foundation.errors import renamed
-from crosstune.foundation.models import load_model, load_tokenizer, read_config
-from crosstune.foundation.storage import fingerprint, read_json
-from crosstune.foundation.training import StageData, with_lora
+from crosstune.foundation.records import Run
+from crosstune.foundation.training import StageData
+from crosstune.interference import ForgettingLedger
 from crosstune.merging.selection import as_tasks
-from crosstune.studies.frame.models import check_length, find_device, find_model
+from crosstune.merging.settings import RepairSettings
+from crosstune.studies.frame.models import check_length
+from crosstune.studies.frame.procedure import Procedure
+from crosstune.studies.frame.start import StartModel
 from crosstune.studies.repair.settings import RepairStudySettings
 
-_ADAPTER = "adapter_config.json"
 # The id of a row that brings none says where it stands.
 _PLACE = re.compile(r"(test )?(line|row) \d+")
 _FEW_REPORTED = 50  # below this many reported rows a task the intervals are wide
 
 
-@dataclass(frozen=True)
-class Bench:
-    """The parts of a study that no seed changes.
+class Prepared(Procedure[RepairStudySettings]):
+    """The part of the study that its cells and its plan use.
 
     Attributes:
-        settings: The study's settings.
-        before: Folder or hub id of the model before.
+        start: The model before.
         learn: The rows that a fine-tune made here learns from; none for a pair of given models.
         keep: The tasks to keep: `train` rows choose, `test` rows report; no fine-tune made here learns either.
-        warnings: Sentences about the rows that a user should read.
     """
 
-    settings: RepairStudySettings
-    before: str
-    learn: tuple[Row, ...]
-    keep: dict[str, Task]
-    warnings: tuple[str, ...]
-
-    @property
-    def device(self) -> str:
-        """Where the models live."""
-        return find_device(self.settings.device)
-
-    @property
-    def base(self) -> str:
-        """The whole model: `before` itself, or the model that its adapter belongs to."""
-        return _whole(self.before)
-
-    def tokenizer(self) -> Any:
-        """The tokenizer of the model before."""
-        with renamed("path_or_id", "before"):
-            return load_tokenizer(self.base, trust_remote_code=self.settings.trust_remote_code)
-
-    def stage_data(self, tokenizer: Any) -> StageData:
-        """What the fine-tune trains on, and looks at on the way.
-
-        Args:
-            tokenizer: The tokenizer of the model before.
-
-        Returns:
-            Its rows; of every task the rows that choose, never those that report.
-        """
-        return StageData(
-            train=self._encoded(self.learn, tokenizer),
-            pad_id=int(tokenizer.pad_token_id),
-            held_out={
-                name: self._encoded(task.train, tokenizer) for name, task in self.keep.items()
-            },
-            tokenizer=fingerprint(tokenizer.get_vocab()),
-        )
-
-    def _encoded(self, rows: tuple[Row, ...], tokenizer: Any) -> list[Encoded]:
+    def prepare(self) -> Sequence[str]:
+        """Read and split the tasks, and find the model before."""
         settings = self.settings
-        return encode(rows, tokenizer, settings.training.length, window=settings.repair.windows)
-
-    def fresh_model(self, seed: int) -> Any:
-        """The model before, ready to be fine-tuned.
-
-        Args:
-            seed: Decides the first values of new adapters.
-
-        Returns:
-            A full model, or one with its adapters, on the study's device.
-        """
-        with renamed("path_or_id", "before"):
-            model = load_model(
-                self.base,
-                dtype=self.settings.dtype,
-                device=self.device,
-                trust_remote_code=self.settings.trust_remote_code,
+        self.start = StartModel(settings, "before")
+        for name in ("repair",) if settings.after is not None else ("training", "repair"):
+            length = getattr(settings, name).length
+            check_length(f"{name}.length", length, self.start.config, windows="repair.windows")
+        held_out: Mapping[str, object]
+        if settings.after is None:
+            tasks = read_tasks(
+                settings.tasks,
+                test_share=settings.test_share,
+                samples=None,
+                seed=settings.data_seed,
             )
-        if self.base != self.before:
-            return PeftModel.from_pretrained(model, self.before, is_trainable=True)
-        lora = self.settings.training.lora
-        return model if lora is None else with_lora(model, lora, seed)
+            learned = next(task for task in tasks if task.name == settings.learn_task)
+            check_enough([learned], settings.training.batch_rows, "training.batch_rows")
+            held_out, self.learn = {task.name: task.test for task in tasks}, learned.train
+        else:
+            held_out, self.learn = {task.name: _rows(task) for task in settings.tasks}, ()
+        with renamed("keep", "tasks"):
+            self.keep = as_tasks(held_out, settings.part("repair"))
+        return [*_few_rows(self.keep, settings), *_untied_rows(self.keep)]
 
+    @property
+    def repair(self) -> RepairSettings:
+        """The repair, where the models live."""
+        found: RepairSettings = self.settings.part("repair", device=self.start.device)
+        return found
 
-def prepare(settings: RepairStudySettings) -> Bench:
-    """Read and split the tasks, and find the model before.
+    def stage_data(self) -> StageData:
+        """What the fine-tune learns; of every task the rows that choose are looked at, never those that report."""
+        held_out = {name: task.train for name, task in self.keep.items()}
+        length, windows = self.settings.training.length, self.settings.repair.windows
+        return self.start.stage_data(self.learn, held_out, length, windows=windows)
 
-    Args:
-        settings: The study's settings.
-
-    Returns:
-        What every cell starts from.
-    """
-    before = find_model(settings.before)
-    with renamed("path_or_id", "before"):
-        config = read_config(_whole(before), trust_remote_code=settings.trust_remote_code)
-    for name in ("repair",) if settings.after is not None else ("training", "repair"):
-        length = getattr(settings, name).length
-        check_length(f"{name}.length", length, config, windows="repair.windows")
-    if settings.after is None:
-        tasks = read_tasks(
-            settings.tasks, test_share=settings.test_share, samples=None, seed=settings.data_seed
-        )
-        learned = next(task for task in tasks if task.name == settings.learn_task)
-        check_enough([learned], settings.training.batch_rows, "training.batch_rows")
-        held_out: Mapping[str, object] = {task.name: task.test for task in tasks}
-        learn = learned.train
-    else:
-        held_out, learn = {task.name: _rows(task) for task in settings.tasks}, ()
-    with renamed("keep", "tasks"):
-        keep = as_tasks(held_out, settings.repair_settings("cpu"))
-    warnings = (*_few_rows(keep, settings), *_untied_rows(keep))
-    return Bench(settings, before, learn, keep, warnings)
+    def ledgers(self, run: Run | None = None, **settings: Any) -> list[ForgettingLedger]:
+        """The forgetting ledger, if there is one, on the rows that choose; `settings` replace those of the ledger."""
+        ledger = self.settings.part("ledger", **settings)
+        if ledger is None:
+            return []
+        return [
+            ForgettingLedger(
+                {name: task.train for name, task in self.keep.items()},
+                tokenizer=self.start.tokenizer,
+                blocks=self.settings.part("blocks"),
+                gradients=self.settings.gradient_settings(),
+                settings=ledger,
+                run=run,
+            )
+        ]
 
 
 def _rows(task: TaskSettings) -> object:
     """Rows to be split, or a `Task` where the user has made the split."""
-    rows = read_rows(task, task.source, task.split)
+    rows: tuple[Row, ...] = read_rows(task, task.source, task.split)
     if task.test_source is None:
         return rows
     return Task(
         task.name, rows, read_rows(task, task.test_source, task.test_split, numbered="test ")
     )
-
-
-def _whole(before: str) -> str:
-    place = Path(before) / _ADAPTER
-    return str(read_json(place)["base_model_name_or_path"]) if place.is_file() else before
 
 
 def _few_rows(keep: Mapping[str, Task], settings: RepairStudySettings) -> list[str]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from crosstune.foundation.data.settings import TaskSettings
-from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
-from crosstune.foundation.settings.options import left_to
-from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.merging.settings import RepairSettings
+from crosstune.studies.frame.settings import SeededSettings, require
 
 PAIR = "pair"
-_OF_REPAIR = {"device": "device", "seed": "data_seed"}
-_OF_BLOCKS = {"length": "repair.length", "window": "repair.windows", "seed": "data_seed"}
 _TOY_TASKS = (
     TaskSettings(name="en", source="toy:latin-svo", rows=800),
     TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=800),
@@ -24,7 +20,7 @@ _TOY_TASKS = (
 
 
 @dataclass(frozen=True)
-class RepairStudySettings:
+class RepairStudySettings(SeededSettings):
     """Give back what a fine-tune forgot: search the weights between the model before and the model after."""
 
     output: str = "runs/repair"
@@ -35,12 +31,6 @@ class RepairStudySettings:
     """The model or adapter after; none: it is made here, by fine-tuning `before` on the task `learn`."""
     between: tuple[str, ...] = ()
     """Checkpoints on the way from `before` to a given `after`, in order; each gets coefficients of its own."""
-    trust_remote_code: bool = False
-    """Whether code that comes with the model may run."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Type of the weights that are fine-tuned here; `auto` keeps that of the files."""
-    device: str = "auto"
-    """`cpu`, `cuda`, …; `auto` takes an accelerator where there is one. CUDA_VISIBLE_DEVICES chooses among several."""
     tasks: tuple[TaskSettings, ...] = _TOY_TASKS
     """The tasks to keep: what the fine-tune taught and what it may have cost."""
     learn: str = ""
@@ -62,62 +52,52 @@ class RepairStudySettings:
     rollback: Literal["component", "none"] = "component"
     """Whether each component is put back alone, to compare with what the repair took back."""
 
+    FOLLOWS: ClassVar = {
+        "repair": {"device": "device", "seed": "data_seed"},
+        "blocks": {"length": "repair.length", "window": "repair.windows", "seed": "data_seed"},
+    }
+
     def __post_init__(self) -> None:
         """Refuse what cannot be run before anything is loaded."""
-        names = [task.name for task in self.tasks]
-        for at, name in enumerate(names):
-            safe_name(name, f"tasks[{at}].name")  # it becomes a part of paths
-        _require(
+        super().__post_init__()
+        names = self.task_names
+        require(
             len(names) >= 2,
             "tasks",
             "must be at least two, one that was learned and one that may have been forgotten",
             len(names),
         )
-        twice = sorted({name for name in names if names.count(name) > 1})
-        _require(not twice, "tasks", "must have different names", f"{', '.join(twice)} twice")
         known = f"must name tasks ({', '.join(names)})"
-        _require(not self.learn or self.learn in names, "learn", known, self.learn)
+        require(not self.learn or self.learn in names, "learn", known, self.learn)
         for argument in ("learned", "max_loss"):
             unknown = [name for name in getattr(self.repair, argument) if name not in names]
-            _require(not unknown, f"repair.{argument}", known, ", ".join(unknown))
-        self._check_ends()
-        left_to(_OF_REPAIR, "repair", self.repair)
-        left_to(_OF_BLOCKS, "blocks", self.blocks)
-        _require(len(set(self.seeds)) == len(self.seeds), "seeds", "must differ", self.seeds)
-        _require(len(self.seeds) >= 1, "seeds", "must be at least one", "none")
-        _require(min(self.seeds) >= 0, "seeds", "must not be negative", min(self.seeds))
-        _require(0 < self.test_share < 1, "test_share", "must lie between 0 and 1", self.test_share)
-        _require(
-            ":" not in self.device,
-            "device",
-            "must be a kind of device, without a number (CUDA_VISIBLE_DEVICES chooses which)",
-            self.device,
-        )
+            require(not unknown, f"repair.{argument}", known, ", ".join(unknown))
+        self._check_endpoints()
         stopping = self.training.early_stopping
-        _require(
+        require(
             self.ledger is None or stopping is None or not stopping.restore_best,
             "training.early_stopping.restore_best",
             "must be false beside a ledger: it accounts for the path to the last step, not for a jump back",
             "true",
         )
 
-    def _check_ends(self) -> None:
+    def _check_endpoints(self) -> None:
         if self.after is None:
-            _require(
+            require(
                 not self.between,
                 "between",
                 "needs a given `after`: a fine-tune made here has no checkpoints to name",
                 ", ".join(self.between),
             )
             return
-        _require(
+        require(
             self.before != EMBEDDED,
             "before",
             "must be given where `after` is: the two are checkpoints of one model",
             self.before,
         )
-        _require(not self.learn, "learn", "must be empty where `after` is given", self.learn)
-        _require(
+        require(not self.learn, "learn", "must be empty where `after` is given", self.learn)
+        require(
             len(self.seeds) == 1,
             "seeds",
             "must be a single one where `after` is given: nothing is trained that it could change",
@@ -131,40 +111,9 @@ class RepairStudySettings:
 
     @property
     def cell_names(self) -> tuple[str, ...]:
-        """The names of the cells: one a seed, or one for a pair of given models."""
-        return (PAIR,) if self.after is not None else tuple(f"seed-{one}" for one in self.seeds)
-
-    def repair_settings(self, device: str) -> RepairSettings:
-        """The repair, with the device and seed of the whole study.
-
-        Args:
-            device: Where the models live.
-
-        Returns:
-            Its settings.
-        """
-        return replace(self.repair, device=device, seed=self.data_seed)
-
-    def block_settings(self) -> BlockSettings:
-        """Reference blocks of the ledger, of the repair's length, with the seed of the whole study."""
-        return replace(
-            self.blocks,
-            length=self.repair.length,
-            window=self.repair.windows,
-            seed=self.data_seed,
-        )
+        """One a seed, or one for a pair of given models."""
+        return (PAIR,) if self.after is not None else super().cell_names
 
     def gradient_settings(self) -> GradientSettings:
         """How the ledger evaluates losses and gradients."""
         return GradientSettings(self.repair.precision, self.repair.batch_tokens)
-
-    def same_numbers(self) -> RepairStudySettings:
-        """The settings without what changes no number of a cell: place, and which seeds are run."""
-        return replace(self, output="", seeds=(0,))
-
-
-def _require(holds: bool, argument: str, law: str, found: object) -> None:
-    if not holds:
-        raise SettingsError(
-            argument, law=law, found=found, remedy="Change it in the settings file or command."
-        )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.merging import tables as names
+from crosstune.studies.frame.opening import seeds_of
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import RepairStudySettings
 
@@ -31,29 +32,19 @@ KEPT = (
 )
 
 
-def finished_cells(run: Run, settings: RepairStudySettings) -> list[tuple[int, Run]]:
-    """The cells that came to their end, with their seeds.
+def over_seeds(
+    done: Sequence[Run], settings: RepairStudySettings
+) -> tuple[list[Table], list[Measurement]]:
+    """The tables and headline figures of a study.
 
     Args:
-        run: The study's run.
+        done: Its finished cells, at least one.
         settings: Its settings.
 
     Returns:
-        Seed and cell, in the order of the settings' seeds.
+        The cells' tables with their seed and the means; how much of the room each front opens up.
     """
-    cells = {cell.folder.name: cell for cell in run.cells() if cell.finished}
-    pairs = zip(settings.seeds, settings.cell_names, strict=True)
-    return [(seed, cells[name]) for seed, name in pairs if name in cells]
-
-
-def write(run: Run, settings: RepairStudySettings) -> None:
-    """Write the tables over seeds into the study's run.
-
-    Args:
-        run: The study's run, with at least one finished cell.
-        settings: Its settings.
-    """
-    cells = finished_cells(run, settings)
+    cells = list(zip(seeds_of(done, settings), done, strict=True))
     over = {name: _together(name, cells) for name in KEPT if _all_have(name, cells)}
     means = [
         fronts.front(over[names.POINTS]),
@@ -65,11 +56,8 @@ def write(run: Run, settings: RepairStudySettings) -> None:
         means.append(fronts.answers(over[names.RIVALS]))
     if _all_have(names.COEFFICIENTS, cells):
         means += list(_why(over, _together(names.COEFFICIENTS, cells)))
-    for table in (*over.values(), *means):
-        if len(table):
-            run.write_table(table)
-    for found in measurements(means, tuple(seed for seed, _ in cells), settings):
-        run.measure(found)
+    tables = [table for table in (*over.values(), *means) if len(table)]
+    return tables, measurements(means, tuple(seed for seed, _ in cells), settings)
 
 
 def _why(over: dict[str, Table], coefficients: Table) -> Sequence[Table]:

@@ -13,8 +13,9 @@ from crosstune.merging.findings import rival_words
 from crosstune.merging.findings import sentences as words
 from crosstune.merging.findings.criterion import picked_as
 from crosstune.merging.points import Point
+from crosstune.studies.frame.opening import finished_cells
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.repair.summary import PICKED, REPAIRED, finished_cells
+from crosstune.studies.repair.summary import PICKED, REPAIRED
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def picked(run: Run, settings: RepairStudySettings) -> Pick | None:
     Returns:
         The pick of the first seed, or None where there was nothing to repair.
     """
-    for _, cell in finished_cells(run, settings):
+    for cell in finished_cells(run, settings):
         for event in cell.events(PICKED):
             own = {"method": event["method"], "label": event["label"]}
             rows = run.table("repair_by_task").where(**own).rows()
@@ -93,7 +94,7 @@ def _trade(
 
 
 def _where(run: Run, settings: RepairStudySettings) -> Statement:
-    names = [cell.folder.name for _, cell in finished_cells(run, settings)]
+    names = [cell.folder.name for cell in finished_cells(run, settings)]
     places = ", ".join(f"cells/{name}/{REPAIRED}" for name in names)
     return Statement(
         f"The repaired model is saved in this run's folder: {places}.",
@@ -115,7 +116,7 @@ def _warnings(run: Run) -> list[str]:
 
 def _of_first_cell(run: Run, settings: RepairStudySettings) -> list[Statement]:
     """Why there is nothing to repair, in the words of the first cell."""
-    _, cell = finished_cells(run, settings)[0]
+    cell = finished_cells(run, settings)[0]
     events = cell.events("statement")
     return [Statement(event["text"], event["tone"], event["detail"]) for event in events]
 

@@ -1,4 +1,4 @@
-"""Memory of a repair: the peak of what a calibration ran, and what the parts that it did not run need beside that."""
+"""Memory: the peak of what a calibration runs, and the size of models."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-
-from crosstune.merging.checkpoints.endpoints import Ends
 
 _SECONDS_BETWEEN = 0.005  # a buffer of any size takes about as long to be filled
 
@@ -66,21 +64,9 @@ def watched(device: str) -> Iterator[Peak]:
 
 def size(model: nn.Module) -> int:
     """The bytes of a model's parameters."""
-    return sum(map(_bytes, model.parameters()))
+    return sum(map(bytes_of, model.parameters()))
 
 
-def replay_bytes(ends: Ends) -> int:
-    """What a replay fine-tune needs beside the search: a copy of the model, and of what it trains gradients and two moments."""
-    factors = (value for name, value in ends.model.named_parameters() if "lora_" in name)
-    trained = size(ends.model) if ends.kind == "full" else sum(map(_bytes, factors))
-    return size(ends.model) + 3 * trained
-
-
-def side_bytes(ends: Ends) -> int:
-    """What rolling back everything, or saving in another type, needs beside the search: what moved, once more."""
-    known = dict(ends.model.named_parameters())
-    return sum(_bytes(known[name]) for name in ends.names)
-
-
-def _bytes(tensor: Any) -> int:
+def bytes_of(tensor: Any) -> int:
+    """The bytes of a tensor's values."""
     return int(tensor.numel() * tensor.element_size())

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy
-from crosstune.foundation.training import train_stage
-from crosstune.interference import ForgettingLedger
 from crosstune.merging.budget import LINE, looks_by_method
 from crosstune.merging.checkpoints.endpoints import Ends, open_ends
 from crosstune.merging.checkpoints.lora_heads import by_input
@@ -22,16 +18,14 @@ from crosstune.merging.scoring import score_tasks
 from crosstune.merging.selection import Rows, encode_rows
 from crosstune.merging.session import Roles, Session, Watch, open_session
 from crosstune.merging.settings import RepairSettings
+from crosstune.studies.frame import memory
+from crosstune.studies.frame.costs import FEWEST_STEPS, GIB, as_plan, time_training
 from crosstune.studies.frame.plan import Plan, PlanLine
-from crosstune.studies.repair import memory
-from crosstune.studies.repair.prepare import Bench, prepare
+from crosstune.studies.repair.prepare import Prepared
 from crosstune.studies.repair.settings import RepairStudySettings
 
-_STEPS = 3  # the fewest calibration steps; a whole chord, where that is longer
 _USUAL = 0.7  # share of the looks at most that searches of tiny models made
 _REPLAY = 1.25  # a step of training in looks at the same tokens, likewise
-_GIB = 2**30
-_REPORT_SECONDS = 15.0  # loading libraries, summing up and drawing hardly depend on the model
 
 
 @dataclass(frozen=True)
@@ -71,36 +65,51 @@ class Calibration:
     training_bytes: int = 0
 
 
-def plan(settings: RepairStudySettings) -> Plan:
+def plan_of(study: Prepared) -> Plan:
     """The predicted time, memory and space of a study.
 
     Args:
-        settings: The study's settings.
+        study: The study.
 
     Returns:
         The plan; nothing is left on disk, and no run folder is made.
     """
-    bench = prepare(settings)
-    measured = calibrate(bench)
-    return Plan(lines=tuple(_lines(settings, measured)), warnings=bench.warnings)
+    warnings = study.prepare()
+    settings, measured = study.settings, calibrate(study)
+    most = looks_by_method(settings.repair)
+
+    def caution(name: str) -> str:
+        method = name.removeprefix("searching: ")
+        return f"; at most {most[method]} looks" if method in most and method != LINE else ""
+
+    memories = _memories(settings, measured)
+    return as_plan(
+        cell_seconds(settings, measured),
+        cells=len(settings.cell_names),
+        workers=settings.workers,
+        peak_bytes=max(needed for needed, _ in memories.values()),
+        more=tuple(_lines(settings, measured, memories)),
+        warnings=warnings,
+        caution=caution,
+    )
 
 
-def calibrate(bench: Bench) -> Calibration:
+def calibrate(study: Prepared) -> Calibration:
     """Train for one chord where the fine-tune is made here, open both models, and take two looks.
 
     Args:
-        bench: The study's rows.
+        study: The study, prepared.
 
     Returns:
         What was measured.
     """
-    after: Any = bench.settings.after
+    after: Any = study.settings.after
     step, chord, training = 0.0, 0.0, memory.Peak()
     if after is None:
-        with memory.watched(bench.device) as training:
-            step, chord, after = _train(bench)
-    with memory.watched(bench.device) as searching:
-        measured = _search(bench, after)
+        with memory.watched(study.start.device) as training:
+            step, chord, after = _train(study)
+    with memory.watched(study.start.device) as searching:
+        measured = _search(study, after)
     return replace(
         measured,
         search_bytes=searching.bytes,
@@ -110,25 +119,24 @@ def calibrate(bench: Bench) -> Calibration:
     )
 
 
-def _search(bench: Bench, after: Any) -> Calibration:
+def _search(study: Prepared, after: Any) -> Calibration:
     """What opening both models, two looks and a scoring tell."""
-    settings = bench.settings
-    repair = settings.repair_settings(bench.device)
+    settings, repair = study.settings, study.repair
     began = time.perf_counter()
     ends = open_ends(
-        bench.before,
+        study.start.place,
         after,
         between=settings.between,
-        tokenizer=None if settings.after else bench.tokenizer(),
-        device=bench.device,
+        tokenizer=None if settings.after else study.start.tokenizer,
+        device=study.start.device,
         precision=repair.precision,
         trust_remote_code=settings.trust_remote_code,
     )
     opened = time.perf_counter() - began
     if repair.by_head:
         ends = by_input(ends)
-    rows = encode_rows(bench.keep, ends.tokenizer, repair)
-    session = open_session(ends, rows.selection, _roles(bench), repair, Watch())
+    rows = encode_rows(study.keep, ends.tokenizer, repair)
+    session = open_session(ends, rows.selection, _roles(study), repair, Watch())
     look_seconds = _look_seconds(session)
     ends_of_box, pieces = session.box.shape
     return Calibration(
@@ -137,53 +145,28 @@ def _search(bench: Bench, after: Any) -> Calibration:
         open_seconds=opened,
         look_tokens=_tokens(rows.selection),
         reported_tokens=_tokens(rows.reported),
-        replay_bytes=memory.replay_bytes(ends),
-        side_bytes=memory.side_bytes(ends),
+        replay_bytes=replay_bytes(ends),
+        side_bytes=side_bytes(ends),
         weight_bytes=memory.size(ends.model),
         look_bytes=8 * len(rows.tasks) * repair.folds * (ends_of_box * pieces + 2),
         sites=len({(site.layer, site.component) for site in Anatomy.of(ends.model).sites}),
     )
 
 
-def _train(bench: Bench) -> tuple[float, float, Any]:
+def _train(study: Prepared) -> tuple[float, float, Any]:
     """Seconds of an optimizer step and of a chord, and a model that is a few steps away from `before`."""
-    settings = bench.settings
-    every = _STEPS if settings.ledger is None else max(_STEPS, settings.ledger.every)
-    short = replace(
-        settings.training,
-        steps=every,
-        warmup=0,
-        evaluate_every=0,
-        checkpoint_every=0,
-        early_stopping=None,
-        report_to=(),
-    )
-    tokenizer, model = bench.tokenizer(), bench.fresh_model(settings.seeds[0])
-    data = bench.stage_data(tokenizer)
-    ledger = settings.ledger and ForgettingLedger(
-        {name: task.train for name, task in bench.keep.items()},
-        tokenizer=tokenizer,
-        blocks=settings.block_settings(),
-        gradients=settings.gradient_settings(),
-        settings=replace(settings.ledger, every=every, track=False),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        # One step alone loads kernels and optimizer state, which a real fine-tune does once.
-        train_stage(model, data, replace(short, steps=1), output_folder=Path(folder) / "warm")
-        result = train_stage(
-            model,
-            data,
-            short,
-            output_folder=Path(folder) / "calibration",
-            callbacks=[ledger] if ledger else [],
-        )
-    chord = sum(row["seconds"] for row in ledger.segments().rows()) if ledger else 0.0
-    return result.cost.training_seconds / result.steps, chord, model
+    settings = study.settings
+    every = max(FEWEST_STEPS, 0 if settings.ledger is None else settings.ledger.every)
+    model = study.start.load(settings.training.lora, settings.seeds[0])
+    ledgers = study.ledgers(every=every, track=False)
+    timing = time_training(model, study.stage_data(), settings.training, *ledgers, steps=every)
+    chord = sum(row["seconds"] for ledger in ledgers for row in ledger.segments().rows())
+    return timing.step_seconds, chord, model
 
 
-def _roles(bench: Bench) -> Roles:
+def _roles(study: Prepared) -> Roles:
     """Roles that let a session be opened; which task has which changes no cost."""
-    names = tuple(bench.keep)
+    names = tuple(study.keep)
     return Roles(
         names, names[-1:], names[:-1], dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0)
     )
@@ -242,24 +225,16 @@ def _usual(repair: RepairSettings) -> dict[str, float]:
     return {name: _USUAL * looks for name, looks in looks_by_method(repair).items()}
 
 
-def _lines(settings: RepairStudySettings, measured: Calibration) -> Iterator[PlanLine]:
-    repair, costs = settings.repair, cell_seconds(settings, measured)
-    cell, cells = sum(costs.values()), len(settings.cell_names)
+def _lines(
+    settings: RepairStudySettings,
+    measured: Calibration,
+    memories: Mapping[str, tuple[int, str]],
+) -> Iterator[PlanLine]:
+    repair, cells = settings.repair, len(settings.cell_names)
     most, usual = looks_by_method(repair), sum(_usual(repair).values())
-    yield PlanLine(
-        "whole study",
-        cells * cell + _REPORT_SECONDS,
-        "seconds",
-        f"{cells} × one cell, and the report",
-    )
-    yield PlanLine(
-        "start and report", _REPORT_SECONDS, "seconds", "loading libraries, summing up, drawing"
-    )
-    yield PlanLine("one cell", cell, "seconds", "calibrated on this machine")
-    for name, seconds in costs.items():
-        method = name.removeprefix("searching: ")
-        looks = f"; at most {most[method]} looks" if method in most and method != LINE else ""
-        yield PlanLine(f"  {name}", seconds, "seconds", f"{seconds / cell:.0%} of a cell{looks}")
+    for name, (needed, how) in memories.items():
+        if needed:
+            yield PlanLine(f"  memory of {name}", needed / GIB, "GiB", how)
     yield PlanLine(
         "one look",
         measured.look_seconds,
@@ -273,25 +248,24 @@ def _lines(settings: RepairStudySettings, measured: Calibration) -> Iterator[Pla
     yield PlanLine(
         "tokens, expected", usual * measured.look_tokens, "tokens", "scored with gradient, a cell"
     )
-    yield from _memory_lines(settings, measured)
     models = 1 + (settings.after is None)
     space = models * measured.weight_bytes + sum(most.values()) * measured.look_bytes
     yield PlanLine(
-        "on disk", cells * space / _GIB, "GiB", "the models that are kept, and every look at most"
+        "on disk", cells * space / GIB, "GiB", "the models that are kept, and every look at most"
     )
     yield PlanLine(
         "rows that choose", repair.rows, "rows", "a task, at most; they are seen by every look"
     )
 
 
-def _memory_lines(settings: RepairStudySettings, measured: Calibration) -> Iterator[PlanLine]:
-    """The peak, and the parts of a cell that may be it; each begins when the one before has given back its own."""
+def _memories(settings: RepairStudySettings, measured: Calibration) -> dict[str, tuple[int, str]]:
+    """The parts of a cell that may be its peak; each begins when the one before has given back its own."""
     searching = measured.search_bytes
-    parts = {
+    return {
         "fine-tuning": (measured.training_bytes, "seen in the calibration"),
         "searching": (
             searching,
-            f"seen in the calibration; {measured.weight_bytes / _GIB:.2f} GiB of it are the model worked on",
+            f"seen in the calibration; {measured.weight_bytes / GIB:.2f} GiB of it are the model worked on",
         ),
         "replay fine-tune": (
             (searching + measured.replay_bytes) * settings.repair.replay,
@@ -302,8 +276,16 @@ def _memory_lines(settings: RepairStudySettings, measured: Calibration) -> Itera
             "besides, at most what moved once more; the tables are written before it",
         ),
     }
-    most = max(parts, key=lambda name: parts[name][0])
-    yield PlanLine("peak memory", parts[most][0] / _GIB, "GiB", f"that of {most}")
-    for name, (needed, how) in parts.items():
-        if needed:
-            yield PlanLine(f"  memory of {name}", needed / _GIB, "GiB", how)
+
+
+def replay_bytes(ends: Ends) -> int:
+    """What a replay fine-tune needs beside the search: a copy of the model, and of what it trains gradients and two moments."""
+    factors = [value for name, value in ends.model.named_parameters() if "lora_" in name]
+    trained = memory.size(ends.model) if ends.kind == "full" else sum(map(memory.bytes_of, factors))
+    return memory.size(ends.model) + 3 * trained
+
+
+def side_bytes(ends: Ends) -> int:
+    """What rolling back everything, or saving in another type, needs beside the search: what moved, once more."""
+    known = dict(ends.model.named_parameters())
+    return sum(memory.bytes_of(known[name]) for name in ends.names)
