@@ -1,8 +1,8 @@
-"""One cell: two tasks at one checkpoint; and the sitting in which the cells of a checkpoint share what was captured once."""
+"""One cell: two tasks at one checkpoint; and the open checkpoint, whose cells share what was captured once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,53 +25,17 @@ from crosstune.foundation import ranks
 from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.models import HeadMap
 from crosstune.foundation.records import Run, Table
-from crosstune.studies.circuits.prepare import Bench, Checkpoint
+from crosstune.studies.circuits.prepare import CellKey, Checkpoint, Prepared
+from crosstune.studies.frame.cell import Cell, Phase
 
 SCORES = "scores"
 _ABLATED = ("directional", "signed", "symmetric")  # the others bring a Fisher of their own
 METHODS, STATEMENT = "methods", "statement"
+SCORED = "scored"
 Tell = Callable[[str, int], None]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which cell of the study this is.
-
-    Attributes:
-        name: The cell's name.
-        checkpoint: The state of the model.
-        task_a: The task whose Fisher normalises pair scores.
-        task_b: The other one.
-    """
-
-    name: str
-    checkpoint: Checkpoint
-    task_a: str
-    task_b: str
-
-    @property
-    def pair(self) -> str:
-        """The tasks, as settings name them."""
-        return f"{self.task_a}:{self.task_b}"
-
-
-def places(bench: Bench) -> tuple[Place, ...]:
-    """Every cell of a study, checkpoint by checkpoint.
-
-    Args:
-        bench: What they share.
-
-    Returns:
-        Each pair of tasks at each checkpoint; the number in front of a name keeps them apart.
-    """
-    pairs = [(one, pair) for one in bench.checkpoints for pair in bench.settings.task_pairs]
-    return tuple(
-        Place(f"{at:02d}-{one.name[:50]}-{a[:20]}-{b[:20]}".rstrip("."), one, a, b)
-        for at, (one, (a, b)) in enumerate(pairs)
-    )
-
-
-def captures(wanted: Iterable[Place], settings: CircuitSettings) -> set[tuple[str, Labels]]:
+def captures(wanted: Iterable[CellKey], settings: CircuitSettings) -> set[tuple[str, Labels]]:
     """What some cells of one checkpoint need captured: tasks at their own labels, and at the model's for the true Fisher.
 
     Args:
@@ -82,38 +46,74 @@ def captures(wanted: Iterable[Place], settings: CircuitSettings) -> set[tuple[st
         Task and labels.
     """
     found: set[tuple[str, Labels]] = set()
-    for place in wanted:
-        found |= {(place.task_a, "text"), (place.task_b, "text")}
+    for key in wanted:
+        found |= {(key.task_a, "text"), (key.task_b, "text")}
         if "true" in fishers(settings):
-            found.add((place.task_a, "sampled"))
+            found.add((key.task_a, "sampled"))
     return found
 
 
+class CircuitCell(Cell[Prepared]):
+    """Two tasks at one checkpoint, which the study keeps open."""
+
+    @property
+    def key(self) -> CellKey:
+        """Which cell this is."""
+        return self.procedure.key(self.name)
+
+    @property
+    def steps(self) -> int:
+        """Layers of work: those of each task that no cell before captured at this checkpoint, and those of each scoring."""
+        study, measured = self.procedure, self.settings.measurement
+        before = [one for one in study.keys if one.checkpoint == self.key.checkpoint]
+        before = before[: before.index(self.key)]
+        captured = captures([*before, self.key], measured) - captures(before, measured)
+        return study.layers * (len(captured) + scorings(study))
+
+    def phases(self) -> Iterator[Phase]:
+        """The scores, and what they are compared with."""
+        yield Phase(SCORED, self._score_all)
+
+    def _score_all(self) -> None:
+        """Score the pairs of two tasks and write what was found; layers that were scored before are kept."""
+        opened: OpenCheckpoint = self.procedure.opened
+        self._done = 0
+        opened.tell = self._tell_layers
+        scores, table = opened.score(self.key, self.run.folder)
+        if ranks.is_first():
+            _record(scores, table, self.run)
+        ranks.wait_for_all()
+
+    def _tell_layers(self, doing: str, layers: int) -> None:
+        self._done += layers
+        self.tell(doing, self._done)
+
+
 @dataclass
-class Sitting:
+class OpenCheckpoint:
     """A checkpoint in memory, and the factors of the tasks that were captured at it; use it in a `with` block.
 
     Attributes:
-        bench: What all cells share.
+        study: The study, prepared.
         checkpoint: The state of the model.
         folder: Where factors are kept.
         tell: Told what is done, and how many layers' worth of work that was.
     """
 
-    bench: Bench
+    study: Prepared
     checkpoint: Checkpoint
     folder: Path
-    tell: Tell
+    tell: Tell = field(default=lambda doing, layers: None, repr=False)
     _model: Any = field(init=False, repr=False)
     _tokenizer: Any = field(init=False, repr=False)
     _heads: HeadMap = field(init=False, repr=False)
     _known: dict[tuple[str, Labels], Factors] = field(default_factory=dict, repr=False)
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
-    def __enter__(self) -> Sitting:
-        self.tell("opening the model", 0)
-        self._model, self._tokenizer = self.bench.open_model(self.checkpoint)
-        self._heads = self.bench.heads_of(self._model)
+    def __enter__(self) -> OpenCheckpoint:
+        start = self.study.start(self.checkpoint)
+        self._model, self._tokenizer = start.load(), start.tokenizer
+        self._heads = self.study.heads_of(self._model)
         return self
 
     def __exit__(
@@ -124,40 +124,40 @@ class Sitting:
     ) -> None:
         self._open.close()
 
-    def go(self, place: Place, run: Run) -> None:
-        """Score the pairs of two tasks and write what was found; layers that were scored before are kept.
+    def score(self, key: CellKey, folder: Path) -> tuple[CircuitScores, Table | None]:
+        """The scores of the pairs of two tasks.
 
         Args:
-            place: The cell.
-            run: Its run folder.
+            key: The cell.
+            folder: Its run folder.
+
+        Returns:
+            The scores, and how those of other Fishers compare where that was asked for.
         """
-        bench, settings = self.bench, self.bench.settings.measurement
-        a, b = bench.samples_of(place.task_a, place.task_b, self._tokenizer)
+        study, settings = self.study, self.study.settings.measurement
+        a, b = study.samples_of(key.task_a, key.task_b, self._tokenizer)
         estimate(self._model, len(a), len(b), settings.length, settings, timed=False).check()
         factors_a, factors_b = (
-            self._factors(task, samples) for task, samples in ((place.task_a, a), (place.task_b, b))
+            self._factors(task, samples) for task, samples in ((key.task_a, a), (key.task_b, b))
         )
         is_true = "true" in fishers(settings)
         captured = (
             factors_a,
             factors_b,
-            self._factors(place.task_a, a, "sampled") if is_true else None,
+            self._factors(key.task_a, a, "sampled") if is_true else None,
         )
-        scores = self._score(place, captured, settings, run.folder)
-        table = self._ablated(place, captured, scores) if bench.settings.ablate else None
-        if ranks.is_first():
-            _record(scores, table, run)
-        ranks.wait_for_all()
+        scores = self._score(key, captured, settings, folder)
+        return scores, self._ablated(key, captured, scores) if study.settings.ablate else None
 
     def _score(
         self,
-        place: Place,
+        key: CellKey,
         captured: tuple[Factors, Factors, Factors | None],
         settings: CircuitSettings,
         folder: Path | None,
     ) -> CircuitScores:
         a, b, true = captured
-        who = f"{place.task_a} against {place.task_b}"
+        who = f"{key.task_a} against {key.task_b}"
         known = 0
 
         def told(doing: str, done: int, total: int) -> None:
@@ -166,19 +166,19 @@ class Sitting:
             known = done
 
         scores = score_factors(a, b, settings, true=true, folder=folder, told=told)
-        self.tell(f"{who}: scored", self.bench.layers - known)
+        self.tell(f"{who}: scored", self.study.layers - known)
         return scores
 
     def _ablated(
         self,
-        place: Place,
+        key: CellKey,
         captured: tuple[Factors, Factors, Factors | None],
         scores: CircuitScores,
     ) -> Table:
         """The scores under every other Fisher, all held against each other; only the comparison is kept."""
         measured = [scores]
-        for settings in ablated(self.bench):
-            measured.append(self._score(place, captured, settings, None))
+        for settings in ablated(self.study):
+            measured.append(self._score(key, captured, settings, None))
         self.tell("comparing scores with each other", 0)
         return ablate(measured)
 
@@ -192,33 +192,33 @@ class Sitting:
                 samples,
                 self._heads,
                 pad_id(self._tokenizer),
-                self.bench.settings.measurement,
+                self.study.settings.measurement,
                 self.folder,
                 labels,
             )
             self._known[task, labels] = self._open.enter_context(found)
-            self.tell(f"captured {task}{drawn}", self.bench.layers)
+            self.tell(f"captured {task}{drawn}", self.study.layers)
         return self._known[task, labels]
 
 
-def ablated(bench: Bench) -> tuple[CircuitSettings, ...]:
+def ablated(study: Prepared) -> tuple[CircuitSettings, ...]:
     """The further measurements of an ablation: the same variants under each Fisher that can be had of what is captured.
 
     Args:
-        bench: What all cells share.
+        study: The study, prepared.
 
     Returns:
         One for each Fisher; a held-out one only where half of the samples are enough for it. None without an ablation.
     """
-    settings = bench.settings.measurement
+    settings = study.settings.measurement
     variants = tuple(variant for variant in settings.variants if variant in _ABLATED)
-    if not (bench.settings.ablate and variants):
+    if not (study.settings.ablate and variants):
         return ()
-    left = {"held_out": bench.samples // 2, "leave_one_out": bench.samples - 1}
+    left = {"held_out": study.samples // 2, "leave_one_out": study.samples - 1}
     known = [
         kind
         for kind in FISHERS
-        if left.get(kind, bench.samples) >= settings.min_samples
+        if left.get(kind, study.samples) >= settings.min_samples
         and (kind != "true" or kind in fishers(settings))
     ]
     return tuple(
@@ -226,9 +226,9 @@ def ablated(bench: Bench) -> tuple[CircuitSettings, ...]:
     )
 
 
-def scorings(bench: Bench) -> int:
+def scorings(study: Prepared) -> int:
     """How often a cell's pairs are scored: once, and once for each Fisher of an ablation."""
-    return 1 + len(ablated(bench))
+    return 1 + len(ablated(study))
 
 
 def _record(scores: CircuitScores, ablation: Table | None, run: Run) -> None:
@@ -237,4 +237,3 @@ def _record(scores: CircuitScores, ablation: Table | None, run: Run) -> None:
     for statement in scores.statements:
         run.event(STATEMENT, **vars(statement))
     run.event(METHODS, text=scores.methods_paragraph())
-    run.finish()

@@ -13,7 +13,8 @@ from crosstune.circuits.scores import CircuitScores
 from crosstune.circuits.settings import Form
 from crosstune.circuits.storage.layer import pair_name
 from crosstune.foundation.records import Column, Table
-from crosstune.studies.circuits.cell import SCORES, Place
+from crosstune.studies.circuits.cell import SCORES
+from crosstune.studies.circuits.prepare import CellKey
 
 MATRICES, ROWS = "circuit_matrices", "circuit_rows"
 LISTED = 12  # heads of a block and variant whose pairs are told
@@ -36,7 +37,7 @@ PAIRS_COLUMNS = (
     *AXES,
     *_SLICE,
     _FISHER,
-    Column("rank", "int64", "label", about="Place among the head's pairs by magnitude, from 1."),
+    Column("rank", "int64", "label", about="CellKey among the head's pairs by magnitude, from 1."),
     Column("score", "float64", "value", about="The pair's score."),
     *(
         Column(name, "string", "label", about=about)
@@ -63,7 +64,7 @@ MATRICES_COLUMNS = (
 ROWS_COLUMNS = (
     *AXES,
     Column("side", "string", "axis", about="`row` for samples of A, `column` for those of B."),
-    Column("place", "int64", "axis", about="Place along that side of every matrix, from 0."),
+    Column("place", "int64", "axis", about="CellKey along that side of every matrix, from 0."),
     Column("of", "string", "label", about="The task."),
     Column("id", "string", "label", about="The sample's id."),
     Column("text", "string", "label", about="What it says."),
@@ -78,17 +79,17 @@ class Found:
     """The scores of one finished cell.
 
     Attributes:
-        place: Which cell.
+        key: Which cell.
         scores: What it scored.
     """
 
-    place: Place
+    key: CellKey
     scores: CircuitScores
 
     @property
     def axes(self) -> dict[str, str]:
         """The cells under `AXES`."""
-        return {"checkpoint": self.place.checkpoint.name, "pair": self.place.pair}
+        return {"checkpoint": self.key.checkpoint.name, "pair": self.key.pair}
 
 
 def heads_table(found: Table) -> Table:
@@ -121,7 +122,7 @@ def matrices_table(found: Sequence[Found]) -> Table:
         {
             **one.axes,
             **_slice(block, layer, head, form),
-            "file": f"cells/{one.place.name}/{SCORES}/{pair_name(block, form)}.npy",
+            "file": f"cells/{one.key.name}/{SCORES}/{pair_name(block, form)}.npy",
             "index": f"{at},{place}",
         }
         for one in found
@@ -156,8 +157,8 @@ def rows_table(found: Sequence[Found]) -> Table:
         }
         for one in found
         for side, task, samples in (
-            ("row", one.place.task_a, one.scores.rows_a),
-            ("column", one.place.task_b, one.scores.rows_b),
+            ("row", one.key.task_a, one.scores.rows_a),
+            ("column", one.key.task_b, one.scores.rows_b),
         )
         for at, row in enumerate(samples)
     )

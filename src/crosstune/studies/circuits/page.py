@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from crosstune.circuits import tables
 from crosstune.foundation.records import Run
-from crosstune.foundation.records.page import PAGE_FILE, Page, Section
-from crosstune.foundation.storage import write_json
+from crosstune.foundation.records.page import Page, Section
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.studies.circuits.cell import METHODS, Place
+from crosstune.studies.circuits.cell import METHODS
 from crosstune.studies.circuits.entries import MATRICES, ROWS
+from crosstune.studies.circuits.prepare import CellKey
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.circuits.summary import CHECKPOINTS
 from crosstune.studies.circuits.verdicts import statements
@@ -23,21 +23,23 @@ _UNITS = (
 )
 
 
-def write(run: Run, cells: Sequence[Place], settings: CircuitStudySettings) -> None:
-    """Write `page.json`.
+def page(run: Run, cells: Sequence[CellKey], settings: CircuitStudySettings) -> Page:
+    """What the report of a circuit study says and draws.
 
     Args:
-        run: The run, with its tables over cells written.
+        run: The run, with its tables over cells.
         cells: Its finished cells.
         settings: The study's settings.
+
+    Returns:
+        The page.
     """
-    page = Page(
+    return Page(
         title=_title(settings),
         subtitle=_subtitle(cells, settings),
         statements=tuple(statements(run, cells, settings)),
         sections=tuple(_chosen(one, cells) for one in _sections(run, cells)),
     )
-    write_json(run.folder / PAGE_FILE, page.to_json())
 
 
 def _title(settings: CircuitStudySettings) -> str:
@@ -45,7 +47,7 @@ def _title(settings: CircuitStudySettings) -> str:
     return f"How {', '.join(names[:-1])} and {names[-1]} meet in attention heads"
 
 
-def _subtitle(cells: Sequence[Place], settings: CircuitStudySettings) -> str:
+def _subtitle(cells: Sequence[CellKey], settings: CircuitStudySettings) -> str:
     measured, names = settings.measurement, [place.checkpoint.name for place in cells]
     states = list(dict.fromkeys(names))
     model = (
@@ -63,7 +65,7 @@ def _subtitle(cells: Sequence[Place], settings: CircuitStudySettings) -> str:
     )
 
 
-def _chosen(section: Section, cells: Sequence[Place]) -> Section:
+def _chosen(section: Section, cells: Sequence[CellKey]) -> Section:
     """The section; it has selectors for checkpoint and pair only where there are several."""
     if section.table is None or section.view == "scatter":
         return section
@@ -77,7 +79,7 @@ def _chosen(section: Section, cells: Sequence[Place]) -> Section:
     )
 
 
-def _several(cells: Sequence[Place]) -> list[str]:
+def _several(cells: Sequence[CellKey]) -> list[str]:
     found = []
     if len({place.checkpoint for place in cells}) > 1:
         found.append("checkpoint")
@@ -86,7 +88,7 @@ def _several(cells: Sequence[Place]) -> list[str]:
     return found
 
 
-def _sections(run: Run, cells: Sequence[Place]) -> Iterator[Section]:
+def _sections(run: Run, cells: Sequence[CellKey]) -> Iterator[Section]:
     yield _explorer(cells)
     yield from _cosines(run)
     if run.has_table(tables.ABLATION):
@@ -97,7 +99,7 @@ def _sections(run: Run, cells: Sequence[Place]) -> Iterator[Section]:
     yield _method(run, cells)
 
 
-def _explorer(cells: Sequence[Place]) -> Section:
+def _explorer(cells: Sequence[CellKey]) -> Section:
     states = {place.checkpoint for place in cells}
     return Section(
         id="heads",
@@ -219,7 +221,7 @@ def _slices() -> Section:
     )
 
 
-def _method(run: Run, cells: Sequence[Place]) -> Section:
+def _method(run: Run, cells: Sequence[CellKey]) -> Section:
     opened = {cell.folder.name: cell for cell in run.cells()}
     told = [event["text"] for event in opened[cells[0].name].events(METHODS)]
     who = f"Task A is {cells[0].task_a}, task B is {cells[0].task_b}. "

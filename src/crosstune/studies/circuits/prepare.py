@@ -1,4 +1,4 @@
-"""What a circuit study starts from: the checkpoints it looks at, the rows of its tasks, and how a checkpoint is opened."""
+"""What a circuit study starts from: the checkpoints it scores, the rows of its tasks, and which cells these make."""
 
 from __future__ import annotations
 
@@ -8,28 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+import yaml
 
 from crosstune.circuits.api import check_places
 from crosstune.circuits.samples import Samples, check_length, choose_samples
 from crosstune.foundation.data import Row, read_rows
 from crosstune.foundation.errors import DataError, SettingsError, renamed
-from crosstune.foundation.models import (
-    HeadMap,
-    check_finite,
-    load_model,
-    load_tokenizer,
-    read_config,
-)
+from crosstune.foundation.models import HeadMap, check_finite
 from crosstune.foundation.records import Run
-from crosstune.foundation.settings import from_yaml
-from crosstune.foundation.storage import read_json
 from crosstune.studies.circuits.settings import CircuitStudySettings, names_of
-from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.frame.models import find_device, find_model
+from crosstune.studies.frame.procedure import Procedure
+from crosstune.studies.frame.start import StartModel
 
-_ADAPTER = "adapter_config.json"
 _FEW = 2  # times `min_samples` below which intervals and reliabilities are worth little
+_STAGE = "stage finished"  # the event of a conflict run after which the model of a stage is there
 
 
 @dataclass(frozen=True)
@@ -46,51 +38,73 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What all cells of a study share.
+class CellKey:
+    """Which cell of the study this is.
 
     Attributes:
-        settings: The study's settings.
+        name: The cell's name.
+        checkpoint: The state of the model.
+        task_a: The task whose Fisher normalises pair scores.
+        task_b: The other one.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    task_a: str
+    task_b: str
+
+    @property
+    def pair(self) -> str:
+        """The tasks, as settings name them."""
+        return f"{self.task_a}:{self.task_b}"
+
+
+class Prepared(Procedure[CircuitStudySettings]):
+    """The part of the study that its cells and its plan use.
+
+    Attributes:
         checkpoints: The states of the model, in order.
         rows: The rows of each task.
         layers: How many layers are measured at each state.
-        warnings: Sentences that a user should read.
+        keys: Every cell, checkpoint by checkpoint; the number in front of a name keeps them apart.
     """
 
-    settings: CircuitStudySettings
-    checkpoints: tuple[Checkpoint, ...]
-    rows: dict[str, tuple[Row, ...]]
-    layers: int
-    warnings: tuple[str, ...]
+    opened: Any
+    """The checkpoint that is in memory now."""
+
+    def prepare(self) -> Sequence[str]:
+        """Find the checkpoints and read the tasks."""
+        settings = self.settings
+        self.checkpoints = _checkpoints(settings)
+        measured = settings.measurement.layers
+        config = self.start(self.checkpoints[0]).config
+        self.layers = int(config.num_hidden_layers) if measured is None else len(measured)
+        self.rows = {task.name: read_rows(task, task.source, task.split) for task in settings.tasks}
+        pairs = [(one, pair) for one in self.checkpoints for pair in settings.task_pairs]
+        self.keys = tuple(
+            CellKey(f"{at:02d}-{one.name[:50]}-{a[:20]}-{b[:20]}".rstrip("."), one, a, b)
+            for at, (one, (a, b)) in enumerate(pairs)
+        )
+        _check_enough(settings, self.rows)
+        return _warnings(settings, self.rows)
+
+    @property
+    def cell_names(self) -> tuple[str, ...]:
+        """Each pair of tasks at each checkpoint."""
+        return tuple(key.name for key in self.keys)
+
+    def key(self, name: str) -> CellKey:
+        """The cell of a name."""
+        return next(key for key in self.keys if key.name == name)
 
     @property
     def samples(self) -> int:
         """The samples of the smallest task."""
         return min(self.settings.measurement.rows, *(len(rows) for rows in self.rows.values()))
 
-    def open_model(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
-        """A checkpoint with its tokenizer.
-
-        Args:
-            checkpoint: One of the study's.
-
-        Returns:
-            Model and tokenizer; an adapter lies on its base, unmerged, and is measured by its effective weights.
-        """
-        settings = self.settings
-        whole = _whole(checkpoint.place)
-        remote = settings.trust_remote_code
-        with renamed("path_or_id", "model"):
-            model = load_model(
-                whole,
-                dtype=settings.dtype,
-                device=find_device(settings.device),
-                trust_remote_code=remote,
-            )
-            tokenizer = load_tokenizer(whole, trust_remote_code=remote)
-        if whole != checkpoint.place:
-            model = PeftModel.from_pretrained(model, checkpoint.place)
-        return model, tokenizer
+    def start(self, checkpoint: Checkpoint) -> StartModel:
+        """A checkpoint; an adapter lies on its base, unmerged, and is measured by its effective weights."""
+        return StartModel(self.settings, "model", checkpoint.place)
 
     def heads_of(self, model: Any) -> HeadMap:
         """The heads of a model on which the measurement is possible.
@@ -127,31 +141,10 @@ class Bench:
             return choose_samples(*rows, tokenizer, self.settings.measurement)
 
 
-def prepare(settings: CircuitStudySettings) -> Bench:
-    """Find the checkpoints and read the tasks.
-
-    Args:
-        settings: The study's settings.
-
-    Returns:
-        What every cell starts from.
-    """
-    checkpoints = _checkpoints(settings)
-    with renamed("path_or_id", "model"):
-        config = read_config(
-            _whole(checkpoints[0].place), trust_remote_code=settings.trust_remote_code
-        )
-    measured = settings.measurement.layers
-    layers = int(config.num_hidden_layers) if measured is None else len(measured)
-    rows = {task.name: read_rows(task, task.source, task.split) for task in settings.tasks}
-    _check_enough(settings, rows)
-    return Bench(settings, checkpoints, rows, layers, tuple(_warnings(settings, rows)))
-
-
 def _checkpoints(settings: CircuitStudySettings) -> tuple[Checkpoint, ...]:
     if settings.conflict is not None:
         return _of_conflict(settings, Path(settings.conflict))
-    places = [find_model(place) for place in settings.places]
+    places = [StartModel(settings, "model", place).place for place in settings.places]
     named = zip(names_of(settings.places), places, strict=True)
     return tuple(Checkpoint(name, place) for name, place in named)
 
@@ -167,28 +160,23 @@ def _of_conflict(settings: CircuitStudySettings, folder: Path) -> tuple[Checkpoi
             found=f"a run of kind {run.kind!r}",
             remedy="`crosstune list` names the runs under a folder.",
         )
-    learned = from_yaml(ConflictSettings, run.settings_yaml + "\n")
+    learned = yaml.safe_load(run.settings_yaml)
     finished = {cell.folder.name: cell for cell in run.cells() if cell.finished}
-    seeds = learned.seeds if settings.conflict_seed is None else (settings.conflict_seed,)
+    asked = settings.conflict_seed
+    seeds = learned["seeds"] if asked is None else [asked]
     cells = [finished[name] for name in (f"seed-{seed}" for seed in seeds) if name in finished]
     if not cells:
         raise SettingsError(
-            "conflict_seed" if settings.conflict_seed is not None else "conflict",
+            "conflict_seed" if asked is not None else "conflict",
             law=f"must name a finished cell of {folder}",
             found=", ".join(finished) or "no finished cell",
             remedy="Finish that run, or name another of its seeds.",
         )
-    stages = [
-        Checkpoint(stage, str(cells[0].checkpoints / stage / "model"))
-        for stage in learned.stage_names
-    ]
-    return (Checkpoint("0-base", find_model(learned.model)), *stages)
-
-
-def _whole(place: str) -> str:
-    """The whole model: the place itself, or the base of the adapter there."""
-    adapter = Path(place) / _ADAPTER
-    return str(read_json(adapter)["base_model_name_or_path"]) if adapter.is_file() else place
+    stages = [str(event["stage"]) for event in cells[0].events(_STAGE)]
+    return (
+        Checkpoint("0-base", StartModel(settings, "model", learned["model"]).place),
+        *(Checkpoint(stage, str(cells[0].checkpoints / stage / "model")) for stage in stages),
+    )
 
 
 def _check_enough(settings: CircuitStudySettings, rows: Mapping[str, Sequence[Row]]) -> None:

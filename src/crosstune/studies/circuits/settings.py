@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import PurePath
-from typing import Literal
+from typing import ClassVar, Literal
 
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.data.settings import TaskSettings
-from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings.options import at_least
-from crosstune.foundation.storage import safe_name
 from crosstune.foundation.worlds import EMBEDDED
+from crosstune.studies.frame.settings import StudySettings, require
 
 _TOY_TASKS = (
     TaskSettings(name="en", source="toy:latin-svo", rows=400),
@@ -23,7 +22,7 @@ _SAVED_AS = "model"  # the folder in which a study saves the model of a stage
 
 
 @dataclass(frozen=True)
-class CircuitStudySettings:
+class CircuitStudySettings(StudySettings):
     """Score how samples of two tasks interfere in the Q, K, V and O blocks of every attention head."""
 
     output: str = "runs/circuits"
@@ -36,12 +35,8 @@ class CircuitStudySettings:
     """The run folder of a study `conflict`: its model before and after each stage are the checkpoints."""
     conflict_seed: int | None = None
     """Which seed of that run; none takes its first finished one."""
-    trust_remote_code: bool = False
-    """Whether code that comes with the model may run."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Type of the weights in memory; `auto` keeps that of the files. See also `measurement.precision`."""
-    device: str = "auto"
-    """`cpu`, `cuda`, …; `auto` takes an accelerator where there is one. CUDA_VISIBLE_DEVICES chooses among several."""
     tasks: tuple[TaskSettings, ...] = _TOY_TASKS
     """The tasks; each is captured once, whatever it is held against."""
     pairs: tuple[str, ...] = ()
@@ -57,14 +52,13 @@ class CircuitStudySettings:
     keep_factors: bool = True
     """Whether factors in the run folder stay when the run has finished."""
 
+    NO_NUMBERS: ClassVar = (*StudySettings.NO_NUMBERS, "factors", "keep_factors")
+
     def __post_init__(self) -> None:
         """Refuse what cannot be run before anything is loaded."""
-        names = [task.name for task in self.tasks]
-        for at, name in enumerate(names):
-            safe_name(name, f"tasks[{at}].name")  # it becomes a part of paths
-        _require(len(names) >= 2, "tasks", "must be at least two", len(names))
-        twice = sorted({name for name in names if names.count(name) > 1})
-        _require(not twice, "tasks", "must have different names", f"{', '.join(twice)} twice")
+        super().__post_init__()
+        names = self.task_names
+        require(len(names) >= 2, "tasks", "must be at least two", len(names))
         self._check_pairs(names)
         self._check_models()
         at_least("top_pairs", self.top_pairs, 1)
@@ -73,36 +67,32 @@ class CircuitStudySettings:
         for pair in self.pairs:
             a, _, b = pair.partition(":")
             law = f"must be two different tasks as A:B, of {', '.join(names)}"
-            _require(a in names and b in names and a != b, "pairs", law, repr(pair))
-        _require(len(set(self.pairs)) == len(self.pairs), "pairs", "must differ", self.pairs)
+            require(a in names and b in names and a != b, "pairs", law, repr(pair))
+        require(len(set(self.pairs)) == len(self.pairs), "pairs", "must differ", self.pairs)
 
     def _check_models(self) -> None:
         if self.conflict is None:
-            _require(
+            require(
                 self.conflict_seed is None, "conflict_seed", "needs `conflict`", self.conflict_seed
             )
             twice = [one for one in self.places if self.places.count(one) > 1]
-            _require(not twice, "checkpoints", "must differ, and from `model`", ", ".join(twice))
+            require(not twice, "checkpoints", "must differ, and from `model`", ", ".join(twice))
             return
         law = "must be left out beside `conflict`, whose run names the models"
-        _require(self.model == EMBEDDED, "model", law, self.model)
-        _require(not self.checkpoints, "checkpoints", law, ", ".join(self.checkpoints))
+        require(self.model == EMBEDDED, "model", law, self.model)
+        require(not self.checkpoints, "checkpoints", law, ", ".join(self.checkpoints))
 
     @property
     def task_pairs(self) -> tuple[tuple[str, str], ...]:
         """The pairs of tasks, A first."""
         if not self.pairs:
-            return tuple(combinations((task.name for task in self.tasks), 2))
+            return tuple(combinations(self.task_names, 2))
         return tuple((a, b) for a, _, b in (pair.partition(":") for pair in self.pairs))
 
     @property
     def places(self) -> tuple[str, ...]:
         """The model and its further checkpoints, as they were named; those of a conflict run are found there."""
         return (self.model, *self.checkpoints)
-
-    def same_numbers(self) -> CircuitStudySettings:
-        """The settings without what changes no number of a cell."""
-        return replace(self, output="", factors=None, keep_factors=True)
 
 
 def names_of(places: Sequence[str]) -> tuple[str, ...]:
@@ -121,10 +111,3 @@ def names_of(places: Sequence[str]) -> tuple[str, ...]:
         name = name.encode("ascii", "ignore").decode().strip(".-_")[:60] or "model"
         found.append(name if len(places) == 1 else f"{at}-{name}")
     return tuple(found)
-
-
-def _require(holds: bool, argument: str, law: str, found: object) -> None:
-    if not holds:
-        raise SettingsError(
-            argument, law=law, found=found, remedy="Change it in the settings file or command."
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +14,7 @@ from crosstune.circuits.invariance import FREE_OF_UNITS, why_not
 from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.foundation.statistics.association import rank_correlation
-from crosstune.studies.circuits.cell import SCORES, Place
+from crosstune.studies.circuits.cell import SCORES
 from crosstune.studies.circuits.entries import (
     AXES,
     Found,
@@ -24,6 +24,7 @@ from crosstune.studies.circuits.entries import (
     rows_table,
     standing,
 )
+from crosstune.studies.circuits.prepare import CellKey
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.frame.over_seeds import by_key
 
@@ -46,23 +47,24 @@ CHECKPOINTS_COLUMNS = (
 )
 
 
-def write(run: Run, cells: Sequence[Place], settings: CircuitStudySettings) -> None:
-    """Write the tables over cells into the study's run.
+def over_cells(
+    done: Mapping[CellKey, Run], settings: CircuitStudySettings
+) -> tuple[list[Table], list[Measurement]]:
+    """The tables and headline figures of a study.
 
     Args:
-        run: The study's run.
-        cells: Its finished cells, at least one.
+        done: Its finished cells, at least one.
         settings: Its settings.
+
+    Returns:
+        The cells' tables with checkpoint and pair in front, and what follows from them together.
     """
-    opened = {cell.folder.name: cell for cell in run.cells()}
-    found = [
-        Found(place, CircuitScores.open(opened[place.name].folder / SCORES)) for place in cells
-    ]
+    found = [Found(key, CircuitScores.open(cell.folder / SCORES)) for key, cell in done.items()]
     names = [tables.HEADS, tables.SLICES, *([tables.ABLATION] if settings.ablate else [])]
     over = {
         name: Table.concat(
             [
-                opened[one.place.name]
+                done[one.key]
                 .table(name)
                 .with_columns(dict(zip(AXES, one.axes.values(), strict=True)))
                 for one in found
@@ -79,11 +81,7 @@ def write(run: Run, cells: Sequence[Place], settings: CircuitStudySettings) -> N
         checkpoints_table(heads),
         *changes_tables(found),
     ]
-    for table in written:
-        if len(table):
-            run.write_table(table)
-    for measurement in measurements(heads, settings):
-        run.measure(measurement)
+    return [table for table in written if len(table)], list(measurements(heads, settings))
 
 
 def changes_tables(found: Sequence[Found]) -> Iterator[Table]:
@@ -110,7 +108,7 @@ def changes_tables(found: Sequence[Found]) -> Iterator[Table]:
 
 
 def _pair_of(one: Found) -> str:
-    return one.place.pair
+    return one.key.pair
 
 
 def checkpoints_table(heads: Table) -> Table:

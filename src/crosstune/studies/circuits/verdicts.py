@@ -8,15 +8,19 @@ from dataclasses import replace
 from crosstune.circuits import tables
 from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import Statement
-from crosstune.studies.circuits.cell import STATEMENT, Place
+from crosstune.studies.circuits.cell import STATEMENT
+from crosstune.studies.circuits.prepare import CellKey
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.circuits.summary import CHECKPOINTS
 from crosstune.studies.frame.over_seeds import by_key
+from crosstune.studies.frame.procedure import warnings_of
 
 _GUIDE = "Intervals treat heads as independent, so they are a guide."
 
 
-def statements(run: Run, cells: Sequence[Place], settings: CircuitStudySettings) -> list[Statement]:
+def statements(
+    run: Run, cells: Sequence[CellKey], settings: CircuitStudySettings
+) -> list[Statement]:
     """The findings of a study.
 
     Args:
@@ -27,17 +31,16 @@ def statements(run: Run, cells: Sequence[Place], settings: CircuitStudySettings)
     Returns:
         Sentences with their figures, the most important first.
     """
-    cautions = [Statement(text, "warning") for text in _warnings(run)]
     return [
         *_of_cells(run, cells),
-        *cautions,
+        *warnings_of(run),
         *_checkpoints(run),
         *_ablation(run, cells),
         _where(settings),
     ]
 
 
-def _of_cells(run: Run, cells: Sequence[Place]) -> Iterator[Statement]:
+def _of_cells(run: Run, cells: Sequence[CellKey]) -> Iterator[Statement]:
     """Each cell's own findings, which say where they are from where there are several."""
     # Means of scores that treat both tasks alike say the same of `A:B` and of `B:A`: once is enough.
     said = set()
@@ -52,11 +55,6 @@ def _of_cells(run: Run, cells: Sequence[Place]) -> Iterator[Statement]:
                 continue
             said.add(key)
             yield replace(found, text=f"{place.pair}{where}. {found.text}")
-
-
-def _warnings(run: Run) -> list[str]:
-    """What the study warned of, said once however often it was gone on with."""
-    return list(dict.fromkeys(event["text"] for event in run.events("warning")))
 
 
 def _checkpoints(run: Run) -> Iterator[Statement]:
@@ -81,7 +79,7 @@ def _checkpoints(run: Run) -> Iterator[Statement]:
         yield Statement(text, "shown" if alike else "not_shown", f"Within blocks. {_GUIDE}")
 
 
-def _ablation(run: Run, cells: Sequence[Place]) -> Iterator[Statement]:
+def _ablation(run: Run, cells: Sequence[CellKey]) -> Iterator[Statement]:
     """How far the choice of score and Fisher matters, for the first cell."""
     if not run.has_table(tables.ABLATION) or not cells:
         return

@@ -95,18 +95,18 @@ def is_finished(run: Run, name: str) -> bool:
     return any(cell.folder.name == name and cell.finished for cell in run.cells())
 
 
-def finished_cells(run: Run, settings: StudySettings) -> list[Run]:
+def finished_cells(run: Run, names: Sequence[str]) -> list[Run]:
     """The cells that came to their end.
 
     Args:
         run: The study's run.
-        settings: Its settings.
+        names: The names of its cells.
 
     Returns:
-        Them, in the order of the settings.
+        Them, in that order.
     """
     finished = {cell.folder.name: cell for cell in run.cells() if cell.finished}
-    return [finished[name] for name in settings.cell_names if name in finished]
+    return [finished[name] for name in names if name in finished]
 
 
 def seeds_of(done: Sequence[Run], settings: SeededSettings) -> tuple[int, ...]:

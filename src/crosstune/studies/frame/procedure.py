@@ -66,6 +66,15 @@ class Procedure(Generic[S]):
         """
         raise NotImplementedError
 
+    @property
+    def cell_names(self) -> tuple[str, ...]:
+        """The names of its cells; where the settings alone do not say, the study must be prepared."""
+        return self.settings.cell_names
+
+    def groups(self, names: Sequence[str]) -> list[list[str]]:
+        """Cells that share what is in memory, and so run one after another in one process."""
+        return [[name] for name in names]
+
     def begin(self, opened: Run) -> None:
         """Write what follows from the rows alone, in the first process, before any cell.
 
@@ -120,18 +129,19 @@ class Procedure(Generic[S]):
             for text in warnings:
                 opened.event("warning", text=text)
             self.begin(opened)
-        missing = [name for name in self.settings.cell_names if not is_finished(opened, name)]
-        for name in self.settings.cell_names:
+        missing = [name for name in self.cell_names if not is_finished(opened, name)]
+        for name in self.cell_names:
             steps = self.cell(self, self.settings.of_cell(name), name, opened, listener).steps
             waits = name in missing
             listener(
                 Progress(name, "waiting" if waits else "finished", 0 if waits else steps, steps)
             )
-        if min(self.settings.workers, len(missing)) > 1:
-            processes.run_cells(self, missing, opened.folder, listener)
+        groups = self.groups(missing)
+        if min(self.settings.workers, len(groups)) > 1:
+            processes.run_groups(self, groups, opened.folder, listener)
         else:
-            for name in missing:
-                self.run_cell(name, opened.folder, listener)
+            for group in groups:
+                self.run_group(group, opened.folder, listener)
         if ranks.is_first():
             whole = settings_of(opened, type(self.settings))  # with the seeds of every call
             (self if whole == self.settings else type(self)(whole)).sum_up(opened)
@@ -140,17 +150,18 @@ class Procedure(Generic[S]):
         ranks.wait_for_all()
         return opened
 
-    def run_cell(self, name: str, folder: Path, listener: Listener) -> None:
-        """Run one cell, from where it was stopped; the study is prepared.
+    def run_group(self, names: Sequence[str], folder: Path, listener: Listener) -> None:
+        """Run cells one after another, from where they were stopped; the study is prepared.
 
         Args:
-            name: The cell's name.
+            names: The cells' names.
             folder: The study's run folder.
-            listener: Told how far it has come.
+            listener: Told how far they have come.
         """
-        settings = self.settings.of_cell(name)
-        cell = open_cell(Run.open(folder), name, settings)
-        self.cell(self, settings, name, cell, listener).go()
+        for name in names:
+            settings = self.settings.of_cell(name)
+            cell = open_cell(Run.open(folder), name, settings)
+            self.cell(self, settings, name, cell, listener).go()
 
     def sum_up(self, opened: Run) -> None:
         """Write tables, measurements and the page from the cells that are finished; these are not touched.
@@ -158,7 +169,7 @@ class Procedure(Generic[S]):
         Args:
             opened: The study's run, with at least one finished cell.
         """
-        tables, measurements = self.summarise(finished_cells(opened, self.settings))
+        tables, measurements = self.summarise(finished_cells(opened, self.cell_names))
         for table in tables:
             opened.write_table(table)
         for found in measurements:

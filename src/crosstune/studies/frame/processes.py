@@ -18,23 +18,25 @@ from crosstune.studies.frame.loading import load_procedure
 from crosstune.studies.frame.plan import Listener
 
 
-def run_cells(study: Any, names: Sequence[str], folder: Path, listener: Listener) -> None:
-    """Run cells beside each other, as many as the settings allow.
+def run_groups(
+    study: Any, groups: Sequence[Sequence[str]], folder: Path, listener: Listener
+) -> None:
+    """Run groups of cells beside each other, as many as the settings allow.
 
     Args:
         study: The `Procedure`; each process loads and prepares it again.
-        names: The cells.
+        groups: The names of the cells of each.
         folder: The study's run folder.
         listener: Told how far each has come.
     """
     context = multiprocessing.get_context("spawn")
-    workers = min(study.settings.workers, len(names))
+    workers = min(study.settings.workers, len(groups))
     threads = max(1, (os.cpu_count() or 1) // workers)
     work = (type(study).where(), to_yaml(study.settings))
     with context.Manager() as manager:
         told = manager.Queue()
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            cells = [pool.submit(_work, work, name, folder, told, threads) for name in names]
+            cells = [pool.submit(_work, work, group, folder, told, threads) for group in groups]
             _listen(cells, told, listener)
 
 
@@ -59,11 +61,13 @@ def _hand_on(told: Any, listener: Listener) -> None:
             return
 
 
-def _work(work: tuple[str, str], name: str, folder: Path, told: Any, threads: int) -> None:
+def _work(
+    work: tuple[str, str], names: Sequence[str], folder: Path, told: Any, threads: int
+) -> None:
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
     where, settings = work
     procedure = load_procedure(where)
     study = procedure(from_yaml(procedure.settings_class, settings))
     study.prepare()
-    study.run_cell(name, folder, told.put)
+    study.run_group(names, folder, told.put)

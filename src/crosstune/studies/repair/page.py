@@ -79,7 +79,10 @@ def _subtitle(run: Run, settings: RepairStudySettings) -> str:
     if settings.after is not None:
         between = f", {len(settings.between)} checkpoints between" if settings.between else ""
         return f"{settings.before} → {settings.after}{between}. {searched}"
-    training, seeds = settings.training, seeds_of(finished_cells(run, settings), settings)
+    training, seeds = (
+        settings.training,
+        seeds_of(finished_cells(run, settings.cell_names), settings),
+    )
     adapters = "" if training.lora is None else f", LoRA of rank {training.lora.rank}"
     model = "The embedded model" if settings.before == EMBEDDED else _name(settings.before)
     return (

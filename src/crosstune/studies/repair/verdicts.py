@@ -45,7 +45,7 @@ def picked(run: Run, settings: RepairStudySettings) -> Pick | None:
     Returns:
         The pick of the first seed, or None where there was nothing to repair.
     """
-    for cell in finished_cells(run, settings):
+    for cell in finished_cells(run, settings.cell_names):
         for event in cell.events(PICKED):
             own = {"method": event["method"], "label": event["label"]}
             rows = run.table("repair_by_task").where(**own).rows()
@@ -68,7 +68,7 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
     cautions = [Statement(text, "warning") for text in _warnings(run)]
     if pick is None:
         return [*_of_first_cell(run, settings), *cautions]
-    tasks, seeds = run.table("repair_by_task"), len(finished_cells(run, settings))
+    tasks, seeds = run.table("repair_by_task"), len(finished_cells(run, settings.cell_names))
     point = Point(pick.method, pick.kind, **_asked(pick, settings))  # type: ignore[arg-type]
     found = [
         _trade(point, tasks, pick, seeds, settings),
@@ -94,7 +94,7 @@ def _trade(
 
 
 def _where(run: Run, settings: RepairStudySettings) -> Statement:
-    names = [cell.folder.name for cell in finished_cells(run, settings)]
+    names = [cell.folder.name for cell in finished_cells(run, settings.cell_names)]
     places = ", ".join(f"cells/{name}/{REPAIRED}" for name in names)
     return Statement(
         f"The repaired model is saved in this run's folder: {places}.",
@@ -116,7 +116,7 @@ def _warnings(run: Run) -> list[str]:
 
 def _of_first_cell(run: Run, settings: RepairStudySettings) -> list[Statement]:
     """Why there is nothing to repair, in the words of the first cell."""
-    cell = finished_cells(run, settings)[0]
+    cell = finished_cells(run, settings.cell_names)[0]
     events = cell.events("statement")
     return [Statement(event["text"], event["tone"], event["detail"]) for event in events]
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from crosstune.circuits.forecast import Estimate, estimate
 from crosstune.foundation.errors import MeasurementError
-from crosstune.studies.circuits.cell import Place, captures, places, scorings
-from crosstune.studies.circuits.prepare import Bench, prepare
-from crosstune.studies.circuits.settings import CircuitStudySettings
+from crosstune.studies.circuits.cell import captures, scorings
+from crosstune.studies.circuits.prepare import CellKey, Prepared
+from crosstune.studies.frame.costs import GIB
 from crosstune.studies.frame.plan import Plan, PlanLine
 
-_GIB = 2**30
 _REPORT_SECONDS = 10.0  # loading libraries, summing up and drawing hardly depend on the model
 
 
@@ -35,41 +34,40 @@ class Calibration:
     model_gib: float
 
 
-def plan(settings: CircuitStudySettings) -> Plan:
+def plan_of(study: Prepared) -> Plan:
     """The predicted time, memory and space of a study.
 
     Args:
-        settings: The study's settings.
+        study: The study.
 
     Returns:
         The plan; nothing is left on disk, and no run folder is made. What cannot fit is a warning that says what would.
     """
-    bench = prepare(settings)
-    found = calibrate(bench)
-    return Plan(tuple(_lines(bench, found)), (*bench.warnings, *_refusal(found.estimate)))
+    warnings = study.prepare()
+    found = calibrate(study)
+    return Plan(tuple(_lines(study, found)), (*warnings, *_refusal(found.estimate)))
 
 
-def calibrate(bench: Bench) -> Calibration:
+def calibrate(study: Prepared) -> Calibration:
     """Open the first checkpoint and time a few passes of it.
 
     Args:
-        bench: What all cells share.
+        study: The study, prepared.
 
     Returns:
         What was found, for the first pair of tasks.
     """
-    settings = bench.settings.measurement
-    model, tokenizer = bench.open_model(bench.checkpoints[0])
-    bench.heads_of(model)
-    a, b = bench.settings.task_pairs[0]
-    samples = bench.samples_of(a, b, tokenizer)
+    settings = study.settings.measurement
+    start = study.start(study.checkpoints[0])
+    model, tokenizer = start.load(), start.tokenizer
+    study.heads_of(model)
+    a, b = study.settings.task_pairs[0]
+    samples = study.samples_of(a, b, tokenizer)
     lengths = [len(row.input_ids) for side in samples for row in side.encoded]
     tokens = max(2, round(sum(lengths) / len(lengths)))
     n_a, n_b = (len(side) for side in samples)
     weights = sum(one.numel() * one.element_size() for one in model.parameters())
-    return Calibration(
-        estimate(model, n_a, n_b, tokens, settings), n_a, n_b, tokens, weights / _GIB
-    )
+    return Calibration(estimate(model, n_a, n_b, tokens, settings), n_a, n_b, tokens, weights / GIB)
 
 
 def _refusal(found: Estimate) -> tuple[str, ...]:
@@ -80,11 +78,11 @@ def _refusal(found: Estimate) -> tuple[str, ...]:
     return ()
 
 
-def _lines(bench: Bench, found: Calibration) -> Iterator[PlanLine]:
-    cells, cost = places(bench), found.estimate
-    captured = _captured(bench, cells)
-    ours = captures(cells[:1], bench.settings.measurement)
-    scored = len(cells) * scorings(bench)
+def _lines(study: Prepared, found: Calibration) -> Iterator[PlanLine]:
+    cells, cost = study.keys, found.estimate
+    captured = _captured(study, cells)
+    ours = captures(cells[:1], study.settings.measurement)
+    scored = len(cells) * scorings(study)
     capture, score = (
         captured / len(ours) * cost.capture_seconds,
         scored * cost.score_seconds,
@@ -92,7 +90,7 @@ def _lines(bench: Bench, found: Calibration) -> Iterator[PlanLine]:
     whole = capture + score + _REPORT_SECONDS
     heads = "×".join(map(str, (found.n_a, found.n_b)))
     yield PlanLine(
-        "whole study", whole, "seconds", f"{len(cells)} cells at {len(bench.checkpoints)} checkpoints, and the report"
+        "whole study", whole, "seconds", f"{len(cells)} cells at {len(study.checkpoints)} checkpoints, and the report"
     )  # fmt: skip
     yield PlanLine(
         "  capturing", capture, "seconds", f"{captured} passes over a task; each is captured once a checkpoint"
@@ -121,10 +119,10 @@ def _lines(bench: Bench, found: Calibration) -> Iterator[PlanLine]:
     yield PlanLine("tokens of a sample", found.tokens, "tokens", "mean of the first two tasks")
 
 
-def _captured(bench: Bench, cells: tuple[Place, ...]) -> int:
+def _captured(study: Prepared, cells: tuple[CellKey, ...]) -> int:
     """Passes over a task, at all checkpoints."""
-    settings = bench.settings.measurement
+    settings = study.settings.measurement
     return sum(
         len(captures([cell for cell in cells if cell.checkpoint == one], settings))
-        for one in bench.checkpoints
+        for one in study.checkpoints
     )
