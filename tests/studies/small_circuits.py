@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from tests.studies import small_study
 
@@ -15,7 +14,8 @@ from crosstune.foundation.models import load_model, load_tokenizer, save_model
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping
 from crosstune.studies.circuits.settings import CircuitStudySettings
-from crosstune.studies.frame.plan import Listener
+from crosstune.studies.circuits.study import Circuits
+from crosstune.studies.frame.plan import Listener, silent
 
 LAYERS = 2
 
@@ -72,13 +72,9 @@ def everything(folder: Path) -> CircuitStudySettings:
     )
 
 
-def run_cells(chosen: CircuitStudySettings, listener: Listener = lambda progress: None) -> Run:
+def run_cells(chosen: CircuitStudySettings, listener: Listener = silent) -> Run:
     """The study without its page, which takes longer than everything else here."""
-    from crosstune.studies.circuits import flow
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow.report, "draw", lambda run: None)
-        return flow.run(chosen, listener)
+    return small_study.undrawn(Circuits(chosen), listener)
 
 
 def arrays(run: Run) -> dict[str, np.ndarray]:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 from safetensors.torch import load_file
 from tests.studies import small_study
 
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.studies.frame.plan import Listener
+from crosstune.studies.frame.plan import Listener, silent
 from crosstune.studies.repair.settings import RepairStudySettings
+from crosstune.studies.repair.study import Repair
 
 COST_TABLES = ("repair_cost",)
 
@@ -63,13 +63,9 @@ def settings(folder: Path, **changes: Any) -> RepairStudySettings:
     return from_mapping(RepairStudySettings, values(folder, **changes))
 
 
-def run_cells(chosen: RepairStudySettings, listener: Listener = lambda progress: None) -> Run:
+def run_cells(chosen: RepairStudySettings, listener: Listener = silent) -> Run:
     """The study without its page, which takes longer than everything else here."""
-    from crosstune.studies.repair import flow
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow.report, "draw", lambda run: None)
-        return flow.run(chosen, listener)
+    return small_study.undrawn(Repair(chosen), listener)
 
 
 def figures(run: Run) -> dict[str, list[dict[str, Any]]]:

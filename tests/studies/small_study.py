@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping, from_yaml
 from crosstune.foundation.worlds import random_model
-from crosstune.studies.conflict import flow
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.frame.plan import Listener
+from crosstune.studies.conflict.study import Conflict
+from crosstune.studies.frame import procedure
+from crosstune.studies.frame.plan import Listener, silent
 
 # What may differ between two runs that compute the same: time, memory, and which attempt it was.
 COST = {"seconds", "evaluations"}
@@ -74,11 +75,16 @@ def settings(folder: Path, **changes: Any) -> ConflictSettings:
     return from_mapping(ConflictSettings, values(folder, **changes))
 
 
-def run_cells(chosen: ConflictSettings, listener: Listener = lambda progress: None) -> Run:
+def run_cells(chosen: ConflictSettings, listener: Listener = silent) -> Run:
     """The study without its page, which takes longer than everything else here."""
+    return undrawn(Conflict(chosen), listener)
+
+
+def undrawn(study: procedure.Procedure[Any], listener: Listener = silent) -> Run:
+    """Any study without its page."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow.report, "draw", lambda run: None)
-        return flow.run(chosen, listener)
+        patch.setattr(procedure.report, "draw", lambda run: None)
+        return study.run(listener)
 
 
 def figures(run: Run) -> dict[str, list[dict[str, Any]]]:
