@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.studies import small_foretell, small_repair, small_study
+from tests.studies import small_repair, small_study
 
 from crosstune.foundation.records import Run
 
@@ -41,10 +41,3 @@ def repaired(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished repair study of two seeds."""
     folder = tmp_path_factory.mktemp("repair")
     return small_repair.run_cells(small_repair.settings(folder, seeds=[0, 7]))
-
-
-@pytest.fixture(scope="session")
-def foretold(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished foretell study of two seeds."""
-    folder = tmp_path_factory.mktemp("foretell")
-    return small_foretell.run_cells(small_foretell.settings(folder, seeds=[0, 7]))

@@ -147,6 +147,13 @@ def same(one: Any, other: Any, tolerance: float) -> bool:
     return bool(one == other)
 
 
+def prepared(chosen: ConflictSettings) -> Conflict:
+    """The study with its rows read."""
+    study = Conflict(chosen)
+    study.prepare()
+    return study
+
+
 def read_settings(run: Run) -> ConflictSettings:
     """The settings that a run was made with."""
     return from_yaml(ConflictSettings, run.settings_yaml)

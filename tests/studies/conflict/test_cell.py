@@ -13,8 +13,8 @@ from tests.studies import small_study
 from crosstune.foundation.errors import CheckpointError
 from crosstune.foundation.records import Run
 from crosstune.foundation.training import checkpoints
-from crosstune.studies.conflict.cell import Cell, cell_name
-from crosstune.studies.conflict.prepare import prepare
+from crosstune.studies.conflict.cell import ConflictCell
+from crosstune.studies.conflict.study import Conflict
 from crosstune.studies.frame.plan import Progress
 
 
@@ -40,7 +40,8 @@ def test_a_finished_cell_is_walked_over_without_a_step(finished: Run, tmp_path: 
     told: list[Progress] = []
     cell = finished.cells()[0]
     before = small_study.figures(cell)
-    Cell(prepare(settings), 0, cell, told.append).go()
+    own = settings.of_cell("seed-0")
+    ConflictCell(Conflict(settings), own, "seed-0", cell, told.append).go()
     assert [one.doing for one in told] == ["stage 1-en finished", "stage 2-bn finished"]
     assert [(one.done, one.total, one.cell) for one in told] == [(3, 6, "seed-0"), (6, 6, "seed-0")]
     assert small_study.differences(small_study.figures(cell), before) == []
@@ -78,7 +79,3 @@ def test_a_checkpoint_of_another_model_is_refused_and_a_half_written_one_skipped
     notes = [event["text"] for event in run.cells()[0].all_events() if event["kind"] == "note"]
     assert notes == ["checkpoint-2 was skipped: model.safetensors is not what was written."]
     assert run.finished
-
-
-def test_a_seed_names_its_cell() -> None:
-    assert cell_name(42) == "seed-42"

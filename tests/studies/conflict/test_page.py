@@ -7,8 +7,7 @@ from dataclasses import replace
 from tests.studies.conflict.told import TABLES, closing, run_with
 
 from crosstune.foundation.records import Table
-from crosstune.foundation.records.page import PAGE_FILE, Page
-from crosstune.foundation.storage import read_json
+from crosstune.foundation.records.page import Page
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.studies.conflict import accounts, page, tables
 from crosstune.studies.conflict.agreement import _AT_ONE_STATE
@@ -30,8 +29,7 @@ WRITTEN = {
 
 def written(folder, settings=SETTINGS, **rows) -> Page:
     run = run_with(folder / "run", **rows)
-    page.write(run, settings)
-    return Page.from_json(read_json(run.folder / PAGE_FILE))
+    return page.page(run, settings)
 
 
 def test_every_section_names_a_table_and_columns_that_exist(tmp_path):
@@ -48,8 +46,7 @@ def test_every_section_names_a_table_and_columns_that_exist(tmp_path):
 def test_heads_are_drawn_where_they_were_booked(tmp_path):
     run = run_with(tmp_path / "run")
     run.write_table(Table("forgetting_head_means", accounts._HEADS, []))
-    page.write(run, SETTINGS)
-    sections = {one.id: one for one in Page.from_json(read_json(run.folder / PAGE_FILE)).sections}
+    sections = {one.id: one for one in page.page(run, SETTINGS).sections}
     columns = {column.name for column in accounts._HEADS}
     assert set(sections["forgetting-heads"].columns()) <= columns
     assert sections["forgetting-heads"].begin["stage"] == "2-bn"
@@ -85,9 +82,3 @@ def test_uniform_and_unigram_lines_stand_in_the_loss_figures(tmp_path):
 
 def test_the_subtitle_says_what_a_seed_changes(tmp_path):
     assert "A seed changes the order of training rows" in written(tmp_path).subtitle
-
-
-def test_the_decision_lies_beside_the_page(tmp_path):
-    run = run_with(tmp_path / "run")
-    page.write(run, SETTINGS)
-    assert read_json(run.folder / page.DECISION_FILE)[0].keys() == {"text", "verdict", "detail"}

@@ -10,7 +10,7 @@ import pytest
 from tests.studies import small_study
 
 from crosstune.foundation.records import Run
-from crosstune.studies.conflict import summary
+from crosstune.studies.conflict.study import Conflict
 
 
 def test_every_kept_table_holds_every_seed(finished: Run) -> None:
@@ -69,7 +69,6 @@ def test_unfinished_cells_take_no_part(finished: Run, tmp_path: Path) -> None:
     copy = Run.open(tmp_path / "copy")
     Run.resume(copy.folder / "cells" / "seed-7")  # opened for writing: not finished
     settings = small_study.read_settings(copy)
-    assert [seed for seed, _ in summary.finished_cells(copy, settings)] == [0]
-    summary.write(copy, settings)
+    Conflict(settings).sum_up(copy)
     assert set(copy.table("scores").column("seed")) == {0}
     assert set(copy.table("retention").column("seeds")) == {1}

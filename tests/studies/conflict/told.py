@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from crosstune.foundation.records import Run, Table
-from crosstune.studies.conflict import accounts, agreement, depth, retention, summary
+from crosstune.studies.conflict import accounts, agreement, depth, retention, summary, tables
 
 LN_V = math.log(512)
 
@@ -103,7 +103,9 @@ def known(task, nats, stage="2-bn", side="test"):
     )
 
 
+SCORES = (summary.SEED, *tables.SCORES)
 TABLES = {
+    "scores": SCORES,
     "closing": accounts._CLOSING,
     "forgetting_components": accounts._COMPONENTS,
     "agreement": agreement._AGREEMENT,
@@ -129,6 +131,7 @@ def run_with(folder: Path, **rows) -> Run:
         for task in ("en", "bn")
     ]
     given = {
+        "scores": [cells(SCORES, seed=0, stage="0-base", task="en", side="test")],
         "closing": [closing("en", 0.5, 0.4, 0.6)],
         "forgetting_components": [component("attn.v", 0.5)],
         "agreement": [site("L0 attn.v", 0.5), site("L1 attn.v", 0.1)],
