@@ -37,7 +37,7 @@ PAIRS_COLUMNS = (
     *AXES,
     *_SLICE,
     _FISHER,
-    Column("rank", "int64", "label", about="CellKey among the head's pairs by magnitude, from 1."),
+    Column("rank", "int64", "label", about="Place among the head's pairs by magnitude, from 1."),
     Column("score", "float64", "value", about="The pair's score."),
     *(
         Column(name, "string", "label", about=about)
@@ -64,7 +64,7 @@ MATRICES_COLUMNS = (
 ROWS_COLUMNS = (
     *AXES,
     Column("side", "string", "axis", about="`row` for samples of A, `column` for those of B."),
-    Column("place", "int64", "axis", about="CellKey along that side of every matrix, from 0."),
+    Column("place", "int64", "axis", about="Place along that side of every matrix, from 0."),
     Column("of", "string", "label", about="The task."),
     Column("id", "string", "label", about="The sample's id."),
     Column("text", "string", "label", about="What it says."),

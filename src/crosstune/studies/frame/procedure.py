@@ -14,7 +14,7 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Statement
 from crosstune.foundation.storage import write_json
-from crosstune.studies.frame import processes
+from crosstune.studies.frame import cluster, processes
 from crosstune.studies.frame.cell import Cell
 from crosstune.studies.frame.opening import (
     finished_cells,
@@ -137,7 +137,9 @@ class Procedure(Generic[S]):
                 Progress(name, "waiting" if waits else "finished", 0 if waits else steps, steps)
             )
         groups = self.groups(missing)
-        if min(self.settings.workers, len(groups)) > 1:
+        if self.settings.engine == "ray" and groups:
+            cluster.run_groups(self, groups, opened.folder, listener)
+        elif min(self.settings.workers, len(groups)) > 1:
             processes.run_groups(self, groups, opened.folder, listener)
         else:
             for group in groups:
@@ -177,12 +179,13 @@ class Procedure(Generic[S]):
         write_json(opened.folder / PAGE_FILE, self.page(opened).to_json())
 
     def _check_workers(self) -> None:
-        if self.settings.workers > 1 and ranks.world_size() > 1:
+        alone = self.settings.workers == 1 and self.settings.engine == "local"
+        if not alone and ranks.world_size() > 1:
             raise SettingsError(
                 "workers",
-                law="must be 1 where a launcher started several processes for each cell",
-                found=f"{self.settings.workers} in {ranks.world_size()} processes",
-                remedy="Set `workers: 1`, or start the command without the launcher.",
+                law="must be 1, with the local engine, where a launcher started several processes for each cell",
+                found=f"{self.settings.workers} with engine {self.settings.engine} in {ranks.world_size()} processes",
+                remedy="Set `workers: 1` and `engine: local`, or start the command without the launcher.",
             )
 
 

@@ -32,11 +32,11 @@ def run_groups(
     context = multiprocessing.get_context("spawn")
     workers = min(study.settings.workers, len(groups))
     threads = max(1, (os.cpu_count() or 1) // workers)
-    work = (type(study).where(), to_yaml(study.settings))
+    where = (type(study).where(), to_yaml(study.settings))
     with context.Manager() as manager:
         told = manager.Queue()
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            cells = [pool.submit(_work, work, group, folder, told, threads) for group in groups]
+            cells = [pool.submit(work, where, group, folder, told, threads) for group in groups]
             _listen(cells, told, listener)
 
 
@@ -44,7 +44,7 @@ def _listen(cells: list[Future[None]], told: Any, listener: Listener) -> None:
     pending: set[Future[None]] = set(cells)
     while pending:
         done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-        _hand_on(told, listener)
+        hand_on(told, listener)
         for cell in done:
             if cell.exception() is not None:
                 # Cells that have not begun would only lengthen the wait for the message.
@@ -53,7 +53,8 @@ def _listen(cells: list[Future[None]], told: Any, listener: Listener) -> None:
             cell.result()
 
 
-def _hand_on(told: Any, listener: Listener) -> None:
+def hand_on(told: Any, listener: Listener) -> None:
+    """Tell what the cells have told."""
     while True:
         try:
             listener(told.get_nowait())
@@ -61,13 +62,22 @@ def _hand_on(told: Any, listener: Listener) -> None:
             return
 
 
-def _work(
-    work: tuple[str, str], names: Sequence[str], folder: Path, told: Any, threads: int
+def work(
+    study: tuple[str, str], names: Sequence[str], folder: Path, told: Any, threads: int
 ) -> None:
+    """Run a group of cells in this process.
+
+    Args:
+        study: Where the `Procedure` is, and its settings as YAML.
+        names: The cells.
+        folder: The study's run folder.
+        told: A queue for what the cells tell.
+        threads: The threads that this process may use.
+    """
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
-    where, settings = work
+    where, settings = study
     procedure = load_procedure(where)
-    study = procedure(from_yaml(procedure.settings_class, settings))
-    study.prepare()
-    study.run_group(names, folder, told.put)
+    prepared = procedure(from_yaml(procedure.settings_class, settings))
+    prepared.prepare()
+    prepared.run_group(names, folder, told.put)

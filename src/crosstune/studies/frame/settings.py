@@ -27,9 +27,13 @@ class StudySettings:
     tasks: tuple[TaskSettings, ...] = ()
     """The tasks."""
     workers: int = 1
-    """Cells run at the same time, each in a process of its own with its share of the cores."""
+    """Cells run at the same time on this machine, each in a process of its own with its share of the cores."""
+    engine: Literal["local", "ray"] = "local"
+    """Where cells run: on this machine, or on a Ray cluster, which runs as many at a time as it has room for."""
+    address: str | None = None
+    """The Ray cluster to join (`auto`, `host:port`, `ray://…`); none starts one on this machine."""
 
-    NO_NUMBERS: ClassVar[tuple[str, ...]] = ("output", "workers")
+    NO_NUMBERS: ClassVar[tuple[str, ...]] = ("output", "workers", "engine", "address")
     """Settings that change no number of a cell: a run may go on with others."""
     FOLLOWS: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Part → its field → the setting of the study that it follows, and which must therefore be left alone in the part."""

@@ -1,0 +1,118 @@
+"""Cells on a Ray cluster: each group of cells is a task that is tried again where its worker died, and goes on from its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from crosstune.foundation.errors import StorageError, UnsupportedError
+from crosstune.foundation.settings import to_yaml
+from crosstune.studies.frame.costs import GIB
+from crosstune.studies.frame.models import find_device
+from crosstune.studies.frame.plan import Listener
+from crosstune.studies.frame.processes import hand_on, work
+
+_TRIES = 3  # how often a group may lose its worker before the study gives up
+_SECONDS = 0.5  # between looks at what the cells tell
+
+
+def run_groups(
+    study: Any, groups: Sequence[Sequence[str]], folder: Path, listener: Listener
+) -> None:
+    """Run groups of cells on the cluster, as many at a time as it has room for.
+
+    Args:
+        study: The `Procedure`; each task loads and prepares it again.
+        groups: The names of the cells of each.
+        folder: The study's run folder, on a path that all nodes share.
+        listener: Told how far each has come.
+
+    Raises:
+        UnsupportedError: Ray is not installed.
+        StorageError: A node does not see the run folder.
+    """
+    ray = _ray()
+    memory = type(study)(replace(study.settings, workers=1)).plan().value("peak memory")
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=study.settings.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        here = ray.get_runtime_context().get_node_id()
+        _check_shared(ray, folder)
+        cores = _cores(ray, len(groups))
+        told = ray.util.queue.Queue(
+            actor_options={"num_cpus": 0, "scheduling_strategy": _on(ray, here)}
+        )
+        task = ray.remote(work).options(
+            num_cpus=cores,
+            num_gpus=1 if find_device(study.settings.device).startswith("cuda") else 0,
+            memory=int(memory * GIB),
+            max_retries=_TRIES,
+        )
+        where = (type(study).where(), to_yaml(study.settings))
+        waiting = [
+            task.remote(where, list(group), folder.resolve(), told, cores) for group in groups
+        ]
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=_SECONDS)
+            hand_on(told, listener)
+            try:
+                ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        ray = import_module("ray")
+        for name in ("ray.util.queue", "ray.util.scheduling_strategies"):
+            import_module(name)
+    except ImportError as error:
+        raise UnsupportedError(
+            "engine",
+            law="`ray` needs the package ray",
+            found="no such package here",
+            remedy="Install it with `pip install 'crosstune[ray]'`, or set `engine: local`.",
+        ) from error
+    return ray
+
+
+def _on(ray: Any, node: str) -> Any:
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def _check_shared(ray: Any, folder: Path) -> None:
+    """Every node reads and writes the same run folder."""
+    place = folder.resolve()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    look = ray.remote(_sees).options(num_cpus=0)
+    seen = ray.get(
+        [look.options(scheduling_strategy=_on(ray, node["NodeID"])).remote(place) for node in nodes]
+    )
+    blind = [
+        node["NodeManagerHostname"] for node, sees in zip(nodes, seen, strict=True) if not sees
+    ]
+    if blind:
+        raise StorageError(
+            "output",
+            law="must be a folder that all nodes of the cluster share",
+            found=f"{place}, which is not there on {', '.join(blind)}",
+            remedy="Name a folder on a shared disk with `--output`.",
+        )
+
+
+def _sees(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
+def _cores(ray: Any, groups: int) -> int:
+    """The share of the cluster's cores that a group gets, at most those of the smallest node."""
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    having = [cores for cores in nodes if cores]
+    return max(1, min(min(having), sum(having) // groups))
