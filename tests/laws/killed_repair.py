@@ -31,7 +31,4 @@ def run(folder: Path, place: str) -> None:
 
 
 if __name__ == "__main__":
-    from crosstune.studies.repair import flow
-
-    assert flow.KIND == "repair"  # it is imported before the fork
     killed.in_children(PLACES, partial(run, Path(sys.argv[1])))

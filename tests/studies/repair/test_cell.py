@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -12,13 +13,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from crosstune.foundation.records import Run
 from crosstune.merging import tables
 from crosstune.studies.frame.opening import settings_of
-from crosstune.studies.repair.cell import Cell
-from crosstune.studies.repair.prepare import prepare
+from crosstune.studies.frame.plan import Listener, silent
+from crosstune.studies.repair.cell import RepairCell
 from crosstune.studies.repair.settings import RepairStudySettings
+from crosstune.studies.repair.study import Repair
+from crosstune.studies.repair.summary import REPAIRED
 
 
 def at_seed(run: Run, seed: int) -> Run:
     return next(cell for cell in run.cells() if cell.folder.name == f"seed-{seed}")
+
+
+def go_on(cell: Run, listener: Listener = silent) -> None:
+    """Go on with a cell as if it had been killed before the end of its repair."""
+    log = cell.folder / "events.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["kind"] != REPAIRED]
+    log.write_text("".join(kept), encoding="utf-8")
+    settings = settings_of(cell, RepairStudySettings)
+    study = Repair(settings)
+    study.prepare()
+    RepairCell(study, settings, "seed-0", cell, listener).go()
 
 
 def test_a_cell_keeps_both_models_and_no_training_checkpoint(repaired):
@@ -87,9 +102,8 @@ def test_the_cell_says_how_far_it_is(tmp_path, repaired):
     shutil.copytree(repaired.folder, tmp_path / "run")
     again = Run.resume(tmp_path / "run" / "cells" / "seed-0")
     told = []
-    settings = settings_of(repaired, RepairStudySettings)
     before = small_repair.figures(again)
-    Cell(prepare(settings), 0, again, told.append).go()
+    go_on(again, told.append)
     # Nothing is trained again, and every look is remembered.
     assert told[0].doing == "opening both models"
     assert {one.cell for one in told} == {"seed-0"}
@@ -110,9 +124,8 @@ def test_tables_and_model_are_there_before_the_rollback_asks_for_memory(
         table.unlink()
     shutil.rmtree(again.folder / "repaired")
     monkeypatch.setattr("crosstune.studies.repair.cell.measure_rollback", full)
-    settings = settings_of(repaired, RepairStudySettings)
     with pytest.raises(MemoryError):
-        Cell(prepare(settings), 0, again, lambda progress: None).go()
+        go_on(again)
     assert {tables.POINTS, tables.TASKS, tables.COEFFICIENTS} <= set(again.tables())
     assert "rollback" not in again.tables()
     assert (again.folder / "repaired" / "repair.json").is_file()

@@ -8,20 +8,14 @@ from pathlib import Path
 import pytest
 from tests.studies.repair import told
 
-from crosstune.foundation.records import Run
-from crosstune.foundation.records.page import PAGE_FILE, Page
-from crosstune.foundation.storage import read_json
-from crosstune.studies.repair import page, summary
+from crosstune.foundation.records.page import Page
 from crosstune.studies.repair.settings import RepairStudySettings
 
 ASKED = replace(told.SETTINGS.repair, max_loss={"bn": 0.02}, learned=("bn",))
 
 
 def written(folder: Path, settings: RepairStudySettings) -> Page:
-    run: Run = told.run_with(folder / "run", settings)
-    summary.write(run, settings)
-    page.write(run, settings)
-    return Page.from_json(read_json(run.folder / PAGE_FILE))
+    return told.summed_up(told.run_with(folder / "run", settings), settings)
 
 
 @pytest.fixture(scope="module")

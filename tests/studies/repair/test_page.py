@@ -8,23 +8,19 @@ import pytest
 from tests.studies.repair import told
 
 from crosstune.foundation.records import Run
-from crosstune.foundation.records.page import PAGE_FILE, Page
-from crosstune.foundation.storage import read_json
+from crosstune.foundation.records.page import Page
 from crosstune.report.folder import Contents
-from crosstune.studies.repair import page, summary, verdicts
+from crosstune.studies.repair import page, verdicts
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    run = told.run_with(tmp_path_factory.mktemp("told") / "run")
-    summary.write(run, told.SETTINGS)
-    page.write(run, told.SETTINGS)
-    return run
+    return told.run_with(tmp_path_factory.mktemp("told") / "run")
 
 
 @pytest.fixture(scope="module")
 def written(run) -> Page:
-    return Page.from_json(read_json(run.folder / PAGE_FILE))
+    return told.summed_up(run)
 
 
 def test_every_section_can_be_drawn(run, written):
@@ -57,9 +53,7 @@ def test_heads_have_a_map_where_a_method_tells_them_apart(tmp_path):
         rows = [row for row in table.rows() if row["component"] == "attn.o"]
         heads = [row | {"method": "head", "head": head} for row in rows for head in (0, 1)]
         cell.write_table(type(table)(table.name, table.columns, [*table.rows(), *heads]))
-    summary.write(run, told.SETTINGS)
-    page.write(run, told.SETTINGS)
-    written = Page.from_json(read_json(run.folder / PAGE_FILE))
+    written = told.summed_up(run)
     (section,) = (one for one in written.sections if one.id == "coefficient-heads")
     assert Contents.of(run).obstacle(section) == ""
     assert section.begin == {"method": "head", "label": "rate 1", "component": "attn.o"}
@@ -78,9 +72,7 @@ def test_what_was_not_searched_has_no_section(tmp_path):
             cell.write_table(type(table)(name, table.columns, kept))
         for name in ("rollback", "repair_rivals"):
             (cell.folder / "tables" / f"{name}.parquet").unlink()
-    summary.write(run, told.SETTINGS)
-    page.write(run, told.SETTINGS)
-    ids = {section["id"] for section in read_json(run.folder / PAGE_FILE)["sections"]}
+    ids = {section.id for section in told.summed_up(run).sections}
     gone = {
         "more-regained",
         "more-paid",
@@ -101,7 +93,7 @@ def test_titles_and_subtitles_say_what_was_compared(written):
     assert written.subtitle.startswith("The embedded model; 200 steps")
 
 
-def test_two_given_models_are_named(run):
+def test_two_given_models_are_named(run, written):
     pair = replace(
         told.SETTINGS, seeds=(0,), before="hub/base", after="runs/tuned/", between=("m",)
     )
@@ -127,7 +119,7 @@ def test_caveats_stand_on_the_page(written):
         (("doc", None), "share no row and no group. Intervals"),
     ],
 )
-def test_the_page_says_no_more_of_groups_than_is_known(run, groups, said):
+def test_the_page_says_no_more_of_groups_than_is_known(run, written, groups, said):
     tasks = tuple(
         replace(task, source="rows.jsonl", group=group)
         for task, group in zip(told.SETTINGS.tasks, groups, strict=True)

@@ -10,10 +10,11 @@ from tests.studies import small_repair
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import CrosstuneError, DataError
-from crosstune.foundation.models import load_tokenizer, save_model
+from crosstune.foundation.models import save_model
 from crosstune.foundation.training.settings import LoraSettings
 from crosstune.foundation.worlds import embedded_world
-from crosstune.studies.repair.prepare import prepare
+from crosstune.studies.repair.settings import RepairStudySettings
+from crosstune.studies.repair.study import Repair
 
 
 @pytest.fixture(scope="module")
@@ -21,43 +22,49 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("prepare")
 
 
+def prepared(settings: RepairStudySettings) -> Repair:
+    study = Repair(settings)
+    study.prepare()
+    return study
+
+
 @pytest.fixture(scope="module")
-def bench(folder):
-    return prepare(small_repair.settings(folder))
+def study(folder):
+    return prepared(small_repair.settings(folder))
 
 
 def groups(rows):
     return {row.group for row in rows}
 
 
-def test_three_sides_share_no_meaning_in_any_language(bench):
-    learned = groups(bench.learn)
-    chooses = groups(row for task in bench.keep.values() for row in task.train)
-    reports = groups(row for task in bench.keep.values() for row in task.test)
+def test_three_sides_share_no_meaning_in_any_language(study):
+    learned = groups(study.learn)
+    chooses = groups(row for task in study.keep.values() for row in task.train)
+    reports = groups(row for task in study.keep.values() for row in task.test)
     assert learned and chooses and reports
     assert not learned & chooses and not learned & reports and not chooses & reports
 
 
-def test_only_the_task_that_is_named_is_learned(folder, bench):
-    other = prepare(small_repair.settings(folder, learn="en"))
-    assert groups(other.learn) == groups(bench.learn)
-    assert {row.text for row in other.learn}.isdisjoint({row.text for row in bench.learn})
+def test_only_the_task_that_is_named_is_learned(folder, study):
+    other = prepared(small_repair.settings(folder, learn="en"))
+    assert groups(other.learn) == groups(study.learn)
+    assert {row.text for row in other.learn}.isdisjoint({row.text for row in study.learn})
 
 
-def test_a_look_during_the_fine_tune_sees_only_rows_that_choose(bench):
-    data = bench.stage_data(bench.tokenizer())
-    for name, task in bench.keep.items():
+def test_a_look_during_the_fine_tune_sees_only_rows_that_choose(study):
+    data = study.stage_data()
+    for name, task in study.keep.items():
         assert {row.row_id for row in data.held_out[name]} == {row.id for row in task.train}
 
 
 def test_all_rows_of_two_given_models_choose_or_report(folder):
     pair = small_repair.settings(folder, after="other", before=str(embedded_world().folder))
-    bench = prepare(pair)
-    assert bench.learn == ()
-    for task in bench.keep.values():
+    study = prepared(pair)
+    assert study.learn == ()
+    for task in study.keep.values():
         assert len(task.train) + len(task.test) == 80
     more = replace(pair, repair=replace(pair.repair, selection_share=0.9))
-    assert len(prepare(more).keep["en"].train) > len(bench.keep["en"].train)
+    assert len(prepared(more).keep["en"].train) > len(study.keep["en"].train)
 
 
 def test_a_split_that_the_user_made_is_kept(folder, tmp_path):
@@ -76,24 +83,23 @@ def test_a_split_that_the_user_made_is_kept(folder, tmp_path):
         for name in ("en", "bn")
     )
     pair = small_repair.settings(folder, after="b", before=str(embedded_world().folder))
-    keep = prepare(replace(pair, tasks=tasks)).keep
+    keep = prepared(replace(pair, tasks=tasks)).keep
     assert [(len(task.train), len(task.test)) for task in keep.values()] == [(5, 7)] * 2
 
 
 def test_few_rows_are_told(folder):
-    few = prepare(small_repair.settings(folder, repair={"rows": 64, "reported_rows": 200}))
-    assert any("rows that choose, fewer than repair.rows (64)" in said for said in few.warnings)
-    assert any("its intervals are wide" in said for said in few.warnings)
+    settings = small_repair.settings(folder, repair={"rows": 64, "reported_rows": 200})
+    warnings = Repair(settings).prepare()
+    assert any("rows that choose, fewer than repair.rows (64)" in said for said in warnings)
+    assert any("its intervals are wide" in said for said in warnings)
 
 
-def test_an_adapter_is_trained_on_over_its_base(folder, bench, tmp_path):
-    fresh = prepare(small_repair.settings(folder, training={"lora": {"rank": 2}}))
-    assert isinstance(fresh.settings.training.lora, LoraSettings)
-    adapter = fresh.fresh_model(0)
-    save_model(adapter, load_tokenizer(bench.before), tmp_path / "adapter")
-    on = prepare(small_repair.settings(folder, before=str(tmp_path / "adapter")))
-    assert on.base == bench.before
-    names = {n for n, p in on.fresh_model(0).named_parameters() if p.requires_grad}
+def test_an_adapter_is_trained_on_over_its_base(folder, study, tmp_path):
+    adapter = study.start.load(LoraSettings(rank=2))
+    save_model(adapter, study.start.tokenizer, tmp_path / "adapter")
+    on = prepared(small_repair.settings(folder, before=str(tmp_path / "adapter")))
+    assert on.start.base == study.start.place
+    names = {n for n, p in on.start.load().named_parameters() if p.requires_grad}
     assert names == {n for n, p in adapter.named_parameters() if p.requires_grad}
 
 
@@ -108,14 +114,14 @@ def test_an_adapter_is_trained_on_over_its_base(folder, bench, tmp_path):
 )
 def test_the_impossible_is_refused_by_name(folder, changes, argument):
     with pytest.raises(CrosstuneError) as caught:
-        prepare(small_repair.settings(folder, **changes))
+        Repair(small_repair.settings(folder, **changes)).prepare()
     assert caught.value.argument == argument
 
 
 def test_rows_that_two_tasks_share_are_refused(folder):
     tasks = [{"name": name, "source": "toy:latin-svo", "rows": 80} for name in ("en", "bn")]
     with pytest.raises(DataError, match="share no row with another task"):
-        prepare(small_repair.settings(folder, tasks=tasks))
+        Repair(small_repair.settings(folder, tasks=tasks)).prepare()
 
 
 def warnings_of(folder, rows):
@@ -126,7 +132,7 @@ def warnings_of(folder, rows):
         path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
         tasks.append(TaskSettings(name=name, source=str(path), group=group))
     pair = small_repair.settings(folder, after="b", before=str(embedded_world().folder))
-    found = prepare(replace(pair, tasks=tuple(tasks))).warnings
+    found = Repair(replace(pair, tasks=tuple(tasks))).prepare()
     return [said for said in found if "share" in said]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
@@ -39,31 +38,19 @@ def test_cells_are_seeds_or_a_pair() -> None:
 
 def test_the_instruments_follow_the_study() -> None:
     study = RepairStudySettings(data_seed=5, repair=RepairSettings(length=99, windows=True))
-    repair, blocks = study.repair_settings("cuda"), study.block_settings()
+    repair, blocks = study.part("repair", device="cuda"), study.part("blocks")
     assert (repair.device, repair.seed, repair.length) == ("cuda", 5, 99)
     assert (blocks.length, blocks.seed, blocks.window) == (99, 5, True)
     assert study.gradient_settings().batch_tokens == study.repair.batch_tokens
-
-
-def test_what_changes_no_number_is_left_out_of_the_comparison() -> None:
-    one = RepairStudySettings(output="a", seeds=(1,))
-    assert one.same_numbers() == RepairStudySettings(output="b", seeds=(2, 3)).same_numbers()
-    assert one.same_numbers() != replace(one, data_seed=1).same_numbers()
 
 
 @pytest.mark.parametrize(
     ("wrong", "argument"),
     [
         ({"tasks": NAMED[:1]}, "tasks"),
-        ({"tasks": (*NAMED, NAMED[0])}, "tasks"),
         ({"learn": "fr"}, "learn"),
         ({"repair": RepairSettings(max_loss={"fr": 0.1})}, "repair.max_loss"),
         ({"repair": RepairSettings(learned=("fr",))}, "repair.learned"),
-        ({"seeds": ()}, "seeds"),
-        ({"seeds": (1, 1)}, "seeds"),
-        ({"seeds": (-1,)}, "seeds"),
-        ({"test_share": 1.0}, "test_share"),
-        ({"device": "cuda:1"}, "device"),
         ({"between": ("m",)}, "between"),
         ({"after": "b"}, "before"),
         ({"before": "a", "after": "b", "seeds": (0, 1)}, "seeds"),

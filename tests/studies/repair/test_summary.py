@@ -13,6 +13,7 @@ from crosstune.merging import tables
 from crosstune.studies.frame.opening import settings_of
 from crosstune.studies.repair import summary
 from crosstune.studies.repair.settings import RepairStudySettings
+from crosstune.studies.repair.study import Repair
 
 
 def test_every_kept_table_holds_every_seed(repaired):
@@ -57,8 +58,7 @@ def test_unfinished_cells_take_no_part(repaired, tmp_path):
     copy = Run.open(tmp_path / "copy")
     Run.resume(copy.folder / "cells" / "seed-7")  # opened for writing: not finished
     settings = settings_of(copy, RepairStudySettings)
-    assert [seed for seed, _ in summary.finished_cells(copy, settings)] == [0]
-    summary.write(copy, settings)
+    Repair(settings).sum_up(copy)
     assert set(copy.table(tables.POINTS).column("seed")) == {0}
     assert set(copy.table("repair_front").column("seeds")) == {1}
     assert small_repair.figures(copy).keys() == small_repair.figures(repaired).keys()

@@ -10,14 +10,14 @@ from tests.studies.repair import told
 from crosstune.foundation.records import Run, Table
 from crosstune.merging import tables
 from crosstune.merging.settings import RepairSettings
-from crosstune.studies.repair import summary, why
+from crosstune.studies.repair import why
 from crosstune.studies.repair.verdicts import Pick, picked, statements
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     run = told.run_with(tmp_path_factory.mktemp("told") / "run")
-    summary.write(run, told.SETTINGS)
+    told.summed_up(run)
     return run
 
 
@@ -55,7 +55,7 @@ def test_the_pick_is_compared_at_the_same_question(run):
 def test_one_fine_tune_says_that_its_intervals_hold_no_seeds(tmp_path):
     alone = replace(told.SETTINGS, seeds=(0,))
     run = told.run_with(tmp_path / "run", alone)
-    summary.write(run, alone)
+    told.summed_up(run, alone)
     found = statements(run, alone)
     assert "One fine-tune: the intervals hold rows, not seeds." in found[0].detail
 
@@ -63,7 +63,7 @@ def test_one_fine_tune_says_that_its_intervals_hold_no_seeds(tmp_path):
 def test_two_given_models_say_nothing_of_seeds(tmp_path):
     pair = replace(told.SETTINGS, seeds=(0,), before="a", after="b")
     run = told.run_with(tmp_path / "run", pair)
-    summary.write(run, pair)
+    told.summed_up(run, pair)
     assert not any("fine-tunes;" in found.detail for found in statements(run, pair))
 
 
@@ -99,7 +99,7 @@ def test_nothing_to_repair_is_said_in_the_words_of_the_cell(tmp_path):
     cell.write_table(told.tasks(0).where(method="global"))
     cell.event("statement", text="Nothing to repair.", tone="shown", detail="No bit differs.")
     cell.finish()
-    summary.write(run, alone)
+    told.summed_up(run, alone)
     assert picked(run, alone) is None
     (only,) = statements(run, alone)
     assert (only.text, only.tone) == ("Nothing to repair.", "shown")

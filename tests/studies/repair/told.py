@@ -10,13 +10,16 @@ from typing import Any
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Run, Table
+from crosstune.foundation.records.page import PAGE_FILE, Page
 from crosstune.foundation.records.sites import site_cells
 from crosstune.foundation.settings import to_yaml
+from crosstune.foundation.storage import read_json
 from crosstune.interference.ledger.rollback import ROLLBACK
 from crosstune.interference.ledger.tables import SITES, TOTALS
 from crosstune.merging import tables
 from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair.settings import RepairStudySettings
+from crosstune.studies.repair.study import Repair
 from crosstune.studies.repair.summary import PICKED
 
 TASKS = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("en", "bn"))
@@ -244,3 +247,9 @@ def run_with(folder: Path, settings: RepairStudySettings = SETTINGS) -> Run:
         cell.finish()
     run.event("warning", text="Task en has few rows.")
     return run
+
+
+def summed_up(run: Run, settings: RepairStudySettings = SETTINGS) -> Page:
+    """Write the tables over seeds and the page, and read the page."""
+    Repair(settings).sum_up(run)
+    return Page.from_json(read_json(run.folder / PAGE_FILE))

@@ -1,18 +1,22 @@
-"""A plan adds up, scales as the work does, and leaves nothing behind."""
+"""A plan adds up, scales as the work does, and leaves nothing behind; what replay and rollback need is counted from the model."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from tests.studies import small_repair
+from torch import nn
 
 from crosstune.merging.budget import looks_by_method
-from crosstune.studies.repair import plan as planning
-from crosstune.studies.repair.plan import Calibration, cell_seconds
-from crosstune.studies.repair.prepare import prepare
+from crosstune.studies.frame.costs import REPORT_SECONDS
+from crosstune.studies.repair import costs
+from crosstune.studies.repair.costs import Calibration, cell_seconds
 from crosstune.studies.repair.settings import RepairStudySettings
+from crosstune.studies.repair.study import Repair
 
 SECONDS = Calibration(
     step_seconds=1.0,
@@ -39,34 +43,31 @@ def folder(tmp_path_factory):
 
 def test_a_cell_is_counted_part_by_part(folder):
     settings = small_repair.settings(folder)
-    costs = cell_seconds(settings, SECONDS)
-    assert costs["fine-tuning"] == 6 * 1.0
-    assert costs["forgetting ledger"] == 3 * 2.0  # chords of 2 in 6 steps
+    found = cell_seconds(settings, SECONDS)
+    assert found["fine-tuning"] == 6 * 1.0
+    assert found["forgetting ledger"] == 3 * 2.0  # chords of 2 in 6 steps
     looks = looks_by_method(settings.repair)
-    assert costs["searching: component"] == pytest.approx(0.7 * looks["component"] * 3.0)
-    searching = sum(value for name, value in costs.items() if name.startswith("searching"))
-    assert costs["replay fine-tune"] == pytest.approx(1.25 * searching)
-    assert costs["reported rows"] == pytest.approx(8 * 200 * 0.001)  # 2 ends and 3 points twice
-    assert costs["rollback"] == pytest.approx(12 * 100 * 0.001)
+    assert found["searching: component"] == pytest.approx(0.7 * looks["component"] * 3.0)
+    searching = sum(value for name, value in found.items() if name.startswith("searching"))
+    assert found["replay fine-tune"] == pytest.approx(1.25 * searching)
+    assert found["reported rows"] == pytest.approx(8 * 200 * 0.001)  # 2 ends and 3 points twice
+    assert found["rollback"] == pytest.approx(12 * 100 * 0.001)
 
 
 def test_what_is_left_out_costs_nothing(folder):
     pair = RepairStudySettings(before="a", after="b", rollback="none", ledger=None)
     pair = replace(pair, repair=replace(pair.repair, replay=False))
-    costs = cell_seconds(pair, SECONDS)
+    found = cell_seconds(pair, SECONDS)
     for name in ("fine-tuning", "forgetting ledger", "replay fine-tune", "rollback"):
-        assert costs[name] == 0
+        assert found[name] == 0
 
 
 def test_the_lines_add_up(folder, monkeypatch):
-    monkeypatch.setattr(planning, "calibrate", lambda bench: SECONDS)
     settings = small_repair.settings(folder, seeds=[0, 1, 2], repair={"rows": 500})
-    plan = planning.plan(settings)
-    parts = [line.value for line in plan.lines if line.what in _parts(settings)]
+    plan = planned(monkeypatch, settings)
+    parts = [plan.value(f"  {name}") for name in cell_seconds(settings, SECONDS)]
     assert plan.value("one cell") == pytest.approx(sum(parts))
-    assert plan.value("whole study") == pytest.approx(
-        3 * plan.value("one cell") + planning._REPORT_SECONDS
-    )
+    assert plan.value("whole study") == pytest.approx(3 * plan.value("one cell") + REPORT_SECONDS)
     assert plan.value("looks, at most") == sum(looks_by_method(settings.repair).values())
     assert any("rows that choose" in warning for warning in plan.warnings)
 
@@ -80,8 +81,8 @@ def memory_of(plan):
 
 
 def planned(monkeypatch, settings, **measured):
-    monkeypatch.setattr(planning, "calibrate", lambda bench: replace(SECONDS, **measured))
-    return planning.plan(settings)
+    monkeypatch.setattr(costs, "calibrate", lambda study: replace(SECONDS, **measured))
+    return Repair(settings).plan()
 
 
 def test_the_peak_is_that_of_the_part_that_needs_most(folder, monkeypatch):
@@ -99,14 +100,12 @@ def test_without_replay_the_peak_falls(folder, monkeypatch):
     assert plan.value("peak memory") == 6.0
 
 
-def _parts(settings):
-    return {f"  {name}" for name in cell_seconds(settings, SECONDS)}
-
-
 @pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
 def test_the_calibration_measures_and_leaves_nothing_behind(folder, tmp_path, monkeypatch, lora):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    measured = planning.calibrate(prepare(small_repair.settings(folder, training={"lora": lora})))
+    study = Repair(small_repair.settings(folder, training={"lora": lora}))
+    study.prepare()
+    measured = costs.calibrate(study)
     assert min(measured.step_seconds, measured.chord_seconds, measured.look_seconds) > 0
     assert min(measured.token_seconds, measured.open_seconds) > 0
     assert min(measured.look_tokens, measured.reported_tokens) > 8
@@ -121,3 +120,29 @@ def test_the_calibration_measures_and_leaves_nothing_behind(folder, tmp_path, mo
     assert measured.sites > 10
     assert list(tmp_path.iterdir()) == []
     assert not (folder / "run").exists()
+
+
+class Tuned(nn.Module):
+    """Ten frozen numbers, four of an adapter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Parameter(torch.zeros(10))
+        self.lora_A = nn.Parameter(torch.zeros(2))
+        self.lora_B = nn.Parameter(torch.zeros(2))
+
+
+def ends(kind, *names):
+    return SimpleNamespace(model=Tuned(), kind=kind, names=names)
+
+
+def test_a_full_model_is_needed_four_times_more_for_replay():
+    assert costs.replay_bytes(ends("full", "base")) == 4 * 14 * 4
+
+
+def test_of_an_adapter_only_the_factors_have_gradients_and_moments():
+    assert costs.replay_bytes(ends("lora", "lora_B")) == 14 * 4 + 3 * 4 * 4
+
+
+def test_a_side_is_what_moved():
+    assert costs.side_bytes(ends("lora", "lora_B")) == 2 * 4

@@ -1,51 +1,19 @@
-"""The flow: seeds are added, given models are one cell, and identical ones are said to be so."""
+"""The study: given models are one cell, and identical ones are said to be so."""
 
 from __future__ import annotations
 
 import pytest
-from tests.studies import small_repair, small_study
+from tests.studies import small_repair
 
-from crosstune.foundation.errors import StorageError
-from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import PAGE_FILE
 from crosstune.foundation.storage import read_json
 from crosstune.foundation.worlds import embedded_world
-from crosstune.studies.frame.opening import settings_of
-from crosstune.studies.repair import flow
-from crosstune.studies.repair.settings import RepairStudySettings
-
-
-def test_a_finished_study_is_only_summed_up_again(repaired):
-    before = small_repair.figures(repaired)
-    told = []
-    run = small_repair.run_cells(settings_of(repaired, RepairStudySettings), told.append)
-    assert {(one.cell, one.doing) for one in told} == {
-        ("seed-0", "finished"),
-        ("seed-7", "finished"),
-    }
-    assert run.finished
-    assert small_study.differences(small_repair.figures(run), before) == []
-
-
-def test_the_page_is_drawn_of_a_finished_run(tmp_path, monkeypatch):
-    """A page drawn before the run is finished would open with a warning that it is not."""
-    drawn = []
-    settings = small_repair.settings(tmp_path, seeds=[0])
-    monkeypatch.setattr(flow.report, "draw", lambda run: drawn.append(run.finished))
-    flow.run(settings, lambda progress: None)
-    assert drawn == [True]
 
 
 def test_the_page_is_written_with_the_trade_first(repaired):
     written = read_json(repaired.folder / PAGE_FILE)
     assert "one coefficient a component (rate 1)" in written["statements"][0]["text"]
     assert written["sections"][0]["id"] == "front"
-
-
-def test_a_run_of_another_kind_is_refused(tmp_path):
-    Run.create(tmp_path / "run", "{}\n", kind="something else")
-    with pytest.raises(StorageError, match="a run of kind 'something else'"):
-        small_repair.run_cells(small_repair.settings(tmp_path))
 
 
 @pytest.fixture(scope="module")
