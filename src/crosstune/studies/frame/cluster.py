@@ -91,7 +91,7 @@ def _check_shared(ray: Any, folder: Path) -> None:
     """Every node reads and writes the same run folder."""
     place = folder.resolve()
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    look = ray.remote(_sees).options(num_cpus=0)
+    look = ray.remote(num_cpus=0)(_sees)
     seen = ray.get(
         [look.options(scheduling_strategy=_on(ray, node["NodeID"])).remote(place) for node in nodes]
     )
