@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.studies.frame.tiny_study import TinySettings
 
 from crosstune.foundation.errors import StorageError
 from crosstune.foundation.records import Run
-from crosstune.studies.frame.opening import is_finished, open_cell, open_run, settings_of
-
-
-@dataclass(frozen=True)
-class Small:
-    """The smallest settings of a study."""
-
-    output: str = "run"
-    seeds: tuple[int, ...] = (0,)
-    steps: int = 3
-
-    def same_numbers(self) -> Small:
-        return replace(self, output="", seeds=())
+from crosstune.studies.frame.opening import (
+    finished_cells,
+    is_finished,
+    open_cell,
+    open_run,
+    seeds_of,
+    settings_of,
+)
+from crosstune.studies.frame.settings import StudySettings
 
 
 @pytest.fixture
-def chosen(tmp_path: Path) -> Small:
-    return Small(output=str(tmp_path / "run"))
+def chosen(tmp_path: Path) -> TinySettings:
+    return TinySettings(output=str(tmp_path / "run"))
 
 
-def filled(chosen: Small) -> Run:
+def filled(chosen: TinySettings) -> Run:
     """A run with a cell that holds weights."""
     run = open_run(chosen, "small")
     cell = open_cell(run, "seed-0", chosen)
@@ -37,55 +34,45 @@ def filled(chosen: Small) -> Run:
     return run
 
 
-def test_seeds_are_added_and_none_is_forgotten(chosen: Small) -> None:
+def test_seeds_are_added_and_none_is_forgotten(chosen: TinySettings) -> None:
     filled(chosen)
     grown = open_run(replace(chosen, seeds=(7,)), "small")
-    assert settings_of(grown, Small).seeds == (0, 7)
+    assert settings_of(grown, TinySettings).seeds == (0, 7)
     assert [cell.folder.name for cell in grown.cells()] == ["seed-0"]
 
 
-def test_other_settings_are_refused_with_the_difference(chosen: Small) -> None:
+def test_other_settings_are_refused_with_the_difference(chosen: TinySettings) -> None:
     filled(chosen)
-    with pytest.raises(StorageError, match="steps: 3 there, 4 here"):
-        open_run(replace(chosen, steps=4), "small")
+    with pytest.raises(StorageError, match="step: 10 there, 4 here"):
+        open_run(replace(chosen, step=4), "small")
 
 
-def test_scores_are_kept_as_weights_are(chosen: Small) -> None:
+def test_scores_are_kept_as_weights_are(chosen: TinySettings) -> None:
     run = open_run(chosen, "small")
     cell = open_cell(run, "seed-0", chosen)
     (cell.folder / "scores").mkdir()
     (cell.folder / "scores" / "q.npy").write_bytes(b"")
-    with pytest.raises(StorageError, match="steps: 3 there, 4 here"):
-        open_run(replace(chosen, steps=4), "small")
-
-
-@dataclass(frozen=True)
-class Seedless:
-    """A study whose cells are no seeds."""
-
-    output: str = "run"
-
-    def same_numbers(self) -> Seedless:
-        return replace(self, output="")
+    with pytest.raises(StorageError, match="step: 10 there, 4 here"):
+        open_run(replace(chosen, step=4), "small")
 
 
 def test_a_study_without_seeds_is_gone_on_with(tmp_path: Path) -> None:
-    chosen = Seedless(str(tmp_path / "run"))
+    chosen = StudySettings(str(tmp_path / "run"))
     open_cell(open_run(chosen, "seedless"), "pair", chosen)
     again = open_run(chosen, "seedless")
     assert [cell.folder.name for cell in again.cells()] == ["pair"]
-    assert settings_of(again, Seedless) == chosen
+    assert settings_of(again, StudySettings) == chosen
 
 
-def test_where_nothing_was_learned_other_settings_begin_anew(chosen: Small) -> None:
+def test_where_nothing_was_learned_other_settings_begin_anew(chosen: TinySettings) -> None:
     run = open_run(chosen, "small")
     open_cell(run, "seed-0", chosen)
-    again = open_run(replace(chosen, steps=4, seeds=(7,)), "small")
-    assert settings_of(again, Small) == replace(chosen, steps=4, seeds=(7,))
+    again = open_run(replace(chosen, step=4, seeds=(7,)), "small")
+    assert settings_of(again, TinySettings) == replace(chosen, step=4, seeds=(7,))
     assert again.cells() == []
 
 
-def test_a_run_of_another_kind_is_refused(chosen: Small) -> None:
+def test_a_run_of_another_kind_is_refused(chosen: TinySettings) -> None:
     open_run(chosen, "small")
     with pytest.raises(StorageError, match="a run of kind 'small'"):
         open_run(chosen, "other")
@@ -94,14 +81,17 @@ def test_a_run_of_another_kind_is_refused(chosen: Small) -> None:
 def test_a_folder_with_other_files_is_refused_by_the_users_word(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious", encoding="utf-8")
     with pytest.raises(StorageError) as caught:
-        open_run(Small(output=str(tmp_path)), "small")
+        open_run(TinySettings(output=str(tmp_path)), "small")
     assert caught.value.argument == "output"
 
 
-def test_a_cell_is_finished_when_it_says_so(chosen: Small) -> None:
+def test_a_cell_is_finished_when_it_says_so(chosen: TinySettings) -> None:
+    chosen = replace(chosen, seeds=(5, 3))
     run = open_run(chosen, "small")
-    cell = open_cell(run, "seed-0", chosen)
-    assert not is_finished(run, "seed-0")
-    cell.finish()
-    assert is_finished(run, "seed-0")
-    assert not is_finished(run, "seed-1")
+    first, second = (open_cell(run, name, chosen) for name in chosen.cell_names)
+    assert not is_finished(run, "seed-3")
+    second.finish()
+    assert is_finished(run, "seed-3") and not is_finished(run, "seed-5")
+    assert seeds_of(finished_cells(run, chosen.cell_names), chosen) == (3,)
+    first.finish()
+    assert seeds_of(finished_cells(run, chosen.cell_names), chosen) == (5, 3)
