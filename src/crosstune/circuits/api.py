@@ -185,15 +185,7 @@ def fishers(settings: CircuitSettings) -> set[str]:
 
 
 def check_places(heads: HeadMap, settings: CircuitSettings) -> None:
-    """The layers and heads that are asked for are there.
-
-    Args:
-        heads: The model's heads.
-        settings: The layers and query heads asked for.
-
-    Raises:
-        SettingsError: One is not.
-    """
+    """The layers and heads that are asked for are there."""
     for argument, asked, count in (
         ("layers", settings.layers, heads.num_layers),
         ("heads", settings.heads, heads.num_heads),

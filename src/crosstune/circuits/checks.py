@@ -15,16 +15,7 @@ _NAMED = 3  # ids in a message
 
 
 def check_choice(argument: str, asked: object, known: Sequence[str]) -> None:
-    """Raise unless one of a few words is asked for.
-
-    Args:
-        argument: What the user calls it.
-        asked: What was asked.
-        known: The words there are, two or more.
-
-    Raises:
-        MeasurementError: It is none of them.
-    """
+    """Raise unless one of a few words is asked for."""
     if not isinstance(asked, str) or asked not in known:
         near = _near(str(asked), known)
         raise MeasurementError(
@@ -36,15 +27,7 @@ def check_choice(argument: str, asked: object, known: Sequence[str]) -> None:
 
 
 def check_block(asked: object, measured: Sequence[str]) -> None:
-    """Raise unless one measured block is asked for.
-
-    Args:
-        asked: What was asked.
-        measured: The measured blocks.
-
-    Raises:
-        MeasurementError: It is none of them.
-    """
+    """Raise unless one measured block is asked for."""
     if not isinstance(asked, str) or asked not in measured:
         raise MeasurementError(
             "block",
@@ -55,15 +38,7 @@ def check_block(asked: object, measured: Sequence[str]) -> None:
 
 
 def check_form(asked: object, measured: Sequence[Form]) -> None:
-    """Raise unless a measured form is asked for.
-
-    Args:
-        asked: What was asked.
-        measured: The measured forms.
-
-    Raises:
-        MeasurementError: It is none of them; the message shows the nearest one as Python spells it.
-    """
+    """Raise unless a measured form is asked for."""
     if not isinstance(asked, Form) or asked not in measured:
         forms = {str(form): form for form in measured}
         near = _near(str(asked), forms)
@@ -77,15 +52,7 @@ def check_form(asked: object, measured: Sequence[Form]) -> None:
 
 
 def check_number(argument: str, asked: object) -> None:
-    """Raise unless a whole number is asked for, Python's or NumPy's.
-
-    Args:
-        argument: What the user calls it.
-        asked: What was asked.
-
-    Raises:
-        MeasurementError: It is none, or a truth value.
-    """
+    """Raise unless a whole number is asked for, Python's or NumPy's."""
     if not _is_whole(asked):
         raise MeasurementError(
             argument, law="must be an int", found=repr(asked), remedy="Give one whole number."
@@ -93,16 +60,7 @@ def check_number(argument: str, asked: object) -> None:
 
 
 def check_row(argument: str, asked: object, rows: Sequence[FactorRow]) -> None:
-    """Raise unless a sample is asked for: an int is its place, a string its id, also where it looks like a number.
-
-    Args:
-        argument: What the user calls it.
-        asked: The place or the id.
-        rows: The samples of the task.
-
-    Raises:
-        MeasurementError: There is no such sample; the message says how it may have been meant.
-    """
+    """Raise unless a sample is asked for: an int is its place, a string its id, also where it looks like a number."""
     ids = [row.row_id for row in rows]
     if isinstance(asked, str):
         known, found, remedy = asked in ids, f"the id {asked!r}", _meant_by_id(asked, ids)

@@ -39,16 +39,8 @@ def by_query_head(record: Record, block: str, form: Form) -> Mapping[int, Array]
 def circuit_scores(record: Record, name: str, form: Form) -> Array:
     """The sum over the two blocks of a circuit.
 
-    Args:
-        record: The scores.
-        name: `qk` by query head, or `ov` by key-value head.
-        form: A form that may be added across blocks.
-
     Returns:
         The scores, [nA, nB, layers, heads], in memory.
-
-    Raises:
-        MeasurementError: There is no such circuit, the form may not be added, or part of a circuit was not measured.
     """
     asked.check_choice("name", name, tuple(_CIRCUITS))
     asked.check_form(form, record.settings.forms)

@@ -60,10 +60,6 @@ class Shared:
     def intervals(self, axes: Axes, level: float) -> tuple[Interval, Interval]:
         """The mean over the pairs of each task, [S].
 
-        Args:
-            axes: What samples were drawn with.
-            level: Of the intervals.
-
         Returns:
             Of A and of B, by the jackknife over units; NaN bounds below `LEAST_UNITS`.
         """
@@ -71,15 +67,7 @@ class Shared:
         return of_a, of_b
 
     def resolved(self, axes: Axes, level: float) -> Tensor:
-        """Where both tasks can be told to share something with themselves, after Benjamini–Hochberg over the heads: there is a cosine.
-
-        Args:
-            axes: What samples were drawn with.
-            level: 1 − level is the share of false ones.
-
-        Returns:
-            Flags, [S].
-        """
+        """Where both tasks can be told to share something with themselves, after Benjamini–Hochberg over the heads: there is a cosine."""
         of_a, of_b = (
             (own.mean > 0) & (benjamini_hochberg(two_sided_p(own.mean, [own.spread()])) < 1 - level)
             for own in self._within(axes)
@@ -88,10 +76,6 @@ class Shared:
 
     def cosine(self, axes: Axes, level: float) -> Interval:
         """The cosine of every head, [S].
-
-        Args:
-            axes: What samples were drawn with.
-            level: Of the interval.
 
         Returns:
             M_AB / √(M_AA · M_BB), not clipped, with its jackknife-t interval over the units of both tasks; NaN where a mean within a task is

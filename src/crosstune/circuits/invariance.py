@@ -35,16 +35,7 @@ def why_not(form: Form) -> str:
 
 
 def check_across_blocks(form: Form, blocks: Sequence[str], purpose: str) -> None:
-    """Scores of several blocks may be held against each other, or added.
-
-    Args:
-        form: The scores.
-        blocks: The blocks.
-        purpose: What is done with them, as a participle: "ranked".
-
-    Raises:
-        MeasurementError: They depend on the units of each block.
-    """
+    """Scores of several blocks may be held against each other, or added."""
     if len(blocks) > 1 and (reason := why_not(form)):
         raise MeasurementError(
             "form",
@@ -55,16 +46,7 @@ def check_across_blocks(form: Form, blocks: Sequence[str], purpose: str) -> None
 
 
 def check_across_heads(form: Form, slices: int, purpose: str) -> None:
-    """Scores of several slices of heads, of one block or of several, may be held against each other.
-
-    Args:
-        form: The scores.
-        slices: How many slices they are of.
-        purpose: What is done with them, as a participle: "ranked".
-
-    Raises:
-        MeasurementError: They depend on the units of each head's weights.
-    """
+    """Scores of several slices of heads, of one block or of several, may be held against each other."""
     if slices > 1 and (reason := why_not(form)):
         raise MeasurementError(
             "form",
@@ -75,14 +57,7 @@ def check_across_heads(form: Form, slices: int, purpose: str) -> None:
 
 
 def check_across_states(form: Form) -> None:
-    """Scores of two models or two states of one may be held against each other.
-
-    Args:
-        form: The scores.
-
-    Raises:
-        MeasurementError: They depend on the units of the weights, which the two need not share.
-    """
+    """Scores of two models or two states of one may be held against each other."""
     if reason := why_not(form):
         raise MeasurementError(
             "form",

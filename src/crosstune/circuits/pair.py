@@ -69,17 +69,7 @@ def find_pair(
     """A pair of samples in some slices of one layer.
 
     Args:
-        record: The scores.
         i: A's sample: an int is its place, a string its id.
-        j: B's sample likewise.
-        layer: The layer.
-        places: Block → head of that block.
-
-    Returns:
-        The pair.
-
-    Raises:
-        MeasurementError: A sample, layer, block or head was not measured.
     """
     axes = record.axes
     asked.check_row("i", i, axes.rows_a)

@@ -57,20 +57,10 @@ def top_pairs(
     One layer of one block is read at a time.
 
     Args:
-        record: The scores.
-        n: How many; fewer where there are fewer.
-        form: Which scores.
-        blocks: The blocks they are looked for in.
-        layers: The layers likewise.
-        head: One head of the one block; None for all.
         sign: `any` ranks by magnitude, `conflict` the most negative first, `synergy` the most positive.
 
     Returns:
         The pairs, the largest first; unmeasured ones are left out.
-
-    Raises:
-        MeasurementError: n is below 1, something was not measured, a head is of no one block, or the form cannot be
-            ranked across these heads.
     """
     _check_asked(record, n, form, blocks, layers, sign)
     if head is not None and len(blocks) != 1:

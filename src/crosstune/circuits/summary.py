@@ -110,9 +110,6 @@ def reliability(mean: Tensor, spreads: list[Spread]) -> Tensor:
 def heads_table(record: Record) -> Table:
     """The table `circuit_heads`.
 
-    Args:
-        record: The scores.
-
     Returns:
         One row for each layer, block, head and variant.
     """
@@ -172,17 +169,7 @@ def _with_bounds(name: str, interval: Interval) -> dict[str, Tensor]:
 def by_place(
     axes: Axes, block: str, figures: dict[str, Tensor], said: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """One row for each head of each layer.
-
-    Args:
-        axes: Where each place stands.
-        block: The block.
-        figures: Columns of values, [layers × heads].
-        said: Columns that are the same in every row.
-
-    Yields:
-        Column name to plain value.
-    """
+    """One row for each head of each layer."""
     plain = {name: values.tolist() for name, values in figures.items()}
     heads = axes.heads(block)
     for at, layer in enumerate(axes.layers):
@@ -233,9 +220,6 @@ def share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) ->
 
 def slices_table(record: Record) -> Table:
     """The table `circuit_slices`: what each Fisher is made of.
-
-    Args:
-        record: The scores.
 
     Returns:
         One row for each layer, block, head and Fisher.

@@ -31,13 +31,7 @@ def seconds_per_element(
 
     Args:
         counts: Samples of A and of B, each from `FEWEST` to `SAMPLES`.
-        length: Tokens of a sample.
         slice_shape: `(head_dim, d)` of one head; of d only so many columns are tried as keep the trial short, to which time is proportional.
-        settings: Forms, damping, memory.
-        device: Where the factors are.
-
-    Returns:
-        Seconds.
     """
     size, width = slice_shape
     columns = max(1, min(width, _TILE // (sum(counts) * size), _FACTORS // (sum(counts) * length)))

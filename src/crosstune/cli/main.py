@@ -27,9 +27,6 @@ _OUTSIDE = (
 def build_parser(outside: Study | None = None) -> ArgumentParser:
     """The parser of `crosstune`.
 
-    Args:
-        outside: A study in a file that the user named.
-
     Returns:
         A parser whose subcommands are `run`, `plan`, `repair`, `show` and `list`.
     """

@@ -30,29 +30,18 @@ def text(words: str) -> None:
 
 
 def error(problem: CrosstuneError) -> None:
-    """Print an error that the user can mend.
-
-    Args:
-        problem: The error.
-    """
+    """Print an error that the user can mend."""
     print(f"error: {problem}", file=sys.stderr)
 
 
 def stopped(words: list[str]) -> None:
-    """Say that an interrupt lost nothing and how to go on.
-
-    Args:
-        words: The words of the command.
-    """
+    """Say that an interrupt lost nothing and how to go on."""
     again = shlex.join(["crosstune", *words])
     print(f"\nStopped. What was finished is kept; `{again}` goes on from there.", file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
     """A length of time as people say it.
-
-    Args:
-        seconds: The time.
 
     Returns:
         ``42 s``, ``3 min 20 s`` or ``2 h 5 min``.
@@ -103,11 +92,7 @@ class ProgressLine:
             print(file=sys.stderr)
 
     def __call__(self, progress: Progress) -> None:
-        """Take in how far a cell has come, and print if it is time to.
-
-        Args:
-            progress: What the study says.
-        """
+        """Take in how far a cell has come, and print if it is time to."""
         self._first.setdefault(progress.cell, progress.done)
         self._cells[progress.cell] = progress
         now = time.monotonic()

@@ -90,9 +90,6 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
 def hint(words: Sequence[str]) -> str:
     """A hint at NAME=VALUE, where a task or limit of the command was written with a space.
 
-    Args:
-        words: The words of the command.
-
     Returns:
         A sentence with a space behind it, or nothing.
     """

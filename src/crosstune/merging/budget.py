@@ -15,14 +15,7 @@ def penalty_evaluations(settings: RepairSettings) -> int:
 
 
 def looks_by_method(settings: RepairSettings) -> dict[str, int]:
-    """The most looks of each method, the straight line first; most searches end far earlier.
-
-    Args:
-        settings: How it searches.
-
-    Returns:
-        Method to looks over all selection rows.
-    """
+    """The most looks of each method, the straight line first; most searches end far earlier."""
     points = len(settings.exchange_rates) + len(settings.budgets) + bool(settings.max_loss)
     strengths = len(settings.penalties) if len(settings.penalties) > 1 else 0
     shrinking = settings.folds * strengths * penalty_evaluations(settings)

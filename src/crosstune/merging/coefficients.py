@@ -21,10 +21,6 @@ from crosstune.merging.settings import BY_HEAD
 def coefficients_table(session: Session, points: Sequence[tuple[int, Point]]) -> Table:
     """The coefficients of points in the box.
 
-    Args:
-        session: The search.
-        points: Each point and its number in its method's list.
-
     Returns:
         The table `repair_coefficients`; heads and singular directions have rows of their own where the method gives
         them coefficients of their own. Of several ends, the share of each end's change is told.

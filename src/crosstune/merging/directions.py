@@ -45,9 +45,6 @@ def as_matrix(view: Tensor) -> Tensor | None:
 
     Args:
         view: What `Part.take` gives: a matrix, one expert of a stack, or heads × features × inputs.
-
-    Returns:
-        [rows, columns]; `matrix.reshape(view.shape)` leads back.
     """
     squeezed = view.squeeze()
     return squeezed.reshape(-1, squeezed.shape[-1]) if squeezed.dim() > 1 else None
@@ -66,8 +63,6 @@ def leading(part: Part, delta: Tensor, count: int) -> Directions | None:
     Source: randomised range finder of Halko et al. (2011) where the matrix is large, by torch.svd_lowrank.
 
     Args:
-        part: Which elements.
-        delta: The parameter's change.
         count: How many directions at most; a factor has all of its own.
 
     Returns:

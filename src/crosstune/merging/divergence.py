@@ -26,14 +26,7 @@ class Teachers:
     """What the two checkpoints say at every scored position of the selection rows.
 
     Args:
-        ends: The checkpoints; the work model is left at `after`.
-        items: The selection rows.
         learned: Places of the learned tasks; of all others `before` is the teacher.
-        settings: How the models are evaluated.
-        most: Bytes that may be kept.
-
-    Raises:
-        UnsupportedError: What the teachers say needs more than that.
     """
 
     def __init__(
@@ -69,14 +62,6 @@ class Teachers:
         """The summed divergence of one batch from its teacher, differentiable in the model's weights.
 
         Shapes: the batch as `collate` makes it; result: a scalar, float64.
-
-        Args:
-            model: θ(w).
-            batch: The rows of one item.
-            place: Its number.
-
-        Returns:
-            Nats.
         """
         student = _log_probabilities(model, batch)
         teacher = self._said[place].to(student.device)

@@ -87,18 +87,6 @@ def make_items(
     """The rows of all tasks by fold, in batches of like length.
 
     A fold is dealt by group over all tasks at once, so that a sentence and its translation share one.
-
-    Args:
-        rows: The rows of each task.
-        folds: How many folds.
-        batch_tokens: Padded tokens of one batch.
-        seed: Another seed deals other folds.
-
-    Returns:
-        The items.
-
-    Raises:
-        DataError: A task has nothing to score in one of the folds.
     """
     units = {row.unit for task in rows for row in task}
     dealt = sorted(units, key=lambda unit: (content_key(unit, "fold", seed), unit))
@@ -159,14 +147,8 @@ class Looks:
         Shapes:
             values: [J, P].
 
-        Args:
-            values: The pieces' values.
-
         Returns:
             Losses and slopes, the same whether looked at now or remembered.
-
-        Raises:
-            MeasurementError: A loss or slope is not finite.
         """
         key = fingerprint([values.astype(np.float64).tobytes().hex(), dict(self.identity)])
         if key not in self._memory:

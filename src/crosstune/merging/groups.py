@@ -72,9 +72,6 @@ class Coordinates:
         Shapes:
             pieces: [..., P]; result: [..., S].
 
-        Args:
-            pieces: Coefficients of the pieces.
-
         Returns:
             The least-squares coordinates, if they reproduce the pieces.
         """
@@ -130,11 +127,6 @@ def _by_head(part: Part, fine: Anatomy) -> list[Piece]:
 def row_classes(learned: set[int], forgotten: set[int], size: int) -> dict[str, Tensor]:
     """Which embedding rows the tokens of the learned and of the forgotten tasks use.
 
-    Args:
-        learned: Token ids in rows of the learned tasks.
-        forgotten: Likewise, of the forgotten tasks.
-        size: Rows of the embedding.
-
     Returns:
         `new`, `both`, `old`, `neither` → mask [V], without classes that are empty.
     """
@@ -146,19 +138,7 @@ def row_classes(learned: set[int], forgotten: set[int], size: int) -> dict[str, 
 
 
 def coordinates(name: str, pieces: Sequence[Piece], layers: int) -> Coordinates:
-    """The granularity of that name.
-
-    Args:
-        name: One of `GRANULARITIES`.
-        pieces: What gets coefficients.
-        layers: Blocks of the model.
-
-    Returns:
-        Its coordinates.
-
-    Raises:
-        SettingsError: There is no granularity of that name.
-    """
+    """The granularity of that name."""
     if name == "ramp":
         depth = np.array([_depth(piece.site, layers) for piece in pieces])
         return Coordinates(name, np.stack([1.0 - depth, depth], axis=1))
@@ -178,9 +158,6 @@ def coordinates(name: str, pieces: Sequence[Piece], layers: int) -> Coordinates:
 
 def led(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Piece]]:
     """Each piece and the piece from whose coefficient its own is counted: a direction's is its part's first.
-
-    Args:
-        pieces: In the order in which `cut` gives them.
 
     Yields:
         The piece and its leader, which is itself but for directions.

@@ -75,10 +75,6 @@ def _heads_of(piece: Piece, heads: HeadGeometry) -> Iterator[Site]:
 def nested(weights: Table, anatomy: Anatomy) -> dict[str, list[list[list[float | None]]]]:
     """The same as lists: component → checkpoints × layers × heads, None where nothing changed.
 
-    Args:
-        weights: What `merge_weights` returned.
-        anatomy: The model's anatomy.
-
     Returns:
         Key-value heads stand under keys and values, query heads under queries and the output projection.
     """

@@ -79,15 +79,7 @@ def _integrate(session: Session, panels: int) -> Line:
 
 
 def line_table(session: Session, line: Line) -> Table:
-    """The account by component.
-
-    Args:
-        session: The search.
-        line: Its account.
-
-    Returns:
-        The table `repair_line`.
-    """
+    """The account by component."""
     rows = []
     for task, name in enumerate(session.roles.tasks):
         by_site: dict[tuple[object, ...], dict[str, object]] = {}

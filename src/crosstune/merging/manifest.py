@@ -25,14 +25,7 @@ def manifest_of(
     """What is known of the model at one point.
 
     Args:
-        point: The point.
-        tasks: Its rows of `repair_tasks`.
         rows: The rows that chose and the rows that report; only their fingerprints are told.
-        settings: How it was searched.
-        session: What was searched; None where there was nothing to search.
-
-    Returns:
-        Plain values, as JSON has them.
     """
     sides = {"selection": rows.selection, "reported": rows.reported}
     return {

@@ -145,13 +145,6 @@ class Method:
 
         Args:
             limits: What named tasks may lose at most against `after`; empty where a rate is asked for.
-            rate: The exchange rate.
-
-        Returns:
-            The point.
-
-        Raises:
-            MeasurementError: No place that was looked at keeps to the limits.
         """
         if not limits:
             evaluations = self.session.settings.evaluations
@@ -207,16 +200,7 @@ class Method:
         return self.look(at.reshape(-1)).losses
 
     def point(self, kind: str, seen: Seen, **asked: object) -> Point:
-        """The point at what was seen.
-
-        Args:
-            kind: What it answers.
-            seen: Where it is.
-            asked: The rate, budget or limits.
-
-        Returns:
-            The point.
-        """
+        """The point at what was seen."""
         return Point(
             self.axes.name,
             kind,  # type: ignore[arg-type]

@@ -21,16 +21,7 @@ from crosstune.merging.settings import RepairSettings
 def score_tasks(
     ends: Ends, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
 ) -> dict[str, RowScores]:
-    """The scores of what the work model holds now.
-
-    Args:
-        ends: The checkpoints and their work model.
-        rows: The rows of each task.
-        settings: How the model is evaluated.
-
-    Returns:
-        One score a task.
-    """
+    """The scores of what the work model holds now."""
     with evaluating(ends.model, settings.gradient_settings()):
         return {
             task: score_rows(
@@ -49,17 +40,7 @@ def score_at(
     rows: Mapping[str, Sequence[Encoded]],
     settings: RepairSettings,
 ) -> dict[str, RowScores]:
-    """The scores of one model of the box, which the work model then holds.
-
-    Args:
-        box: The models.
-        values: The pieces' values, [J, P].
-        rows: The rows of each task.
-        settings: How the model is evaluated.
-
-    Returns:
-        One score a task.
-    """
+    """The scores of one model of the box, which the work model then holds."""
     box.place(values, rounded=True)
     return score_tasks(box.ends, rows, settings)
 
@@ -68,8 +49,6 @@ def place_end(ends: Ends, value: float, *, rounded: bool = False) -> None:
     """Let the work model hold one of the ends, bit for bit.
 
     Args:
-        ends: The checkpoints and their work model.
-        value: 0 for `before`, 1 for `after`.
         rounded: Round to the dtype in which `after` is stored, as a saved model is.
     """
     box = plain_box(ends)
@@ -79,17 +58,7 @@ def place_end(ends: Ends, value: float, *, rounded: bool = False) -> None:
 def score_end(
     ends: Ends, value: float, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
 ) -> dict[str, RowScores]:
-    """The scores of one of the ends, which the work model then holds.
-
-    Args:
-        ends: The checkpoints.
-        value: 0 for `before`, 1 for `after`.
-        rows: The rows of each task.
-        settings: How the model is evaluated.
-
-    Returns:
-        One score a task.
-    """
+    """The scores of one of the ends, which the work model then holds."""
     place_end(ends, value, rounded=True)
     return score_tasks(ends, rows, settings)
 
@@ -103,16 +72,7 @@ def plain_box(ends: Ends) -> Box:
 def losses_at_ends(
     ends: Ends, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Nats per token of each task at `before` and at `after`.
-
-    Args:
-        ends: The checkpoints; the work model is left at `after`.
-        rows: The rows of each task.
-        settings: How the model is evaluated.
-
-    Returns:
-        The losses before and after.
-    """
+    """Nats per token of each task at `before` and at `after`."""
     before, after = (
         {task: scores.loss for task, scores in score_end(ends, value, rows, settings).items()}
         for value in (0.0, 1.0)

@@ -44,13 +44,9 @@ def as_tasks(keep: Mapping[str, object], settings: RepairSettings) -> dict[str, 
 
     Args:
         keep: Name to rows, or to a `Task`; either all or none are `Task`s.
-        settings: The share of rows that choose.
 
     Returns:
         Tasks whose `train` rows choose and whose `test` rows report.
-
-    Raises:
-        DataError: There are fewer than two tasks, or rows are on both sides.
     """
     if len(keep) < 2:
         raise DataError(
@@ -116,16 +112,7 @@ def _refuse_shared(pools: Sequence[Pool]) -> None:
 
 
 def encode_rows(tasks: Mapping[str, Task], tokenizer: Any, settings: RepairSettings) -> Rows:
-    """The rows of both sides as the settings cap them.
-
-    Args:
-        tasks: What `as_tasks` returned.
-        tokenizer: The models' tokenizer.
-        settings: How many rows, how long.
-
-    Returns:
-        The rows, encoded.
-    """
+    """The rows of both sides as the settings cap them."""
 
     def side(rows: Sequence[Row], most: int) -> list[Encoded]:
         return choose_rows(rows, most, tokenizer, settings)
@@ -140,12 +127,6 @@ def choose_rows(
     rows: Sequence[Row], most: int, tokenizer: Any, settings: RepairSettings
 ) -> list[Encoded]:
     """Some rows of one side of a task, encoded.
-
-    Args:
-        rows: The rows.
-        most: The most that are taken.
-        tokenizer: The models' tokenizer.
-        settings: Which rows are taken, and how long they may be.
 
     Returns:
         The rows; windows of one row stand one after another.

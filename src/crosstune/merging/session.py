@@ -99,15 +99,10 @@ def find_roles(
     """Which tasks were learned and which forgotten, by their loss on the selection rows at both ends.
 
     Args:
-        ends: The checkpoints.
-        rows: The selection rows of each task.
         settings: The tasks that a user names as learned, which then are the learned ones.
 
     Returns:
         The roles; a task whose loss did not change has none.
-
-    Raises:
-        SettingsError: A task that is named is not there, or all are named as learned.
     """
     for argument, names in (("learned", settings.learned), ("max_loss", tuple(settings.max_loss))):
         unknown = [name for name in names if name not in rows]
@@ -139,21 +134,7 @@ def open_session(
     settings: RepairSettings,
     watch: Watch,
 ) -> Session:
-    """The session of checkpoints that differ, whose roles are known.
-
-    Args:
-        ends: The checkpoints.
-        rows: The selection rows of each task.
-        roles: What was learned and forgotten.
-        settings: How to search.
-        watch: Where looks are kept.
-
-    Returns:
-        The session; nothing has been searched yet.
-
-    Raises:
-        SettingsError: Singular directions are asked of more than two checkpoints.
-    """
+    """The session of checkpoints that differ, whose roles are known."""
     anatomy = Anatomy.of(ends.model)
     directions = _directions(ends, anatomy, settings)
     classes = _classes(ends, rows, roles) if "embedding_rows" in settings.methods else {}

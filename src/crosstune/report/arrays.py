@@ -36,15 +36,7 @@ class Excerpt:
 
     @classmethod
     def of_matrix(cls, matrix: np.ndarray[Any, Any], most: int = MOST_SIDE) -> Excerpt:
-        """The rows and columns with the largest marginals.
-
-        Args:
-            matrix: The values [rows, columns].
-            most: The most rows, and the most columns, that are kept.
-
-        Returns:
-            At most ``most`` × ``most`` cells.
-        """
+        """The rows and columns with the largest marginals."""
         rows, row_means = _largest(matrix, 1, most)
         columns, column_means = _largest(matrix, 0, most)
         cells = np.ascontiguousarray(matrix[np.ix_(rows, columns)], dtype="<f4")
@@ -78,16 +70,12 @@ def read_matrix(folder: Path, file: str, index: str) -> np.ndarray[Any, Any] | N
     """One matrix of an array that lies in a run folder.
 
     Args:
-        folder: The run folder.
         file: The array's path in it; the first two axes are the matrix.
         index: The place on the other axes, numbers with commas; empty for a plain matrix.
 
     Returns:
         The matrix, of which only the needed part is read; None where the file is not there, as in a folder that was sent
         without its arrays.
-
-    Raises:
-        StorageError: The path leads out of the folder, or the array is not one that holds this matrix.
     """
     path = _inside(folder, file)
     return _load(path, file, index) if path.is_file() else None

@@ -27,10 +27,6 @@ _NUMBERS = 46  # pixels to the right of the plot
 def bars(source: Source, predicates: list[Any]) -> Figure:
     """Horizontal bars from zero; the largest 30 (16 groups) where there are more.
 
-    Args:
-        source: The section and its table.
-        predicates: The filters of the section.
-
     Returns:
         The chart; to the right of zero and to the left differ by colour, side and printed sign.
     """

@@ -170,10 +170,6 @@ def _chance(base: Figure, name: str, looks: dict[str, Any]) -> Figure:
 def scatter(source: Source, predicates: list[Any]) -> Figure:
     """Points of two columns, with their intervals where the table has them, joined where the section has a trace.
 
-    Args:
-        source: The section and its table.
-        predicates: The filters of the section.
-
     Returns:
         The chart; colour and shape say the same.
     """

@@ -27,12 +27,6 @@ _OF_NAMES = ("side", "place", "of", "id", "text")
 def explorer_html(section: Section, contents: Contents, legend: str, downloads: str) -> str:
     """The figure of an explorer; its script fills it in, beginning at the largest cell that may be read.
 
-    Args:
-        section: The section.
-        contents: What the run folder holds.
-        legend: How to read it, as HTML.
-        downloads: Buttons, as HTML.
-
     Returns:
         HTML in which all text of the run is escaped.
     """
@@ -69,10 +63,6 @@ def bounds(section: Section) -> str:
 
 def explorer_data(section: Section, contents: Contents) -> dict[str, Any]:
     """What the page's script needs beside the table of the map.
-
-    Args:
-        section: The section.
-        contents: What the run folder holds.
 
     Returns:
         JSON values: roles of columns, choices that hold values below 0, matrices as far as the page holds them, pairs, and names of rows and columns.

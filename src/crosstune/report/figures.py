@@ -30,9 +30,6 @@ _VIEWS: dict[str, Callable[[Source, list[Any]], Figure]] = {
 def is_figure(section: Section) -> bool:
     """Whether a section is drawn with marks, not as text or a table.
 
-    Args:
-        section: The section.
-
     Returns:
         True for the views that have a specification.
     """
@@ -43,10 +40,6 @@ def specification(section: Section, table: Table) -> dict[str, Any]:
     """The Vega-Lite specification of a section, over a data source named ``rows``.
 
     Each column of ``choose`` becomes a parameter ``choose_0``, ``choose_1``, … that holds the chosen value.
-
-    Args:
-        section: A section for which `is_figure` holds.
-        table: Its table, in which it has at least one row.
 
     Returns:
         The specification, without data; of an explorer the map at its first choices, as it is when it is opened.
@@ -63,9 +56,6 @@ def specification(section: Section, table: Table) -> dict[str, Any]:
 
 def choices(source: Source) -> list[tuple[str, list[Any]]]:
     """The selectors of a section.
-
-    Args:
-        source: The section and its table.
 
     Returns:
         Column and values to choose from, for each column of ``choose``.
@@ -90,9 +80,6 @@ def parameters(source: Source) -> list[dict[str, Any]]:
 
 def selection(source: Source) -> list[Any]:
     """The filters that leave the rows of the section at the chosen values.
-
-    Args:
-        source: The section and its table.
 
     Returns:
         Vega-Lite predicates; values of the data stand in predicates, never in expressions.

@@ -27,9 +27,6 @@ class Contents:
     def of(cls, run: Run | Path | str) -> Contents:
         """The contents of a run folder.
 
-        Args:
-            run: The run, or its folder.
-
         Returns:
             Them; a folder without ``page.json`` shows every table as it is, and says so.
         """
@@ -46,9 +43,6 @@ class Contents:
 
     def obstacle(self, section: Section) -> str:
         """Why a section cannot be drawn.
-
-        Args:
-            section: The section.
 
         Returns:
             A sentence; empty where nothing stands in its way.

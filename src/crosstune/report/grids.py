@@ -29,10 +29,6 @@ def heatmap(source: Source, predicates: list[Any]) -> Figure:
 
     Rows whose ``y`` is negative are sites outside the layers and stand in a strip below the grid.
 
-    Args:
-        source: The section and its table.
-        predicates: The filters of the section.
-
     Returns:
         One panel for every value column and facet value, all on one colour scale.
     """
@@ -164,15 +160,7 @@ def _states(grid: _Grid, base: Figure) -> list[Figure]:
 
 
 def matrix(source: Source, predicates: list[Any]) -> Figure:
-    """A matrix whose cells print the value, its interval and every other value column of the table.
-
-    Args:
-        source: The section and its table.
-        predicates: The filters of the section.
-
-    Returns:
-        The chart.
-    """
+    """A matrix whose cells print the value, its interval and every other value column of the table."""
     section = source.section
     assert section.value is not None
     measured = source.measured(section.value)

@@ -30,10 +30,6 @@ def cell(name: str) -> str:
 def kind_of(source: Source, name: str) -> str:
     """How Vega-Lite should take a column: ordered numbers or names.
 
-    Args:
-        source: The section and its table.
-        name: The column.
-
     Returns:
         ``"Q"`` for numbers, ``"N"`` for text and booleans.
     """
@@ -41,31 +37,14 @@ def kind_of(source: Source, name: str) -> str:
 
 
 def filtered(chart: Figure, predicates: list[Any]) -> Figure:
-    """The chart over the rows that all predicates let through.
-
-    Args:
-        chart: The chart.
-        predicates: Vega-Lite predicates.
-
-    Returns:
-        The chart with one filter for each.
-    """
+    """The chart over the rows that all predicates let through."""
     for predicate in predicates:
         chart = chart.transform_filter(predicate)
     return chart
 
 
 def faceted(source: Source, chart: Figure, columns: int) -> Figure:
-    """The chart over all rows, or one small chart for each value of the section's facet.
-
-    Args:
-        source: The section and its table.
-        chart: Layers without data.
-        columns: How many small charts stand side by side.
-
-    Returns:
-        The chart with its data.
-    """
+    """The chart over all rows, or one small chart for each value of the section's facet."""
     name = source.section.facet
     if name is None:
         return chart.properties(data=ROWS)
@@ -76,11 +55,6 @@ def faceted(source: Source, chart: Figure, columns: int) -> Figure:
 
 def with_words(chart: Figure, measured: Measured, form: str) -> Figure:
     """The chart with the value and its interval as text, in the words of the house where there is none.
-
-    Args:
-        chart: The chart.
-        measured: The value column and its companions.
-        form: The d3 number format.
 
     Returns:
         The chart whose rows have ``stands`` (measured and not masked), ``printed``, ``said`` (printed with
@@ -110,10 +84,6 @@ def with_words(chart: Figure, measured: Measured, form: str) -> Figure:
 def tooltip(source: Source, measured: Measured) -> list[alt.Tooltip]:
     """What a reader sees on pointing at a mark: where it is, value, interval, sample size, chance.
 
-    Args:
-        source: The section and its table.
-        measured: The value column and its companions.
-
     Returns:
         Tooltip channels; they need the rows of `with_words`.
     """
@@ -139,10 +109,6 @@ def tooltip(source: Source, measured: Measured) -> list[alt.Tooltip]:
 def legend_of(source: Source, name: str) -> alt.Legend:
     """The legend of a column, in as many columns as its words leave room for.
 
-    Args:
-        source: The section and its table.
-        name: The column.
-
     Returns:
         The legend; channels that share it word for word share one legend in the figure.
     """
@@ -156,15 +122,7 @@ def legend_of(source: Source, name: str) -> alt.Legend:
 
 
 def colored(source: Source, name: str) -> alt.Color:
-    """Colour by the values of a column, with a legend above the figure.
-
-    Args:
-        source: The section and its table.
-        name: The column.
-
-    Returns:
-        The channel.
-    """
+    """Colour by the values of a column, with a legend above the figure."""
     return alt.Color(
         name,
         type="nominal",
@@ -177,7 +135,6 @@ def level_rules(source: Source, base: Figure) -> list[Figure]:
     """The labelled levels of a section as horizontal rules.
 
     Args:
-        source: The section and its table.
         base: A chart over the section's rows, each of which would draw the rule again.
 
     Returns:

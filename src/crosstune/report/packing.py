@@ -19,14 +19,7 @@ _CONTROL = re.compile(r"\\(?:\\|b|f|u00[0189][0-9a-f]|u007f)")
 
 
 def packed(table: Table) -> dict[str, Any]:
-    """A table column by column, text columns as levels and codes.
-
-    Args:
-        table: The table.
-
-    Returns:
-        JSON values; unmeasured numbers are null.
-    """
+    """A table column by column, text columns as levels and codes."""
     columns = []
     for column in table.columns:
         cells = table.column(column.name)
@@ -46,10 +39,6 @@ def packed(table: Table) -> dict[str, Any]:
 def drawn_rows(table: Table, thin: Table | None) -> list[dict[str, Any]]:
     """The rows a figure is drawn from, as the page's script also makes them.
 
-    Args:
-        table: The section's table.
-        thin: The table of its thin lines.
-
     Returns:
         Rows with ``row`` (their place in the table) and ``is_thin``.
     """
@@ -66,9 +55,6 @@ def drawn_rows(table: Table, thin: Table | None) -> list[dict[str, Any]]:
 
 def script_json(value: object) -> str:
     """JSON that cannot end the script element it stands in.
-
-    Args:
-        value: JSON values.
 
     Returns:
         Text without ``<``, ``>`` or ``&``, in which control characters are pictures of themselves.

@@ -36,9 +36,7 @@ def page_html(
     """The whole page, which needs nothing outside itself.
 
     Args:
-        contents: What the run folder holds.
         specifications: Section id to Vega-Lite specification, for the sections that can be drawn.
-        vega_bundle: The script that draws them.
 
     Returns:
         HTML in which all text of the run is escaped.

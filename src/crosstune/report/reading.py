@@ -29,10 +29,6 @@ class Measured:
     def of(cls, table: Table, name: str) -> Measured:
         """The companions of a value column.
 
-        Args:
-            table: The table.
-            name: The value column.
-
         Returns:
             Its low, high, mask and chance columns, None where the table has none.
         """
@@ -58,21 +54,11 @@ class Source:
     table: Table
 
     def column(self, name: str) -> Column:
-        """A column of the table.
-
-        Args:
-            name: Its name.
-
-        Returns:
-            What it holds.
-        """
+        """A column of the table."""
         return next(column for column in self.columns if column.name == name)
 
     def levels(self, name: str) -> list[Any]:
         """The values of a column among the rows of the section.
-
-        Args:
-            name: The column.
 
         Returns:
             Numbers in ascending order; text as it first appears, which is how a study orders its sites.
@@ -93,9 +79,6 @@ class Source:
     def measured(self, name: str) -> Measured:
         """A value column with what belongs to it, as far as there is anything to draw.
 
-        Args:
-            name: The column.
-
         Returns:
             Its companions; no low and high where no row has an interval.
         """
@@ -108,9 +91,6 @@ class Source:
 
     def stands(self, row: dict[str, Any]) -> bool:
         """Whether the section's value was measured in a row, and may be read.
-
-        Args:
-            row: The row.
 
         Returns:
             False for what is unmeasured or below the noise floor.
@@ -132,14 +112,7 @@ class Source:
         return {column: first[column] for column in self.section.choose}
 
     def magnitudes(self, name: str) -> list[float]:
-        """The magnitudes in a value column, of what may be read.
-
-        Args:
-            name: The column.
-
-        Returns:
-            Them, ascending; ``[1.0]`` where nothing was measured.
-        """
+        """The magnitudes in a value column, of what may be read."""
         mask = Measured.of(self.table, name).mask
         sizes = sorted(
             abs(row[name])
@@ -150,9 +123,6 @@ class Source:
 
     def largest(self, name: str) -> float:
         """The largest magnitude in a value column, of what may be read.
-
-        Args:
-            name: The column.
 
         Returns:
             A number above 0; 1 where nothing was measured.
@@ -172,11 +142,7 @@ class Source:
         return usual if 0 < usual < sizes[-1] / 1.5 else sizes[-1]
 
     def tooltip_columns(self) -> list[Column]:
-        """What a reader may want to know of one mark besides its value: where it is, and what goes with it.
-
-        Returns:
-            Axis columns that vary, then label columns.
-        """
+        """What a reader may want to know of one mark besides its value: where it is, and what goes with it."""
         rows = self.rows
         axes = [column for column in self.columns if column.role == "axis"]
         labels = [column for column in self.columns if column.role == "label"]
@@ -186,9 +152,6 @@ class Source:
 
 def titled(column: Column) -> str:
     """A column's name as words, with its unit.
-
-    Args:
-        column: The column.
 
     Returns:
         Text such as ``nats per token`` or ``change percent (%)``.
@@ -203,9 +166,6 @@ def titled(column: Column) -> str:
 def is_number(value: object) -> bool:
     """Whether a cell holds a finite number.
 
-    Args:
-        value: The cell.
-
     Returns:
         False for NaN, infinities, None, text and booleans.
     """
@@ -216,9 +176,6 @@ def is_number(value: object) -> bool:
 
 def decimals(largest: float) -> int:
     """How many digits after the point tell apart what stands beside the largest value.
-
-    Args:
-        largest: The largest magnitude shown.
 
     Returns:
         0 to 6: two for cosines and losses, three below 0.3.
@@ -234,15 +191,7 @@ def decimals(largest: float) -> int:
 
 
 def number_format(largest: float, *, signed: bool) -> str:
-    """The d3 number format for values up to a magnitude.
-
-    Args:
-        largest: The largest magnitude shown.
-        signed: Whether a plus sign is written.
-
-    Returns:
-        Such as ``+.2f``.
-    """
+    """The d3 number format for values up to a magnitude."""
     sign = "+" if signed else ""
     return f"{sign},.{decimals(largest)}f" if largest >= 1e-4 else f"{sign}.1e"
 

@@ -11,9 +11,6 @@ from crosstune.report.reading import Source
 def selectors(source: Source) -> str:
     """The selectors of a section.
 
-    Args:
-        source: The section and its table.
-
     Returns:
         HTML; empty where there is nothing to choose.
     """

@@ -56,29 +56,14 @@ DARK = Palette(
 
 
 def page_colors(colors: Palette) -> dict[str, Any]:
-    """The colours that the page's own drawings take.
-
-    Args:
-        colors: The colours of one appearance.
-
-    Returns:
-        JSON values.
-    """
+    """The colours that the page's own drawings take."""
     names = ("ink", "muted", "axis", "hidden", "background", "loud_text")
     scales = {"diverging": list(colors.diverging), "ramp": list(colors.ramp)}
     return {**{name: getattr(colors, name) for name in names}, **scales}
 
 
 def vega_config(palette: Palette, font: str) -> dict[str, Any]:
-    """The Vega-Lite configuration that gives every figure this palette.
-
-    Args:
-        palette: The colours.
-        font: CSS font families.
-
-    Returns:
-        A ``config`` object.
-    """
+    """The Vega-Lite configuration that gives every figure this palette."""
     return {
         "background": None,
         "font": font,

@@ -38,12 +38,8 @@ def number(value: Any, places: int | None = None) -> str:
     """A number as text, with a true minus sign.
 
     Args:
-        value: The number.
         places: Digits after the point, three significant ones for what is smaller than the last of them; about
             four significant digits without it.
-
-    Returns:
-        The text; ``not measured`` for NaN.
     """
     if not is_number(value):
         return NOT_MEASURED
@@ -61,9 +57,6 @@ def number(value: Any, places: int | None = None) -> str:
 def places_for(sizes: Sequence[float]) -> int | None:
     """The digits after the point for a column of numbers.
 
-    Args:
-        sizes: Their magnitudes.
-
     Returns:
         One number for all; None where they differ so much, as figures of several units do, that each needs
         its own.
@@ -75,14 +68,7 @@ def places_for(sizes: Sequence[float]) -> int | None:
 
 
 def headings(table: Table) -> list[Column]:
-    """The columns that are printed on their own; low, high and mask go into their value's cell.
-
-    Args:
-        table: The table.
-
-    Returns:
-        Them, left to right.
-    """
+    """The columns that are printed on their own; low, high and mask go into their value's cell."""
     return [column for column in table.columns if column.role not in ("low", "high", "mask")]
 
 
@@ -138,25 +124,12 @@ def _cell(
 
 
 def is_numeric(column: Column) -> bool:
-    """Whether a column's cells are set flush right.
-
-    Args:
-        column: The column.
-
-    Returns:
-        True for numbers.
-    """
+    """Whether a column's cells are set flush right."""
     return column.kind in ("int64", "float64")
 
 
 def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] = ()) -> str:
     """The table as HTML; every cell is escaped.
-
-    Args:
-        table: The table.
-        limit: The most rows to show.
-        caption: What it holds, for screen readers.
-        marks: One attribute string for each row, already safe.
 
     Returns:
         A ``<div class="scroll">`` with the table, and a line on what was left out.
@@ -188,9 +161,6 @@ def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] =
 def visible(text: str) -> str:
     """Text in which control characters are pictures of themselves, which no page and no reader stumbles over.
 
-    Args:
-        text: Any text; its tabs and line ends stay.
-
     Returns:
         The text, with ``␀`` for NUL and so on.
     """
@@ -205,9 +175,6 @@ def _cell_class(column: Column, text: str) -> str:
 
 def measurement_cells(measurement: Measurement) -> tuple[str, str, str, str, str]:
     """A measurement as the five cells it is printed in.
-
-    Args:
-        measurement: The measurement.
 
     Returns:
         Name, value with unit and interval, n, chance, how.
@@ -230,16 +197,7 @@ def measurement_cells(measurement: Measurement) -> tuple[str, str, str, str, str
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Rows as columns of text under their headings.
-
-    Args:
-        heads: The headings.
-        rows: The cells.
-        right: Which columns are flush right.
-
-    Returns:
-        Lines without trailing spaces.
-    """
+    """Rows as columns of text under their headings."""
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
 
     def line(row: Sequence[str]) -> str:

@@ -108,19 +108,7 @@ def capture_factors(
 
 
 def no_factors(heads: HeadMap, settings: CircuitSettings, labels: Labels = "text") -> Factors:
-    """The factors of a task without samples.
-
-    Args:
-        heads: The model's heads.
-        settings: Layers and blocks.
-        labels: As for `capture_factors`.
-
-    Returns:
-        Layers without a batch.
-
-    Raises:
-        SettingsError: The model has no such layer.
-    """
+    """The factors of a task without samples."""
     scope = Scope.of(heads, settings)
     return Factors(
         *((), heads, scope.layers, scope.blocks, labels), KERNELS[0], math.nan, (), InMemory()
@@ -130,17 +118,7 @@ def no_factors(heads: HeadMap, settings: CircuitSettings, labels: Labels = "text
 def factor_bytes(
     model: nn.Module, rows: Sequence[Encoded], heads: HeadMap, settings: CircuitSettings
 ) -> int:
-    """How much memory or disk the factors of these rows need, from shapes alone.
-
-    Args:
-        model: The model.
-        rows: The rows.
-        heads: The model's heads.
-        settings: Layers, blocks, batches and arithmetic.
-
-    Returns:
-        Bytes, the padding of the batches included.
-    """
+    """How much memory or disk the factors of these rows need, from shapes alone."""
     batches = plan_batches(rows, settings.batch_tokens)
     places = sum(len(batch) * (len(rows[batch[0]].input_ids) - 1) for batch in batches)
     kind = next(model.parameters()).dtype

@@ -33,12 +33,6 @@ def attention_kernel(name: str) -> Iterator[None]:
 def difference(among: Shard, index: int, other: Shard, place: int = 0) -> float:
     """How far a row's factors in one batch are from the same row's in another, of which it is the longest or which is as long.
 
-    Args:
-        among: The factors of several rows.
-        index: Which of them is the row.
-        other: The factors of the row alone, or beside others.
-        place: Where it stands there.
-
     Returns:
         The norm of the difference over the norm, of the tensor in which that is largest.
     """

@@ -140,15 +140,9 @@ class FactorBatch:
         Shapes:
             Result: [b, T, heads, head_dim], a view; key-value heads for k and v.
 
-        Args:
-            block: One of the blocks that were captured.
-
         Returns:
             With `shared(block)`, the gradient of sample n's head h is Σ_t headed[n, t, h] ⊗ shared[n, t]; for
             o that is the transpose of its input columns.
-
-        Raises:
-            SettingsError: The block was not captured.
         """
         self._check(block)
         features = self.z if block == "o" else self.deltas[block]
@@ -160,15 +154,6 @@ class FactorBatch:
 
         Shapes:
             Result: [b, T, d].
-
-        Args:
-            block: One of the blocks that were captured.
-
-        Returns:
-            See `headed`.
-
-        Raises:
-            SettingsError: The block was not captured.
         """
         self._check(block)
         features = self.deltas["o"] if block == "o" else self.x

@@ -37,15 +37,8 @@ class Pass:
     def __call__(self, rows: Sequence[Encoded]) -> Shard:
         """The factors of some rows.
 
-        Args:
-            rows: Trimmed rows; they go through the model together.
-
         Returns:
             Tensors on the model's device, as long as the longest row less one token.
-
-        Raises:
-            MeasurementError: A loss or a gradient is not finite.
-            UnsupportedError: A projection is not used once, by its module, on one vector for each token.
         """
         device = next(self.model.parameters()).device
         batch = batch_of(rows, self.pad_id, device)

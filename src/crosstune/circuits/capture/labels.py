@@ -50,14 +50,6 @@ def sampled(logits: Tensor, targets: Tensor, at: Tensor) -> Tensor:
 
     Shapes:
         logits: [b, T, V]. targets, at, result: [b, T].
-
-    Args:
-        logits: The model's scores.
-        targets: The text's own next tokens, -100 where nothing is scored.
-        at: See `draws`.
-
-    Returns:
-        Labels; -100 stays.
     """
     places = targets != UNSCORED
     found = targets.clone()

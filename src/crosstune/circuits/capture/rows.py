@@ -15,16 +15,7 @@ _NAMED = 3  # rows that an error names
 
 
 def check_rows(model: nn.Module, rows: Sequence[Encoded]) -> None:
-    """Raise unless the model can read every row and has something to predict in it.
-
-    Args:
-        model: A Hugging Face decoder.
-        rows: The rows.
-
-    Raises:
-        DataError: There are no rows; or one has nothing to score, is longer than the model's context,
-            or holds a token that the model does not know.
-    """
+    """Raise unless the model can read every row and has something to predict in it."""
     if not rows:
         raise DataError(
             "rows",
@@ -83,7 +74,6 @@ def plan_batches(rows: Sequence[Encoded], batch_tokens: int) -> tuple[tuple[int,
     """Which rows go together: rows of like length, longest first.
 
     Args:
-        rows: The trimmed rows.
         batch_tokens: The most padded tokens of a batch; a longer row stands alone.
 
     Returns:

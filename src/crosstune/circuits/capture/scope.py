@@ -31,18 +31,7 @@ class Scope:
 
     @classmethod
     def of(cls, heads: HeadMap, settings: CircuitSettings) -> Scope:
-        """What the settings ask for.
-
-        Args:
-            heads: The model's heads.
-            settings: Layers and blocks.
-
-        Returns:
-            Layers and blocks in order.
-
-        Raises:
-            SettingsError: The model has no such layer.
-        """
+        """What the settings ask for."""
         layers = range(heads.num_layers) if settings.layers is None else settings.layers
         beyond = [layer for layer in layers if layer >= heads.num_layers]
         if beyond:
@@ -83,14 +72,7 @@ class Scope:
         }
 
     def features(self, model: nn.Module) -> int:
-        """How many numbers are kept of a token: one x for q, k and v, one z for o, and δ of every module.
-
-        Args:
-            model: The model.
-
-        Returns:
-            Summed over layers.
-        """
+        """How many numbers are kept of a token: one x for q, k and v, one z for o, and δ of every module."""
         total = 0
         for layer, modules in self.modules.items():
             for blocks, weight in modules.items():

@@ -56,15 +56,9 @@ class FactorStore:
 
         Args:
             parent: The folder that holds stores; None for one that is removed in the end.
-            identity: All that decides what the factors are; JSON-able.
-            count: How many shards there will be.
-            expected: Their bytes.
 
         Returns:
             The store; other processes may use a copy of it.
-
-        Raises:
-            StorageError: The folder cannot be used, holds something else, or its disk has too little room.
         """
         place = Path(tempfile.gettempdir()) if parent is None else parent
         name = fingerprint(identity)
@@ -118,11 +112,7 @@ class FactorStore:
         return [index for index in range(self.count) if not self.holds(index)]
 
     def share(self, device: torch.device) -> None:
-        """Every process reads the same folder.
-
-        Raises:
-            StorageError: A shard that another process wrote is not to be seen here.
-        """
+        """Every process reads the same folder."""
         ranks.wait_for_all()
         if self.missing:
             raise StorageError(
@@ -133,15 +123,7 @@ class FactorStore:
             )
 
     def write(self, index: int, shard: Shard) -> None:
-        """Keep one shard.
-
-        Args:
-            index: Its number.
-            shard: The factors.
-
-        Raises:
-            StorageError: The disk is full or refuses; what was written before is whole.
-        """
+        """Keep one shard."""
         parts = {_NATS: {_NATS: shard.nats}} | {
             str(layer): tensors for layer, tensors in shard.layers.items()
         }
@@ -158,31 +140,11 @@ class FactorStore:
             save_file(tensors, scratch, metadata={"marks": json.dumps(marks)})
 
     def tensors(self, layer: int) -> Iterator[Tensors]:
-        """The factors of one layer, read batch by batch.
-
-        Args:
-            layer: The layer.
-
-        Returns:
-            Tensors on the CPU.
-
-        Raises:
-            StorageError: A shard is damaged or gone.
-        """
+        """The factors of one layer, read batch by batch."""
         return (self._read(index, str(layer)) for index in range(self.count))
 
     def nats(self, index: int) -> Tensor:
-        """The summed losses of a batch's rows.
-
-        Args:
-            index: The shard's number.
-
-        Returns:
-            Nats, [b].
-
-        Raises:
-            StorageError: The shard is damaged or gone.
-        """
+        """The summed losses of a batch's rows."""
         return self._read(index, _NATS)[_NATS]
 
     def _read(self, index: int, part: str) -> dict[str, Tensor]:

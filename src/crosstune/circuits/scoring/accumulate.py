@@ -59,12 +59,6 @@ class Tally:
 
     Averages of a form that is scored pair by pair are means of those scores; the others never make a pair: the mean of the left
     factors meets each right one, and each left one the mean of the right ones.
-
-    Args:
-        forms: Forms of the pair scores.
-        averages: Forms of the averages.
-        a: Task A's source.
-        b: Task B's.
     """
 
     def __init__(

@@ -95,12 +95,6 @@ class Squares:
         Shapes:
             [1, heads, head_dim, d]; of `held_out` [2, …]: what normalises the even and what normalises the odd samples.
             Of `leave_one_out`: the mean of its Fishers, which is task A's.
-
-        Args:
-            kind: One of `FISHERS`.
-
-        Returns:
-            Means of squares.
         """
         count_a, count_b, drawn = self.counts
         if kind == "held_out":
@@ -115,16 +109,7 @@ class Squares:
 
 
 def require_samples(kind: str, count: int, settings: CircuitSettings) -> None:
-    """There are enough samples of task A for a Fisher of this kind.
-
-    Args:
-        kind: One of `FISHERS`.
-        count: Samples of task A (of `true`: those at drawn labels).
-        settings: The fewest.
-
-    Raises:
-        DataError: There are fewer.
-    """
+    """There are enough samples of task A for a Fisher of this kind."""
     least = settings.min_samples
     used = {"held_out": count // 2, "leave_one_out": count - 1}.get(kind, count)
     if used >= least:
@@ -143,9 +128,6 @@ def medians(fisher: Tensor) -> Tensor:
 
     Shapes:
         fisher: [m, heads, head_dim, d]; result: [m, heads].
-
-    Returns:
-        The medians.
     """
     return fisher.flatten(2).median(-1).values
 
@@ -155,14 +137,6 @@ def damped(fisher: Tensor, scale: Tensor, settings: CircuitSettings) -> Tensor:
 
     Shapes:
         fisher: [..., heads, head_dim, d]; scale: [..., heads], λ of each slice; result: as fisher.
-
-    Args:
-        fisher: Means of squares.
-        scale: λ.
-        settings: How λ and ε act.
-
-    Returns:
-        D, a new tensor.
     """
     spread = scale[..., None, None]
     kept = fisher.clamp(min=settings.epsilon)
@@ -174,18 +148,7 @@ def damped(fisher: Tensor, scale: Tensor, settings: CircuitSettings) -> Tensor:
 
 
 def inverse(kind: str, divisor: Tensor) -> Tensor:
-    """1 / D in place, with 0 for an element that no sample of A or B moves.
-
-    Args:
-        kind: The Fisher's kind.
-        divisor: D.
-
-    Returns:
-        The inverse.
-
-    Raises:
-        MeasurementError: D is 0 where a sample that the Fisher has not seen may have a gradient.
-    """
+    """1 / D in place, with 0 for an element that no sample of A or B moves."""
     nothing = divisor == 0
     if kind not in ("task_a", "pooled") and bool(nothing.any()):
         raise MeasurementError(
@@ -202,14 +165,6 @@ def facts_of(fisher: Tensor, median: Tensor, settings: CircuitSettings) -> Fishe
 
     Shapes:
         fisher: [m, heads, head_dim, d]; median: [m, heads].
-
-    Args:
-        fisher: Means of squares.
-        median: Their medians.
-        settings: ε, and the share that makes λ.
-
-    Returns:
-        The facts.
     """
     flat = fisher.flatten(2)
     return FisherFacts(

@@ -49,16 +49,7 @@ class KroneckerFactors:
 
     @classmethod
     def of(cls, source: Source, block: str, tokens: int) -> KroneckerFactors:
-        """The factors from task A.
-
-        Args:
-            source: A's factors of the block.
-            block: q, k, v or o.
-            tokens: Tokens that are no padding.
-
-        Returns:
-            The factors.
-        """
+        """The factors from task A."""
         (size, width), dtype, device = source.slice_shape, source.dtype, source.device
         headed = torch.zeros(source.heads, size, size, dtype=torch.float64, device=device)
         shared = torch.zeros(width, width, dtype=torch.float64, device=device)
@@ -74,15 +65,7 @@ class KroneckerFactors:
 
 
 def check_budget(source: Source, budget_gib: float) -> None:
-    """Making the factors, and preconditioning with them, fits the budget.
-
-    Args:
-        source: A's factors of the block.
-        budget_gib: What it may take.
-
-    Raises:
-        MeasurementError: It does not.
-    """
+    """Making the factors, and preconditioning with them, fits the budget."""
     (size, width), heads = source.slice_shape, source.heads
     largest = max(part.shape[0] * part.shape[1] for part in source.shared)
     tokens = sum(part.shape[0] * part.shape[1] for part in source.shared)
@@ -100,15 +83,7 @@ def check_budget(source: Source, budget_gib: float) -> None:
 
 
 def tokens_of(layer: Layer, block: str) -> int:
-    """How many tokens are no padding: those whose input to the projection is not all zeros.
-
-    Args:
-        layer: The factors.
-        block: q, k, v or o.
-
-    Returns:
-        Their number.
-    """
+    """How many tokens are no padding: those whose input to the projection is not all zeros."""
     inputs = (
         batch.headed(block).flatten(2) if block == "o" else batch.shared(block)
         for batch in layer.batches
@@ -119,20 +94,7 @@ def tokens_of(layer: Layer, block: str) -> int:
 def precondition(
     source: Source, factors: KroneckerFactors, settings: CircuitSettings, name: str
 ) -> Source:
-    """The same samples with factors whose outer products are S⁻¹ G A⁻¹.
-
-    Args:
-        source: A's factors of the block.
-        factors: The Kronecker factors.
-        settings: Damping.
-        name: Block and layer, as errors name them.
-
-    Returns:
-        The source of preconditioned tiles.
-
-    Raises:
-        MeasurementError: A gradient is not finite, or a factor is singular.
-    """
+    """The same samples with factors whose outer products are S⁻¹ G A⁻¹."""
     if not (factors.headed.isfinite().all() and factors.shared.isfinite().all()):
         raise MeasurementError(
             f"gradients of task A, {name}",
@@ -151,14 +113,7 @@ def precondition(
 
 
 def _inverse(factor: Tensor, settings: CircuitSettings, name: str) -> Tensor:
-    """The inverse of the damped factor, [..., n, n].
-
-    Returns:
-        The inverse.
-
-    Raises:
-        MeasurementError: It is singular.
-    """
+    """The inverse of the damped factor, [..., n, n]."""
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)
     damping = (settings.damping_share**0.5 * mean).clamp(min=settings.epsilon)

@@ -46,16 +46,7 @@ class Need:
     fixed: int
 
     def bytes(self, heads: int, features: int, piece: int) -> int:
-        """Most bytes that are alive at once.
-
-        Args:
-            heads: Heads held at once.
-            features: Features held of each.
-            piece: Features of each that one pass goes over.
-
-        Returns:
-            Bytes.
-        """
+        """Most bytes that are alive at once."""
         size, width = self.slice_shape
         held = self.rows_held * heads * features * width
         rows = max(self.samples) * (1 + self.halving) + self.together + _MEANS

@@ -52,7 +52,6 @@ class Own:
 
     Args:
         averages: Forms of the averages, of which those that can be are measured.
-        sources: Factors of A and of B.
     """
 
     def __init__(self, averages: Sequence[Form], sources: tuple[Source, Source]) -> None:
@@ -94,11 +93,8 @@ class Own:
             tiles, spare: [nA, heads, features, d] and [nB, heads, features, d].
 
         Args:
-            variant: signed or symmetric.
             tiles: Gradients of A and of B, or for `symmetric` their magnitudes.
             spare: Room for either, one after the other; A's may be the tile's own.
-            place: Which heads and features.
-            normalisers: 1 / D by kind of Fisher.
         """
         forms = [form for form in self.forms if form.variant == variant]
         heads, features = place
@@ -157,15 +153,7 @@ def has_own(form: Form) -> bool:
 
 
 def strangers(units: Sequence[str], of: Sequence[str]) -> Tensor:
-    """How many samples of a task were drawn apart from each of these.
-
-    Args:
-        units: What each of these was drawn with.
-        of: What each of the task's was.
-
-    Returns:
-        Counts, [n].
-    """
+    """How many samples of a task were drawn apart from each of these."""
     together = Counter(of)
     return torch.tensor([len(of) - together[unit] for unit in units])
 

@@ -85,13 +85,7 @@ class Room:
         self._parts = dict.fromkeys(_PLACES, self._memory)
 
     def fit(self, plan: Plan, like: Source, budget_gib: float) -> None:
-        """Make room for a plan, in the memory that is there wherever that is enough and leaves the budget for the rest.
-
-        Args:
-            plan: How the block is cut.
-            like: A source whose dtype and device the tiles have.
-            budget_gib: What all of it may take.
-        """
+        """Make room for a plan, in the memory that is there wherever that is enough and leaves the budget for the rest."""
         self._plan = plan
         need, width = plan.need, like.slice_shape[1]
         held, passing = plan.heads * plan.features * width, plan.heads * plan.piece * width
@@ -117,10 +111,6 @@ class Room:
 
         Args:
             place: Where: `a`, `b` (also for A at drawn labels), or `kronecker` for A, preconditioned.
-            source: The factors.
-            heads: Which of the chosen heads.
-            stretch: Which features of each.
-            built: Whether it is there already.
 
         Returns:
             The tile, which stays until another is built in its place.

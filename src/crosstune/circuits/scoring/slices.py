@@ -31,13 +31,6 @@ def score_slices(
 ) -> tuple[Tally, Facts]:
     """Every form of every head of a block.
 
-    Args:
-        sources: The factors.
-        forms: Forms of the pair scores.
-        averages: Forms of the averages.
-        settings: Damping and memory.
-        room: Where tiles are built.
-
     Returns:
         The sums, and the facts of every kind of Fisher that was used.
     """
@@ -136,11 +129,7 @@ def _add(
 
 
 def _check_finite(squares: Squares, sources: Sources, heads: slice) -> None:
-    """All squares are finite.
-
-    Raises:
-        MeasurementError: They are not; names the first head.
-    """
+    """All squares are finite."""
     named = {"task A": squares.a, "task B": squares.b}
     if squares.true is not None:
         named["task A at drawn labels"] = squares.true

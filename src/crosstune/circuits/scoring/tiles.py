@@ -81,21 +81,7 @@ class Source:
         heads: list[int] | None = None,
         device: torch.device | None = None,
     ) -> Source:
-        """The factors of a block; half-precision ones as they are.
-
-        Args:
-            layer: The factors of one task in one layer.
-            block: q, k, v or o.
-            count: Samples of the task.
-            heads: Places of the chosen heads, ascending; None for all.
-            device: Where tiles are built; None where the factors are.
-
-        Returns:
-            The source.
-
-        Raises:
-            MeasurementError: A sample is missing or there twice, or factors do not fit each other.
-        """
+        """The factors of a block; half-precision ones as they are."""
         headed: list[Tensor] = []
         shared: list[Tensor] = []
         copied, name = 0, f"factors of block {block} in layer {layer.layer}"
@@ -175,11 +161,6 @@ class Source:
 
         Shapes:
             out: [count, heads, features, d], contiguous.
-
-        Args:
-            heads: Which of the chosen heads.
-            features: Which features of each.
-            out: Where the gradients go, by position.
         """
         flat = out.flatten(1, 2)
         sizes = [len(part) for part in self.headed]

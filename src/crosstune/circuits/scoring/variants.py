@@ -74,18 +74,7 @@ class Normaliser:
         halves: Tensor,
         settings: CircuitSettings,
     ) -> Normaliser:
-        """The normaliser of a kind.
-
-        Args:
-            kind: One of `FISHERS`.
-            fisher: The Fisher of that kind.
-            scale: λ of each of its slices.
-            halves: Which half each sample is of.
-            settings: Damping.
-
-        Returns:
-            The normaliser.
-        """
+        """The normaliser of a kind."""
         if kind == "leave_one_out":
             return cls(kind, None, scale, halves, settings)
         divided = inverse(kind, damped(fisher, scale, settings))
@@ -96,14 +85,6 @@ class Normaliser:
 
         Shapes:
             tile, out: [nA, heads, features, d].
-
-        Args:
-            tile: Gradients of task A.
-            features: Which features of the heads the tile holds.
-            out: Where the result goes.
-
-        Returns:
-            `out`.
         """
         if self.inverse is None:
             return torch.mul(tile, self._others(tile, features), out=out)
@@ -114,9 +95,6 @@ class Normaliser:
         """1 / D of the other samples, for each sample.
 
         In float64: what one strong sample leaves of the sum would be its rounding error.
-
-        Returns:
-            The inverses.
         """
         others = tile.double().square().neg_()
         others.sub_(others.sum(0)).clamp_(min=0.0).div_(len(tile) - 1)
@@ -131,16 +109,6 @@ def left(
 
     Shapes:
         tile, out: [nA, heads, features, d].
-
-    Args:
-        variant: directional, signed, symmetric or ewc.
-        tile: The gradients.
-        normaliser: Whose Fisher divides; `ewc` is divided by nothing.
-        features: Which features of the heads the tile holds.
-        out: Where the factor goes.
-
-    Returns:
-        `out`.
     """
     if variant == "ewc":
         return torch.mul(tile, tile, out=out)
@@ -159,11 +127,7 @@ def turn_right(right: Right, tile: Tensor) -> None:
 
 
 def check_forms(forms: tuple[Form, ...]) -> None:
-    """Variants that bring a Fisher of their own are asked for under it.
-
-    Raises:
-        SettingsError: `ewc` or `kfac` is asked for under another Fisher than task A's.
-    """
+    """Variants that bring a Fisher of their own are asked for under it."""
     for form in forms:
         if form.variant in ("ewc", "kfac") and form.fisher != "task_a":
             raise SettingsError(

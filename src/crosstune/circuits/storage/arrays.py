@@ -25,9 +25,6 @@ class PairArrays:
 
     In memory and on disk the sample of A runs fastest and the head slowest, so the matrix of all pairs of one head of one
     layer lies in one piece. A file is an ordinary `.npy` that `numpy.load(path, mmap_mode="r")` opens.
-
-    Args:
-        arrays: The arrays by name, in that order of axes.
     """
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
@@ -40,15 +37,7 @@ class PairArrays:
         """Arrays of NaN.
 
         Args:
-            shapes: Their shapes by name.
-            folder: Where their files go; None keeps them in memory.
             go_on: Whether files that are already there are ours and are opened as they are.
-
-        Returns:
-            The arrays.
-
-        Raises:
-            StorageError: The disk cannot hold them.
         """
         if folder is None:
             return cls({name: _unmeasured(shape) for name, shape in shapes.items()})
@@ -63,19 +52,7 @@ class PairArrays:
     def open(
         cls, shapes: Mapping[str, Shape], folder: Path, *, writable: bool = False
     ) -> PairArrays:
-        """Arrays mapped from their files.
-
-        Args:
-            shapes: The shapes they must have, by name.
-            folder: Where the files are.
-            writable: Whether layers are still to come.
-
-        Returns:
-            The arrays.
-
-        Raises:
-            StorageError: A file is missing or has another shape.
-        """
+        """Arrays mapped from their files."""
         return cls(
             {
                 name: _mapped(folder / f"{name}.npy", shape, writable)
@@ -89,13 +66,7 @@ class PairArrays:
         return view
 
     def put(self, name: str, at: int, values: Array) -> None:
-        """Write one layer.
-
-        Args:
-            name: The array.
-            at: Place of the layer.
-            values: Its scores, [nA, nB, heads].
-        """
+        """Write one layer."""
         self._arrays[name][:, :, at] = values
 
     def flush(self) -> None:

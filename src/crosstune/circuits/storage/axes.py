@@ -77,17 +77,7 @@ class Axes:
         """The axes of a measurement.
 
         Args:
-            rows_a: Samples of task A, in the order of their scores.
-            rows_b: Samples of task B.
-            heads: The model's heads.
             settings: Which heads are measured, and which layers where `layers` is None.
-            layers: Measured layers.
-
-        Returns:
-            The axes.
-
-        Raises:
-            MeasurementError: A layer or head is not the model's.
         """
         counts = HeadCounts.of(heads)
         wanted = layers if layers is not None else settings.layers
@@ -130,36 +120,15 @@ class Axes:
         return rows, len(self.rows_b), len(self.layers), len(self.heads(block))
 
     def layer_place(self, layer: int) -> int:
-        """The place of a layer.
-
-        Returns:
-            Its index along the layers' axis.
-
-        Raises:
-            MeasurementError: The layer was not measured.
-        """
+        """The place of a layer."""
         return _place("layer", layer, self.layers)
 
     def head_place(self, block: str, head: int) -> int:
-        """The place of a head in its block.
-
-        Returns:
-            Its index along the heads' axis.
-
-        Raises:
-            MeasurementError: The head was not measured.
-        """
+        """The place of a head in its block."""
         return _place(f"head of block {block}", head, self.heads(block))
 
     def row_place(self, side: str, row: int | str) -> int:
-        """The place of a sample of task `a` or `b`, given its place or its id.
-
-        Returns:
-            Its index along its task's axis.
-
-        Raises:
-            MeasurementError: There is no such sample.
-        """
+        """The place of a sample of task `a` or `b`, given its place or its id."""
         rows = self.rows_a if side == "a" else self.rows_b
         if isinstance(row, str):
             return _place(f"row of task {side.upper()}", row, [one.row_id for one in rows])
@@ -167,14 +136,7 @@ class Axes:
 
     @classmethod
     def from_plain(cls, plain: Any) -> Axes:
-        """The axes as `foundation.storage.canonical` wrote them.
-
-        Returns:
-            Equal axes.
-
-        Raises:
-            StorageError: They were not written so.
-        """
+        """The axes as `foundation.storage.canonical` wrote them."""
         try:
             return cls(
                 tuple(map(_row, plain["rows_a"])),

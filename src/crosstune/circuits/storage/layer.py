@@ -47,18 +47,8 @@ class Layer:
     ) -> Layer:
         """A layer whose every array fits.
 
-        Args:
-            axes: What the places stand for.
-            settings: Which forms must be there.
-            layer: The layer.
-            blocks: Its scores by block.
-            weights: The parameter of each block, for messages.
-
         Returns:
             The arrays, of measured heads only. The mean over half of a task that has no sample is NaN.
-
-        Raises:
-            MeasurementError: A block, form or array is missing, has another shape, or is infinite.
         """
         made = cls()
         for block in settings.blocks:

@@ -52,17 +52,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of a folder.
-
-        Args:
-            folder: A folder of scores.
-
-        Returns:
-            What it says.
-
-        Raises:
-            StorageError: It is missing, was changed, or was written by another version.
-        """
+        """The manifest of a folder."""
         plain = read_json(folder / FILE)
         known = plain.get("format") if isinstance(plain, dict) else None
         if known != _FORMAT:
@@ -78,11 +68,7 @@ class Manifest:
         return cls(axes, settings, {int(layer): sums for layer, sums in plain["done"].items()})
 
     def check_same(self, axes: Axes, settings: CircuitSettings, folder: Path) -> None:
-        """Raise unless these scores can be gone on with.
-
-        Raises:
-            StorageError: The folder is about other samples, heads, layers, settings or weights.
-        """
+        """Raise unless these scores can be gone on with."""
         compared: tuple[tuple[str, object, object], ...] = (
             ("settings", _deciding(self.settings), _deciding(settings)),
             ("layers", self.axes.layers, axes.layers),

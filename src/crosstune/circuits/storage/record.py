@@ -28,12 +28,6 @@ class Record:
     """Scores by block and form, each place of an array known by the axes; what was not measured is NaN.
 
     In a folder a layer counts as done once its data are on the disk and the manifest says so.
-
-    Args:
-        axes: What the places stand for.
-        settings: How they were scored.
-        arrays: The pair scores.
-        folder: Where they are kept; None in memory.
     """
 
     def __init__(
@@ -50,15 +44,7 @@ class Record:
         """A record without layers, or with those that the folder holds already.
 
         Args:
-            axes: What the places stand for.
             settings: How they are scored; above its budget a record without a folder lives in a temporary one.
-            folder: Where it is kept.
-
-        Returns:
-            The record.
-
-        Raises:
-            StorageError: The folder is about something else, or the disk is full.
         """
         shapes = _shapes(axes, settings)
         if folder is not None:
@@ -93,17 +79,7 @@ class Record:
 
     @classmethod
     def open(cls, folder: Path) -> Record:
-        """A whole record, every bit as it was written.
-
-        Args:
-            folder: Where it is kept.
-
-        Returns:
-            The record, to be read only.
-
-        Raises:
-            StorageError: It is not there, not whole, or damaged.
-        """
+        """A whole record, every bit as it was written."""
         manifest = Manifest.read(folder)
         missing = [layer for layer in manifest.axes.layers if layer not in manifest.done]
         if missing and not manifest.axes.empty:
@@ -124,15 +100,7 @@ class Record:
         return tuple(sorted(self._sides))
 
     def put(self, layer: int, scored: Layer) -> None:
-        """Keep one layer.
-
-        Args:
-            layer: The layer.
-            scored: Its arrays.
-
-        Raises:
-            MeasurementError: The layer was not to be measured, or is there already.
-        """
+        """Keep one layer."""
         at = self.axes.layer_place(layer)
         if layer in self._sides:
             raise MeasurementError(

@@ -84,9 +84,6 @@ class Meaning:
     def of(cls, index: int) -> Meaning:
         """The meaning of a number, one to one on 0 ≤ index < MEANINGS; neighbours have nothing in common.
 
-        Args:
-            index: Which meaning.
-
         Returns:
             The meaning, the same in every language and for every seed.
         """

@@ -22,15 +22,6 @@ def byte_ends(
 
     A token begins where the one before ends, so what no token covers (white space a tokenizer drops) counts with the
     token after it, and every byte counts exactly once.
-
-    Args:
-        text: What was tokenized.
-        pieces: The vocabulary entry of each token, special tokens left out.
-        offsets: The characters (start, end) of each token.
-        tokenizer: The fast tokenizer, asked whether it works on bytes.
-
-    Returns:
-        Non-decreasing ends, one per token.
     """
     if not pieces:
         return []
@@ -56,9 +47,6 @@ def byte_ends(
 
 def works_on_bytes(tokenizer: Any) -> bool:
     """Whether the pieces of a tokenizer are written in GPT-2's alphabet of 256 letters for 256 bytes.
-
-    Args:
-        tokenizer: A fast tokenizer.
 
     Returns:
         True for byte-level tokenizers; false for those that only fall back to bytes.

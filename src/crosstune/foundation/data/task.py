@@ -129,9 +129,6 @@ def check_disjoint(tasks: Sequence[Task]) -> None:
 def ties(row: Row) -> list[tuple[str, str]]:
     """What holds a row to others: its group and its exact content.
 
-    Args:
-        row: Any row.
-
     Returns:
         Pairs (kind, value); rows that share a pair belong on one side.
     """
@@ -140,14 +137,7 @@ def ties(row: Row) -> list[tuple[str, str]]:
 
 
 def refuse_repeated_names(names: Sequence[str]) -> None:
-    """Every task has a name of its own.
-
-    Args:
-        names: The names of all tasks of a run.
-
-    Raises:
-        DataError: A name comes twice.
-    """
+    """Every task has a name of its own."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(
@@ -159,15 +149,7 @@ def refuse_repeated_names(names: Sequence[str]) -> None:
 
 
 def named(items: Sequence[str], limit: int = 3) -> str:
-    """The first few of many, for an error message.
-
-    Args:
-        items: What is to be named.
-        limit: How many are written out.
-
-    Returns:
-        ``"a, b, c and 4 more"``.
-    """
+    """The first few of many, for an error message."""
     rest = len(items) - limit
     return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
 

@@ -158,7 +158,6 @@ def shared_pairs(blocks_a: Sequence[Block], blocks_b: Sequence[Block]) -> Tensor
         result: [K_A, K_B] bool.
 
     Args:
-        blocks_a: The blocks of A.
         blocks_b: The blocks of B; with those of A the diagonal is true.
 
     Returns:
@@ -170,15 +169,7 @@ def shared_pairs(blocks_a: Sequence[Block], blocks_b: Sequence[Block]) -> Tensor
 
 
 def sides_of(value: object, argument: str) -> dict[str, tuple[Row, ...]]:
-    """The rows of each side of what a user gives as a task.
-
-    Args:
-        value: Rows, or a `Task`.
-        argument: Its name in error messages.
-
-    Returns:
-        `train`, and `test` for a `Task`.
-    """
+    """The rows of each side of what a user gives as a task."""
     if isinstance(value, Task):
         return {"train": value.train, "test": value.test}
     return {"train": as_rows(value, argument)}

@@ -21,17 +21,6 @@ def names_of(model: nn.Module, weights: str) -> tuple[str, ...]:
 
     Under ``effective`` the factors of an adapter are replaced by the weight they stand beside; what is
     trained without an adapter stays, so that without any adapter both choices are the same.
-
-    Args:
-        model: The model.
-        weights: ``trained`` or ``effective``.
-
-    Returns:
-        Names of `model.named_parameters()`, in the model's order.
-
-    Raises:
-        ModelError: No parameter requires a gradient.
-        UnsupportedError: An adapter's effect is not a matrix added to one weight; it is named.
     """
     trained = trainable_names(model)
     if weights == "trained":
@@ -41,12 +30,7 @@ def names_of(model: nn.Module, weights: str) -> tuple[str, ...]:
 
 
 def ask_gradients_of(model: nn.Module, names: Iterable[str]) -> None:
-    """Let these parameters, and no others, ask for gradients; inside `evaluating`, which puts the flags back.
-
-    Args:
-        model: The model.
-        names: Names of `model.named_parameters()`.
-    """
+    """Let these parameters, and no others, ask for gradients; inside `evaluating`, which puts the flags back."""
     wanted = set(names)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in wanted)

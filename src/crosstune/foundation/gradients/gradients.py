@@ -32,17 +32,7 @@ class BlockGradient(NamedTuple):
 
 
 def trainable_names(model: nn.Module) -> tuple[str, ...]:
-    """The parameters a gradient is taken of: those that training may move, in the model's order.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Names of `model.named_parameters()`.
-
-    Raises:
-        ModelError: No parameter requires a gradient.
-    """
+    """The parameters a gradient is taken of: those that training may move, in the model's order."""
     names = tuple(name for name, value in model.named_parameters() if value.requires_grad)
     if not names:
         raise ModelError(
@@ -97,14 +87,7 @@ def _plain_forward(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def float32_products(*, tf32: bool = False) -> Iterator[None]:
-    """Inside, CUDA multiplies float32 matrices as float32, or as TF32, which keeps ten bits: no account closes on ten bits.
-
-    Args:
-        tf32: Whether ten bits will do.
-
-    Yields:
-        Nothing; the switch is put back.
-    """
+    """Inside, CUDA multiplies float32 matrices as float32, or as TF32, which keeps ten bits: no account closes on ten bits."""
     place: Any = torch.backends.cuda.matmul
     # The older switch may not be read once the newer one was used, and the other way round.
     newer = hasattr(place, "fp32_precision")
@@ -182,16 +165,7 @@ def block_gradient(
 
 
 def block_nats(model: nn.Module, block: Block, settings: GradientSettings) -> float:
-    """The summed loss of a block, in nats; the model is inside `evaluating`.
-
-    Args:
-        model: The model.
-        block: The block.
-        settings: The size of a forward pass.
-
-    Returns:
-        Nats, before any division.
-    """
+    """The summed loss of a block, in nats; the model is inside `evaluating`."""
     device = next(model.parameters()).device
     with torch.no_grad():
         return sum(
@@ -204,11 +178,7 @@ def micro_batches(rows: Sequence[Encoded], batch_tokens: int) -> list[list[Encod
     """Rows in batches of similar length whose padded size stays within the budget.
 
     Args:
-        rows: The rows, in any order.
         batch_tokens: The most padded tokens of a batch; a longer row stands alone.
-
-    Returns:
-        The batches, longest rows first.
     """
     batches: list[list[Encoded]] = []
     for row in sorted(rows, key=lambda row: len(row.input_ids), reverse=True):

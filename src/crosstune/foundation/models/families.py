@@ -19,7 +19,6 @@ class Holds:
         joint: Name of the component when LoRA's A factor serves all of them at once.
         per_head: The components alternate inside each head (GPT-NeoX) instead of lying in whole blocks.
         transposed: The weight is stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``.
-        experts: The first axis of the weight counts experts.
     """
 
     components: tuple[str, ...]
@@ -31,13 +30,7 @@ class Holds:
 
 @dataclass(frozen=True)
 class Family:
-    """The layout of one family of decoders.
-
-    Args:
-        blocks: Path of the list of blocks.
-        outside: Module path → what it holds, outside the blocks.
-        inside: Module path below a block → what it holds.
-    """
+    """The layout of one family of decoders."""
 
     blocks: str
     outside: Mapping[str, Holds]

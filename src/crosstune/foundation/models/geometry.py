@@ -43,7 +43,6 @@ class HeadCut:
     """Where the heads of one component lie along one axis of a parameter.
 
     Args:
-        axis: The parameter's axis that counts features.
         sizes: That axis, split: ``(heads, head_dim)``, or ``(heads, kinds, head_dim)`` where queries,
             keys and values alternate inside each head.
         kept: What of these sizes is the component's: some heads of axis 0, or one kind of axis 1; None for all.

@@ -25,13 +25,7 @@ class Slab:
     """One component's elements of one parameter; experts and heads stay together, so they are summed at once.
 
     Args:
-        parameter: Name in ``named_parameters()``.
-        whole: The parameter's own shape.
-        shape: How the parameter is looked at (see `Part`).
-        cut: What is kept of it, or None for all.
-        sites: The site, or one site per expert or head.
         site_axis: The axis that counts sites (experts or heads), if one does.
-        heads: Where its heads lie, if its elements belong to heads.
     """
 
     parameter: str
@@ -43,11 +37,7 @@ class Slab:
     heads: HeadCut | None = None
 
     def by_head(self) -> Slab:
-        """Return the slab with one site per head, or itself where its elements belong to no head.
-
-        Raises:
-            ModelError: The parameter has another number of features than the configuration's heads.
-        """
+        """Return the slab with one site per head, or itself where its elements belong to no head."""
         heads = self.heads
         if heads is None or self.site_axis is not None:
             return self

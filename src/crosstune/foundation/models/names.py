@@ -27,7 +27,6 @@ class ParameterName:
     Args:
         module: Path of the module (or of the bare parameter) in the model without PEFT.
         role: ``"weight"``: a matrix; ``"features"``: one number per output feature (bias, DoRA magnitude).
-        factor: The LoRA factor, if it is one.
     """
 
     module: str

@@ -31,9 +31,6 @@ class Claim:
 def ordered(claims: Sequence[Claim]) -> list[Claim]:
     """The claims by how firmly they stand; those that stand alike in the order given.
 
-    Args:
-        claims: Claims of one kind.
-
     Returns:
         The same claims; the first one's tone is that of their sentence.
     """

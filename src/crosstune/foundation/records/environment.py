@@ -54,9 +54,6 @@ def describe_environment() -> dict[str, Any]:
 def arithmetic(environment: Mapping[str, Any]) -> str:
     """What decides the last bits of what is computed, in one line.
 
-    Args:
-        environment: As `describe_environment` gave it.
-
     Returns:
         Two environments with the same line give the same bits; empty where torch was not loaded.
     """

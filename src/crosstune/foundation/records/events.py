@@ -13,25 +13,14 @@ Event = dict[str, Any]
 
 
 class EventLog:
-    """The events of one run, each with the attempt that wrote it.
-
-    Args:
-        path: The file; it is made with the first event.
-        attempt: Which start of the run is writing, from 1.
-    """
+    """The events of one run, each with the attempt that wrote it."""
 
     def __init__(self, path: Path, attempt: int) -> None:
         self.path = path
         self.attempt = attempt
 
     def append(self, kind: str, step: int | None, fields: dict[str, Any]) -> None:
-        """Write one event at the end of the file.
-
-        Args:
-            kind: What happened.
-            step: The optimizer step it belongs to, if any.
-            fields: Anything else that JSON takes.
-        """
+        """Write one event at the end of the file."""
         event = {
             "kind": kind,
             "step": step,
@@ -53,9 +42,6 @@ class EventLog:
 
         Returns:
             The events. Lines that a kill tore are left out.
-
-        Raises:
-            StorageError: A line ends whole but is no event.
         """
         if not self.path.exists():
             return []
@@ -81,9 +67,6 @@ class EventLog:
 
 def last_attempts(events: list[Event]) -> list[Event]:
     """The events that count: a step that was done again keeps what its last attempt wrote.
-
-    Args:
-        events: All events, in the order of writing.
 
     Returns:
         Events without a step as they are; of the events that share kind, stage and step, those of the

@@ -56,14 +56,7 @@ class Spread:
 
 
 def as_float64(values: Tensor | Sequence[float], argument: str) -> Tensor:
-    """The values as a detached float64 tensor with at least one axis.
-
-    Returns:
-        The tensor, with no gradient attached.
-
-    Raises:
-        MeasurementError: There is no axis to count observations on.
-    """
+    """The values as a detached float64 tensor with at least one axis."""
     tensor = torch.as_tensor(values).detach().to(torch.float64)
     if tensor.ndim == 0:
         raise MeasurementError(

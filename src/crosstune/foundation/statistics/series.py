@@ -106,13 +106,6 @@ def replicate_spread(
     mean too small by the factor 1 − b/T for independent values; a line taken out of the series makes
     it smaller still, by what the line explains of a run's mean. Both are taken out here.
 
-    Args:
-        replicates: [R, ...].
-        length: T, the length of the series.
-        df: Degrees of freedom of the variance.
-        block: Length of a run, as given to ``block_bootstrap``.
-        line: Whether the series was ``detrended``.
-
     Returns:
         The corrected deviations; NaN where the series is no longer than one run.
     """

@@ -47,10 +47,6 @@ def two_way_spreads(
 def clustered_spread(values: Tensor, units: Sequence[str]) -> Spread:
     """The deviations of a mean over axis 0, of which those of one unit are added before they are squared.
 
-    Args:
-        values: One value for each row, [n, ...].
-        units: What each was drawn with, [n].
-
     Returns:
         One deviation for each unit; NaN where there are fewer than two.
     """

@@ -21,17 +21,10 @@ def training_arguments(
     """The arguments that make transformers' loop do what the settings say and nothing else.
 
     Args:
-        settings: What the stage is.
-        output_folder: Where checkpoints lie.
-        seed: The run's seed; the loop's own is derived from it.
-        looks: Whether there are held-out sets to look at.
         on_cpu: Whether the model is on the CPU, and shall stay there also where there is a GPU.
 
     Returns:
         Arguments in which every filter that would hide a number is off.
-
-    Raises:
-        SettingsError: A tracker is unknown or not installed.
     """
     _check_trackers(settings.report_to)
     looks = looks and settings.evaluate_every > 0

@@ -22,17 +22,6 @@ class StepBatches(Sampler[list[int]]):
     first. There is no incomplete window: n micro-batches of rows make ⌊n / accumulation⌋ steps and
     what is left over belongs to a step that is not taken. (Stock transformers takes a smaller step
     on the remainder of each epoch, and with several processes repeats rows to fill it.)
-
-    Args:
-        rows: Rows of the training set.
-        steps: Optimizer steps of the stage.
-        batch_rows: Rows of one step over all micro-batches and processes.
-        accumulation: Micro-batches of one step in each process.
-        seed: Decides the permutations.
-        place: This process's rank and the number of processes.
-
-    Raises:
-        SettingsError: A micro-batch would be empty.
     """
 
     def __init__(

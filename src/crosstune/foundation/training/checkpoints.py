@@ -71,12 +71,7 @@ def save_states(folder: Path, stateful: Iterable[Stateful]) -> None:
 
 
 def check_names(stateful: Iterable[Stateful]) -> None:
-    """Every state has a name of its own that may be a folder's name.
-
-    Raises:
-        CheckpointError: Two callbacks share a name.
-        StorageError: A name may not become part of a path.
-    """
+    """Every state has a name of its own that may be a folder's name."""
     names = [safe_name(some.state_name, "state_name") for some in stateful]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -89,11 +84,7 @@ def check_names(stateful: Iterable[Stateful]) -> None:
 
 
 def load_states(folder: Path, stateful: Iterable[Stateful]) -> None:
-    """Restore each callback from its own name.
-
-    Raises:
-        CheckpointError: The checkpoint holds no state for a callback.
-    """
+    """Restore each callback from its own name."""
     for some in stateful:
         place = folder / STATES / some.state_name
         if not place.is_dir():
@@ -150,15 +141,8 @@ def latest_whole(output_folder: Path) -> tuple[Path | None, list[str]]:
 def check_fits(folder: Path, identity: Mapping[str, Any]) -> bool:
     """The whole checkpoint belongs to this model, data and settings.
 
-    Args:
-        folder: A whole checkpoint.
-        identity: What the stage is now.
-
     Returns:
         Whether it is the end of its stage.
-
-    Raises:
-        CheckpointError: It belongs to something else; the difference is shown.
     """
     manifest = read_json(folder / MANIFEST)
     stored = manifest["identity"]

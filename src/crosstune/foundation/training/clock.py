@@ -13,10 +13,6 @@ class Clock(TrainerCallback):  # type: ignore[misc]
     """Keeps ``state.epoch`` true for all callbacks after it.
 
     The Trainer takes the whole stage for one epoch, since its micro-batches come from one sampler.
-
-    Args:
-        rows: Rows of the training set.
-        settings: What the stage is.
     """
 
     def __init__(self, rows: int, settings: TrainingSettings) -> None:

@@ -22,12 +22,6 @@ def stage_identity(
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed stage to equal an uninterrupted one.
 
-    Args:
-        model: The model as the stage finds it, before any step.
-        data: The stage's rows.
-        settings: The stage's settings.
-        seed: The stage's seed.
-
     Returns:
         JSON-able values; two stages with equal identities compute the same.
     """

@@ -50,11 +50,7 @@ class StageResult:
 
 
 def check_rows(data: StageData, settings: TrainingSettings) -> None:
-    """The stage has rows for a step, and the held-out set that early stopping watches.
-
-    Raises:
-        DataError: It has not.
-    """
+    """The stage has rows for a step, and the held-out set that early stopping watches."""
     if len(data.train) < settings.batch_rows:
         raise DataError(
             "train",

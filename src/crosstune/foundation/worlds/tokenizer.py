@@ -16,16 +16,7 @@ _SENTENCES = 2000  # of each language; more change nothing, since the words are 
 
 
 def train_tokenizer(languages: Sequence[str], vocabulary: int, context: int) -> Any:
-    """A tokenizer that opens every text with ``<s>``, as Llama's do, and pads with ``</s>``.
-
-    Args:
-        languages: Names of toy languages.
-        vocabulary: Its size.
-        context: The most tokens its model reads.
-
-    Returns:
-        A fast Hugging Face tokenizer.
-    """
+    """A tokenizer that opens every text with ``<s>``, as Llama's do, and pads with ``</s>``."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -50,17 +41,7 @@ def train_tokenizer(languages: Sequence[str], vocabulary: int, context: int) -> 
 
 
 def save_tokenizer(folder: Path, languages: Sequence[str], vocabulary: int, context: int) -> Any:
-    """The trained tokenizer, also written to a folder.
-
-    Args:
-        folder: Where a model is or will be.
-        languages: Names of toy languages.
-        vocabulary: Its size.
-        context: The most tokens its model reads.
-
-    Returns:
-        The tokenizer.
-    """
+    """The trained tokenizer, also written to a folder."""
     tokenizer = train_tokenizer(languages, vocabulary, context)
     tokenizer.save_pretrained(folder)
     return tokenizer

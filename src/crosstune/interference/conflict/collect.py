@@ -48,10 +48,6 @@ class CurrentGradients:
     """The gradients of a task's blocks at the state the model is in.
 
     Args:
-        model: The model, inside `evaluating`.
-        blocks: The task's blocks.
-        names: The parameters a gradient is taken of.
-        settings: How a gradient is evaluated.
         keep: Whether a gradient, once computed, is kept until this object goes.
     """
 
@@ -94,11 +90,6 @@ class FrozenGradients:
     """A snapshot: a task's block gradients at an earlier state, on the CPU.
 
     Every process holds all of them, so that the first one can write a checkpoint by itself.
-
-    Args:
-        task: The task's name; the source is called ``stale_name(task)``.
-        blocks: The task's blocks.
-        gradients: The gradient of each block.
     """
 
     def __init__(self, task: str, blocks: Sequence[Block], gradients: Sequence[Gradient]) -> None:
@@ -143,17 +134,6 @@ def collect_sums(
     Cost in gradients, when a source keeps none: two per block, and one more for each pair of
     blocks that share rows. The pair (a, b) is computed where block a belongs, so a snapshot can
     only be the first of a pair.
-
-    Args:
-        sources: One for each task, with unique names.
-        pairs: The task pairs to compare, by the sources' names.
-        anatomy: The sites, of exactly the parameters that the gradients name.
-
-    Returns:
-        Pair to its sums.
-
-    Raises:
-        MeasurementError: A gradient is not finite.
     """
     by_name = {source.name: source for source in sources}
     own = {name: _empty(len(source.blocks), anatomy) for name, source in by_name.items()}
@@ -201,11 +181,7 @@ def over_groups(sums: PairSums, groups: Tensor) -> PairSums:
     """The sums of groups of sites; inner products add up over sites.
 
     Args:
-        sums: A pair's sums at S sites.
         groups: [S, G] float64, 1 where a site belongs to a group, else 0.
-
-    Returns:
-        The pair's sums at G groups.
     """
     return _each_site(sums, lambda value: value @ groups)
 

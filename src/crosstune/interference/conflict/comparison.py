@@ -39,12 +39,6 @@ def read_comparable(tasks: Tasks) -> dict[str, tuple[Row, ...]]:
 
     Args:
         tasks: Name to rows in any form that `as_rows` takes, or a sequence of tasks.
-
-    Returns:
-        Name to rows, in the order given.
-
-    Raises:
-        DataError: There are fewer than two tasks, or two of one name.
     """
     listed = [] if isinstance(tasks, Mapping) else list(tasks)
     strange = [item for item in listed if not isinstance(item, Task)]
@@ -104,18 +98,9 @@ class Comparison:
 
         Args:
             model: A decoder whose trainable parameters are looked at, or the weights they add to.
-            tokenizer: Encodes the rows.
-            tasks: Name to rows.
-            settings: Everything but the number of blocks.
-            blocks: The number of blocks per task.
 
         Returns:
             A comparison that can be made at any state of this model's weights.
-
-        Raises:
-            DataError: A task has too few rows.
-            SettingsError: A layer or component is not one of the model's.
-            UnsupportedError: The model is sharded or quantised, or has no effective weights to look at.
         """
         check_supported(model)
         anatomy = Anatomy.of(model).only(names_of(model, settings.weights))
@@ -174,9 +159,6 @@ class Comparison:
 
         Returns:
             Pair to sums, under ``"current"`` and, with snapshots, under ``"frozen"``.
-
-        Raises:
-            MeasurementError: A gradient is not finite.
         """
         with self.evaluating(model):
             sources = self._sources(model)
@@ -190,9 +172,6 @@ class Comparison:
 
     def snapshot(self, model: nn.Module) -> dict[str, FrozenGradients]:
         """The gradients, at this state, of every task that is the first of a pair.
-
-        Args:
-            model: The model.
 
         Returns:
             Task to this process's share of its block gradients, on the CPU.

@@ -217,9 +217,6 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
 def u_statistics(sums: PairSums) -> UStatistics:
     """U_AA, U_BB and U_AB of one state, whole and without each block.
 
-    Returns:
-        The unbiased inner products.
-
     Source: Hoeffding (1948), *A class of statistics with asymptotically normal distribution*; for norms
     equal to McCandlish et al. (2018, arXiv 1812.06162) appendix A.1 with one block as the small batch.
     """
@@ -272,9 +269,6 @@ def blocks_to_resolve(
     The larger of two demands: reliability r = U / (U + noise/K) ≥ 0.2 needs K ≥ noise_scale/4; a lower bound
     U − t·se > 0, with se falling as 1/√K (the slowest it can), needs K ≥ K_now · (t·se/U)². A rough
     guide: U itself is noisy at a site below the noise floor.
-
-    Returns:
-        Whole numbers of blocks, at least 8.
     """
     quantile = t_quantile(0.5 + level / 2, float(blocks - 1))
     ratio = MIN_RELIABILITY / (1 - MIN_RELIABILITY)

@@ -29,9 +29,6 @@ ALL_SITES = "all sites"
 def scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
     """All sites, and each component (and LoRA factor) that stands in at least two layers.
 
-    Args:
-        sites: The sites looked at.
-
     Yields:
         The scope's name and the places of its sites.
     """
@@ -45,17 +42,7 @@ def scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
 
 
 def peak_cells(peak: Peak, names: Sequence[str], blocks: int, caution: str = "") -> dict[str, Any]:
-    """What is said of a peak, or that there are too few blocks to say it.
-
-    Args:
-        peak: What was found.
-        names: The sites of the scope.
-        blocks: Blocks of the task that has fewer.
-        caution: What the words must add, see `ProbeSettings.caution`.
-
-    Returns:
-        Column name to value.
-    """
+    """What is said of a peak, or that there are too few blocks to say it."""
     if blocks < MIN_BLOCKS_FOR_PEAKS:
         return {
             "site": "",
@@ -107,17 +94,7 @@ class Profiles:
     def of(
         cls, history: ProbeHistory, sites: Sequence[Site], reference: str, pair: Pair
     ) -> Profiles:
-        """The profiles of a pair.
-
-        Args:
-            history: The run's probes.
-            sites: Its sites.
-            reference: `current` or `frozen`.
-            pair: The two tasks.
-
-        Returns:
-            The profiles.
-        """
+        """The profiles of a pair."""
         level = history.settings.level
         probes = history.probes()
         return cls(
@@ -165,12 +142,6 @@ def movement_of_run(
     history: ProbeHistory, sites: Sequence[Site], reference: str, pair: Pair
 ) -> Movement:
     """The verdict on movement of one pair in one run; bursts that were cut short take no part.
-
-    Args:
-        history: The run's probes.
-        sites: Its sites.
-        reference: `current` or `frozen`.
-        pair: The two tasks.
 
     Returns:
         The verdict; it speaks of this run alone.

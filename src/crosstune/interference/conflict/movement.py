@@ -60,9 +60,6 @@ def depth_slope(cosine: Tensor, depth: Tensor) -> Tensor:
     """The least-squares slope of the signed cosine on depth.
 
     Shapes: cosine [..., S], depth [S] → [...]. Unit: cosine per layer.
-
-    Returns:
-        The slopes, one for each profile.
     """
     return _slope(cosine, depth)
 
@@ -71,9 +68,6 @@ def migration(cosine: Tensor, depth: Tensor, steps: Tensor) -> Tensor:
     """The least-squares slope over steps of the depth slope.
 
     Shapes: cosine [..., T, S], depth [S], steps [T] → [...]. Unit: cosine per layer and step.
-
-    Returns:
-        The slopes' slopes, one for each history.
     """
     return _slope(depth_slope(cosine, depth), steps)
 
@@ -247,9 +241,6 @@ def seeds_needed(
     """The smallest number of seeds, from ``at_least`` on, whose half-width is at most the margin; NaN where unknown.
 
     A change c is excluded where |c| + half-width ≤ relevant, so the margin is relevant − |c|.
-
-    Returns:
-        A whole number of seeds.
     """
     if not (between_seeds >= 0 and margin > 0):
         return math.nan
@@ -264,9 +255,6 @@ def _scatter_about_line(slopes: Tensor, steps: Tensor, span: float) -> Spread:
 
     Persistent scatter widens it by (1 + ρ)/(1 − ρ), ρ the lag-one autocorrelation of the residuals where
     positive; the degrees of freedom shrink alike.
-
-    Returns:
-        One deviation, with its degrees of freedom.
     """
     points = len(slopes)
     if points < MIN_PROBES:

@@ -29,12 +29,6 @@ def choose_blocks(
     The pilot's median width over the resolved sites of all pairs is taken to shrink as 1/√K, the
     slowest it can; where no site is resolved the whole budget is used.
 
-    Args:
-        model: The model at the first state.
-        tokenizer: Encodes the rows.
-        tasks: Name to rows.
-        settings: The wanted width and the budget.
-
     Returns:
         A number from 8 to ``max_blocks`` that the rows can fill.
     """

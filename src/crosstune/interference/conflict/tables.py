@@ -185,14 +185,6 @@ def burst_scalars(
 
     Inner products add up over sites, so a layer's cosine is that of its summed products; only
     finite figures above the noise floor are sent.
-
-    Args:
-        history: The probe's history.
-        sites: The sites looked at.
-        states: The states of the probe's burst.
-
-    Returns:
-        Key to value.
     """
     names, groups = _groups(sites)
     level = history.settings.level

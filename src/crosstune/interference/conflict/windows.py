@@ -310,9 +310,6 @@ def _state_df(series: Tensor, run: int, line: bool) -> float:
     The median site's effective bursts speak. A block-bootstrap variance has itself the relative variance
     4/3 · b/T (Künsch 1989), which is that of a variance with 3/2 · T/b degrees of freedom; runs of one burst
     have no such loss. One more is lost to the mean and one to the line.
-
-    Returns:
-        At least 1.
     """
     independent = float(effective_sample_size(series[:, 2]).nanmedian())
     if run > 1:

@@ -81,7 +81,6 @@ class Book:
     """The running account of one reference; it grows by one chord at a time.
 
     Args:
-        reference: Whose loss is accounted for.
         sites: The places through which it can change, down to heads where attention is cut by head.
     """
 
@@ -106,9 +105,6 @@ class Book:
 
         Args:
             booking: Its account, in nats divided by the task's expected tokens per block.
-            steps: The optimizer steps at which it starts and stops.
-            evaluations: Gradient evaluations that it cost.
-            seconds: Wall-clock time that it cost.
         """
         # Every block is divided by the mean tokens of a block, so the mean over blocks is per token.
         start = booking.loss.mean().item()
@@ -149,12 +145,7 @@ class Book:
         return [asdict(segment) for segment in self.segments]
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Sequence[Mapping[str, float]]) -> None:
-        """Go on from a checkpoint.
-
-        Args:
-            tensors: What `tensors` gave.
-            facts: What `facts` gave.
-        """
+        """Go on from a checkpoint."""
         self.path = list(tensors["path"])
         self.entries = tensors["entries"].clone()
         self.change = tensors["change"].clone()
@@ -162,9 +153,6 @@ class Book:
 
     def close(self, level: float) -> TaskAccount:
         """The account as it stands.
-
-        Args:
-            level: Level of the intervals over blocks.
 
         Returns:
             Totals, components and heads with jackknife intervals over the blocks.
@@ -255,9 +243,6 @@ class TaskAccount:
 
     def share(self, entry: Entry) -> float:
         """An entry's part of the measured change; NaN where the loss did not move.
-
-        Args:
-            entry: One of the entries.
 
         Returns:
             The signed share; the shares of all entries add up to 1 within the residual.

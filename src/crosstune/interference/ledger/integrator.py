@@ -20,16 +20,7 @@ from crosstune.interference.ledger.quadrature import Booking, Point, Tolerance, 
 
 
 def copy_weights(model: nn.Module, names: Sequence[str], device: str) -> dict[str, Tensor]:
-    """A copy of the named parameters as they are kept, in their own dtype.
-
-    Args:
-        model: The model.
-        names: The parameters.
-        device: `cpu`, or `model` for the device each parameter is on.
-
-    Returns:
-        Name to tensor.
-    """
+    """A copy of the named parameters as they are kept, in their own dtype."""
     known = dict(model.named_parameters())
     return {
         name: known[name]
@@ -40,12 +31,7 @@ def copy_weights(model: nn.Module, names: Sequence[str], device: str) -> dict[st
 
 
 class Chord:
-    """The straight line between two states of the weights; make it inside `evaluating`.
-
-    Args:
-        model: The model at the chord's end.
-        start: The parameters at its start, on any device.
-    """
+    """The straight line between two states of the weights; make it inside `evaluating`."""
 
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor]) -> None:
         known = dict(model.named_parameters())
@@ -60,9 +46,6 @@ class Chord:
 
     def at(self, place: float) -> AbstractContextManager[None]:
         """A place on the line, where the model stands inside the context.
-
-        Args:
-            place: 0 is the start, 1 the stop.
 
         Returns:
             A context manager; both ends are met exactly.
@@ -104,11 +87,6 @@ class Walker:
 
     def walk(self, model: nn.Module, chord: Chord, reference: Reference) -> tuple[Booking, int]:
         """Book one reference's change over one chord; the same bits on every process.
-
-        Args:
-            model: The model at the chord's end, inside `evaluating`.
-            chord: The chord; it starts where the chord before it ended.
-            reference: Whose loss is booked.
 
         Returns:
             The booking, closed or not, and how often the reference's gradients were evaluated.

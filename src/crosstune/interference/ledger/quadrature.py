@@ -39,9 +39,6 @@ class Tolerance:
     def of_dtype(cls, dtype: torch.dtype) -> Tolerance:
         """The tolerance that belongs to the dtype in which losses and gradients are evaluated.
 
-        Args:
-            dtype: A floating-point dtype.
-
         Returns:
             float64: 1e-5 nats per token + 0.05 % (its logits are still read as float32); float32: 2e-5 + 0.05 %; float16: 5e-3 + 2 %;
             bfloat16: 3e-2 + 5 %.
@@ -49,14 +46,7 @@ class Tolerance:
         return cls(*_TOLERANCES[dtype])
 
     def allowed(self, change: float) -> float:
-        """The largest miss that closes a chord with this loss change.
-
-        Args:
-            change: The change over the chord, in nats per token.
-
-        Returns:
-            The miss, in nats per token.
-        """
+        """The largest miss that closes a chord with this loss change."""
         return self.absolute + self.relative * abs(change)
 
 
@@ -133,10 +123,6 @@ def integrate(
     Args:
         point: Losses and inner products at θ_a + t·Δθ, for t in [0, 1]; asked at most once for each t.
         tolerance: When the chord counts as closed, for the mean over its blocks.
-        max_panels: The most panels.
-
-    Returns:
-        The booking, closed or not.
 
     Source:
         Loss change allocation, Lan et al., NeurIPS 2019, eq. 3; they use Runge-Kutta weights over one

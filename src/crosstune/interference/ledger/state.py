@@ -51,17 +51,7 @@ class LedgerState:
         identity: Mapping[str, object],
         weights: Mapping[str, Tensor],
     ) -> LedgerState:
-        """The state of a running ledger.
-
-        Args:
-            books: Its accounts.
-            steps: The open chord's first step, and the present one.
-            identity: What must be the same to go on.
-            weights: The weights at the open chord's start.
-
-        Returns:
-            The state.
-        """
+        """The state of a running ledger."""
         return cls(
             steps=steps,
             identity={name: fingerprint(value) for name, value in identity.items()},
@@ -71,11 +61,7 @@ class LedgerState:
         )
 
     def write(self, folder: Path) -> None:
-        """Write the two files, each whole or not at all; the facts vouch for the numbers.
-
-        Args:
-            folder: Where they go.
-        """
+        """Write the two files, each whole or not at all; the facts vouch for the numbers."""
         numbers = {
             f"weights/{name}": value.cpu().contiguous() for name, value in self.weights.items()
         }
@@ -95,17 +81,7 @@ class LedgerState:
 
     @classmethod
     def read(cls, folder: Path) -> LedgerState:
-        """The state that `write` left in a folder.
-
-        Args:
-            folder: The folder.
-
-        Returns:
-            The state.
-
-        Raises:
-            CheckpointError: A file is missing, or is not the one that was written.
-        """
+        """The state that `write` left in a folder."""
         facts, path = read_json(folder / _FACTS), folder / _NUMBERS
         found = fingerprint_file(path) if path.is_file() else "no such file"
         if found != facts["numbers"]:
@@ -124,15 +100,7 @@ class LedgerState:
         )
 
     def check(self, identity: Mapping[str, object], step: int) -> None:
-        """Hold the state to the ledger that is to go on from it.
-
-        Args:
-            identity: What must be the same.
-            step: The optimizer step that training goes on from.
-
-        Raises:
-            CheckpointError: Something differs; it is named.
-        """
+        """Hold the state to the ledger that is to go on from it."""
         now = {name: fingerprint(value) for name, value in identity.items()}
         differing = [name for name in now if self.identity.get(name) != now[name]]
         if differing:

@@ -58,15 +58,7 @@ SITES = (
 
 
 def path_table(account: Account, books: list[Book]) -> Table:
-    """Where and when: one row for each chord and site.
-
-    Args:
-        account: The account as it stands.
-        books: The books it was closed from, in the same order.
-
-    Returns:
-        The table `forgetting_path`.
-    """
+    """Where and when: one row for each chord and site."""
 
     def rows() -> Iterator[dict[str, object]]:
         for task, book in zip(account.tasks, books, strict=True):
@@ -79,14 +71,7 @@ def path_table(account: Account, books: list[Book]) -> Table:
 
 
 def segments_table(account: Account) -> Table:
-    """How the account closed: one row for each chord.
-
-    Args:
-        account: The account.
-
-    Returns:
-        The table `forgetting_segments`.
-    """
+    """How the account closed: one row for each chord."""
     own = [column.name for column in SEGMENTS[len(_ACCOUNT) :]]
     rows = (
         {**_cells(account, task), **{name: getattr(segment, name) for name in own}}
@@ -97,14 +82,7 @@ def segments_table(account: Account) -> Table:
 
 
 def totals_table(account: Account) -> Table:
-    """How much in all: one row for each task and side, with an interval over the blocks.
-
-    Args:
-        account: The account.
-
-    Returns:
-        The table `forgetting_totals`.
-    """
+    """How much in all: one row for each task and side, with an interval over the blocks."""
     rows = (
         {
             **_cells(account, task),
@@ -118,14 +96,7 @@ def totals_table(account: Account) -> Table:
 
 
 def sites_table(account: Account) -> Table:
-    """Through what: one row for each component, with an interval over the blocks.
-
-    Args:
-        account: The account.
-
-    Returns:
-        The table `forgetting_sites`.
-    """
+    """Through what: one row for each component, with an interval over the blocks."""
     rows = (_entry(account, task, entry) for task in account.tasks for entry in task.entries)
     return Table("forgetting_sites", SITES, rows)
 
@@ -135,9 +106,6 @@ def heads_table(account: Account) -> Table:
 
     Rows without a head hold what is of none (a bias of the output, a LoRA factor): the rows of a projection add up to
     those it has in `forgetting_sites`.
-
-    Args:
-        account: The account.
 
     Returns:
         The table `forgetting_heads`; empty where attention was not booked by head.

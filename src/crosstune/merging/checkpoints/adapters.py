@@ -55,7 +55,6 @@ class Adapter:
     """A plain LoRA adapter.
 
     Args:
-        config: As PEFT describes it.
         factors: Path of the module in the base model → its factors, on the CPU, as stored.
     """
 
@@ -105,19 +104,7 @@ def base_weights(model: PeftModel) -> dict[str, nn.Parameter]:
 
 
 def adapter_of(model: PeftModel, role: str) -> Adapter:
-    """The active adapter of a PEFT model; its tensors share the model's storage where that is on the CPU.
-
-    Args:
-        model: The PEFT model.
-        role: What the user calls it.
-
-    Returns:
-        The adapter, finite.
-
-    Raises:
-        ModelError: A factor is not finite.
-        UnsupportedError: It is not one plain LoRA adapter.
-    """
+    """The active adapter of a PEFT model; its tensors share the model's storage where that is on the CPU."""
     name = active_adapter(model, role)
     factors = {}
     for path, layer in layers_of(model, name, role).items():
@@ -127,22 +114,7 @@ def adapter_of(model: PeftModel, role: str) -> Adapter:
 
 
 def read_adapter(base: nn.Module, folder: str | Path, role: str) -> Adapter:
-    """The adapter in a folder, checked to fit the base.
-
-    Args:
-        base: The base model; it is as before afterwards.
-        folder: The adapter's folder.
-        role: What the user calls it.
-
-    Returns:
-        The adapter, finite.
-
-    Raises:
-        CheckpointError: Tensors are missing, unknown or of another shape; the difference is shown.
-        ModelError: A factor is not finite.
-        StorageError: The folder cannot be read.
-        UnsupportedError: It is not a plain LoRA adapter.
-    """
+    """The adapter in a folder, checked to fit the base."""
     config = read_config(folder, role)
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
@@ -171,19 +143,7 @@ def read_adapter(base: nn.Module, folder: str | Path, role: str) -> Adapter:
 
 
 def wrap(base: nn.Module, config: LoraConfig, role: str) -> PeftModel:
-    """The base with an adapter of this shape, B zero; it draws nothing from anyone's random numbers.
-
-    Args:
-        base: The base model, wrapped in place.
-        config: The adapter's shape.
-        role: What the user calls it.
-
-    Returns:
-        The PEFT model, in eval mode.
-
-    Raises:
-        CheckpointError: The adapter does not fit the base.
-    """
+    """The base with an adapter of this shape, B zero; it draws nothing from anyone's random numbers."""
     entries = {field.name: getattr(config, field.name) for field in fields(config) if field.init}
     blank = LoraConfig(**entries | {"init_lora_weights": True, "inference_mode": True})
     try:
@@ -214,11 +174,7 @@ def fill(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
     """Put factors into a wrapped model.
 
     Args:
-        model: What `wrap` returned.
         tensors: Parameter name → factor; one for each of the adapter's parameters.
-
-    Raises:
-        CheckpointError: They are not the adapter's parameters.
     """
     own = {name: value for name, value in model.named_parameters() if ".lora_" in name}
     if own.keys() != tensors.keys():

@@ -28,11 +28,7 @@ class Base:
     """The one base model of all adapters.
 
     Args:
-        model: A work model of its own, without adapters.
         source: Where it comes from: a folder, a hub id, a model or a PEFT model in memory.
-        weights: Its tensors as they are kept.
-        fingerprint: Of these.
-        notes: What should be known about how it was read.
     """
 
     model: Any
@@ -48,20 +44,7 @@ def has_lora_layers(end: object) -> bool:
 
 
 def open_base(ends: Mapping[str, End], opening: Opening) -> Base:
-    """The base: under `after` if that is in memory, else `before` if that is a plain model, else named by `after`.
-
-    Args:
-        ends: Role → adapter, and perhaps the base itself as ``before``.
-        opening: How models are read.
-
-    Returns:
-        The base, finite.
-
-    Raises:
-        CheckpointError: An end is of another base; the difference is shown.
-        StorageError: The base is not where the adapter says.
-        UnsupportedError: An end is not what an adapter can be compared with.
-    """
+    """The base: under `after` if that is in memory, else `before` if that is a plain model, else named by `after`."""
     source = _source(ends)
     for role, end in ends.items():
         _check_kind(role, end, ends["after"])

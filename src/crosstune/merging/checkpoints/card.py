@@ -15,11 +15,7 @@ def card_of(parents: Sequence[Parent], text: str, *, kind: str) -> str:
 
     Args:
         parents: Where the weights come from; the folder of ``after`` may have a card of its own.
-        text: What was done and measured, as Markdown.
         kind: ``full``, ``lora``, or ``merged``: no adapter any more, so the adapter's card is not its card.
-
-    Returns:
-        The text of ``README.md``.
     """
     existing = (None if kind == "merged" else _existing(parents)) or _front(kind)
     kept = existing

@@ -58,11 +58,7 @@ def about(role: str) -> Iterator[None]:
 
 
 def check_same_config(config: Any, after: Any, role: str) -> None:
-    """Raise unless two configurations compute the same function of the same weights.
-
-    Raises:
-        CheckpointError: The entries that differ, with both values.
-    """
+    """Raise unless two configurations compute the same function of the same weights."""
     here, there = _telling(config), _telling(after)
     differences = [
         f"{key} is {here.get(key)!r}, in `after` {there.get(key)!r}"
@@ -92,11 +88,7 @@ def _without_idle(value: Any) -> Any:
 
 
 def check_same_tokenizer(tokenizer: Any, reference: Any, role: str) -> None:
-    """Raise unless both map the same tokens to the same numbers.
-
-    Raises:
-        CheckpointError: The first tokens that differ, with both numbers.
-    """
+    """Raise unless both map the same tokens to the same numbers."""
     here, there = tokenizer.get_vocab(), reference.get_vocab()
     tokens = [token for token in here.keys() | there.keys() if here.get(token) != there.get(token)]
     if tokens:
@@ -114,16 +106,8 @@ def check_same_tokenizer(tokenizer: Any, reference: Any, role: str) -> None:
 def fit(weights: Weights, model: nn.Module, role: str) -> Weights:
     """These weights under the model's parameter names; a tied parameter may have any of its names.
 
-    Args:
-        weights: One end's tensors.
-        model: The work model.
-        role: What the user calls the end.
-
     Returns:
         A tensor for every parameter of the model.
-
-    Raises:
-        CheckpointError: The names that are missing or too many, and shapes that differ.
     """
     known, names = set(weights.names()), all_names(model)
     parameters = dict(model.named_parameters())
@@ -152,12 +136,7 @@ def fit(weights: Weights, model: nn.Module, role: str) -> Weights:
 
 
 def check_dtypes(ends: Mapping[str, Weights], names: Sequence[str]) -> None:
-    """Raise unless all ends keep each tensor in the floating-point dtype of the last one, `after`.
-
-    Raises:
-        CheckpointError: Two ends keep a tensor in different dtypes.
-        UnsupportedError: A tensor is quantised.
-    """
+    """Raise unless all ends keep each tensor in the floating-point dtype of the last one, `after`."""
     reference = list(ends.values())[-1]
     for role, weights in ends.items():
         quantised = [name for name in names if weights.dtype(name) is None]
@@ -183,11 +162,7 @@ def check_dtypes(ends: Mapping[str, Weights], names: Sequence[str]) -> None:
 
 
 def check_tensor(tensor: Tensor, role: str, name: str) -> None:
-    """Raise unless the tensor is finite.
-
-    Raises:
-        ModelError: How many of its elements are not.
-    """
+    """Raise unless the tensor is finite."""
     wrong = tensor.numel() - int(torch.isfinite(tensor).sum())
     if wrong:
         raise ModelError(
@@ -199,11 +174,7 @@ def check_tensor(tensor: Tensor, role: str, name: str) -> None:
 
 
 def refuse_quantised(config: Any, role: str) -> None:
-    """Raise if the configuration says that the weights are quantised.
-
-    Raises:
-        UnsupportedError: It does, and by which method.
-    """
+    """Raise if the configuration says that the weights are quantised."""
     found = getattr(config, "quantization_config", None)
     if found is not None:
         method = found.get("quant_method") if isinstance(found, dict) else found.quant_method

@@ -28,12 +28,6 @@ def bare_copy(model: Model) -> Model:
     """The model again, in eval mode, with its own storage and its `requires_grad`, without hooks and gradients.
 
     What hangs on the hooks (a trainer, a probe) is not copied either.
-
-    Args:
-        model: A model, which is left as it is.
-
-    Returns:
-        The copy.
     """
     memo: dict[int, Any] = {
         id(hooks): OrderedDict()

@@ -42,7 +42,6 @@ class Parent:
     """Where weights of a repaired model come from.
 
     Args:
-        role: ``before``, ``between[0]``, ``after``, or ``base`` of adapters.
         source: The folder or hub id, or what kind of model in memory it was.
         fingerprint: Sixteen hexadecimal digits of its weights; the same in memory and on disk.
     """

@@ -25,7 +25,6 @@ class Joint:
     """One adapter for several ends.
 
     Args:
-        config: Its shape: one rank and one scale for all modules.
         ends: For each end, the joint adapter's parameters by name; only B differs.
     """
 
@@ -54,13 +53,6 @@ def join(ends: Sequence[Adapter | None], base: nn.Module) -> Joint:
 
     Args:
         ends: The adapters, `after` last; None stands for the base without one.
-        base: The base model, without adapters.
-
-    Returns:
-        The joint adapter.
-
-    Raises:
-        UnsupportedError: Ends adapt different bare parameters.
     """
     after = ends[-1]
     assert after is not None

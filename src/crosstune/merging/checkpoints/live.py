@@ -23,16 +23,10 @@ def snapshot(
     """What a stage moved, and the trainable parameters at its start and now, on the CPU.
 
     Args:
-        model: The live model; it is only read.
         before: Its trainable parameters at the start, by any of their names.
 
     Returns:
         The names of what moved, in the model's order, and the two states. Of an adapter only B counts as moved.
-
-    Raises:
-        CheckpointError: `before` lacks a trainable parameter, or has it in another shape or dtype.
-        ModelError: Weights are not finite.
-        UnsupportedError: The model is sharded or quantised, or an adapter was not fresh at the start.
     """
     check_supported(model)
     start, now = _states(model, before)

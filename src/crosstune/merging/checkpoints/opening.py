@@ -40,9 +40,7 @@ class Opening:
     """How models are read.
 
     Args:
-        device: Where the work model goes.
         precision: ``float32``, or ``model`` to work in the dtype in which the weights are kept.
-        trust_remote_code: Whether code that comes with a model may run.
     """
 
     device: str
@@ -50,15 +48,7 @@ class Opening:
     trust_remote_code: bool
 
     def work_model(self, end: End, role: str) -> Any:
-        """A model of its own with this end's weights, on the device.
-
-        Args:
-            end: A model, or the folder or hub id of one.
-            role: What the user calls it.
-
-        Returns:
-            The model, in eval mode.
-        """
+        """A model of its own with this end's weights, on the device."""
         if isinstance(end, nn.Module):
             model = bare_copy(end)
             if self.precision != "model":
@@ -78,16 +68,8 @@ class Opening:
     def config(self, end: End, role: str) -> Any:
         """The configuration of an end.
 
-        Args:
-            end: A model, or the folder or hub id of one.
-            role: What the user calls it.
-
         Returns:
             It, of a decoder whose weights are whole and not quantised.
-
-        Raises:
-            ModelError: It is not a decoder.
-            UnsupportedError: Its weights are quantised or sharded.
         """
         with about(role):
             if isinstance(end, nn.Module):
@@ -99,11 +81,7 @@ class Opening:
         return config
 
     def check_configs(self, ends: Mapping[str, End]) -> None:
-        """Raise unless all ends are whole decoders of one architecture.
-
-        Args:
-            ends: Role → model; ``after`` is one of them.
-        """
+        """Raise unless all ends are whole decoders of one architecture."""
         configs = {role: self.config(end, role) for role, end in ends.items()}
         for role, config in configs.items():
             check_same_config(config, configs["after"], role)
@@ -111,16 +89,8 @@ class Opening:
     def tokenizer(self, ends: Mapping[str, End], given: Any) -> Any:
         """The tokenizer of the ends, once all that can be found were found to be the same.
 
-        Args:
-            ends: Role → model, adapter or folder.
-            given: The user's, or None.
-
         Returns:
             The user's, else that of `after`, else that of another end.
-
-        Raises:
-            CheckpointError: Two of them differ.
-            ModelError: There is none.
         """
         found = {} if given is None else {"tokenizer": given}
         for role, end in reversed(list(ends.items())):
@@ -143,16 +113,10 @@ class Opening:
         """One end's tensors under the model's parameter names.
 
         Args:
-            end: A model, or the folder or hub id of one.
             model: The work model; at this end if the role is ``after`` or ``base``.
-            role: What the user calls it.
 
         Returns:
             The tensors, and a note that says so if they had to be read into memory.
-
-        Raises:
-            CheckpointError: They are not the model's; the difference is shown.
-            StorageError: They cannot be read.
         """
         if isinstance(end, nn.Module):
             return fit(HeldWeights.of(end), model, role), ""
@@ -178,14 +142,7 @@ class Opening:
 
 
 def stored_weights(end: str | Path) -> StoredWeights | None:
-    """The tensors in a model folder's files; None for a hub id or where there are none.
-
-    Args:
-        end: A folder or a hub id.
-
-    Returns:
-        The tensors.
-    """
+    """The tensors in a model folder's files; None for a hub id or where there are none."""
     return StoredWeights.of(Path(end)) if Path(end).is_dir() else None
 
 

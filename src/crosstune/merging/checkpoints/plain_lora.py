@@ -79,11 +79,7 @@ def read_config(folder: str | Path, role: str) -> LoraConfig:
 
 
 def check_plain(config: Any, role: str) -> None:
-    """Raise unless an adapter is nothing but low-rank updates of modules' weights.
-
-    Raises:
-        UnsupportedError: It is of another PEFT type or uses more of PEFT; the settings are named.
-    """
+    """Raise unless an adapter is nothing but low-rank updates of modules' weights."""
     _check_lora(config.peft_type, role)
     usual = LoraConfig()
     more = [
@@ -116,18 +112,7 @@ def _check_lora(kind: object, role: str) -> None:
 
 
 def active_adapter(model: PeftModel, role: str) -> str:
-    """The name of the one adapter a PEFT model computes with.
-
-    Args:
-        model: The PEFT model.
-        role: What the user calls it.
-
-    Returns:
-        The adapter's name.
-
-    Raises:
-        UnsupportedError: Several are active, one is merged, or it is not a plain LoRA adapter.
-    """
+    """The name of the one adapter a PEFT model computes with."""
     active = list(model.active_adapters)
     merged = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and layer.merged]
     if len(active) != 1 or merged:
@@ -142,19 +127,7 @@ def active_adapter(model: PeftModel, role: str) -> str:
 
 
 def layers_of(model: nn.Module, adapter: str, role: str) -> dict[str, Any]:
-    """The layers that carry an adapter, by their path in the base model.
-
-    Args:
-        model: A PEFT model.
-        adapter: The adapter's name.
-        role: What the user calls the model.
-
-    Returns:
-        Path → layer, in the model's order.
-
-    Raises:
-        UnsupportedError: It adapts an embedding, or something that is not linear.
-    """
+    """The layers that carry an adapter, by their path in the base model."""
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         layer: Any = module

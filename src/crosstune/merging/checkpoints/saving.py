@@ -45,16 +45,7 @@ def save_repaired(
     Args:
         ends: The ends, with the work model at the point to be kept.
         folder: Where it goes; a model there is replaced, but none that this one comes from.
-        manifest: What else ``repair.json`` is to hold.
         card: What the card's section is to say, as Markdown; raw HTML in it is shown and not obeyed.
-        merge: Write an adapter merged into its base.
-
-    Returns:
-        The folder.
-
-    Raises:
-        SettingsError: `merge` is asked of a full model.
-        StorageError: The place holds a parent, or something that is not a model.
     """
     if merge and ends.kind == "full":
         raise SettingsError(

@@ -69,14 +69,7 @@ class HeldWeights:
 
 
 class StoredWeights:
-    """Weights in the safetensors files of a folder, read tensor by tensor when asked for.
-
-    Args:
-        files: The files, none of which repeats another's tensors.
-
-    Raises:
-        CheckpointError: A file cannot be read.
-    """
+    """Weights in the safetensors files of a folder, read tensor by tensor when asked for."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._file: dict[str, Any] = {}
@@ -122,12 +115,7 @@ class StoredWeights:
 
 
 class NamedWeights:
-    """The same weights under a model's own parameter names.
-
-    Args:
-        weights: The weights under names of their own.
-        name_there: Parameter name → the name there.
-    """
+    """The same weights under a model's own parameter names."""
 
     def __init__(self, weights: Weights, name_there: Mapping[str, str]) -> None:
         self._weights, self._name_there = weights, name_there

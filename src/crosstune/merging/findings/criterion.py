@@ -17,27 +17,11 @@ TWO_THINGS = "A divergence is what chose, a loss is what is reported: the two ar
 
 
 def asked_as(label: str, criterion: Criterion) -> str:
-    """A point's label with what it is counted in: `rate 1`, or `rate 1, in divergence`.
-
-    Args:
-        label: What the point answers.
-        criterion: What chose it.
-
-    Returns:
-        The words.
-    """
+    """A point's label with what it is counted in: `rate 1`, or `rate 1, in divergence`."""
     return f"{label}, in divergence" if criterion == "checkpoints" else label
 
 
 def picked_as(label: str, criterion: Criterion) -> str:
-    """How a point was picked: `Picked as 'rate 1' on other rows`, and by what, where that is no loss.
-
-    Args:
-        label: What the point answers.
-        criterion: What chose it.
-
-    Returns:
-        The beginning of a sentence.
-    """
+    """How a point was picked: `Picked as 'rate 1' on other rows`, and by what, where that is no loss."""
     by = f", by {DIVERGENCE}" if criterion == "checkpoints" else ""
     return f"Picked as {label!r} on other rows{by}"

@@ -254,11 +254,7 @@ def points_table(reported: Reported) -> Table:
 
 
 def tasks_table(reported: Reported) -> Table:
-    """Every task at every point.
-
-    Returns:
-        The table `repair_tasks`.
-    """
+    """Every task at every point."""
     after = reported.methods[next(iter(reported.methods))][-1]
     figures = {}
     for task in reported.tasks:

@@ -69,10 +69,6 @@ def replay_answer(reported: Reported, question: Point) -> int | None:
     loss of those whose every limited task loses at most that against step 0 of the same run, which is `after` as
     those rows see it, and qualifies itself.
 
-    Args:
-        reported: All points.
-        question: A point of another method.
-
     Returns:
         The place in `points`, or None where no stop can answer.
     """

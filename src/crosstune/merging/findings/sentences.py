@@ -140,12 +140,6 @@ def _all_open(figures: Mapping[str, Estimate]) -> Tone:
 def trade(point: Point, tasks: Table, place: int, criterion: Criterion = "text") -> Statement:
     """What a point gave back and what it cost, in one sentence.
 
-    Args:
-        point: The point that was picked.
-        tasks: The table `repair_tasks`.
-        place: The point's number in its method's list.
-        criterion: What chose it.
-
     Returns:
         The finding; shown where the gain in at least one forgotten task is and none is lost further.
     """
@@ -250,11 +244,7 @@ def constraints(
     No loss can say that of a limit to a divergence, so there it is only told what the loss did.
 
     Args:
-        point: The point that was picked.
-        tasks: The table `repair_tasks`.
-        place: The point's number in its method's list.
         limits: The most that each task may lose, or diverge further, against after.
-        criterion: What the limits are counted in.
 
     Returns:
         One finding a limit: kept, exceeded, or neither shown; or what was asked, and what the loss did.

@@ -115,14 +115,7 @@ class Archive:
         return self._seen.get(_key(at))
 
     def best(self, goal: Objective) -> Seen:
-        """The argmin over everything seen, the earliest of equals; a point with a NaN is never best.
-
-        Returns:
-            What was seen there.
-
-        Raises:
-            MeasurementError: Nothing finite has been seen.
-        """
+        """The argmin over everything seen, the earliest of equals; a point with a NaN is never best."""
         best = _argmin(self.seen, goal)
         if best is None:
             raise MeasurementError(

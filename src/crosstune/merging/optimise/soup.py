@@ -28,9 +28,6 @@ def pull_back(v: Array, inner: Array) -> Array:
     exception; with one checkpoint it is the identity.
 
     Shapes: v and inner [J, P].
-
-    Returns:
-        The slopes, [J, P].
     """
     steps = np.empty_like(inner)
     mixed = np.zeros_like(inner[0])  # ⟨∂L/∂θ, θ^(j−1) − θ_0⟩

@@ -87,30 +87,14 @@ def no_coefficients() -> Table:
 
 
 def coefficients_of(stage: str, found: Table) -> Table:
-    """The coefficients of a stage's one point.
-
-    Args:
-        stage: The stage's name.
-        found: The table `repair_coefficients` of that point.
-
-    Returns:
-        The table `stage_repair_coefficients`.
-    """
+    """The coefficients of a stage's one point."""
     names = [column.name for column in STAGE_COEFFICIENTS_COLUMNS]
     rows = [{name: ({"stage": stage} | row)[name] for name in names} for row in found.rows()]
     return Table(COEFFICIENTS, STAGE_COEFFICIENTS_COLUMNS, rows)
 
 
 def stayed(roles: Roles, moved: bool) -> str:
-    """Why a model stays as it was trained.
-
-    Args:
-        roles: What was learned and forgotten.
-        moved: Whether any parameter changed in the stage.
-
-    Returns:
-        A sentence.
-    """
+    """Why a model stays as it was trained."""
     if not moved:
         return "Nothing to repair: the stage changed no parameter."
     if not roles.forgotten:
@@ -125,16 +109,7 @@ def stayed(roles: Roles, moved: bool) -> str:
 
 
 def repaired_words(point: Point, roles: Roles, repaired: Mapping[str, float]) -> str:
-    """What a repair did to each task, on the rows that chose.
-
-    Args:
-        point: What was chosen.
-        roles: What was learned and forgotten.
-        repaired: Each task's loss now.
-
-    Returns:
-        A sentence.
-    """
+    """What a repair did to each task, on the rows that chose."""
     assert point.coefficients is not None  # a searched point is in the box
     least, most = (bound.item() for bound in point.coefficients.aminmax())
     told = [

@@ -36,15 +36,7 @@ Tell = Callable[[str, int], None]
 
 
 def captures(wanted: Iterable[CellKey], settings: CircuitSettings) -> set[tuple[str, Labels]]:
-    """What some cells of one checkpoint need captured: tasks at their own labels, and at the model's for the true Fisher.
-
-    Args:
-        wanted: The cells.
-        settings: Which Fishers are asked for.
-
-    Returns:
-        Task and labels.
-    """
+    """What some cells of one checkpoint need captured: tasks at their own labels, and at the model's for the true Fisher."""
     found: set[tuple[str, Labels]] = set()
     for key in wanted:
         found |= {(key.task_a, "text"), (key.task_b, "text")}
@@ -127,10 +119,6 @@ class OpenCheckpoint:
     def score(self, key: CellKey, folder: Path) -> tuple[CircuitScores, Table | None]:
         """The scores of the pairs of two tasks.
 
-        Args:
-            key: The cell.
-            folder: Its run folder.
-
         Returns:
             The scores, and how those of other Fishers compare where that was asked for.
         """
@@ -203,9 +191,6 @@ class OpenCheckpoint:
 
 def ablated(study: Prepared) -> tuple[CircuitSettings, ...]:
     """The further measurements of an ablation: the same variants under each Fisher that can be had of what is captured.
-
-    Args:
-        study: The study, prepared.
 
     Returns:
         One for each Fisher; a held-out one only where half of the samples are enough for it. None without an ablation.

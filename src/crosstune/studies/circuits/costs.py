@@ -37,9 +37,6 @@ class Calibration:
 def plan_of(study: Prepared) -> Plan:
     """The predicted time, memory and space of a study.
 
-    Args:
-        study: The study.
-
     Returns:
         The plan; nothing is left on disk, and no run folder is made. What cannot fit is a warning that says what would.
     """
@@ -50,9 +47,6 @@ def plan_of(study: Prepared) -> Plan:
 
 def calibrate(study: Prepared) -> Calibration:
     """Open the first checkpoint and time a few passes of it.
-
-    Args:
-        study: The study, prepared.
 
     Returns:
         What was found, for the first pair of tasks.

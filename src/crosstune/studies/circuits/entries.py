@@ -95,9 +95,6 @@ class Found:
 def heads_table(found: Table) -> Table:
     """The study's table `circuit_heads`, which says of each head whether it stands out.
 
-    Args:
-        found: `circuit_heads` of all cells, under `AXES`.
-
     Returns:
         The same rows. A head that is shown to lie below the mean head of its block does not stand out.
     """
@@ -111,9 +108,6 @@ def heads_table(found: Table) -> Table:
 
 def matrices_table(found: Sequence[Found]) -> Table:
     """The table `circuit_matrices`: where the matrix of each head lies.
-
-    Args:
-        found: The cells.
 
     Returns:
         A row for each head of each form that scores pairs; scores of B's samples alone make no matrix.
@@ -136,9 +130,6 @@ def matrices_table(found: Sequence[Found]) -> Table:
 
 def rows_table(found: Sequence[Found]) -> Table:
     """The table `circuit_rows`: what the rows and columns of a cell's matrices are.
-
-    Args:
-        found: The cells.
 
     Returns:
         A row for each sample of either task.
@@ -168,11 +159,6 @@ def rows_table(found: Sequence[Found]) -> Table:
 def pairs_table(found: Sequence[Found], heads: Table, most: int) -> Table:
     """The table `circuit_pairs`: the pairs of samples that stand out, of the heads of which the most is shown.
 
-    Args:
-        found: The cells.
-        heads: The study's `circuit_heads`.
-        most: How many pairs a head.
-
     Returns:
         For each block and variant the pairs of at most `LISTED` heads, those that stand out first, then by the
         size of their mean.
@@ -193,9 +179,6 @@ def pairs_table(found: Sequence[Found], heads: Table, most: int) -> Table:
 
 def standing(row: Mapping[str, Any]) -> tuple[bool, bool, float]:
     """How much there is to a head, to order heads by: what stands out, then what is reliable, then what is large.
-
-    Args:
-        row: A row of the study's `circuit_heads`.
 
     Returns:
         A key; more comes later. Directional scores are large by their share M/‖g_j‖₁, which is free of units.

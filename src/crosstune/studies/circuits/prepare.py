@@ -109,9 +109,6 @@ class Prepared(Procedure[CircuitStudySettings]):
     def heads_of(self, model: Any) -> HeadMap:
         """The heads of a model on which the measurement is possible.
 
-        Args:
-            model: One of the checkpoints.
-
         Returns:
             They; a layer, head or length that the model has not is told as the settings name it.
         """
@@ -126,16 +123,7 @@ class Prepared(Procedure[CircuitStudySettings]):
         return heads
 
     def samples_of(self, task_a: str, task_b: str, tokenizer: Any) -> tuple[Samples, Samples]:
-        """The samples of two tasks that are held against each other; those of a task are the same in all its pairs.
-
-        Args:
-            task_a: A task.
-            task_b: Another.
-            tokenizer: Encodes the rows.
-
-        Returns:
-            The samples of both.
-        """
+        """The samples of two tasks that are held against each other; those of a task are the same in all its pairs."""
         rows = self.rows[task_a], self.rows[task_b]
         with renamed("task_a", f"tasks[{task_a!r}]"), renamed("task_b", f"tasks[{task_b!r}]"):
             return choose_samples(*rows, tokenizer, self.settings.measurement)

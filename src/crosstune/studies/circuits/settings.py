@@ -98,9 +98,6 @@ class CircuitStudySettings(StudySettings):
 def names_of(places: Sequence[str]) -> tuple[str, ...]:
     """Short names of checkpoints, all different.
 
-    Args:
-        places: Folders or hub ids.
-
     Returns:
         The last part of each that says something, with its number in front where there are several.
     """

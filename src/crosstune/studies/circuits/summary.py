@@ -52,10 +52,6 @@ def over_cells(
 ) -> tuple[list[Table], list[Measurement]]:
     """The tables and headline figures of a study.
 
-    Args:
-        done: Its finished cells, at least one.
-        settings: Its settings.
-
     Returns:
         The cells' tables with checkpoint and pair in front, and what follows from them together.
     """
@@ -87,9 +83,6 @@ def over_cells(
 def changes_tables(found: Sequence[Found]) -> Iterator[Table]:
     """The table `circuit_changes`: by how much each head's mean changed since the first checkpoint.
 
-    Args:
-        found: The cells.
-
     Yields:
         It, where there are several checkpoints and a form that may be compared between them.
     """
@@ -113,9 +106,6 @@ def _pair_of(one: Found) -> str:
 
 def checkpoints_table(heads: Table) -> Table:
     """The table `circuit_checkpoints`: whether the same heads stand out at another checkpoint.
-
-    Args:
-        heads: The study's `circuit_heads`.
 
     Returns:
         For each pair of tasks, block and variant that no rescaling changes, each checkpoint but the first against the first.

@@ -86,9 +86,6 @@ def forgetting(sites: Table) -> Table:
 def forgetting_by_head(heads: Table) -> Table:
     """The table `forgetting_head_means`: what each attention head made each task forget, over seeds.
 
-    Args:
-        heads: `forgetting_heads` of all seeds.
-
     Returns:
         One row for each stage, task, side and head of a projection; what belongs to no head is left out.
     """
@@ -105,9 +102,6 @@ def forgetting_by_head(heads: Table) -> Table:
 def forgetting_by_component(sites: Table) -> Table:
     """The table `forgetting_components`: the layers of a component added up, over seeds.
 
-    Args:
-        sites: `forgetting_sites` of all seeds.
-
     Returns:
         One row for each stage, task, side and component. The interval is over seeds only: rows of
         different layers are the same rows, so their intervals cannot be added.
@@ -118,9 +112,6 @@ def forgetting_by_component(sites: Table) -> Table:
 
 def course(path: Table) -> Table:
     """The table `forgetting_course`: what each component had cost by each step of a stage, over seeds.
-
-    Args:
-        path: `forgetting_path` of all seeds.
 
     Returns:
         One row for each stage, task, side, component and end of a chord; 0 at the stage's start.
@@ -149,10 +140,6 @@ def _course(path: Table) -> Iterator[dict[str, Any]]:
 
 def closing(segments: Table, totals: Table) -> Table:
     """The table `closing`: that every account closed, and how well.
-
-    Args:
-        segments: `forgetting_segments` of all seeds.
-        totals: `forgetting_totals` of all seeds, for the intervals over rows.
 
     Returns:
         One row for each stage, task and side.

@@ -113,10 +113,6 @@ class StageProbe:
     def over_seeds(self, window: int | None, pair: Pair) -> SeedAgreement:
         """The agreement over the seeds' windows.
 
-        Args:
-            window: Which window; None for the whole stage.
-            pair: The tasks.
-
         Returns:
             Means over seeds with intervals over rows and seeds; for one seed, over rows and states.
         """
@@ -141,10 +137,6 @@ class StageProbe:
 
 def read_probes(cells: Sequence[Run], settings: ConflictSettings) -> list[StageProbe]:
     """What the probes of all seeds measured.
-
-    Args:
-        cells: The finished cells.
-        settings: The study's settings.
 
     Returns:
         One entry a stage; empty where the study has no probe.
@@ -203,9 +195,6 @@ def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
 
 def at_one_state(probes: Sequence[StageProbe]) -> Table:
     """The table `agreement_at_one_state`: what single states of the first seed said, for a thin line behind the means.
-
-    Args:
-        probes: The probes of all stages.
 
     Returns:
         One row for each stage, measured state, pair and site; NaN below the noise floor.
@@ -272,9 +261,6 @@ def naive_of_means(states: Sequence[Agreement]) -> torch.Tensor:
 
     Shapes: result [S].
 
-    Args:
-        states: The states of the window.
-
     Returns:
         mean ⟨ḡ_A, ḡ_B⟩ / √(mean ‖ḡ_A‖² · mean ‖ḡ_B‖²).
     """
@@ -285,14 +271,7 @@ def naive_of_means(states: Sequence[Agreement]) -> torch.Tensor:
 
 
 def pair_name(pair: Pair) -> str:
-    """A pair of tasks as people write it.
-
-    Args:
-        pair: Their names.
-
-    Returns:
-        Both, joined.
-    """
+    """A pair of tasks as people write it."""
     return PAIR_JOINT.join(pair)
 
 

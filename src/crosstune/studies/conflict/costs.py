@@ -41,14 +41,7 @@ class Calibration:
 
 
 def plan_of(study: Prepared) -> Plan:
-    """The predicted time, memory and overheads of a study that is prepared.
-
-    Args:
-        study: The study.
-
-    Returns:
-        The plan.
-    """
+    """The predicted time, memory and overheads of a study that is prepared."""
     began, settings = time.perf_counter(), study.settings
     warnings = study.prepare()
     model = study.start.load(settings.training.lora, settings.seeds[0])
@@ -78,16 +71,7 @@ def plan_of(study: Prepared) -> Plan:
 
 
 def calibrate(study: Prepared, model: Any, loaded: float) -> Calibration:
-    """Train for one chord with ledger and probe looking on.
-
-    Args:
-        study: The study, prepared.
-        model: A model that may be spoilt.
-        loaded: Seconds that preparing and loading took.
-
-    Returns:
-        What was measured.
-    """
+    """Train for one chord with ledger and probe looking on."""
     settings = study.settings
     steps = max(FEWEST_STEPS, settings.ledger.every)
     ledger = study.ledger(every=steps, track=False)
@@ -125,11 +109,6 @@ def _token_seconds(study: Prepared, model: Any) -> float:
 
 def cell_seconds(study: Prepared, measured: Calibration, sites: int) -> dict[str, float]:
     """Seconds of one cell, by what they are spent on.
-
-    Args:
-        study: The study, prepared.
-        measured: The calibration.
-        sites: How many sites a rollback puts back.
 
     Returns:
         Name to seconds; the names are those of the plan's lines.

@@ -48,11 +48,6 @@ MEANS_COLUMNS = (
 def trade(stage: str, trained: Scores, repaired: Scores) -> Table:
     """The table `stage_repair_trade`: every task before and after the repair of a stage's model.
 
-    Args:
-        stage: The stage.
-        trained: Task and side to scores of the model as trained.
-        repaired: The same rows scored by the model that goes on.
-
     Returns:
         A row for each task and side; both models are scored on the same rows, so differences are paired.
     """
@@ -79,9 +74,6 @@ def trade(stage: str, trained: Scores, repaired: Scores) -> Table:
 
 def means(trades: Table) -> Table:
     """The table `stage_repair_means`: the trades of all seeds.
-
-    Args:
-        trades: `stage_repair_trade` of all seeds.
 
     Returns:
         One row for each stage that was repaired, task and side.

@@ -135,9 +135,6 @@ class ConflictSettings(SeededSettings):
     def probe_settings(self, stage: str) -> ProbeSettings | None:
         """The probe of one stage, with the length, windows, seed and precision of the whole study.
 
-        Args:
-            stage: The stage's name.
-
         Returns:
             Its settings, or None where there is no probe.
         """
@@ -154,9 +151,6 @@ class ConflictSettings(SeededSettings):
 
     def repair_settings(self, number: int) -> StageRepairSettings | None:
         """The repair of one stage, with the length, windows, seed and precision of the whole study.
-
-        Args:
-            number: The stage's place among all, from 0.
 
         Returns:
             Its settings, or None where there is nothing to repair: before a task was learned, or at all.

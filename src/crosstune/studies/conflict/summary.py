@@ -108,14 +108,7 @@ def over_seeds(
 
 
 def of_rows(study: Prepared) -> list[Table]:
-    """What follows from the rows alone: the tables `references` and `chance`.
-
-    Args:
-        study: The study, prepared.
-
-    Returns:
-        Both.
-    """
+    """What follows from the rows alone: the tables `references` and `chance`."""
     return [_references(study), _chance(study)]
 
 

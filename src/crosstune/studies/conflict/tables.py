@@ -63,15 +63,7 @@ COST = (
 
 
 def of_scores(stage: str, scores: Mapping[tuple[str, str], RowScores]) -> Table:
-    """The table `scores`: what the model knows of every task after a stage.
-
-    Args:
-        stage: The stage, or `0-base`.
-        scores: Task and side to scored rows.
-
-    Returns:
-        A row for each task and side.
-    """
+    """The table `scores`: what the model knows of every task after a stage."""
     return Table(
         "scores", SCORES, (_score_row(stage, *key, found) for key, found in scores.items())
     )
@@ -99,16 +91,7 @@ def _score_row(stage: str, task: str, side: str, found: RowScores) -> dict[str, 
 
 
 def of_training(stage: str, result: StageResult, tasks: Iterable[str]) -> list[Table]:
-    """The tables `loss_ledger`, `learning`, `evaluation` and `cost` of a stage.
-
-    Args:
-        stage: The stage.
-        result: What training returned.
-        tasks: The tasks that were looked at, in order.
-
-    Returns:
-        The tables.
-    """
+    """The tables `loss_ledger`, `learning`, `evaluation` and `cost` of a stage."""
     ledger = result.ledger.with_columns({STAGE: stage})
     return [
         ledger,
@@ -161,13 +144,5 @@ def _cost(stage: str, result: StageResult) -> Iterator[dict[str, Any]]:
 
 
 def of_rollback(stage: str, table: Table) -> Table:
-    """The table `rollback`, with the stage it belongs to.
-
-    Args:
-        stage: The stage.
-        table: What `measure_rollback` returned.
-
-    Returns:
-        The same rows with one more column.
-    """
+    """The table `rollback`, with the stage it belongs to."""
     return table.with_columns({STAGE: stage})

@@ -251,14 +251,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def decision(found: Sequence[Statement]) -> list[dict[str, str]]:
-    """The findings as plain values, for `decision.json`.
-
-    Args:
-        found: The statements.
-
-    Returns:
-        One mapping a statement.
-    """
+    """The findings as plain values, for `decision.json`."""
     return [{"text": one.text, "verdict": one.tone, "detail": one.detail} for one in found]
 
 

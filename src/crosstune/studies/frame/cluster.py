@@ -25,14 +25,7 @@ def run_groups(
     """Run groups of cells on the cluster, as many at a time as it has room for.
 
     Args:
-        study: The `Procedure`; each task loads and prepares it again.
-        groups: The names of the cells of each.
         folder: The study's run folder, on a path that all nodes share.
-        listener: Told how far each has come.
-
-    Raises:
-        UnsupportedError: Ray is not installed.
-        StorageError: A node does not see the run folder.
     """
     ray = _ray()
     memory = type(study)(replace(study.settings, workers=1)).plan().value("peak memory")

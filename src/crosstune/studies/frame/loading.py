@@ -18,12 +18,6 @@ def load_procedure(where: str) -> Any:
     Args:
         where: ``module:name``, or a Python file that the user named. A file in a folder with ``__init__.py`` is loaded as a module
             of that package, so that it may import its neighbours.
-
-    Returns:
-        The `Procedure` there.
-
-    Raises:
-        SettingsError: There is no such file, or not exactly one study in it.
     """
     if not where.endswith(".py"):
         return load(where)

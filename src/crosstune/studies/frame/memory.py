@@ -30,9 +30,6 @@ class Peak:
 def watched(device: str) -> Iterator[Peak]:
     """The peak of what runs inside, which the peak of the process cannot say: that never falls again.
 
-    Args:
-        device: Where the model lives.
-
     Yields:
         The peak; complete when the block is left.
     """

@@ -53,15 +53,7 @@ def open_run(settings: S, kind: str) -> Run:
 
 
 def settings_of(run: Run, cls: type[S]) -> S:
-    """The settings that a run was made with.
-
-    Args:
-        run: The run.
-        cls: The study's settings class.
-
-    Returns:
-        Them, with the seeds of every call.
-    """
+    """The settings that a run was made with."""
     return from_yaml(cls, run.settings_yaml + "\n")
 
 
@@ -85,10 +77,6 @@ def open_cell(run: Run, name: str, settings: StudySettings) -> Run:
 def is_finished(run: Run, name: str) -> bool:
     """Whether a cell came to its end.
 
-    Args:
-        run: The study's run.
-        name: The cell's name.
-
     Returns:
         True for a cell that need not be run again.
     """
@@ -96,15 +84,7 @@ def is_finished(run: Run, name: str) -> bool:
 
 
 def finished_cells(run: Run, names: Sequence[str]) -> list[Run]:
-    """The cells that came to their end.
-
-    Args:
-        run: The study's run.
-        names: The names of its cells.
-
-    Returns:
-        Them, in that order.
-    """
+    """The cells that came to their end."""
     finished = {cell.folder.name: cell for cell in run.cells() if cell.finished}
     return [finished[name] for name in names if name in finished]
 

@@ -190,13 +190,6 @@ class Procedure(Generic[S]):
 
 
 def warnings_of(run: Run) -> list[Statement]:
-    """What a study warned of, once however often it was gone on with.
-
-    Args:
-        run: The study's run.
-
-    Returns:
-        A statement for each warning.
-    """
+    """What a study warned of, once however often it was gone on with."""
     texts = [str(event["text"]) for event in run.all_events() if event["kind"] == "warning"]
     return [Statement(text, "warning") for text in dict.fromkeys(texts)]

@@ -21,14 +21,7 @@ from crosstune.studies.frame.plan import Listener
 def run_groups(
     study: Any, groups: Sequence[Sequence[str]], folder: Path, listener: Listener
 ) -> None:
-    """Run groups of cells beside each other, as many as the settings allow.
-
-    Args:
-        study: The `Procedure`; each process loads and prepares it again.
-        groups: The names of the cells of each.
-        folder: The study's run folder.
-        listener: Told how far each has come.
-    """
+    """Run groups of cells beside each other, as many as the settings allow."""
     context = multiprocessing.get_context("spawn")
     workers = min(study.settings.workers, len(groups))
     threads = max(1, (os.cpu_count() or 1) // workers)

@@ -124,17 +124,7 @@ class SeededSettings(StudySettings):
 
 
 def require(holds: bool, argument: str, law: str, found: object) -> None:
-    """Refuse a setting that breaks a law.
-
-    Args:
-        holds: Whether the law is kept.
-        argument: The setting's name.
-        law: What it must be.
-        found: What it is.
-
-    Raises:
-        SettingsError: It is not.
-    """
+    """Refuse a setting that breaks a law."""
     if not holds:
         raise SettingsError(
             argument, law=law, found=found, remedy="Change it in the settings file or command."

@@ -68,9 +68,6 @@ class Calibration:
 def plan_of(study: Prepared) -> Plan:
     """The predicted time, memory and space of a study.
 
-    Args:
-        study: The study.
-
     Returns:
         The plan; nothing is left on disk, and no run folder is made.
     """
@@ -95,14 +92,7 @@ def plan_of(study: Prepared) -> Plan:
 
 
 def calibrate(study: Prepared) -> Calibration:
-    """Train for one chord where the fine-tune is made here, open both models, and take two looks.
-
-    Args:
-        study: The study, prepared.
-
-    Returns:
-        What was measured.
-    """
+    """Train for one chord where the fine-tune is made here, open both models, and take two looks."""
     after: Any = study.settings.after
     step, chord, training = 0.0, 0.0, memory.Peak()
     if after is None:
@@ -194,10 +184,6 @@ def _tokens(rows: Mapping[str, list[Encoded]]) -> int:
 
 def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[str, float]:
     """Seconds of one cell, by what they are spent on.
-
-    Args:
-        settings: The study's settings.
-        measured: The calibration.
 
     Returns:
         Name to seconds; the names are those of the plan's lines.

@@ -23,16 +23,7 @@ _SPAN = Column("points", "string", "axis", about="Whether the model before is am
 
 
 def with_interval(name: str, about: str, unit: str = NATS) -> tuple[Column, Column, Column]:
-    """A value over seeds with the columns of its interval.
-
-    Args:
-        name: The value's name.
-        about: What it is.
-        unit: Its unit.
-
-    Returns:
-        Value, low and high.
-    """
+    """A value over seeds with the columns of its interval."""
     how = "Over seeds and rows; over rows for one seed."
     return (
         Column(name, "float64", "value", unit, about=about),
@@ -137,9 +128,6 @@ def _on_front(methods: Sequence[str], selected: Sequence[Pair]) -> list[bool]:
 def by_task(tasks: Table) -> Table:
     """The table `repair_by_task`: each task at each point over seeds.
 
-    Args:
-        tasks: `repair_tasks` of all seeds.
-
     Returns:
         A row for each method, point and task.
     """
@@ -159,9 +147,6 @@ def by_task(tasks: Table) -> Table:
 
 def fronts(found: Table) -> Table:
     """The table `repair_fronts`: how much of the room between before and after each front opens up, over seeds.
-
-    Args:
-        found: `repair_hypervolume` of all seeds.
 
     Returns:
         A row for each method, with what it opens up more than `global` and `replay` do.

@@ -38,10 +38,6 @@ class Pick:
 def picked(run: Run, settings: RepairStudySettings) -> Pick | None:
     """The point that the cells saved.
 
-    Args:
-        run: The study's run, with its tables over seeds.
-        settings: Its settings.
-
     Returns:
         The pick of the first seed, or None where there was nothing to repair.
     """

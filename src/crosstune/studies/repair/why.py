@@ -87,9 +87,6 @@ _BACK = "rollback"
 def coefficient_map(found: Table) -> Table:
     """The table `repair_map`: the coefficient of each component of each layer, over seeds.
 
-    Args:
-        found: `repair_coefficients` of all seeds.
-
     Returns:
         A row for each method, point, checkpoint and component; NaN where nothing changed.
     """
@@ -98,9 +95,6 @@ def coefficient_map(found: Table) -> Table:
 
 def coefficient_rows(found: Table) -> Table:
     """The table `repair_map_rows`: the coefficients of classes of embedding rows, over seeds.
-
-    Args:
-        found: `repair_coefficients` of all seeds.
 
     Returns:
         A row for each point of the method that tells rows apart, each checkpoint, class and embedding.
@@ -112,9 +106,6 @@ def coefficient_rows(found: Table) -> Table:
 
 def coefficient_directions(found: Table) -> Table:
     """The table `repair_map_directions`: the coefficients of singular directions, over layers and seeds.
-
-    Args:
-        found: `repair_coefficients` of all seeds.
 
     Returns:
         A row for each point of the method that tells directions apart, each checkpoint, direction and component.
@@ -129,9 +120,6 @@ def coefficient_directions(found: Table) -> Table:
 
 def coefficient_heads(found: Table) -> Table:
     """The table `repair_map_heads`: the coefficients of attention heads, over seeds.
-
-    Args:
-        found: `repair_coefficients` of all seeds.
 
     Returns:
         A row for each point of the methods that tell heads apart, each checkpoint, component, layer and head.
