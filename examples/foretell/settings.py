@@ -1,4 +1,4 @@
-"""Everything a foretell study can be told. No torch here: the command line reads its help from this file."""
+"""Everything a foretell study can be told."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ForetellSettings(SeededSettings):
     NO_NUMBERS: ClassVar = (*SeededSettings.NO_NUMBERS, "permutations")
     FOLLOWS: ClassVar = {
         "blocks": {"length": "training.length", "seed": "data_seed"},
-        "ledger": {"stage": "new_task"},
+        "ledger": {"stage": "learn"},
         "measurement": {"length": "training.length", "seed": "data_seed"},
     }
 

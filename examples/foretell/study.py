@@ -86,12 +86,13 @@ class Foretell(Procedure[ForetellSettings]):
         """The account of the old task: of its rows that are scored from, and of those that no score sees."""
         settings = self.settings
         timed = {} if every is None else {"every": every, "track": False}
+        asked = settings.part("ledger", stage=self.new.name, **timed)
         return ForgettingLedger(
             {self.old.name: self.old},
             tokenizer=self.start.tokenizer,
             blocks=settings.part("blocks"),
             gradients=settings.gradients,
-            settings=settings.part("ledger", **timed),
+            settings=asked,
             run=run,
         )
 

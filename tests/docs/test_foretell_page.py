@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 
-from crosstune.studies.foretell import judging
 from tests.docs.markdown import CHECKOUT
 
+from examples.foretell import judging
+
 PAGE = (CHECKOUT / "docs" / "foretell.md").read_text(encoding="utf-8")
-STUDY = CHECKOUT / "src" / "crosstune" / "studies" / "foretell" / "page.py"
+STUDY = CHECKOUT / "examples" / "foretell" / "page.py"
 
 
 def section_titles() -> list[str]:

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from crosstune.studies.foretell.settings import ForetellSettings
+from tests.examples import small_foretell
 from tests.laws import killed
-from tests.studies import small_foretell
 
 from crosstune.studies.frame.plan import Progress
+from examples.foretell.cell import ForetellCell
+from examples.foretell.settings import ForetellSettings
+from examples.foretell.study import Foretell
 
 # Where a child dies, by what the study says at that moment and the steps behind it; the scout is one step.
 SAID = {
@@ -34,7 +36,6 @@ def chosen(folder: Path, name: str) -> ForetellSettings:
 
 def run(folder: Path, place: str) -> None:
     """The study until it dies."""
-    from crosstune.studies.foretell import cell, flow
 
     def listen(progress: Progress) -> None:
         if (progress.doing, progress.done) == SAID.get(place):
@@ -44,15 +45,12 @@ def run(folder: Path, place: str) -> None:
         killed.die()
 
     if place == UNWRITTEN:
-        cell.Cell._changes = die  # type: ignore[method-assign]
+        ForetellCell._changes = die  # type: ignore[method-assign]
     if place == JUDGED:
-        flow.page.write = die
+        Foretell.page = die  # type: ignore[method-assign]
     small_foretell.run_cells(chosen(folder, place), listen)
 
 
 if __name__ == "__main__":
-    from crosstune.studies.foretell import flow
-
-    assert flow.KIND == "foretell"  # it is imported before the fork
     gc.freeze()  # every stage begins with a full collection, which walks all of torch
     killed.in_children(PLACES, partial(run, Path(sys.argv[1])))

@@ -9,10 +9,10 @@ from row to row, so the two must be the same rows for the effect to be planted a
 from __future__ import annotations
 
 import pytest
-from crosstune.studies.foretell import judging
-from tests.studies import small_foretell
+from tests.examples import small_foretell
 
 from crosstune.foundation.records import Run
+from examples.foretell import judging
 
 ROWS = 99  # of 101 train rows and 99 test rows, so that what is scored, learned and booked is nearly the same
 

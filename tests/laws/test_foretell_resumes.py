@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from crosstune.studies.foretell import judging
+from tests.examples import small_foretell
 from tests.laws import killed, killed_foretell
-from tests.studies import small_foretell, small_study
+from tests.studies import small_study
 
 from crosstune.foundation.records import Run
 from crosstune.studies.frame.plan import Progress
+from examples.foretell import judging
 
-SCORED = ["scoring heads at step 0 of the scout", "scoring heads at step 1 of the scout"]
+SCORED = [
+    "scoring heads at step 0 of the scout",
+    "scouting, step 1 of 1",
+    "scoring heads at step 1 of the scout",
+]
 LEARNED = [f"learning, step {step} of 4" for step in (1, 2, 3, 4)]
 
 # What is done after the kill; checkpoints are written at steps 2 and 4.
@@ -39,7 +44,7 @@ def to_its_end(folder: Path, where: str) -> tuple[Run, list[str]]:
     """The finished study, and what it said that it did."""
     told: list[Progress] = []
     run = small_foretell.run_cells(killed_foretell.chosen(folder, where), told.append)
-    return run, [one.doing for one in told]
+    return run, [one.doing for one in told if one.doing != "waiting"]
 
 
 @pytest.mark.parametrize("where", killed_foretell.PLACES)

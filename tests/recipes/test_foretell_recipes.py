@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from crosstune.studies.foretell import judging
-from crosstune.studies.foretell.settings import ForetellSettings
+from tests.examples import small_foretell
 from tests.recipes.test_recipes import CHECKOUT
-from tests.studies import small_foretell
 
 from crosstune.foundation.settings import from_yaml
 from crosstune.foundation.worlds import EMBEDDED
+from examples.foretell import judging
+from examples.foretell.settings import ForetellSettings
 
 RECIPES = sorted((CHECKOUT / "recipes").glob("foretell*.yaml"))
 

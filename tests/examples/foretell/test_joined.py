@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from crosstune.studies.foretell import profiles
-from crosstune.studies.foretell.cell import LOSSES
-from crosstune.studies.foretell.joined import Head, finished_cells, of_heads, of_rows
-from crosstune.studies.foretell.settings import ForetellSettings
 
 from crosstune.foundation.records import Run
-from crosstune.studies.frame.opening import settings_of
-
-
-def test_cells_come_in_the_order_of_the_seeds(foretold: Run) -> None:
-    settings = settings_of(foretold, ForetellSettings)
-    assert [seed for seed, _ in finished_cells(foretold, settings)] == [0, 7]
+from examples.foretell import profiles
+from examples.foretell.cell import LOSSES
+from examples.foretell.joined import Head, of_heads, of_rows
 
 
 def test_the_window_is_the_mean_of_its_states(foretold: Run) -> None:

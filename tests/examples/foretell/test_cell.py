@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crosstune.studies.foretell import cell, profiles
-from crosstune.studies.foretell.cell import LOSSES, Cell
-from crosstune.studies.foretell.prepare import Bench, prepare
-from tests.studies import small_foretell, small_study
+from tests.examples import small_foretell
+from tests.studies import small_study
 
 from crosstune.foundation.records import Run
-from crosstune.studies.frame.plan import Progress
+from crosstune.studies.frame import cell
+from crosstune.studies.frame.plan import Progress, silent
+from examples.foretell import profiles
+from examples.foretell.cell import LOSSES, ForetellCell
 
 
 def test_scores_stand_at_every_state(foretold: Run) -> None:
@@ -88,10 +89,10 @@ def test_a_stopped_cell_goes_on_to_the_same_figures(
 def test_without_a_scout_the_state_before_is_scored_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench: Bench = prepare(small_foretell.settings(tmp_path, states=1))
+    study = small_foretell.prepared(tmp_path, states=1)
     trained: list[Any] = []
     monkeypatch.setattr(cell, "train_stage", lambda *a, **k: trained.append(a))
     run = Run.create(tmp_path / "cell", "{}\n", kind="cell")
-    Cell(bench, 0, run, lambda progress: None)._scout()
+    ForetellCell(study, study.settings, "seed-0", run, silent)._scout()
     assert trained == []
     assert set(run.table(profiles.HEADS).column("state")) == {0}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from crosstune.studies.foretell import judging
-from crosstune.studies.foretell.joined import OfHeads, Predictor
-from crosstune.studies.foretell.profiles import SCORE
-from tests.studies.foretell import planted
+from tests.examples.foretell import planted
 
 from crosstune.foundation.records import Table
+from examples.foretell import judging
+from examples.foretell.joined import OfHeads, Predictor
+from examples.foretell.profiles import SCORE
 
 ASKED = {"when": "before", "side": "test", "outcome": "forgotten", "scope": judging.ACROSS}
 

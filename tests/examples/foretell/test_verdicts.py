@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import pytest
-from crosstune.studies.foretell import judging, summary, verdicts
-from crosstune.studies.foretell.settings import ForetellSettings
 
 from crosstune.foundation.records import Run, Table
 from crosstune.report.wording import TONES
+from examples.foretell import judging, summary, verdicts
+from examples.foretell.settings import ForetellSettings
 
 ROW = {
     "when": "window",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from crosstune.studies.foretell.joined import Head, OfHeads, OfRows, Predictor
-from crosstune.studies.foretell.profiles import BASELINE, NORMS, OF_ROWS, SCORE
 from torch import Tensor
+
+from examples.foretell.joined import Head, OfHeads, OfRows, Predictor
+from examples.foretell.profiles import BASELINE, NORMS, OF_ROWS, SCORE
 
 LAYERS, HEADS, SEEDS = 4, 8, 3
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crosstune.studies.foretell.settings import ForetellSettings
 
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping
-from crosstune.studies.frame.plan import Listener
+from crosstune.studies.frame import procedure
+from crosstune.studies.frame.plan import Listener, silent
+from examples.foretell.settings import ForetellSettings
+from examples.foretell.study import Foretell
 
 
 def values(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -49,10 +51,15 @@ def settings(folder: Path, **changes: Any) -> ForetellSettings:
     return from_mapping(ForetellSettings, values(folder, **changes))
 
 
-def run_cells(chosen: ForetellSettings, listener: Listener = lambda progress: None) -> Run:
-    """The study without its page, which takes longer than everything else here."""
-    from crosstune.studies.foretell import flow
+def prepared(folder: Path, **changes: Any) -> Foretell:
+    """The study, ready for its cells."""
+    study = Foretell(settings(folder, **changes))
+    study.prepare()
+    return study
 
+
+def run_cells(chosen: ForetellSettings, listener: Listener = silent) -> Run:
+    """The study without its page, which takes longer than everything else here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow.report, "draw", lambda run: None)
-        return flow.run(chosen, listener)
+        patch.setattr(procedure.report, "draw", lambda run: None)
+        return Foretell(chosen).run(listener)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from crosstune.studies.foretell import judging, summary
 
 from crosstune.foundation.records import Run
+from examples.foretell import judging, summary
 
 
 def test_every_question_is_asked_of_every_predictor(foretold: Run) -> None:
@@ -42,5 +42,6 @@ def test_headline_figures_are_of_scores_on_rows_that_none_saw(foretold: Run) -> 
     assert (row["when"], row["side"]) == ("window", "test")
 
 
-def test_totals_keep_their_seed(foretold: Run) -> None:
-    assert set(foretold.table(summary.TOTALS).column("seed")) == {0, 7}
+def test_totals_keep_their_seed_and_the_task_that_was_learned(foretold: Run) -> None:
+    totals = foretold.table(summary.TOTALS)
+    assert (set(totals.column("seed")), set(totals.column("stage"))) == ({0, 7}, {"bn"})

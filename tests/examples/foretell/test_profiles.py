@@ -6,24 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from crosstune.studies.foretell import profiles
-from crosstune.studies.foretell.prepare import prepare
-from tests.studies import small_foretell
+from tests.examples import small_foretell
 
 from crosstune.circuits import CircuitScores, measure_circuits
+from examples.foretell import profiles
 
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> CircuitScores:
-    settings = small_foretell.settings(tmp_path_factory.mktemp("profiles"))
-    bench = prepare(settings)
-    return measure_circuits(
-        bench.fresh_model(),
-        bench.tokenizer,
-        bench.old,
-        bench.new,
-        settings=settings.circuit_settings(),
-    )
+    study = small_foretell.prepared(tmp_path_factory.mktemp("profiles"))
+    model, measured = study.start.load(), study.settings.part("measurement")
+    return measure_circuits(model, study.start.tokenizer, study.old, study.new, settings=measured)
 
 
 def rows_of(found: list[dict[str, Any]], **asked: Any) -> list[dict[str, Any]]:

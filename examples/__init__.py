@@ -1,0 +1,1 @@
+"""Studies that stand outside the package; `crosstune run` takes the file of each."""
