@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.studies import small_study
 
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_mapping
-from crosstune.studies.frame import procedure
 from crosstune.studies.frame.plan import Listener, silent
 from examples.foretell.settings import ForetellSettings
 from examples.foretell.study import Foretell
@@ -60,6 +59,4 @@ def prepared(folder: Path, **changes: Any) -> Foretell:
 
 def run_cells(chosen: ForetellSettings, listener: Listener = silent) -> Run:
     """The study without its page, which takes longer than everything else here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(procedure.report, "draw", lambda run: None)
-        return Foretell(chosen).run(listener)
+    return small_study.undrawn(Foretell(chosen), listener)
