@@ -61,8 +61,8 @@ def test_a_file_is_loaded_once_and_found_again_by_its_path() -> None:
     assert load_procedure(found.where()) is found
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("packaged", [False, True], ids=["file", "package"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("packaged", "workers"), [(False, 1), (True, 1), (False, 2), (True, 2)])
 def test_a_study_runs_by_its_path(
     packaged: bool, workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +97,11 @@ def test_a_study_killed_between_phases_goes_on_from_there(tmp_path: Path) -> Non
     [
         ("", "found 0 in"),
         ("from tests.studies.frame.tiny_study import Tiny\n", "found 0 in"),
-        (OWN.replace("counting.", "tests.studies.frame.") + "class Other(Counting):\n    kind = 'o'\n", "found 2 in"),
+        (
+            OWN.replace("counting.", "tests.studies.frame.")
+            + "class Other(Counting):\n    kind = 'o'\n",
+            "found 2 in",
+        ),
         (None, "found no file"),
     ],
     ids=["nothing", "only imported", "two", "no file"],

@@ -11,7 +11,7 @@ import pytest
 from tests.studies.frame.tiny_study import TinySettings
 
 from crosstune.foundation.data.settings import TaskSettings
-from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.errors import CrosstuneError, SettingsError
 from crosstune.foundation.gradients.settings import BlockSettings
 from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.training.settings import TrainingSettings
@@ -37,7 +37,7 @@ def tasks(*names: str) -> tuple[TaskSettings, ...]:
     ],
 )
 def test_the_impossible_is_refused_by_name(wrong: dict[str, object], argument: str) -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(CrosstuneError) as caught:
         SeededSettings(**wrong)  # type: ignore[arg-type]
     assert caught.value.argument == argument
 

@@ -9,7 +9,7 @@ import torch
 from tests.studies import small_study
 
 from crosstune.foundation.data import Row
-from crosstune.foundation.errors import ModelError
+from crosstune.foundation.errors import CrosstuneError
 from crosstune.foundation.training import LoraSettings
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.frame.start import StartModel
@@ -56,9 +56,9 @@ def test_rows_are_encoded_for_a_training(whole: StartModel) -> None:
 def test_a_model_that_is_not_there_is_named_by_its_setting() -> None:
     start = StartModel(ConflictSettings(), "model", "./nowhere")
     for what in ("config", "tokenizer"):
-        with pytest.raises(ModelError) as caught:
+        with pytest.raises(CrosstuneError) as caught:
             getattr(start, what)
         assert caught.value.argument == "model"
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(CrosstuneError) as caught:
         start.load()
     assert caught.value.argument == "model"

@@ -54,7 +54,15 @@ def _module_of(file: Path) -> ModuleType:
         name, root = f"{file.parent.name}.{file.stem}", str(file.parents[1])
         if root not in sys.path:
             sys.path.insert(0, root)
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        if Path(str(module.__file__)).resolve() != file:
+            raise SettingsError(
+                "study",
+                law="must be in a folder whose name no other package has",
+                found=f"another package `{file.parent.name}`, with {module.__file__}",
+                remedy="Rename the folder.",
+            )
+        return module
     name = f"study_{file.stem}"
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(file):
@@ -64,7 +72,11 @@ def _module_of(file: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # half a module would be taken for the whole one
+        raise
     return module
 
 
