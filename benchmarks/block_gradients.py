@@ -20,12 +20,12 @@ from torch import Tensor
 
 from crosstune.foundation.data import Row, parse_language
 from crosstune.foundation.gradients import batched
-from crosstune.foundation.gradients.blocks import Block
+from crosstune.foundation.gradients.blocks import Block, make_blocks
 from crosstune.foundation.gradients.gradients import block_gradient, evaluating, trainable_names
 from crosstune.foundation.models import Anatomy, gradient_sites, load_model, load_tokenizer
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.worlds import embedded_world
-from crosstune.interference import BlockSettings, GradientSettings, make_blocks
+from crosstune.interference import BlockSettings, GradientSettings
 
 BLOCKS = 16
 SENTENCES = {48: 4, 128: 16, 512: 70}  # enough of them to fill a row of this length
