@@ -138,8 +138,7 @@ class Foretell(Procedure[ForetellSettings]):
                     "rows", settings.measurement.rows, "rows", "a task that are scored, at most"
                 ),
             ),
-            warnings=warnings,
-        )
+        ).warned(warnings)
 
     def _judging_seconds(self, heads: int) -> float:
         """Every score (twice: beyond norms too) and norm at two moments, two sides, outcomes and scopes; a head counts in its block and in all."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.house import sources
@@ -57,6 +61,48 @@ def test_every_listed_name_exists(path: Path) -> None:
     room = import_module(module_name(path))
     names = listed(path.read_text(encoding="utf-8")) or []
     assert [name for name in names if not hasattr(room, name)] == []
+
+
+def untold(function: Callable[..., Any]) -> list[str]:
+    """Arguments that a docstring of several lines does not tell, and `Returns` where something comes back unsaid."""
+    text = inspect.getdoc(function) or ""
+    if "\n" not in text:
+        return []  # one sentence that says what is true of the result is enough for small things
+    signature = inspect.signature(function)
+    told = set(re.findall(r"^    \*{0,2}(\w+)(?: \([^)]*\))?: ", text, re.MULTILINE))
+    missing = [name for name in signature.parameters if name not in {*told, "self", "cls"}]
+    silent = signature.return_annotation not in ("None", None, inspect.Signature.empty)
+    return missing + (["Returns"] if silent and not re.search("(Returns|Yields):", text) else [])
+
+
+@pytest.mark.parametrize("path", FACES, ids=sources.label)
+def test_every_function_at_a_door_tells_its_arguments(path: Path) -> None:
+    room = import_module(module_name(path))
+    names = listed(path.read_text(encoding="utf-8")) or []
+    offered = [getattr(room, name) for name in names]
+    found = {one.__name__: untold(one) for one in offered if inspect.isfunction(one)}
+    assert {name: missing for name, missing in found.items() if missing} == {}
+
+
+def test_planted_docstrings_are_seen() -> None:
+    def told(x: int) -> int:
+        """A number.
+
+        Args:
+            x: Another.
+
+        Returns:
+            It.
+        """
+
+    def silent(x: int, y: int) -> int:
+        """A number.
+
+        Args:
+            x: Another.
+        """
+
+    assert untold(told) == [] and untold(silent) == ["y", "Returns"]
 
 
 def test_the_front_door_knows_no_other_name() -> None:

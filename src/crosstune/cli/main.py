@@ -113,13 +113,14 @@ def _parse(words: list[str], outside: Study | None) -> Namespace:
             "command",
             law="must be made of the documented words",
             found=" ".join(str(error).split()),
-            remedy=f"{repair.hint(words)}{_nearest(words)}{_helps(words)}",
+            remedy=f"{repair.hint(words)}{_nearest(words, outside)}{_helps(words)}",
         ) from error
 
 
-def _nearest(words: list[str]) -> str:
+def _nearest(words: list[str], outside: Study | None) -> str:
     """A hint at the study or option that was probably meant."""
-    parsers = [*map(_study_parser, STUDIES), repair.parser()]
+    studies = STUDIES if outside is None else (outside,)
+    parsers = [*map(_study_parser, studies), repair.parser()]
     known = {study.name for study in STUDIES} | {
         option
         for parser in parsers
@@ -138,7 +139,8 @@ def _helps(words: Sequence[str]) -> str:
     command = next(iter(words), "")
     if command in ("run", "plan"):
         known = [study.name for study in STUDIES]
-        study = next((word for word in words[1:2] if word in known), known[0])
+        chosen = (word for word in words[1:2] if word in known or word.endswith(".py"))
+        study = next(chosen, known[0])
         return f"`crosstune --help` and `crosstune {command} {study} --help` name them all."
     if command in ("repair", "show", "list"):
         return f"`crosstune {command} --help` names them all."

@@ -41,6 +41,9 @@ def load_model(
         device: Where the weights go.
         trust_remote_code: Whether code that comes with the model may run.
 
+    Returns:
+        The model.
+
     Raises:
         ModelError: Not a decoder, an unknown dtype, or weights that are not finite.
         StorageError: A folder or file is missing, or does not hold the whole model.
@@ -74,6 +77,13 @@ def load_model(
 def read_config(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Any:
     """Return the configuration of the decoder in a local folder or under a hub id; no weight is read.
 
+    Args:
+        path_or_id: As for `load_model`.
+        trust_remote_code: Likewise.
+
+    Returns:
+        The configuration.
+
     Raises:
         ModelError: Not a decoder.
         StorageError: A folder or file is missing.
@@ -86,6 +96,13 @@ def read_config(path_or_id: str | Path, *, trust_remote_code: bool = False) -> A
 
 def load_tokenizer(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Any:
     """Return the tokenizer beside a model or adapter; one without a padding token pads with its end-of-text token.
+
+    Args:
+        path_or_id: As for `load_model`.
+        trust_remote_code: Likewise.
+
+    Returns:
+        The tokenizer.
 
     Raises:
         ModelError: It has neither a padding nor an end-of-text token.
@@ -107,6 +124,9 @@ def load_tokenizer(path_or_id: str | Path, *, trust_remote_code: bool = False) -
 
 def check_finite(model: nn.Module) -> None:
     """Raise unless every parameter is finite.
+
+    Args:
+        model: The model.
 
     Raises:
         ModelError: Names the first parameter that is not, and how many elements.

@@ -23,6 +23,12 @@ def measuring(model: nn.Module) -> Iterator[None]:
     empty. Put back afterwards: training flags, `requires_grad`, `.grad`, buffers, and the random
     states of Python, NumPy and torch (CPU and every CUDA device).
 
+    Args:
+        model: The model.
+
+    Yields:
+        Nothing.
+
     Raises:
         UnsupportedError: The model is sharded, quantised or checkpointed reentrantly.
     """
@@ -49,6 +55,9 @@ def weights_at(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]
         model: The model whose parameters are exchanged.
         values: Name → tensor of the parameter's shape, dtype and device. Names are those of
             `named_parameters()`; any name of a tied parameter will do.
+
+    Yields:
+        Nothing.
 
     Raises:
         ModelError: A name is unknown, or a value does not fit its parameter.

@@ -10,6 +10,9 @@ from crosstune.foundation.errors import UnsupportedError
 def check_supported(model: nn.Module) -> None:
     """Raise unless every parameter is a whole, ordinary tensor of this process.
 
+    Args:
+        model: The model.
+
     Raises:
         UnsupportedError: FSDP, DeepSpeed, tensor parallelism, quantised or offloaded weights.
     """

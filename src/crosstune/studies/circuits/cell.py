@@ -78,7 +78,8 @@ class CircuitCell(Cell[Prepared]):
 
     def _tell_layers(self, doing: str, layers: int) -> None:
         self._done += layers
-        self.tell(doing, self._done)
+        # What a cell before captured is captured again where only that cell is finished.
+        self.tell(doing, min(self._done, self.steps))
 
 
 @dataclass

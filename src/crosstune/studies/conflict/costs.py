@@ -65,9 +65,8 @@ def plan_of(study: Prepared) -> Plan:
         workers=settings.workers,
         peak_bytes=measured.timing.peak_bytes,
         more=(*overheads, *memory, PlanLine("training rows", rows, "rows", "of the smallest task")),
-        warnings=warnings,
         caution=lambda name: _CAUTIONS.get(name, ""),
-    )
+    ).warned(warnings)
 
 
 def calibrate(study: Prepared, model: Any, loaded: float) -> Calibration:

@@ -83,7 +83,6 @@ def as_plan(
     peak_bytes: int,
     once: Mapping[str, float] | None = None,
     more: Sequence[PlanLine] = (),
-    warnings: Sequence[str] = (),
     caution: Callable[[str], str] = lambda name: "",
 ) -> Plan:
     """The plan of a study whose cells cost the same.
@@ -95,11 +94,10 @@ def as_plan(
         peak_bytes: Memory of one of them.
         once: Seconds that are spent once, beside the report.
         more: Further lines.
-        warnings: Sentences that a user should read before starting.
         caution: What to add to the line of a cost.
 
     Returns:
-        The plan, the most asked for first.
+        The plan, the most asked for first; warnings are for the study to add.
     """
     cell, after = sum(costs.values()), dict(once or {})
     rounds, at_once = -(-cells // workers), min(workers, cells)
@@ -120,4 +118,4 @@ def as_plan(
         f", times {at_once} at a time" if at_once > 1 else ""
     )
     lines.append(PlanLine("peak memory", at_once * peak_bytes / GIB, "GiB", how))
-    return Plan(lines=(*lines, *more), warnings=tuple(warnings))
+    return Plan((*lines, *more))

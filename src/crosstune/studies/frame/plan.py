@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Plan:
 
     lines: tuple[PlanLine, ...]
     warnings: tuple[str, ...] = ()
+
+    def warned(self, warnings: Sequence[str]) -> Plan:
+        """The same with sentences that a user should read before starting."""
+        return replace(self, warnings=(*self.warnings, *warnings))
 
     def value(self, what: str) -> float:
         """One prediction by name.

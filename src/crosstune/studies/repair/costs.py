@@ -86,9 +86,8 @@ def plan_of(study: Prepared) -> Plan:
         workers=settings.workers,
         peak_bytes=max(needed for needed, _ in memories.values()),
         more=tuple(_lines(settings, measured, memories)),
-        warnings=warnings,
         caution=caution,
-    )
+    ).warned(warnings)
 
 
 def calibrate(study: Prepared) -> Calibration:
