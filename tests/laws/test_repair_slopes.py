@@ -21,8 +21,8 @@ from crosstune.merging.groups import coordinates
 from crosstune.merging.optimise.soup import pull_back
 from crosstune.merging.session import Session
 
-STEP = 3e-4  # of a difference of fourth order
-CLOSE = 5e-6  # the one definition of the loss is float32 in its last step; 1.6e-6 was seen
+STEP = 3e-4  # of a difference of fourth order: what it leaves out is STEP**4 = 1e-14 times a fifth derivative
+CLOSE = 5e-6  # float64: 1e3 nats * 2.2e-16 / STEP = 1e-9, and what STEP leaves out, 1e-8 where curved most, times 500
 OF_SEVERAL = tuple(name for name in tuned.EVERY if name != "singular")
 
 
@@ -59,9 +59,9 @@ def opened(before: Any, after: Any, **options: Any) -> Session:
     return tuned.session(tuned.opened(before, after, between=between), **options)
 
 
-def middle(session: Session, seed: int = 0) -> np.ndarray:
+def middle(session: Session) -> np.ndarray:
     """Somewhere inside the box."""
-    return np.random.default_rng(seed).uniform(0.2, 0.9, session.box.shape)
+    return np.random.default_rng(0).uniform(0.2, 0.9, session.box.shape)
 
 
 def log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -124,11 +124,11 @@ def differences(
 
 
 def assert_derivative(
-    session: Session, loss: Callable[[Session, np.ndarray], Tensor] = nats, seed: int = 0
+    session: Session, loss: Callable[[Session, np.ndarray], Tensor] = nats
 ) -> None:
     """Every granularity along a random direction of its own, at a place inside the box."""
     ends = session.box.shape[0]
-    values = middle(session, seed)
+    values = middle(session)
     look = session.looks(values)
     assert np.abs(look.slopes).max() > 0.1
     names = [name for name in tuned.EVERY if ends == 1 or name != "singular"]
@@ -153,10 +153,12 @@ def test_a_tied_embedding() -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "phi3", "gpt_neox", "mixtral"])
 def test_families_that_fuse_or_turn_their_matrices(family: str) -> None:
-    before = decoders.decoder(family, seed=0).double()
+    # All experts for every token: a step that changes a token's expert has no derivative.
+    every = {"num_experts_per_tok": 3} if family == "mixtral" else {}
+    before = decoders.decoder(family, seed=0, **every).double()
     before.set_experts_implementation("eager")  # the fast one has no float64
     after = pairs.moved(before)
-    assert_derivative(opened(before, after), seed=1)  # at 0 a step changes the expert of a token
+    assert_derivative(opened(before, after))
 
 
 def test_an_adapter() -> None:
@@ -188,7 +190,9 @@ def test_every_single_piece_by_differences() -> None:
         along = np.zeros(session.box.shape)
         along[0, at] = 1.0
         truth = differences(session, values, along)
-        np.testing.assert_allclose(slopes[:, :, 0, at], truth, rtol=CLOSE, atol=1e-5)
+        np.testing.assert_allclose(
+            slopes[:, :, 0, at], truth, rtol=CLOSE, atol=CLOSE * np.abs(slopes).max()
+        )
 
 
 @pytest.mark.parametrize("ends", [1, 2])
@@ -215,4 +219,6 @@ def test_every_piece_is_the_inner_product_of_the_whole_gradient_with_its_change(
                     change = piece.elements.take((moved[name] - start[name]).detach())
                     inner[end, at] = (piece.elements.take(named[name]) * change).sum().item()
             truth = pull_back(values, inner)
-            np.testing.assert_allclose(slopes[task, fold], truth, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(
+                slopes[task, fold], truth, rtol=CLOSE, atol=CLOSE * np.abs(slopes).max()
+            )

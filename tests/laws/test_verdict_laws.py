@@ -33,7 +33,7 @@ def share_of_peaks(tops: int, noise: float, studies: int) -> float:
 
 
 def test_two_layers_that_tie_on_top_are_rarely_called_a_peak() -> None:
-    assert share_of_peaks(2, 8.0, 250) <= 0.05
+    assert share_of_peaks(2, 8.0, 250) < 0.05 + ERRORS * math.sqrt(0.05 * 0.95 / 250)
 
 
 def test_a_planted_peak_is_found() -> None:

@@ -27,54 +27,58 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+def apart(seed: int, count: int, length: int) -> Tensor:
+    """Numbers of mean 0 and deviation 1, each row uncorrelated with all others, so that chance says nothing."""
+    drawn = normal(seed, length, count)
+    return torch.linalg.qr(drawn - drawn.mean(0)).Q.T * length**0.5
+
+
 def score(name: str, values: Tensor, noise: float = 0.1, seed: int = 90) -> Predictor:
     """A score whose halves err by `noise`, the same at every seed."""
-    halves = values + noise * normal(seed, 4, len(values))
+    halves = values + noise * apart(seed, 4, len(values))
     return Predictor(name, SCORE, values.expand(SEEDS, -1), halves.expand(SEEDS, 4, -1))
 
 
-def norms(values: Tensor) -> list[Predictor]:
-    """Baselines that all say the same, but for a little."""
+def norms(values: Tensor, others: Tensor) -> list[Predictor]:
+    """Baselines that all say the same, but for a little of the others."""
     nothing = torch.full((SEEDS, 4, len(values)), torch.nan, dtype=torch.float64)
     return [
-        Predictor(
-            name, BASELINE, (values + 0.1 * normal(80 + at, len(values))).expand(SEEDS, -1), nothing
-        )
-        for at, name in enumerate(NORMS)
+        Predictor(name, BASELINE, (values + 0.02 * other).expand(SEEDS, -1), nothing)
+        for name, other in zip(NORMS, others, strict=True)
     ]
 
 
 def study(scale: dict[str, float] | None = None) -> OfHeads:
     """Forgetting that `−signed` foretells, norms half; `directional` is a norm in disguise, `symmetric` is noise."""
     items = heads()
-    truth, size = normal(1, len(items)), normal(2, len(items))
-    booked = truth + size + 0.3 * normal(3, SEEDS, len(items))
+    truth, size, little, symmetric, *others = apart(1, 4 + SEEDS + len(NORMS), len(items))
+    booked = truth + size + 0.3 * torch.stack(others[:SEEDS])
     units = torch.tensor([(scale or {}).get(head.block, 1.0) for head in items]).double()
     predictors = (
         score("−signed", truth * units),
-        score("directional", (size + 0.05 * normal(4, len(items))) * units),
-        score("symmetric", normal(5, len(items)) * units),
-        *norms(size),
+        score("directional", (size + little) * units),
+        score("symmetric", symmetric * units),
+        *norms(size, torch.stack(others[SEEDS:])),
     )
     return OfHeads(items, {"before": predictors}, {"train": booked, "test": booked})
 
 
 def rows(count: int = 60) -> OfRows:
     """Rows whose loss rises as `−signed` says in block q, and with their length."""
-    length, own = normal(6, count), normal(7, count)
-    change = own + length + 0.2 * normal(8, SEEDS, count)
+    length, own, other, *rest = apart(6, 3 + SEEDS + len(OF_ROWS), count)
+    change = own + length + 0.2 * torch.stack(rest[:SEEDS])
     nothing = torch.zeros(SEEDS, 0, count, dtype=torch.float64)
 
     def of_block(told: Tensor) -> tuple[Predictor, ...]:
         found = [Predictor("−signed", SCORE, told.expand(SEEDS, -1), nothing)]
         for at, name in enumerate(OF_ROWS):
-            values = length if at == 0 else normal(20 + at, count)
+            values = length if at == 0 else rest[SEEDS + at]
             found.append(Predictor(name, BASELINE, values.expand(SEEDS, -1), nothing))
         return tuple(found)
 
     cells = tuple({"row_id": f"r{at}", "text": "…", "tokens": 5} for at in range(count))
     return OfRows(
         cells,
-        {("before", "q"): of_block(own), ("before", "o"): of_block(normal(9, count))},
+        {("before", "q"): of_block(own), ("before", "o"): of_block(other)},
         change,
     )

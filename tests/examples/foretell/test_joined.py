@@ -42,6 +42,6 @@ def test_rows_have_their_scores_and_their_losses(foretold: Run) -> None:
     found = of_rows(foretold.cells())
     assert found.change.shape == (2, len(found.rows)) == (2, 12)
     losses = [one.table(LOSSES).column("change") for one in foretold.cells()]
-    torch.testing.assert_close(found.change, torch.tensor(losses).double())
+    torch.testing.assert_close(found.change, torch.tensor(losses, dtype=torch.float64))
     assert set(found.predictors) == {(w, b) for w in ("before", "window") for b in "qkvo"}
     assert all(not one.values.isnan().any() for own in found.predictors.values() for one in own)

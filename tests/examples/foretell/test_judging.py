@@ -80,7 +80,7 @@ def test_negated_scores_foretell_the_opposite() -> None:
 def test_few_heads_and_unreliable_scores_deny_nothing() -> None:
     study = planted.study()
     few = [at for at, head in enumerate(study.heads) if head.layer == 0 and head.block in "kv"]
-    noise = planted.score("symmetric", planted.normal(5, len(study.heads)), noise=5.0)
+    noise = planted.score("symmetric", study.predictors["before"][2].values[0], noise=50.0)
     small = OfHeads(
         tuple(study.heads[at] for at in few),
         {"before": tuple(judging._only(one, few) for one in study.predictors["before"])},

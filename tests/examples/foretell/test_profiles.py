@@ -31,7 +31,9 @@ def test_signed_scores_are_negated_and_others_are_not(scores: CircuitScores) -> 
         sign = -1 if form.variant == "signed" else 1
         assert [row["score"] for row in own] == pytest.approx((sign * means).tolist())
         halves = [(row["b_even"] + row["b_odd"]) / 2 for row in own]
-        assert halves == pytest.approx([row["score"] for row in own])
+        # float32 halves that may cancel: 6e-8 of the largest
+        size = max(abs(row["b_even"]) for row in own)
+        assert halves == pytest.approx([row["score"] for row in own], abs=1e-6 * size)
 
 
 def test_every_head_once_and_key_value_heads_once(scores: CircuitScores) -> None:

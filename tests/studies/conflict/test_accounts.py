@@ -162,7 +162,8 @@ def test_a_real_account_adds_up_and_is_measured(finished: Run) -> None:
         totals[key] = totals.get(key, 0.0) + row["nats"]
     for row in finished.table("closing").rows():
         assert totals[row["stage"], row["task"], row["side"]] == pytest.approx(row["booked"])
-        assert row["residual"] <= 1e-3 * abs(row["measured"]) + 1e-5
+        # Two chords, each closed to 2e-5 and 0.05 % of its change; changes may cancel by half.
+        assert abs(row["residual"]) <= 1e-3 * abs(row["measured"]) + 2 * 2e-5
     named = {one.name: one for one in finished.measurements()}
     told = named["loss change of en in 2-bn"]
     assert told.seeds == (0, 7)

@@ -18,14 +18,19 @@ def stage(profiles: list[dict[int, list[float]]], sites: list[Site] = SITES) -> 
 
 
 def still(seeds: int, probes: int = 10) -> StageProbe:
-    """One profile at every probe, but for what differs from seed to seed and probe to probe."""
+    """One profile at every probe, but for what differs from probe to probe; two seeds of three tilt against each other."""
     profile = torch.tensor([0.8, 0.7, -0.6, 0.75])
     source = torch.Generator().manual_seed(1)
 
-    def drawn() -> list[float]:
-        return (profile + 0.03 * torch.randn(4, generator=source)).tolist()
+    depth, time = torch.linspace(-1, 1, 4), torch.linspace(-1, 1, probes)
 
-    return stage([{4 * at: drawn() for at in range(probes)} for _ in range(seeds)])
+    def drawn(tilt: float) -> list[float]:
+        return (profile + tilt * depth + 0.01 * torch.randn(4, generator=source)).tolist()
+
+    tilts = (0.05, -0.05, 0.0)[:seeds]
+    return stage(
+        [{4 * at: drawn(tilt * float(time[at])) for at in range(probes)} for tilt in tilts]
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
