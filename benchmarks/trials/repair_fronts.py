@@ -28,7 +28,7 @@ from crosstune.foundation.records import Table
 from crosstune.foundation.statistics.intervals import t_interval
 from crosstune.foundation.storage import atomic_folder
 from crosstune.merging import RepairSettings, repair
-from crosstune.merging.optimise.front import hypervolume
+from crosstune.merging.optimise.archive import hypervolume
 
 FINE = {
     "full": ("component", "tensor", "embedding_rows", "singular"),

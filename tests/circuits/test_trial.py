@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crosstune.circuits import trial
+from crosstune.circuits import forecast as trial
 from crosstune.circuits.settings import FISHERS, CircuitSettings
 
 CPU = torch.device("cpu")

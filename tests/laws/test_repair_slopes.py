@@ -18,7 +18,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
 
 from crosstune.foundation.data import UNSCORED, collate
 from crosstune.merging.groups import coordinates
-from crosstune.merging.optimise.soup import pull_back
+from crosstune.merging.optimise.archive import pull_back
 from crosstune.merging.session import Session
 
 STEP = 3e-4  # of a difference of fourth order: what it leaves out is STEP**4 = 1e-14 times a fifth derivative

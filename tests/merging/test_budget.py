@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from crosstune.merging.budget import looks_at_most, looks_by_method
+from crosstune.merging.scoring import looks_at_most, looks_by_method
 from crosstune.merging.settings import RepairSettings
 
 SMALL = RepairSettings(

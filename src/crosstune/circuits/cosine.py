@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from crosstune.circuits.scoring.own import strangers
+from crosstune.circuits.scoring.accumulate import strangers
 from crosstune.circuits.settings import Form
 from crosstune.circuits.storage.axes import Axes
 from crosstune.circuits.storage.record import Record

@@ -15,7 +15,7 @@ from typing import Any
 from crosstune.circuits.cosine import LEAST_UNITS
 from crosstune.circuits.invariance import FREE_OF_UNITS, SIGNED, UNITS_OF_HEADS
 from crosstune.circuits.methods import without_samples
-from crosstune.circuits.scoring.own import has_own
+from crosstune.circuits.scoring.accumulate import has_own
 from crosstune.circuits.settings import Form
 from crosstune.circuits.storage.axes import Axes
 from crosstune.circuits.storage.record import Record

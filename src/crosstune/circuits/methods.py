@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crosstune.circuits.invariance import UNITS_OF_HEADS
-from crosstune.circuits.scoring.own import has_own
+from crosstune.circuits.scoring.accumulate import has_own
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.circuits.storage.axes import Axes
 from crosstune.circuits.storage.record import Record

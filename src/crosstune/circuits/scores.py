@@ -25,10 +25,9 @@ from crosstune.circuits import checks as asked
 from crosstune.circuits import findings as words
 from crosstune.circuits import tables
 from crosstune.circuits.capture.factors import FactorRow
-from crosstune.circuits.circuit_sums import by_query_head, circuit_scores
 from crosstune.circuits.invariance import why_not
 from crosstune.circuits.methods import methods_paragraph, without_samples
-from crosstune.circuits.pair import Pair, find_pair
+from crosstune.circuits.pair import Pair, by_query_head, circuit_scores, find_pair
 from crosstune.circuits.queries import Sign, top_pairs, usual_form
 from crosstune.circuits.scoring.engine import BlockScores
 from crosstune.circuits.settings import CircuitSettings, Form

@@ -12,7 +12,7 @@ from crosstune.foundation.records import Table
 from crosstune.foundation.records.sites import site_cells
 from crosstune.merging import tables
 from crosstune.merging.groups import Piece
-from crosstune.merging.optimise.soup import shares
+from crosstune.merging.optimise.archive import shares
 from crosstune.merging.points import Point
 from crosstune.merging.session import Session
 from crosstune.merging.settings import BY_HEAD

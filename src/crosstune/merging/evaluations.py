@@ -26,7 +26,7 @@ from crosstune.foundation.gradients.settings import GradientSettings
 from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import atomic_write, fingerprint
 from crosstune.merging.interpolation import Box
-from crosstune.merging.optimise.soup import pull_back
+from crosstune.merging.optimise.archive import pull_back
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from crosstune.foundation.records import Table
 from crosstune.foundation.records.sites import site_cells, site_of
 from crosstune.merging import tables
 from crosstune.merging.groups import Piece
-from crosstune.merging.optimise.soup import shares
+from crosstune.merging.optimise.archive import shares
 from crosstune.merging.points import Point
 from crosstune.merging.session import Session
 

@@ -7,7 +7,7 @@ from crosstune.foundation.records import Table
 from crosstune.foundation.settings import to_yaml
 from crosstune.foundation.storage import fingerprint
 from crosstune.merging.coefficients import coefficients_table
-from crosstune.merging.findings.criterion import CHOSEN_BY
+from crosstune.merging.findings.sentences import CHOSEN_BY
 from crosstune.merging.heads import KEPT_FROM, head_masks, merge_weights, nested
 from crosstune.merging.points import Point
 from crosstune.merging.selection import Rows

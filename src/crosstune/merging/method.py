@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from crosstune.foundation.errors import MeasurementError
-from crosstune.merging.budget import penalty_evaluations
 from crosstune.merging.evaluations import Look
 from crosstune.merging.groups import Coordinates, coordinates
 from crosstune.merging.optimise.descent import (
@@ -23,6 +22,7 @@ from crosstune.merging.optimise.descent import (
 )
 from crosstune.merging.optimise.penalty import Folds, choose_penalty
 from crosstune.merging.points import Point
+from crosstune.merging.scoring import penalty_evaluations
 from crosstune.merging.session import Session
 
 _EVERYTHING = 2  # with this many coordinates or fewer there is nothing to shrink

@@ -21,7 +21,7 @@ from crosstune.merging import tables
 from crosstune.merging.checkpoints.endpoints import Ends
 from crosstune.merging.checkpoints.saving import save_repaired
 from crosstune.merging.coefficients import coefficients_table
-from crosstune.merging.findings import rival_words
+from crosstune.merging.findings import sentences as rival_words
 from crosstune.merging.findings import sentences as words
 from crosstune.merging.findings.reported import (
     Reported,

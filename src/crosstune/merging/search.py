@@ -10,7 +10,6 @@ import numpy as np
 
 from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores
-from crosstune.merging.budget import LINE, looks_at_most
 from crosstune.merging.checkpoints.endpoints import Ends
 from crosstune.merging.checkpoints.lora_heads import by_input
 from crosstune.merging.line import Line, walk
@@ -18,7 +17,7 @@ from crosstune.merging.method import Method
 from crosstune.merging.points import Point
 from crosstune.merging.replay import replay
 from crosstune.merging.result import Cost, Repair
-from crosstune.merging.scoring import score_at, score_end
+from crosstune.merging.scoring import LINE, looks_at_most, score_at, score_end
 from crosstune.merging.selection import Rows, encode_rows
 from crosstune.merging.session import (
     Session,

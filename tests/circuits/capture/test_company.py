@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from crosstune.circuits.capture.company import (
+from crosstune.circuits.capture.capture import (
     attention_kernel,
     difference,
     rounding,

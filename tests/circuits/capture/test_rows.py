@@ -8,7 +8,7 @@ import pytest
 from tests.circuits.drawn import rows
 from tests.interference import tiny
 
-from crosstune.circuits.capture.rows import check_rows, plan_batches, trimmed
+from crosstune.circuits.capture.scope import check_rows, plan_batches, trimmed
 from crosstune.foundation.data import UNSCORED
 from crosstune.foundation.errors import DataError
 

@@ -6,7 +6,7 @@ import torch
 from tests.circuits.toy_attention import Toy
 
 from crosstune.circuits.scoring.memory import GIB, Plan
-from crosstune.circuits.scoring.room import Room, Sources, within
+from crosstune.circuits.scoring.memory import Room, Sources, within
 from crosstune.circuits.scoring.tiles import Source
 
 TOY = Toy.make()

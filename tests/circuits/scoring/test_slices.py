@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.circuits.toy_attention import Toy
 
-from crosstune.circuits.scoring.room import Room, Sources
+from crosstune.circuits.scoring.memory import Room, Sources
 from crosstune.circuits.scoring.slices import kinds_of, score_slices
 from crosstune.circuits.scoring.tiles import Source
 from crosstune.circuits.settings import CircuitSettings, Form

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.circuits.known_scores import SETTINGS, World
 
-from crosstune.circuits.scoring.own import Apart
+from crosstune.circuits.scoring.accumulate import Apart
 from crosstune.circuits.settings import CircuitSettings, Form
 from crosstune.circuits.storage.layer import Layer, pair_name
 from crosstune.foundation.errors import MeasurementError

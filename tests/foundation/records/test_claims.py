@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from crosstune.foundation.records.claims import Claim, open_tone, ordered, sign_tone
+from crosstune.foundation.records.findings import Claim, open_tone, ordered, sign_tone
 from crosstune.foundation.records.findings import Estimate
 
 

@@ -11,7 +11,7 @@ from tests.merging import pairs
 
 from crosstune.foundation.errors import CheckpointError, StorageError, UnsupportedError
 from crosstune.foundation.storage import read_json, write_json
-from crosstune.merging.checkpoints.bases import has_lora_layers, open_base
+from crosstune.merging.checkpoints.joint_lora import has_lora_layers, open_base
 from crosstune.merging.checkpoints.opening import Opening
 
 OPENING = Opening("cpu", "float32", trust_remote_code=False)

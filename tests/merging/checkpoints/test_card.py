@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crosstune.merging.checkpoints.card import card_of, escape
+from crosstune.merging.checkpoints.saving import card_of, escape
 from crosstune.merging.checkpoints.endpoints import Parent
 
 

@@ -8,7 +8,7 @@ import torch
 from tests.interference import tiny
 from tests.merging import pairs
 
-from crosstune.merging.checkpoints.copies import bare_copy, widen
+from crosstune.merging.checkpoints.live import bare_copy, widen
 
 
 class Heavy:

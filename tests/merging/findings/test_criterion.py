@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args, get_type_hints
 
-from crosstune.merging.findings import criterion
+from crosstune.merging.findings import sentences as criterion
 from crosstune.merging.settings import RepairSettings
 
 

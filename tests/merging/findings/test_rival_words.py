@@ -10,8 +10,8 @@ import pytest
 from tests.merging.findings.test_rivals import exact
 
 from crosstune.foundation.records import Table
-from crosstune.merging.findings import rival_words
-from crosstune.merging.findings.criterion import Criterion
+from crosstune.merging.findings import sentences as rival_words
+from crosstune.merging.findings.sentences import Criterion
 from crosstune.merging.findings.rivals import rivals_table
 from crosstune.merging.tables import RIVALS_COLUMNS
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosstune.merging.optimise.front import Array, hypervolume, non_dominated
+from crosstune.merging.optimise.archive import Array, hypervolume, non_dominated
 
 WORST, BEST = np.array([8.0, 8.0]), np.array([0.0, 0.0])
 GRID = st.lists(st.tuples(st.integers(-2, 10), st.integers(-2, 10)), min_size=1, max_size=8)

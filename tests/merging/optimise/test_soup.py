@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crosstune.merging.optimise.soup import Array, pull_back, shares
+from crosstune.merging.optimise.archive import Array, pull_back, shares
 
 
 def one_after_another(v: Array, ends: Array) -> Array:

@@ -9,7 +9,7 @@ import pytest
 from tests.studies import small_study
 
 from crosstune.foundation.training.settings import TrainingSettings
-from crosstune.merging.budget import looks_at_most
+from crosstune.merging.scoring import looks_at_most
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict import costs as costing
 from crosstune.studies.conflict.costs import Calibration, cell_seconds

@@ -11,7 +11,7 @@ import torch
 from tests.studies import small_repair
 from torch import nn
 
-from crosstune.merging.budget import looks_by_method
+from crosstune.merging.scoring import looks_by_method
 from crosstune.studies.frame.costs import REPORT_SECONDS
 from crosstune.studies.repair import costs
 from crosstune.studies.repair.costs import Calibration, cell_seconds

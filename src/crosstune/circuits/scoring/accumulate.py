@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from crosstune.circuits.scoring.own import Own, by_head
 from crosstune.circuits.scoring.tiles import Source
 from crosstune.circuits.scoring.variants import (
     RIGHT_OF,
@@ -19,6 +20,176 @@ from crosstune.circuits.scoring.variants import (
     turn_right,
 )
 from crosstune.circuits.settings import Form
+
+SYMMETRICAL = ("signed", "symmetric")
+"""Variants that take of both samples the same, so that a task can meet itself."""
+GATHERED = 16
+"""Pairs of samples of two tasks that were drawn together, and are gone over at once."""
+_SAMPLE_LEFT_OUT = ("held_out", "leave_one_out")
+_A, _B = 0, 1
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Each sample's mean score with the samples that were drawn apart from it; NaN where there are none.
+
+    Shapes: own_a, across_a [nA, heads]; own_b, across_b [nB, heads]; on the CPU.
+
+    Attributes:
+        own_a: A's samples with those of A.
+        own_b: B's samples with those of B.
+        across_a: A's samples with those of B.
+        across_b: B's samples with those of A.
+    """
+
+    own_a: Tensor
+    own_b: Tensor
+    across_a: Tensor
+    across_b: Tensor
+
+
+class Own:
+    """The sums of one block.
+
+    Args:
+        averages: Forms of the averages, of which those that can be are measured.
+    """
+
+    def __init__(self, averages: Sequence[Form], sources: tuple[Source, Source]) -> None:
+        self.forms = tuple(form for form in averages if has_own(form))
+        self._places = tuple(source.places for source in sources)
+        self._mates = tuple(source.mates for source in sources)
+        self._across = tuple(_together(*sources)) if self.forms else ()
+        counts = [source.count for source in sources]
+        self._others = [strangers(source.units, source.units) for source in sources]
+        self._strangers = [
+            strangers(one.units, other.units) for one, other in (sources, sources[::-1])
+        ]
+        self._squared = {form.fisher: form.variant for form in reversed(self.forms)}
+        self._itself = {
+            (fisher, task): sources[task].new_zeros(sources[task].heads, counts[task])
+            for fisher in self._squared
+            for task in (_A, _B)
+        }
+        self._own, self._strange = (
+            {
+                (form, task): sources[task].new_zeros(sources[task].heads, counts[task])
+                for form in self.forms
+                for task in (_A, _B)
+            }
+            for _ in range(2)
+        )
+
+    def add(
+        self,
+        variant: str,
+        tiles: tuple[Tensor, Tensor],
+        spare: tuple[Tensor, Tensor],
+        place: tuple[slice, slice],
+        normalisers: Mapping[str, Normaliser],
+    ) -> None:
+        """Add a piece of the slices to the forms of a variant.
+
+        Shapes:
+            tiles, spare: [nA, heads, features, d] and [nB, heads, features, d].
+
+        Args:
+            tiles: Gradients of A and of B, or for `symmetric` their magnitudes.
+            spare: Room for either, one after the other; A's may be the tile's own.
+        """
+        forms = [form for form in self.forms if form.variant == variant]
+        heads, features = place
+        a, b = values = [by_head(tile) for tile in tiles]
+        for form in forms:
+            weights = _weights(form, features, normalisers)
+            sums = [weights * _sum(side) for side in values]
+            for task, other in ((_A, _B), (_B, _A)):
+                self._own[form, task][heads] += _met(values[task], sums[task])
+                self._strange[form, task][heads] += _met(values[task], sums[other])
+                for mates in self._mates[task]:
+                    theirs = values[task][:, mates]
+                    met = _met(theirs, weights * _sum(theirs))
+                    self._own[form, task][heads, mates] -= met
+            for of_a, of_b in self._across:
+                met = _met(a[:, of_a] * b[:, of_b], weights)
+                self._strange[form, _A][heads].index_add_(1, of_a, met, alpha=-1)
+                self._strange[form, _B][heads].index_add_(1, of_b, met, alpha=-1)
+        # Squares have no sign: what signed samples share with themselves is what their magnitudes do.
+        for form in (one for one in forms if self._squared[one.fisher] == variant):
+            for task in (_A, _B):
+                squares = by_head(torch.mul(tiles[task], tiles[task], out=spare[task]))
+                met = _met(squares, _weights(form, features, normalisers))
+                self._itself[form.fisher, task][heads] += met
+
+    def means(self) -> dict[Form, Apart]:
+        """The means over what was added, by form."""
+        found = {}
+        for form in self.forms:
+            own = [self._own[form, task] - self._alone(form.fisher, task) for task in (_A, _B)]
+            strange = [self._strange[form, task] for task in (_A, _B)]
+            sides = [
+                self._mean(sums, others, task)
+                for kept, counts in ((own, self._others), (strange, self._strangers))
+                for task, (sums, others) in enumerate(zip(kept, counts, strict=True))
+            ]
+            found[form] = Apart(*sides)
+        return found
+
+    def _alone(self, fisher: str, task: int) -> Tensor:
+        """What each sample shares with itself; 0 for those that went with the others of their unit."""
+        found = self._itself[fisher, task].clone()
+        for mates in self._mates[task]:
+            found[:, mates] = 0.0
+        return found
+
+    def _mean(self, sums: Tensor, others: Tensor, task: int) -> Tensor:
+        """By sample, [n, heads]."""
+        found = sums.cpu()[:, self._places[task]].T
+        return torch.where(others[:, None] > 0, found / others[:, None], torch.nan)
+
+
+def has_own(form: Form) -> bool:
+    """Whether a task can meet itself under a form: one D for all samples, and the same taken of both."""
+    return form.variant in SYMMETRICAL and form.fisher not in _SAMPLE_LEFT_OUT
+
+
+def strangers(units: Sequence[str], of: Sequence[str]) -> Tensor:
+    """How many samples of a task were drawn apart from each of these."""
+    together = Counter(of)
+    return torch.tensor([len(of) - together[unit] for unit in units])
+
+
+def _weights(form: Form, features: slice, normalisers: Mapping[str, Normaliser]) -> Tensor:
+    """1 / D of some features, [heads, features × d]."""
+    inverse = normalisers[form.fisher].inverse
+    assert inverse is not None
+    return inverse[0, :, features].flatten(1)
+
+
+def _together(a: Source, b: Source) -> Iterator[tuple[Tensor, Tensor]]:
+    """The positions of the samples of each pair of two tasks that was drawn together, some at once."""
+    theirs = b.members
+    pairs = [
+        pair for unit, ours in a.members.items() for pair in product(ours, theirs.get(unit, ()))
+    ]
+    for start in range(0, len(pairs), GATHERED):
+        of_a, of_b = torch.tensor(pairs[start : start + GATHERED], device=a.device).T
+        yield of_a, of_b
+
+
+def _met(values: Tensor, other: Tensor) -> Tensor:
+    """Inner products [heads, n] of values [heads, n, k] with one of [heads, k]."""
+    return torch.bmm(other[:, None], values.mT)[:, 0]  # the other way round is ten times slower
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Sums over the samples of [heads, n, k], as a product, which is faster."""
+    return torch.bmm(values.new_ones(len(values), 1, values.shape[1]), values)[:, 0]
+
+
+def by_head(tile: Tensor) -> Tensor:
+    """The view [heads, n, features × d] of a tile."""
+    return tile.transpose(0, 1).flatten(2)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from crosstune.circuits.scoring.accumulate import Apart, has_own
 from crosstune.circuits.scoring.fisher import FisherFacts, require_samples
 from crosstune.circuits.scoring.kfac import (
     KroneckerFactors,
@@ -17,8 +18,7 @@ from crosstune.circuits.scoring.kfac import (
     precondition,
     tokens_of,
 )
-from crosstune.circuits.scoring.own import Apart, has_own
-from crosstune.circuits.scoring.room import Room, Sources
+from crosstune.circuits.scoring.memory import Room, Sources
 from crosstune.circuits.scoring.slices import kinds_of, score_slices
 from crosstune.circuits.scoring.tiles import Layer, Source
 from crosstune.circuits.scoring.variants import check_forms

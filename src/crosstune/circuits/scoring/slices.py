@@ -13,8 +13,7 @@ from crosstune.circuits.scoring.fisher import (
     facts_of,
     medians,
 )
-from crosstune.circuits.scoring.memory import Plan
-from crosstune.circuits.scoring.room import Room, Sources, within
+from crosstune.circuits.scoring.memory import Plan, Room, Sources, within
 from crosstune.circuits.scoring.variants import Normaliser
 from crosstune.circuits.settings import CircuitSettings, Form
 from crosstune.foundation.errors import MeasurementError

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crosstune.circuits.scoring.accumulate import has_own
 from crosstune.circuits.scoring.engine import BlockScores
-from crosstune.circuits.scoring.own import has_own
 from crosstune.circuits.settings import CircuitSettings, Form
 from crosstune.circuits.storage.axes import Axes
 from crosstune.foundation.errors import MeasurementError

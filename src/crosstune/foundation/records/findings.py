@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from crosstune.foundation.records.page import Tone
 
 _FEWEST_DECIMALS, _MOST_DECIMALS = 2, 5
 
@@ -68,3 +70,38 @@ class Estimate:
 
     def _rounded(self, number: float) -> float:
         return round(number, self.decimals)
+
+
+_ORDER: tuple[Tone, ...] = ("warning", "shown", "not_shown", "too_noisy")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A clause with how firmly it stands.
+
+    Attributes:
+        text: The clause.
+        tone: The tone of a sentence that opens with it.
+    """
+
+    text: str
+    tone: Tone
+
+
+def ordered(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims by how firmly they stand; those that stand alike in the order given.
+
+    Returns:
+        The same claims; the first one's tone is that of their sentence.
+    """
+    return sorted(claims, key=lambda claim: _ORDER.index(claim.tone))
+
+
+def open_tone(figure: Estimate) -> Tone:
+    """The tone of a figure whose sign is not known: not shown, or too noisy where it has no interval."""
+    return "not_shown" if figure.has_interval else "too_noisy"
+
+
+def sign_tone(figure: Estimate) -> Tone:
+    """The tone of a claim on a figure's sign, whichever it is."""
+    return "shown" if figure.is_positive or figure.is_negative else open_tone(figure)

@@ -24,9 +24,8 @@ from crosstune.merging.checkpoints.adapters import (
     read_adapter,
     wrap,
 )
-from crosstune.merging.checkpoints.bases import Base, has_lora_layers, open_base
 from crosstune.merging.checkpoints.compatibility import check_dtypes
-from crosstune.merging.checkpoints.joint_lora import join
+from crosstune.merging.checkpoints.joint_lora import Base, has_lora_layers, join, open_base
 from crosstune.merging.checkpoints.live import snapshot
 from crosstune.merging.checkpoints.opening import End, Opening, compare, source_of
 from crosstune.merging.checkpoints.weights import (

@@ -21,7 +21,7 @@ from crosstune.merging.checkpoints.compatibility import (
     fit,
     refuse_quantised,
 )
-from crosstune.merging.checkpoints.copies import bare_copy, widen
+from crosstune.merging.checkpoints.live import bare_copy, widen
 from crosstune.merging.checkpoints.weights import (
     Digest,
     HeldWeights,

@@ -32,7 +32,7 @@ from crosstune.foundation.statistics.intervals import (
     jackknife_spread,
 )
 from crosstune.merging import tables
-from crosstune.merging.optimise.front import hypervolume, non_dominated
+from crosstune.merging.optimise.archive import hypervolume, non_dominated
 from crosstune.merging.points import Point
 
 Figure = Callable[[Tensor], Tensor]

@@ -149,3 +149,73 @@ def _argmin(seen: Sequence[Seen], goal: Objective) -> Seen | None:
 
 def _key(at: Array) -> bytes:
     return (np.asarray(at, dtype=np.float64) + 0.0).tobytes()  # −0 and 0 are one point
+
+
+def shares(v: Array) -> Array:
+    """The share a_j of each checkpoint's change, [J, P], so that θ = θ_0 + Σ_j a_j (θ_j − θ_0)."""
+    return v * _left_by_later(v)
+
+
+def pull_back(v: Array, inner: Array) -> Array:
+    """∂L/∂v of each piece from inner_j = ⟨∂L/∂θ, θ_j − θ_0⟩.
+
+    ∂θ/∂v_j = Π_{i>j} (1 − v_i) · (θ_j − θ^(j−1)), so nothing is divided and a corner of the box is no
+    exception; with one checkpoint it is the identity.
+
+    Shapes: v and inner [J, P].
+    """
+    steps = np.empty_like(inner)
+    mixed = np.zeros_like(inner[0])  # ⟨∂L/∂θ, θ^(j−1) − θ_0⟩
+    for j in range(len(v)):
+        steps[j] = inner[j] - mixed
+        mixed = mixed + v[j] * steps[j]
+    return _left_by_later(v) * steps
+
+
+def _left_by_later(v: Array) -> Array:
+    """Π_{i>j} (1 − v_i): how much of θ^(j) the later checkpoints leave."""
+    kept = np.ones_like(v)
+    kept[:-1] = np.cumprod(1 - v[:0:-1], axis=0)[::-1]
+    return kept
+
+
+def non_dominated(points: Array) -> NDArray[np.bool_]:
+    """Which points no other dominates; of exact duplicates the first, and never one that is not finite.
+
+    Shapes: points [..., N, 2].
+
+    Returns:
+        True for the points of the front, [..., N].
+    """
+    there, here = points[..., :, None, :], points[..., None, :, :]  # [..., N, N who is judged, 2]
+    better = (there <= here).all(-1) & (there < here).any(-1)
+    earlier = np.triu(np.ones(better.shape[-2:], dtype=bool), k=1)
+    same_and_earlier = (there == here).all(-1) & earlier
+    on_front: NDArray[np.bool_] = np.isfinite(points).all(-1) & ~(better | same_and_earlier).any(-2)
+    return on_front
+
+
+def hypervolume(points: Array, worst: Array, best: Array) -> Array:
+    """The share of the rectangle between worst and best that the points dominate.
+
+    The region is cut at ``worst`` only: points may lie beyond ``best`` (the repair of a task can end below its
+    loss before), and then the share may exceed 1. NaN where the rectangle has no area, and where a point is NaN.
+    No points dominate nothing.
+
+    Shapes: points [..., N, 2]; worst and best [..., 2].
+
+    Returns:
+        The share, [...].
+    """
+    sides = worst - best
+    clipped = np.minimum(points, worst[..., None, :])
+    order = np.argsort(clipped[..., 0], axis=-1)
+    across = np.take_along_axis(clipped[..., 0], order, axis=-1)
+    down = np.minimum.accumulate(np.take_along_axis(clipped[..., 1], order, axis=-1), axis=-1)
+    ends = np.broadcast_to(worst[..., :1], (*across.shape[:-1], 1))
+    widths = np.diff(np.concatenate([across, ends], axis=-1), axis=-1)
+    dominated = (widths * (worst[..., 1:] - down)).sum(-1)
+    has_area = (sides > 0).all(-1)
+    area = np.where(has_area, sides.prod(-1), np.nan)
+    share: Array = dominated / area
+    return share

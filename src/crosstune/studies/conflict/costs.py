@@ -10,7 +10,7 @@ from typing import Any
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.gradients.effective import names_of
 from crosstune.foundation.models import Anatomy
-from crosstune.merging.budget import looks_at_most
+from crosstune.merging.scoring import looks_at_most
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict.prepare import Prepared
 from crosstune.studies.conflict.tables import SIDES

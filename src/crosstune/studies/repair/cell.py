@@ -10,10 +10,9 @@ from crosstune.foundation.data import Row
 from crosstune.foundation.models import save_model
 from crosstune.foundation.seeds import Seeds
 from crosstune.interference import measure_rollback
-from crosstune.merging.budget import looks_at_most
 from crosstune.merging.checkpoints.endpoints import open_ends
 from crosstune.merging.result import Repair
-from crosstune.merging.scoring import place_end
+from crosstune.merging.scoring import looks_at_most, place_end
 from crosstune.merging.search import repair_ends
 from crosstune.merging.session import Watch
 from crosstune.studies.frame.cell import Cell, Phase

@@ -11,10 +11,9 @@ import torch
 
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy
-from crosstune.merging.budget import LINE, looks_by_method
 from crosstune.merging.checkpoints.endpoints import Ends, open_ends
 from crosstune.merging.checkpoints.lora_heads import by_input
-from crosstune.merging.scoring import score_tasks
+from crosstune.merging.scoring import LINE, looks_by_method, score_tasks
 from crosstune.merging.selection import Rows, encode_rows
 from crosstune.merging.session import Roles, Session, Watch, open_session
 from crosstune.merging.settings import RepairSettings

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstune.foundation.records import Column, Table
-from crosstune.merging.optimise.front import non_dominated
+from crosstune.merging.optimise.archive import non_dominated
 from crosstune.merging.tables import CHOSE, NATS, RIVALS_COLUMNS, ROOM
 from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 

@@ -9,7 +9,7 @@ from crosstune.foundation.data.languages import PREFIX
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Page, Section
 from crosstune.foundation.worlds import EMBEDDED
-from crosstune.merging.findings.criterion import DIVERGENCE
+from crosstune.merging.findings.sentences import DIVERGENCE
 from crosstune.studies.frame.opening import finished_cells, seeds_of
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import RepairStudySettings

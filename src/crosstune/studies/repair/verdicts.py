@@ -9,9 +9,9 @@ from typing import Any
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Statement
-from crosstune.merging.findings import rival_words
+from crosstune.merging.findings import sentences as rival_words
 from crosstune.merging.findings import sentences as words
-from crosstune.merging.findings.criterion import picked_as
+from crosstune.merging.findings.sentences import picked_as
 from crosstune.merging.points import Point
 from crosstune.studies.frame.opening import finished_cells
 from crosstune.studies.repair.settings import RepairStudySettings
