@@ -44,12 +44,10 @@ COMMANDS: list[list[str]] = [
     ["run", "conflict"],
     ["run", "repair"],
     ["run", "circuits"],
-    ["run", "foretell"],
     ["plan"],
     ["plan", "conflict"],
     ["plan", "repair"],
     ["plan", "circuits"],
-    ["plan", "foretell"],
     ["repair"],
     ["show"],
     ["list"],
@@ -127,17 +125,6 @@ CIRCUIT_ROWS = {
     "circuit_ablation": "two forms (variant under a Fisher) of one block (option `ablate`)",
     "circuit_checkpoints": "one block and variant at a later checkpoint, held against the first",
     "circuit_changes": "one head at a later checkpoint, held against the first",
-}
-# Likewise of a foretell study: first over seeds, then of a cell.
-FORETELL_ROWS = {
-    "foretell": "one predictor of what heads forget, asked of one side, outcome, scope and block",
-    "foretell_by_row": "one predictor of what rows of the old task lose",
-    "foretell_heads": "one head with one predictor and what was forgotten through it, over seeds",
-    "foretell_forgotten": "what was forgotten through one head, over seeds",
-    "foretell_rows": "one scored row of the old task with one predictor and what it lost, over seeds",
-    "foretell_profiles": "one predictor of one head at one state of the scout (of a cell)",
-    "foretell_row_profiles": "one predictor of one scored row at one state of the scout (of a cell)",
-    "foretell_losses": "one scored row of the old task, before and after (of a cell)",
 }
 ALONE_ROWS = {
     "measurements": "one headline figure of a study (`measurements.parquet`)",
@@ -372,22 +359,6 @@ def circuit_tables() -> dict[str, tuple[Column, ...]]:
     }
 
 
-def foretell_tables() -> dict[str, tuple[Column, ...]]:
-    """The columns of every table that a foretell study and its cells write of their own."""
-    from crosstune.studies.foretell import cell, judging, profiles, summary
-
-    return {
-        judging.HEADS: judging.HEADS_COLUMNS,
-        judging.ROWS: judging.ROWS_COLUMNS,
-        summary.MAP: summary.MAP_COLUMNS,
-        summary.FORGOTTEN: summary.FORGOTTEN_COLUMNS,
-        summary.POINTS: summary.POINTS_COLUMNS,
-        profiles.HEADS: profiles.HEADS_COLUMNS,
-        profiles.ROWS: profiles.ROWS_COLUMNS,
-        cell.LOSSES: cell.LOSSES_COLUMNS,
-    }
-
-
 def other_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of a table that is no part of ``tables/``."""
     from crosstune.foundation.records import run
@@ -423,7 +394,6 @@ def tables_page(page: str) -> str:
     page = between(page, "repair", tables_section(REPAIR_ROWS, repair_tables()))
     page = between(page, "repair cell", tables_section(REPAIR_CELL_ROWS, repair_cell_tables()))
     page = between(page, "circuits", tables_section(CIRCUIT_ROWS, circuit_tables()))
-    page = between(page, "foretell", tables_section(FORETELL_ROWS, foretell_tables()))
     return between(page, "alone", tables_section(ALONE_ROWS, other_tables()))
 
 

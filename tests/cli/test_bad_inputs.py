@@ -223,7 +223,7 @@ def test_a_bad_setting_is_named_and_leaves_nothing_in_the_way(
     assert "; found " in message
     assert told.out == ""
     assert set(before) <= set(tmp_path.rglob("*"))
-    # A run without weights is begun anew by the next try (tests/laws/test_study_partition.py).
+    # A run without weights is begun anew by the next try (tests/studies/frame/test_opening.py).
     assert list((tmp_path / "run").rglob("*.safetensors")) == []
     for precious in tmp_path.rglob("thesis.tex"):
         assert precious.read_text(encoding="utf-8") == "precious"
@@ -234,7 +234,7 @@ def test_a_bad_setting_is_named_and_leaves_nothing_in_the_way(
     [
         (["run", "conflikt"], "Did you mean `conflict`?"),
         (["rn", "conflict"], "invalid choice: 'rn'"),
-        (["run"], "one of {conflict,repair,circuits,foretell}"),
+        (["run"], "one of {conflict,repair,circuits}"),
         (["run", "conflict", "--seedz", "1"], "Did you mean `--seeds`?"),
         (["run", "conflict", "--training.stepz=1"], "Did you mean `--training.steps`?"),
         (["run", "conflict", "--training.steps", "many"], "training.steps"),

@@ -9,8 +9,8 @@ from tests.studies import small_circuits, small_study
 
 from crosstune.cli.main import main
 from crosstune.foundation.settings import from_yaml, to_yaml
-from crosstune.studies.circuits import flow
 from crosstune.studies.circuits.settings import CircuitStudySettings
+from crosstune.studies.frame import procedure
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def file(folder: Path, tmp_path: Path) -> str:
 def test_a_study_runs_from_a_file_and_is_shown_and_listed(
     file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flow.report, "draw", lambda run: None)
+    monkeypatch.setattr(procedure.report, "draw", lambda run: None)
     assert main(["run", "circuits", "--config", file, "--measurement.layers=[1]"]) == 0
     said = capsys.readouterr().out
     assert "How en and bn meet in attention heads" in said

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.studies import small_study
+from tests.studies.frame import tiny_study
 
 import crosstune
 from crosstune.cli import printing
 from crosstune.cli.main import build_parser, main
+from crosstune.foundation import ranks
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
-from crosstune.studies.conflict import flow
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.frame.plan import Progress
 from crosstune.studies.study import Study
@@ -143,7 +144,7 @@ def test_only_the_first_process_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Study, "run", lambda self, settings, listener: None)
-    monkeypatch.setattr(flow.ranks, "is_first", lambda: False)
+    monkeypatch.setattr(ranks, "is_first", lambda: False)
     assert main(["run", "conflict"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -151,3 +152,19 @@ def test_only_the_first_process_prints(
 def test_every_study_has_a_command() -> None:
     parsed = build_parser().parse_args(["run", "conflict", "--seeds", "[5]"])
     assert parsed.run.study == "conflict"
+
+
+def test_a_study_in_a_file_has_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(Path(tiny_study.__file__))
+    assert main(["run", file, "--print_config", "--parts=7", "--seeds=[1,2]"]) == 0
+    found = from_yaml(tiny_study.TinySettings, capsys.readouterr().out)
+    assert (found.parts, found.seeds, found.step) == (7, (1, 2), 10)
+    assert main(["plan", file, "--seeds=[1,2]"]) == 0
+    assert "whole study" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["run", file, "--help"])
+    assert "Parts of a cell." in capsys.readouterr().out
+    assert main(["run", file, "--partz=7"]) == 2
+    told = capsys.readouterr().err
+    assert "Did you mean `--parts`?" in told
+    assert f"`crosstune run {file} --help`" in told

@@ -23,7 +23,10 @@ LINK = re.compile(r"\]\((?!https?:|#|mailto:)(?P<target>[^)#\s]+)")
 
 def parser_error(words: list[str]) -> str:
     """What the command line's own parser says against the words; empty where it takes them."""
-    program = "import sys; from crosstune.cli.main import build_parser; build_parser().parse_args(sys.argv[1:])"
+    program = (
+        "import sys; from crosstune.cli.main import _outside, _parse; words = sys.argv[1:]; "
+        "_parse(words, _outside(words))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program, *words],
         cwd=CHECKOUT,

@@ -6,7 +6,7 @@ import re
 
 from tests.docs.markdown import CHECKOUT
 
-PACKAGE = CHECKOUT / "src" / "crosstune"
+ROOTS = CHECKOUT / "src" / "crosstune", CHECKOUT / "examples"
 PAGE = (CHECKOUT / "docs" / "glossary.md").read_text(encoding="utf-8")
 ENTRY = re.compile(
     r"^\*\*(?P<word>[^*]+)\*\*: (?P<sentence>.+) \((?P<rooms>[^()]+)\)\.$", re.MULTILINE
@@ -25,6 +25,7 @@ def test_words_are_in_order_and_said_once() -> None:
 
 
 def test_the_rooms_exist() -> None:
-    rooms = {face.parent.name for face in PACKAGE.rglob("__init__.py")} | {"decisions/0001"}
+    faces = (face for root in ROOTS for face in root.rglob("__init__.py"))
+    rooms = {face.parent.name for face in faces} | {"decisions/0001"}
     named = {room for match in ENTRY.finditer(PAGE) for room in match["rooms"].split(", ")}
     assert sorted(named - rooms) == []

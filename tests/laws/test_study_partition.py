@@ -11,10 +11,8 @@ import pytest
 import torch
 from tests.studies import small_study
 
-from crosstune.foundation.errors import SettingsError, StorageError
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import to_yaml
-from crosstune.studies.conflict import flow
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +48,6 @@ def test_worker_processes_find_what_one_finds(
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
 
-def test_other_settings_are_refused_with_the_difference(folder: Path, grown: Run) -> None:
-    before = small_study.figures(grown)
-    chosen = small_study.settings(folder, output=str(grown.folder), training={"steps": 4})
-    with pytest.raises(StorageError, match="training.steps: 3 there, 4 here") as caught:
-        small_study.run_cells(chosen)
-    assert caught.value.argument == "output"
-    assert small_study.differences(small_study.figures(Run.open(grown.folder)), before) == []
-
-
-def test_a_run_in_which_nothing_was_learned_is_begun_anew(folder: Path, grown: Run) -> None:
-    place = str(folder / "empty")
-    wrong = small_study.settings(folder, output=place, blocks={"blocks": 500})
-    with pytest.raises(ValueError, match="must fill 500 blocks"):
-        small_study.run_cells(wrong)
-    run = small_study.run_cells(small_study.settings(folder, output=place))
-    begun, first = (small_study.figures(some.cells()[0]) for some in (run, grown))
-    assert small_study.differences(begun, first) == []
-
-
 def test_two_processes_of_one_cell_find_what_one_finds(folder: Path, grown: Run) -> None:
     chosen = small_study.settings(folder, output=str(folder / "launched"))
     (folder / "launched.yaml").write_text(to_yaml(chosen), encoding="utf-8")
@@ -97,9 +76,3 @@ def test_two_processes_of_one_cell_find_what_one_finds(folder: Path, grown: Run)
     )
     kept, expected = (small_study.weights(cell, "") for cell in pair)
     assert max(float((kept[name] - expected[name]).abs().max()) for name in expected) < 1e-5
-
-
-def test_workers_and_a_launcher_do_not_mix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow.ranks, "world_size", lambda: 2)
-    with pytest.raises(SettingsError, match="`workers` must be 1"):
-        small_study.run_cells(small_study.settings(folder, workers=2))

@@ -12,8 +12,8 @@ from tests.studies import small_circuits
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
 from crosstune.foundation.worlds import EMBEDDED, random_model
-from crosstune.studies.circuits.plan import plan
 from crosstune.studies.circuits.settings import CircuitStudySettings
+from crosstune.studies.circuits.study import Circuits
 
 RECIPES = sorted((CHECKOUT / "recipes").glob("circuits*.yaml"))
 # A random model of the family that the recipe names.
@@ -68,7 +68,7 @@ def test_the_recipe_of_a_hub_model_is_planned_and_runs_on_a_random_one(
     tasks = tuple(stand_in(task, tmp_path) for task in settings.tasks)
     model = str(random_model(FAMILIES[name], tmp_path / "model"))
     chosen = replace(settings, model=model, tasks=tasks)
-    assert plan(chosen).value("whole study") > 0
+    assert Circuits(chosen).plan().value("whole study") > 0
     check(small_circuits.run_cells(chosen), chosen)
 
 

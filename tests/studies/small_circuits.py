@@ -72,6 +72,13 @@ def everything(folder: Path) -> CircuitStudySettings:
     )
 
 
+def prepared(chosen: CircuitStudySettings) -> Circuits:
+    """The study, ready for its cells."""
+    study = Circuits(chosen)
+    study.prepare()
+    return study
+
+
 def run_cells(chosen: CircuitStudySettings, listener: Listener = silent) -> Run:
     """The study without its page, which takes longer than everything else here."""
     return small_study.undrawn(Circuits(chosen), listener)

@@ -8,8 +8,8 @@ import pytest
 from tests.studies import small_circuits
 
 from crosstune.foundation.records import Run
-from crosstune.studies.circuits.prepare import Bench, prepare
 from crosstune.studies.circuits.settings import CircuitStudySettings
+from crosstune.studies.circuits.study import Circuits
 from crosstune.studies.frame.opening import settings_of
 
 
@@ -21,9 +21,9 @@ def circuited(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def bench(circuited: Run) -> Bench:
-    """What its cells share."""
-    return prepare(settings_of(circuited, CircuitStudySettings))
+def study(circuited: Run) -> Circuits:
+    """The same study, prepared."""
+    return small_circuits.prepared(settings_of(circuited, CircuitStudySettings))
 
 
 @pytest.fixture

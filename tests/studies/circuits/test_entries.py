@@ -9,15 +9,14 @@ from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Run
 from crosstune.report.arrays import read_matrix
 from crosstune.studies.circuits import entries
-from crosstune.studies.circuits.cell import places
-from crosstune.studies.circuits.prepare import Bench
+from crosstune.studies.circuits.study import Circuits
 
 
 @pytest.fixture(scope="module")
-def found(circuited: Run, bench: Bench) -> list[entries.Found]:
+def found(circuited: Run, study: Circuits) -> list[entries.Found]:
     return [
-        entries.Found(place, CircuitScores.open(circuited.folder / "cells" / place.name / "scores"))
-        for place in places(bench)
+        entries.Found(key, CircuitScores.open(circuited.folder / "cells" / key.name / "scores"))
+        for key in study.keys
     ]
 
 
@@ -71,8 +70,8 @@ def test_rows_and_columns_are_named_in_the_order_of_the_arrays(
     for one in found:
         table = circuited.table("circuit_rows").where(**one.axes)
         for side, task, samples in (
-            ("row", one.place.task_a, one.scores.rows_a),
-            ("column", one.place.task_b, one.scores.rows_b),
+            ("row", one.key.task_a, one.scores.rows_a),
+            ("column", one.key.task_b, one.scores.rows_b),
         ):
             own = table.where(side=side).rows()
             assert [row["id"] for row in own] == [sample.row_id for sample in samples]

@@ -8,7 +8,6 @@ import pytest
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import CrosstuneError
-from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.storage import safe_name
 from crosstune.studies.circuits.settings import CircuitStudySettings, names_of
 
@@ -19,8 +18,6 @@ THREE = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("a", 
     ("change", "named"),
     [
         ({"tasks": THREE[:1]}, "`tasks` must be at least two"),
-        ({"tasks": (THREE[0], THREE[0])}, "different names"),
-        ({"tasks": (TaskSettings(name="../x", source="toy:latin-svo"), THREE[0])}, "tasks[0].name"),
         ({"pairs": ("en",)}, "pairs"),
         ({"pairs": ("en:en",)}, "two different tasks"),
         ({"pairs": ("en:fr",)}, "of en, bn"),
@@ -53,9 +50,8 @@ def test_checkpoints_have_short_names_that_may_be_paths() -> None:
     assert names_of(("org/gpt2",)) == ("gpt2",)
 
 
-def test_settings_survive_yaml_and_places_change_no_number() -> None:
+def test_where_factors_are_kept_changes_no_number() -> None:
     chosen = CircuitStudySettings(pairs=("bn:en",), ablate=True, factors="here")
-    assert from_yaml(CircuitStudySettings, to_yaml(chosen)) == chosen
-    moved = CircuitStudySettings(output="there", pairs=("bn:en",), ablate=True, keep_factors=False)
+    moved = CircuitStudySettings(pairs=("bn:en",), ablate=True, keep_factors=False)
     assert moved.same_numbers() == chosen.same_numbers()
     assert CircuitStudySettings().same_numbers() != chosen.same_numbers()

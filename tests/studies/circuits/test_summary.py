@@ -11,10 +11,9 @@ from tests.studies import small_circuits
 from crosstune.circuits import tables
 from crosstune.foundation.records import Run, Table
 from crosstune.studies.circuits import summary
-from crosstune.studies.circuits.cell import places
 from crosstune.studies.circuits.entries import AXES, STANDS_OUT
-from crosstune.studies.circuits.prepare import Bench
 from crosstune.studies.circuits.settings import CircuitStudySettings
+from crosstune.studies.circuits.study import Circuits
 
 CELLS = [(state, pair) for state in "01" for pair in ("en:bn", "bn:en")]
 
@@ -43,11 +42,11 @@ def test_every_cell_is_in_every_table(circuited: Run, name: str) -> None:
     assert list(dict.fromkeys((row["checkpoint"][0], row["pair"]) for row in rows)) == CELLS
 
 
-def test_the_study_says_what_its_cells_say(circuited: Run, bench: Bench) -> None:
+def test_the_study_says_what_its_cells_say(circuited: Run, study: Circuits) -> None:
     cells = {one.folder.name: one for one in circuited.cells()}
-    for place in places(bench):
-        own = cells[place.name].table("circuit_heads").rows()
-        where = {"checkpoint": place.checkpoint.name, "pair": place.pair}
+    for key in study.keys:
+        own = cells[key.name].table("circuit_heads").rows()
+        where = {"checkpoint": key.checkpoint.name, "pair": key.pair}
         found = circuited.table("circuit_heads").where(**where).rows()
         assert str(own) == str([{name: row[name] for name in own[0]} for row in found])
 

@@ -22,17 +22,17 @@ def test_each_cell_says_where_it_is_from(tmp_path: Path) -> None:
         ("Task bn has few rows.", "warning"),
     ]
     one = told.CELLS[:1]
-    alone = statements(told.run_with(tmp_path / "one", places=one), one, SETTINGS)
+    alone = statements(told.run_with(tmp_path / "one", keys=one), one, SETTINGS)
     assert alone[0].text == "en:bn. Found at 00."
 
 
 def test_what_both_directions_of_a_pair_say_is_said_once(tmp_path: Path) -> None:
     back = replace(told.CELLS[0], name="02", task_a="bn", task_b="en")
-    places = (told.CELLS[0], back)
-    run = told.run_with(tmp_path / "run", places=places)
+    keys = (told.CELLS[0], back)
+    run = told.run_with(tmp_path / "run", keys=keys)
     for cell in run.cells():
         cell.event(STATEMENT, text="Both say so.", tone="shown", detail="n = 12")
-    texts = [one.text for one in statements(run, places, SETTINGS)]
+    texts = [one.text for one in statements(run, keys, SETTINGS)]
     assert texts[:3] == ["en:bn. Found at 00.", "en:bn. Both say so.", "bn:en. Found at 02."]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from crosstune.circuits import tables
 from crosstune.foundation.records import Column, Run, Table
-from crosstune.studies.circuits.cell import STATEMENT, Place
+from crosstune.studies.circuits.cell import STATEMENT
 from crosstune.studies.circuits.entries import AXES
-from crosstune.studies.circuits.prepare import Checkpoint
+from crosstune.studies.circuits.prepare import CellKey, Checkpoint
 from crosstune.studies.circuits.summary import CHECKPOINTS, CHECKPOINTS_COLUMNS
 
 FIRST, LATER = Checkpoint("0-base", "x"), Checkpoint("1-bn", "y")
-CELLS = (Place("00", FIRST, "en", "bn"), Place("01", LATER, "en", "bn"))
+CELLS = (CellKey("00", FIRST, "en", "bn"), CellKey("01", LATER, "en", "bn"))
 
 
 def cells(columns: Iterable[Column], **given: Any) -> dict[str, Any]:
@@ -24,12 +24,12 @@ def cells(columns: Iterable[Column], **given: Any) -> dict[str, Any]:
     return {column.name: given.get(column.name, empty[column.kind]) for column in columns}
 
 
-def run_with(folder: Path, tables_: Iterable[Table] = (), places: Iterable[Place] = CELLS) -> Run:
+def run_with(folder: Path, tables_: Iterable[Table] = (), keys: Iterable[CellKey] = CELLS) -> Run:
     """A run whose cells say one sentence each."""
     run = Run.create(folder, "a: 1\n", kind="circuits")
-    for place in places:
-        cell = run.cell(place.name, "a: 1\n")
-        cell.event(STATEMENT, text=f"Found at {place.name}.", tone="shown", detail="n = 12")
+    for key in keys:
+        cell = run.cell(key.name, "a: 1\n")
+        cell.event(STATEMENT, text=f"Found at {key.name}.", tone="shown", detail="n = 12")
         cell.finish()
     for table in tables_:
         run.write_table(table)

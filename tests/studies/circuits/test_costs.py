@@ -10,9 +10,8 @@ from tests.studies import small_circuits
 
 from crosstune.circuits.forecast import Estimate
 from crosstune.foundation.errors import MeasurementError
-from crosstune.studies.circuits import plan as planning
-from crosstune.studies.circuits.plan import plan
-from crosstune.studies.circuits.prepare import Bench
+from crosstune.studies.circuits import costs
+from crosstune.studies.circuits.study import Circuits
 
 FITS = Estimate(
     factor_gib=1.0,
@@ -30,12 +29,12 @@ FITS = Estimate(
 
 @pytest.fixture
 def forecast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "estimate", lambda *_, **__: FITS)
+    monkeypatch.setattr(costs, "estimate", lambda *_, **__: FITS)
 
 
-def test_costs_are_those_of_all_cells(forecast: None, bench: Bench) -> None:
+def test_costs_are_those_of_all_cells(forecast: None, study: Circuits) -> None:
     # Two states; of each, two tasks are captured, and two more times at drawn labels for the true Fisher.
-    found = plan(bench.settings)
+    found = Circuits(study.settings).plan()
     assert found.value("  capturing") == pytest.approx(2 * 4 / 3 * 10.0)
     # Four cells, each scored once and, for the ablation, under all five Fishers.
     assert found.value("  scoring") == pytest.approx(4 * 6 * 3.0)
@@ -47,11 +46,11 @@ def test_costs_are_those_of_all_cells(forecast: None, bench: Bench) -> None:
 
 
 def test_what_cannot_fit_is_a_warning_that_says_what_would(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    study: Circuits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tight = replace(FITS, available_gib=0.1)
-    monkeypatch.setattr(planning, "estimate", lambda *_, **__: tight)
-    *_, last = plan(bench.settings).warnings
+    monkeypatch.setattr(costs, "estimate", lambda *_, **__: tight)
+    *_, last = Circuits(study.settings).plan().warnings
     assert "would refuse to start" in last
     with pytest.raises(MeasurementError) as caught:
         tight.check()
@@ -60,7 +59,7 @@ def test_what_cannot_fit_is_a_warning_that_says_what_would(
 
 def test_a_real_forecast_writes_nothing(folder: Path, tmp_path: Path) -> None:
     chosen = small_circuits.settings(folder, output=str(tmp_path / "run"))
-    found = plan(chosen)
+    found = Circuits(chosen).plan()
     assert found.value("whole study") > found.value("  start and report")
     assert found.value("tokens of a sample") <= 16
     assert list(tmp_path.iterdir()) == []

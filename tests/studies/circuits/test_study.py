@@ -1,0 +1,56 @@
+"""The study: cells of a checkpoint share what was captured once, and so do other runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.studies import small_circuits
+
+from crosstune.foundation.records import Run
+from crosstune.studies.circuits.study import Circuits
+
+
+def test_cells_of_a_checkpoint_run_one_after_another(study: Circuits) -> None:
+    first, second, third, fourth = study.cell_names
+    assert study.groups(study.cell_names) == [[first, second], [third, fourth]]
+    assert study.groups([second, third]) == [[second], [third]]
+
+
+def test_factors_stay_in_the_run_folder_only_where_they_are_to(
+    circuited: Run, folder: Path, tmp_path: Path
+) -> None:
+    chosen = small_circuits.settings(folder, output=str(tmp_path / "run"), keep_factors=False)
+    assert not (small_circuits.run_cells(chosen).folder / "factors").exists()
+    assert (circuited.folder / "factors").is_dir()
+
+
+def test_another_run_asks_the_same_factors(
+    folder: Path, circuited: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the first run captured is on disk: a second one that asks another variant captures nothing.
+    from crosstune.circuits.capture import capture
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("captured again")
+
+    monkeypatch.setattr(capture.Pass, "__call__", refuse)
+    state = circuited.settings_yaml
+    model = next(line for line in state.splitlines() if line.startswith("model: "))[7:]
+    chosen = small_circuits.settings(
+        folder,
+        model=model,
+        output=str(tmp_path / "run"),
+        factors=str(circuited.folder),
+        measurement={"variants": ["signed"], "averages": "held_out", "min_samples": 5},
+    )
+    run = small_circuits.run_cells(chosen)
+    (array,) = [value for name, value in small_circuits.arrays(run).items() if "q-signed" in name]
+    (known,) = [
+        value
+        for name, value in small_circuits.arrays(circuited).items()
+        if "00-" in name and "q-signed" in name
+    ]
+    assert np.array_equal(array, known)
