@@ -1,4 +1,4 @@
-"""Laws: circuits measured by two processes, or killed and gone on with, are those of one uninterrupted process."""
+"""Laws: circuits measured by two processes, or killed and gone on with, are those of one uninterrupted process, to the bit on one machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: a foretell study killed with SIGKILL and started again equals the uninterrupted one to the bit, and repeats nothing done."""
+"""Law: a foretell study killed with SIGKILL and started again equals the uninterrupted one to the bit on one machine, and repeats nothing done."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ def assert_heads_close(account: TaskAccount) -> None:
     attention = {site for site in components if site.component.startswith("attn.")}
     assert set(sums) <= attention
     for site, nats in sums.items():
+        # Float64 sums of the same few terms in another order: 1e-15 of terms that may cancel to 1e-6.
         assert nats == pytest.approx(components[site], rel=1e-9, abs=1e-12)
     assert sum(components.values()) == pytest.approx(account.booked, abs=1e-12)
     assert abs(account.booked - account.measured) <= account.tolerance
@@ -36,7 +37,7 @@ def assert_same_components(fine: TaskAccount, plain: TaskAccount) -> None:
     for mine, twin in zip(fine.entries, plain.entries, strict=True):
         assert (mine.nats, mine.low, mine.high) == pytest.approx(
             (twin.nats, twin.low, twin.high), rel=1e-6, abs=1e-8
-        )
+        )  # float64 sums of the same float32 products
 
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.lora])

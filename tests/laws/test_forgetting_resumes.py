@@ -1,4 +1,4 @@
-"""Law: a stage that dies inside a chord and goes on keeps the account of an uninterrupted one, bit for bit."""
+"""Law: a stage that dies inside a chord and goes on keeps the account of an uninterrupted one, bit for bit on one machine."""
 
 from __future__ import annotations
 

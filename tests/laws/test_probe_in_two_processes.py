@@ -51,5 +51,6 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
         )
         for name, value in one.items():
             assert torch.equal(first[name], second[name]), f"{name} differs between processes"
-            # S_t is summed in another order.
-            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
+            # S_t is summed in another order: float32, 9 blocks, 1.2e-7 * sqrt(9), at the scale of a site's largest entry.
+            scale = value.abs().amax(0) if len(value) else 0.0
+            assert bool(((first[name] - value).abs() <= 1e-5 * scale).all()), name

@@ -1,4 +1,4 @@
-"""Law: training with the conflict probe is bit for bit training without it."""
+"""Law: training with the conflict probe is bit for bit training without it, on one machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: two processes, each with every other batch, choose the coefficients that one chooses, to the bit."""
+"""Law: two processes, each with every other batch, choose the coefficients that one chooses, to the bit on one machine."""
 
 from __future__ import annotations
 

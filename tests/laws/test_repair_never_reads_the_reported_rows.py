@@ -1,4 +1,4 @@
-"""Law: other reported rows change no coefficient and no choice, not in one bit; other selection rows do."""
+"""Law: other reported rows change no coefficient and no choice, not in one bit on one machine; other selection rows do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: a repair that is killed and begun again with the same folder ends at the same bits, and looks nowhere twice."""
+"""Law: a repair that is killed and begun again with the same folder ends at the same bits on one machine, and looks nowhere twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: a study killed with SIGKILL and started again equals the one that was never interrupted, to the bit."""
+"""Law: a study killed with SIGKILL and started again equals the one that was never interrupted, to the bit on one machine."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from crosstune.circuits.settings import FISHERS, CircuitSettings, Form
 NORMALISED = [Form(v, f) for v in ("directional", "signed", "symmetric") for f in FISHERS]
 Slice = list[list[float]]  # [samples][elements] of one head
 COUNT_A, COUNT_B = 7, 5
+ROUNDING = 1e-11  # float64 sums of some 50 terms, 2e-15, where signed ones may cancel to 1e-3
 
 
 def mean_square(rows: Slice) -> list[float]:
@@ -105,7 +106,10 @@ def test_normalised_forms_equal_a_slow_loop(damping: str) -> None:
             for form in NORMALISED:
                 expected = slow_scores(form, rows[0], rows[1], rows[2], settings)
                 torch.testing.assert_close(
-                    found[block].pairs[form][:, :, head], expected, rtol=1e-11, atol=1e-13
+                    found[block].pairs[form][:, :, head],
+                    expected,
+                    rtol=ROUNDING,
+                    atol=ROUNDING / 100,
                 )
             facts = found[block].fishers["pooled"]
             fisher = slow_fisher("pooled", 0, *rows)[0]
@@ -214,6 +218,7 @@ def test_kfac_equals_the_dense_kronecker_product() -> None:
             metric = torch.linalg.inv(torch.kron(damped["headed"], damped["shared"]))
             expected = of_a[:, head] @ metric @ of_b[:, head].T
             pairs = found[block].pairs[Form("kfac", "task_a")][:, :, head]
+            # a dense inverse of condition up to 1e5
             torch.testing.assert_close(pairs, expected, rtol=1e-9, atol=1e-12)
 
 
