@@ -8,7 +8,6 @@ from crosstune.foundation.data import TaskSettings, read_tasks
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.records.findings import sign_tone
-from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.records.page import Page, Section, Statement
 from crosstune.foundation.training import TrainingSettings
 from crosstune.studies.frame import Cell, Procedure, SeededSettings, StartModel
@@ -35,11 +34,6 @@ class CostSettings(SeededSettings):
 
 class CostCell(Cell["Cost"]):
     """One seed."""
-
-    @property
-    def steps(self) -> int:
-        """Those of the training."""
-        return int(self.settings.training.steps)
 
     def phases(self) -> list[Phase]:
         """A single one: what is killed goes on from its last checkpoint, what is done is not done again."""

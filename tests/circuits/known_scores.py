@@ -10,9 +10,9 @@ from torch import Tensor
 
 from crosstune.circuits.capture.factors import FactorRow
 from crosstune.circuits.scores import CircuitScores
+from crosstune.circuits.scoring.accumulate import Apart
 from crosstune.circuits.scoring.engine import BlockScores
 from crosstune.circuits.scoring.fisher import FisherFacts
-from crosstune.circuits.scoring.accumulate import Apart
 from crosstune.circuits.settings import CircuitSettings, Form
 
 ELEMENTS = 12

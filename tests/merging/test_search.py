@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tests.merging import pairs, tuned
 
-from crosstune.merging.scoring import looks_at_most
 from crosstune.merging.result import Repair
+from crosstune.merging.scoring import looks_at_most
 from crosstune.merging.search import repair_ends
 from crosstune.merging.selection import as_tasks
 from crosstune.merging.session import Watch

@@ -10,9 +10,9 @@ from tests.circuits.toy_attention import Layer, Toy
 from torch import Tensor
 
 from crosstune.circuits.scoring import accumulate as own
+from crosstune.circuits.scoring.accumulate import Apart, has_own
 from crosstune.circuits.scoring.engine import score_layer
 from crosstune.circuits.scoring.memory import GIB
-from crosstune.circuits.scoring.accumulate import Apart, has_own
 from crosstune.circuits.settings import CircuitSettings, Form
 
 TOY = Toy.make()

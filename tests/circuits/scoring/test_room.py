@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from tests.circuits.toy_attention import Toy
 
-from crosstune.circuits.scoring.memory import GIB, Plan
-from crosstune.circuits.scoring.memory import Room, Sources, within
+from crosstune.circuits.scoring.memory import GIB, Plan, Room, Sources, within
 from crosstune.circuits.scoring.tiles import Source
 
 TOY = Toy.make()

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from crosstune.foundation.records.findings import Claim, open_tone, ordered, sign_tone
-from crosstune.foundation.records.findings import Estimate
+from crosstune.foundation.records.findings import Claim, Estimate, open_tone, ordered, sign_tone
 
 
 def test_what_went_wrong_and_what_is_shown_come_before_what_is_open() -> None:

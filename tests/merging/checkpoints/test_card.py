@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crosstune.merging.checkpoints.saving import card_of, escape
 from crosstune.merging.checkpoints.endpoints import Parent
+from crosstune.merging.checkpoints.saving import card_of, escape
 
 
 def parents(after: str) -> tuple[Parent, ...]:

@@ -11,8 +11,8 @@ from tests.merging.findings.test_rivals import exact
 
 from crosstune.foundation.records import Table
 from crosstune.merging.findings import sentences as rival_words
-from crosstune.merging.findings.sentences import Criterion
 from crosstune.merging.findings.rivals import rivals_table
+from crosstune.merging.findings.sentences import Criterion
 from crosstune.merging.tables import RIVALS_COLUMNS
 
 Span = tuple[float, float, float]

@@ -79,8 +79,8 @@ class Cell(Generic[P]):
 
     @property
     def steps(self) -> int:
-        """Steps of the whole cell, in whatever unit `tell` is given."""
-        raise NotImplementedError
+        """Steps of the whole cell, in whatever unit `tell` is given; those of its one training, unless a study says otherwise."""
+        return int(self.settings.training.steps)
 
     def phases(self) -> Iterable[Phase]:
         """The work, in order; a phase whose event is there is not done again."""

@@ -28,7 +28,7 @@ def run_groups(
         folder: The study's run folder, on a path that all nodes share.
     """
     ray = _ray()
-    memory = type(study)(replace(study.settings, workers=1)).plan().value("peak memory")
+    memory = _peak_gib(study)
     started = not ray.is_initialized()
     if started:
         ray.init(address=study.settings.address, log_to_driver=False, logging_level="ERROR")
@@ -59,6 +59,15 @@ def run_groups(
     finally:
         if started:
             ray.shutdown()
+
+
+def _peak_gib(study: Any) -> float:
+    """What one cell needs, as the plan of the study says; nothing where it has none."""
+    try:
+        plan = type(study)(replace(study.settings, workers=1)).plan()
+    except UnsupportedError:
+        return 0.0
+    return float(plan.value("peak memory"))
 
 
 def _ray() -> Any:

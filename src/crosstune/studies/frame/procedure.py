@@ -10,7 +10,7 @@ import transformers
 
 from crosstune import report
 from crosstune.foundation import ranks
-from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.errors import SettingsError, UnsupportedError
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Statement
 from crosstune.foundation.storage import write_json
@@ -106,7 +106,12 @@ class Procedure(Generic[S]):
 
     def plan(self) -> Plan:
         """What it will cost; nothing is left on disk, and no run folder is made."""
-        raise NotImplementedError
+        raise UnsupportedError(
+            "plan",
+            law=f"must be told by the study {self.kind!r} itself",
+            found="a study without a plan",
+            remedy="Write its `plan` with `time_training` and `as_plan`, or run it with fewer steps first.",
+        )
 
     # ---- what all studies share ----------------------------------------------------------------------
 
