@@ -7,7 +7,7 @@ from typing import Any
 from crosstune.foundation.data import TaskSettings, read_tasks
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Run, Table
-from crosstune.foundation.records.findings import sign_tone
+from crosstune.foundation.records.findings import Estimate, sign_tone
 from crosstune.foundation.records.page import Page, Section, Statement
 from crosstune.foundation.training import TrainingSettings
 from crosstune.studies.frame import Cell, Procedure, SeededSettings, StartModel

@@ -16,6 +16,7 @@ from tests.studies import small_study
 
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import to_yaml
+from crosstune.studies.frame import processes
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_worker_processes_find_what_one_finds(
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread a worker, as here
     # Whoever imports this is elsewhere too.
     pool = partial(ProcessPoolExecutor, initializer=elsewhere.begin, initargs=(None, None))
-    monkeypatch.setattr(flow, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", pool)
     chosen = small_study.settings(folder, output=str(folder / "two"), seeds=[0, 1], workers=2)
     run = small_study.run_cells(chosen)
     assert small_study.differences(small_study.figures(run), small_study.figures(grown)) == []
