@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_settings_have_defaults_and_a_word_for_every_field(study: Study) -> None
     cls = study.settings_class()
     assert cls() == cls()
     source = "".join(map(inspect.getsource, cls.__mro__[:-1]))  # own fields before inherited ones
-    for name in cls.__dataclass_fields__:
+    for name in (field.name for field in fields(cls)):
         assert f"\n    {name}: " in source
         field = source.split(f"\n    {name}: ", 1)[1]
         assert field.split("\n")[1].lstrip().startswith('"""'), f"{name} has no docstring"

@@ -18,3 +18,9 @@ def test_a_peak_holds_what_was_let_go_of_and_forgets_the_peak_before():
         torch.ones(MIB // 4).sum()
     assert 200 * MIB < large.bytes - before < 400 * MIB
     assert small.bytes < large.bytes - 100 * MIB
+
+
+def test_a_model_is_as_large_as_its_parameters():
+    model = torch.nn.Linear(3, 2).to(torch.bfloat16)
+    assert memory.bytes_of(model.weight) == 2 * 3 * 2
+    assert memory.size(model) == 2 * (3 * 2 + 2)
