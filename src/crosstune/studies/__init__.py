@@ -2,7 +2,7 @@
 
 >>> import crosstune.studies as studies
 >>> [study.name for study in studies.STUDIES]
-['conflict', 'repair', 'circuits', 'foretell']
+['conflict', 'repair', 'circuits']
 """
 
 from __future__ import annotations
