@@ -80,10 +80,10 @@ def test_equal_cosines_under_unequal_noise_are_flat_where_the_naive_profile_is_n
     found = agreement(sums_of(*blocks_of(layers, generator(), noise=noise.repeat(300))))
     flat = found.cosine.value.reshape(300, 24).nanmedian(0).values
     bent = found.naive_cosine.reshape(300, 24).mean(0)
-    # Noise 16 spreads the last median by 0.02 and its naive mean by 0.006: 4 of each, against a slope of 0.13.
-    assert float((flat - 0.3).abs().max()) < 0.08
+    # At noise 16 the median scatters by 0.013 and the naive mean by 0.004 over seeds.
+    assert float((flat - 0.3).abs().max()) < 0.06
     assert float(bent[0]) > 0.27  # 0.3 / (1 + 1 / 16) = 0.282
-    assert float(bent[-1]) < 0.175  # 0.3 / (1 + 16 / 16) = 0.15
+    assert float(bent[-1]) < 0.17  # 0.3 / (1 + 16 / 16) = 0.15
 
 
 @pytest.mark.parametrize("matched", [True, False])

@@ -123,7 +123,7 @@ def test_the_average_over_a_under_its_own_fisher_is_the_l1_norm_of_b() -> None:
                     averaged = found.pairs[BLIND].mean(0) / found.l1_b
                     torch.testing.assert_close(averaged, ratio, rtol=1e-12, atol=0)
             else:
-                assert (ratios[0] - 1).abs().mean() > 0.05  # 0.25 on average
+                assert (ratios[0] - 1).abs().mean() > 0.05  # 0.13 at least over seeds
                 assert (ratios[0] - ratios[1]).abs().max() > 0.05
 
 
