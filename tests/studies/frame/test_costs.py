@@ -20,7 +20,6 @@ def test_the_lines_add_up_and_workers_share_the_cells() -> None:
         peak_bytes=GIB,
         once={"capturing": 5.0},
         more=[memory],
-        warnings=["Few rows."],
         caution=lambda name: " at most" if name == "search" else "",
     )
     parts = [plan.value(f"  {name}") for name in ("training", "search")]
@@ -30,7 +29,6 @@ def test_the_lines_add_up_and_workers_share_the_cells() -> None:
     assert plan.lines[0].how == "3 × one cell, 2 at a time, capturing, and the report"
     assert plan.lines[3].how == "25% of a cell at most"
     assert plan.lines[-1] == memory
-    assert plan.warnings == ("Few rows.",)
 
 
 def test_more_workers_than_cells_take_no_more_memory() -> None:

@@ -12,5 +12,6 @@ def test_a_plan_is_read_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.value("time") == 60.0
     with pytest.raises(StopIteration):
         plan.value("money")
+    assert plan.warned(["Few rows."]).warned(["Long rows."]).warnings == ("Few rows.", "Long rows.")
     silent(Progress("seed-0", "waiting", 0, 3))
     assert capsys.readouterr().out == ""
