@@ -1,4 +1,7 @@
-"""Forecast: the gigabytes and seconds of a circuit measurement before it runs, and a refusal of what cannot fit."""
+"""Forecast: the gigabytes and seconds of a circuit measurement before it runs, and a refusal of what cannot fit.
+
+Trial: part of one head's slice scored from random factors, to see how long scoring takes here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One pair of samples in one head: all its scores, and what they are made of."""
+"""One pair of samples in one head: all its scores, and what they are made of.
+
+Scores of whole circuits: a query head with its key head (QK), a value head with all that reads it (OV).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Scores of models of the box on given rows, as a saved model would score: rounded to the dtype it is stored in."""
+"""Scores of models of the box on given rows, as a saved model would score: rounded to the dtype it is stored in.
+
+How many looks a search may make is counted from its settings.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Every parameter is frozen, so that no gradient of a weight is formed; the summed loss is differentiated, so that nothing of a sample
 hangs on the others; the backward pass ends at the lowest layer that was asked for. Activations are not checkpointed meanwhile: what
 goes into the projections is kept in any case, and frozen weights need little else.
+
+Company: whether a row's factors hang on the rows that stand beside it, as some attention kernels make them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Scope: the projections that are asked for, at which modules they are tapped, and how much their factors are."""
+"""Scope: the projections that are asked for, at which modules they are tapped, and how much their factors are.
+
+Rows: which can be captured, what of them counts, and which go through the model together.
+"""
 
 from __future__ import annotations
 

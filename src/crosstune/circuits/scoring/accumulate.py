@@ -1,4 +1,12 @@
-"""Tally: scores, averages and norms of one block, added up piece by piece of the slices."""
+"""Tally: scores, averages and norms of one block, added up piece by piece of the slices.
+
+Own: what a sample shares with the other samples of its own task, the measure of what it shares with another task's.
+
+A signed or symmetric score is an inner product under one D for all samples, so that its mean over pairs of two tasks is that of their
+mean gradients (or mean magnitudes), and so is its mean over pairs within one task. Pairs of samples that were drawn together are left
+out of both: they share their noise. No pair is formed for it. With S the sum of all gradients of a task and S_u that of those of sample
+i's unit (itself, its group, its text), the mean score of i with the samples that were drawn apart is g_iᵀ D⁻¹ (S − S_u) / (n − n_u).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Plan: how many heads are held at once, so that every tile and all that goes with it stays within the budget."""
+"""Plan: how many heads are held at once, so that every tile and all that goes with it stays within the budget.
+
+Room: the factors of one block, and the memory in which tiles of its heads are built, again and again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""A value of a table with its interval: what may be said of its sign, and with how many digits."""
+"""A value of a table with its interval: what may be said of its sign, and with how many digits.
+
+The claims of one sentence: which stands first, and with which tone the sentence is read.
+
+The tone of a sentence is that of the claim it opens with, and of claims of one kind those stand first that may be
+relied on: what was found against expectation, what is shown, what is not shown, what cannot be told.
+"""
 
 from __future__ import annotations
 

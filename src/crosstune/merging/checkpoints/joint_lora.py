@@ -4,6 +4,8 @@ End j computes s_j B_j A_j. Stacked, A = [A_0; A_1; …] is the same for all end
 B = [0 … s_j / s · B_j … 0]: linear in the coefficients, which the product B A of two moving factors is not.
 Ends with the same A share a place in the stack, and an adapter that changes nothing needs none, so that a
 fresh adapter before a fine-tune leaves the rank, alpha and every bit of the adapter after it.
+
+The base model under adapters: which it is, and that every adapter of a repair is one of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Snapshots of a live model's trainable parameters: what a stage of training moved."""
+"""Snapshots of a live model's trainable parameters: what a stage of training moved.
+
+A copy of a model in memory that shares nothing with it: no storage, no gradients, no hooks.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writing a repaired model: an ordinary checkpoint or adapter, whole or not at all, that says where it comes from."""
+"""Writing a repaired model: an ordinary checkpoint or adapter, whole or not at all, that says where it comes from.
+
+The model card of a repaired model: that of `after` with a section, or a new one.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,16 @@
 
 A gain or a cost is *shown* only where its interval excludes 0. Gains and costs are differences to the model after, paired
 by row, on rows that chose nothing. All hold for these checkpoints: another seed of the training may differ. A sentence
-has the tone of the claim it opens with (`claims`); gains open before costs, and of each those that are shown.
+has the tone of the claim it opens with; gains open before costs, and of each those that are shown.
+
+What chose the points, in words: losses of the text, or without labels divergences from a checkpoint.
+
+Whatever chose, what is reported is the loss of the text. A divergence is never said to be a loss, nor the contrary.
+
+What a method regains and pays against its rivals at the same question, in sentences that hold in both directions.
+
+A sentence has the tone of the claim it opens with: rivals come first, those that the method is shown to
+differ from before others, and what it regains and pays by itself comes last.
 """
 
 from __future__ import annotations

@@ -2,6 +2,23 @@
 
 One look tells every task's loss and exact slope at a point of the box. What was seen serves every later goal:
 an answer is always the best of the whole archive.
+
+θ(v) = θ_0 + Σ_j a_j (θ_j − θ_0) with a_j = v_j Π_{i>j} (1 − v_i): a box of v covers the simplex of a.
+
+Several checkpoints of a stage are mixed one after the other, θ^(0) = θ_0 and θ^(j) = θ^(j−1) + v_j (θ_j − θ^(j−1)).
+So each v_j moves freely in [0, 1], the shares stay convex, and v = (…, 1) is the last checkpoint itself.
+With one checkpoint after θ_0, v is the share.
+
+Source: the stick breaking of Sethuraman (1994), *A constructive definition of Dirichlet priors*, read from
+the last stick to the first; souping: Wortsman et al. (2022, arXiv 2203.05482), *Model soups*.
+
+HV(P) = |∪_{p ∈ P} [p, worst]| / |[best, worst]|: how much of what could be regained a set of points regains.
+
+Both axes are losses, smaller is better. A point dominates another if it is nowhere worse and somewhere
+better; the points that none dominates are the Pareto front.
+
+Source: Zitzler & Thiele (1999), *Multiobjective evolutionary algorithms: a comparative case study and the
+strength Pareto approach*.
 """
 
 from __future__ import annotations
