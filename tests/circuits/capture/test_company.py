@@ -35,6 +35,13 @@ def test_what_is_nothing_alone_may_be_nothing_else() -> None:
     assert difference(shard(x=torch.ones(1, 2, 2)), 0, alone) == math.inf
 
 
+def test_a_gradient_that_is_nothing_by_itself_is_noise_beside_others_of_its_layer() -> None:
+    zeros, ones = torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
+    alone = shard(x=100 * ones, **{"delta.q": zeros, "delta.v": ones})
+    among = shard(x=100 * ones, **{"delta.q": zeros + 1e-7, "delta.v": ones})
+    assert math.isclose(difference(among, 0, alone), 1e-7, rel_tol=1e-3)
+
+
 def test_the_coarsest_arithmetic_decides() -> None:
     one = shard(x=torch.zeros(1, dtype=torch.float32), z=torch.zeros(1, dtype=torch.bfloat16))
     assert rounding(one, tf32=False) == 2**-3.5  # bfloat16 keeps 7 bits

@@ -56,6 +56,12 @@ def test_scores_are_kept_as_weights_are(chosen: TinySettings) -> None:
         open_run(replace(chosen, step=4), "small")
 
 
+def test_a_finished_cell_is_kept_also_where_it_leaves_tables_alone(chosen: TinySettings) -> None:
+    open_cell(open_run(chosen, "small"), "seed-0", chosen).finish()
+    with pytest.raises(StorageError, match="step: 10 there, 4 here"):
+        open_run(replace(chosen, step=4), "small")
+
+
 def test_a_study_without_seeds_is_gone_on_with(tmp_path: Path) -> None:
     chosen = StudySettings(str(tmp_path / "run"))
     open_cell(open_run(chosen, "seedless"), "pair", chosen)
@@ -67,7 +73,9 @@ def test_a_study_without_seeds_is_gone_on_with(tmp_path: Path) -> None:
 def test_where_nothing_was_learned_other_settings_begin_anew(chosen: TinySettings) -> None:
     run = open_run(chosen, "small")
     open_cell(run, "seed-0", chosen)
+    (run.folder / "page.json").write_text("of the old settings", encoding="utf-8")
     again = open_run(replace(chosen, step=4, seeds=(7,)), "small")
+    assert not (run.folder / "page.json").exists() and again.tables() == []
     assert settings_of(again, TinySettings) == replace(chosen, step=4, seeds=(7,))
     assert again.cells() == []
 

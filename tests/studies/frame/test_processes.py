@@ -36,10 +36,8 @@ def test_what_workers_tell_is_handed_on_and_an_error_comes_through() -> None:
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds_though_a_cell_failed(tmp_path: Path) -> None:
     chosen = TinySettings(output=str(tmp_path / "two"), seeds=(0, 1), workers=2)
-    told: list[Progress] = []
     with pytest.raises(ValueError, match="seed 1 was told to fail"):
-        small_study.undrawn(Tiny(replace(chosen, fails=(1,))), told.append)
-    assert {one.doing for one in told if one.cell == "seed-0"} >= {"waiting", "part 0", "part 1"}
+        small_study.undrawn(Tiny(replace(chosen, fails=(1,))))
     assert [cell.finished for cell in Run.open(tmp_path / "two").cells()] == [True, False]
     two = small_study.undrawn(Tiny(replace(chosen, workers=1)))
     one = small_study.undrawn(Tiny(replace(chosen, output=str(tmp_path / "one"), workers=1)))

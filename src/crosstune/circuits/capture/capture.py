@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crosstune.circuits.capture.factors import (
@@ -27,6 +27,7 @@ from crosstune.circuits.capture.factors import (
     InMemory,
     Keeper,
     Shard,
+    Tensors,
 )
 from crosstune.circuits.capture.hooks import Pass
 from crosstune.circuits.capture.labels import LABELS, Labels
@@ -64,21 +65,26 @@ def difference(among: Shard, index: int, other: Shard, place: int = 0) -> float:
     """How far a row's factors in one batch are from the same row's in another, of which it is the longest or which is as long.
 
     Returns:
-        The norm of the difference over the norm, of the tensor in which that is largest.
+        The norm of the difference over the norm (the largest of inputs, and of gradients, of a layer), where that is largest.
     """
     return max(
-        _apart(tensors[name][index], value[place])
+        _apart(tensors, index, {name: value[place] for name, value in other.layers[layer].items()})
         for layer, tensors in among.layers.items()
-        for name, value in other.layers[layer].items()
     )
 
 
-def _apart(padded: Tensor, alone: Tensor) -> float:
-    size = alone.norm(dtype=torch.float64).item()
-    distance = (padded[: len(alone)].double() - alone.double()).norm().item()
-    if distance == 0.0:
-        return 0.0
-    return distance / size if size else float("inf")
+def _apart(among: Tensors, index: int, alone: Tensors) -> float:
+    """The largest distance of a layer's factors over the largest size of their kind: a gradient that is 0 by itself is noise."""
+    found = 0.0
+    for kinds in (("x", "z"), tuple(name for name in alone if name.startswith("delta"))):
+        names = [name for name in kinds if name in alone]
+        sizes = [alone[name].norm(dtype=torch.float64).item() for name in names]
+        for name in names:
+            value = alone[name]
+            distance = (among[name][index][: len(value)].double() - value.double()).norm().item()
+            if distance:
+                found = max(found, distance / max(sizes) if max(sizes) else math.inf)
+    return found
 
 
 def rounding(shard: Shard, *, tf32: bool) -> float:

@@ -55,7 +55,7 @@ def arithmetic(environment: Mapping[str, Any]) -> str:
     """What decides the last bits of what is computed, in one line.
 
     Returns:
-        Two environments with the same line give the same bits; empty where torch was not loaded.
+        Environments with different lines may give different last bits; empty where torch was not loaded.
     """
     if environment.get("capability") is None:
         return ""

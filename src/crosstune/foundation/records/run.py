@@ -157,12 +157,12 @@ class Run:
         return bool(read_json(self.folder / "run.json")["finished"])
 
     def arithmetics(self) -> list[str]:
-        """The machines and settings that computed what the run and its cells hold, as `environment.arithmetic` spells them."""
+        """The machines and settings that computed what the cells hold (or the run, without cells), as `environment.arithmetic` says."""
         path = self.folder / "environment.json"
         first = arithmetic(read_json(path)) if path.is_file() else ""
         later = [str(event["text"]) for event in self.all_events() if event["kind"] == "arithmetic"]
         cells = [name for cell in self.cells() for name in cell.arithmetics()]
-        return [name for name in dict.fromkeys((first, *later, *cells)) if name]
+        return [name for name in dict.fromkeys(cells or (first, *later)) if name]
 
     def finish(self) -> None:
         """Say that everything was written, and turn each table's parts into one file."""

@@ -93,6 +93,7 @@ class Cell(Generic[P]):
             told = {"kind": phase.event, **phase.fields}
             if not any(told.items() <= event.items() for event in events):
                 phase.work()
+                ranks.wait_for_all()
                 if ranks.is_first():
                     self.run.event(phase.event, **phase.fields)
                     for folder in self._spent:

@@ -8,10 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from crosstune.foundation.errors import StorageError, UnsupportedError
+from crosstune.foundation.errors import MeasurementError, StorageError, UnsupportedError
 from crosstune.foundation.settings import to_yaml
 from crosstune.studies.frame.costs import GIB
-from crosstune.studies.frame.models import find_device
 from crosstune.studies.frame.plan import Listener
 from crosstune.studies.frame.processes import hand_on, work
 
@@ -36,14 +35,15 @@ def run_groups(
         here = ray.get_runtime_context().get_node_id()
         _check_shared(ray, folder)
         cores = _cores(ray, len(groups))
+        gpus = _gpus(ray, study.settings.device)
+        # On an accelerator the plan speaks of its memory, which Ray does not count.
+        needed = {"CPU": cores, "GPU": gpus, "memory": 0 if gpus else int(memory * GIB)}
+        _check_room(ray, needed)
         told = ray.util.queue.Queue(
             actor_options={"num_cpus": 0, "scheduling_strategy": _on(ray, here)}
         )
         task = ray.remote(work).options(
-            num_cpus=cores,
-            num_gpus=1 if find_device(study.settings.device).startswith("cuda") else 0,
-            memory=int(memory * GIB),
-            max_retries=_TRIES,
+            num_cpus=cores, num_gpus=gpus, memory=needed["memory"], max_retries=_TRIES
         )
         where = (type(study).where(), to_yaml(study.settings))
         waiting = [
@@ -111,6 +111,24 @@ def _check_shared(ray: Any, folder: Path) -> None:
 
 def _sees(folder: Path) -> bool:
     return (folder / "run.json").is_file()
+
+
+def _gpus(ray: Any, device: str) -> int:
+    """Accelerators that a cell needs: those of the cluster count, not of the machine that asks."""
+    there = ray.cluster_resources().get("GPU", 0) > 0
+    return int(device == "cuda" or (device == "auto" and there))
+
+
+def _check_room(ray: Any, needed: dict[str, int]) -> None:
+    """Some node has what a cell needs; otherwise Ray would wait for one without a word."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(k, 0) >= v for k, v in needed.items()) for node in nodes):
+        raise MeasurementError(
+            "engine",
+            law="needs a node with room for a cell",
+            found=f"none with {needed['CPU']} cores, {needed['GPU']} GPUs and {needed['memory'] / GIB:.1f} GiB",
+            remedy="Join a larger cluster, or make the cell smaller (batch_rows, length).",
+        )
 
 
 def _cores(ray: Any, groups: int) -> int:

@@ -19,6 +19,7 @@ S = TypeVar("S", bound=StudySettings)
 
 # What a cell may hold that took long: weights, and scores of pairs of samples.
 _LEARNED = ("cells/*/**/*.safetensors", "cells/*/**/*.npy")
+_SUMMED_UP = ("cells", "tables", "measurements.parquet", "page.json", "report.html", "events.jsonl")
 
 
 def open_run(settings: S, kind: str) -> Run:
@@ -44,8 +45,10 @@ def open_run(settings: S, kind: str) -> Run:
         else:
             opened = Run.resume(folder)
             if changed:
-                shutil.rmtree(folder / "cells", ignore_errors=True)
-                (folder / "events.jsonl").unlink(missing_ok=True)
+                for name in _SUMMED_UP:
+                    if (folder / name).is_dir():
+                        shutil.rmtree(folder / name)
+                    (folder / name).unlink(missing_ok=True)
             kept = settings if changed else _with_all_seeds(opened, settings)
             write_text(folder / "settings.yaml", to_yaml(kept))
     ranks.wait_for_all()
@@ -101,7 +104,8 @@ def _changes(old: Run, settings: StudySettings, kind: str) -> dict[str, tuple[An
     if old.kind == kind:
         known = settings_of(old, type(settings))
         changed = differences(known.same_numbers(), settings.same_numbers())
-        if not changed or not any(any(old.folder.glob(kind)) for kind in _LEARNED):
+        filled = any(any(old.folder.glob(kind)) for kind in _LEARNED)
+        if not changed or not (filled or any(cell.finished for cell in old.cells())):
             return changed
     found = "; ".join(f"{name}: {was} there, {now} here" for name, (was, now) in changed.items())
     raise StorageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -138,9 +139,10 @@ class Procedure(Generic[S]):
         for name in self.cell_names:
             steps = self.cell(self, self.settings.of_cell(name), name, opened, listener).steps
             waits = name in missing
-            listener(
-                Progress(name, "waiting" if waits else "finished", 0 if waits else steps, steps)
-            )
+            if ranks.is_first():
+                listener(
+                    Progress(name, "waiting" if waits else "finished", 0 if waits else steps, steps)
+                )
         groups = self.groups(missing)
         if self.settings.engine == "ray" and groups:
             cluster.run_groups(self, groups, opened.folder, listener)
@@ -150,8 +152,9 @@ class Procedure(Generic[S]):
             for group in groups:
                 self.run_group(group, opened.folder, listener)
         if ranks.is_first():
-            whole = settings_of(opened, type(self.settings))  # with the seeds of every call
-            (self if whole == self.settings else type(self)(whole)).sum_up(opened)
+            whole = copy(self)  # as it was prepared, with the seeds of every call
+            whole.settings = settings_of(opened, type(self.settings))
+            whole.sum_up(opened)
             opened.finish()
             report.draw(opened)  # of a finished run: before, the page would say that it is not
         ranks.wait_for_all()
@@ -195,6 +198,8 @@ class Procedure(Generic[S]):
 
 
 def warnings_of(run: Run) -> list[Statement]:
-    """What a study warned of, once however often it was gone on with."""
-    texts = [str(event["text"]) for event in run.all_events() if event["kind"] == "warning"]
+    """What the latest call of a study warned of."""
+    events = [event for event in run.all_events() if event["kind"] == "warning"]
+    latest = max((event["attempt"] for event in events), default=0)
+    texts = [str(event["text"]) for event in events if event["attempt"] == latest]
     return [Statement(text, "warning") for text in dict.fromkeys(texts)]

@@ -27,10 +27,16 @@ def run_groups(
     threads = max(1, (os.cpu_count() or 1) // workers)
     where = (type(study).where(), to_yaml(study.settings))
     with context.Manager() as manager:
-        told = manager.Queue()
+        told, before = manager.Queue(), set(multiprocessing.active_children())
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             cells = [pool.submit(work, where, group, folder, told, threads) for group in groups]
-            _listen(cells, told, listener)
+            try:
+                _listen(cells, told, listener)
+            except KeyboardInterrupt:
+                # A worker takes its interrupt for the result of a cell, and would begin the next one.
+                for process in set(multiprocessing.active_children()) - before:
+                    process.terminate()
+                raise
 
 
 def _listen(cells: list[Future[None]], told: Any, listener: Listener) -> None:
