@@ -68,7 +68,9 @@ def _mean(place: dict[str, Any], rng: np.random.Generator) -> float:
 
 
 def tables() -> tuple[Table, ...]:
-    rng = np.random.default_rng(3)
+    rng = np.random.Generator(
+        np.random.PCG64(3)
+    )  # these very numbers: tests look at places of the drawing
     heads, matrices, pairs = [], [], []
     for at, place in enumerate(places()):
         mean = math.nan if at == 5 else _mean(place, rng)
@@ -93,7 +95,7 @@ def tables() -> tuple[Table, ...]:
 
 
 def arrays() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(5)
+    rng = np.random.Generator(np.random.PCG64(5))  # likewise
     found = {}
     for block, heads in HEADS.items():
         ramp = np.linspace(-1, 1, ROWS)[:, None, None, None] * np.ones((1, COLUMNS, LAYERS, heads))

@@ -119,8 +119,8 @@ def test_half_precision_is_evaluated_as_it_is_asked() -> None:
     assert same.layer(0).batches[0].shared("q").dtype == torch.bfloat16
     rough = gradients(same)
     for place, exact in gradients(captured(model.float(), ROWS)).items():
-        # bfloat16: 0.004 * sqrt(3e2 roundings on the way)
-        assert (rough[place] - exact).norm() < 0.07 * exact.norm()
+        # bfloat16: 0.004 a step; some 30 roundings forward and back, each up to 2.5 steps elsewhere, and a condition of 2
+        assert (rough[place] - exact).norm() < 0.12 * exact.norm()
 
 
 class TestDrawnLabels:
