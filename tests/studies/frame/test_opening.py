@@ -12,7 +12,6 @@ from crosstune.foundation.errors import StorageError
 from crosstune.foundation.records import Run
 from crosstune.studies.frame.opening import (
     finished_cells,
-    is_finished,
     open_cell,
     open_run,
     seeds_of,
@@ -97,9 +96,11 @@ def test_a_cell_is_finished_when_it_says_so(chosen: TinySettings) -> None:
     chosen = replace(chosen, seeds=(5, 3))
     run = open_run(chosen, "small")
     first, second = (open_cell(run, name, chosen) for name in chosen.cell_names)
-    assert not is_finished(run, "seed-3")
+    assert finished_cells(run, ["seed-3"]) == []
     second.finish()
-    assert is_finished(run, "seed-3") and not is_finished(run, "seed-5")
+    assert [cell.folder.name for cell in finished_cells(run, ["seed-3"])] == [
+        "seed-3"
+    ] and finished_cells(run, ["seed-5"]) == []
     assert seeds_of(finished_cells(run, chosen.cell_names), chosen) == (3,)
     first.finish()
     assert seeds_of(finished_cells(run, chosen.cell_names), chosen) == (5, 3)

@@ -77,15 +77,6 @@ def open_cell(run: Run, name: str, settings: StudySettings) -> Run:
     return cell if ranks.is_first() else Run.open(run.folder / "cells" / name)
 
 
-def is_finished(run: Run, name: str) -> bool:
-    """Whether a cell came to its end.
-
-    Returns:
-        True for a cell that need not be run again.
-    """
-    return any(cell.folder.name == name and cell.finished for cell in run.cells())
-
-
 def finished_cells(run: Run, names: Sequence[str]) -> list[Run]:
     """The cells that came to their end."""
     finished = {cell.folder.name: cell for cell in run.cells() if cell.finished}

@@ -19,7 +19,6 @@ from crosstune.studies.frame import cluster, processes
 from crosstune.studies.frame.cell import Cell
 from crosstune.studies.frame.opening import (
     finished_cells,
-    is_finished,
     open_cell,
     open_run,
     settings_of,
@@ -135,7 +134,8 @@ class Procedure(Generic[S]):
             for text in warnings:
                 opened.event("warning", text=text)
             self.begin(opened)
-        missing = [name for name in self.cell_names if not is_finished(opened, name)]
+        finished = {cell.folder.name for cell in finished_cells(opened, self.cell_names)}
+        missing = [name for name in self.cell_names if name not in finished]
         for name in self.cell_names:
             steps = self.cell(self, self.settings.of_cell(name), name, opened, listener).steps
             waits = name in missing
