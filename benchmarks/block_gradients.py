@@ -32,15 +32,15 @@ SENTENCES = {48: 4, 128: 16, 512: 70}  # enough of them to fill a row of this le
 SETTINGS = GradientSettings(stack_bytes=2**30)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 COLUMNS = (
-    Column("model", "string", "axis"),
-    Column("rows", "int64", "axis"),
-    Column("length", "int64", "axis"),
-    Column("tokens", "int64", "axis", about="Padded tokens of the largest block."),
-    Column("loop", "float64", "value", "s"),
-    Column("together", "float64", "value", "s"),
-    Column("gradients", "float64", "value", about="loop / together, the gradients alone."),
-    Column("ratio", "float64", "value", about="loop / together, with the inner products."),
-    Column("used", "string", "label"),
+    Column.axis("model"),
+    Column.axis("rows", "int64"),
+    Column.axis("length", "int64"),
+    Column.axis("tokens", "int64", about="Padded tokens of the largest block."),
+    Column.value("loop", unit="s"),
+    Column.value("together", unit="s"),
+    Column.value("gradients", about="loop / together, the gradients alone."),
+    Column.value("ratio", about="loop / together, with the inner products."),
+    Column.label("used"),
 )
 
 

@@ -34,10 +34,10 @@ SCENES = (
     SceneSettings("gpt2-small", 8, 8, layers=3),
 )
 COLUMNS = (
-    Column("what", "string", "axis"),
-    Column("predicted", "float64", "value", "s", about="Median of the rounds."),
-    Column("measured", "float64", "value", "s", about="Median of the rounds."),
-    Column("ratio", "float64", "value", about="Median over rounds of predicted / measured."),
+    Column.axis("what"),
+    Column.value("predicted", unit="s", about="Median of the rounds."),
+    Column.value("measured", unit="s", about="Median of the rounds."),
+    Column.value("ratio", about="Median over rounds of predicted / measured."),
 )
 
 

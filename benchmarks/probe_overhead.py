@@ -36,18 +36,16 @@ CASES = (
     (32, ProbeSettings(every=20, burst=1, blocks=16, length=LENGTH, keep_gib=0.0)),
 )
 COLUMNS = (
-    Column("rows_per_step", "int64", "axis"),
-    Column("every", "int64", "axis"),
-    Column("burst", "int64", "axis"),
-    Column("blocks", "int64", "axis"),
-    Column("passes", "float64", "axis"),
-    Column("plain_seconds", "float64", "value", "s", about="Median of the rounds."),
-    Column("probed_seconds", "float64", "value", "s", about="Median of the rounds."),
-    Column("overhead", "float64", "value", about="Median over rounds of probed / plain − 1."),
-    Column(
-        "predicted", "float64", "value", about="1.15 × passes × probe tokens / training tokens."
-    ),
-    Column("ratio", "float64", "value", about="Measured over predicted; the model holds up to 1."),
+    Column.axis("rows_per_step", "int64"),
+    Column.axis("every", "int64"),
+    Column.axis("burst", "int64"),
+    Column.axis("blocks", "int64"),
+    Column.axis("passes", "float64"),
+    Column.value("plain_seconds", unit="s", about="Median of the rounds."),
+    Column.value("probed_seconds", unit="s", about="Median of the rounds."),
+    Column.value("overhead", about="Median over rounds of probed / plain − 1."),
+    Column.value("predicted", about="1.15 × passes × probe tokens / training tokens."),
+    Column.value("ratio", about="Measured over predicted; the model holds up to 1."),
 )
 
 

@@ -14,8 +14,8 @@ from crosstune.studies.frame import Cell, Procedure, SeededSettings, StartModel
 from crosstune.studies.frame.cell import Phase
 from crosstune.studies.frame.over_seeds import mean_over_seeds
 
-LOSSES = [Column(name, "float64", "value", "nats") for name in ("before", "after", "change")]
-COLUMNS = (Column("seed", "int64", "axis"), *LOSSES)
+LOSSES = [Column.value(name, unit="nats") for name in ("before", "after", "change")]
+COLUMNS = (Column.axis("seed", "int64"), *LOSSES)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ SCOUTED, LEARNED = "scouted", "learned"
 LOSSES = "foretell_losses"
 _NATS = "nats"
 LOSSES_COLUMNS = (
-    Column("row", "int64", "axis", about="Place of the old task's scored row, from 0."),
-    Column("row_id", "string", "label", about="Its id."),
-    Column("text", "string", "label", about="What it says."),
-    Column("tokens", "int64", "label", about="Scored tokens."),
-    Column("before", "float64", "value", _NATS, about="Its loss before the new task was learned."),
-    Column("after", "float64", "value", _NATS, about="Its loss after."),
-    Column("change", "float64", "value", _NATS, about="After − before: above 0, forgotten."),
+    Column.axis("row", "int64", about="Place of the old task's scored row, from 0."),
+    Column.label("row_id", about="Its id."),
+    Column.label("text", about="What it says."),
+    Column.label("tokens", "int64", about="Scored tokens."),
+    Column.value("before", unit=_NATS, about="Its loss before the new task was learned."),
+    Column.value("after", unit=_NATS, about="Its loss after."),
+    Column.value("change", unit=_NATS, about="After − before: above 0, forgotten."),
 )
 
 

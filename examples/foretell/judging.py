@@ -36,60 +36,51 @@ CLEAR = 0.7
 """A design that could only see correlations above this is too small to deny one."""
 FORETELLS, NORMS_DO, OPPOSITE = "foretells", "no better than norms", "foretells the opposite"
 DOES_NOT, TOO_FEW, UNMEASURED = "does not foretell", "too few to say", "unmeasured"
-_WHEN = Column(
-    "when",
-    "string",
-    "axis",
-    about="before: the state before; window: mean over the scout's states.",
-)
+_WHEN = Column.axis("when", about="before: the state before; window: mean over the scout's states.")
 _FIGURES = (
-    Column("correlation", "float64", "value", about="Rank correlation, mean over seeds."),
-    Column("low", "float64", "low", of="correlation", about="Over items, and seeds where several."),
-    Column("high", "float64", "high", of="correlation"),
-    Column("p", "float64", "label", about="Two-sided, by permuting items within strata."),
-    Column("p_adjusted", "float64", "label", about="Holm over the scores that ask the same."),
-    Column(
+    *Column.interval(
+        "correlation",
+        names=("low", "high"),
+        about="Rank correlation, mean over seeds.",
+        bounds="Over items, and seeds where several.",
+    ),
+    Column.label("p", "float64", about="Two-sided, by permuting items within strata."),
+    Column.label("p_adjusted", "float64", about="Holm over the scores that ask the same."),
+    Column.value(
         "beyond",
-        "float64",
-        "value",
         about="Partial rank correlation: what the baselines explain is taken out. Scores only.",
     ),
-    Column("beyond_p", "float64", "label", about="Of it, likewise by permutations."),
+    Column.label("beyond_p", "float64", about="Of it, likewise by permutations."),
 )
 _ENDING = (
-    Column("verdict", "string", "label"),
-    Column("items", "int64", "label", about="Heads or rows that were ranked."),
-    Column("seeds", "int64", "label"),
+    Column.label("verdict"),
+    Column.label("items", "int64", about="Heads or rows that were ranked."),
+    Column.label("seeds", "int64"),
 )
 HEADS_COLUMNS = (
     _WHEN,
-    Column(
-        "side", "string", "axis", about="train: rows scores come from; test: no score saw them."
-    ),
-    Column("outcome", "string", "axis", about="forgotten: booked nats; size: their magnitude."),
-    Column("scope", "string", "axis", about="Heads ranked within a block, or within its layers."),
-    Column("block", "string", "axis", about="q, k, v, o, or all: each ranked in itself."),
+    Column.axis("side", about="train: rows scores come from; test: no score saw them."),
+    Column.axis("outcome", about="forgotten: booked nats; size: their magnitude."),
+    Column.axis("scope", about="Heads ranked within a block, or within its layers."),
+    Column.axis("block", about="q, k, v, o, or all: each ranked in itself."),
     PREDICTOR,
     KIND,
     *_FIGURES,
-    Column("reliability", "float64", "value", about="Of the score, by halves of both tasks' rows."),
-    Column("agreement", "float64", "value", about="Correlation of the forgetting of two seeds."),
-    Column(
-        "detectable",
-        "float64",
-        "value",
-        about="The true correlation that would be found four times of five.",
+    Column.value("reliability", about="Of the score, by halves of both tasks' rows."),
+    Column.value("agreement", about="Correlation of the forgetting of two seeds."),
+    Column.value(
+        "detectable", about="The true correlation that would be found four times of five."
     ),
     *_ENDING,
 )
 ROWS_COLUMNS = (
     _WHEN,
-    Column("block", "string", "axis", about="q, k, v, o, or all: the mean of their ranks."),
+    Column.axis("block", about="q, k, v, o, or all: the mean of their ranks."),
     PREDICTOR,
     KIND,
     *_FIGURES,
     _ENDING[0],
-    Column("detectable", "float64", "value", about="The correlation that would be found likewise."),
+    Column.value("detectable", about="The correlation that would be found likewise."),
     *_ENDING[1:],
 )
 Cells = dict[str, Any]

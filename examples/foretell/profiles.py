@@ -24,37 +24,32 @@ SCORE, BASELINE = "score", "baseline"
 NORMS = ("‖g_A‖·‖g_B‖", "‖g_A‖", "‖g_B‖")
 OF_ROWS = ("scored tokens", "loss before", "‖g_i‖")
 _HALVES = ("a_even", "a_odd", "b_even", "b_odd")
-_STATE = Column("state", "int64", "axis", "optimizer steps", "Steps of the scout before it.")
-_BLOCK = Column("block", "string", "axis", about="Projection: q, k, v or o.")
-PREDICTOR = Column(
-    "predictor", "string", "axis", about="A score, or a norm; signed scores are negated."
+_STATE = Column.axis(
+    "state", "int64", about="Steps of the scout before it.", unit="optimizer steps"
 )
-KIND = Column("kind", "string", "axis", about="score, or baseline: what gradient norms alone say.")
+_BLOCK = Column.axis("block", about="Projection: q, k, v or o.")
+PREDICTOR = Column.axis("predictor", about="A score, or a norm; signed scores are negated.")
+KIND = Column.axis("kind", about="score, or baseline: what gradient norms alone say.")
 HEADS_COLUMNS = (
     _STATE,
     _BLOCK,
-    Column("layer", "int64", "axis", about="Index of the layer, from 0."),
-    Column("head", "int64", "axis", about="Query head in q and o, key-value head in k and v."),
+    Column.axis("layer", "int64", about="Index of the layer, from 0."),
+    Column.axis("head", "int64", about="Query head in q and o, key-value head in k and v."),
     PREDICTOR,
     KIND,
-    Column("score", "float64", "value", about="Mean over all pairs of rows."),
-    Column("a_even", "float64", "label", about="The same over the old task's rows at even places."),
-    Column("a_odd", "float64", "label", about="Likewise at odd places."),
-    Column("b_even", "float64", "label", about="Over the new task's rows at even places."),
-    Column("b_odd", "float64", "label", about="Likewise at odd places."),
+    Column.value("score", about="Mean over all pairs of rows."),
+    Column.label("a_even", "float64", about="The same over the old task's rows at even places."),
+    Column.label("a_odd", "float64", about="Likewise at odd places."),
+    Column.label("b_even", "float64", about="Over the new task's rows at even places."),
+    Column.label("b_odd", "float64", about="Likewise at odd places."),
 )
 ROWS_COLUMNS = (
     _STATE,
     _BLOCK,
-    Column("row", "int64", "axis", about="Place of the old task's scored row, from 0."),
+    Column.axis("row", "int64", about="Place of the old task's scored row, from 0."),
     PREDICTOR,
     KIND,
-    Column(
-        "score",
-        "float64",
-        "value",
-        about="Mean over the new task's rows, sum over heads and layers.",
-    ),
+    Column.value("score", about="Mean over the new task's rows, sum over heads and layers."),
 )
 Cells = dict[str, Any]
 Look = Callable[[int, Any], None]

@@ -15,19 +15,17 @@ from .joined import OfHeads, OfRows, of_heads, of_rows
 from .profiles import KIND, PREDICTOR, SCORE
 from .settings import ForetellSettings
 
-SEED = Column("seed", "int64", "axis", about="The cell's seed.")
+SEED = Column.axis("seed", "int64", about="The cell's seed.")
 TOTALS = "forgetting_totals"
 MAP, FORGOTTEN, POINTS = "foretell_heads", "foretell_forgotten", "foretell_rows"
 _NATS = "nats/token"
-_SIDE = Column(
-    "side", "string", "axis", about="train: rows scores come from; test: no score saw them."
-)
-_WHEN = Column("when", "string", "axis", about="before: one state; window: mean over several.")
-_BLOCK = Column("block", "string", "axis", about="Projection: q, k, v or o.")
+_SIDE = Column.axis("side", about="train: rows scores come from; test: no score saw them.")
+_WHEN = Column.axis("when", about="before: one state; window: mean over several.")
+_BLOCK = Column.axis("block", about="Projection: q, k, v or o.")
 _PLACE = (
     _BLOCK,
-    Column("layer", "int64", "axis", about="Index of the layer, from 0."),
-    Column("head", "int64", "axis", about="Query head in q and o, key-value head in k and v."),
+    Column.axis("layer", "int64", about="Index of the layer, from 0."),
+    Column.axis("head", "int64", about="Query head in q and o, key-value head in k and v."),
 )
 MAP_COLUMNS = (
     _WHEN,
@@ -35,26 +33,30 @@ MAP_COLUMNS = (
     *_PLACE,
     PREDICTOR,
     KIND,
-    Column("score", "float64", "value", about="Mean over seeds."),
-    Column("nats", "float64", "value", _NATS, about="What the ledger booked, mean over seeds."),
+    Column.value("score", about="Mean over seeds."),
+    Column.value("nats", unit=_NATS, about="What the ledger booked, mean over seeds."),
 )
 FORGOTTEN_COLUMNS = (
     _SIDE,
     *_PLACE,
-    Column("nats", "float64", "value", _NATS, about="Booked: above 0, forgotten. Mean over seeds."),
-    Column("low", "float64", "low", _NATS, of="nats", about="Over seeds; none of one seed."),
-    Column("high", "float64", "high", _NATS, of="nats"),
+    *Column.interval(
+        "nats",
+        names=("low", "high"),
+        unit=_NATS,
+        about="Booked: above 0, forgotten. Mean over seeds.",
+        bounds="Over seeds; none of one seed.",
+    ),
 )
 POINTS_COLUMNS = (
     _WHEN,
     _BLOCK,
-    Column("row_id", "string", "axis", about="The old task's scored row."),
+    Column.axis("row_id", about="The old task's scored row."),
     PREDICTOR,
     KIND,
-    Column("text", "string", "label", about="What it says."),
-    Column("tokens", "int64", "label", about="Its scored tokens."),
-    Column("score", "float64", "value", about="Mean over seeds."),
-    Column("change", "float64", "value", "nats", about="After − before, mean over seeds."),
+    Column.label("text", about="What it says."),
+    Column.label("tokens", "int64", about="Its scored tokens."),
+    Column.value("score", about="Mean over seeds."),
+    Column.value("change", unit="nats", about="After − before, mean over seeds."),
 )
 
 

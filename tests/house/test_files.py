@@ -34,6 +34,10 @@ PLANTED: dict[str, tuple[Rule, str]] = {
     "torch.load": (sources.pickles, SIGN + "torch.load(p)"),
     "unsafe torch.load": (sources.pickles, SIGN + "torch.load(p, weights_only=False)"),
     "print": (sources.prints, SIGN + "print('x')"),
+    "a column by hand": (
+        sources.columns_by_hand,
+        SIGN + "Column('n', 'int64', 'value', 'A sentence.')",
+    ),
 }
 
 KEPT: dict[str, tuple[Rule, str]] = {
@@ -63,6 +67,12 @@ def test_only_the_command_line_prints() -> None:
     door = sources.PACKAGE / "cli"
     silent = [path for path in sources.modules() if not path.is_relative_to(door)]
     assert broken(sources.prints, silent) == {}
+
+
+def test_columns_are_made_by_their_roles() -> None:
+    table = sources.PACKAGE / "foundation" / "records" / "table.py"
+    files = [*sources.modules(), *(sources.CHECKOUT / "examples").rglob("*.py")]
+    assert broken(sources.columns_by_hand, [path for path in files if path != table]) == {}
 
 
 def test_no_file_is_a_drawer() -> None:

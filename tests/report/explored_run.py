@@ -18,31 +18,29 @@ ROWS, COLUMNS = 80, 70  # more than a page holds
 STRONGEST = ("q", 2, 3)
 
 _PLACE = (
-    Column("block", "string", "axis"),
-    Column("layer", "int64", "axis"),
-    Column("head", "int64", "axis"),
+    Column.axis("block"),
+    Column.axis("layer", "int64"),
+    Column.axis("head", "int64"),
 )
 MAP = (
     *_PLACE,
-    Column("mean", "float64", "value", about="Mean over all pairs."),
-    Column("low", "float64", "low", of="mean"),
-    Column("high", "float64", "high", of="mean"),
-    Column("shown", "bool", "mask", of="mean"),
-    Column("reliability", "float64", "value"),
-    Column("n_a", "int64", "label"),
+    *Column.interval("mean", names=("low", "high"), about="Mean over all pairs."),
+    Column.mask("shown", of="mean"),
+    Column.value("reliability"),
+    Column.label("n_a", "int64"),
 )
-MATRICES = (*_PLACE, Column("file", "string", "label"), Column("index", "string", "label"))
+MATRICES = (*_PLACE, Column.label("file"), Column.label("index"))
 PAIRS = (
     *_PLACE,
-    Column("rank", "int64", "label"),
-    Column("row_a", "string", "label"),
-    Column("text_a", "string", "label"),
-    Column("score", "float64", "value"),
+    Column.label("rank", "int64"),
+    Column.label("row_a"),
+    Column.label("text_a"),
+    Column.value("score"),
 )
 NAMES = (
-    Column("side", "string", "axis"),
-    Column("place", "int64", "axis"),
-    *(Column(name, "string", "label") for name in ("of", "id", "text")),
+    Column.axis("side"),
+    Column.axis("place", "int64"),
+    *(Column.label(name) for name in ("of", "id", "text")),
 )
 
 

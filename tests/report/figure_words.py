@@ -15,13 +15,11 @@ from crosstune.report.packing import drawn_rows
 from crosstune.report.theme import FILE_FONT, LIGHT, vega_config
 
 COLUMNS = (
-    Column("stage", "string", "axis"),
-    Column("layer", "int64", "axis"),
-    Column("component", "string", "axis"),
-    Column("cosine", "float64", "value"),
-    Column("low", "float64", "low", of="cosine"),
-    Column("high", "float64", "high", of="cosine"),
-    Column("resolved", "bool", "mask", of="cosine"),
+    Column.axis("stage"),
+    Column.axis("layer", "int64"),
+    Column.axis("component"),
+    *Column.interval("cosine", names=("low", "high")),
+    Column.mask("resolved", of="cosine"),
 )
 
 

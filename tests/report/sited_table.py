@@ -7,11 +7,10 @@ import math
 from crosstune.foundation.records import Column, Table
 
 COLUMNS = (
-    Column("where", "string", "axis"),
-    Column("nats", "float64", "value", "nats per token"),
-    Column("low", "float64", "low", of="nats"),
-    Column("high", "float64", "high", of="nats"),
-    Column("resolved", "bool", "mask", of="nats"),
+    Column.axis("where"),
+    Column.value("nats", unit="nats per token"),
+    *Column.bounds("nats", names=("low", "high")),
+    Column.mask("resolved", of="nats"),
 )
 ROWS = [
     {"where": "L0", "nats": -1.234, "low": -1.5, "high": -1.0, "resolved": True},

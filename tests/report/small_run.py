@@ -25,7 +25,7 @@ def small_run(folder: Path, sections: tuple[Section, ...], table: Table) -> Run:
 
 
 def tiny_table() -> Table:
-    columns = (Column("task", "string", "axis"), Column("nats", "float64", "value", "nats"))
+    columns = (Column.axis("task"), Column.value("nats", unit="nats"))
     return Table("tiny", columns, [{"task": "en", "nats": 1.25}, {"task": "bn", "nats": -0.5}])
 
 

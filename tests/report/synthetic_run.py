@@ -23,15 +23,11 @@ def sites(layers: int) -> list[tuple[int, str, str]]:
 
 
 def axis(name: str, kind: Any = "string", unit: str = "") -> Column:
-    return Column(name, kind, "axis", unit)
+    return Column.axis(name, kind, unit=unit)
 
 
 def measured(name: str, unit: str, about: str = "") -> tuple[Column, Column, Column]:
-    return (
-        Column(name, "float64", "value", unit, about=about),
-        Column("low", "float64", "low", unit, of=name),
-        Column("high", "float64", "high", unit, of=name),
-    )
+    return (*Column.interval(name, names=("low", "high"), unit=unit, about=about),)
 
 
 PLACE = (axis("layer", "int64"), axis("component"), axis("where"))
@@ -54,7 +50,7 @@ def forgetting_sites(rng: np.random.Generator, tasks: tuple[str, ...], layers: i
     columns = (
         axis("stage"), axis("task"), axis("side"), *PLACE,
         *measured("nats", "nats per token", "Loss change booked under the component."),
-        Column("share", "float64", "label"), Column("n", "int64", "label"),
+        Column.label("share", "float64"), Column.label("n", "int64"),
     )  # fmt: skip
     rows = []
     for stage in tasks[1:]:
@@ -71,8 +67,8 @@ def forgetting_sites(rng: np.random.Generator, tasks: tuple[str, ...], layers: i
 
 def forgetting_path(rng: np.random.Generator, tasks: tuple[str, ...], layers: int) -> Table:
     columns = (
-        Column("seed", "int64", "axis"), axis("start_step", "int64"), axis("stop_step", "int64"),
-        axis("task"), *PLACE[:2], Column("nats", "float64", "value", "nats per token"),
+        Column.axis("seed", "int64"), axis("start_step", "int64"), axis("stop_step", "int64"),
+        axis("task"), *PLACE[:2], Column.value("nats", unit="nats per token"),
     )  # fmt: skip
     rows = []
     for seed in SEEDS:
@@ -93,9 +89,9 @@ def agreement_windows(rng: np.random.Generator, tasks: tuple[str, ...], layers: 
     columns = (
         axis("stage"), axis("start_step", "int64"), axis("stop_step", "int64"), axis("task_a"),
         axis("task_b"), *PLACE, *measured("corrected", "", "Corrected cosine, mean over the window."),
-        Column("resolved", "bool", "mask", of="corrected"),
-        Column("naive", "float64", "value"), Column("conflict", "bool", "label"),
-        Column("states", "int64", "label"), Column("sd_states", "float64", "label"),
+        Column.mask("resolved", of="corrected"),
+        Column.value("naive"), Column.label("conflict", "bool"),
+        Column.label("states", "int64"), Column.label("sd_states", "float64"),
     )  # fmt: skip
     rows = []
     for stage in tasks[1:]:
@@ -122,7 +118,7 @@ def agreement_windows(rng: np.random.Generator, tasks: tuple[str, ...], layers: 
 def agreement_depth(rng: np.random.Generator, name: str, noise: float) -> Table:
     columns = (
         axis("seed", "int64"), axis("pair"), axis("step", "int64", "optimizer steps"),
-        *measured("cosine", ""), Column("chance", "float64", "chance", of="cosine", about="no shared signal."),
+        *measured("cosine", ""), Column.chance("chance", of="cosine", about="no shared signal."),
     )  # fmt: skip
     rows = []
     for seed in SEEDS:
@@ -146,8 +142,8 @@ def rollback(rng: np.random.Generator, tasks: tuple[str, ...], layers: int) -> T
 
 def against(rng: np.random.Generator, layers: int) -> Table:
     columns = (
-        *PLACE, Column("ledger", "float64", "value", "nats"),
-        *measured("rollback", "nats"), Column("kind", "string", "axis"),
+        *PLACE, Column.value("ledger", unit="nats"),
+        *measured("rollback", "nats"), Column.axis("kind"),
     )  # fmt: skip
     rows = []
     for row in _sited(rng, layers, 1 / layers):
@@ -163,8 +159,8 @@ def against(rng: np.random.Generator, layers: int) -> Table:
 def retention(rng: np.random.Generator, tasks: tuple[str, ...]) -> Table:
     columns = (
         axis("stage"), axis("task"), axis("side"), *measured("nats_per_token", "nats per token"),
-        Column("bits_per_byte", "float64", "value"), Column("perplexity", "float64", "value"),
-        Column("change_percent", "float64", "value", "%"), Column("n", "int64", "label"),
+        Column.value("bits_per_byte"), Column.value("perplexity"),
+        Column.value("change_percent", unit="%"), Column.label("n", "int64"),
     )  # fmt: skip
     rows = []
     for index, stage in enumerate(("base", *tasks)):
@@ -189,7 +185,7 @@ def retention(rng: np.random.Generator, tasks: tuple[str, ...]) -> Table:
 def evaluation(rng: np.random.Generator, tasks: tuple[str, ...]) -> Table:
     columns = (
         axis("seed", "int64"), axis("stage"), axis("step", "int64"), axis("task"), axis("side"),
-        Column("nats_per_token", "float64", "value", "nats per token"),
+        Column.value("nats_per_token", unit="nats per token"),
     )  # fmt: skip
     rows = []
     for seed in SEEDS:
@@ -211,8 +207,8 @@ def cost(tasks: tuple[str, ...]) -> Table:
     columns = (
         axis("stage"),
         axis("what"),
-        Column("value", "float64", "value"),
-        Column("unit", "string", "label"),
+        Column.value("value"),
+        Column.label("unit"),
     )
     rows = [
         {"stage": stage, "what": what, "value": value, "unit": unit}

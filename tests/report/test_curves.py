@@ -12,7 +12,7 @@ from crosstune.report.figures import specification
 
 
 def test_levels_are_named_in_every_small_chart() -> None:
-    columns = (*COLUMNS[:2], Column("nats", "float64", "value", "nats"))
+    columns = (*COLUMNS[:2], Column.value("nats", unit="nats"))
     rows = [{"stage": s, "layer": n, "nats": 1.0 + n} for s in ("en", "bn") for n in range(3)]
     section = Section(
         "l",
@@ -30,8 +30,8 @@ def test_levels_are_named_in_every_small_chart() -> None:
 
 def test_combined_rows_are_summed_before_the_mean_over_traces() -> None:
     columns = (
-        Column("seed", "int64", "axis"), Column("step", "int64", "axis"),
-        Column("layer", "int64", "axis"), Column("nats", "float64", "value"),
+        Column.axis("seed", "int64"), Column.axis("step", "int64"),
+        Column.axis("layer", "int64"), Column.value("nats"),
     )  # fmt: skip
     rows = [
         {"seed": seed, "step": step, "layer": layer, "nats": float(1 + seed)}
@@ -56,9 +56,9 @@ def test_lines_leave_out_what_is_below_the_noise_floor() -> None:
 
 def scattered(*rows: tuple[float, float], trace: str | None = None) -> dict[str, Any]:
     columns = (
-        Column("method", "string", "axis"),
-        Column("old", "float64", "value"),
-        Column("new", "float64", "value"),
+        Column.axis("method"),
+        Column.value("old"),
+        Column.value("new"),
     )
     table = Table("t", columns, [{"method": "m", "old": x, "new": y} for x, y in rows])
     section = Section("s", "S", "", "scatter", "t", x="old", y="new", color="method", trace=trace)

@@ -34,7 +34,7 @@ def test_relative_links_lead_to_files(drawn: Path) -> None:
 
 
 def test_a_table_of_nothing_but_unmeasured_values_is_drawn(tmp_path: Path) -> None:
-    columns = (*tiny_table().columns, Column("at", "int64", "axis"))
+    columns = (*tiny_table().columns, Column.axis("at", "int64"))
     table = Table("tiny", columns, [{"task": "en", "nats": None, "at": 1}])
     named = {"table": "tiny", "value": "nats"}
     sections = (

@@ -27,11 +27,11 @@ def test_sites_outside_the_layers_stand_in_their_own_strip() -> None:
 
 def test_a_matrix_prints_every_value_column() -> None:
     columns = (
-        Column("task", "string", "axis"),
-        Column("stage", "string", "axis"),
-        Column("nats", "float64", "value"),
-        Column("perplexity", "float64", "value"),
-        Column("change_percent", "float64", "value", "%"),
+        Column.axis("task"),
+        Column.axis("stage"),
+        Column.value("nats"),
+        Column.value("perplexity"),
+        Column.value("change_percent", unit="%"),
     )
     rows = [{"task": "en", "stage": "bn", "nats": 2.5, "perplexity": 12.18, "change_percent": 8.0}]
     section = Section("m", "M", "", "matrix", "t", x="task", y="stage", value="nats")

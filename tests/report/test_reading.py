@@ -40,4 +40,4 @@ def test_digits_tell_values_apart(largest: float, digits: int) -> None:
 
 def test_a_title_does_not_repeat_its_unit() -> None:
     assert titled(COLUMNS[1]) == "nats per token"
-    assert titled(Column("change_percent", "float64", "value", "%")) == "change percent (%)"
+    assert titled(Column.value("change_percent", unit="%")) == "change percent (%)"

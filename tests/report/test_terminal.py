@@ -22,7 +22,7 @@ def test_findings_come_first_with_their_words(drawn: Path) -> None:
 def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "a: 1\n", kind="test")
     evil = "\x1b[2J\x07name\r"
-    columns = (Column("task", "string", "axis"), Column("n", "int64", "value"))
+    columns = (Column.axis("task"), Column.value("n", "int64"))
     run.add_rows(Table("t", columns, [{"task": evil, "n": 1}]), "all")
     section = Section("s", "S", "", "table", "t")
     page = Page(evil, evil, (Statement(evil, "info"),), (section,))

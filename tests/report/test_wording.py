@@ -27,7 +27,7 @@ def test_html_cells_are_escaped() -> None:
 
 
 def test_numbers_of_several_units_keep_their_own_digits() -> None:
-    columns = (Column("what", "string", "axis"), Column("value", "float64", "value"))
+    columns = (Column.axis("what"), Column.value("value"))
     rows = [{"what": "s", "value": 81.4}, {"what": "bytes", "value": 1.25e9}]
     assert [row[1] for row in cells(Table("t", columns, rows))] == ["81.4", "1,250,000,000"]
     assert number(math.nan) == "not measured"
@@ -52,11 +52,9 @@ def test_aligned_columns_stand_under_their_heads() -> None:
 
 def test_what_is_smaller_than_the_last_digit_is_not_shown_as_zero() -> None:
     columns = (
-        Column("layer", "int64", "axis"),
-        Column("mean", "float64", "value"),
-        Column("low", "float64", "low", of="mean"),
-        Column("high", "float64", "high", of="mean"),
-        Column("damping", "float64", "label"),
+        Column.axis("layer", "int64"),
+        *Column.interval("mean", names=("low", "high")),
+        Column.label("damping", "float64"),
     )
     large = {"layer": 0, "mean": 0.5, "low": 0.0, "high": 1.0, "damping": 3.2}
     small = {"layer": 1, "mean": 0.00344, "low": -0.00012, "high": 0.04, "damping": 0.00344}

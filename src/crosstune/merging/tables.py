@@ -28,56 +28,39 @@ _OR_DIVERGENCE = (
 _MAY_LOSE = "What learned tasks may lose on the rows that chose"
 CHOSE = f"Loss on the rows that chose{_OR_DIVERGENCE}. A replay's: loss on those it did not learn."
 
-_METHOD = Column("method", "string", "axis", about="The granularity or baseline.")
+_METHOD = Column.axis("method", about="The granularity or baseline.")
 _PLACE = (
     _METHOD,
-    Column("point", "int64", "axis", about="Place in the method's list; 0 is the model before."),
+    Column.axis("point", "int64", about="Place in the method's list; 0 is the model before."),
 )
-_LABEL = Column("label", "string", "label", about="What the point answers, in a few words.")
+_LABEL = Column.label("label", about="What the point answers, in a few words.")
 _UNITS = (
-    Column("n", "int64", "label", about="Reported rows or groups the intervals stand on."),
-    Column("n_unit", "string", "label", about="What n counts: rows or groups."),
+    Column.label("n", "int64", about="Reported rows or groups the intervals stand on."),
+    Column.label("n_unit", about="What n counts: rows or groups."),
 )
 
 
 def _with_interval(name: str, about: str, unit: str = NATS) -> tuple[Column, Column, Column]:
     how = "Jackknife-t over reported rows or groups, paired."
-    return (
-        Column(name, "float64", "value", unit=unit, about=about),
-        Column(f"{name}_low", "float64", "low", unit=unit, of=name, about=how),
-        Column(f"{name}_high", "float64", "high", unit=unit, of=name, about=how),
-    )
+    return (*Column.interval(name, unit=unit, about=about, bounds=how),)
 
 
 POINTS_COLUMNS = (
     *_PLACE,
-    Column("kind", "string", "label", about="before, after, rate, budget, asked or replay."),
+    Column.label("kind", about="before, after, rate, budget, asked or replay."),
     _LABEL,
-    Column("rate", "float64", "label", about="Nats of the new that one nat of the old is worth."),
-    Column("budget", "float64", "label", unit=NATS, about=f"{_MAY_LOSE}{_OR_DIVERGENCE}."),
-    Column("coordinates", "int64", "label", about="How many numbers could be chosen."),
-    Column(
-        "selection_old",
-        "float64",
-        "value",
-        unit=NATS,
-        about=f"Mean over the forgotten tasks. {CHOSE}",
-    ),
-    Column(
-        "selection_new",
-        "float64",
-        "value",
-        unit=NATS,
-        about=f"Mean over the learned tasks. {CHOSE}",
-    ),
+    Column.label("rate", "float64", about="Nats of the new that one nat of the old is worth."),
+    Column.label("budget", "float64", unit=NATS, about=f"{_MAY_LOSE}{_OR_DIVERGENCE}."),
+    Column.label("coordinates", "int64", about="How many numbers could be chosen."),
+    Column.value("selection_old", unit=NATS, about=f"Mean over the forgotten tasks. {CHOSE}"),
+    Column.value("selection_new", unit=NATS, about=f"Mean over the learned tasks. {CHOSE}"),
     *_with_interval("old", "Mean loss of the forgotten tasks on reported rows."),
     *_with_interval("new", "Mean loss of the learned tasks on reported rows."),
     *_with_interval("regained", "Old loss of after minus here; positive is better."),
     *_with_interval("paid", "New loss here minus after; positive is worse."),
-    Column(
+    Column.label(
         "on_front",
         "bool",
-        "label",
         about="No point of the method is better in both by what chose, on selection rows.",
     ),
     *_UNITS,
@@ -86,9 +69,9 @@ POINTS_COLUMNS = (
 TASKS_COLUMNS = (
     *_PLACE,
     _LABEL,
-    Column("task", "string", "axis", about="The task whose loss is read."),
-    Column("role", "string", "label", about="learned or forgotten from before to after."),
-    Column("selection", "float64", "value", unit=NATS, about=CHOSE),
+    Column.axis("task", about="The task whose loss is read."),
+    Column.label("role", about="learned or forgotten from before to after."),
+    Column.value("selection", unit=NATS, about=CHOSE),
     *_with_interval("loss", "Loss on reported rows."),
     *_with_interval("change", "Loss here minus loss after; negative is better."),
     *_UNITS,
@@ -98,19 +81,19 @@ COEFFICIENTS_COLUMNS = (
     *_PLACE,
     _LABEL,
     *SITE_COLUMNS,
-    Column("parameter", "string", "axis", about="The parameter, by its name in the work model."),
-    Column("rows", "string", "axis", about="Class of embedding rows, or empty."),
-    Column("direction", "int64", "axis", about="Singular direction; −1 is the rest, or all."),
-    Column("checkpoint", "int64", "axis", about="Which end after before, from 1."),
-    Column("coefficient", "float64", "value", about="Share of the change that is kept."),
-    Column("elements", "int64", "label", about="Numbers the coefficient scales."),
-    Column("delta_share", "float64", "value", about="Share of the squared norm of the change."),
+    Column.axis("parameter", about="The parameter, by its name in the work model."),
+    Column.axis("rows", about="Class of embedding rows, or empty."),
+    Column.axis("direction", "int64", about="Singular direction; −1 is the rest, or all."),
+    Column.axis("checkpoint", "int64", about="Which end after before, from 1."),
+    Column.value("coefficient", about="Share of the change that is kept."),
+    Column.label("elements", "int64", about="Numbers the coefficient scales."),
+    Column.value("delta_share", about="Share of the squared norm of the change."),
 )
 
 HEADS_COLUMNS = (
     *SITE_COLUMNS,
-    Column("checkpoint", "int64", "axis", about="Which end after before, from 1."),
-    Column("coefficient", "float64", "value", about="Share of the head's change that is kept."),
+    Column.axis("checkpoint", "int64", about="Which end after before, from 1."),
+    Column.value("coefficient", about="Share of the head's change that is kept."),
 )
 
 HYPERVOLUME_COLUMNS = (
@@ -118,25 +101,19 @@ HYPERVOLUME_COLUMNS = (
     *_with_interval("value", ROOM, ""),
     *_with_interval("over_global", "Value minus that of the method global, paired.", ""),
     *_with_interval("over_replay", "Value minus that of the method replay, paired.", ""),
-    Column("points", "int64", "label", about="Points of the sweep, both ends among them."),
+    Column.label("points", "int64", about="Points of the sweep, both ends among them."),
     *_UNITS,
 )
 
 RIVALS_COLUMNS = (
     _METHOD,
-    Column(
-        "question", "string", "axis", about="What both answer: a budget, a rate, or what was asked."
-    ),
-    Column("rival", "string", "axis", about="The method it is compared with: global or replay."),
-    Column("kind", "string", "label", about="budget, rate or asked."),
-    Column("rate", "float64", "label", about="Nats of the new that one nat of the old is worth."),
-    Column("budget", "float64", "label", unit=NATS, about=f"{_MAY_LOSE}{_OR_DIVERGENCE}."),
-    Column(
-        "answer", "string", "label", about="The rival's point that answers it, by rows that chose."
-    ),
-    Column(
-        "same_model", "bool", "label", about="Whether both keep the same share of every change."
-    ),
+    Column.axis("question", about="What both answer: a budget, a rate, or what was asked."),
+    Column.axis("rival", about="The method it is compared with: global or replay."),
+    Column.label("kind", about="budget, rate or asked."),
+    Column.label("rate", "float64", about="Nats of the new that one nat of the old is worth."),
+    Column.label("budget", "float64", unit=NATS, about=f"{_MAY_LOSE}{_OR_DIVERGENCE}."),
+    Column.label("answer", about="The rival's point that answers it, by rows that chose."),
+    Column.label("same_model", "bool", about="Whether both keep the same share of every change."),
     *_with_interval("regained", "Old loss of after minus that of the method's point."),
     *_with_interval("paid", "New loss of the method's point minus that of after."),
     *_with_interval(
@@ -152,30 +129,28 @@ RIVALS_COLUMNS = (
 
 LINE_COLUMNS = (
     *SITE_COLUMNS,
-    Column("task", "string", "axis", about="The task whose loss is accounted for."),
-    Column(
+    Column.axis("task", about="The task whose loss is accounted for."),
+    Column.value(
         "nats",
-        "float64",
-        "value",
         unit=NATS,
         about="Loss change booked on the straight line from before to after; positive is forgotten. With `target: "
         "checkpoints` the change of the divergence from the checkpoint that knows the task.",
     ),
-    Column("measured", "float64", "value", unit=NATS, about="Measured change of the same."),
-    Column("residual", "float64", "value", unit=NATS, about="Sum of all entries minus measured."),
+    Column.value("measured", unit=NATS, about="Measured change of the same."),
+    Column.value("residual", unit=NATS, about="Sum of all entries minus measured."),
 )
 
 GENERATIONS_COLUMNS = (
-    Column("task", "string", "axis", about="The task the prompt is from."),
-    Column("prompt", "string", "axis", about="What the models were given."),
-    Column("before", "string", "label", about="How the model before goes on."),
-    Column("after", "string", "label", about="How the model after goes on."),
-    Column("repaired", "string", "label", about="How the repaired model goes on."),
+    Column.axis("task", about="The task the prompt is from."),
+    Column.axis("prompt", about="What the models were given."),
+    Column.label("before", about="How the model before goes on."),
+    Column.label("after", about="How the model after goes on."),
+    Column.label("repaired", about="How the repaired model goes on."),
 )
 
 COST_COLUMNS = (
     _METHOD,
-    Column("looks", "int64", "value", about="Looks at the losses and their slopes."),
-    Column("tokens", "int64", "value", about="Tokens read with gradient."),
-    Column("seconds", "float64", "value", unit="s", about="Wall-clock time."),
+    Column.value("looks", "int64", about="Looks at the losses and their slopes."),
+    Column.value("tokens", "int64", about="Tokens read with gradient."),
+    Column.value("seconds", unit="s", about="Wall-clock time."),
 )

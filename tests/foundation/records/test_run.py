@@ -13,14 +13,17 @@ from crosstune.foundation.errors import StorageError
 from crosstune.foundation.records import Column, Measurement, Run, Table
 
 COLUMNS = (
-    Column("step", "int64", "axis"),
-    Column("loss", "float64", "value", "nats"),
-    Column("low", "float64", "low", "nats", of="loss"),
+    Column.axis("step", "int64"),
+    *Column.interval("loss", unit="nats"),
 )
 
 
 def table(*steps):
-    return Table("learning", COLUMNS, [{"step": s, "loss": s / 2, "low": None} for s in steps])
+    return Table(
+        "learning",
+        COLUMNS,
+        [{"step": s, "loss": s / 2, "loss_low": None, "loss_high": None} for s in steps],
+    )
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ from crosstune.foundation.errors import MeasurementError, StorageError
 from crosstune.foundation.records import Column, Table
 
 COLUMNS = (
-    Column("task", "string", "axis"),
-    Column("nats", "float64", "value", "nats per token", about="What was forgotten."),
-    Column("low", "float64", "low", "nats per token", of="nats"),
-    Column("resolved", "bool", "mask", of="nats"),
+    Column.axis("task"),
+    Column.value("nats", unit="nats per token", about="What was forgotten."),
+    *Column.bounds("nats", unit="nats per token"),
+    Column.mask("resolved", of="nats"),
 )
 
 
 def row(task="en", nats=1.0, low=0.5, resolved=True):
-    return {"task": task, "nats": nats, "low": low, "resolved": resolved}
+    return {"task": task, "nats": nats, "nats_low": low, "nats_high": 2.0, "resolved": resolved}
 
 
 def test_roles_units_and_cells_survive_the_disk(tmp_path):
@@ -51,7 +51,7 @@ def test_rows_that_do_not_fit_are_refused(wrong):
 
 def test_a_bound_of_nothing_is_refused():
     with pytest.raises(MeasurementError, match="be `of` a column"):
-        Table("t", (Column("low", "float64", "low", of="nats"),))
+        Table("t", Column.bounds("nats"))
 
 
 def test_where_keeps_equal_rows_and_names_a_wrong_column():
@@ -62,7 +62,7 @@ def test_where_keeps_equal_rows_and_names_a_wrong_column():
 
 
 def test_constant_columns_go_in_front():
-    wide = Table("f", COLUMNS, [row()]).with_columns({Column("seed", "int64", "axis"): 7})
+    wide = Table("f", COLUMNS, [row()]).with_columns({Column.axis("seed", "int64"): 7})
     assert wide.rows() == [{"seed": 7, **row()}]
 
 

@@ -11,12 +11,12 @@ from crosstune.foundation.records import Column, Run, Table
 from crosstune.studies.conflict import accounts
 
 AXES = {"stage": "2-bn", "task": "en", "side": "test"}
-KEY = tuple(Column(name, "string", "axis") for name in AXES)
-SEED = Column("seed", "int64", "axis")
+KEY = tuple(Column.axis(name) for name in AXES)
+SEED = Column.axis("seed", "int64")
 
 
 def numbers(*names: str) -> tuple[Column, ...]:
-    return tuple(Column(name, "float64", "value") for name in names)
+    return tuple(Column.value(name) for name in names)
 
 
 def sites(entries: dict[int, dict[str, float]]) -> Table:
@@ -68,7 +68,7 @@ def heads(entries: dict[int, list[tuple[str, int, int, float]]]) -> Table:
     """`forgetting_heads` of one layer: component, query head, key-value head, nats."""
     columns = (
         *(*KEY, SEED, accounts.LAYER, accounts.COMPONENT),
-        *(Column(name, "int64", "axis") for name in ("head", "kv_head")),
+        *(Column.axis(name, "int64") for name in ("head", "kv_head")),
         *numbers("nats", "low", "high"),
     )
     rows = [
@@ -100,7 +100,7 @@ def test_parts_of_one_head_add_up_and_keep_no_interval_over_rows() -> None:
 
 def segments(chords: list[dict[str, Any]]) -> Table:
     names = numbers("measured", "booked", "residual", "evaluations")
-    columns = (*KEY, SEED, *names, Column("every", "int64", "label"))
+    columns = (*KEY, SEED, *names, Column.label("every", "int64"))
     return Table("forgetting_segments", columns, [{**AXES, "every": 10, **one} for one in chords])
 
 
@@ -137,7 +137,7 @@ def test_the_closing_line_names_the_worst_seed_and_chord() -> None:
 
 
 def test_the_course_ends_at_the_sum_of_the_path() -> None:
-    columns = (*KEY, SEED, accounts.COMPONENT, Column("stop_step", "int64", "axis"))
+    columns = (*KEY, SEED, accounts.COMPONENT, Column.axis("stop_step", "int64"))
     path = [(0, 2, 1.0), (0, 2, 0.5), (0, 4, 2.0), (1, 2, 0.5), (1, 4, 1.0)]
     rows = [
         {**AXES, "seed": seed, "component": "attn.q", "stop_step": stop, "nats": nats}

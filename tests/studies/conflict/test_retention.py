@@ -11,7 +11,7 @@ from crosstune.foundation.records import Column, Table
 from crosstune.studies.conflict import retention
 from crosstune.studies.conflict.tables import SCORES
 
-SEED = Column("seed", "int64", "axis")
+SEED = Column.axis("seed", "int64")
 # Nats of en and bn after the base model, stage 1-en and stage 2-bn, for two seeds.
 NATS = {
     0: {"0-base": (4.0, 6.0), "1-en": (2.0, 5.0), "2-bn": (3.0, 1.0)},

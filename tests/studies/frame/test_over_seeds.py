@@ -67,7 +67,7 @@ def test_the_coverage_of_a_shared_error_does_not_fall_with_the_seeds() -> None:
 
 
 def test_rows_are_grouped_in_order_of_first_appearance() -> None:
-    columns = (Column("a", "string", "axis"), Column("x", "float64", "value"))
+    columns = (Column.axis("a"), Column.value("x"))
     table = Table("t", columns, [{"a": a, "x": x} for a, x in (("q", 1.0), ("p", 2.0), ("q", 3.0))])
     groups = [(key, [row["x"] for row in rows]) for key, rows in by_key(table, ("a",))]
     assert groups == [(("q",), [1.0, 3.0]), (("p",), [2.0])]

@@ -19,8 +19,8 @@ from crosstune.studies.frame.plan import Plan, PlanLine
 from crosstune.studies.frame.procedure import Procedure, warnings_of
 from crosstune.studies.frame.settings import SeededSettings
 
-COUNTS = (Column("part", "int64", "axis"), Column("count", "int64", "value"))
-SEED = Column("seed", "int64", "axis")
+COUNTS = (Column.axis("part", "int64"), Column.value("count", "int64"))
+SEED = Column.axis("seed", "int64")
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,12 @@ def rounding(shard: Shard, *, tf32: bool) -> float:
     """The difference that rounding may make: the square root of the coarsest step of the arithmetic."""
     # Sums in another order differ by a step times the condition of what is summed; the root leaves room for a condition of
     # 2,900 in float32. Norms, rotations, softmax and losses are float32 at best, whatever the weights are kept in.
-    return _step(shard, tf32=tf32) ** 0.5
+    return math.sqrt(_step(shard, tf32=tf32))
 
 
 def same_shape_rounding(shard: Shard, *, tf32: bool) -> float:
     """The difference that rounding may make where nothing is summed in another order, but by experts that sort tokens."""
-    return max(4 * _step(shard, tf32=tf32), torch.finfo(torch.float32).eps ** 0.5)
+    return max(4 * _step(shard, tf32=tf32), math.sqrt(torch.finfo(torch.float32).eps))
 
 
 def _step(shard: Shard, *, tf32: bool) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from crosstune.foundation.errors import MeasurementError
@@ -14,23 +15,16 @@ SIDES: tuple[Side, ...] = ("train", "test")
 BASE = "base"
 
 COLUMNS = (
-    Column("stage", "int64", "axis", about="0 is the base model, before any stage"),
-    Column("stage_name", "string", "label", about="the task learned in the stage"),
-    Column("task", "string", "axis"),
-    Column("side", "string", "axis", about="train: retention of what was seen; test: capability"),
-    Column("value", "float64", "value"),
-    Column("low", "float64", "low", of="value"),
-    Column("high", "float64", "high", of="value"),
-    Column("chance", "float64", "chance", of="value"),
-    Column("perplexity", "float64", "value", about="exp of the value, where it is nats per token"),
-    Column(
-        "percent_of_base", "float64", "value", unit="%", about="change from the base model's value"
-    ),
-    Column(
-        "forgetting",
-        "float64",
-        "value",
-        about="best earlier value since learned, lost now; positive is lost",
+    Column.axis("stage", "int64", about="0 is the base model, before any stage"),
+    Column.label("stage_name", about="the task learned in the stage"),
+    Column.axis("task"),
+    Column.axis("side", about="train: retention of what was seen; test: capability"),
+    *Column.interval("value", names=("low", "high")),
+    Column.chance("chance", of="value"),
+    Column.value("perplexity", about="exp of the value, where it is nats per token"),
+    Column.value("percent_of_base", unit="%", about="change from the base model's value"),
+    Column.value(
+        "forgetting", about="best earlier value since learned, lost now; positive is lost"
     ),
 )
 
@@ -180,9 +174,7 @@ class RetentionMatrix:
     def _with_unit(self, column: Column) -> Column:
         if column.name not in ("value", "low", "high", "chance", "forgetting"):
             return column
-        return Column(
-            column.name, column.kind, column.role, self.unit or "", column.of, column.about
-        )
+        return replace(column, unit=self.unit or "")
 
     def _score(self, stage: int, task: str, side: Side) -> float:
         value = self.value(stage, task, side)

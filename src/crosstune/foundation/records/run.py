@@ -26,17 +26,15 @@ from crosstune.foundation.storage import read_json, safe_name, write_json, write
 _SCHEMA = 1
 _FIRST_FILES = {"tables", "checkpoints", "settings.yaml", "environment.json"}
 _MEASUREMENT_COLUMNS = (
-    Column("name", "string", "axis"),
-    Column("value", "float64", "value"),
-    Column("low", "float64", "low", of="value"),
-    Column("high", "float64", "high", of="value"),
-    Column("n", "int64", "label", about="How many units the estimate rests on."),
-    Column("unit", "string", "label"),
-    Column("how", "string", "label"),
-    Column("chance", "float64", "chance", of="value"),
-    Column("seeds", "string", "label"),
-    Column("n_unit", "string", "label"),
-    Column("level", "float64", "label", about="The coverage that the interval claims."),
+    Column.axis("name"),
+    *Column.interval("value", names=("low", "high")),
+    Column.label("n", "int64", about="How many units the estimate rests on."),
+    Column.label("unit"),
+    Column.label("how"),
+    Column.chance("chance", of="value"),
+    Column.label("seeds"),
+    Column.label("n_unit"),
+    Column.label("level", "float64", about="The coverage that the interval claims."),
 )
 
 

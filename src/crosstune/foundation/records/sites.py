@@ -13,15 +13,13 @@ from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column
 
 SITE_COLUMNS = (
-    Column("where", "string", "label", about="The site in words."),
-    Column("layer", "int64", "axis", about="Block index; −1 outside the blocks."),
-    Column("component", "string", "axis", about="Component of the layer."),
-    Column("head", "int64", "axis", about="Query head of q or o; −1 where of no single one."),
-    Column(
-        "kv_head", "int64", "axis", about="Key-value head of k or v; −1 where of no single one."
-    ),
-    Column("expert", "int64", "axis", about="Expert index; −1 where there is none."),
-    Column("factor", "string", "axis", about="LoRA factor A or B (gauge-dependent), or empty."),
+    Column.label("where", about="The site in words."),
+    Column.axis("layer", "int64", about="Block index; −1 outside the blocks."),
+    Column.axis("component", about="Component of the layer."),
+    Column.axis("head", "int64", about="Query head of q or o; −1 where of no single one."),
+    Column.axis("kv_head", "int64", about="Key-value head of k or v; −1 where of no single one."),
+    Column.axis("expert", "int64", about="Expert index; −1 where there is none."),
+    Column.axis("factor", about="LoRA factor A or B (gauge-dependent), or empty."),
 )
 
 

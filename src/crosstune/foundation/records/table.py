@@ -35,7 +35,7 @@ _FIELD, _TABLE = b"crosstune.column", b"crosstune.table"
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of a table holds.
+    """What one column of a table holds; made by the constructors below, one for each role.
 
     Attributes:
         name: Its name.
@@ -54,6 +54,56 @@ class Column:
     unit: str = ""
     of: str = ""
     about: str = ""
+
+    @classmethod
+    def axis(cls, name: str, kind: Kind = "string", *, unit: str = "", about: str = "") -> Column:
+        """A column that places a row."""
+        return cls(name, kind, "axis", unit, "", about)
+
+    @classmethod
+    def label(cls, name: str, kind: Kind = "string", *, unit: str = "", about: str = "") -> Column:
+        """A column of text or counts that go with a row."""
+        return cls(name, kind, "label", unit, "", about)
+
+    @classmethod
+    def value(cls, name: str, kind: Kind = "float64", *, unit: str = "", about: str = "") -> Column:
+        """A column of what was measured."""
+        return cls(name, kind, "value", unit, "", about)
+
+    @classmethod
+    def bounds(
+        cls, of: str, *, unit: str = "", about: str = "", names: tuple[str, str] | None = None
+    ) -> tuple[Column, Column]:
+        """The two columns of an interval's bounds, `<of>_low` and `<of>_high` unless named otherwise."""
+        low, high = names or (f"{of}_low", f"{of}_high")
+        return (
+            cls(low, "float64", "low", unit, of, about),
+            cls(high, "float64", "high", unit, of, about),
+        )
+
+    @classmethod
+    def interval(
+        cls,
+        name: str,
+        *,
+        unit: str = "",
+        about: str = "",
+        bounds: str = "",
+        names: tuple[str, str] | None = None,
+    ) -> tuple[Column, Column, Column]:
+        """A column of values and the two of their bounds; `bounds` says how these were found."""
+        value = cls.value(name, unit=unit, about=about)
+        return (value, *cls.bounds(name, unit=unit, about=bounds, names=names))
+
+    @classmethod
+    def chance(cls, name: str, *, of: str, unit: str = "", about: str = "") -> Column:
+        """A column of what an uninformed answer would be."""
+        return cls(name, "float64", "chance", unit, of, about)
+
+    @classmethod
+    def mask(cls, name: str, *, of: str, about: str = "") -> Column:
+        """A column that says whether a value may be read."""
+        return cls(name, "bool", "mask", "", of, about)
 
     def _field(self) -> pa.Field:
         notes = {"role": self.role, "unit": self.unit, "of": self.of, "about": self.about}

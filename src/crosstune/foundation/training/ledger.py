@@ -19,13 +19,13 @@ from crosstune.foundation.storage import read_json, write_json
 Unit = Literal["tokens", "microbatch"]
 
 COLUMNS = (
-    Column("step", "int64", "axis", about="optimizer steps taken, this one included"),
-    Column("term", "string", "axis"),
-    Column("raw", "float64", "value", about="sum over sum of the whole step"),
-    Column("weight", "float64", "value"),
-    Column("weighted", "float64", "value", about="raw x weight; the terms add up to the loss"),
-    Column("sum", "float64", "value"),
-    Column("count", "int64", "value", about="tokens or micro-batches that the sum is divided by"),
+    Column.axis("step", "int64", about="optimizer steps taken, this one included"),
+    Column.axis("term"),
+    Column.value("raw", about="sum over sum of the whole step"),
+    Column.value("weight"),
+    Column.value("weighted", about="raw x weight; the terms add up to the loss"),
+    Column.value("sum"),
+    Column.value("count", "int64", about="tokens or micro-batches that the sum is divided by"),
 )
 
 

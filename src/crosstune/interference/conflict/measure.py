@@ -27,78 +27,48 @@ from crosstune.interference.conflict.windows import WindowAgreement
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS = Column(
+WEIGHTS = Column.label(
     "weights",
-    "string",
-    "label",
     about="trained: gradients of what moves; effective: of the weight an adapter adds to.",
 )
 PAIR_COLUMNS = (
-    Column("task_a", "string", "axis", about="The first task of the pair."),
-    Column("task_b", "string", "axis", about="The second task of the pair."),
+    Column.axis("task_a", about="The first task of the pair."),
+    Column.axis("task_b", about="The second task of the pair."),
     WEIGHTS,
 )
 FIGURE_COLUMNS = (
-    Column("corrected", "float64", "value", about="Cosine of the true gradients, noise removed."),
-    Column("low", "float64", "low", of="corrected"),
-    Column("high", "float64", "high", of="corrected"),
-    Column(
-        "inner",
-        "float64",
-        "value",
-        about="U_AB: −ε·U_AB is A's first-order loss change from a step ε on B.",
+    *Column.interval(
+        "corrected", names=("low", "high"), about="Cosine of the true gradients, noise removed."
     ),
-    Column("inner_low", "float64", "low", of="inner"),
-    Column("inner_high", "float64", "high", of="inner"),
-    Column(
-        "dissimilarity",
-        "float64",
-        "value",
-        about="1 − corrected; near 1 is orthogonal, not conflict.",
+    *Column.interval(
+        "inner", about="U_AB: −ε·U_AB is A's first-order loss change from a step ε on B."
     ),
-    Column(
-        "resolved", "bool", "mask", of="corrected", about="Both gradients stand out of their noise."
-    ),
-    Column("conflict", "bool", "label", about="U_AB below 0 after Holm over the sites."),
-    Column("verdict", "string", "label", about="The same in words."),
+    Column.value("dissimilarity", about="1 − corrected; near 1 is orthogonal, not conflict."),
+    Column.mask("resolved", of="corrected", about="Both gradients stand out of their noise."),
+    Column.label("conflict", "bool", about="U_AB below 0 after Holm over the sites."),
+    Column.label("verdict", about="The same in words."),
 )
 STATE_COLUMNS = (
-    Column(
-        "naive", "float64", "value", about="Cosine of the mean gradients, pulled to 0 by noise."
+    Column.value("naive", about="Cosine of the mean gradients, pulled to 0 by noise."),
+    Column.value("reliability_a", about="Share of ‖mean gradient‖² that is not noise."),
+    Column.value("reliability_b"),
+    Column.value("norm_a", unit="nats per token", about="‖mean gradient‖ with its noise."),
+    Column.value("norm_b", unit="nats per token"),
+    Column.value("signal_to_noise_a", about="U_AA over the mean's noise energy."),
+    Column.value("signal_to_noise_b"),
+    Column.value("noise_scale_a", unit="blocks", about="Blocks at which noise equals signal."),
+    Column.value("noise_scale_b", unit="blocks"),
+    Column.value("conflict_p", about="One-sided p of the conflict, Holm-adjusted."),
+    Column.label("blocks", "int64", unit="blocks", about="Blocks per task."),
+    Column.label(
+        "blocks_needed", "float64", unit="blocks", about="Blocks that would resolve the site."
     ),
-    Column(
-        "reliability_a", "float64", "value", about="Share of ‖mean gradient‖² that is not noise."
-    ),
-    Column("reliability_b", "float64", "value"),
-    Column(
-        "norm_a", "float64", "value", unit="nats per token", about="‖mean gradient‖ with its noise."
-    ),
-    Column("norm_b", "float64", "value", unit="nats per token"),
-    Column("signal_to_noise_a", "float64", "value", about="U_AA over the mean's noise energy."),
-    Column("signal_to_noise_b", "float64", "value"),
-    Column(
-        "noise_scale_a",
-        "float64",
-        "value",
-        unit="blocks",
-        about="Blocks at which noise equals signal.",
-    ),
-    Column("noise_scale_b", "float64", "value", unit="blocks"),
-    Column("conflict_p", "float64", "value", about="One-sided p of the conflict, Holm-adjusted."),
-    Column("blocks", "int64", "label", unit="blocks", about="Blocks per task."),
-    Column(
-        "blocks_needed",
-        "float64",
-        "label",
-        unit="blocks",
-        about="Blocks that would resolve the site.",
-    ),
-    Column("note", "string", "label"),
+    Column.label("note"),
 )
 CONFLICT_COLUMNS = (*PAIR_COLUMNS, *SITE_COLUMNS, *FIGURE_COLUMNS, *STATE_COLUMNS)
 _CHECKPOINT_COLUMNS = (
-    Column("checkpoint", "string", "axis"),
-    Column("step", "int64", "axis", unit="optimizer steps"),
+    Column.axis("checkpoint"),
+    Column.axis("step", "int64", unit="optimizer steps"),
 )
 
 GAUGE_NOTE = "gauge-dependent: R·A and B·R⁻¹ are the same function and another cosine"

@@ -35,19 +35,17 @@ from crosstune.interference.conflict.measure import (
 from crosstune.interference.conflict.peaks import find_peak, heuristics
 from crosstune.interference.conflict.windows import WindowAgreement, window_of
 
-_STAGE = Column("stage", "string", "axis")
-_REFERENCE = Column(
-    "reference", "string", "axis", about="frozen: task_a's gradient is that of the first state."
-)
+_STAGE = Column.axis("stage")
+_REFERENCE = Column.axis("reference", about="frozen: task_a's gradient is that of the first state.")
 _SPAN = (
-    Column("start_step", "int64", "axis", unit="optimizer steps"),
-    Column("stop_step", "int64", "axis", unit="optimizer steps"),
+    Column.axis("start_step", "int64", unit="optimizer steps"),
+    Column.axis("stop_step", "int64", unit="optimizer steps"),
 )
-_STATES = Column("states", "int64", "label", unit="states")
+_STATES = Column.label("states", "int64", unit="states")
 
 STATES_COLUMNS = (
     _STAGE,
-    Column("step", "int64", "axis", unit="optimizer steps"),
+    Column.axis("step", "int64", unit="optimizer steps"),
     _REFERENCE,
     *PAIR_COLUMNS,
     *SITE_COLUMNS,
@@ -61,51 +59,44 @@ WINDOWS_COLUMNS = (
     *PAIR_COLUMNS,
     *SITE_COLUMNS,
     *FIGURE_COLUMNS,
-    Column("conflict_p", "float64", "value", about="One-sided p of the conflict, Holm-adjusted."),
-    Column(
-        "agree", "bool", "label", about="Lower bound of U_AB above 0 after Holm over the sites."
-    ),
-    Column("sd_states", "float64", "value", about="Spread of the one-state cosines in the window."),
-    Column("sd_states_inner", "float64", "value", about="Spread of the one-state U_AB."),
+    Column.value("conflict_p", about="One-sided p of the conflict, Holm-adjusted."),
+    Column.label("agree", "bool", about="Lower bound of U_AB above 0 after Holm over the sites."),
+    Column.value("sd_states", about="Spread of the one-state cosines in the window."),
+    Column.value("sd_states_inner", about="Spread of the one-state U_AB."),
     _STATES,
-    Column(
-        "effective_states", "float64", "label", unit="states", about="Worth as independent ones."
-    ),
-    Column("blocks", "int64", "label", unit="blocks", about="Blocks per task."),
+    Column.label("effective_states", "float64", unit="states", about="Worth as independent ones."),
+    Column.label("blocks", "int64", unit="blocks", about="Blocks per task."),
 )
 PEAKS_COLUMNS = (
     _STAGE,
     *_SPAN,
     _REFERENCE,
     *PAIR_COLUMNS,
-    Column("scope", "string", "axis", about="One component across layers, or all sites."),
-    Column("site", "string", "label", about="The peak; empty where there is none."),
-    Column("kind", "string", "label"),
-    Column("peak_confidence", "float64", "value", about="Top − second dissimilarity; 0 when flat."),
-    Column("p", "float64", "value", about="Two-sided p of the smallest standardised difference."),
-    Column("leader", "string", "label", about="The largest dissimilarity, peak or not."),
-    Column("indistinguishable", "string", "label", about="Sites that may be the largest."),
-    Column(
-        "gap_site", "string", "label", about="Heuristic: top above 1.1 × second at the last state."
-    ),
-    Column("windowed_site", "string", "label", about="Heuristic: top of the mean over the states."),
-    Column("weighted_site", "string", "label", about="Heuristic: top of (1 − cos)·‖g‖."),
-    Column("words", "string", "label"),
+    Column.axis("scope", about="One component across layers, or all sites."),
+    Column.label("site", about="The peak; empty where there is none."),
+    Column.label("kind"),
+    Column.value("peak_confidence", about="Top − second dissimilarity; 0 when flat."),
+    Column.value("p", about="Two-sided p of the smallest standardised difference."),
+    Column.label("leader", about="The largest dissimilarity, peak or not."),
+    Column.label("indistinguishable", about="Sites that may be the largest."),
+    Column.label("gap_site", about="Heuristic: top above 1.1 × second at the last state."),
+    Column.label("windowed_site", about="Heuristic: top of the mean over the states."),
+    Column.label("weighted_site", about="Heuristic: top of (1 − cos)·‖g‖."),
+    Column.label("words"),
 )
 MOVEMENT_COLUMNS = (
     _STAGE,
     _REFERENCE,
     *PAIR_COLUMNS,
-    Column("verdict", "string", "label"),
-    Column("change", "float64", "value", unit="cosine per layer", about="Of the slope on depth."),
-    Column("low", "float64", "low", of="change"),
-    Column("high", "float64", "high", of="change"),
-    Column("excluded_above", "float64", "value", unit="cosine per layer"),
-    Column("relevant", "float64", "value", unit="cosine per layer"),
-    Column("seeds", "int64", "label"),
-    Column("probes", "int64", "label"),
-    Column("sites", "int64", "label"),
-    Column("words", "string", "label"),
+    Column.label("verdict"),
+    Column.value("change", unit="cosine per layer", about="Of the slope on depth."),
+    *Column.bounds("change", names=("low", "high")),
+    Column.value("excluded_above", unit="cosine per layer"),
+    Column.value("relevant", unit="cosine per layer"),
+    Column.label("seeds", "int64"),
+    Column.label("probes", "int64"),
+    Column.label("sites", "int64"),
+    Column.label("words"),
 )
 
 Row = dict[str, Any]

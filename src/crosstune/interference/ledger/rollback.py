@@ -31,32 +31,33 @@ from crosstune.foundation.statistics.intervals import ratio_jackknife
 from crosstune.interference.ledger.tables import NATS
 
 _TASK = (
-    Column("task", "string", "axis", about="The task whose loss is read."),
-    Column("side", "string", "axis", about="Train rows (retention) or test rows (capability)."),
+    Column.axis("task", about="The task whose loss is read."),
+    Column.axis("side", about="Train rows (retention) or test rows (capability)."),
 )
 ROLLBACK = (
     *_TASK,
-    Column("by", "string", "label", about="What was put back at once."),
+    Column.label("by", about="What was put back at once."),
     *SITE_COLUMNS,
-    Column("loss", "float64", "value", unit=NATS, about="Loss with this put back."),
-    Column(
+    Column.value("loss", unit=NATS, about="Loss with this put back."),
+    *Column.interval(
         "nats",
-        "float64",
-        "value",
+        names=("low", "high"),
         unit=NATS,
         about="Regained: loss now minus loss with it put back.",
+        bounds="Jackknife-t, paired by row.",
     ),
-    Column("low", "float64", "low", unit=NATS, of="nats", about="Jackknife-t, paired by row."),
-    Column("high", "float64", "high", unit=NATS, of="nats", about="Jackknife-t, paired by row."),
-    Column("share", "float64", "value", about="Share of what putting everything back regains."),
-    Column("n", "int64", "label", about="Rows or groups the interval stands on."),
+    Column.value("share", about="Share of what putting everything back regains."),
+    Column.label("n", "int64", about="Rows or groups the interval stands on."),
 )
 AGREEMENT = (
     *_TASK,
-    Column("rank_correlation", "float64", "value", about="Spearman: ledger entries, rollback."),
-    Column("low", "float64", "low", of="rank_correlation", about="Interval over sites."),
-    Column("high", "float64", "high", of="rank_correlation", about="Interval over sites."),
-    Column("sites", "int64", "label", about="Sites that both know."),
+    *Column.interval(
+        "rank_correlation",
+        names=("low", "high"),
+        about="Spearman: ledger entries, rollback.",
+        bounds="Interval over sites.",
+    ),
+    Column.label("sites", "int64", about="Sites that both know."),
 )
 
 Weights = Mapping[str, Tensor]

@@ -11,49 +11,50 @@ from crosstune.interference.ledger.accounts import Account, Book, Entry, TaskAcc
 NATS = "nats/token"
 
 _ACCOUNT = (
-    Column("stage", "string", "axis", about="The training stage."),
-    Column("every", "int64", "label", unit="steps", about="Optimizer steps of a chord (m)."),
-    Column("task", "string", "axis", about="The task whose loss is accounted for."),
-    Column("side", "string", "axis", about="Train rows (retention) or test rows (capability)."),
+    Column.axis("stage", about="The training stage."),
+    Column.label("every", "int64", unit="steps", about="Optimizer steps of a chord (m)."),
+    Column.axis("task", about="The task whose loss is accounted for."),
+    Column.axis("side", about="Train rows (retention) or test rows (capability)."),
 )
 _STEPS = (
-    Column("start_step", "int64", "axis", unit="steps", about="Where the chord starts."),
-    Column("stop_step", "int64", "axis", unit="steps", about="Where the chord ends."),
+    Column.axis("start_step", "int64", unit="steps", about="Where the chord starts."),
+    Column.axis("stop_step", "int64", unit="steps", about="Where the chord ends."),
 )
-_ENTRY = Column("nats", "float64", "value", unit=NATS, about="Loss change; positive is forgotten.")
+_ENTRY = Column.value("nats", unit=NATS, about="Loss change; positive is forgotten.")
 
 PATH = (*_ACCOUNT, *_STEPS, *SITE_COLUMNS, _ENTRY)
 SEGMENTS = (
     *_ACCOUNT,
     *_STEPS,
-    Column("loss_start", "float64", "value", unit=NATS, about="Loss at the chord's start."),
-    Column("loss_stop", "float64", "value", unit=NATS, about="Loss at the chord's end."),
-    Column("measured", "float64", "value", unit=NATS, about="Measured change of the loss."),
-    Column("booked", "float64", "value", unit=NATS, about="Sum of the chord's entries."),
-    Column("residual", "float64", "value", unit=NATS, about="Booked minus measured."),
-    Column("tolerance", "float64", "value", unit=NATS, about="The residual that still closes."),
-    Column("panels", "int64", "label", about="Simpson panels the chord was divided into."),
-    Column("evaluations", "int64", "label", about="Gradient evaluations of the task's blocks."),
-    Column("seconds", "float64", "value", unit="s", about="Wall-clock time of the chord."),
+    Column.value("loss_start", unit=NATS, about="Loss at the chord's start."),
+    Column.value("loss_stop", unit=NATS, about="Loss at the chord's end."),
+    Column.value("measured", unit=NATS, about="Measured change of the loss."),
+    Column.value("booked", unit=NATS, about="Sum of the chord's entries."),
+    Column.value("residual", unit=NATS, about="Booked minus measured."),
+    Column.value("tolerance", unit=NATS, about="The residual that still closes."),
+    Column.label("panels", "int64", about="Simpson panels the chord was divided into."),
+    Column.label("evaluations", "int64", about="Gradient evaluations of the task's blocks."),
+    Column.value("seconds", unit="s", about="Wall-clock time of the chord."),
 )
 TOTALS = (
     *_ACCOUNT,
-    Column(
-        "nats", "float64", "value", unit=NATS, about="Change of the loss; positive is forgotten."
+    *Column.interval(
+        "nats",
+        names=("low", "high"),
+        unit=NATS,
+        about="Change of the loss; positive is forgotten.",
+        bounds="Jackknife-t over blocks.",
     ),
-    Column("low", "float64", "low", unit=NATS, of="nats", about="Jackknife-t over blocks."),
-    Column("high", "float64", "high", unit=NATS, of="nats", about="Jackknife-t over blocks."),
-    Column("booked", "float64", "value", unit=NATS, about="Sum of all entries."),
-    Column("blocks", "int64", "label", about="Blocks the interval stands on."),
+    Column.value("booked", unit=NATS, about="Sum of all entries."),
+    Column.label("blocks", "int64", about="Blocks the interval stands on."),
 )
 SITES = (
     *_ACCOUNT,
     *SITE_COLUMNS,
     _ENTRY,
-    Column("low", "float64", "low", unit=NATS, of="nats", about="Jackknife-t over blocks."),
-    Column("high", "float64", "high", unit=NATS, of="nats", about="Jackknife-t over blocks."),
-    Column("share", "float64", "value", about="Signed share of the task's measured change."),
-    Column("blocks", "int64", "label", about="Blocks the interval stands on."),
+    *Column.bounds("nats", names=("low", "high"), unit=NATS, about="Jackknife-t over blocks."),
+    Column.value("share", about="Signed share of the task's measured change."),
+    Column.label("blocks", "int64", about="Blocks the interval stands on."),
 )
 
 

@@ -12,19 +12,15 @@ from crosstune.merging.tables import COEFFICIENTS_COLUMNS, NATS
 
 LOSSES = "stage_repair"
 COEFFICIENTS = "stage_repair_coefficients"
-_STAGE = Column("stage", "string", "axis", about="The stage of training.")
+_STAGE = Column.axis("stage", about="The stage of training.")
 
 LOSSES_COLUMNS = (
     _STAGE,
-    Column("task", "string", "axis", about="The task whose loss is read."),
-    Column(
-        "role", "string", "label", about="learned, forgotten, or neither, by the rows that chose."
-    ),
-    Column(
-        "before", "float64", "value", NATS, about="Loss at the stage's start, on rows that chose."
-    ),
-    Column("after", "float64", "value", NATS, about="Loss as trained."),
-    Column("repaired", "float64", "value", NATS, about="Loss of the model that goes on."),
+    Column.axis("task", about="The task whose loss is read."),
+    Column.label("role", about="learned, forgotten, or neither, by the rows that chose."),
+    Column.value("before", unit=NATS, about="Loss at the stage's start, on rows that chose."),
+    Column.value("after", unit=NATS, about="Loss as trained."),
+    Column.value("repaired", unit=NATS, about="Loss of the model that goes on."),
 )
 STAGE_COEFFICIENTS_COLUMNS = (
     _STAGE,

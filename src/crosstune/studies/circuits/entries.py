@@ -18,29 +18,26 @@ from crosstune.studies.circuits.prepare import CellKey
 
 MATRICES, ROWS = "circuit_matrices", "circuit_rows"
 LISTED = 12  # heads of a block and variant whose pairs are told
-CHECKPOINT = Column("checkpoint", "string", "axis", about="The state of the model.")
-PAIR = Column("pair", "string", "axis", about="The tasks, A first: `A:B`.")
+CHECKPOINT = Column.axis("checkpoint", about="The state of the model.")
+PAIR = Column.axis("pair", about="The tasks, A first: `A:B`.")
 AXES = (CHECKPOINT, PAIR)
 _HEAD = {column.name: column for column in tables.HEADS_COLUMNS}
 _SLICE = tuple(_HEAD[name] for name in ("layer", "block", "head", "variant"))
-STANDS_OUT = Column(
+STANDS_OUT = Column.label(
     "stands_out",
     "bool",
-    "label",
     about="A reliable head whose band, one of bands that hold for all heads at once, excludes 0 or, where a score is symmetric, "
     "lies above the mean head of the block. Never by directional or EWC scores, where heads have units of their own.",
 )
-_FISHER = Column(
-    "fisher", "string", "label", about="Whose squared gradients normalise the pair scores."
-)
+_FISHER = Column.label("fisher", about="Whose squared gradients normalise the pair scores.")
 PAIRS_COLUMNS = (
     *AXES,
     *_SLICE,
     _FISHER,
-    Column("rank", "int64", "label", about="Place among the head's pairs by magnitude, from 1."),
-    Column("score", "float64", "value", about="The pair's score."),
+    Column.label("rank", "int64", about="Place among the head's pairs by magnitude, from 1."),
+    Column.value("score", about="The pair's score."),
     *(
-        Column(name, "string", "label", about=about)
+        Column.label(name, about=about)
         for name, about in (
             ("row_a", "Id of the sample of A; empty where a score is of B's sample alone."),
             ("text_a", "What A's sample says."),
@@ -53,24 +50,21 @@ MATRICES_COLUMNS = (
     *AXES,
     *_SLICE,
     _FISHER,
-    Column("file", "string", "label", about="Array of the block's pair scores, in the run folder."),
-    Column(
-        "index",
-        "string",
-        "label",
-        about="Where the head stands on the array's axes after the two of samples.",
+    Column.label("file", about="Array of the block's pair scores, in the run folder."),
+    Column.label(
+        "index", about="Where the head stands on the array's axes after the two of samples."
     ),
 )
 ROWS_COLUMNS = (
     *AXES,
-    Column("side", "string", "axis", about="`row` for samples of A, `column` for those of B."),
-    Column("place", "int64", "axis", about="Place along that side of every matrix, from 0."),
-    Column("of", "string", "label", about="The task."),
-    Column("id", "string", "label", about="The sample's id."),
-    Column("text", "string", "label", about="What it says."),
-    Column("group", "string", "label", about="Its group, empty where it has none."),
-    Column("tokens", "int64", "label", about="Scored tokens."),
-    Column("nats", "float64", "value", unit="nats", about="Its summed loss at this checkpoint."),
+    Column.axis("side", about="`row` for samples of A, `column` for those of B."),
+    Column.axis("place", "int64", about="Place along that side of every matrix, from 0."),
+    Column.label("of", about="The task."),
+    Column.label("id", about="The sample's id."),
+    Column.label("text", about="What it says."),
+    Column.label("group", about="Its group, empty where it has none."),
+    Column.label("tokens", "int64", about="Scored tokens."),
+    Column.value("nats", unit="nats", about="Its summed loss at this checkpoint."),
 )  # fmt: skip
 
 

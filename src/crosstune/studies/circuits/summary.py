@@ -34,16 +34,14 @@ CHECKPOINTS_COLUMNS = (
     *AXES,
     _HEAD["block"],
     _HEAD["variant"],
-    Column("against", "string", "label", about="The checkpoint whose map it is held against."),
-    Column(
+    Column.label("against", about="The checkpoint whose map it is held against."),
+    *Column.interval(
         "rank_correlation",
-        "float64",
-        "value",
+        names=("low", "high"),
         about="Spearman, between the means of all heads of the block at the two checkpoints.",
+        bounds="As if heads were independent.",
     ),
-    Column("low", "float64", "low", of="rank_correlation", about="As if heads were independent."),
-    Column("high", "float64", "high", of="rank_correlation", about="As if heads were independent."),
-    Column("heads", "int64", "label", about="Heads compared."),
+    Column.label("heads", "int64", about="Heads compared."),
 )
 
 

@@ -10,23 +10,20 @@ from crosstune.foundation.records import Column, Measurement, Table
 from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
 from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 
-WHERE = Column("where", "string", "axis", about="The site in words.")
-COMPONENT = Column("component", "string", "axis")
-LAYER = Column("layer", "int64", "axis", about="−1 outside the blocks.")
+WHERE = Column.axis("where", about="The site in words.")
+COMPONENT = Column.axis("component")
+LAYER = Column.axis("layer", "int64", about="−1 outside the blocks.")
 _MEAN = (
-    Column("nats", "float64", "value", NATS, about="Mean over seeds; positive is forgotten."),
-    Column(
-        "low",
-        "float64",
-        "low",
-        NATS,
-        of="nats",
-        about="Over seeds and rows; over rows for one seed.",
+    *Column.interval(
+        "nats",
+        names=("low", "high"),
+        unit=NATS,
+        about="Mean over seeds; positive is forgotten.",
+        bounds="Over seeds and rows; over rows for one seed.",
     ),
-    Column("high", "float64", "high", NATS, of="nats"),
-    Column("rows_low", "float64", "label", NATS, about="Interval over rows alone."),
-    Column("rows_high", "float64", "label", NATS),
-    Column("seeds", "int64", "label"),
+    Column.label("rows_low", "float64", unit=NATS, about="Interval over rows alone."),
+    Column.label("rows_high", "float64", unit=NATS),
+    Column.label("seeds", "int64"),
 )
 _SITES = (STAGE, TASK, SIDE, WHERE, LAYER, COMPONENT, *_MEAN)
 _HEADS = (
@@ -35,25 +32,36 @@ _HEADS = (
     SIDE,
     LAYER,
     COMPONENT,
-    Column("head", "int64", "axis", about="Query head of q and o, key-value head of k and v."),
+    Column.axis("head", "int64", about="Query head of q and o, key-value head of k and v."),
     *_MEAN,
 )
 _COMPONENTS = (STAGE, TASK, SIDE, COMPONENT, *_MEAN)
-_COURSE = (STAGE, TASK, SIDE, Column("step", "int64", "axis", "optimizer steps"), COMPONENT, *_MEAN)
+_COURSE = (
+    STAGE,
+    TASK,
+    SIDE,
+    Column.axis("step", "int64", unit="optimizer steps"),
+    COMPONENT,
+    *_MEAN,
+)
 _CLOSING = (
     STAGE,
     TASK,
     SIDE,
-    Column("measured", "float64", "value", NATS, about="Change of the loss, mean over seeds."),
-    Column("low", "float64", "low", NATS, of="measured", about="Over seeds and rows."),
-    Column("high", "float64", "high", NATS, of="measured"),
-    Column("booked", "float64", "value", NATS, about="Sum of all entries, mean over seeds."),
-    Column("residual", "float64", "value", NATS, about="Largest |booked − measured| of a seed."),
-    Column("relative", "float64", "value", about="Residual over the measured change."),
-    Column("worst_chord", "float64", "value", NATS, about="Largest residual of one chord."),
-    Column("evaluations", "float64", "value", "per chord", about="Gradient evaluations."),
-    Column("every", "int64", "label", "steps", about="Optimizer steps of a chord (m)."),
-    Column("seeds", "int64", "label"),
+    *Column.interval(
+        "measured",
+        names=("low", "high"),
+        unit=NATS,
+        about="Change of the loss, mean over seeds.",
+        bounds="Over seeds and rows.",
+    ),
+    Column.value("booked", unit=NATS, about="Sum of all entries, mean over seeds."),
+    Column.value("residual", unit=NATS, about="Largest |booked − measured| of a seed."),
+    Column.value("relative", about="Residual over the measured change."),
+    Column.value("worst_chord", unit=NATS, about="Largest residual of one chord."),
+    Column.value("evaluations", unit="per chord", about="Gradient evaluations."),
+    Column.label("every", "int64", unit="steps", about="Optimizer steps of a chord (m)."),
+    Column.label("seeds", "int64"),
 )
 _ROLLBACK = (
     STAGE,
@@ -62,12 +70,12 @@ _ROLLBACK = (
     WHERE,
     LAYER,
     COMPONENT,
-    Column("nats", "float64", "value", NATS, about="Loss won back by putting the site back."),
-    Column("low", "float64", "low", NATS, of="nats"),
-    Column("high", "float64", "high", NATS, of="nats"),
-    Column("rows_low", "float64", "label", NATS),
-    Column("rows_high", "float64", "label", NATS),
-    Column("seeds", "int64", "label"),
+    *Column.interval(
+        "nats", names=("low", "high"), unit=NATS, about="Loss won back by putting the site back."
+    ),
+    Column.label("rows_low", "float64", unit=NATS),
+    Column.label("rows_high", "float64", unit=NATS),
+    Column.label("seeds", "int64"),
 )
 
 

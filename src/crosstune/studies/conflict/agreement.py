@@ -23,46 +23,38 @@ from crosstune.studies.conflict.tables import STAGE
 PROBE_FOLDER = "probe"
 WINDOW, WHOLE = "window", "whole stage"
 PAIR_JOINT = " – "
-PAIR = Column("pair", "string", "axis", about="The two tasks.")
-_SCOPE = Column("scope", "string", "axis", about="One window of probes, or the whole stage.")
+PAIR = Column.axis("pair", about="The two tasks.")
+_SCOPE = Column.axis("scope", about="One window of probes, or the whole stage.")
 _AGREEMENT = (
     STAGE,
     _SCOPE,
-    Column("start_step", "int64", "axis", "optimizer steps"),
-    Column("stop_step", "int64", "axis", "optimizer steps"),
+    Column.axis("start_step", "int64", unit="optimizer steps"),
+    Column.axis("stop_step", "int64", unit="optimizer steps"),
     PAIR,
     WEIGHTS,
     WHERE,
     LAYER,
     COMPONENT,
-    Column("corrected", "float64", "value", about="Cosine of the window means, mean over seeds."),
-    Column("low", "float64", "low", of="corrected", about="Over rows, states and seeds."),
-    Column("high", "float64", "high", of="corrected"),
-    Column(
-        "naive",
-        "float64",
-        "value",
-        about="Cosine of the same window means with their noise, mean over seeds.",
+    *Column.interval(
+        "corrected",
+        names=("low", "high"),
+        about="Cosine of the window means, mean over seeds.",
+        bounds="Over rows, states and seeds.",
     ),
-    Column("inner", "float64", "value", about="U_AB, mean over seeds."),
-    Column("inner_low", "float64", "low", of="inner"),
-    Column("inner_high", "float64", "high", of="inner"),
-    Column(
-        "resolved", "bool", "mask", of="corrected", about="Above the noise floor at every seed."
+    Column.value(
+        "naive", about="Cosine of the same window means with their noise, mean over seeds."
     ),
-    Column(
-        "conflict", "bool", "label", about="Upper bound of U_AB below 0 after Holm over the sites."
+    *Column.interval("inner", about="U_AB, mean over seeds."),
+    Column.mask("resolved", of="corrected", about="Above the noise floor at every seed."),
+    Column.label(
+        "conflict", "bool", about="Upper bound of U_AB below 0 after Holm over the sites."
     ),
-    Column(
-        "agree", "bool", "label", about="Lower bound of U_AB above 0 after Holm over the sites."
-    ),
-    Column("conflict_p", "float64", "label", about="One-sided, Holm-adjusted over the sites."),
-    Column(
-        "sd_states", "float64", "value", about="Spread of the one-state cosines, mean over seeds."
-    ),
-    Column("states", "int64", "label", about="States a seed."),
-    Column("blocks", "int64", "label", about="Blocks a task."),
-    Column("seeds", "int64", "label"),
+    Column.label("agree", "bool", about="Lower bound of U_AB above 0 after Holm over the sites."),
+    Column.label("conflict_p", "float64", about="One-sided, Holm-adjusted over the sites."),
+    Column.value("sd_states", about="Spread of the one-state cosines, mean over seeds."),
+    Column.label("states", "int64", about="States a seed."),
+    Column.label("blocks", "int64", about="Blocks a task."),
+    Column.label("seeds", "int64"),
 )
 _OF_ONE_STATE = {
     "stage",

@@ -31,29 +31,29 @@ _PEAKS = (
     STAGE,
     PAIR,
     WEIGHTS,
-    Column("scope", "string", "axis", about="One component across layers, or all sites."),
-    Column("kind", "string", "label"),
-    Column("peak_confidence", "float64", "value", about="Top − second dissimilarity; 0 when flat."),
-    Column("p", "float64", "label"),
-    Column("words", "string", "label"),
-    Column("indistinguishable", "string", "label"),
-    Column("seeds", "int64", "label"),
+    Column.axis("scope", about="One component across layers, or all sites."),
+    Column.label("kind"),
+    Column.value("peak_confidence", about="Top − second dissimilarity; 0 when flat."),
+    Column.label("p", "float64"),
+    Column.label("words"),
+    Column.label("indistinguishable"),
+    Column.label("seeds", "int64"),
 )
 _SLOPE = "cosine per layer"
 _MOVEMENT = (
     STAGE,
     PAIR,
     WEIGHTS,
-    Column("verdict", "string", "label"),
-    Column("change", "float64", "value", _SLOPE, about="Of the slope on depth over the stage."),
-    Column("low", "float64", "low", _SLOPE, of="change"),
-    Column("high", "float64", "high", _SLOPE, of="change"),
-    Column("excluded_above", "float64", "label", _SLOPE),
-    Column("needs_seeds", "float64", "label", about="To exclude it; NaN where unknown."),
-    Column("probes", "int64", "label"),
-    Column("sites", "int64", "label"),
-    Column("seeds", "int64", "label"),
-    Column("words", "string", "label"),
+    Column.label("verdict"),
+    *Column.interval(
+        "change", names=("low", "high"), unit=_SLOPE, about="Of the slope on depth over the stage."
+    ),
+    Column.label("excluded_above", "float64", unit=_SLOPE),
+    Column.label("needs_seeds", "float64", about="To exclude it; NaN where unknown."),
+    Column.label("probes", "int64"),
+    Column.label("sites", "int64"),
+    Column.label("seeds", "int64"),
+    Column.label("words"),
 )
 
 

@@ -23,25 +23,29 @@ TRADE_COLUMNS = (
     STAGE,
     TASK,
     SIDE,
-    Column("trained", "float64", "value", NATS, about="Loss of the model as trained."),
-    Column("repaired", "float64", "value", NATS, about="Loss of the model that goes on."),
-    Column("change", "float64", "value", NATS, about=_CHANGE),
-    Column("low", "float64", "low", NATS, of="change", about="Jackknife-t, paired by row."),
-    Column("high", "float64", "high", NATS, of="change", about="Jackknife-t, paired by row."),
-    Column("n", "int64", "label", about="Rows or groups the interval stands on."),
+    Column.value("trained", unit=NATS, about="Loss of the model as trained."),
+    Column.value("repaired", unit=NATS, about="Loss of the model that goes on."),
+    *Column.interval(
+        "change",
+        names=("low", "high"),
+        unit=NATS,
+        about=_CHANGE,
+        bounds="Jackknife-t, paired by row.",
+    ),
+    Column.label("n", "int64", about="Rows or groups the interval stands on."),
 )
 MEANS_COLUMNS = (
     STAGE,
     TASK,
     SIDE,
-    Column("trained", "float64", "value", NATS, about="Loss as trained, mean over seeds."),
-    Column("repaired", "float64", "value", NATS, about="Loss as repaired, mean over seeds."),
-    Column("change", "float64", "value", NATS, about=_CHANGE),
-    Column("low", "float64", "low", NATS, of="change", about="Over seeds and rows."),
-    Column("high", "float64", "high", NATS, of="change", about="Over seeds and rows."),
-    Column("rows_low", "float64", "label", NATS),
-    Column("rows_high", "float64", "label", NATS),
-    Column("seeds", "int64", "label"),
+    Column.value("trained", unit=NATS, about="Loss as trained, mean over seeds."),
+    Column.value("repaired", unit=NATS, about="Loss as repaired, mean over seeds."),
+    *Column.interval(
+        "change", names=("low", "high"), unit=NATS, about=_CHANGE, bounds="Over seeds and rows."
+    ),
+    Column.label("rows_low", "float64", unit=NATS),
+    Column.label("rows_high", "float64", unit=NATS),
+    Column.label("seeds", "int64"),
 )
 
 

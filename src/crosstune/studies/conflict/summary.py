@@ -18,7 +18,7 @@ from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import NATS, SIDE, SIDES, STAGE, TASK
 from crosstune.studies.frame.opening import seeds_of
 
-SEED = Column("seed", "int64", "axis", about="The cell's seed.")
+SEED = Column.axis("seed", "int64", about="The cell's seed.")
 # Tables of a cell that are kept as they are, with the seed in front.
 _KEPT = (
     "scores",
@@ -39,26 +39,22 @@ _PROBED = ("agreement_windows", "peaks", "movement")
 _REFERENCES = (
     TASK,
     SIDE,
-    Column("blocks", "int64", "value", "blocks"),
-    Column("rows", "int64", "value", "rows"),
-    Column("tokens", "int64", "value", "tokens"),
-    Column(
-        "bytes_per_token",
-        "float64",
-        "value",
-        "bytes/token",
-        about="1 where a tokenizer spells in bytes.",
+    Column.value("blocks", "int64", unit="blocks"),
+    Column.value("rows", "int64", unit="rows"),
+    Column.value("tokens", "int64", unit="tokens"),
+    Column.value(
+        "bytes_per_token", unit="bytes/token", about="1 where a tokenizer spells in bytes."
     ),
-    Column("training_rows", "int64", "label", "rows"),
-    Column("held_out_rows", "int64", "label", "rows"),
+    Column.label("training_rows", "int64", unit="rows"),
+    Column.label("held_out_rows", "int64", unit="rows"),
 )
 _CHANCE = (
     TASK,
     SIDE,
-    Column("nats", "float64", "value", NATS, about="Unigram model of the task's train rows."),
-    Column("low", "float64", "low", NATS, of="nats"),
-    Column("high", "float64", "high", NATS, of="nats"),
-    Column("uniform", "float64", "chance", NATS, of="nats", about="ln V."),
+    *Column.interval(
+        "nats", names=("low", "high"), unit=NATS, about="Unigram model of the task's train rows."
+    ),
+    Column.chance("uniform", of="nats", unit=NATS, about="ln V."),
 )
 
 

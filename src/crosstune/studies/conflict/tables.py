@@ -15,50 +15,48 @@ from crosstune.foundation.training import StageResult
 BASE = "0-base"
 SIDES = ("train", "test")
 NATS, BITS = "nats/token", "bits/byte"
-STAGE = Column(
-    "stage", "string", "axis", about="Number and task of the stage; 0-base is the model before."
-)
-STEP = Column("step", "int64", "axis", "optimizer steps")
-TASK = Column("task", "string", "axis")
-SIDE = Column(
-    "side", "string", "axis", about="train: rows that were trained on; test: never trained on."
-)
+STAGE = Column.axis("stage", about="Number and task of the stage; 0-base is the model before.")
+STEP = Column.axis("step", "int64", unit="optimizer steps")
+TASK = Column.axis("task")
+SIDE = Column.axis("side", about="train: rows that were trained on; test: never trained on.")
 
 SCORES = (
     STAGE,
     TASK,
     SIDE,
-    Column("nats", "float64", "value", NATS, about="Sum over sum of the evaluation rows."),
-    Column("low", "float64", "low", NATS, of="nats", about="Jackknife over rows or groups."),
-    Column("high", "float64", "high", NATS, of="nats"),
-    Column("uniform", "float64", "chance", NATS, of="nats", about="ln V."),
-    Column("bits", "float64", "value", BITS, about="Per byte of the scored text."),
-    Column("bits_low", "float64", "low", BITS, of="bits"),
-    Column("bits_high", "float64", "high", BITS, of="bits"),
-    Column("perplexity", "float64", "value"),
-    Column("rows", "int64", "label"),
-    Column("tokens", "int64", "label"),
-    Column("bytes", "int64", "label"),
-    Column("cut_share", "float64", "label", about="Rows that lost their end."),
+    *Column.interval(
+        "nats",
+        names=("low", "high"),
+        unit=NATS,
+        about="Sum over sum of the evaluation rows.",
+        bounds="Jackknife over rows or groups.",
+    ),
+    Column.chance("uniform", of="nats", unit=NATS, about="ln V."),
+    *Column.interval("bits", unit=BITS, about="Per byte of the scored text."),
+    Column.value("perplexity"),
+    Column.label("rows", "int64"),
+    Column.label("tokens", "int64"),
+    Column.label("bytes", "int64"),
+    Column.label("cut_share", "float64", about="Rows that lost their end."),
 )
 LEARNING = (
     STAGE,
     STEP,
-    Column("loss", "float64", "value", NATS, about="Mean of the steps since the last line."),
-    Column("learning_rate", "float64", "value", about="Of the step just taken."),
-    Column("gradient_norm", "float64", "value", about="Before clipping."),
+    Column.value("loss", unit=NATS, about="Mean of the steps since the last line."),
+    Column.value("learning_rate", about="Of the step just taken."),
+    Column.value("gradient_norm", about="Before clipping."),
 )
 EVALUATION = (
     STAGE,
     STEP,
     TASK,
-    Column("nats", "float64", "value", NATS, about="Held-out rows."),
+    Column.value("nats", unit=NATS, about="Held-out rows."),
 )
 COST = (
     STAGE,
-    Column("what", "string", "axis"),
-    Column("value", "float64", "value"),
-    Column("unit", "string", "label"),
+    Column.axis("what"),
+    Column.value("value"),
+    Column.label("unit"),
 )
 
 

@@ -16,25 +16,21 @@ from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 
 WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
 Pair: TypeAlias = NDArray[np.float64]
-METHOD = Column("method", "string", "axis", about="The granularity or baseline.")
-LABEL = Column("label", "string", "axis", about="What the point answers, in a few words.")
-SEEDS = Column("seeds", "int64", "label", about="Seeds the row rests on.")
-_SPAN = Column("points", "string", "axis", about="Whether the model before is among them.")
+METHOD = Column.axis("method", about="The granularity or baseline.")
+LABEL = Column.axis("label", about="What the point answers, in a few words.")
+SEEDS = Column.label("seeds", "int64", about="Seeds the row rests on.")
+_SPAN = Column.axis("points", about="Whether the model before is among them.")
 
 
 def with_interval(name: str, about: str, unit: str = NATS) -> tuple[Column, Column, Column]:
     """A value over seeds with the columns of its interval."""
     how = "Over seeds and rows; over rows for one seed."
-    return (
-        Column(name, "float64", "value", unit, about=about),
-        Column(f"{name}_low", "float64", "low", unit, of=name, about=how),
-        Column(f"{name}_high", "float64", "high", unit, of=name, about=how),
-    )
+    return (*Column.interval(name, unit=unit, about=about, bounds=how),)
 
 
 _UNITS = (
-    Column("n", "int64", "label", about="Reported rows or groups, the fewest of a seed."),
-    Column("n_unit", "string", "label", about="What n counts: rows or groups."),
+    Column.label("n", "int64", about="Reported rows or groups, the fewest of a seed."),
+    Column.label("n_unit", about="What n counts: rows or groups."),
     SEEDS,
 )
 _OLD = with_interval("old", "Mean loss of the forgotten tasks on reported rows.")
@@ -43,14 +39,12 @@ FRONT = (
     _SPAN,
     METHOD,
     LABEL,
-    Column("kind", "string", "label", about="before, after, rate, budget, asked or replay."),
-    Column(
+    Column.label("kind", about="before, after, rate, budget, asked or replay."),
+    Column.axis(
         "front",
-        "string",
-        "axis",
         about="The method, where no other point of it is as good on the rows that choose; else empty.",
     ),
-    Column("coordinates", "int64", "label", about="How many numbers could be chosen."),
+    Column.label("coordinates", "int64", about="How many numbers could be chosen."),
     *_OLD,
     *_NEW,
     *with_interval("regained", "Old loss of after minus here; positive is better."),
@@ -59,11 +53,11 @@ FRONT = (
 )
 BY_TASK = (
     METHOD,
-    Column("point", "int64", "label", about="Place in the method's list; 0 is the model before."),
+    Column.label("point", "int64", about="Place in the method's list; 0 is the model before."),
     LABEL,
-    Column("task", "string", "axis", about="The task whose loss is read."),
-    Column("role", "string", "label", about="learned or forgotten from before to after."),
-    Column("selection", "float64", "label", NATS, about=CHOSE),
+    Column.axis("task", about="The task whose loss is read."),
+    Column.label("role", about="learned or forgotten from before to after."),
+    Column.label("selection", "float64", unit=NATS, about=CHOSE),
     *with_interval("loss", "Loss on reported rows."),
     *with_interval("change", "Loss here minus loss after; negative is better."),
     *_UNITS,
@@ -73,7 +67,7 @@ FRONTS = (
     *with_interval("value", ROOM, ""),
     *with_interval("over_global", "Value minus that of the method global, paired.", ""),
     *with_interval("over_replay", "Value minus that of the method replay, paired.", ""),
-    Column("points", "int64", "label", about="Points of the method, both ends among them."),
+    Column.label("points", "int64", about="Points of the method, both ends among them."),
     *_UNITS,
 )
 

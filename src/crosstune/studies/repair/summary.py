@@ -14,7 +14,7 @@ from crosstune.studies.frame.opening import seeds_of
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import RepairStudySettings
 
-SEED = Column("seed", "int64", "axis", about="The cell's seed.")
+SEED = Column.axis("seed", "int64", about="The cell's seed.")
 PICKED = "picked"  # the event that says which point a cell saved
 REPAIRED = "repaired"  # the folder of the model that it saved
 # Tables of a cell that are kept as they are, with the seed in front.

@@ -15,20 +15,18 @@ from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 from crosstune.studies.repair.fronts import LABEL, METHOD, SEEDS, with_interval
 
 PATH, LINE = "along the training", "along the straight line"
-_LAYER = Column("layer", "int64", "axis", about="−1 outside the blocks.")
-_COMPONENT = Column("component", "string", "axis", about="The component; see the glossary.")
-_CHECKPOINT = Column("checkpoint", "int64", "axis", about="Which model after `before`, from 1.")
-_TASK = Column("task", "string", "axis", about="The task whose loss is read.")
+_LAYER = Column.axis("layer", "int64", about="−1 outside the blocks.")
+_COMPONENT = Column.axis("component", about="The component; see the glossary.")
+_CHECKPOINT = Column.axis("checkpoint", "int64", about="Which model after `before`, from 1.")
+_TASK = Column.axis("task", about="The task whose loss is read.")
 _COEFFICIENT = (
-    Column(
+    *Column.interval(
         "coefficient",
-        "float64",
-        "value",
+        names=("low", "high"),
         about="Share of the change that is kept: 0 is before, 1 is after; weighted by the squared change.",
+        bounds="Over seeds.",
     ),
-    Column("low", "float64", "low", of="coefficient", about="Over seeds."),
-    Column("high", "float64", "high", of="coefficient", about="Over seeds."),
-    Column("delta_share", "float64", "label", about="Share of the squared norm of the change."),
+    Column.label("delta_share", "float64", about="Share of the squared norm of the change."),
     SEEDS,
 )
 MAP = (METHOD, LABEL, _CHECKPOINT, _LAYER, _COMPONENT, *_COEFFICIENT)
@@ -36,7 +34,7 @@ ROWS = (
     METHOD,
     LABEL,
     _CHECKPOINT,
-    Column("rows", "string", "axis", about="Rows by who uses the token: new, both, old, neither."),
+    Column.axis("rows", about="Rows by who uses the token: new, both, old, neither."),
     _COMPONENT,
     *_COEFFICIENT,
 )
@@ -44,7 +42,7 @@ DIRECTIONS = (
     METHOD,
     LABEL,
     _CHECKPOINT,
-    Column("direction", "int64", "axis", about="Singular direction; −1 is the rest."),
+    Column.axis("direction", "int64", about="Singular direction; −1 is the rest."),
     _COMPONENT,
     *_COEFFICIENT,
 )
@@ -54,11 +52,11 @@ HEADS = (
     _CHECKPOINT,
     _COMPONENT,
     _LAYER,
-    Column("head", "int64", "axis", about="Query head of q and o, key-value head of k and v."),
+    Column.axis("head", "int64", about="Query head of q and o, key-value head of k and v."),
     *_COEFFICIENT,
 )
 LEDGER = (
-    Column("account", "string", "axis", about="The path that was followed."),
+    Column.axis("account", about="The path that was followed."),
     _TASK,
     _LAYER,
     _COMPONENT,
@@ -75,11 +73,14 @@ ROLLBACK = (
 AGREEMENT = (
     METHOD,
     LABEL,
-    Column("account", "string", "axis", about="What is compared with what was taken back."),
-    Column("rank_correlation", "float64", "value", about="Spearman, over components of layers."),
-    Column("low", "float64", "low", of="rank_correlation", about="Over sites, as if independent."),
-    Column("high", "float64", "high", of="rank_correlation", about="Over sites."),
-    Column("sites", "int64", "label", about="Components of layers that both know."),
+    Column.axis("account", about="What is compared with what was taken back."),
+    *Column.interval(
+        "rank_correlation",
+        names=("low", "high"),
+        about="Spearman, over components of layers.",
+        bounds="Over sites, as if independent.",
+    ),
+    Column.label("sites", "int64", about="Components of layers that both know."),
 )
 _BACK = "rollback"
 
