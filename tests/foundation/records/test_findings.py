@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from crosstune.foundation.records.findings import Estimate
+from crosstune.foundation.records.findings import Claim, Estimate
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from crosstune.foundation.records.findings import Estimate
     [
         (Estimate(0.74, 0.7, 0.78), "0.74 [0.70, 0.78]"),
         (Estimate(0.015, 0.0004, 0.03), "0.0150 [0.0004, 0.0300]"),
-        (Estimate(-0.0001, -0.3, 0.3), "0.00 [-0.30, 0.30]"),
+        (Estimate(-0.0001, -0.3, 0.3), "0.00 [−0.30, 0.30]"),
         (Estimate(-0.0, -0.0, 0.0), "0.00 [0.00, 0.00]"),
         (Estimate(0.3, math.nan, math.nan), "0.3 [no interval]"),
         (Estimate(math.nan, math.nan, math.nan), "not measured"),
@@ -32,6 +32,21 @@ def test_the_sign_is_known_where_the_interval_excludes_zero() -> None:
     assert not (unknown.has_interval or unknown.is_positive or unknown.is_negative)
 
 
+@pytest.mark.parametrize(
+    ("figure", "claim"),
+    [
+        (Estimate(0.2, 0.1, 0.3), Claim("cost a {0} 0.20 [0.10, 0.30]", "shown")),
+        (Estimate(-0.2, -0.3, -0.1), Claim("won 0.20 [0.10, 0.30]", "shown")),
+        (Estimate(0.1, -0.1, 0.3), Claim("not shown (0.10 [−0.10, 0.30])", "not_shown")),
+        (Estimate(0.1, math.nan, math.nan), Claim("not shown (0.1 [no interval])", "too_noisy")),
+    ],
+)
+def test_what_is_said_follows_from_the_interval(figure: Estimate, claim: Claim) -> None:
+    assert figure.says("cost a {0} {}", "won {}", "not shown ({})") == claim
+
+
 def test_a_value_is_read_with_its_bounds() -> None:
     row = {"paid": 1.0, "paid_low": 0.5, "paid_high": 1.5}
     assert Estimate.of(row, "paid") == Estimate(1.0, 0.5, 1.5)
+    plain = {"nats": 1.0, "low": 0.5, "high": 1.5}
+    assert Estimate.of(plain, "nats", ("low", "high")) == Estimate(1.0, 0.5, 1.5)

@@ -43,7 +43,7 @@ TWO = ENTRIES | {1: {"L0 attn.q": 3.0, "L1 attn.q": 0.0, "L0 mlp.up": 0.5}}
 
 
 def test_a_site_has_its_mean_over_seeds() -> None:
-    rows = {row["where"]: row for row in accounts.forgetting(sites(TWO)).rows()}
+    rows = {row["where"]: row for row in accounts.account(sites(TWO))[0].rows()}
     assert rows["L0 attn.q"]["nats"] == 2.0
     assert (
         rows["L0 attn.q"]["low"] < 1.0 < 3.0 < rows["L0 attn.q"]["high"]
@@ -53,12 +53,12 @@ def test_a_site_has_its_mean_over_seeds() -> None:
 
 
 def test_one_seed_has_the_interval_over_rows() -> None:
-    row = accounts.forgetting(sites(ENTRIES)).rows()[0]
+    row = accounts.account(sites(ENTRIES))[0].rows()[0]
     assert (row["low"], row["high"], row["seeds"]) == (0.0, 2.0, 1)
 
 
 def test_layers_of_a_component_add_up_within_a_seed() -> None:
-    rows = accounts.forgetting_by_component(sites(TWO)).rows()
+    rows = accounts.account(sites(TWO))[1].rows()
     assert {row["component"]: row["nats"] for row in rows} == {"attn.q": 3.0, "mlp.up": 0.5}
     both = next(row for row in rows if row["component"] == "attn.q")
     assert (both["low"], both["high"]) == (3.0, 3.0)  # 1 + 2 and 3 + 0: the seeds agree
@@ -83,7 +83,7 @@ def heads(entries: dict[int, list[tuple[str, int, int, float]]]) -> Table:
 def test_heads_have_their_mean_over_seeds_and_what_has_none_is_left_out() -> None:
     one = [("attn.q", 1, -1, 2.0), ("attn.v", -1, 0, 3.0), ("attn.o", -1, -1, 9.0)]
     other = [("attn.q", 1, -1, 4.0), ("attn.v", -1, 0, 1.0), ("attn.o", -1, -1, 9.0)]
-    rows = accounts.forgetting_by_head(heads({0: one, 1: other})).rows()
+    rows = accounts.by_head(heads({0: one, 1: other})).rows()
     assert [(row["component"], row["head"], row["nats"]) for row in rows] == [
         ("attn.q", 1, 3.0),
         ("attn.v", 0, 2.0),
@@ -93,7 +93,7 @@ def test_heads_have_their_mean_over_seeds_and_what_has_none_is_left_out() -> Non
 
 def test_parts_of_one_head_add_up_and_keep_no_interval_over_rows() -> None:
     parts = [("attn.q", 0, -1, 2.0), ("attn.q", 0, -1, 0.5)]  # a factor and a magnitude
-    (row,) = accounts.forgetting_by_head(heads({0: parts})).rows()
+    (row,) = accounts.by_head(heads({0: parts})).rows()
     assert row["nats"] == 2.5
     assert math.isnan(row["low"])
 

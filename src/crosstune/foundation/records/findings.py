@@ -33,9 +33,12 @@ class Estimate:
     high: float
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], name: str) -> Estimate:
-        """The value of that name in a row, with its `_low` and `_high`."""
-        return cls(row[name], row[f"{name}_low"], row[f"{name}_high"])
+    def of(
+        cls, row: Mapping[str, Any], name: str, bounds: tuple[str, str] | None = None
+    ) -> Estimate:
+        """The value of that name in a row, with its bounds: `_low` and `_high`, unless they are named otherwise."""
+        low, high = bounds or (f"{name}_low", f"{name}_high")
+        return cls(row[name], row[low], row[high])
 
     def __neg__(self) -> Estimate:
         return Estimate(-self.value, -self.high, -self.low)
@@ -59,12 +62,20 @@ class Estimate:
         if math.isnan(self.value):
             return "not measured"
         if not self.has_interval:
-            return f"{self.value:.3g} [no interval]"
+            return _minus(f"{self.value:.3g} [no interval]")
         numbers = (self.value, self.low, self.high)
         value, low, high = (
             f"{number + 0.0:.{self.decimals}f}" for number in map(self._rounded, numbers)
         )
-        return f"{value} [{low}, {high}]"
+        return _minus(f"{value} [{low}, {high}]")
+
+    def says(self, up: str, down: str, unsure: str) -> Claim:
+        """What may be said of the sign; `{}` stands for the value with its interval, in `down` for what it fell by."""
+        if self.is_positive:
+            return Claim(up.replace("{}", str(self)), "shown")
+        if self.is_negative:
+            return Claim(down.replace("{}", str(-self)), "shown")
+        return Claim(unsure.replace("{}", str(self)), open_tone(self))
 
     @property
     def decimals(self) -> int:
@@ -76,6 +87,10 @@ class Estimate:
 
     def _rounded(self, number: float) -> float:
         return round(number, self.decimals)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 _ORDER: tuple[Tone, ...] = ("warning", "shown", "not_shown", "too_noisy")

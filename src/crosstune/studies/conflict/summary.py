@@ -76,13 +76,12 @@ def over_seeds(
     over = {name: _together(name, cells) for name in kept}
     means = [
         retention.retention(over["scores"]),
-        accounts.forgetting(over["forgetting_sites"]),
-        accounts.forgetting_by_component(over["forgetting_sites"]),
+        *accounts.account(over["forgetting_sites"]),
         accounts.course(over["forgetting_path"]),
         accounts.closing(over["forgetting_segments"], over["forgetting_totals"]),
     ]
     if "forgetting_heads" in over and len(over["forgetting_heads"]):
-        means.append(accounts.forgetting_by_head(over["forgetting_heads"]))
+        means.append(accounts.by_head(over["forgetting_heads"]))
     if "rollback" in over:
         means += [accounts.rollback(over["rollback"]), _instruments(over, settings)]
     if repairs.TRADE in over:

@@ -1,4 +1,4 @@
-"""Means over seeds with their intervals, the one place where the study decides how seeds become an interval."""
+"""Means over seeds with their intervals: how seeds become an interval, and tables of the same figure over seeds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Any
 
 import torch
 
-from crosstune.foundation.records import Table
+from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.paired import paired_interval
 
 Key = tuple[Any, ...]
+Rows = Sequence[Mapping[str, Any]]
+Bounds = tuple[str, str]
+PLAIN: Bounds = ("low", "high")
+"""What the bounds of a table's one value are called."""
+SEEDS = Column.label("seeds", "int64", about="Seeds the row rests on.")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,17 @@ class SeedMean:
     rows_high: float
     seeds: int
     how: str
+
+    @classmethod
+    def of(cls, rows: Rows, name: str, bounds: Bounds | None = None) -> SeedMean:
+        """The mean of a column over rows, one a seed, with what its bounds say of the error over rows."""
+        names = (name, *(bounds or (f"{name}_low", f"{name}_high")))
+        return mean_over_seeds(*([row[each] for row in rows] for each in names))
+
+    def cells(self, name: str, bounds: Bounds | None = None) -> dict[str, float]:
+        """The mean and its bounds as cells of a row."""
+        low, high = bounds or (f"{name}_low", f"{name}_high")
+        return {name: self.value, low: self.low, high: self.high}
 
 
 def mean_over_seeds(
@@ -71,6 +87,74 @@ def mean_over_seeds(
         high = value + math.hypot(float(found.interval.high) - value, rows_high - value)
         how = f"{found.how}, and over rows"
     return SeedMean(value, low, high, rows_low, rows_high, len(values), how)
+
+
+@dataclass(frozen=True)
+class MeanTable:
+    """A table of one figure over seeds: a row for each place, with the mean and its interval.
+
+    Attributes:
+        name: The table's name.
+        axes: The columns that name a place.
+        unit: The figure's unit.
+        about: What it is.
+        value: Its column.
+        bounds: What the bounds are called.
+        by_rows: Whether the interval over rows alone stands beside.
+    """
+
+    name: str
+    axes: tuple[Column, ...]
+    unit: str
+    about: str
+    value: str = "nats"
+    bounds: Bounds | None = None
+    by_rows: bool = False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The axes, the figure with its interval, and the number of seeds."""
+        how = "Over seeds and rows; over rows for one seed."
+        alone = (
+            Column.label("rows_low", "float64", unit=self.unit, about="Interval over rows alone."),
+            Column.label("rows_high", "float64", unit=self.unit),
+        )
+        return (
+            *self.axes,
+            *Column.interval(
+                self.value, names=self.bounds, unit=self.unit, about=self.about, bounds=how
+            ),
+            *(alone if self.by_rows else ()),
+            SEEDS,
+        )
+
+    def of(self, table: Table, *, rows_known: bool = True) -> Table:
+        """The means of a table of all seeds with bounds `low` and `high` over rows, if it has any.
+
+        Several rows of one place and seed are added up; their intervals are of the same rows and cannot be, so what
+        was added has the interval over seeds alone, as has everything where `rows_known` is false.
+        """
+        return Table(self.name, self.columns, self.rows(table, rows_known=rows_known))
+
+    def rows(self, table: Table, *, rows_known: bool = True) -> Iterator[dict[str, Any]]:
+        """The rows of `of`."""
+        names = [axis.name for axis in self.axes]
+        has_rows = rows_known and set(PLAIN) <= set(table.arrow.column_names)
+        for key, found in by_key(table, names):
+            sums: dict[int, float] = {}
+            for row in found:
+                sums[row["seed"]] = sums.get(row["seed"], 0.0) + row[self.value]
+            is_alone = has_rows and len(sums) == len(found)
+            ends = ([row[end] for row in found] for end in PLAIN) if is_alone else ()
+            yield {
+                **dict(zip(names, key, strict=True)),
+                **self.cells(mean_over_seeds(list(sums.values()), *ends)),
+            }
+
+    def cells(self, mean: SeedMean) -> dict[str, Any]:
+        """A mean as cells of this table."""
+        alone = {"rows_low": mean.rows_low, "rows_high": mean.rows_high} if self.by_rows else {}
+        return {**mean.cells(self.value, self.bounds), **alone, "seeds": mean.seeds}
 
 
 def by_key(table: Table, axes: Sequence[str]) -> Iterator[tuple[Key, list[Mapping[str, Any]]]]:
