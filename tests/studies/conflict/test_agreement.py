@@ -18,7 +18,6 @@ from crosstune.studies.conflict.agreement import (
     agreement,
     at_one_state,
     naive_of_means,
-    pair_name,
     read_probes,
 )
 from crosstune.studies.conflict.settings import ConflictSettings
@@ -66,10 +65,6 @@ def test_noise_is_not_resolved_at_one_seed_nor_over_seeds() -> None:
     for histories in ((quiet,), (quiet, quiet)):
         rows = agreement([StageProbe("1-en", histories, tuple(SITES))]).rows()
         assert not any(row["resolved"] or row["conflict"] for row in rows)
-
-
-def test_a_pair_is_written_as_people_do() -> None:
-    assert pair_name(("en", "bn")) == "en – bn"
 
 
 def test_what_a_study_kept_is_read_back(finished: Run) -> None:

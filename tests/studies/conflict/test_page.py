@@ -17,9 +17,9 @@ from crosstune.studies.conflict.summary import SEED
 SETTINGS = ConflictSettings(training=TrainingSettings(evaluate_every=10))
 WRITTEN = {
     **TABLES,
-    "forgetting": accounts._SITES,
-    "forgetting_course": accounts._COURSE,
-    "rollback_means": accounts._ROLLBACK,
+    "forgetting": accounts.FORGETTING.columns,
+    "forgetting_course": accounts.COURSE.columns,
+    "rollback_means": accounts.ROLLBACK.columns,
     "agreement_at_one_state": _AT_ONE_STATE,
     "evaluation": (SEED, *tables.EVALUATION),
     "learning": (SEED, *tables.LEARNING),
@@ -45,9 +45,9 @@ def test_every_section_names_a_table_and_columns_that_exist(tmp_path):
 
 def test_heads_are_drawn_where_they_were_booked(tmp_path):
     run = run_with(tmp_path / "run")
-    run.write_table(Table("forgetting_head_means", accounts._HEADS, []))
+    run.write_table(Table("forgetting_head_means", accounts.HEADS.columns, []))
     sections = {one.id: one for one in page.page(run, SETTINGS).sections}
-    columns = {column.name for column in accounts._HEADS}
+    columns = {column.name for column in accounts.HEADS.columns}
     assert set(sections["forgetting-heads"].columns()) <= columns
     assert sections["forgetting-heads"].begin["stage"] == "2-bn"
 

@@ -119,7 +119,7 @@ def test_the_page_tells_what_was_given_back(repaired: Run) -> None:
         "The repair after stage 3-ar",
     ]
     section = next(one for one in _sections(repaired, settings) if one.id == "stage-repair")
-    assert set(section.columns()) <= {column.name for column in repairs.MEANS_COLUMNS}
+    assert set(section.columns()) <= {"stage", "task", "side", "change"}
 
 
 def test_a_cell_killed_in_a_repair_goes_on_to_the_same_bits(repaired: Run, folder: Path) -> None:
@@ -187,17 +187,33 @@ def mean(task: str, change: float, half: float, seeds: int = 5) -> dict[str, obj
 @pytest.mark.parametrize(
     ("en", "bn", "seeds", "tone", "words"),
     [
-        (-0.5, 0.2, 5, "shown", "it gave back 0.5 [0.4, 0.6] nats per token of en; it cost bn 0.2"),
+        (
+            -0.5,
+            0.2,
+            5,
+            "shown",
+            "it gave back 0.50 [0.40, 0.60] nats per token of en; it cost bn 0.20",
+        ),
         (-0.5, 0.2, 1, "info", "it gave back 0.5"),
         (-0.05, 0.05, 5, "not_shown", "that it gave back anything of en is not shown"),
-        (0.5, -0.2, 5, "not_shown", "it took a further 0.5 [0.4, 0.6] of en; it cost bn nothing"),
+        (
+            0.5,
+            -0.2,
+            5,
+            "not_shown",
+            "it took a further 0.50 [0.40, 0.60] of en; it cost bn nothing",
+        ),
     ],
 )
 def test_words_follow_the_intervals(
     en: float, bn: float, seeds: int, tone: str, words: str
 ) -> None:
     rows = [mean("en", en, 0.1, seeds), mean("bn", bn, 0.1, seeds)]
-    found = Table(repairs.MEANS, repairs.MEANS_COLUMNS, rows)
+    found = Table(
+        "stage_repair_means",
+        (*repairs.MEANS.axes, *repairs._TRADE[3:5], *repairs.MEANS.figures),
+        rows,
+    )
     (statement,) = repairs.statements(found, ("1-en", "2-bn", "3-ar"))
     assert words in statement.text
     assert statement.tone == tone

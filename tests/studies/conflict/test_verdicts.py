@@ -83,7 +83,7 @@ def test_conflict_names_the_worst_sites_and_the_share(tmp_path):
         in one.text
     )
     assert one.tone == "shown"
-    assert one.detail.index("L0 attn.v -0.80") < one.detail.index("L1 attn.v -0.40")
+    assert one.detail.index("L0 attn.v −0.80") < one.detail.index("L1 attn.v −0.40")
     assert "12 states, 16 blocks a task, 5 seeds" in one.detail
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crosstune.foundation.records import Run, Table
 from crosstune.studies.conflict import accounts, agreement, depth, retention, summary, tables
+from crosstune.studies.frame.over_seeds import SEED
 
 LN_V = math.log(512)
 
@@ -36,7 +37,7 @@ def closing(task, measured, low, high, stage="2-bn", side="test", seeds=5):
 
 def component(name, nats, task="en", stage="2-bn"):
     return cells(
-        accounts._COMPONENTS,
+        accounts.COMPONENTS.columns,
         stage=stage,
         task=task,
         side="test",
@@ -103,11 +104,11 @@ def known(task, nats, stage="2-bn", side="test"):
     )
 
 
-SCORES = (summary.SEED, *tables.SCORES)
+SCORES = (SEED, *tables.SCORES)
 TABLES = {
     "scores": SCORES,
     "closing": accounts._CLOSING,
-    "forgetting_components": accounts._COMPONENTS,
+    "forgetting_components": accounts.COMPONENTS.columns,
     "agreement": agreement._AGREEMENT,
     "peaks_over_seeds": depth._PEAKS,
     "movement_over_seeds": depth._MOVEMENT,

@@ -89,6 +89,11 @@ class Estimate:
         return round(number, self.decimals)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 seed`, `2 seeds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _minus(text: str) -> str:
     return text.replace("-", "−")
 

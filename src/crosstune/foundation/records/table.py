@@ -152,6 +152,14 @@ class Table:
             ) from error
 
     @classmethod
+    def of_tuples(
+        cls, name: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]]
+    ) -> Table:
+        """A table of rows that are given in the order of the columns."""
+        names = [column.name for column in columns]
+        return cls(name, columns, (dict(zip(names, row, strict=True)) for row in rows))
+
+    @classmethod
     def _of_arrow(cls, arrow: pa.Table) -> Table:
         table = cls.__new__(cls)
         table.arrow = arrow

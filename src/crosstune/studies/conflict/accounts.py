@@ -7,12 +7,13 @@ from itertools import accumulate
 from typing import Any
 
 from crosstune.foundation.records import Column, Measurement, Table
-from crosstune.studies.conflict.tables import NATS, SIDE, STAGE, TASK
+from crosstune.studies.conflict.settings import learned_in
+from crosstune.studies.conflict.tables import KEY, NATS, SIDE, STAGE, TASK
 from crosstune.studies.frame.over_seeds import (
     PLAIN,
     MeanTable,
     SeedMean,
-    by_key,
+    by_place,
     mean_over_seeds,
 )
 
@@ -38,12 +39,10 @@ ROLLBACK = _over_seeds(
     "rollback_means", WHERE, LAYER, COMPONENT, about="Loss won back by putting the site back."
 )
 _CLOSING = (
-    STAGE,
-    TASK,
-    SIDE,
+    *_AXES,
     *Column.interval(
         "measured",
-        names=("low", "high"),
+        names=PLAIN,
         unit=NATS,
         about="Change of the loss, mean over seeds.",
         bounds="Over seeds and rows.",
@@ -89,7 +88,7 @@ def course(path: Table) -> Table:
 
 def _course(path: Table) -> Iterator[dict[str, Any]]:
     axes = ("stage", "task", "side", "component")
-    for key, found in by_key(path, axes):
+    for place, found in by_place(path, axes):
         segments: dict[int, dict[int, float]] = {}
         for row in found:
             ends = segments.setdefault(row["seed"], {0: 0.0})
@@ -102,7 +101,7 @@ def _course(path: Table) -> Iterator[dict[str, Any]]:
             # A seed that stopped early has cost since then what it had cost when it stopped.
             values = [ends[max(at for at in ends if at <= step)] for ends in totals]
             mean = COURSE.cells(mean_over_seeds(values))
-            yield {**dict(zip(axes, key, strict=True)), "step": step, **mean}
+            yield {**place, "step": step, **mean}
 
 
 def closing(segments: Table, totals: Table) -> Table:
@@ -111,8 +110,7 @@ def closing(segments: Table, totals: Table) -> Table:
 
 
 def _closing(segments: Table, totals: Table) -> Iterator[dict[str, Any]]:
-    for key, found in by_key(segments, ("stage", "task", "side")):
-        place = dict(zip(("stage", "task", "side"), key, strict=True))
+    for place, found in by_place(segments, KEY):
         seeds = dict.fromkeys(row["seed"] for row in found)
         measured = [_total(found, seed, "measured") for seed in seeds]
         booked = [_total(found, seed, "booked") for seed in seeds]
@@ -135,13 +133,13 @@ def _closing(segments: Table, totals: Table) -> Iterator[dict[str, Any]]:
 def measurements(closed: Table, seeds: tuple[int, ...]) -> Iterator[Measurement]:
     """What each stage made every other task forget, on its held-out rows."""
     for row in closed.where(side="test").rows():
-        if row["task"] != row["stage"].split("-", 1)[1]:
+        if row["task"] != learned_in(row["stage"]):
             yield Measurement(
-                name=f"loss change of {row['task']} in {row['stage']}",
-                value=row["measured"],
-                low=row["low"],
-                high=row["high"],
-                n=row["seeds"],
+                f"loss change of {row['task']} in {row['stage']}",
+                row["measured"],
+                row["low"],
+                row["high"],
+                row["seeds"],
                 unit=NATS,
                 how="rise of the held-out loss, as the ledger booked it; interval over seeds and rows",
                 chance=0.0,

@@ -19,25 +19,21 @@ from crosstune.interference.conflict.windows import SeedAgreement, across_seeds
 from crosstune.studies.conflict.accounts import COMPONENT, LAYER, WHERE
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import STAGE
+from crosstune.studies.frame.over_seeds import PLAIN
 
 PROBE_FOLDER = "probe"
 WINDOW, WHOLE = "window", "whole stage"
 PAIR_JOINT = " – "
 PAIR = Column.axis("pair", about="The two tasks.")
 _SCOPE = Column.axis("scope", about="One window of probes, or the whole stage.")
+_START = Column.axis("start_step", "int64", unit="optimizer steps")
+_STOP = Column.axis("stop_step", "int64", unit="optimizer steps")
+_SITE = (WHERE, LAYER, COMPONENT)
 _AGREEMENT = (
-    STAGE,
-    _SCOPE,
-    Column.axis("start_step", "int64", unit="optimizer steps"),
-    Column.axis("stop_step", "int64", unit="optimizer steps"),
-    PAIR,
-    WEIGHTS,
-    WHERE,
-    LAYER,
-    COMPONENT,
+    *(STAGE, _SCOPE, _START, _STOP, PAIR, WEIGHTS, *_SITE),
     *Column.interval(
         "corrected",
-        names=("low", "high"),
+        names=PLAIN,
         about="Cosine of the window means, mean over seeds.",
         bounds="Over rows, states and seeds.",
     ),
@@ -56,32 +52,14 @@ _AGREEMENT = (
     Column.label("blocks", "int64", about="Blocks a task."),
     Column.label("seeds", "int64"),
 )
-_OF_ONE_STATE = {
-    "stage",
-    "scope",
-    "stop_step",
-    "pair",
-    "weights",
-    "where",
-    "layer",
-    "component",
-} | {
-    "corrected",
-    "resolved",
-}
-_AT_ONE_STATE = tuple(column for column in _AGREEMENT if column.name in _OF_ONE_STATE)
+_CORRECTED = [column for column in _AGREEMENT if column.name in ("corrected", "resolved")]
+_AT_ONE_STATE = (STAGE, _SCOPE, _STOP, PAIR, WEIGHTS, *_SITE, *_CORRECTED)
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class StageProbe:
-    """The probes of one stage at all seeds.
-
-    Attributes:
-        stage: The stage.
-        histories: One a seed.
-        sites: The sites, in the histories' order.
-    """
+    """The probes of one stage at all seeds: one history a seed, and the sites in the histories' order."""
 
     stage: str
     histories: tuple[ProbeHistory, ...]
@@ -103,11 +81,7 @@ class StageProbe:
         return bool(self.histories[0].probes())
 
     def over_seeds(self, window: int | None, pair: Pair) -> SeedAgreement:
-        """The agreement over the seeds' windows.
-
-        Returns:
-            Means over seeds with intervals over rows and seeds; for one seed, over rows and states.
-        """
+        """Means over the seeds' windows with intervals over rows and seeds; for one seed, over rows and states."""
         found = [
             window_agreement(history, _states(history, window), "current", pair)
             for history in self.histories
@@ -128,11 +102,7 @@ class StageProbe:
 
 
 def read_probes(cells: Sequence[Run], settings: ConflictSettings) -> list[StageProbe]:
-    """What the probes of all seeds measured.
-
-    Returns:
-        One entry a stage; empty where the study has no probe.
-    """
+    """What the probes of all seeds measured, stage by stage; nothing where the study has no probe."""
     probes = []
     for stage in settings.stage_names:
         chosen = settings.probe_settings(stage)
@@ -148,14 +118,7 @@ def read_probes(cells: Sequence[Run], settings: ConflictSettings) -> list[StageP
 
 
 def agreement(probes: Sequence[StageProbe]) -> Table:
-    """The table `agreement`: every window and the whole stage, over seeds.
-
-    Args:
-        probes: The probes of all stages.
-
-    Returns:
-        One row for each stage, window, pair and site.
-    """
+    """The table `agreement`: every window and the whole stage, for each pair and site, over seeds."""
     rows = (row for probe in probes if probe.has_probes for row in _agreement(probe))
     return Table("agreement", _AGREEMENT, rows)
 
@@ -173,7 +136,7 @@ def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
                     "stage": probe.stage,
                     "scope": WHOLE if window is None else WINDOW,
                     **span,
-                    "pair": pair_name(pair),
+                    "pair": PAIR_JOINT.join(pair),
                     "weights": probe.weights,
                     **_cells(site),
                     **_figures(found, place),
@@ -186,16 +149,9 @@ def _agreement(probe: StageProbe) -> Iterator[dict[str, Any]]:
 
 
 def at_one_state(probes: Sequence[StageProbe]) -> Table:
-    """The table `agreement_at_one_state`: what single states of the first seed said, for a thin line behind the means.
-
-    Returns:
-        One row for each stage, measured state, pair and site; NaN below the noise floor.
-    """
-    return Table(
-        "agreement_at_one_state",
-        _AT_ONE_STATE,
-        (row for probe in probes for row in _states_of(probe)),
-    )
+    """The table `agreement_at_one_state`: what single states of the first seed said, for a thin line behind the means."""
+    rows = (row for probe in probes for row in _states_of(probe))
+    return Table("agreement_at_one_state", _AT_ONE_STATE, rows)
 
 
 def _states_of(probe: StageProbe) -> Iterator[dict[str, Any]]:
@@ -208,7 +164,7 @@ def _states_of(probe: StageProbe) -> Iterator[dict[str, Any]]:
                     "stage": probe.stage,
                     "scope": WINDOW,
                     "stop_step": state.step,
-                    "pair": pair_name(pair),
+                    "pair": PAIR_JOINT.join(pair),
                     "weights": probe.weights,
                     **_cells(site),
                     "corrected": float(found.cosine.value[place]),
@@ -217,18 +173,19 @@ def _states_of(probe: StageProbe) -> Iterator[dict[str, Any]]:
 
 
 def _figures(found: SeedAgreement, place: int) -> dict[str, Any]:
-    return {
-        "corrected": float(found.cosine.value[place]),
-        "low": float(found.cosine.low[place]),
-        "high": float(found.cosine.high[place]),
-        "inner": float(found.inner.value[place]),
-        "inner_low": float(found.inner.low[place]),
-        "inner_high": float(found.inner.high[place]),
-        "resolved": bool(found.resolved[place]),
-        "conflict": bool(found.conflict[place]),
-        "agree": bool(found.agree[place]),
-        "conflict_p": float(found.conflict_p[place]),
+    figures = {
+        "corrected": found.cosine.value,
+        "low": found.cosine.low,
+        "high": found.cosine.high,
+        "inner": found.inner.value,
+        "inner_low": found.inner.low,
+        "inner_high": found.inner.high,
+        "resolved": found.resolved,
+        "conflict": found.conflict,
+        "agree": found.agree,
+        "conflict_p": found.conflict_p,
     }
+    return {name: values[place].item() for name, values in figures.items()}
 
 
 def _naive_and_spread(
@@ -251,20 +208,12 @@ def naive_of_means(states: Sequence[Agreement]) -> torch.Tensor:
     A mean of the states' own cosines would weigh states alike, where the corrected cosine weighs them by their
     gradients: the two would differ without any noise.
 
-    Shapes: result [S].
-
-    Returns:
-        mean ⟨ḡ_A, ḡ_B⟩ / √(mean ‖ḡ_A‖² · mean ‖ḡ_B‖²).
+    Shapes: mean ⟨ḡ_A, ḡ_B⟩ / √(mean ‖ḡ_A‖² · mean ‖ḡ_B‖²), [S].
     """
     norms_a = torch.stack([one.norm_a for one in states])
     norms_b = torch.stack([one.norm_b for one in states])
     inner = torch.stack([one.naive_cosine for one in states]) * norms_a * norms_b
     return inner.mean(0) / (norms_a.square().mean(0) * norms_b.square().mean(0)).sqrt()
-
-
-def pair_name(pair: Pair) -> str:
-    """A pair of tasks as people write it."""
-    return PAIR_JOINT.join(pair)
 
 
 def _states(history: ProbeHistory, window: int | None) -> list[State]:
@@ -281,4 +230,4 @@ def _sites(cell: Run, stage: str) -> tuple[Site, ...]:
 def _cells(site: Site) -> dict[str, object]:
     """Where a row belongs, without the columns that the study leaves to the cells' tables."""
     cells = site_cells(site)
-    return {column.name: cells[column.name] for column in (WHERE, LAYER, COMPONENT)}
+    return {column.name: cells[column.name] for column in _SITE}

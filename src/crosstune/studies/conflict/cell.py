@@ -74,7 +74,7 @@ class ConflictCell(Cell[Prepared]):
 
     def _book(self, stage: str, result: StageResult, probe: ConflictProbe | None) -> None:
         if ranks.is_first():
-            for table in tables.of_training(stage, result, self.procedure.tasks):
+            for table in tables.of_training(stage, result, tuple(self.procedure.tasks)):
                 self.run.add_rows(table, stage)
             if probe is not None:
                 # The sums of every state: windows over several seeds are made from them.
@@ -144,7 +144,7 @@ class ConflictCell(Cell[Prepared]):
             blocks=settings.part("blocks"),
         )
         if ranks.is_first():
-            self.run.add_rows(tables.of_rollback(stage, table), stage)
+            self.run.add_rows(table.with_columns({tables.STAGE: stage}), stage)
 
 
 def _changing(model: torch.nn.Module) -> dict[str, Tensor]:

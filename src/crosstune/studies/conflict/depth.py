@@ -24,8 +24,9 @@ from crosstune.interference.conflict.movement import (
     too_few,
 )
 from crosstune.interference.conflict.peaks import find_peak
-from crosstune.studies.conflict.agreement import PAIR, Pair, StageProbe, pair_name
+from crosstune.studies.conflict.agreement import PAIR, PAIR_JOINT, Pair, StageProbe
 from crosstune.studies.conflict.tables import STAGE
+from crosstune.studies.frame.over_seeds import PLAIN
 
 _PEAKS = (
     STAGE,
@@ -46,7 +47,7 @@ _MOVEMENT = (
     WEIGHTS,
     Column.label("verdict"),
     *Column.interval(
-        "change", names=("low", "high"), unit=_SLOPE, about="Of the slope on depth over the stage."
+        "change", names=PLAIN, unit=_SLOPE, about="Of the slope on depth over the stage."
     ),
     Column.label("excluded_above", "float64", unit=_SLOPE),
     Column.label("needs_seeds", "float64", about="To exclude it; NaN where unknown."),
@@ -58,19 +59,9 @@ _MOVEMENT = (
 
 
 def peaks(probes: Sequence[StageProbe]) -> Table:
-    """The table `peaks_over_seeds`: where two tasks are most dissimilar over a whole stage, if that can be told.
-
-    Args:
-        probes: The probes of all stages.
-
-    Returns:
-        One row for each stage, pair and scope.
-    """
-    return Table(
-        "peaks_over_seeds",
-        _PEAKS,
-        (row for probe in probes if probe.has_probes for row in _peaks(probe)),
-    )
+    """The table `peaks_over_seeds`: where two tasks are most dissimilar over a whole stage, if that can be told."""
+    rows = (row for probe in probes if probe.has_probes for row in _peaks(probe))
+    return Table("peaks_over_seeds", _PEAKS, rows)
 
 
 def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
@@ -91,7 +82,7 @@ def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
             cells = peak_cells(peak, names, blocks, settings.caution)
             yield {
                 "stage": probe.stage,
-                "pair": pair_name(pair),
+                "pair": PAIR_JOINT.join(pair),
                 "weights": probe.weights,
                 "scope": scope,
                 **{name: cells[name] for name in told},
@@ -100,23 +91,17 @@ def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
 
 
 def movement(probes: Sequence[StageProbe]) -> Table:
-    """The table `movement_over_seeds`: whether agreement moved through depth, over seeds.
-
-    Args:
-        probes: The probes of all stages.
-
-    Returns:
-        One row for each stage and pair; with one seed, the verdict on that run alone.
-    """
+    """The table `movement_over_seeds`: whether agreement moved through depth; with one seed, in that run alone."""
     rows = (
         {
             "stage": probe.stage,
-            "pair": pair_name(pair),
+            "pair": PAIR_JOINT.join(pair),
             "weights": probe.weights,
-            **_movement_cells(_moved(probe, pair)),
+            **{column.name: getattr(found, column.name) for column in _MOVEMENT[3:]},
         }
         for probe in probes
         for pair in probe.pairs
+        for found in [_moved(probe, pair)]
     )
     return Table("movement_over_seeds", _MOVEMENT, rows)
 
@@ -134,7 +119,3 @@ def _moved(probe: StageProbe, pair: Pair) -> Movement:
     cosines = torch.stack([one.cosine for one in profiles])[..., kept]
     found = movement_across_seeds(cosines, depth[kept], steps, level=first.settings.level)
     return replace(found, words=cautioned(found.words, first.settings.caution))
-
-
-def _movement_cells(found: Movement) -> dict[str, Any]:
-    return {column.name: getattr(found, column.name) for column in _MOVEMENT[3:]}

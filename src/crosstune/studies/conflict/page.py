@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Page, Section
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import WHOLE, WINDOW
 from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.conflict.tables import KEY
 from crosstune.studies.conflict.verdicts import statements
 
 
 def page(run: Run, settings: ConflictSettings) -> Page:
-    """What the report of a conflict study says and draws.
-
-    Args:
-        run: The run, with its tables over seeds.
-        settings: The study's settings.
-
-    Returns:
-        The page.
-    """
+    """What the report of a conflict study says and draws, from the tables over seeds."""
     return Page(
         title=f"What learning {' → '.join(settings.stage_tasks)} does to each of them",
         subtitle=_subtitle(settings, run.table("scores").column("seed")),
@@ -50,7 +44,7 @@ def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
         yield _rollback(begin)
     if settings.probe is not None:
         yield from _agreement(begin)
-    if settings.repair is not None and run.has_table(repairs.MEANS):
+    if settings.repair is not None and run.has_table(repairs.MEANS.name):
         yield repairs.section()
     yield from _retention(settings, run.table("chance"))
     yield from _learning(settings, run.table("chance"))
@@ -64,8 +58,9 @@ def _most_forgotten(closing: Table) -> dict[str, object]:
 
 
 def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Section]:
-    chord = f"m = {settings.ledger.every} optimizer steps a chord"
-    yield Section(
+    segment = f"m = {settings.ledger.every} optimizer steps a segment"
+    account = partial(Section, value="nats", choose=KEY, begin=begin)
+    yield account(
         id="forgetting",
         title="The forgetting ledger",
         lead="How many nats per token each task lost (right) or gained (left) through each component while another was "
@@ -73,13 +68,10 @@ def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Se
         view="bars",
         table="forgetting_components",
         y="component",
-        value="nats",
-        choose=("stage", "task", "side"),
-        begin=begin,
-        note=f"Path integral of the task's gradient (loss change allocation), {chord}; intervals over seeds alone, "
+        note=f"Path integral of the task's gradient (loss change allocation), {segment}; intervals over seeds alone, "
         "because the rows of different layers are the same rows.",
     )
-    yield Section(
+    yield account(
         id="forgetting-sites",
         title="Where it was forgotten",
         lead="The same account cut by layer and component. Layer −1 holds what is outside the blocks: embeddings, "
@@ -88,12 +80,9 @@ def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Se
         table="forgetting",
         x="component",
         y="layer",
-        value="nats",
-        choose=("stage", "task", "side"),
-        begin=begin,
         note="Positive is forgotten. Hover for intervals over seeds and rows.",
     )
-    yield Section(
+    yield account(
         id="forgetting-path",
         title="When it was forgotten",
         lead="The account along training: what each component had cost the task by each step, its layers added up. The "
@@ -101,16 +90,13 @@ def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Se
         view="lines",
         table="forgetting_course",
         x="step",
-        value="nats",
         color="component",
-        choose=("stage", "task", "side"),
-        begin=begin,
-        note=f"Mean over seeds, bands over seeds alone; {chord}.",
+        note=f"Mean over seeds, bands over seeds alone; {segment}.",
     )
     yield Section(
         id="closing",
         title="The accounts close",
-        lead="For every stage, task and side: the measured change of the loss, the sum of all entries, and what is "
+        lead="For every stage, task and side: the measured change of the loss, the sum of all contributions, and what is "
         "left over. An account that does not close stops the run.",
         view="table",
         table="closing",
@@ -129,7 +115,7 @@ def _heads(begin: dict[str, object]) -> Section:
         x="head",
         y="layer",
         value="nats",
-        choose=("component", "stage", "task", "side"),
+        choose=("component", *KEY),
         begin=begin,
         note="Positive is forgotten. A head owns rows of the query, key and value weights and columns of the output's. The "
         "heads of a layer add up to its component above, but for what belongs to no head (a bias of the output, a LoRA "
@@ -147,7 +133,7 @@ def _rollback(begin: dict[str, object]) -> Section:
         table="rollback_means",
         y="where",
         value="nats",
-        choose=("stage", "task", "side"),
+        choose=KEY,
         begin=begin,
         order="size",
         note="Intervals over seeds and rows. Putting one component back and then another need not add up: they interact.",
@@ -258,7 +244,7 @@ def _learning(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
     yield Section(
         id="training-loss",
         title="Training loss",
-        lead="The optimised loss, as the loss ledger booked it.",
+        lead="The optimised loss, as the loss ledger has it.",
         view="lines",
         table="learning",
         x="step",

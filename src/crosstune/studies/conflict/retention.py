@@ -8,16 +8,15 @@ from typing import Any
 
 from crosstune.foundation.evaluation.retention import SIDES, RetentionMatrix, Side
 from crosstune.foundation.records import Column, Measurement, Table
-from crosstune.studies.conflict.tables import BASE, BITS, NATS, SIDE, STAGE, TASK
-from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
+from crosstune.studies.conflict.settings import learned_in
+from crosstune.studies.conflict.tables import BASE, BITS, KEY, NATS, SIDE, STAGE, TASK
+from crosstune.studies.frame.over_seeds import PLAIN, Rows, SeedMean, by_place, mean_over_seeds
 
 _RETENTION = (
-    STAGE,
-    TASK,
-    SIDE,
+    *(STAGE, TASK, SIDE),
     *Column.interval(
         "nats",
-        names=("low", "high"),
+        names=PLAIN,
         unit=NATS,
         about="Mean over seeds.",
         bounds="Over seeds and rows; over rows for one seed.",
@@ -32,46 +31,29 @@ _RETENTION = (
     Column.label("cut_share", "float64", about="Rows that lost their end."),
     Column.label("seeds", "int64"),
 )
-_AXES = ("stage", "task", "side")
 
 
 def retention(scores: Table) -> Table:
-    """The table `retention`: what the model knew of every task after every stage.
-
-    Args:
-        scores: `scores` of all seeds.
-
-    Returns:
-        One row for each stage (the base model first), task and side.
-    """
-    base = {
-        key[1:]: mean_over_seeds([row["nats"] for row in found]).value
-        for key, found in by_key(scores, _AXES)
-        if key[0] == BASE
-    }
-    return Table(
-        "retention", _RETENTION, (_row(key, found, base) for key, found in by_key(scores, _AXES))
-    )
+    """The table `retention`: what the model knew of every task after every stage, the base model first, over seeds."""
+    base: dict[tuple[str, str], float] = {}
+    rows = (_row(place, found, base) for place, found in by_place(scores, KEY))
+    return Table("retention", _RETENTION, rows)
 
 
-def _row(key: tuple[Any, ...], found: Sequence[Any], base: dict[Any, float]) -> dict[str, Any]:
-    nats = mean_over_seeds(*([row[name] for row in found] for name in ("nats", "low", "high")))
-    bits = mean_over_seeds(
-        *([row[name] for row in found] for name in ("bits", "bits_low", "bits_high"))
-    )
+def _row(place: dict[str, Any], found: Rows, base: dict[tuple[str, str], float]) -> dict[str, Any]:
+    nats, bits = SeedMean.of(found, "nats", PLAIN), SeedMean.of(found, "bits")
+    before = base.setdefault(
+        (place["task"], place["side"]), nats.value
+    )  # rows of the base are first
     return {
-        **dict(zip(_AXES, key, strict=True)),
-        "nats": nats.value,
-        "low": nats.low,
-        "high": nats.high,
+        **place,
+        **nats.cells("nats", PLAIN),
         "uniform": found[0]["uniform"],
         "rows_low": nats.rows_low,
         "rows_high": nats.rows_high,
         "perplexity": math.exp(min(nats.value, 700.0)),
-        "change_percent": 100.0 * math.expm1(min(nats.value - base[key[1:]], 700.0)),
-        "bits": bits.value,
-        "bits_low": bits.low,
-        "bits_high": bits.high,
+        "change_percent": 100.0 * math.expm1(min(nats.value - before, 700.0)),
+        **bits.cells("bits"),
         "rows": found[0]["rows"],
         "cut_share": found[0]["cut_share"],
         "seeds": nats.seeds,
@@ -79,16 +61,8 @@ def _row(key: tuple[Any, ...], found: Sequence[Any], base: dict[Any, float]) -> 
 
 
 def measurements(scores: Table, stages: Sequence[str]) -> Iterator[Measurement]:
-    """ACC, BWT and forgetting on both sides, in nats and in bits per byte.
-
-    Args:
-        scores: `scores` of all seeds.
-        stages: The stages' names, in order.
-
-    Yields:
-        Measurements with intervals over seeds.
-    """
-    learned = [stage.split("-", 1)[1] for stage in stages]
+    """ACC, BWT and forgetting on both sides, in nats and in bits per byte, with intervals over seeds."""
+    learned = [learned_in(stage) for stage in stages]
     seeds = tuple(dict.fromkeys(scores.column("seed")))
     for column, unit in (("nats", NATS), ("bits", BITS)):
         matrices = [
@@ -119,11 +93,8 @@ def _matrix(
 def _over_seeds(found: Sequence[Measurement], column: str, seeds: tuple[int, ...]) -> Measurement:
     mean = mean_over_seeds([one.value for one in found])
     return Measurement(
-        name=f"{found[0].name} ({column})",
-        value=mean.value,
-        low=mean.low,
-        high=mean.high,
-        n=len(found),
+        f"{found[0].name} ({column})",
+        *(mean.value, mean.low, mean.high, mean.seeds),
         unit=found[0].unit,
         how=f"{found[0].how}; {mean.how}, rows as they are",
         seeds=seeds,

@@ -168,3 +168,8 @@ class ConflictSettings(SeededSettings):
             precision=self.precision,
             stage=self.stage_names[number],
         )
+
+
+def learned_in(stage: str) -> str:
+    """The task of a stage, by the stage's name."""
+    return stage.split("-", 1)[1]

@@ -17,8 +17,8 @@ from crosstune.studies.conflict.prepare import Prepared
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import NATS, SIDE, SIDES, STAGE, TASK
 from crosstune.studies.frame.opening import seeds_of
+from crosstune.studies.frame.over_seeds import SEED, together
 
-SEED = Column.axis("seed", "int64", about="The cell's seed.")
 # Tables of a cell that are kept as they are, with the seed in front.
 _KEPT = (
     "scores",
@@ -34,8 +34,10 @@ _KEPT = (
     "stage_repair",
     "stage_repair_coefficients",
     repairs.TRADE,
+    "agreement_windows",
+    "peaks",
+    "movement",
 )
-_PROBED = ("agreement_windows", "peaks", "movement")
 _REFERENCES = (
     TASK,
     SIDE,
@@ -61,24 +63,15 @@ _CHANCE = (
 def over_seeds(
     done: Sequence[Run], settings: ConflictSettings
 ) -> tuple[list[Table], list[Measurement]]:
-    """The tables and headline figures of a study.
-
-    Args:
-        done: Its finished cells.
-        settings: Its settings.
-
-    Returns:
-        Every kept table with its seed and the means; the closing of the ledger, and what was retained.
-    """
+    """Every kept table with its seed and the means; the closing of the ledger, and what was retained."""
     seeds = seeds_of(done, settings)
-    cells = list(zip(seeds, done, strict=True))
-    kept = [name for name in (*_KEPT, *_PROBED) if all(cell.has_table(name) for cell in done)]
-    over = {name: _together(name, cells) for name in kept}
+    over = together(done, seeds, _KEPT)
+    closed = accounts.closing(over["forgetting_segments"], over["forgetting_totals"])
     means = [
         retention.retention(over["scores"]),
         *accounts.account(over["forgetting_sites"]),
         accounts.course(over["forgetting_path"]),
-        accounts.closing(over["forgetting_segments"], over["forgetting_totals"]),
+        closed,
     ]
     if "forgetting_heads" in over and len(over["forgetting_heads"]):
         means.append(accounts.by_head(over["forgetting_heads"]))
@@ -94,7 +87,6 @@ def over_seeds(
             depth.peaks(probes),
             depth.movement(probes),
         ]
-    closed = next(table for table in means if table.name == "closing")
     found = [
         *accounts.measurements(closed, seeds),
         *retention.measurements(over["scores"], settings.stage_names),
@@ -120,19 +112,12 @@ def _references(study: Prepared) -> Table:
             )
             encoded = [row for block in blocks for row in block.rows]
             tokens = sum(row.scored_tokens for row in encoded)
-            rows.append(
-                {
-                    "task": task,
-                    "side": side,
-                    "blocks": len(blocks),
-                    "rows": len({row.row_id for row in encoded}),
-                    "tokens": tokens,
-                    "bytes_per_token": sum(row.scored_bytes for row in encoded) / tokens,
-                    "training_rows": len(study.tasks[task].train),
-                    "held_out_rows": len(study.tasks[task].test),
-                }
-            )
-    return Table("references", _REFERENCES, rows)
+            split = study.tasks[task]
+            distinct = len({row.row_id for row in encoded})
+            spelled = sum(row.scored_bytes for row in encoded) / tokens
+            counts = (len(blocks), distinct, tokens, spelled, len(split.train), len(split.test))
+            rows.append((task, side, *counts))
+    return Table.of_tuples("references", _REFERENCES, rows)
 
 
 def _chance(study: Prepared) -> Table:
@@ -145,22 +130,10 @@ def _chance(study: Prepared) -> Table:
                 study.evaluation[task, side],
                 int(study.start.config.vocab_size),
             )
-            unigram = lines.unigram
-            rows.append(
-                {
-                    "task": task,
-                    "side": side,
-                    "nats": unigram.value,
-                    "low": unigram.low,
-                    "high": unigram.high,
-                    "uniform": lines.uniform.value,
-                }
-            )
-    return Table("chance", _CHANCE, rows)
-
-
-def _together(name: str, cells: Sequence[tuple[int, Run]]) -> Table:
-    return Table.concat([cell.table(name).with_columns({SEED: seed}) for seed, cell in cells])
+            found = lines.unigram
+            figures = (found.value, found.low, found.high, lines.uniform.value)
+            rows.append((task, side, *figures))
+    return Table.of_tuples("chance", _CHANCE, rows)
 
 
 def _instruments(over: dict[str, Table], settings: ConflictSettings) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -18,12 +18,11 @@ NATS, BITS = "nats/token", "bits/byte"
 STAGE = Column.axis("stage", about="Number and task of the stage; 0-base is the model before.")
 STEP = Column.axis("step", "int64", unit="optimizer steps")
 TASK = Column.axis("task")
+KEY = ("stage", "task", "side")
 SIDE = Column.axis("side", about="train: rows that were trained on; test: never trained on.")
 
 SCORES = (
-    STAGE,
-    TASK,
-    SIDE,
+    *(STAGE, TASK, SIDE),
     *Column.interval(
         "nats",
         names=("low", "high"),
@@ -46,18 +45,8 @@ LEARNING = (
     Column.value("learning_rate", about="Of the step just taken."),
     Column.value("gradient_norm", about="Before clipping."),
 )
-EVALUATION = (
-    STAGE,
-    STEP,
-    TASK,
-    Column.value("nats", unit=NATS, about="Held-out rows."),
-)
-COST = (
-    STAGE,
-    Column.axis("what"),
-    Column.value("value"),
-    Column.label("unit"),
-)
+EVALUATION = (STAGE, STEP, TASK, Column.value("nats", unit=NATS, about="Held-out rows."))
+COST = (STAGE, Column.axis("what"), Column.value("value"), Column.label("unit"))
 
 
 def of_scores(stage: str, scores: Mapping[tuple[str, str], RowScores]) -> Table:
@@ -88,13 +77,13 @@ def _score_row(stage: str, task: str, side: str, found: RowScores) -> dict[str, 
     }
 
 
-def of_training(stage: str, result: StageResult, tasks: Iterable[str]) -> list[Table]:
+def of_training(stage: str, result: StageResult, tasks: Sequence[str]) -> list[Table]:
     """The tables `loss_ledger`, `learning`, `evaluation` and `cost` of a stage."""
     ledger = result.ledger.with_columns({STAGE: stage})
     return [
         ledger,
         Table("learning", LEARNING, _learning(stage, result)),
-        Table("evaluation", EVALUATION, _evaluation(stage, result, tuple(tasks))),
+        Table("evaluation", EVALUATION, _evaluation(stage, result, tasks)),
         Table("cost", COST, _cost(stage, result)),
     ]
 
@@ -139,8 +128,3 @@ def _cost(stage: str, result: StageResult) -> Iterator[dict[str, Any]]:
     }
     for what, (value, unit) in figures.items():
         yield {"stage": stage, "what": what, "value": float(value), "unit": unit}
-
-
-def of_rollback(stage: str, table: Table) -> Table:
-    """The table `rollback`, with the stage it belongs to."""
-    return table.with_columns({STAGE: stage})

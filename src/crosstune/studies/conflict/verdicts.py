@@ -7,36 +7,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from crosstune.foundation.records import Run, Table
+from crosstune.foundation.records.findings import Estimate, counted
 from crosstune.foundation.records.page import Statement, Tone
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE
-from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.conflict.settings import ConflictSettings, learned_in
+from crosstune.studies.frame.over_seeds import PLAIN, by_key
 from crosstune.studies.frame.procedure import warnings_of
 
 Row = Mapping[str, Any]
-_SHARE_NAMED = 3  # components named in a sentence
-_SPELLED_IN_BYTES = (
-    1.2  # bytes a token below which nats per token and bits per byte tell different stories
-)
+_NAMED = 3  # components named in a sentence
+# Bytes a token below which nats per token and bits per byte tell different stories.
+_SPELLED_IN_BYTES = 1.2
 
 
 def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
-    """What the study found.
-
-    Args:
-        run: The run, with its tables over seeds written.
-        settings: The study's settings.
-
-    Returns:
-        Warnings first, then forgetting, conflict, peaks and movement.
-    """
-    found = [
-        *_warnings(run),
-        *_forgotten(run),
-        *_over_confident(run, settings),
-    ]
-    if settings.repair is not None and run.has_table(repairs.MEANS):
-        found += repairs.statements(run.table(repairs.MEANS), settings.stage_names)
+    """Warnings first, then forgetting, repairs, conflict, peaks and movement, from the tables over seeds."""
+    found = [*_warnings(run), *_forgotten(run), *_over_confident(run, settings)]
+    if run.has_table(repairs.MEANS.name):
+        found += repairs.statements(run.table(repairs.MEANS.name), settings.stage_names)
     if settings.probe is not None:
         found += [
             *_conflicts(run.table("agreement")),
@@ -72,40 +61,42 @@ def _warnings(run: Run) -> Iterator[Statement]:
 
 def _forgotten(run: Run) -> Iterator[Statement]:
     """Each other task after each stage: how its held-out loss changed, and through what."""
-    closing, components = run.table("closing"), run.table("forgetting_components")
-    for row in closing.where(side="test").rows():
+    components = run.table("forgetting_components")
+    for row in run.table("closing").where(side="test").rows():
         stage, task = row["stage"], row["task"]
-        learned = stage.split("-", 1)[1]
+        learned = learned_in(stage)
         if task == learned:
             continue
+        change, alone = Estimate.of(row, "measured", PLAIN), row["seeds"] == 1
+        so = f"In the one seed that was run, learning {learned}" if alone else f"Learning {learned}"
         amount = f"{abs(row['measured']):.3g} nats per token"
-        detail = (
-            f"{row['measured']:+.4g} {_between(row['low'], row['high'])} nats per held-out token, over rows and "
-            f"{_count(row['seeds'], 'seed')}; the components add up to {row['booked']:+.4g}, largest residual of a seed "
-            f"{row['residual']:.2g} ({row['relative']:.1e} of the change), m = {row['every']} steps a chord."
+        parts = _largest(components.where(stage=stage, task=task, side="test"))
+        said = change.says(
+            f"{so} cost {task} {amount}, {parts}.",
+            f"{so} helped {task} by {amount}.",
+            f"Whether learning {learned} cost {task} anything is not shown.",
         )
-        # One seed speaks of itself alone.
-        tone: Tone = "info" if row["seeds"] == 1 else "shown"
-        so = "In the one seed that was run, learning" if row["seeds"] == 1 else "Learning"
-        if row["low"] > 0:
-            parts = _largest(components.where(stage=stage, task=task, side="test"))
-            yield Statement(f"{so} {learned} cost {task} {amount}, {parts}.", tone, detail)
-        elif row["high"] < 0:
-            yield Statement(f"{so} {learned} helped {task} by {amount}.", tone, detail)
-        else:
-            text = f"Whether learning {learned} cost {task} anything is not shown."
-            yield Statement(text, "not_shown", detail)
+        yield Statement(
+            said.text,
+            "info"
+            if alone and said.tone == "shown"
+            else said.tone,  # one seed speaks of itself alone
+            f"{change} nats per held-out token, over rows and {counted(row['seeds'], 'seed')}; the components add up to "
+            f"{row['booked']:+.4g}, largest residual of a seed {row['residual']:.2g} ({row['relative']:.1e} of the "
+            f"change), m = {row['every']} steps a segment.",
+        )
 
 
 def _largest(components: Table) -> str:
-    ordered = sorted(components.rows(), key=lambda row: -row["nats"])[:_SHARE_NAMED]
+    ordered = sorted(components.rows(), key=lambda row: -row["nats"])[:_NAMED]
     named = [f"{row['component']} ({row['nats']:.2g})" for row in ordered if row["nats"] > 0]
     return f"the largest parts through {', '.join(named)}"
 
 
 def _over_confident(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
     """A learned task's loss above ln V is not lost knowledge: a model that knows nothing pays less."""
-    chance = run.table("chance")
+    known = run.table("chance").where(side="test").rows()
+    unigram = {row["task"]: row["nats"] for row in known}
     learned: list[str] = []
     for stage, task in zip(settings.stage_names, settings.stage_tasks, strict=True):
         for row in run.table("retention").where(side="test", stage=stage).rows():
@@ -114,35 +105,26 @@ def _over_confident(run: Run, settings: ConflictSettings) -> Iterator[Statement]
                     f"After stage {stage}, {row['task']} costs more than guessing uniformly: beyond that level the "
                     "rise is over-confidence in another task's tokens, not lost knowledge.",
                     "shown",
-                    f"{row['nats']:.3g} {_between(row['low'], row['high'])} nats per token against ln V = "
-                    f"{row['uniform']:.3g} and a unigram model's {_unigram(chance, row['task']):.3g}.",
+                    f"{Estimate.of(row, 'nats', PLAIN)} nats per token against ln V = {row['uniform']:.3g} and a "
+                    f"unigram model's {unigram[row['task']]:.3g}.",
                 )
         learned.append(task)
 
 
-def _unigram(chance: Table, task: str) -> float:
-    return float(chance.where(task=task, side="test").column("nats")[0])
-
-
 def _conflicts(agreement: Table) -> Iterator[Statement]:
     """One finding a stage: what the task that is learned does to the gradients of each other task."""
-    whole = agreement.where(scope=WHOLE)
-    for stage in dict.fromkeys(whole.column("stage")):
-        pairs = _with_learned(whole.where(stage=stage), stage)
-        found = [_agreed(pair, rows) for pair, rows in pairs.items()]
-        basis = next(iter(pairs.values()))[0]
+    for stage, rows in _stages(agreement.where(scope=WHOLE)):
+        found = [_agreed(pair, own) for (pair,), own in by_key(rows, ("pair",))]
+        basis = rows[0]
+        means = (
+            f"Means over {basis['states']} states, {basis['blocks']} blocks a task, {counted(basis['seeds'], 'seed')}; "
+            "Holm over the sites."
+        )
         yield Statement(
             f"While learning {stage}: {'; '.join(words for words, _, _ in found)}.",
             _strongest([tone for _, tone, _ in found]),
-            " ".join([*(detail for _, _, detail in found if detail), _means(basis)]),
+            " ".join([*(detail for _, _, detail in found if detail), means]),
         )
-
-
-def _means(row: Row) -> str:
-    return (
-        f"Means over {row['states']} states, {row['blocks']} blocks a task, {_count(row['seeds'], 'seed')}; Holm over the "
-        "sites."
-    )
 
 
 def _agreed(pair: str, rows: Sequence[Row]) -> tuple[str, Tone, str]:
@@ -152,47 +134,34 @@ def _agreed(pair: str, rows: Sequence[Row]) -> tuple[str, Tone, str]:
     if all(math.isnan(row["inner_low"]) for row in rows):
         return f"{pair} cannot be told, too few blocks or states for an interval", "too_noisy", ""
     fighting = sorted((row for row in rows if row["conflict"]), key=lambda row: row["inner"])
-    agreeing = sum(row["agree"] for row in rows)
+    agreeing = f"at {sum(row['agree'] for row in rows)} of {len(rows)} sites"
     noisy = sum(not row["resolved"] for row in rows)
-    counted = f"agreement at {agreeing} of {len(rows)} sites"
-    noise = f" ({_count(noisy, 'cosine')} below the noise floor)" if noisy else ""
+    noise = f" ({counted(noisy, 'cosine')} below the noise floor)" if noisy else ""
     if fighting:
-        named = ", ".join(_cosine(row) for row in fighting[:_SHARE_NAMED])
-        detail = f"Strongest conflicts of {pair}, as corrected cosines: {named}."
-        words = f"{pair} conflict at {_count(len(fighting), 'site')}, {counted}{noise}"
-        return words, "shown", detail
-    if agreeing:
-        return (
-            f"{pair} agree at {agreeing} of {len(rows)} sites, no conflict is shown{noise}",
-            "shown",
-            "",
-        )
+        named = ", ".join(map(_cosine, fighting[:_NAMED]))
+        words = f"{pair} conflict at {counted(len(fighting), 'site')}, agreement {agreeing}{noise}"
+        return words, "shown", f"Strongest conflicts of {pair}, as corrected cosines: {named}."
+    if any(row["agree"] for row in rows):
+        return f"{pair} agree {agreeing}, no conflict is shown{noise}", "shown", ""
     tone: Tone = "too_noisy" if noisy == len(rows) else "not_shown"
     return f"neither conflict nor agreement of {pair} is shown{noise}", tone, ""
-
-
-def _with_learned(table: Table, stage: str) -> dict[str, list[Row]]:
-    """The rows of the pairs that the stage's task is one of; all pairs where it is in none."""
-    learned = stage.split("-", 1)[1]
-    pairs: dict[str, list[Row]] = {}
-    for row in table.rows():
-        pairs.setdefault(row["pair"], []).append(row)
-    own = {pair: rows for pair, rows in pairs.items() if learned in pair.split(PAIR_JOINT)}
-    return own or pairs
-
-
-def _flat(pairs: Mapping[str, list[Row]]) -> list[Row]:
-    return [row for rows in pairs.values() for row in rows]
-
-
-def _words(rows: Sequence[Row]) -> str:
-    return " ".join(f"{row['pair']}: {row['words']}" for row in rows)
 
 
 def _cosine(row: Row) -> str:
     if not row["resolved"]:
         return f"{row['where']} below the noise floor"
-    return f"{row['where']} {row['corrected']:+.2f} {_between(row['low'], row['high'])}"
+    return f"{row['where']} {Estimate.of(row, 'corrected', PLAIN)}"
+
+
+def _stages(table: Table) -> Iterator[tuple[str, list[Row]]]:
+    """The rows of each stage: of the pairs that its task is one of, or of all pairs where it is in none."""
+    for (stage,), rows in by_key(table, ("stage",)):
+        own = [row for row in rows if learned_in(stage) in row["pair"].split(PAIR_JOINT)]
+        yield stage, own or rows
+
+
+def _words(rows: Sequence[Row]) -> str:
+    return " ".join(f"{row['pair']}: {row['words']}" for row in rows)
 
 
 def _peaks(peaks: Table) -> Iterator[Statement]:
@@ -202,34 +171,32 @@ def _peaks(peaks: Table) -> Iterator[Statement]:
         "most dissimilar": "shown",
         "no peak": "not_shown",
     }
-    everywhere = peaks.where(scope="all sites")
-    for stage in dict.fromkeys(everywhere.column("stage")):
-        rows = _flat(_with_learned(everywhere.where(stage=stage), stage))
+    for stage, rows in _stages(peaks.where(scope="all sites")):
         yield Statement(
-            f"Peaks while learning {stage}: " + _words(rows),
+            f"Peaks while learning {stage}: {_words(rows)}",
             _strongest([tones.get(row["kind"], "too_noisy") for row in rows]),
-            f"Over the whole stage and {_count(rows[0]['seeds'], 'seed')}; the smallest standardised difference decides.",
+            f"Over the whole stage and {counted(rows[0]['seeds'], 'seed')}; the smallest standardised difference decides.",
         )
 
 
 def _movements(movement: Table) -> Iterator[Statement]:
     """One finding a stage: does agreement move through depth while it lasts?"""
     tones: dict[str, Tone] = {"shown": "shown", "not shown": "not_shown"}
-    for stage in dict.fromkeys(movement.column("stage")):
-        rows = _flat(_with_learned(movement.where(stage=stage), stage))
+    for stage, rows in _stages(movement):
+        sites = ", ".join(str(row["sites"]) for row in rows)
         yield Statement(
-            f"Movement while learning {stage}: " + _words(rows),
+            f"Movement while learning {stage}: {_words(rows)}",
             _strongest([tones.get(row["verdict"], "too_noisy") for row in rows]),
-            f"{rows[0]['probes']} probes, {_count(rows[0]['seeds'], 'seed')}; sites above the noise floor at every probe: "
-            + ", ".join(str(row["sites"]) for row in rows)
-            + ".",
+            f"{rows[0]['probes']} probes, {counted(rows[0]['seeds'], 'seed')}; sites above the noise floor at every "
+            f"probe: {sites}.",
         )
 
 
 def _instruments(table: Table) -> Iterator[Statement]:
-    """Do what was booked along the path and what a rollback wins back rank the sites alike?"""
-    held_out = [row for row in table.rows() if row["side"] == "test"]
-    lost = [row for row in held_out if row["task"] != row["stage"].split("-", 1)[1]]
+    """Do what was accounted along the path and what a rollback wins back rank the sites alike?"""
+    lost = [
+        row for row in table.where(side="test").rows() if row["task"] != learned_in(row["stage"])
+    ]
     values = [row["rank_correlation"] for row in lost if not math.isnan(row["rank_correlation"])]
     if values:
         yield Statement(
@@ -246,14 +213,6 @@ def _strongest(tones: Sequence[Tone]) -> Tone:
     return next(tone for tone in order if tone in tones)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def decision(found: Sequence[Statement]) -> list[dict[str, str]]:
     """The findings as plain values, for `decision.json`."""
     return [{"text": one.text, "verdict": one.tone, "detail": one.detail} for one in found]
-
-
-def _between(low: float, high: float) -> str:
-    return "[no interval]" if math.isnan(low) or math.isnan(high) else f"[{low:.3g}, {high:.3g}]"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from crosstune.foundation.records import Column, Table
+from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.paired import paired_interval
 
@@ -19,6 +19,7 @@ Rows = Sequence[Mapping[str, Any]]
 Bounds = tuple[str, str]
 PLAIN: Bounds = ("low", "high")
 """What the bounds of a table's one value are called."""
+SEED = Column.axis("seed", "int64", about="The cell's seed.")
 SEEDS = Column.label("seeds", "int64", about="Seeds the row rests on.")
 
 
@@ -113,14 +114,18 @@ class MeanTable:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The axes, the figure with its interval, and the number of seeds."""
+        """The axes and what stands there."""
+        return (*self.axes, *self.figures)
+
+    @property
+    def figures(self) -> tuple[Column, ...]:
+        """The figure with its interval, and the number of seeds."""
         how = "Over seeds and rows; over rows for one seed."
         alone = (
             Column.label("rows_low", "float64", unit=self.unit, about="Interval over rows alone."),
             Column.label("rows_high", "float64", unit=self.unit),
         )
         return (
-            *self.axes,
             *Column.interval(
                 self.value, names=self.bounds, unit=self.unit, about=self.about, bounds=how
             ),
@@ -140,16 +145,13 @@ class MeanTable:
         """The rows of `of`."""
         names = [axis.name for axis in self.axes]
         has_rows = rows_known and set(PLAIN) <= set(table.arrow.column_names)
-        for key, found in by_key(table, names):
+        for place, found in by_place(table, names):
             sums: dict[int, float] = {}
             for row in found:
                 sums[row["seed"]] = sums.get(row["seed"], 0.0) + row[self.value]
             is_alone = has_rows and len(sums) == len(found)
             ends = ([row[end] for row in found] for end in PLAIN) if is_alone else ()
-            yield {
-                **dict(zip(names, key, strict=True)),
-                **self.cells(mean_over_seeds(list(sums.values()), *ends)),
-            }
+            yield {**place, **self.cells(mean_over_seeds(list(sums.values()), *ends))}
 
     def cells(self, mean: SeedMean) -> dict[str, Any]:
         """A mean as cells of this table."""
@@ -157,20 +159,35 @@ class MeanTable:
         return {**mean.cells(self.value, self.bounds), **alone, "seeds": mean.seeds}
 
 
-def by_key(table: Table, axes: Sequence[str]) -> Iterator[tuple[Key, list[Mapping[str, Any]]]]:
-    """The rows of a table that share the values of some columns, in order of first appearance.
-
-    Args:
-        table: A table over seeds.
-        axes: The columns that name a figure.
-
-    Yields:
-        The values and the rows, one row a seed where the axes name a figure.
-    """
+def by_key(
+    table: Table | Rows, axes: Sequence[str]
+) -> Iterator[tuple[Key, list[Mapping[str, Any]]]]:
+    """The rows that share the values of some columns, with those values, in order of first appearance."""
     groups: dict[Key, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in table.rows():
+    for row in table.rows() if isinstance(table, Table) else table:
         groups[tuple(row[axis] for axis in axes)].append(row)
     yield from groups.items()
+
+
+def by_place(
+    table: Table | Rows, axes: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], list[Mapping[str, Any]]]]:
+    """As `by_key`, with the values under the names of their columns."""
+    return ((dict(zip(axes, key, strict=True)), rows) for key, rows in by_key(table, axes))
+
+
+def together(cells: Sequence[Run], seeds: Sequence[int], names: Sequence[str]) -> dict[str, Table]:
+    """Those tables that all cells have, each with the cells' seeds in front."""
+    return {
+        name: Table.concat(
+            [
+                cell.table(name).with_columns({SEED: seed})
+                for cell, seed in zip(cells, seeds, strict=True)
+            ]
+        )
+        for name in names
+        if all(cell.has_table(name) for cell in cells)
+    }
 
 
 def _mean(values: Sequence[float]) -> float:
