@@ -12,13 +12,13 @@ from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.merging.scoring import looks_at_most
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict import costs as costing
-from crosstune.studies.conflict.costs import Calibration, cell_seconds
+from crosstune.studies.conflict.costs import _Measured, cell_seconds
 from crosstune.studies.conflict.study import Conflict
 from crosstune.studies.frame.costs import REPORT_SECONDS, Timing
 
-SECONDS = Calibration(
+SECONDS = _Measured(
     Timing(step_seconds=1.0, warm_seconds=4.0, peak_bytes=2**30),
-    chord_seconds=2.0,
+    segment_seconds=2.0,
     state_seconds=3.0,
     token_seconds=0.001,
     setup_seconds=5.0,
@@ -95,7 +95,7 @@ def test_the_calibration_measures_and_leaves_nothing_behind(folder, study, tmp_p
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     measured = costing.calibrate(study, study.start.load(), 2.0)
     timing = measured.timing
-    assert min(timing.step_seconds, measured.chord_seconds, measured.state_seconds) > 0
+    assert min(timing.step_seconds, measured.segment_seconds, measured.state_seconds) > 0
     assert measured.setup_seconds == 2.0 + timing.warm_seconds
     assert measured.token_seconds > 0
     assert timing.peak_bytes > 2**20

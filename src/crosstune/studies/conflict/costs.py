@@ -17,21 +17,21 @@ from crosstune.studies.conflict.tables import SIDES
 from crosstune.studies.frame.costs import FEWEST_STEPS, GIB, Timing, as_plan, time_training
 from crosstune.studies.frame.plan import Plan, PlanLine
 
+_BESIDE = "beside training alone"
 _CAUTIONS = {
-    # The calibration sees the first stage's chords; where losses fall faster they take more panels to close.
+    # The calibration sees the first stage's segments; where losses fall faster they take more panels to close.
     "forgetting ledger": ", more where losses change fast",
     "repair": " at most, mostly a third of that",
 }
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What was measured."""
+class _Measured:
+    """What a short training on the real model took."""
 
     timing: Timing
-    """The training alone."""
-    chord_seconds: float
-    """One chord of the ledger, all references, refinement included."""
+    segment_seconds: float
+    """One segment of the ledger, all references, refinement included."""
     state_seconds: float
     """One state of the probe; 0 without one."""
     token_seconds: float
@@ -46,16 +46,12 @@ def plan_of(study: Prepared) -> Plan:
     warnings = study.prepare()
     model = study.start.load(settings.training.lora, settings.seeds[0])
     loaded = time.perf_counter() - began
-    memory, sites = _memory(study, model), _sites(model)
+    memory = _memory(study, model)
+    sites = len({(site.layer, site.component) for site in Anatomy.of(model).sites})
     measured = calibrate(study, model, loaded)
     costs = cell_seconds(study, measured, sites)
     overheads = [
-        PlanLine(
-            f"{name} overhead",
-            costs[name] / costs["training"],
-            "x training",
-            "beside training alone",
-        )
+        PlanLine(f"{name} overhead", costs[name] / costs["training"], "x training", _BESIDE)
         for name in ("forgetting ledger", "conflict probe")
     ]
     rows = min(len(study.tasks[task].train) for task in settings.stage_tasks)
@@ -69,8 +65,8 @@ def plan_of(study: Prepared) -> Plan:
     ).warned(warnings)
 
 
-def calibrate(study: Prepared, model: Any, loaded: float) -> Calibration:
-    """Train for one chord with ledger and probe looking on."""
+def calibrate(study: Prepared, model: Any, loaded: float) -> _Measured:
+    """Train for one segment with ledger and probe as callbacks."""
     settings = study.settings
     steps = max(FEWEST_STEPS, settings.ledger.every)
     ledger = study.ledger(every=steps, track=False)
@@ -85,9 +81,9 @@ def calibrate(study: Prepared, model: Any, loaded: float) -> Calibration:
         *([] if probe is None else [probe]),
         steps=steps,
     )
-    return Calibration(
+    return _Measured(
         timing,
-        chord_seconds=sum(row["seconds"] for row in ledger.segments().rows()),
+        segment_seconds=sum(row["seconds"] for row in ledger.segments().rows()),
         state_seconds=0.0 if probe is None else probe.seconds / len(probe.history.states),
         token_seconds=_token_seconds(study, model),
         setup_seconds=loaded + timing.warm_seconds,
@@ -106,26 +102,21 @@ def _token_seconds(study: Prepared, model: Any) -> float:
     return (time.perf_counter() - began) / max(1, int(scores.tokens.sum()))
 
 
-def cell_seconds(study: Prepared, measured: Calibration, sites: int) -> dict[str, float]:
-    """Seconds of one cell, by what they are spent on.
-
-    Returns:
-        Name to seconds; the names are those of the plan's lines.
-    """
+def cell_seconds(study: Prepared, measured: _Measured, sites: int) -> dict[str, float]:
+    """Seconds of one cell, by what they are spent on, in the words of the plan's lines."""
     settings = study.settings
     stages, steps = len(settings.stage_names), settings.training.steps
-    chords = -(-steps // settings.ledger.every)
+    segments = -(-steps // settings.ledger.every)
     probe = settings.probe_settings("plan")
     tokens = {key: sum(row.scored_tokens for row in rows) for key, rows in study.evaluation.items()}
     every = settings.training.evaluate_every
     held_out = sum(count for (_, side), count in tokens.items() if side == "test")
-    scored = (stages + 1) * sum(tokens.values()) + stages * (
-        steps // every if every else 0
-    ) * held_out
+    on_the_way = stages * (steps // every) * held_out if every else 0
+    scored = (stages + 1) * sum(tokens.values()) + on_the_way
     rolled = 0 if settings.rollback == "none" else stages * (sites + 2) * _block_tokens(study)
     costs = {
         "training": stages * steps * measured.timing.step_seconds,
-        "forgetting ledger": stages * chords * measured.chord_seconds,
+        "forgetting ledger": stages * segments * measured.segment_seconds,
         "conflict probe": stages * (probe.states(steps) if probe else 0) * measured.state_seconds,
         "evaluation": scored * measured.token_seconds,
         "rollback": rolled * measured.token_seconds,
@@ -162,10 +153,6 @@ def _block_tokens(study: Prepared) -> float:
     return total
 
 
-def _sites(model: Any) -> int:
-    return len({(site.layer, site.component) for site in Anatomy.of(model).sites})
-
-
 def _memory(study: Prepared, model: Any) -> Sequence[PlanLine]:
     """What the memory is taken by, from shapes alone."""
     probe = study.settings.probe_settings("plan")
@@ -178,8 +165,8 @@ def _memory(study: Prepared, model: Any) -> Sequence[PlanLine]:
         PlanLine("  weights", weights / GIB, "GiB", "as loaded"),
         PlanLine("  gradients", 4 * trainable / GIB, "GiB", "float32, trainable parameters"),
         PlanLine(
-            "  probe", 4 * probed / GIB, "GiB", "float32, one block's gradient where it looks"
+            "  probe", 4 * probed / GIB, "GiB", "float32, one block's gradient of its weights"
         ),
-        PlanLine("  ledger", 8 * trainable / GIB, "GiB", "weights at the chord's start, and Δθ"),
+        PlanLine("  ledger", 8 * trainable / GIB, "GiB", "weights at the segment's start, and Δθ"),
         PlanLine("  rollback", 4 * trainable / GIB, "GiB", "weights at the stage's start"),
     ]

@@ -16,7 +16,6 @@ from crosstune.foundation.data import (
     Task,
     check_enough,
     encode,
-    read_tasks,
     sample_warnings,
 )
 from crosstune.foundation.models import load_model
@@ -35,14 +34,16 @@ from crosstune.studies.frame.start import StartModel
 
 
 class Prepared(Procedure[ConflictSettings]):
-    """The part of the study that its cells and its plan use.
+    """The part of the study that its cells and its plan use."""
 
-    Attributes:
-        start: The model before anything was learned.
-        tasks: The tasks by name, split together.
-        encoded: Every row that may be trained on or scored, by task and side.
-        evaluation: The evaluation rows, encoded.
-    """
+    start: StartModel
+    """The model before anything was learned."""
+    tasks: dict[str, Task]
+    """The tasks by name, split together."""
+    encoded: dict[tuple[str, str], list[Encoded]]
+    """Every row that may be trained on or scored, by task and side."""
+    evaluation: dict[tuple[str, str], list[Encoded]]
+    """The evaluation rows."""
 
     def prepare(self) -> Sequence[str]:
         """Read and split the tasks, and find the model."""
@@ -50,12 +51,7 @@ class Prepared(Procedure[ConflictSettings]):
         self.start = StartModel(settings, "model")
         length = settings.training.length
         check_length("training.length", length, self.start.config, windows="windows")
-        tasks = read_tasks(
-            settings.tasks,
-            test_share=settings.test_share,
-            samples=settings.samples,
-            seed=settings.data_seed,
-        )
+        tasks = self.read_tasks(settings.samples)
         check_enough(tasks, settings.training.batch_rows, "training.batch_rows")
         self.tasks = {task.name: task for task in tasks}
         self.encoded = self._encode(tasks)

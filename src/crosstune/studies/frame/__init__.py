@@ -12,30 +12,44 @@ from typing import TYPE_CHECKING, Any
 from crosstune.studies.frame.settings import SeededSettings, StudySettings
 
 if TYPE_CHECKING:
-    from crosstune.studies.frame.cell import Cell
+    from crosstune.studies.frame.cell import Cell, Phase
     from crosstune.studies.frame.costs import Timing, as_plan, time_training
+    from crosstune.studies.frame.over_seeds import MeanTable, SeedMean, by_place, mean_over_seeds
+    from crosstune.studies.frame.plan import Plan
     from crosstune.studies.frame.procedure import Procedure
     from crosstune.studies.frame.start import StartModel
 
 __all__ = [
     "Procedure",
     "Cell",
+    "Phase",
     "StudySettings",
     "SeededSettings",
     "StartModel",
     "Timing",
     "time_training",
     "as_plan",
+    "Plan",
+    "MeanTable",
+    "SeedMean",
+    "mean_over_seeds",
+    "by_place",
 ]
 
 # Everything below needs torch, which is slow to import: a name is fetched on first use.
 _HOMES = {
     "Procedure": "procedure",
     "Cell": "cell",
+    "Phase": "cell",
     "StartModel": "start",
     "Timing": "costs",
     "time_training": "costs",
     "as_plan": "costs",
+    "Plan": "plan",
+    "MeanTable": "over_seeds",
+    "SeedMean": "over_seeds",
+    "mean_over_seeds": "over_seeds",
+    "by_place": "over_seeds",
 }
 
 

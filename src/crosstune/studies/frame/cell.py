@@ -35,11 +35,7 @@ class Phase:
 
 
 class EachStep(TrainerCallback):  # type: ignore[misc]
-    """Calls back after every optimizer step.
-
-    Args:
-        tell: Called with the steps that were taken and the most there will be.
-    """
+    """Calls back after every optimizer step, with the steps that were taken and the most there will be."""
 
     def __init__(self, tell: Callable[[int, int], None]) -> None:
         self._tell = tell
@@ -53,15 +49,7 @@ P = TypeVar("P")
 
 
 class Cell(Generic[P]):
-    """One cell of a study, in its own run folder. Subclasses name their `phases` and how many `steps` they take.
-
-    Args:
-        procedure: The study, prepared.
-        settings: Its settings, of this cell alone.
-        name: The cell's name.
-        run: Its run folder.
-        listener: Told how far it has come.
-    """
+    """One cell of a prepared study, in its own run folder. Subclasses name their `phases` and how many `steps` they take."""
 
     def __init__(
         self, procedure: P, settings: Any, name: str, run: Run, listener: Listener
@@ -104,12 +92,7 @@ class Cell(Generic[P]):
         ranks.wait_for_all()
 
     def tell(self, doing: str, steps: int = 0) -> None:
-        """Say what the cell is doing now.
-
-        Args:
-            doing: In a few words.
-            steps: Steps of this phase behind it.
-        """
+        """Say in a few words what the cell is doing now, and how many steps of this phase are behind it."""
         if ranks.is_first():
             self._listener(Progress(self.name, doing, self._behind + steps, self.steps))
 
@@ -135,17 +118,8 @@ class Cell(Generic[P]):
     ) -> StageResult:
         """Train a model, going on from its last checkpoint; the checkpoints are removed when the phase is done.
 
-        Args:
-            doing: What the line of progress calls it.
-            model: The model.
-            data: The rows.
-            training: How.
-            callbacks: What looks on.
-            seed: Decides the order of rows and dropout.
-            folder: Where its checkpoints lie, inside those of the cell.
-
-        Returns:
-            What the training did; its notes are events of the cell.
+        `doing` is for the line of progress, `seed` decides the order of rows and dropout; notes of the training become
+        events of the cell.
         """
         place = self.run.checkpoints / folder
         if ranks.is_first():

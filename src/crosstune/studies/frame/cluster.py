@@ -21,11 +21,7 @@ _SECONDS = 0.5  # between looks at what the cells tell
 def run_groups(
     study: Any, groups: Sequence[Sequence[str]], folder: Path, listener: Listener
 ) -> None:
-    """Run groups of cells on the cluster, as many at a time as it has room for.
-
-    Args:
-        folder: The study's run folder, on a path that all nodes share.
-    """
+    """Run groups of cells on the cluster, as many at a time as it has room for; all nodes share the run folder."""
     ray = _ray()
     memory = _peak_gib(study)
     started = not ray.is_initialized()

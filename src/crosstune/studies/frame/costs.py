@@ -85,7 +85,7 @@ def as_plan(
     more: Sequence[PlanLine] = (),
     caution: Callable[[str], str] = lambda name: "",
 ) -> Plan:
-    """The plan of a study whose cells cost the same.
+    """The plan of a study whose cells cost the same; warnings are for the study to add.
 
     Args:
         costs: Seconds of one cell, by what they are spent on.
@@ -97,7 +97,7 @@ def as_plan(
         caution: What to add to the line of a cost.
 
     Returns:
-        The plan, the most asked for first; warnings are for the study to add.
+        The plan, the most asked for first.
     """
     cell, after = sum(costs.values()), dict(once or {})
     rounds, at_once = -(-cells // workers), min(workers, cells)

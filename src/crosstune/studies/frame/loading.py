@@ -13,11 +13,9 @@ from crosstune.foundation.errors import SettingsError
 
 
 def load_procedure(where: str) -> Any:
-    """The class of a study.
+    """The class of a study at ``module:name``, or in a Python file that the user named.
 
-    Args:
-        where: ``module:name``, or a Python file that the user named. A file in a folder with ``__init__.py`` is loaded as a module
-            of that package, so that it may import its neighbours.
+    A file in a folder with ``__init__.py`` is loaded as a module of that package, so that it may import its neighbours.
     """
     if not where.endswith(".py"):
         return load(where)

@@ -17,22 +17,15 @@ _SECONDS_BETWEEN = 0.005  # a buffer of any size takes about as long to be fille
 
 @dataclass
 class Peak:
-    """The largest memory that was seen.
-
-    Attributes:
-        bytes: Resident memory of this process, files that it reads included; of an accelerator what was allocated there.
-    """
+    """The largest memory that was seen."""
 
     bytes: int = 0
+    """Resident memory of this process, files that it reads included; of an accelerator what was allocated there."""
 
 
 @contextmanager
 def watched(device: str) -> Iterator[Peak]:
-    """The peak of what runs inside, which the peak of the process cannot say: that never falls again.
-
-    Yields:
-        The peak; complete when the block is left.
-    """
+    """The peak of what runs inside, complete when the block is left; the peak of the process never falls again."""
     peak = Peak()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()

@@ -12,14 +12,7 @@ from crosstune.foundation.worlds import EMBEDDED, embedded_world
 
 
 def find_model(name: str) -> str:
-    """The folder or hub id of a model; the embedded one is made on first use, by the first process alone.
-
-    Args:
-        name: As a setting names it.
-
-    Returns:
-        Where it can be loaded from.
-    """
+    """The folder or hub id of a model; the embedded one is made on first use, by the first process alone."""
     if name != EMBEDDED:
         return name
     if not ranks.is_first():
@@ -38,16 +31,9 @@ def find_device(name: str) -> str:
 
 
 def check_length(argument: str, length: int, config: Any, *, windows: str = "") -> None:
-    """Refuse rows that the model cannot read.
+    """Refuse rows of more tokens than the model can read, as the setting `argument` says.
 
-    Args:
-        argument: The setting that says how long they are.
-        length: Tokens of a row.
-        config: The model's configuration.
-        windows: The setting by which the rest of longer rows is kept, where there is one.
-
-    Raises:
-        ModelError: They are longer than that.
+    `windows` is the setting by which the rest of longer rows is kept, where there is one.
     """
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and length > most:

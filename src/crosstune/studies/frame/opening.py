@@ -25,13 +25,8 @@ _SUMMED_UP = ("cells", "tables", "measurements.parquet", "page.json", "report.ht
 def open_run(settings: S, kind: str) -> Run:
     """The run folder of a study; every process sees it.
 
-    Args:
-        settings: The study's settings.
-        kind: The kind of run.
-
-    Returns:
-        The run: new, or gone on with where its settings differ in nothing but seeds, or begun anew with other
-        settings where no cell has weights or scores yet. A folder with another run is refused.
+    It is new, or gone on with where the settings differ in nothing but seeds, or begun anew with other settings where no
+    cell has weights or scores yet. A folder with another run is refused.
     """
     folder = Path(settings.output)
     old = Run.open(folder) if (folder / "run.json").exists() else None
@@ -61,16 +56,7 @@ def settings_of(run: Run, cls: type[S]) -> S:
 
 
 def open_cell(run: Run, name: str, settings: StudySettings) -> Run:
-    """A cell of a run, new or gone on with; every process sees it.
-
-    Args:
-        run: The study's run.
-        name: The cell's name.
-        settings: The settings of the cell.
-
-    Returns:
-        The cell, open for writing in the first process.
-    """
+    """A cell of a run, new or gone on with, open for writing in the first process; every process sees it."""
     if ranks.is_first():
         cell = run.cell(name, to_yaml(settings))
     ranks.wait_for_all()

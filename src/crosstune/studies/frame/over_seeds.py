@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from crosstune.foundation.records import Column, Run, Table
+from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.paired import paired_interval
 
@@ -50,6 +51,11 @@ class SeedMean:
         """The mean of a column over rows, one a seed, with what its bounds say of the error over rows."""
         names = (name, *(bounds or (f"{name}_low", f"{name}_high")))
         return mean_over_seeds(*([row[each] for row in rows] for each in names))
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean with its interval."""
+        return Estimate(self.value, self.low, self.high)
 
     def cells(self, name: str, bounds: Bounds | None = None) -> dict[str, float]:
         """The mean and its bounds as cells of a row."""

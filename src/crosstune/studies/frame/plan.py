@@ -8,17 +8,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one cell of a study has come.
-
-    Attributes:
-        cell: The cell (``"seed-42"``).
-        doing: What it is doing now, in a few words.
-        done: Optimizer steps behind it.
-        total: Optimizer steps of the whole cell.
-    """
+    """How far one cell of a study has come, in optimizer steps unless the study counts something else."""
 
     cell: str
+    """``"seed-42"``"""
     doing: str
+    """What it is doing now, in a few words."""
     done: int
     total: int
 
@@ -28,29 +23,19 @@ Listener = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class PlanLine:
-    """One predicted cost.
-
-    Attributes:
-        what: What is predicted.
-        value: The prediction.
-        unit: ``seconds``, ``GiB``, ``rows``, ``steps`` or a ratio.
-        how: What the prediction rests on.
-    """
+    """One predicted cost."""
 
     what: str
     value: float
     unit: str
+    """``seconds``, ``GiB``, ``rows``, ``steps`` or a ratio."""
     how: str
+    """What the prediction rests on."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study will cost.
-
-    Attributes:
-        lines: The predictions, the most asked for first.
-        warnings: Sentences that a user should read before starting.
-    """
+    """What a study will cost, the most asked for first, and warnings that a user should read before starting."""
 
     lines: tuple[PlanLine, ...]
     warnings: tuple[str, ...] = ()
@@ -60,14 +45,7 @@ class Plan:
         return replace(self, warnings=(*self.warnings, *warnings))
 
     def value(self, what: str) -> float:
-        """One prediction by name.
-
-        Args:
-            what: The name of a line.
-
-        Returns:
-            Its value.
-        """
+        """One prediction by the name of its line."""
         return next(line.value for line in self.lines if line.what == what)
 
 

@@ -11,6 +11,7 @@ import transformers
 
 from crosstune import report
 from crosstune.foundation import ranks
+from crosstune.foundation.data import Task, read_tasks
 from crosstune.foundation.errors import SettingsError, UnsupportedError
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Statement
@@ -21,8 +22,10 @@ from crosstune.studies.frame.opening import (
     finished_cells,
     open_cell,
     open_run,
+    seeds_of,
     settings_of,
 )
+from crosstune.studies.frame.over_seeds import together
 from crosstune.studies.frame.plan import Listener, Plan, Progress, silent
 from crosstune.studies.frame.settings import StudySettings
 
@@ -30,11 +33,7 @@ S = TypeVar("S", bound=StudySettings)
 
 
 class Procedure(Generic[S]):
-    """A study: subclasses say what it is called, what it can be told, what a cell does, and what is made of the cells.
-
-    Args:
-        settings: A value of the class's `settings_class`.
-    """
+    """A study: subclasses say what it is called, what it can be told, what a cell does, and what is made of the cells."""
 
     kind: ClassVar[str]
     """What its runs are called."""
@@ -59,11 +58,7 @@ class Procedure(Generic[S]):
     # ---- what a study says itself --------------------------------------------------------------------
 
     def prepare(self) -> Sequence[str]:
-        """Read rows and find models, as attributes of this value; refuse what cannot be run.
-
-        Returns:
-            Warnings that a user should read.
-        """
+        """Read rows and find models, as attributes of this value; refuse what cannot be run; return warnings to be read."""
         raise NotImplementedError
 
     @property
@@ -76,32 +71,16 @@ class Procedure(Generic[S]):
         return [[name] for name in names]
 
     def begin(self, opened: Run) -> None:
-        """Write what follows from the rows alone, in the first process, before any cell.
-
-        Args:
-            opened: The study's run.
-        """
+        """Write what follows from the rows alone, in the first process, before any cell."""
 
     def summarise(self, done: Sequence[Run]) -> tuple[Iterable[Table], Iterable[Measurement]]:
-        """The tables over all finished cells, and the headline figures.
-
-        Args:
-            done: The cells, in the order of the settings.
-
-        Returns:
-            Tables and measurements of the study's run.
-        """
-        raise NotImplementedError
+        """The tables over all finished cells, and the headline figures; with a cell a seed, every table of theirs."""
+        settings: Any = self.settings
+        names = dict.fromkeys(name for cell in done for name in cell.tables())
+        return together(done, seeds_of(done, settings), tuple(names)).values(), ()
 
     def page(self, run: Run) -> Page:
-        """What the report says and draws.
-
-        Args:
-            run: The study's run, with its tables.
-
-        Returns:
-            The page.
-        """
+        """What the report says and draws, from the tables of the study's run."""
         raise NotImplementedError
 
     def plan(self) -> Plan:
@@ -115,15 +94,14 @@ class Procedure(Generic[S]):
 
     # ---- what all studies share ----------------------------------------------------------------------
 
+    def read_tasks(self, samples: int | None = None) -> list[Task]:
+        """The tasks of the settings, split together into train and test rows; at most `samples` train rows a task."""
+        told: Any = self.settings
+        share, seed = told.test_share, told.data_seed
+        return list(read_tasks(told.tasks, test_share=share, samples=samples, seed=seed))
+
     def run(self, listener: Listener = silent) -> Run:
-        """The finished study; cells that were finished before are not run again.
-
-        Args:
-            listener: Told how far it has come.
-
-        Returns:
-            The run, with its page drawn.
-        """
+        """The finished study with its page drawn; cells that were finished before are not run again."""
         ranks.start()
         self._check_workers()
         # Bars of single files would tear the study's own line of progress.
@@ -161,24 +139,14 @@ class Procedure(Generic[S]):
         return opened
 
     def run_group(self, names: Sequence[str], folder: Path, listener: Listener) -> None:
-        """Run cells one after another, from where they were stopped; the study is prepared.
-
-        Args:
-            names: The cells' names.
-            folder: The study's run folder.
-            listener: Told how far they have come.
-        """
+        """Run cells one after another, from where they were stopped; the study is prepared."""
         for name in names:
             settings = self.settings.of_cell(name)
             cell = open_cell(Run.open(folder), name, settings)
             self.cell(self, settings, name, cell, listener).go()
 
     def sum_up(self, opened: Run) -> None:
-        """Write tables, measurements and the page from the cells that are finished; these are not touched.
-
-        Args:
-            opened: The study's run, with at least one finished cell.
-        """
+        """Write tables, measurements and the page from the cells that are finished; these are not touched."""
         tables, measurements = self.summarise(finished_cells(opened, self.cell_names))
         for table in tables:
             opened.write_table(table)

@@ -64,15 +64,7 @@ def hand_on(told: Any, listener: Listener) -> None:
 def work(
     study: tuple[str, str], names: Sequence[str], folder: Path, told: Any, threads: int
 ) -> None:
-    """Run a group of cells in this process.
-
-    Args:
-        study: Where the `Procedure` is, and its settings as YAML.
-        names: The cells.
-        folder: The study's run folder.
-        told: A queue for what the cells tell.
-        threads: The threads that this process may use.
-    """
+    """Run a group of cells in this process; `study` says where the `Procedure` is, with its settings as YAML."""
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
     where, settings = study

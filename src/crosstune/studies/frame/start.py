@@ -23,10 +23,7 @@ _ADAPTER = "adapter_config.json"
 class StartModel:
     """A whole model, or an adapter and the model it belongs to, as a setting of the study names it.
 
-    Args:
-        settings: The study's settings: dtype, device and whether remote code is trusted.
-        setting: The setting that names the model; errors name it too.
-        place: Where the model is instead, when the setting names several.
+    Errors name that setting; `place` says where the model is when it names several.
     """
 
     def __init__(self, settings: StudySettings, setting: str, place: str | None = None) -> None:
@@ -61,15 +58,7 @@ class StartModel:
         return int(self.tokenizer.pad_token_id)
 
     def load(self, lora: LoraSettings | None = None, seed: int = 0) -> Any:
-        """A fresh copy on the study's device.
-
-        Args:
-            lora: Adapters to be put on it; none where it is trained whole, or is an adapter already.
-            seed: Decides the first values of new adapters.
-
-        Returns:
-            The model, ready to be trained.
-        """
+        """A fresh copy on the study's device, ready to be trained; `seed` decides the first values of new adapters."""
         with renamed("path_or_id", self.setting):
             model = load_model(
                 self.base,
@@ -89,16 +78,9 @@ class StartModel:
         *,
         windows: bool = False,
     ) -> StageData:
-        """What a training learns, and looks at on the way.
+        """What a training learns, and which named sets it evaluates on the way, in rows of `length` tokens.
 
-        Args:
-            train: The rows that are learned.
-            held_out: Named sets that are looked at, never learned.
-            length: Tokens of a row.
-            windows: Whether the rest of longer rows is kept, in windows of their own.
-
-        Returns:
-            The rows, encoded.
+        With `windows` the rest of longer rows is kept, in windows of their own.
         """
 
         def encoded(rows: Sequence[Row]) -> list[Encoded]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crosstune.foundation.data import Row, Task, TaskSettings, check_enough, read_rows, read_tasks
+from crosstune.foundation.data import Row, Task, TaskSettings, check_enough, read_rows
 from crosstune.foundation.errors import renamed
 from crosstune.foundation.records import Run
 from crosstune.foundation.training import StageData
@@ -41,12 +41,7 @@ class Prepared(Procedure[RepairStudySettings]):
             check_length(f"{name}.length", length, self.start.config, windows="repair.windows")
         held_out: Mapping[str, object]
         if settings.after is None:
-            tasks = read_tasks(
-                settings.tasks,
-                test_share=settings.test_share,
-                samples=None,
-                seed=settings.data_seed,
-            )
+            tasks = self.read_tasks()
             learned = next(task for task in tasks if task.name == settings.learn_task)
             check_enough([learned], settings.training.batch_rows, "training.batch_rows")
             held_out, self.learn = {task.name: task.test for task in tasks}, learned.train
