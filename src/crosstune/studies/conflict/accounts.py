@@ -141,7 +141,7 @@ def measurements(closed: Table, seeds: tuple[int, ...]) -> Iterator[Measurement]
                 row["high"],
                 row["seeds"],
                 unit=NATS,
-                how="rise of the held-out loss, as the ledger booked it; interval over seeds and rows",
+                how="rise of the held-out loss, as the ledger accounts for it; interval over seeds and rows",
                 chance=0.0,
                 seeds=seeds,
                 n_unit="seeds",

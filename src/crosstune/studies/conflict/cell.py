@@ -50,7 +50,7 @@ class ConflictCell(Cell[Prepared]):
             model = study.stage_model(previous)
         else:
             model = study.start.load(settings.training.lora, self.seed)
-            self._keep_scores(BASE, self._scores(model))
+            self._write_scores(BASE, self._scores(model))
         before = _changing(model)
         probe = self._probe(stage)
         result = self.train(
@@ -63,8 +63,8 @@ class ConflictCell(Cell[Prepared]):
             seed=Seeds(self.seed).derive("stage", number),
             folder=f"{stage}/training",
         )
-        self._book(stage, result, probe)
-        self._look_back(model, before, stage, number)
+        self._write(stage, result, probe)
+        self._evaluate(model, before, stage, number)
         if ranks.is_first():
             save_model(model, study.start.tokenizer, self.run.checkpoints / stage / "model")
 
@@ -72,7 +72,7 @@ class ConflictCell(Cell[Prepared]):
         settings = self.settings.probe_settings(stage)
         return None if settings is None else self.procedure.probe(settings, self.run)
 
-    def _book(self, stage: str, result: StageResult, probe: ConflictProbe | None) -> None:
+    def _write(self, stage: str, result: StageResult, probe: ConflictProbe | None) -> None:
         if ranks.is_first():
             for table in tables.of_training(stage, result, tuple(self.procedure.tasks)):
                 self.run.add_rows(table, stage)
@@ -82,8 +82,8 @@ class ConflictCell(Cell[Prepared]):
                 folder.mkdir(parents=True, exist_ok=True)
                 probe.save_state(folder)
 
-    def _look_back(self, model: Any, before: Mapping[str, Tensor], stage: str, number: int) -> None:
-        """Measure what was retained and what a rollback regains; what is kept is the model that goes on."""
+    def _evaluate(self, model: Any, before: Mapping[str, Tensor], stage: str, number: int) -> None:
+        """Measure what was retained and what a rollback regains; the scores are those of the model that goes on."""
         steps = self.settings.training.steps
         self.tell(f"stage {stage}: measuring what was retained", steps)
         scores = self._scores(model)
@@ -92,7 +92,7 @@ class ConflictCell(Cell[Prepared]):
         if repair is not None:
             self.tell(f"stage {stage}: repairing", steps)
             scores = self._repaired(model, before, repair, number, scores)
-        self._keep_scores(stage, scores)
+        self._write_scores(stage, scores)
 
     def _repaired(
         self,
@@ -126,7 +126,7 @@ class ConflictCell(Cell[Prepared]):
             for side in SIDES
         }
 
-    def _keep_scores(self, stage: str, scores: Scores) -> None:
+    def _write_scores(self, stage: str, scores: Scores) -> None:
         if ranks.is_first():
             self.run.add_rows(tables.of_scores(stage, scores), stage)
 

@@ -65,7 +65,7 @@ def peaks(probes: Sequence[StageProbe]) -> Table:
 
 
 def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
-    told = {"kind", "peak_confidence", "p", "words", "indistinguishable"}
+    shown = {"kind", "peak_confidence", "p", "words", "indistinguishable"}
     settings = probe.histories[0].settings
     for pair in probe.pairs:
         found = probe.over_seeds(None, pair)
@@ -85,7 +85,7 @@ def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
                 "pair": PAIR_JOINT.join(pair),
                 "weights": probe.weights,
                 "scope": scope,
-                **{name: cells[name] for name in told},
+                **{name: cells[name] for name in shown},
                 "seeds": found.seeds,
             }
 

@@ -1,4 +1,4 @@
-"""What every cell of a conflict study starts from: the model, the tasks, their rows encoded, and the instruments that look on."""
+"""What every cell of a conflict study starts from: the model, the tasks, their rows encoded, and the callbacks that measure."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Prepared(Procedure[ConflictSettings]):
         )
         for number in range(len(settings.stage_names)):
             repair = settings.repair_settings(number)
-            if repair is not None:  # too few rows are told before the first stage is trained
+            if repair is not None:  # too few rows are refused before the first stage is trained
                 stage_rows(self.learned_rows(number), self.start.tokenizer, repair)
         return [*sample_warnings(tasks), *self._cut_warnings()]
 
@@ -94,7 +94,7 @@ class Prepared(Procedure[ConflictSettings]):
         return {name: self.tasks[name] for name in self.settings.reference_tasks}
 
     def stage_data(self, task: str) -> StageData:
-        """What the stage of a task learns; every task's held-out evaluation rows are looked at."""
+        """What the stage of a task learns; every task's held-out rows are evaluated."""
         return StageData(
             train=self.encoded[task, "train"],
             pad_id=self.start.pad_id,

@@ -46,5 +46,5 @@ class Conflict(Prepared):
         write_json(opened.folder / DECISION_FILE, decision(found))
 
     def plan(self) -> Plan:
-        """Train for one chord with ledger and probe looking on."""
+        """Train for one segment with ledger and probe as callbacks."""
         return plan_of(self)

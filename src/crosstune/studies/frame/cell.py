@@ -78,8 +78,8 @@ class Cell(Generic[P]):
         """Do every phase that is not done yet."""
         events = self.run.all_events()
         for phase in self.phases():
-            told = {"kind": phase.event, **phase.fields}
-            if not any(told.items() <= event.items() for event in events):
+            mark = {"kind": phase.event, **phase.fields}
+            if not any(mark.items() <= event.items() for event in events):
                 phase.work()
                 ranks.wait_for_all()
                 if ranks.is_first():
@@ -126,9 +126,9 @@ class Cell(Generic[P]):
             # Killed after its last step: tables may be missing that only the end of a training writes.
             drop_end(place)
         ranks.wait_for_all()
-        told = EachStep(lambda step, most: self.tell(f"{doing}, step {step} of {most}", step))
+        progress = EachStep(lambda step, most: self.tell(f"{doing}, step {step} of {most}", step))
         result = train_stage(
-            model, data, training, output_folder=place, callbacks=[told, *callbacks], seed=seed
+            model, data, training, output_folder=place, callbacks=[progress, *callbacks], seed=seed
         )
         if ranks.is_first():
             for note in result.notes:

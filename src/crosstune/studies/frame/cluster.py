@@ -12,10 +12,10 @@ from crosstune.foundation.errors import MeasurementError, StorageError, Unsuppor
 from crosstune.foundation.settings import to_yaml
 from crosstune.studies.frame.costs import GIB
 from crosstune.studies.frame.plan import Listener
-from crosstune.studies.frame.processes import hand_on, work
+from crosstune.studies.frame.processes import pass_on, work
 
 _TRIES = 3  # how often a group may lose its worker before the study gives up
-_SECONDS = 0.5  # between looks at what the cells tell
+_SECONDS = 0.5  # between readings of what the cells report
 
 
 def run_groups(
@@ -35,7 +35,7 @@ def run_groups(
         # On an accelerator the plan speaks of its memory, which Ray does not count.
         needed = {"CPU": cores, "GPU": gpus, "memory": 0 if gpus else int(memory * GIB)}
         _check_room(ray, needed)
-        told = ray.util.queue.Queue(
+        updates = ray.util.queue.Queue(
             actor_options={"num_cpus": 0, "scheduling_strategy": _on(ray, here)}
         )
         task = ray.remote(work).options(
@@ -43,11 +43,11 @@ def run_groups(
         )
         where = (type(study).where(), to_yaml(study.settings))
         waiting = [
-            task.remote(where, list(group), folder.resolve(), told, cores) for group in groups
+            task.remote(where, list(group), folder.resolve(), updates, cores) for group in groups
         ]
         while waiting:
             done, waiting = ray.wait(waiting, timeout=_SECONDS)
-            hand_on(told, listener)
+            pass_on(updates, listener)
             try:
                 ray.get(done)
             except ray.exceptions.RayTaskError as error:
@@ -89,12 +89,14 @@ def _check_shared(ray: Any, folder: Path) -> None:
     """Every node reads and writes the same run folder."""
     place = folder.resolve()
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    look = ray.remote(num_cpus=0)(_sees)
+    sees = ray.remote(num_cpus=0)(_sees)
     seen = ray.get(
-        [look.options(scheduling_strategy=_on(ray, node["NodeID"])).remote(place) for node in nodes]
+        [sees.options(scheduling_strategy=_on(ray, node["NodeID"])).remote(place) for node in nodes]
     )
     blind = [
-        node["NodeManagerHostname"] for node, sees in zip(nodes, seen, strict=True) if not sees
+        node["NodeManagerHostname"]
+        for node, is_seen in zip(nodes, seen, strict=True)
+        if not is_seen
     ]
     if blind:
         raise StorageError(

@@ -34,22 +34,22 @@ def watched(device: str) -> Iterator[Peak]:
         return
     process, over = psutil.Process(), threading.Event()
 
-    def look() -> None:
+    def read() -> None:
         peak.bytes = max(peak.bytes, int(process.memory_info().rss))
 
-    def look_on() -> None:
+    def watch() -> None:
         while not over.wait(_SECONDS_BETWEEN):
-            look()
+            read()
 
-    look()
-    watcher = threading.Thread(target=look_on, daemon=True)
+    read()
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         yield peak
     finally:
         over.set()
         watcher.join()
-        look()
+        read()
 
 
 def size(model: nn.Module) -> int:

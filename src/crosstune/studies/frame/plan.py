@@ -50,4 +50,4 @@ class Plan:
 
 
 def silent(progress: Progress) -> None:
-    """A listener for those who do not want to be told."""
+    """The listener of those who want no progress."""

@@ -33,14 +33,14 @@ S = TypeVar("S", bound=StudySettings)
 
 
 class Procedure(Generic[S]):
-    """A study: subclasses say what it is called, what it can be told, what a cell does, and what is made of the cells."""
+    """A study: subclasses say what it is called, its settings, what a cell does, and what is made of the cells."""
 
     kind: ClassVar[str]
     """What its runs are called."""
     question: ClassVar[str]
     """What it asks, as a sentence."""
     settings_class: ClassVar[type[StudySettings]]
-    """What it can be told."""
+    """Its settings."""
     cell: ClassVar[type[Cell[Any]]]
     """What is done for each cell."""
 
@@ -87,7 +87,7 @@ class Procedure(Generic[S]):
         """What it will cost; nothing is left on disk, and no run folder is made."""
         raise UnsupportedError(
             "plan",
-            law=f"must be told by the study {self.kind!r} itself",
+            law=f"must be written by the study {self.kind!r} itself",
             found="a study without a plan",
             remedy="Write its `plan` with `time_training` and `as_plan`, or run it with fewer steps first.",
         )
@@ -96,9 +96,9 @@ class Procedure(Generic[S]):
 
     def read_tasks(self, samples: int | None = None) -> list[Task]:
         """The tasks of the settings, split together into train and test rows; at most `samples` train rows a task."""
-        told: Any = self.settings
-        share, seed = told.test_share, told.data_seed
-        return list(read_tasks(told.tasks, test_share=share, samples=samples, seed=seed))
+        own: Any = self.settings
+        share, seed = own.test_share, own.data_seed
+        return list(read_tasks(own.tasks, test_share=share, samples=samples, seed=seed))
 
     def run(self, listener: Listener = silent) -> Run:
         """The finished study with its page drawn; cells that were finished before are not run again."""

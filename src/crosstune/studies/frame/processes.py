@@ -27,11 +27,11 @@ def run_groups(
     threads = max(1, (os.cpu_count() or 1) // workers)
     where = (type(study).where(), to_yaml(study.settings))
     with context.Manager() as manager:
-        told, before = manager.Queue(), set(multiprocessing.active_children())
+        updates, before = manager.Queue(), set(multiprocessing.active_children())
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            cells = [pool.submit(work, where, group, folder, told, threads) for group in groups]
+            cells = [pool.submit(work, where, group, folder, updates, threads) for group in groups]
             try:
-                _listen(cells, told, listener)
+                _listen(cells, updates, listener)
             except KeyboardInterrupt:
                 # A worker takes its interrupt for the result of a cell, and would begin the next one.
                 for process in set(multiprocessing.active_children()) - before:
@@ -39,11 +39,11 @@ def run_groups(
                 raise
 
 
-def _listen(cells: list[Future[None]], told: Any, listener: Listener) -> None:
+def _listen(cells: list[Future[None]], updates: Any, listener: Listener) -> None:
     pending: set[Future[None]] = set(cells)
     while pending:
         done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-        hand_on(told, listener)
+        pass_on(updates, listener)
         for cell in done:
             if cell.exception() is not None:
                 # Cells that have not begun would only lengthen the wait for the message.
@@ -52,17 +52,17 @@ def _listen(cells: list[Future[None]], told: Any, listener: Listener) -> None:
             cell.result()
 
 
-def hand_on(told: Any, listener: Listener) -> None:
-    """Tell what the cells have told."""
+def pass_on(updates: Any, listener: Listener) -> None:
+    """Pass on what the cells reported."""
     while True:
         try:
-            listener(told.get_nowait())
+            listener(updates.get_nowait())
         except queue.Empty:
             return
 
 
 def work(
-    study: tuple[str, str], names: Sequence[str], folder: Path, told: Any, threads: int
+    study: tuple[str, str], names: Sequence[str], folder: Path, updates: Any, threads: int
 ) -> None:
     """Run a group of cells in this process; `study` says where the `Procedure` is, with its settings as YAML."""
     torch.set_num_threads(threads)
@@ -71,4 +71,4 @@ def work(
     procedure = load_procedure(where)
     prepared = procedure(from_yaml(procedure.settings_class, settings))
     prepared.prepare()
-    prepared.run_group(names, folder, told.put)
+    prepared.run_group(names, folder, updates.put)

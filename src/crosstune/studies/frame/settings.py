@@ -1,4 +1,4 @@
-"""What every study can be told, and the checks that all share. No torch here: the command line reads its help from this file."""
+"""The settings that every study has, and the checks that all share. No torch here: the command line reads its help from this file."""
 
 from __future__ import annotations
 
