@@ -252,24 +252,25 @@ def study_tables() -> dict[str, tuple[Column, ...]]:
         tables,
     )
 
+    from crosstune.studies.frame.over_seeds import SEED
+
     # Summing up nothing gives the columns of the sum.
     sites, path = Table("forgetting_sites", SITES), Table("forgetting_path", PATH)
     found = [
         accounts.closing(
             Table("forgetting_segments", SEGMENTS), Table("forgetting_totals", TOTALS)
         ),
-        accounts.forgetting(sites),
-        accounts.forgetting_by_head(Table("forgetting_heads", SITES)),
-        accounts.forgetting_by_component(sites),
+        *accounts.account(sites),
+        accounts.by_head(Table("forgetting_heads", SITES)),
         accounts.course(path),
         accounts.rollback(Table("rollback", ROLLBACK)),
-        repairs.means(Table(repairs.TRADE, repairs.TRADE_COLUMNS)),
+        repairs.means(Table(repairs.TRADE, repairs._TRADE)),
         retention.retention(Table("scores", tables.SCORES)),
         agreement.agreement([]),
         agreement.at_one_state([]),
         depth.peaks([]),
         depth.movement([]),
-        Table("ledger_rollback_agreement", (tables.STAGE, summary.SEED, *AGREEMENT)),
+        Table("ledger_rollback_agreement", (tables.STAGE, SEED, *AGREEMENT)),
         Table("chance", summary._CHANCE),
         Table("references", summary._REFERENCES),
     ]
@@ -298,7 +299,7 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
         "forgetting_heads": account_tables.SITES,
         "rollback": (tables.STAGE, *rollback.ROLLBACK),
         "stage_repair": stage_outcome.LOSSES_COLUMNS,
-        "stage_repair_trade": repairs.TRADE_COLUMNS,
+        "stage_repair_trade": repairs._TRADE,
         "stage_repair_coefficients": stage_outcome.STAGE_COEFFICIENTS_COLUMNS,
         "agreement_windows": probe_tables.WINDOWS_COLUMNS,
         "agreement_states": probe_tables.STATES_COLUMNS,
