@@ -251,7 +251,6 @@ def study_tables() -> dict[str, tuple[Column, ...]]:
         summary,
         tables,
     )
-
     from crosstune.studies.frame.over_seeds import SEED
 
     # Summing up nothing gives the columns of the sum.
