@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from crosstune.circuits.invariance import SIGNED
+from crosstune.circuits.checks import SIGNED
 from crosstune.circuits.scores import CircuitScores
 from crosstune.circuits.summary import Margins
 from crosstune.foundation.records import Column
@@ -117,11 +117,11 @@ def head_profiles(state: int, scores: CircuitScores) -> Iterator[Cells]:
 def _of_heads(scores: CircuitScores, block: str) -> Iterator[tuple[str, str, Tensor]]:
     """Each predictor of a block's heads: its name, its kind, and its mean and means over halves, [5, S]."""
     for form in scores.average_forms:
-        found = Margins.of(scores.record, block, form)
+        found = Margins.of(scores, block, form)
         sign = -1.0 if form.variant in SIGNED else 1.0
         means = torch.stack([found.mean, *found.columns.mean(1), *found.rows.mean(1)])
         yield predictor_of(form.variant), SCORE, sign * means
-    a, b = (torch.from_numpy(scores.record.norms(block, side)).flatten(1).mean(0) for side in "ab")
+    a, b = (torch.from_numpy(scores.norms(block, side)).flatten(1).mean(0) for side in "ab")
     for name, norm in zip(NORMS, (a * b, a, b), strict=True):
         unknown = torch.full((len(_HALVES), len(norm)), math.nan, dtype=torch.float64)
         yield name, BASELINE, torch.cat([norm[None], unknown])
@@ -142,7 +142,7 @@ def row_profiles(state: int, scores: CircuitScores) -> Iterator[Cells]:
         for name in ("tokens", "loss")
     )
     for block in scores.blocks:
-        norms = torch.from_numpy(scores.record.norms(block, "a")).flatten(1)
+        norms = torch.from_numpy(scores.norms(block, "a")).flatten(1)
         found = [(name, SCORE, values) for name, values in _of_rows(scores, block)]
         own = (tokens, losses, norms.square().sum(1).sqrt())
         found += [(name, BASELINE, values) for name, values in zip(OF_ROWS, own, strict=True)]
@@ -160,6 +160,6 @@ def row_profiles(state: int, scores: CircuitScores) -> Iterator[Cells]:
 
 def _of_rows(scores: CircuitScores, block: str) -> Iterator[tuple[str, Tensor]]:
     for form in scores.average_forms:
-        means = Margins.of(scores.record, block, form).row_means.sum(1)
+        means = Margins.of(scores, block, form).row_means.sum(1)
         if not bool(means.isnan().all()):
             yield predictor_of(form.variant), (-1.0 if form.variant in SIGNED else 1.0) * means

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from crosstune.circuits.capture.factors import FactorRow
 from crosstune.circuits.scores import CircuitScores
-from crosstune.circuits.scoring.accumulate import Apart
 from crosstune.circuits.scoring.engine import BlockScores
 from crosstune.circuits.scoring.fisher import FisherFacts
+from crosstune.circuits.scoring.independent import IndependentMeans
 from crosstune.circuits.settings import CircuitSettings, Form
 
 ELEMENTS = 12
@@ -84,11 +84,14 @@ class World:
         ]
 
     def layer(self, layer: int) -> dict[str, BlockScores]:
-        """One layer, scored by the formulas."""
-        return {
-            block: block_scores(*(g[:, layer] for g in self.gradients(block)), self.settings)
-            for block in self.settings.blocks
-        }
+        """The measured heads of one layer, scored by the formulas."""
+        found = {}
+        for block in self.settings.blocks:
+            heads = sorted(self.settings.heads or range(self.heads.num_heads))
+            served = {head // 2 if block in "kv" else head for head in heads}
+            sides = (g[:, layer, sorted(served)] for g in self.gradients(block))
+            found[block] = block_scores(*sides, self.settings)
+        return found
 
     def begin(self, **given: object) -> CircuitScores:
         """Scores without layers."""
@@ -160,8 +163,8 @@ def block_scores(a: Tensor, b: Tensor, settings: CircuitSettings) -> BlockScores
         pairs={form: found.float() for form, found in pairs.items()},
         columns={form: halves(found).float() for form, found in averaged.items()},
         rows={form: halves(found.transpose(0, 1)).float() for form, found in averaged.items()},
-        apart={
-            form: Apart(
+        independent={
+            form: IndependentMeans(
                 own_scores(a, metric(a, b, form), form),
                 own_scores(b, metric(a, b, form), form),
                 averaged[form].mean(1).float(),

@@ -53,7 +53,7 @@ def test_layers_blocks_and_heads_may_be_chosen_and_score_what_they_score_among_a
         assert np.allclose(one, other, rtol=0, atol=ROUNDING * np.abs(other).max())
 
 
-def test_samples_that_were_drawn_together_do_not_meet() -> None:
+def test_dependent_samples_are_not_paired() -> None:
     """From rows to the table: groups of three within English, and Bengali in the groups of its English."""
 
     def grouped(task: str, name: str) -> list[Row]:
@@ -74,10 +74,10 @@ def test_samples_that_were_drawn_together_do_not_meet() -> None:
         apart = np.array([[one != other for other in b] for one in a])
         assert apart.all() != shares
         expected = (pairs * apart[..., None, None]).sum(1) / apart.sum(1)[:, None, None]
-        across = scores.record.apart("q", form, "across_a")
+        across = scores.independent("q", form, "across_a")
         assert np.allclose(across, expected, rtol=0, atol=ROUNDING * np.abs(pairs).max())
     assert not np.allclose(
-        *(one.record.apart("q", form, "across_a").mean() for one in (together, alone)), rtol=1e-3
+        *(one.independent("q", form, "across_a").mean() for one in (together, alone)), rtol=1e-3
     )
 
 

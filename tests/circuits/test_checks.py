@@ -1,4 +1,4 @@
-"""What cannot be asked is refused in words: the argument, what there is, what was found, and what may be meant."""
+"""What cannot be asked is refused in words; what a rescaling of weights changes is compared across nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.circuits.known_scores import rows
+import torch
+from tests.circuits.known_scores import World, pair_scores, rows
 
-from crosstune.circuits import checks as asked
+from crosstune.circuits import checks
 from crosstune.circuits.settings import Form
 from crosstune.foundation.errors import MeasurementError
 
@@ -27,13 +28,13 @@ def refusal(check: Callable[..., None], *arguments: object) -> MeasurementError:
 
 
 def test_what_there_is_may_be_asked() -> None:
-    asked.check_choice("sign", "any", ("any", "conflict"))
-    asked.check_block("k", ("q", "k"))
-    asked.check_form(Form("signed", "pooled"), FORMS)
+    checks.check_choice("sign", "any", ("any", "conflict"))
+    checks.check_block("k", ("q", "k"))
+    checks.check_form(Form("signed", "pooled"), FORMS)
     for number in (3, np.int64(3)):
-        asked.check_number("layer", number)
-        asked.check_row("i", number, NUMBERED)
-    asked.check_row("i", "110", NUMBERED)
+        checks.check_number("layer", number)
+        assert checks.row_index("i", number, NUMBERED) == 3
+    assert checks.row_index("i", "110", NUMBERED) == 1
 
 
 @pytest.mark.parametrize(
@@ -47,14 +48,14 @@ def test_what_there_is_may_be_asked() -> None:
     ],
 )
 def test_a_misspelt_word_is_told_its_neighbour(wrong: object, remedy: str) -> None:
-    error = refusal(asked.check_choice, "sign", wrong, ("any", "conflict", "synergy"))
+    error = refusal(checks.check_choice, "sign", wrong, ("any", "conflict", "synergy"))
     assert (error.argument, error.law) == ("sign", "must be any, conflict or synergy")
     assert (error.found, error.remedy) == (repr(wrong), remedy)
 
 
 @pytest.mark.parametrize("wrong", ["x", "", None, ["q"], FORMS[0]])
 def test_an_unmeasured_block_is_told_the_measured_ones(wrong: object) -> None:
-    error = refusal(asked.check_block, wrong, ("q", "v"))
+    error = refusal(checks.check_block, wrong, ("q", "v"))
     assert (error.argument, error.law) == ("block", "must be of what was measured: q, v")
     assert error.found == repr(wrong)
 
@@ -72,7 +73,7 @@ def test_an_unmeasured_block_is_told_the_measured_ones(wrong: object) -> None:
 def test_an_unmeasured_form_is_told_its_neighbour(
     wrong: object, found: str, near: Form | None
 ) -> None:
-    error = refusal(asked.check_form, wrong, FORMS)
+    error = refusal(checks.check_form, wrong, FORMS)
     assert error.law == "must be of what was measured: directional/task_a, signed/pooled"
     assert (error.argument, error.found) == ("form", found)
     assert error.remedy.startswith(f"Did you mean `{near!r}`?" if near else "Ask for one")
@@ -80,7 +81,7 @@ def test_an_unmeasured_form_is_told_its_neighbour(
 
 @pytest.mark.parametrize("wrong", ["1", 1.0, True, None, [1], float("nan")])
 def test_a_number_is_whole(wrong: object) -> None:
-    error = refusal(asked.check_number, "head", wrong)
+    error = refusal(checks.check_number, "head", wrong)
     assert (error.argument, error.found) == ("head", repr(wrong))
 
 
@@ -111,7 +112,7 @@ def test_a_number_is_whole(wrong: object) -> None:
     ],
 )
 def test_a_sample_is_a_place_or_an_id(wrong: object, found: str, remedy: str) -> None:
-    error = refusal(asked.check_row, "i", wrong, NUMBERED)
+    error = refusal(checks.row_index, "i", wrong, NUMBERED)
     assert error.argument == "i"
     assert error.law == (
         "must be of what was measured: places (ints) 0 to 3, ids (strings) '7', '110', '1' …"
@@ -121,4 +122,50 @@ def test_a_sample_is_a_place_or_an_id(wrong: object, found: str, remedy: str) ->
 
 @pytest.mark.parametrize("wrong", [0, "0"])
 def test_a_task_without_samples_has_none(wrong: object) -> None:
-    assert refusal(asked.check_row, "j", wrong, ()).law.endswith("measured: nothing")
+    assert refusal(checks.row_index, "j", wrong, ()).law.endswith("measured: nothing")
+
+
+@pytest.mark.parametrize(
+    ("form", "power"),
+    [
+        (Form("directional", "task_a"), 1),
+        (Form("directional", "pooled"), 1),
+        (Form("ewc", "task_a"), 4),
+        (Form("signed", "pooled"), 0),
+        (Form("symmetric", "task_a"), 0),
+    ],
+)
+def test_rescaled_weights_move_exactly_the_refused_scores(form: Form, power: int) -> None:
+    """W_q·2 with W_k/2 halves Q's gradients and doubles K's."""
+    for block, times in (("q", 0.5), ("k", 2.0)):
+        before, after = World(), World(scale={block: times})
+        ratio = pair_scores(*after.gradients(block), form) / pair_scores(
+            *before.gradients(block), form
+        )
+        # powers of two: exact
+        torch.testing.assert_close(ratio, torch.full_like(ratio, times**power))
+    assert bool(checks.why_not(form)) == (power != 0) == (form.variant not in checks.INVARIANT)
+
+
+def test_blocks_are_not_ranked_by_their_units() -> None:
+    form = Form("directional", "task_a")
+    checks.check_across_blocks(form, ["q"])
+    checks.check_across_blocks(Form("signed", "pooled"), ["q", "k"])
+    with pytest.raises(MeasurementError, match="W_q by c and W_k by 1/c changes no output"):
+        checks.check_across_blocks(form, ["q", "k"])
+    with pytest.raises(MeasurementError, match="c⁻⁴"):
+        checks.check_across_blocks(Form("ewc", "task_a"), ["v", "o"])
+
+
+def test_heads_are_not_ranked_by_their_units() -> None:
+    form = Form("directional", "task_a")
+    checks.check_across_heads(form, 1)
+    checks.check_across_heads(Form("symmetric", "pooled"), 12)
+    with pytest.raises(MeasurementError, match="ranked across heads.*for one key-value head"):
+        checks.check_across_heads(form, 2)
+
+
+def test_models_are_not_ranked_by_their_units() -> None:
+    checks.check_across_states(Form("kfac", "task_a"))
+    with pytest.raises(MeasurementError, match="between models or checkpoints"):
+        checks.check_across_states(Form("directional", "pooled"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from scipy import stats
 from tests.circuits.known_scores import World, noise, rows
 from torch import Tensor
 
-from crosstune.circuits.cosine import Shared
+from crosstune.circuits.cosine import IndependentScores
+from crosstune.circuits.scoring.independent import IndependentMeans
 from crosstune.foundation.statistics.intervals import Interval
 
 WORLD = World(n_a=16, n_b=12, shift=1.0, lean=1.0).with_settings(fisher="pooled")
@@ -23,24 +23,23 @@ def alone(n: int, task: str) -> list[str]:
     return [f"{task}{at}" for at in range(n)]
 
 
-def axes_of(units: tuple[list[str], list[str]]) -> SimpleNamespace:
-    return SimpleNamespace(units_a=units[0], units_b=units[1])
-
-
-def shared_by(a: Tensor, b: Tensor, units: tuple[list[str], list[str]]) -> Shared:
-    """What gradients [n, places, elements] share with those drawn apart, in a flat metric."""
+def scores_of(a: Tensor, b: Tensor, units: tuple[list[str], list[str]]) -> IndependentScores:
+    """Mean scores of gradients [n, places, elements] with independent ones, in a flat metric."""
 
     def means(left: int, right: int) -> Tensor:
-        apart = torch.tensor([[i != j for j in units[right]] for i in units[left]]).double()
+        independent = torch.tensor([[i != j for j in units[right]] for i in units[left]]).double()
         pairs = torch.einsum("isk,jsk->ijs", (a, b)[left], (a, b)[right])
-        return (pairs * apart[..., None]).sum(1) / apart.sum(1)[:, None]
+        return (pairs * independent[..., None]).sum(1) / independent.sum(1)[:, None]
 
-    return Shared(means(0, 0), means(1, 1), means(0, 1), means(1, 0))
+    sides = IndependentMeans(means(0, 0), means(1, 1), means(0, 1), means(1, 0))
+    return IndependentScores(sides, *units)
 
 
-def measured(a: Tensor, b: Tensor, units: tuple[list[str], list[str]]) -> tuple[Shared, Interval]:
-    found = shared_by(a, b, units)
-    return found, found.cosine(axes_of(units), 0.95)
+def measured(
+    a: Tensor, b: Tensor, units: tuple[list[str], list[str]]
+) -> tuple[IndependentScores, Interval]:
+    found = scores_of(a, b, units)
+    return found, found.cosine(0.95)
 
 
 def drawn(n: int, of: Tensor, seed: int, amplitude: float = 0.4) -> Tensor:
@@ -106,9 +105,7 @@ def test_copies_of_samples_neither_move_it_nor_add_certainty() -> None:
     copied, found = measured(torch.cat([a, a]), b, doubled)
     torch.testing.assert_close(found.value, once.value)
     torch.testing.assert_close(found.low, once.low)
-    for one, other in zip(
-        own.intervals(axes_of(units), 0.95), copied.intervals(axes_of(doubled), 0.95), strict=True
-    ):
+    for one, other in zip(own.intervals(0.95), copied.intervals(0.95), strict=True):
         torch.testing.assert_close(one.low, other.low)
 
 
@@ -132,21 +129,21 @@ def test_noise_alone_is_seldom_taken_for_a_share_with_itself() -> None:
     units = alone(24, "a"), alone(16, "b")
     noisy = drawn(24, nothing, 7), drawn(16, nothing, 8)
     own, _ = measured(*noisy, units)
-    for interval in own.intervals(axes_of(units), 0.95):
+    for interval in own.intervals(0.95):
         assert (interval.low > 0).double().mean() < 0.07
-    assert not own.resolved(axes_of(units), 0.95).any()
+    assert not own.resolved(0.95).any()
     real = [
         drawn(n, mean, seed) for n, mean, seed in zip((24, 16), directions(0), (7, 8), strict=True)
     ]
-    assert measured(*real, units)[0].resolved(axes_of(units), 0.95).all()
+    assert measured(*real, units)[0].resolved(0.95).all()
     for one in ((real[0], noisy[1]), (noisy[0], real[1])):
-        assert not measured(*one, units)[0].resolved(axes_of(units), 0.95).any(), "it takes both"
+        assert not measured(*one, units)[0].resolved(0.95).any(), "it takes both"
     wild = drawn(24, nothing, 7)
     wild[::2], wild[1::2] = wild[::2] + directions(0)[0], wild[1::2] - directions(0)[0]
     against = measured(wild, real[1], units)[0]
-    assert (against.intervals(axes_of(units), 0.95)[0].value < 0).double().mean() > 0.9
-    assert not against.resolved(axes_of(units), 0.95).any(), "below 0 is no share"
-    assert against.cosine(axes_of(units), 0.95).value.isnan().double().mean() > 0.9
+    assert (against.intervals(0.95)[0].value < 0).double().mean() > 0.9
+    assert not against.resolved(0.95).any(), "below 0 is no share"
+    assert against.cosine(0.95).value.isnan().double().mean() > 0.9
 
 
 def test_chance_finds_among_many_heads_are_not_taken_for_shares() -> None:
@@ -154,15 +151,16 @@ def test_chance_finds_among_many_heads_are_not_taken_for_shares() -> None:
     units = alone(24, "a"), alone(16, "b")
     nothing = torch.zeros(PLACES, ELEMENTS, dtype=torch.float64)
     own, _ = measured(drawn(24, nothing, 7), drawn(16, directions(0)[0], 8), units)
-    error = 2 * own.own_a.std(0) / 24**0.5
-    shifted = own.own_a - own.own_a.mean(0)
+    error = 2 * own.means.within_a.std(0) / 24**0.5
+    shifted = own.means.within_a - own.means.within_a.mean(0)
     shifted[:, 0] += 2.2 * error[0]
-    one = Shared(shifted, own.own_b, own.across_a, own.across_b)
-    assert one.intervals(axes_of(units), 0.95)[0].low[0] > 0
-    assert not one.resolved(axes_of(units), 0.95)[0]
-    first = Shared(*(side[:, :1] for side in vars(one).values()))
-    assert first.resolved(axes_of(units), 0.95)[0]
-    assert not first.resolved(axes_of(units), 0.99)[0]
+    one = replace(own, means=replace(own.means, within_a=shifted))
+    assert one.intervals(0.95)[0].low[0] > 0
+    assert not one.resolved(0.95)[0]
+    sides = (side[:, :1] for side in vars(one.means).values())
+    first = replace(one, means=IndependentMeans(*sides))
+    assert first.resolved(0.95)[0]
+    assert not first.resolved(0.99)[0]
 
 
 def test_too_few_units_have_no_error_and_are_not_resolved() -> None:
@@ -170,9 +168,9 @@ def test_too_few_units_have_no_error_and_are_not_resolved() -> None:
     for groups in (2, 3):
         units = [f"g{i % groups}" for i in range(12)], alone(12, "b")
         found, _ = measured(a, b, units)
-        of_a, of_b = found.intervals(axes_of(units), 0.95)
+        of_a, of_b = found.intervals(0.95)
         assert of_a.low.isnan().all() and of_b.low.isfinite().all()
-        assert not found.resolved(axes_of(units), 0.95).any()
+        assert not found.resolved(0.95).any()
 
 
 def test_the_level_is_the_one_asked_for() -> None:

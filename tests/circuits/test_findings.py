@@ -1,4 +1,4 @@
-"""Sentences say what the intervals say: conflict, nothing, too little, and that an average is blind."""
+"""Sentences say what the intervals say: conflict, nothing, too little; the methods paragraph says what was done, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.circuits.known_scores import World, rows
 
-from crosstune.circuits import findings as words
+from crosstune.circuits import findings
 from crosstune.circuits.settings import Form
 from crosstune.foundation.records import Table
 
@@ -61,55 +61,57 @@ def test_signed_findings_come_first() -> None:
     assert first == sorted(first) and first[0] == 0
 
 
-def beside(found: Table, **changed: list) -> list[tuple[str, str, str]]:
+def within(found: Table, **changed: list) -> list[tuple[str, str, str]]:
     """What is said of a table of heads with some columns changed."""
     rows_ = [
         {**row, **{name: values[at % len(values)] for name, values in changed.items()}}
         for at, row in enumerate(found.rows())
     ]
-    told = words._beside_itself(rows_, Form("signed", "pooled"))
+    told = findings._within_tasks(rows_, Form("signed", "pooled"))
     return [(one.tone, one.text, one.detail) for one in told]
 
 
-def test_means_are_held_beside_what_each_task_shares_with_itself() -> None:
+def test_means_are_compared_with_those_within_each_task() -> None:
     table = replace(WORLD, shift=1.0, lean=-1.0).scores().summary.where(variant="signed", block="q")
     cosines = [-0.5, 0.25, 0.75, 0.0]
     bounds = {"cosine_low": [-0.6, 0.1, 0.7, -0.1], "cosine_high": [-0.4, 0.4, 0.8, 0.1]}
     flags = [True, True, True, False]
-    ((tone, text, detail),) = beside(table, cosine=cosines, **bounds, resolved=flags)
+    ((tone, text, detail),) = within(table, cosine=cosines, **bounds, resolved=flags)
     assert tone == "info"
     assert (
         "(cosine 1), the mean gradients of both have cosines of -0.50 [-0.60, -0.40] (layer 0 Q head 0) to 0.75 [0.70, 0.80] "
         "(layer 2 Q head 2), median 0.25 over 9 slices (signed (pooled Fisher))."
     ) in text
-    assert "Not told: 3 of 12 slices" in detail
-    ((_, text, detail),) = beside(table, cosine=cosines, **bounds, resolved=[True])
-    assert "over 12 slices" in text and "Not told" not in detail
+    assert "No cosine in 3 of 12 slices" in detail
+    ((_, text, detail),) = within(table, cosine=cosines, **bounds, resolved=[True])
+    assert "over 12 slices" in text and "No cosine" not in detail
     only = [True] + [False] * 11
-    ((_, text, _),) = beside(table, cosine=cosines, **bounds, resolved=only)
+    ((_, text, _),) = within(table, cosine=cosines, **bounds, resolved=only)
     assert (
-        "have a cosine of -0.50 [-0.60, -0.40] (layer 0 Q head 0), the only slice where it can be told"
+        "have a cosine of -0.50 [-0.60, -0.40] (layer 0 Q head 0), the only slice where there is one"
         in text
     )
 
 
-def test_a_task_that_cannot_be_told_to_share_anything_says_that_0_means_little() -> None:
+def test_without_a_mean_within_both_tasks_0_means_little() -> None:
     table = WORLD.scores().summary.where(variant="signed", block="q")
     lows = {"own_a_low": [1.0, -1.0, -1.0], "own_b_low": [1.0, -1.0, 1.0]}
-    ((tone, text, detail),) = beside(table, resolved=[False], **lows)
-    assert tone == "too_noisy" and text.startswith("In none of 12 slices can both tasks")
-    assert "is no sign that they leave each other alone" in text
+    ((tone, text, detail),) = within(table, resolved=[False], **lows)
+    assert tone == "too_noisy" and text.startswith("In none of 12 slices are the means")
+    assert "no sign that they leave each other alone" in text
     assert "above 0 in 4 slices for A, 8 for B" in detail
-    ((tone, text, _),) = beside(table, own_a_low=[float("nan")], own_b_low=[1.0])
+    ((tone, text, _),) = within(table, own_a_low=[float("nan")], own_b_low=[1.0])
     assert tone == "too_noisy"
     assert (
-        "What task A shares with itself cannot be told (signed (pooled Fisher)): too few samples"
+        "The mean score over pairs within task A has no interval (signed (pooled Fisher)): too few samples"
         in text
     )
-    ((_, text, _),) = beside(table, own_a_low=[float("nan")], own_b_low=[float("nan")])
-    assert text.startswith("What task A shares with itself and task B with itself cannot be told")
+    ((_, text, _),) = within(table, own_a_low=[float("nan")], own_b_low=[float("nan")])
+    assert text.startswith(
+        "The mean score over pairs within task A and within task B has no interval"
+    )
     alone = WORLD.with_settings(variants=("directional",))
-    assert of(alone, "share something with themselves") == [] and of(alone, "(cosine 1)") == []
+    assert of(alone, "within both tasks") == [] and of(alone, "(cosine 1)") == []
 
 
 @pytest.mark.parametrize("averages", ["task_a", "pooled"])
@@ -168,3 +170,67 @@ def test_heads_stand_out_block_by_block() -> None:
 def test_groups_are_said() -> None:
     ((tone, text),) = of(replace(WORLD, rows_a=rows("a", 16, group=4)), "come in groups")
     assert tone == "info" and "16 of task A in 4 units" in text
+
+
+def paragraph(**options: object) -> str:
+    return World().with_settings(**options).begin().methods_paragraph()
+
+
+def test_the_usual_measurement_is_told_whole() -> None:
+    text = paragraph(damping_share=0.1)
+    for part in (
+        "8 samples of task A (8 independent, 68 scored tokens)",
+        "6 of task B",
+        "in blocks Q, K, V, O of 4 of 4 query heads (served by 2 key-value heads) in 3 of 3 layers",
+        "M_ij = Σ_k g_ik²/D_k · |g_jk|",
+        "F of the directional score is the mean over A's samples",
+        "F of the signed and symmetric score is the mean of both tasks'",
+        "D = max(F, ε) + λ, with λ = 0.1 times the median",
+        "In averages over pairs, F is the mean of both tasks'",
+        "hence another Fisher for averages",
+        "Westfall and Young 1993",
+        "The directional score changes under rescalings",
+        "one key-value head is enough): the weights of one head may be rescaled alone without changing the model",
+        "heads are not ranked by it",
+    ):
+        assert part in text
+    assert "\n" not in text
+
+
+def test_what_was_not_done_is_not_told() -> None:
+    text = paragraph(variants=("ewc",))
+    assert (
+        "damped elementwise" not in text
+        and "In averages" not in text
+        and "kronecker" not in text.lower()
+    )
+    assert "Kirkpatrick et al. 2017" in text
+    signed = paragraph(variants=("signed", "kfac"))
+    assert "rescalings" not in signed and "Martens and Grosse 2015" in signed
+
+
+@pytest.mark.parametrize(
+    ("damping", "formula"),
+    [("floor", "D = max(F, ε, λ)"), ("conditional", "λ more where F < 10 ε")],
+)
+def test_the_damping_is_the_one_used(damping: str, formula: str) -> None:
+    assert formula in paragraph(damping=damping)
+
+
+def test_a_blind_average_is_called_so() -> None:
+    assert "say nothing about A" in paragraph(averages="task_a")
+    assert "labels drawn from the model" in paragraph(fisher="true")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "who"), [((0, 6), "A has"), ((8, 0), "B has"), ((0, 0), "A and task B have")]
+)
+def test_without_samples_nothing_was_scored(sizes: tuple[int, int], who: str) -> None:
+    with pytest.warns(UserWarning, match="no samples"):
+        text = World(*sizes).begin().methods_paragraph()
+    assert text == f"No pair of samples was scored: task {who} no samples."
+
+
+def test_groups_are_counted() -> None:
+    text = replace(World(), rows_b=rows("b", 6, group=3)).begin().methods_paragraph()
+    assert "6 of task B (2 independent" in text

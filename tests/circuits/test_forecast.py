@@ -1,4 +1,4 @@
-"""The estimate: memory that adds up from shapes, and a refusal that says what would fit."""
+"""The estimate: memory that adds up from shapes, time from a small trial, and a refusal that says what would fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.interference import tiny
 
 from crosstune.circuits import forecast
 from crosstune.circuits.forecast import estimate
-from crosstune.circuits.settings import CircuitSettings
+from crosstune.circuits.settings import FISHERS, CircuitSettings
 from crosstune.foundation.errors import MeasurementError, SettingsError
 
 SETTINGS = CircuitSettings()
@@ -93,3 +93,45 @@ def test_time_is_positive_grows_with_samples_and_leaves_no_trace() -> None:
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert "GiB" in str(found)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("fisher", FISHERS)
+def test_every_fisher_can_be_tried(fisher: str) -> None:
+    settings = CircuitSettings(fisher=fisher)
+    assert 0 < forecast.seconds_per_element((8, 12), 7, (4, 16), settings, CPU) < 1
+
+
+def test_every_variant_can_be_tried() -> None:
+    settings = CircuitSettings(variants=("directional", "signed", "symmetric", "ewc", "kfac"))
+    assert 0 < forecast.seconds_per_element((9, 8), 7, (4, 16), settings, CPU) < 1
+
+
+def test_a_trial_is_one_head_and_never_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def scored(a: object, b: object, settings: CircuitSettings, **given: object):
+        seen.append((a, b, settings))
+
+    monkeypatch.setattr(forecast, "score_layer", scored)
+    forecast.seconds_per_element((128, 128), 4096, (128, 8192), SETTINGS, CPU)
+    (a, b, settings) = seen[0]
+    assert settings.heads == (0,) and settings.blocks == ("q",)
+    for layer in (a, b):
+        (batch,) = layer.batches
+        assert batch.headed("q").shape == (128, 4096, 1, 128)
+        assert batch.shared("q").numel() * 2 <= 2**25
+    assert len(seen) == 6, "once to warm up, and five times"
+
+
+def test_time_is_told_for_each_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "median_seconds", lambda work, device: 6.0)
+    assert forecast.seconds_per_element((8, 8), 3, (4, 5), SETTINGS, CPU) == 6.0 / (4 * 5)
+
+
+def test_the_median_of_times_is_of_an_odd_number() -> None:
+    done = []
+    assert forecast.median_seconds(lambda: done.append(1), CPU) >= 0
+    assert len(done) == 5

@@ -13,7 +13,7 @@ from tests.circuits.known_scores import World, pair_scores, rows
 
 from crosstune.circuits.scores import CircuitScores
 from crosstune.circuits.settings import Form
-from crosstune.foundation.errors import MeasurementError, StorageError
+from crosstune.foundation.errors import MeasurementError, SettingsError, StorageError
 
 DIRECTIONAL = Form("directional", "task_a")
 SIGNED = Form("signed", "pooled")
@@ -105,7 +105,7 @@ def test_a_folder_is_read_back_whole(tmp_path: Path) -> None:
 def test_killed_and_gone_on_with_is_uninterrupted(tmp_path: Path) -> None:
     world, folder = World(), tmp_path / "kept"
     world.begin(folder=folder).put(2, world.layer(2))
-    # Killed while layer 0 was written: its scores are there, the manifest does not say so.
+    # Killed while layer 0 was written: its pairs are there, and not the rest of the layer.
     half = np.load(folder / "q-signed-pooled.npy", mmap_mode="r+")
     half[:, :, 0] = 7.0
     half.flush()
@@ -155,7 +155,8 @@ def test_damaged_scores_are_seen(tmp_path: Path) -> None:
     World().scores(folder=tmp_path / "whole")
     for name, spoil in (
         ("v-signed-pooled.npy", lambda raw: raw[:-1] + bytes([raw[-1] ^ 1])),
-        ("layer-0001.npz", lambda raw: raw + b"x"),
+        ("layer-00001.safetensors", lambda raw: raw[:-1] + bytes([raw[-1] ^ 1])),
+        ("layer-00002.safetensors", lambda raw: raw[:-8]),
         ("scores.json", lambda raw: raw.replace(b"what a 0 says", b"what a 0 sang")),
         ("scores.json", lambda raw: raw[:40]),
         ("k-symmetric-pooled.npy", lambda raw: raw[:-4]),
@@ -218,13 +219,13 @@ def test_a_layer_is_put_once_and_only_where_it_was_meant(tmp_path: Path) -> None
     scores.put(1, world.layer(1))
     with pytest.raises(MeasurementError, match="must be put once"):
         scores.put(1, world.layer(1))
-    with pytest.raises(MeasurementError, match="opened whole"):
+    with pytest.raises(MeasurementError, match="must be put once"):
         CircuitScores.open(tmp_path).put(1, world.layer(1))
 
 
 @pytest.mark.parametrize("options", [{"layers": (3,)}, {"heads": (4,)}])
 def test_a_layer_or_head_the_model_lacks_is_refused(options: dict[str, tuple[int, ...]]) -> None:
-    with pytest.raises(MeasurementError, match="as the model has"):
+    with pytest.raises(SettingsError, match="for this model"):
         World().with_settings(**options).begin()
 
 

@@ -14,7 +14,7 @@ from tests.circuits.known_scores import World, block_scores, noise, rows
 
 from crosstune.circuits.scores import CircuitScores
 from crosstune.circuits.settings import Form
-from crosstune.circuits.summary import Margins, share_of_l1, whole
+from crosstune.circuits.summary import Margins, _over_both_halves, _share_of_l1
 
 SIGNED = Form("signed", "pooled")
 POOLED = World(n_a=16, n_b=12).with_settings(fisher="pooled")
@@ -162,12 +162,12 @@ def test_the_share_of_l1_is_a_mean_of_ratios() -> None:
     l1 = np.array([1.0, 10.0, 0.0]).reshape(3, 1, 1)
     record = SimpleNamespace(l1_b=lambda block: l1)
     form = Form("directional", "pooled")
-    assert share_of_l1(record, "q", form, columns).tolist() == [2.5], "not 39/11 or 32/11"
+    assert _share_of_l1(record, "q", form, columns).tolist() == [2.5], "not 39/11 or 32/11"
 
 
 def test_a_loud_head_stands_out() -> None:
     scores = POOLED.scores()
-    margins = Margins.of(scores.record, "q", Form("symmetric", "pooled"))
+    margins = Margins.of(scores, "q", Form("symmetric", "pooled"))
     table = scores.summary.where(variant="symmetric", block="q")
     assert not any(table.column("shown")) and margins.mean.shape == (12,)
     loud = POOLED.begin()
@@ -273,7 +273,7 @@ def test_reliability_knows_signal_from_noise() -> None:
 def test_halves_make_the_whole(n: int) -> None:
     values = noise(n, 3, seed=0)
     halves = torch.stack([values[0::2].mean(0), values[1::2].mean(0)])
-    torch.testing.assert_close(whole(halves, n), values.mean(0))
+    torch.testing.assert_close(_over_both_halves(halves, n), values.mean(0))
 
 
 def test_slices_tell_what_a_fisher_is_made_of() -> None:

@@ -10,7 +10,7 @@ import torch
 from tests.circuits.toy_attention import BLOCKS, Sample, Toy
 
 from crosstune.circuits.scoring.engine import BlockScores, score_layer
-from crosstune.circuits.scoring.memory import Plan
+from crosstune.circuits.scoring.memory import Cuts
 from crosstune.circuits.settings import CircuitSettings, Form
 
 TOY = Toy.make()
@@ -35,7 +35,7 @@ def scores(
     forms: Sequence[Form] = ALL,
 ) -> dict[str, BlockScores]:
     layers = (toy.layer(a), toy.layer(b))
-    return score_layer(*layers, (len(a), len(b)), settings, heads=toy, forms=forms)
+    return score_layer(*layers, settings, heads=toy, forms=forms)
 
 
 def test_a_loss_times_a_factor() -> None:
@@ -139,7 +139,7 @@ def test_heads_add_up_to_the_block() -> None:
         one = dict.fromkeys(BLOCKS, 1)
         return replace(layer, batches=tuple(replace(batch, heads=one) for batch in layer.batches))
 
-    at_once = score_layer(as_one(A), as_one(B), (10, 6), undamped, heads=whole, forms=forms)
+    at_once = score_layer(as_one(A), as_one(B), undamped, heads=whole, forms=forms)
     for block in BLOCKS:
         assert by_head[block].heads == tuple(range(2 if block in "kv" else 4))
         for form in forms:
@@ -173,10 +173,10 @@ def test_cuts_change_nothing(cut: tuple[int, int, int], monkeypatch: pytest.Monk
     """Heads at a time, features at a time, features in one pass: the figures are the same to rounding."""
     expected = scores()
 
-    def fixed(cls: type[Plan], need: object, budget: float, *, cached: bool) -> Plan:
+    def fixed(cls: type[Cuts], need: object, budget: float, *, cached: bool) -> Cuts:
         return cls(*cut, need)
 
-    monkeypatch.setattr(Plan, "of", classmethod(fixed))
+    monkeypatch.setattr(Cuts, "of", classmethod(fixed))
     _assert_same(scores(), expected)
 
 
@@ -185,7 +185,7 @@ def test_batches_change_nothing(batch: int) -> None:
     """Also where rows of a batch do not lie in their order, and so however far they are padded."""
     order = torch.randperm(len(A), generator=torch.Generator().manual_seed(batch)).tolist()
     a, b = TOY.layer(A, order, batch), TOY.layer(B, batch=batch)
-    found = score_layer(a, b, (len(A), len(B)), EXACT, heads=TOY, forms=ALL)
+    found = score_layer(a, b, EXACT, heads=TOY, forms=ALL)
     _assert_same(found, scores())
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crosstune.circuits.scoring.engine import score_layer
 from crosstune.circuits.scoring.fisher import Squares
 from crosstune.circuits.scoring.kfac import KroneckerFactors
-from crosstune.circuits.scoring.tiles import Source
+from crosstune.circuits.scoring.tiles import BlockFactors
 from crosstune.circuits.settings import FISHERS, CircuitSettings, Form
 
 NORMALISED = [Form(v, f) for v in ("directional", "signed", "symmetric") for f in FISHERS]
@@ -92,7 +92,6 @@ def test_normalised_forms_equal_a_slow_loop(damping: str) -> None:
     found = score_layer(
         layers[0],
         layers[1],
-        (COUNT_A, COUNT_B),
         settings,
         true=layers[2],
         heads=toy,
@@ -136,7 +135,6 @@ def test_averages_equal_means_of_slow_pairs(fisher: str) -> None:
     found = score_layer(
         layers[0],
         layers[1],
-        (COUNT_A, COUNT_B),
         settings,
         true=layers[2],
         heads=toy,
@@ -159,7 +157,7 @@ def test_ewc_and_norms_equal_a_slow_loop() -> None:
     toy = Toy.make()
     a, b = toy.samples(COUNT_A, 1), toy.samples(COUNT_B, 2)
     settings = CircuitSettings(variants=("ewc",), min_samples=3)
-    found = score_layer(toy.layer(a), toy.layer(b), (COUNT_A, COUNT_B), settings, heads=toy)
+    found = score_layer(toy.layer(a), toy.layer(b), settings, heads=toy)
     form = Form("ewc", "task_a")
     for block in BLOCKS:
         of_a, of_b = toy.gradients(a, block), toy.gradients(b, block)
@@ -194,7 +192,7 @@ def test_kfac_equals_the_dense_kronecker_product() -> None:
     share = 0.3
     settings = CircuitSettings(variants=("kfac",), damping_share=share, min_samples=3)
     layer = toy.layer(a)
-    found = score_layer(layer, toy.layer(b), (COUNT_A, COUNT_B), settings, heads=toy)
+    found = score_layer(layer, toy.layer(b), settings, heads=toy)
     tokens = sum(len(sample.labels) for sample in a)
     for block in BLOCKS:
         of_a, of_b = toy.gradients(a, block), toy.gradients(b, block)
@@ -239,14 +237,14 @@ INPUTS = torch.randn(8, 3, 4, generator=torch.Generator().manual_seed(1), dtype=
 LABELS = torch.randint(0, 5, (8, 3), generator=torch.Generator().manual_seed(2))
 
 
-def first_layer(model: Readout) -> Source:
+def first_layer(model: Readout) -> BlockFactors:
     """The factors of the first linear layer, by two hooks' worth of autograd, as two heads of three rows."""
     hidden = model.first(INPUTS)
     logits = model.second(hidden.tanh())
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), LABELS.flatten(), reduction="sum")
     delta = torch.autograd.grad(loss, hidden)[0]
     batch = Batch(torch.arange(8), INPUTS, delta, {"q": delta}, {"q": 2})
-    return Source.of(Layer(0, (batch,)), "q", 8)
+    return BlockFactors.of(Layer(0, (batch,)), "q")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")

@@ -14,9 +14,8 @@ from crosstune.circuits.settings import (
 )
 
 if TYPE_CHECKING:
-    from crosstune.circuits.ablation import ablate, appendix
     from crosstune.circuits.api import measure_circuits
-    from crosstune.circuits.comparison import compare
+    from crosstune.circuits.comparison import ablate, appendix, compare
     from crosstune.circuits.forecast import Estimate, estimate
     from crosstune.circuits.scores import CircuitScores
 
@@ -40,8 +39,8 @@ _HOMES = {
     "measure_circuits": "api",
     "CircuitScores": "scores",
     "compare": "comparison",
-    "ablate": "ablation",
-    "appendix": "ablation",
+    "ablate": "comparison",
+    "appendix": "comparison",
     "estimate": "forecast",
     "Estimate": "forecast",
 }

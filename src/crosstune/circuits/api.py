@@ -15,7 +15,7 @@ from crosstune.circuits.samples import Samples, check_length, choose_samples
 from crosstune.circuits.scores import CircuitScores
 from crosstune.circuits.scoring.engine import BlockScores, score_layer
 from crosstune.circuits.settings import CircuitSettings
-from crosstune.foundation.errors import ModelError, SettingsError
+from crosstune.foundation.errors import ModelError
 from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.models import HeadMap, check_finite, load_model, load_tokenizer
 from crosstune.foundation.ranks import (
@@ -32,7 +32,7 @@ from crosstune.foundation.storage import fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Told = Callable[[str, int, int], None]
+Progress = Callable[[int, int], None]
 
 
 def measure_circuits(
@@ -56,8 +56,8 @@ def measure_circuits(
         task_a: The task whose Fisher normalises pair scores: rows in any form that `Task` takes, or a `Task`.
         task_b: The other task.
         settings: How to measure; the default is `CircuitSettings()`.
-        folder: Where factors and scores are kept, so that a killed measurement goes on and a later one asks the same
-            factors other questions, whose scores (`.folder`) lie beside; None keeps them in memory, or in a
+        folder: Where factors and scores are stored, so that a killed measurement goes on and a later one scores the same
+            factors otherwise, whose scores (`.folder`) lie beside; with None they are in memory, or in a
             temporary folder where they do not fit.
         options: Single settings by name: ``rows=64, length=128, variants=("signed",), layers=(0, 5), …``.
 
@@ -73,12 +73,12 @@ def measure_circuits(
         UnsupportedError: The model is sharded or quantised.
     """
     chosen = with_options(settings or CircuitSettings(), options)
-    loaded, spelled = _opened(model, tokenizer)
+    loaded, encoder = _loaded(model, tokenizer)
     heads = HeadMap.of(loaded)
     check_finite(loaded)
     check_length(loaded, chosen)
-    check_places(heads, chosen)
-    a, b = choose_samples(task_a, task_b, spelled, chosen)
+    chosen.check_places(heads)
+    a, b = choose_samples(task_a, task_b, encoder, chosen)
     if not (len(a) and len(b)):
         return CircuitScores.create(a.unmeasured, b.unmeasured, heads, chosen).finish()
     place = None if folder is None else Path(folder)
@@ -88,13 +88,13 @@ def measure_circuits(
 
         def captured(samples: Samples, labels: Labels = "text") -> Factors:
             found = capture_samples(
-                loaded, samples, heads, pad_id(spelled), chosen, place, labels=labels
+                loaded, samples, heads, pad_id(encoder), chosen, place, labels=labels
             )
             return stack.enter_context(found)
 
-        true = captured(a, "sampled") if "true" in fishers(chosen) else None
-        asked = None if place is None else place / fingerprint([chosen, a.encoded, b.encoded])
-        return score_factors(captured(a), captured(b), chosen, true=true, folder=asked)
+        true = captured(a, "sampled") if "true" in chosen.fishers else None
+        beside = None if place is None else place / fingerprint([chosen, a.encoded, b.encoded])
+        return score_factors(captured(a), captured(b), chosen, true=true, folder=beside)
 
 
 def capture_samples(
@@ -106,19 +106,9 @@ def capture_samples(
     folder: Path | None = None,
     labels: Labels = "text",
 ) -> Factors:
-    """The factors of one task's samples, from one forward and backward pass; those in the folder are taken from there.
+    """The factors of one task's samples, from one forward and backward pass, or from the folder; close them when done.
 
-    Args:
-        model: The model.
-        samples: The samples.
-        heads: The model's heads.
-        pad: The token that fills short rows.
-        settings: Which layers and blocks, and how they are evaluated.
-        folder: Where factors are kept, in a folder of their own for each key.
-        labels: `text` for the samples' own next tokens, `sampled` for tokens that the model draws.
-
-    Returns:
-        The factors; close them when done.
+    Labels are `text` for the samples' own next tokens, `sampled` for tokens that the model draws.
     """
     found = capture_factors(
         model,
@@ -139,25 +129,17 @@ def score_factors(
     *,
     true: Factors | None = None,
     folder: Path | None = None,
-    told: Told | None = None,
+    progress: Progress | None = None,
 ) -> CircuitScores:
-    """The scores of two tasks whose factors are captured; layers that were scored before are not scored again.
+    """The scores of two tasks whose factors are captured, stored in `folder / "scores"`; layers that are there are not scored again.
 
-    Args:
-        a: The factors of task A.
-        b: The factors of task B, of the same model.
-        settings: Which forms.
-        true: A's factors at labels that the model drew, where a form asks for the true Fisher.
-        folder: Where the scores are kept, in a folder `scores` of their own.
-        told: Told what is done, how many layers are, and of how many.
-
-    Returns:
-        The scores.
+    `true` are A's factors at labels that the model drew, where a form asks for the true Fisher. `progress` is called with the number of
+    layers that are done, and of how many.
     """
     place = None if folder is None else folder / "scores"
-    # In a folder the first process keeps the scores, and the others read them in the end; else every process does.
+    # In a folder the first process writes the scores, and the others read them in the end; else every process holds them.
     scores = (
-        CircuitScores.create(a.rows, b.rows, a.heads, settings, a.layers, folder=place)
+        CircuitScores.create(a.rows, b.rows, a.heads, settings, folder=place)
         if place is None or is_first()
         else None
     )
@@ -165,39 +147,18 @@ def score_factors(
     missing = [layer for layer in a.layers if layer not in done]
     size = world_size()
     for start in range(0, len(missing), size):
-        own = missing[start + rank() : start + rank() + 1]
-        found = [(layer, _layer(a, b, true, layer, settings)) for layer in own]
+        mine = missing[start + rank() : start + rank() + 1]
+        found = [(layer, _layer(a, b, true, layer, settings)) for layer in mine]
         for layer, blocks in (pair for part in gather_over_ranks(found) for pair in part):
             if scores is not None:
                 scores.put(layer, blocks)
-        if told:
-            told("scoring", min(start + size, len(missing)), len(missing))
+        if progress:
+            progress(min(start + size, len(missing)), len(missing))
     wait_for_all()
     if scores is not None:
         return scores.finish()
     assert place is not None
     return CircuitScores.open(place)
-
-
-def fishers(settings: CircuitSettings) -> set[str]:
-    """Every Fisher that a form asks for."""
-    return {form.fisher for form in (*settings.forms, *settings.average_forms)}
-
-
-def check_places(heads: HeadMap, settings: CircuitSettings) -> None:
-    """The layers and heads that are asked for are there."""
-    for argument, asked, count in (
-        ("layers", settings.layers, heads.num_layers),
-        ("heads", settings.heads, heads.num_heads),
-    ):
-        beyond = [place for place in asked or () if place >= count]
-        if beyond:
-            raise SettingsError(
-                argument,
-                law=f"must be 0 to {count - 1} for this model",
-                found=", ".join(map(str, beyond)),
-                remedy="See Anatomy.of(model).describe().",
-            )
 
 
 def _layer(
@@ -206,14 +167,13 @@ def _layer(
     return score_layer(
         a.layer(layer),
         b.layer(layer),
-        (len(a.rows), len(b.rows)),
         settings,
         true=None if true is None else true.layer(layer),
         heads=a.heads,
     )
 
 
-def _opened(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+def _loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     if isinstance(model, str | Path):
         return load_model(model), tokenizer or load_tokenizer(model)
     if tokenizer is None:

@@ -1,7 +1,4 @@
-"""Forecast: the gigabytes and seconds of a circuit measurement before it runs, and a refusal of what cannot fit.
-
-Trial: part of one head's slice scored from random factors, to see how long scoring takes here.
-"""
+"""Forecast: the gigabytes and seconds of a circuit measurement before it runs, and a refusal of what cannot fit."""
 
 from __future__ import annotations
 
@@ -41,19 +38,18 @@ def seconds_per_element(
     settings: CircuitSettings,
     device: torch.device,
 ) -> float:
-    """How long the engine takes for each element of a weight that it scores.
+    """How long the engine takes for each element of a weight that it scores: part of one head's slice is scored from random factors.
 
-    Args:
-        counts: Samples of A and of B, each from `FEWEST` to `SAMPLES`.
-        slice_shape: `(head_dim, d)` of one head; of d only so many columns are tried as keep the trial short, to which time is proportional.
+    Samples of a task are from `FEWEST` to `SAMPLES`. Of the slice's columns only so many are tried as keep the trial short: time is
+    proportional to them.
     """
     size, width = slice_shape
     columns = max(1, min(width, _TILE // (sum(counts) * size), _FACTORS // (sum(counts) * length)))
-    a, b = (_layer(count, length, (size, columns), device) for count in counts)
+    a, b = (_random_factors(count, length, (size, columns), device) for count in counts)
     one = replace(settings, blocks=("q",), heads=(0,), layers=None, min_samples=2)
 
     def work() -> None:
-        score_layer(a, b, counts, one, true=a, heads=_OneHead())
+        score_layer(a, b, one, true=a, heads=_OneHead())
 
     work()
     return median_seconds(work, device) / (size * columns)
@@ -83,10 +79,23 @@ class _OneHead:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _RandomFactors:
+    """Random factors of one head: those of a layer, and of its only batch."""
+
     places: Tensor
     by_head: Tensor
     other: Tensor
+    layer: int = 0
+
+    @property
+    def batches(self) -> tuple[_RandomFactors]:
+        """All samples."""
+        return (self,)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Each sample by itself."""
+        return tuple(map(str, range(len(self.places))))
 
     def headed(self, block: str) -> Tensor:
         """[n, tokens, 1, head_dim]."""
@@ -99,20 +108,14 @@ class _Batch:
         return self.other
 
 
-@dataclass(frozen=True)
-class _Layer:
-    layer: int
-    batches: tuple[_Batch, ...]
-    units: tuple[str, ...]
-
-
-def _layer(count: int, length: int, shape: tuple[int, int], device: torch.device) -> _Layer:
+def _random_factors(
+    count: int, length: int, shape: tuple[int, int], device: torch.device
+) -> _RandomFactors:
     generator = torch.Generator().manual_seed(_SEED)
     by_head, other = (
         torch.randn(count, length, size, generator=generator).to(device) for size in shape
     )
-    batch = _Batch(torch.arange(count), by_head[:, :, None], other)
-    return _Layer(0, (batch,), tuple(map(str, range(count))))
+    return _RandomFactors(torch.arange(count), by_head[:, :, None], other)
 
 
 _GIB = 2**30
@@ -153,9 +156,9 @@ class Estimate:
     @property
     def memory_gib(self) -> float:
         """The peak beside the model: factors or tiles with them, and the pass that captures."""
-        kept = 0.0 if self.on_disk else self.factor_gib
+        factors = 0.0 if self.on_disk else self.factor_gib
         scores = 0.0 if self._spills_scores else self.score_gib
-        return max(kept + self.pass_gib, kept + self.tile_gib + scores)
+        return max(factors + self.pass_gib, factors + self.tile_gib + scores)
 
     @property
     def spilled_gib(self) -> float:
@@ -232,7 +235,7 @@ def estimate(
         length: Tokens of a sample.
         settings: How it is measured; the default is `CircuitSettings()`.
         timed: Whether anything is run; without, the seconds are NaN.
-        folder: Where factors and scores are kept; None for a temporary folder.
+        folder: Where factors and scores are stored; None for a temporary folder.
 
     Returns:
         The estimate.
@@ -246,7 +249,8 @@ def estimate(
         at_least(argument, value, least)
     settings = settings or CircuitSettings()
     scope = Scope.of(HeadMap.of(model), settings)
-    tokens = (n_a * _captures(settings) + n_b) * (length - 1)
+    # Task A is captured a second time, at drawn labels, for the true Fisher.
+    tokens = (n_a * (2 if "true" in settings.fishers else 1) + n_b) * (length - 1)
     width = _FLOAT if settings.precision == "float32" else next(model.parameters()).element_size()
     token_gib = scope.features(model) * width / _GIB
     most = MEMORY_SHARE * settings.budget_gib
@@ -269,12 +273,6 @@ def estimate(
         available_gib=_available(device) / _GIB,
         disk_gib=_free(folder) / _GIB,
     )
-
-
-def _captures(settings: CircuitSettings) -> int:
-    """Passes over task A: a second one, at drawn labels, for the true Fisher."""
-    forms = (*settings.forms, *settings.average_forms)
-    return 2 if any(form.fisher == "true" for form in forms) else 1
 
 
 def _slices(model: Any, scope: Scope) -> Iterator[int]:
@@ -307,11 +305,7 @@ def _capture_seconds(model: Any, tokens: int, length: int, settings: CircuitSett
 
 
 def _score_seconds(
-    model: Any,
-    scope: Scope,
-    counts: tuple[int, int],
-    length: int,
-    settings: CircuitSettings,
+    model: Any, scope: Scope, counts: tuple[int, int], length: int, settings: CircuitSettings
 ) -> float:
     """A slice is scored; more samples than are tried cost what they cost alone, and their pairs what a product does."""
     if not all(counts):

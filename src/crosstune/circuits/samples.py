@@ -1,4 +1,4 @@
-"""Samples: which rows of two tasks are held against each other, encoded; chosen by what they say, never by order."""
+"""Samples: which rows of two tasks are paired, encoded; chosen by what they say, never by order."""
 
 from __future__ import annotations
 
@@ -18,15 +18,8 @@ _NAMED = 3  # rows that an error names
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one task.
+    """The samples of one task, in an order that their content and the seed decide; `encoded` are the rows as the model reads them."""
 
-    Attributes:
-        name: The task's name.
-        rows: The rows, in an order that their content and the seed decide.
-        encoded: The same rows as the model reads them.
-    """
-
-    name: str
     rows: tuple[Row, ...]
     encoded: tuple[Encoded, ...]
 
@@ -52,17 +45,9 @@ def choose_samples(
 ) -> tuple[Samples, Samples]:
     """The samples of both tasks: at most `settings.rows` rows each, of as many groups as there are.
 
-    Groups are ordered by a seeded hash of their label, which does not know the task, so parallel tasks are
-    held against each other on translations of the same sentences.
-
-    Args:
-        task_a: Rows in any form that `as_rows` takes, or a `Task`, of which the train rows are taken.
-        task_b: Likewise.
-        tokenizer: Encodes the rows.
-        settings: How many rows, of which length, by which seed.
-
-    Returns:
-        The samples of A and of B. A task without rows has no samples.
+    A task is rows in any form that `as_rows` takes, or a `Task`, of which the train rows are taken; without rows it has no samples.
+    Groups are ordered by a seeded hash of their label, which does not know the task, so parallel tasks are paired on translations of
+    the same sentences.
 
     Raises:
         DataError: A row is in both tasks, or has nothing to score.
@@ -71,23 +56,14 @@ def choose_samples(
         _rows(value, name) for value, name in ((task_a, "task_a"), (task_b, "task_b"))
     )
     _refuse_shared(rows_a, rows_b)
-    names = (_name(task_a, "A"), _name(task_b, "B"))
     return (
-        _samples(names[0], "task_a", rows_a, tokenizer, settings),
-        _samples(names[1], "task_b", rows_b, tokenizer, settings),
+        _samples("task_a", rows_a, tokenizer, settings),
+        _samples("task_b", rows_b, tokenizer, settings),
     )
 
 
 def check_length(model: Any, settings: CircuitSettings) -> None:
-    """Rows must fit the context that the model was made for.
-
-    Args:
-        model: A Hugging Face decoder.
-        settings: The tokens kept of a row.
-
-    Raises:
-        SettingsError: The model's context is shorter.
-    """
+    """Raise unless rows of the settings' length fit the model's context."""
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and settings.length > context:
         raise SettingsError(
@@ -106,24 +82,20 @@ def _rows(value: object, argument: str) -> tuple[Row, ...]:
     return as_rows(value, argument)
 
 
-def _name(value: object, otherwise: str) -> str:
-    return value.name if isinstance(value, Task) else otherwise
-
-
 def _samples(
-    name: str, argument: str, rows: Sequence[Row], tokenizer: Any, settings: CircuitSettings
+    argument: str, rows: Sequence[Row], tokenizer: Any, settings: CircuitSettings
 ) -> Samples:
     chosen = _choose(rows, settings)
     encoded = encode(chosen, tokenizer, settings.length)
-    silent = [row.row_id for row in encoded if not row.scored_tokens]
-    if silent:
+    unscored = [row.row_id for row in encoded if not row.scored_tokens]
+    if unscored:
         raise DataError(
             argument,
             law="must have something to score in every row",
-            found=f"{len(silent)} rows without a scored token: {', '.join(silent[:_NAMED])}",
+            found=f"{len(unscored)} rows without a scored token: {', '.join(unscored[:_NAMED])}",
             remedy="Leave them out, or raise `length` if prompts fill it.",
         )
-    return Samples(name, tuple(chosen), tuple(encoded))
+    return Samples(tuple(chosen), tuple(encoded))
 
 
 def _choose(rows: Sequence[Row], settings: CircuitSettings) -> list[Row]:
@@ -133,10 +105,10 @@ def _choose(rows: Sequence[Row], settings: CircuitSettings) -> list[Row]:
         groups.setdefault(row.group or row.content, []).append(row)
     labels = sorted(groups, key=lambda label: content_key(label, "circuits", settings.seed))
     rounds = max(map(len, groups.values()), default=0)
-    dealt = [
+    ordered = [
         groups[label][at] for at in range(rounds) for label in labels if at < len(groups[label])
     ]
-    return dealt[: settings.rows]
+    return ordered[: settings.rows]
 
 
 def _refuse_shared(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> None:
@@ -147,5 +119,5 @@ def _refuse_shared(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> None:
             "task_b",
             law="must not hold rows of task_a: a row against itself is its own squared gradient",
             found=f"{len(shared)} rows of both tasks: {', '.join(shared[:_NAMED])}",
-            remedy="To hold a task against itself, give two halves of its rows.",
+            remedy="To pair a task with itself, give two halves of its rows.",
         )

@@ -1,10 +1,10 @@
-"""What a circuit measurement can be told: which scores, normalised by whose Fisher, damped how, within what memory. No torch."""
+"""Settings of a circuit measurement: which scores, normalised by whose Fisher, damped how, within what memory. No torch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.gradients.settings import GradientSettings
@@ -13,16 +13,29 @@ from crosstune.foundation.settings.options import at_least
 BLOCKS = ("q", "k", "v", "o")
 """The four projections of attention; a head owns output rows of Q, K and V and input columns of O."""
 VARIANTS = ("directional", "signed", "symmetric", "ewc", "kfac")
-"""What is scored for a pair of samples, see `circuits.variants` for the formulas."""
+"""What is scored for a pair of samples, see `scoring.variants` for the formulas."""
 FISHERS = ("task_a", "pooled", "held_out", "leave_one_out", "true")
-"""Whose squared gradients normalise a score, see `circuits.fisher`."""
+"""Whose squared gradients normalise a score, see `scoring.fisher`."""
 DAMPINGS = ("add", "floor", "conditional")
-"""How a small diagonal entry is kept from dividing, see `circuits.fisher`."""
+"""How a small diagonal entry is kept from dividing, see `scoring.fisher`."""
+_OWN_FISHER = ("ewc", "kfac")  # variants that take task A's, whatever is chosen for the others
+
+
+class ModelSize(Protocol):
+    """How many layers and query heads a model has."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers."""
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads of a layer."""
 
 
 @dataclass(frozen=True, order=True)
 class Form:
-    """One question put to the tiles: a variant under a Fisher.
+    """One score of pairs of samples: a variant under a Fisher.
 
     Attributes:
         variant: One of `VARIANTS`.
@@ -102,9 +115,8 @@ class CircuitSettings:
         at_least("length", self.length, 2)
         _require(self.budget_gib > 0, "budget_gib", "must be above 0", self.budget_gib)
         _require(0 < self.level < 1, "level", "must lie between 0 and 1", self.level)
-        own = {"ewc", "kfac"}
         _require(
-            self.fisher in (None, "task_a") or not own.issuperset(self.variants),
+            self.fisher in (None, "task_a") or not set(_OWN_FISHER).issuperset(self.variants),
             "fisher",
             "must be left out where every variant takes task A's: ewc and kfac",
             repr(self.fisher),
@@ -120,12 +132,12 @@ class CircuitSettings:
     def average_forms(self) -> tuple[Form, ...]:
         """The same variants as they are averaged: under `averages`, but for those that bring a Fisher of their own."""
         return tuple(
-            Form(variant, "task_a" if variant in ("ewc", "kfac") else self.averages)
+            Form(variant, "task_a" if variant in _OWN_FISHER else self.averages)
             for variant in self.variants
         )
 
     def _fisher_of(self, variant: str) -> str:
-        if variant in ("ewc", "kfac"):
+        if variant in _OWN_FISHER:
             return "task_a"
         return self.fisher or ("task_a" if variant == "directional" else "pooled")
 
@@ -138,9 +150,29 @@ class CircuitSettings:
             "leave_one_out",
         )
 
+    @property
+    def fishers(self) -> tuple[str, ...]:
+        """Every Fisher that a form asks for, once."""
+        return tuple(dict.fromkeys(form.fisher for form in (*self.forms, *self.average_forms)))
+
     def gradient_settings(self) -> GradientSettings:
         """How the model is evaluated."""
         return GradientSettings(self.precision, self.batch_tokens)
+
+    def check_places(self, model: ModelSize) -> None:
+        """Raise a SettingsError unless the model has the layers and heads that are asked for."""
+        for argument, places, count in (
+            ("layers", self.layers, model.num_layers),
+            ("heads", self.heads, model.num_heads),
+        ):
+            beyond = [place for place in places or () if place >= count]
+            if beyond:
+                raise SettingsError(
+                    argument,
+                    law=f"must be 0 to {count - 1} for this model",
+                    found=", ".join(map(str, beyond)),
+                    remedy="See Anatomy.of(model).describe().",
+                )
 
 
 def _check_several(argument: str, values: object) -> None:

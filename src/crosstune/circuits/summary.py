@@ -2,8 +2,8 @@
 
 A mean over pairs of a sample of A and a sample of B errs with both: its variance is that of the row means and that of the
 column means (`foundation.statistics.two_way`). The Fisher is taken as given. Signed scores are tested against 0. A symmetric
-score has no such test, since a mean above 0 is no finding; it is held against the mean head of its block. Directional and EWC
-scores are held against nothing, since each head has units of its own (`comparable`).
+score has no such test, since a mean above 0 is no finding; it is compared with the mean head of its block. Directional and EWC
+scores are compared with nothing, since they are not invariant to a rescaling of one head's weights (`circuits.checks`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from crosstune.circuits import tables
-from crosstune.circuits.cosine import Shared
-from crosstune.circuits.invariance import FREE_OF_UNITS, SIGNED
+from crosstune.circuits.axes import Axes
+from crosstune.circuits.checks import INVARIANT, SIGNED
+from crosstune.circuits.cosine import IndependentScores
+from crosstune.circuits.record import FISHER_FACTS, Record
 from crosstune.circuits.settings import Form
-from crosstune.circuits.storage.axes import Axes
-from crosstune.circuits.storage.layer import FISHER_FACTS
-from crosstune.circuits.storage.record import Record
 from crosstune.foundation.records import Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.intervals import (
@@ -43,11 +40,7 @@ from crosstune.foundation.statistics.two_way import two_way_spreads
 class Margins:
     """The row means and column means of one block under one form; heads of all layers on the last axis.
 
-    Shapes: rows [2, nA, S], columns [2, nB, S]: over the samples of the other task at even and at odd places.
-
-    Attributes:
-        rows: Means over B.
-        columns: Means over A.
+    Shapes: rows [2, nA, S], means over B; columns [2, nB, S], means over A: over the other task's samples at even and at odd places.
     """
 
     rows: Tensor
@@ -62,12 +55,12 @@ class Margins:
     @property
     def row_means(self) -> Tensor:
         """Means over all samples of B, [nA, S]."""
-        return whole(self.rows, self.columns.shape[1])
+        return _over_both_halves(self.rows, self.columns.shape[1])
 
     @property
     def column_means(self) -> Tensor:
         """Means over all samples of A, [nB, S]."""
-        return whole(self.columns, self.rows.shape[1])
+        return _over_both_halves(self.columns, self.rows.shape[1])
 
     @property
     def mean(self) -> Tensor:
@@ -85,7 +78,7 @@ class Margins:
         return torch.stack([split_half_reliability(side) for side in sides]).amin(0)
 
 
-def whole(halves: Tensor, n: int) -> Tensor:
+def _over_both_halves(halves: Tensor, n: int) -> Tensor:
     """The means over all n samples, given those over the samples at even and at odd places; NaN over nothing."""
     even, odd = halves[0], halves[1]
     if n < 2:
@@ -94,29 +87,17 @@ def whole(halves: Tensor, n: int) -> Tensor:
 
 
 def reliability(mean: Tensor, spreads: list[Spread]) -> Tensor:
-    """The share of a mean's square that is not error, as agreement has it of a gradient's: (mean² − SE²) / mean², at least 0.
-
-    Args:
-        mean: Means.
-        spreads: Their deviations from each source of error.
-
-    Returns:
-        Between 0 and 1; NaN where the error is not known.
-    """
+    """The share of a mean's square that is not error, (mean² − SE²) / mean², at least 0; NaN where the error is not known."""
     variance, _ = total_variance(spreads)
     return ((mean.square() - variance) / mean.square()).clamp(min=0.0)
 
 
 def heads_table(record: Record) -> Table:
-    """The table `circuit_heads`.
-
-    Returns:
-        One row for each layer, block, head and variant.
-    """
+    """The table `circuit_heads`: one row for each layer, block, head and variant."""
     rows = (
         row
-        for block in record.settings.blocks
-        for form in record.settings.average_forms
+        for block in record.blocks
+        for form in record.average_forms
         for row in _head_rows(record, block, form)
     )
     return Table(tables.HEADS, tables.HEADS_COLUMNS, rows)
@@ -132,9 +113,9 @@ def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any
     generator = Seeds(settings.seed).torch("circuit bands", block, str(form))
     band = simultaneous_interval(mean, spreads, generator, settings.level)
     against, contrast = _contrast(mean, spreads, band, record, (block, form))
-    known = reliability(mean, spreads)
-    shared = Shared.of(record, block, form)
-    own_a, own_b = shared.intervals(axes, settings.level)
+    share = reliability(mean, spreads)
+    independent = IndependentScores.of(record, block, form)
+    within_a, within_b = independent.intervals(settings.level)
     figures = {
         **_with_bounds("mean", interval),
         "df": interval.df,
@@ -144,41 +125,41 @@ def _head_rows(record: Record, block: str, form: Form) -> Iterator[dict[str, Any
         "band_high": band.high,
         **_with_bounds("contrast", contrast),
         "shown": (contrast.low > 0) | (contrast.high < 0),
-        **_with_bounds("own_a", own_a),
-        **_with_bounds("own_b", own_b),
-        **_with_bounds("cosine", shared.cosine(axes, settings.level)),
-        "resolved": shared.resolved(axes, settings.level),
-        "mean_l1": share_of_l1(record, block, form, margins.column_means),
-        "reliability": known,
-        "reliable": known >= MIN_RELIABILITY,
+        **_with_bounds("own_a", within_a),
+        **_with_bounds("own_b", within_b),
+        **_with_bounds("cosine", independent.cosine(settings.level)),
+        "resolved": independent.resolved(settings.level),
+        "mean_l1": _share_of_l1(record, block, form, margins.column_means),
+        "reliability": share,
+        "reliable": share >= MIN_RELIABILITY,
         "rank_reliability": margins.rank_reliability,
     }
-    said = {
+    of_all = {
         "variant": form.variant,
         "fisher": form.fisher,
         "against": against,
-        **sizes(axes),
+        **sample_counts(axes),
     }
-    yield from by_place(axes, block, figures, said)
+    yield from rows_of_heads(axes, block, figures, of_all)
 
 
 def _with_bounds(name: str, interval: Interval) -> dict[str, Tensor]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def by_place(
-    axes: Axes, block: str, figures: dict[str, Tensor], said: dict[str, Any]
+def rows_of_heads(
+    axes: Axes, block: str, figures: dict[str, Tensor], of_all: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """One row for each head of each layer."""
+    """One row for each head of each layer: its figures, and what is the same of all."""
     plain = {name: values.tolist() for name, values in figures.items()}
     heads = axes.heads(block)
     for at, layer in enumerate(axes.layers):
         for place, head in enumerate(heads):
             values = {name: column[at * len(heads) + place] for name, column in plain.items()}
-            yield {"layer": layer, "block": block, "head": head, **said, **values}
+            yield {"layer": layer, "block": block, "head": head, **of_all, **values}
 
 
-def sizes(axes: Axes) -> dict[str, int]:
+def sample_counts(axes: Axes) -> dict[str, int]:
     """How many samples the figures stand on."""
     return {
         "n_a": len(axes.rows_a),
@@ -191,11 +172,11 @@ def sizes(axes: Axes) -> dict[str, int]:
 def _contrast(
     mean: Tensor, spreads: list[Spread], band: Interval, record: Record, of: tuple[str, Form]
 ) -> tuple[str, Interval]:
-    """What the heads of a block are held against under a form, and the bands of how far they lie from it."""
+    """What the heads of a block are compared with under a form, and the bands of how far they lie from it."""
     block, form = of
     if form.variant in SIGNED:
         return "0", band
-    if form.variant in FREE_OF_UNITS:
+    if form.variant in INVARIANT:
         return "the mean head", _against_the_mean_head(mean, spreads, record, block, form)
     unknown = torch.full_like(mean, math.nan)
     return "", Interval(unknown, unknown, unknown, band.level, unknown)
@@ -210,7 +191,7 @@ def _against_the_mean_head(
     return simultaneous_interval(mean - mean.mean(), centred, generator, record.settings.level)
 
 
-def share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) -> Tensor:
+def _share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) -> Tensor:
     """The mean over B's samples of M / ‖g_j‖₁; samples without a gradient there have no share."""
     if form.variant != "directional":
         return torch.full_like(column_means.sum(0), math.nan)
@@ -219,18 +200,10 @@ def share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) ->
 
 
 def slices_table(record: Record) -> Table:
-    """The table `circuit_slices`: what each Fisher is made of.
-
-    Returns:
-        One row for each layer, block, head and Fisher.
-    """
+    """The table `circuit_slices`: what each Fisher is made of, one row for each layer, block, head and Fisher."""
     rows: list[dict[str, Any]] = []
-    for block in record.settings.blocks:
+    for block in record.blocks:
         for kind, facts in record.fishers(block).items():
-            figures = dict(zip(FISHER_FACTS, _flat(facts), strict=True))
-            rows += by_place(record.axes, block, figures, {"fisher": kind})
+            figures = dict(zip(FISHER_FACTS, torch.from_numpy(facts).flatten(1), strict=True))
+            rows += rows_of_heads(record.axes, block, figures, {"fisher": kind})
     return Table(tables.SLICES, tables.SLICES_COLUMNS, rows)
-
-
-def _flat(facts: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(facts).flatten(1)

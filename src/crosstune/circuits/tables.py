@@ -23,20 +23,18 @@ _TWO_WAY = "t-interval over the rows of A and of B, by group where rows have gro
 _SAMPLES = (
     Column.label("n_a", "int64", about="Samples of task A."),
     Column.label("n_b", "int64", about="Samples of task B."),
-    Column.label("units_a", "int64", about="Rows or groups of A that were drawn independently."),
-    Column.label("units_b", "int64", about="Rows or groups of B that were drawn independently."),
+    Column.label(
+        "units_a", "int64", about="Independent samples of A: groups and texts count once."
+    ),
+    Column.label("units_b", "int64", about="Likewise of B."),
 )
-
-
-def _bounds(name: str, about: str) -> tuple[Column, Column]:
-    return (*Column.bounds(name, about=about),)
 
 
 HEADS_COLUMNS = (
     *_PLACE,
     *_FORM,
     Column.value("mean", about="Mean score over all pairs of a sample of A and one of B."),
-    *_bounds("mean", _TWO_WAY),
+    *Column.bounds("mean", about=_TWO_WAY),
     Column.label("df", "float64", about="Degrees of freedom of that interval."),
     Column.label(
         "p", "float64", about="Two-sided, of a mean of 0; none where a score cannot be negative."
@@ -53,7 +51,7 @@ HEADS_COLUMNS = (
     Column.label(
         "contrast",
         "float64",
-        about="The mean less what `against` says; none where heads have units of their own.",
+        about="The mean less what `against` says; none where scores are not invariant to rescaling a head's weights.",
     ),
     Column.label(
         "contrast_low",
@@ -68,35 +66,36 @@ HEADS_COLUMNS = (
     ),
     Column.label(
         "against",
-        about="0, or the mean head of the block for symmetric scores; empty for directional and EWC scores, where heads have "
-        "units of their own.",
+        about="0, or the mean head of the block for symmetric scores; empty for directional and EWC scores, which are not "
+        "invariant to rescaling a head's weights.",
     ),
     Column.value(
         "own_a",
-        about="Mean score over pairs of two samples of A that were drawn apart; none for directional and EWC scores.",
+        about="Mean score over pairs of two independent samples of A; none for directional and EWC scores.",
     ),
-    *_bounds(
-        "own_a", "Jackknife over the rows of A, by group where rows have groups; none below four."
+    *Column.bounds(
+        "own_a",
+        about="Jackknife over the rows of A, by group where rows have groups; none below four.",
     ),
     Column.value("own_b", about="Likewise of B."),
-    *_bounds("own_b", "Jackknife over the rows of B."),
+    *Column.bounds("own_b", about="Jackknife over the rows of B."),
     Column.value(
         "cosine",
-        about="Mean over pairs of two tasks that were drawn apart / √(own_a · own_b): of both tasks' mean gradients (signed) or mean "
-        "magnitudes (symmetric), without what single samples have of their own. 1 is two halves of one task.",
+        about="Mean over independent pairs of two tasks / √(own_a · own_b): of both tasks' mean gradients (signed) or mean "
+        "magnitudes (symmetric), corrected for the noise of single samples. 1 is two halves of one task.",
     ),
-    *_bounds(
+    *Column.bounds(
         "cosine",
-        "Jackknife over the rows of A and of B, by group where rows have groups; conditional on the Fisher.",
+        about="Jackknife over the rows of A and of B, by group where rows have groups; conditional on the Fisher.",
     ),
     Column.mask(
         "resolved",
         of="cosine",
-        about="Whether own_a and own_b can both be told to lie above 0, after Benjamini–Hochberg over the heads of a block: there is a cosine.",
+        about="Whether own_a and own_b are both shown to lie above 0, after Benjamini–Hochberg over the heads of a block: there is a cosine.",
     ),
     Column.value(
         "mean_l1",
-        about="Mean over B of the column mean / ‖g_j‖₁, directional only: free of units; 1 for all heads says nothing of A.",
+        about="Mean over B of the column mean / ‖g_j‖₁, directional only: invariant to rescaling; 1 for all heads says nothing of A.",
     ),
     Column.value(
         "reliability",
@@ -139,7 +138,7 @@ CHANGES_COLUMNS = (
     Column.value("first", about="Mean score of the first measurement."),
     Column.value("second", about="Mean score of the second."),
     Column.value("change", about="Second minus first, over the same pairs of samples."),
-    *_bounds("change", _TWO_WAY),
+    *Column.bounds("change", about=_TWO_WAY),
     Column.label("p", "float64", about="Two-sided, of no change."),
     Column.label("p_adjusted", "float64", about="Benjamini–Hochberg over the heads of a block."),
     *_SAMPLES,
@@ -153,14 +152,16 @@ ABLATION_COLUMNS = (
         "spearman",
         about="Rank correlation of all scores of the block; by magnitude where only one of the two has a sign.",
     ),
-    *_bounds("spearman", "Jackknife over folds of rows of A and of B, on the scale of atanh."),
+    *Column.bounds(
+        "spearman", about="Jackknife over folds of rows of A and of B, on the scale of atanh."
+    ),
     Column.value(
         "overlap",
         about="Share that two lists of the 100 largest scores by magnitude have in common.",
     ),
-    *_bounds(
+    *Column.bounds(
         "overlap",
-        "Jackknife over folds of rows of A and of B; a guide, since a list is not smooth.",
+        about="Jackknife over folds of rows of A and of B; a guide, since a list is not smooth.",
     ),
     Column.label("cells", "int64", about="Scores compared: pairs × layers × heads."),
     Column.label("n_a", "int64", about="Samples of task A."),

@@ -1,14 +1,18 @@
-"""Scope: modules are tapped once each, at their adapters, and what is kept is known from shapes."""
+"""Modules are tapped once each, at their adapters; rows that cannot be captured are named, and batches depend on what rows say."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from tests.circuits.drawn import rows
 from tests.foundation.models.decoders import decoder, with_lora
 from tests.interference import tiny
 
-from crosstune.circuits.capture.scope import Scope
+from crosstune.circuits.capture.scope import Scope, check_rows, plan_batches, trimmed
 from crosstune.circuits.settings import CircuitSettings
-from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.data import UNSCORED
+from crosstune.foundation.errors import DataError, SettingsError
 from crosstune.foundation.models import HeadMap
 
 
@@ -20,7 +24,7 @@ def test_layers_and_blocks_come_in_order() -> None:
     found = scope(tiny.llama(), layers=(1, 0), blocks=("o", "q"))
     assert (found.layers, found.blocks) == ((0, 1), ("q", "o"))
     assert scope(tiny.llama()).layers == (0, 1)
-    with pytest.raises(SettingsError, match=r"`layers` .*0 and 1.*found 7"):
+    with pytest.raises(SettingsError, match=r"`layers` .*0 to 1.*found 7"):
         scope(tiny.llama(), layers=(0, 7))
 
 
@@ -53,3 +57,55 @@ def test_what_is_kept_of_a_token(family: str, blocks: str, features: int) -> Non
     model = decoder(family)
     found = scope(model, blocks=tuple(blocks))
     assert found.features(model) == 3 * features
+
+
+def test_good_rows_pass() -> None:
+    check_rows(tiny.llama(), rows())
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(DataError, match=r"`rows` must hold at least one row; found none"):
+        check_rows(tiny.llama(), [])
+
+
+def test_rows_without_a_scored_token_are_named() -> None:
+    some = rows()
+    some[3] = replace(some[3], labels=[UNSCORED] * 7, scored_tokens=0)
+    with pytest.raises(DataError, match=r"`row 'r3'` must have something to score"):
+        check_rows(tiny.llama(), some)
+
+
+def test_a_row_longer_than_the_context_is_named() -> None:
+    with pytest.raises(DataError, match=r"'r1'.* context of 32 tokens; found 33 tokens"):
+        check_rows(tiny.llama(), rows((32, 33)))
+
+
+@pytest.mark.parametrize("token", [-1, 23])
+def test_tokens_that_the_model_does_not_know_are_refused(token: int) -> None:
+    (row,) = rows((5,))
+    row.input_ids[2] = token
+    with pytest.raises(DataError, match=r"vocabulary, 0 to 22"):
+        check_rows(tiny.llama(), [row])
+
+
+def test_what_follows_the_last_scored_token_is_cut() -> None:
+    (row,) = rows((7,))
+    assert trimmed(row) == row
+    silent = replace(row, labels=[*row.labels[:4], UNSCORED, UNSCORED, UNSCORED])
+    assert trimmed(silent).input_ids == row.input_ids[:4]
+    assert trimmed(silent).labels == row.labels[:4]
+
+
+def test_rows_go_longest_first_within_the_padded_size() -> None:
+    assert plan_batches(rows((3, 9, 8, 2)), 18) == ((1, 2), (0, 3))
+    assert plan_batches(rows((3, 9, 8, 2)), 1) == ((1,), (2,), (0,), (3,))
+
+
+def test_another_order_of_the_same_rows_makes_the_same_batches() -> None:
+    some = rows((6,) * 7)
+    other = some[::-1]
+    one, two = (
+        [[chosen[at].row_id for at in batch] for batch in plan_batches(chosen, 18)]
+        for chosen in (some, other)
+    )
+    assert one == two and [len(batch) for batch in one] == [3, 3, 1]

@@ -1,12 +1,12 @@
-"""Tally: sums over pieces, put in the samples' order; averages without pairs equal means of pairs."""
+"""Accumulator: sums over parts of tiles, put in the samples' order; averages without pairs equal means of pairs."""
 
 from __future__ import annotations
 
 import torch
 from tests.circuits.toy_attention import Toy
 
-from crosstune.circuits.scoring.accumulate import Piece, Tally
-from crosstune.circuits.scoring.tiles import Source
+from crosstune.circuits.scoring.accumulate import Accumulator, TilePart
+from crosstune.circuits.scoring.tiles import BlockFactors
 from crosstune.circuits.scoring.variants import Normaliser
 from crosstune.circuits.settings import CircuitSettings, Form
 
@@ -19,26 +19,26 @@ SIGNED, DIRECTIONAL, EWC = (
 )
 
 
-def tally_of(forms: list[Form], averages: list[Form], count_b: int = 4) -> Tally:
+def sums_of(forms: list[Form], averages: list[Form], count_b: int = 4) -> Accumulator:
     """Everything of q in two pieces, with samples in another order than their places."""
     sources = [
-        Source.of(TOY.layer(TOY.samples(count, count), order), "q", count)
+        BlockFactors.of(TOY.layer(TOY.samples(count, count), order), "q")
         for count, order in ((5, [4, 2, 0, 1, 3]), (count_b, range(count_b)[::-1]))
     ]
     tiles = [source.new_zeros(source.count, 4, 3, 5) for source in sources]
     for source, tile in zip(sources, tiles, strict=True):
         source.build(slice(0, 4), slice(0, 3), tile)
-    tally = Tally(forms, averages, *sources)
+    sums = Accumulator(forms, averages, *sources)
     fisher = tiles[0].square().mean(0, keepdim=True)
     scale = torch.zeros(1, 4, dtype=torch.float64)
     normaliser = Normaliser.of("task_a", fisher, scale, sources[0].halves, SETTINGS)
-    tally.add_squares(0, slice(0, 4), tiles[0].square())
-    tally.add_squares(1, slice(0, 4), tiles[1].square())
+    sums.add_squares(0, slice(0, 4), tiles[0].square())
+    sums.add_squares(1, slice(0, 4), tiles[1].square())
     for part in (slice(0, 1), slice(1, 3)):
         a, b = (tile[:, :, part] for tile in tiles)
-        piece = Piece(slice(0, 4), part, a, b.clone(), None, torch.empty_like(a))
-        tally.add(piece, {"task_a": normaliser})
-    return tally
+        piece = TilePart(slice(0, 4), part, a, b.clone(), None, torch.empty_like(a))
+        sums.add(piece, {"task_a": normaliser})
+    return sums
 
 
 def gradients() -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,7 +48,7 @@ def gradients() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_pairs_are_in_the_order_of_the_samples() -> None:
     a, b = gradients()
-    found = tally_of([SIGNED, EWC], []).pairs()
+    found = sums_of([SIGNED, EWC], []).pairs()
     expected = torch.einsum("ihk,hk,jhk->ijh", a, 1 / a.square().mean(0).clamp(min=1e-12), b)
     torch.testing.assert_close(found[SIGNED], expected)
     damage = torch.einsum("hk,jhk->jh", a.square().mean(0), b.square())[None]
@@ -57,7 +57,7 @@ def test_pairs_are_in_the_order_of_the_samples() -> None:
 
 def test_averages_are_the_same_with_and_without_pairs() -> None:
     averages = [SIGNED, DIRECTIONAL]
-    with_pairs, without = tally_of(averages, averages), tally_of([], averages)
+    with_pairs, without = sums_of(averages, averages), sums_of([], averages)
     pairs = with_pairs.pairs()
     assert without.pairs() == {}
     for form in averages:
@@ -68,15 +68,15 @@ def test_averages_are_the_same_with_and_without_pairs() -> None:
 
 def test_norms() -> None:
     a, b = gradients()
-    l1, norm_a, norm_b = tally_of([SIGNED], []).norms()
+    l1, norm_a, norm_b = sums_of([SIGNED], []).norms()
     torch.testing.assert_close(l1, b.abs().sum(-1))
     torch.testing.assert_close(norm_a, a.norm(dim=-1))
     torch.testing.assert_close(norm_b, b.norm(dim=-1))
 
 
 def test_the_mean_over_an_empty_half_is_unmeasured() -> None:
-    found = tally_of([], [SIGNED], count_b=1)
+    found = sums_of([], [SIGNED], count_b=1)
     assert found.rows({})[SIGNED][0].isfinite().all()
     assert found.rows({})[SIGNED][1].isnan().all()
-    with_pairs = tally_of([SIGNED], [SIGNED], count_b=1)
+    with_pairs = sums_of([SIGNED], [SIGNED], count_b=1)
     assert with_pairs.rows(with_pairs.pairs())[SIGNED][1].isnan().all()

@@ -1,4 +1,4 @@
-"""The engine: whole layers, chosen heads and blocks, empty tasks, memory, and what is refused."""
+"""The engine: whole layers, chosen heads and blocks, memory, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from tests.circuits.toy_attention import BLOCKS, Batch, Layer, Toy
 from torch.profiler import ProfilerActivity, profile
 
-from crosstune.circuits.scoring import engine
 from crosstune.circuits.scoring.engine import BlockScores, score_layer
 from crosstune.circuits.settings import FISHERS, CircuitSettings, Form
 from crosstune.foundation.errors import DataError, MeasurementError, SettingsError
@@ -28,7 +27,7 @@ EVERY = [
 
 def score(**options: object) -> dict[str, BlockScores]:
     settings = replace(SETTINGS, **options)
-    return score_layer(*LAYERS, (10, 6), settings, heads=TOY)
+    return score_layer(*LAYERS, settings, heads=TOY)
 
 
 def test_defaults_score_pairs_under_a_and_averages_under_the_pool() -> None:
@@ -66,7 +65,6 @@ def test_single_precision_factors_score_alike() -> None:
     rough = score_layer(
         TOY.layer(A, dtype=torch.float32),
         TOY.layer(B, dtype=torch.float32),
-        (10, 6),
         SETTINGS,
         heads=TOY,
     )
@@ -78,42 +76,30 @@ def test_single_precision_factors_score_alike() -> None:
             assert (pairs.double() - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("counts", [(0, 6), (10, 0), (0, 0)])
-def test_empty_tasks_have_shapes_and_no_figures(counts: tuple[int, int]) -> None:
-    layers = [layer if count else Layer(3, ()) for layer, count in zip(LAYERS, counts, strict=True)]
-    settings = replace(SETTINGS, variants=("signed", "ewc"))
-    found = score_layer(*layers, counts, settings, heads=TOY)["k"]
-    signed, ewc = Form("signed", "pooled"), Form("ewc", "task_a")
-    assert found.pairs[signed].shape == (*counts, 2)
-    assert found.pairs[ewc].shape == (min(1, counts[0]), counts[1], 2)
-    for values in (found.columns[signed], found.rows[signed], found.l1_b, found.norm_a):
-        assert values.isnan().all()
-    assert found.columns[signed].shape == (2, counts[1], 2)
-    assert found.rows[signed].shape == (2, counts[0], 2)
-    assert set(found.fishers) == {"pooled", "task_a"}
-
-
 def test_too_few_samples_of_a_are_refused_with_both_numbers() -> None:
     with pytest.raises(DataError, match="at least 11 samples.*found 10 samples"):
         score(min_samples=11)
     score(min_samples=10)  # and the six of B do not count
 
 
-def test_the_true_fisher_needs_its_factors() -> None:
+def test_the_true_fisher_is_that_of_its_own_factors() -> None:
     settings = replace(SETTINGS, fisher="true")
-    with pytest.raises(SettingsError, match="`true` needs task A's factors at labels drawn"):
-        score_layer(*LAYERS, (10, 6), settings, heads=TOY)
-    found = score_layer(*LAYERS, (10, 6), settings, heads=TOY, true=LAYERS[0])
-    own = score_layer(*LAYERS, (10, 6), replace(SETTINGS, fisher="task_a"), heads=TOY)
+    found = score_layer(*LAYERS, settings, heads=TOY, true=LAYERS[0])
+    own = score_layer(*LAYERS, replace(SETTINGS, fisher="task_a"), heads=TOY)
     for form, other in zip(settings.forms, own["q"].pairs.values(), strict=True):
         torch.testing.assert_close(found["q"].pairs[form], other)  # A's own labels were given
 
 
-def test_tasks_of_different_models_are_refused_with_their_shapes() -> None:
-    other = Toy.make(width=6)
-    layer = other.layer(other.samples(6, 1))
-    with pytest.raises(MeasurementError, match=r"block q of layer 3.*\(3, 6\).*\(3, 5\)"):
-        score_layer(LAYERS[0], layer, (10, 6), SETTINGS, heads=TOY)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("task", "name"), [(0, "A"), (1, "B")])
+def test_a_gradient_that_is_not_finite_is_refused_by_name(
+    task: int, name: str, value: float
+) -> None:
+    layers = [TOY.layer(A), TOY.layer(B)]
+    layers[task].batches[0].deltas["q"][1, 0, 2 * 3] = value
+    words = f"gradients of task {name}, block q of layer 3, head 2.*finite"
+    with pytest.raises(MeasurementError, match=words):
+        score_layer(*layers, replace(SETTINGS, heads=(0, 2, 3)), heads=TOY)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,28 +108,16 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         score(computation_device="cuda")
 
 
-@pytest.mark.parametrize(("tf32", "during"), [(True, "tf32"), (False, "ieee")])
-def test_products_on_cuda_round_as_the_settings_say(tf32: bool, during: str) -> None:
-    place = torch.backends.cuda.matmul
-    before = place.fp32_precision
-    with engine._products(torch.device("cuda"), tf32):
-        assert place.fp32_precision == during
-    assert place.fp32_precision == before
-    with engine._products(torch.device("cpu"), tf32):
-        assert place.fp32_precision == before
-
-
 @pytest.mark.gpu
 def test_scores_on_cuda_are_those_of_the_cpu() -> None:
     there = score_layer(
         *LAYERS,
-        (10, 6),
         replace(SETTINGS, computation_device="cuda"),
         heads=TOY,
         true=LAYERS[0],
         forms=EVERY,
     )
-    here = score_layer(*LAYERS, (10, 6), SETTINGS, heads=TOY, true=LAYERS[0], forms=EVERY)
+    here = score_layer(*LAYERS, SETTINGS, heads=TOY, true=LAYERS[0], forms=EVERY)
     for block in BLOCKS:
         for form in EVERY:
             torch.testing.assert_close(there[block].pairs[form], here[block].pairs[form])
@@ -205,7 +179,7 @@ def test_memory_stays_within_the_budget(
         results: list[dict[str, BlockScores]] = []
 
         def run(settings: CircuitSettings = settings, kept: list[object] = results) -> None:
-            kept.append(score_layer(a, b, (32, 32), settings, heads=heads, true=true, forms=forms))
+            kept.append(score_layer(a, b, settings, heads=heads, true=true, forms=forms))
 
         peak = peak_of(run)
         kept = sum(x.nbytes for s in results[0].values() for x in s.pairs.values())

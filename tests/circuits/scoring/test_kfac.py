@@ -14,7 +14,7 @@ from crosstune.circuits.scoring.kfac import (
     precondition,
     tokens_of,
 )
-from crosstune.circuits.scoring.tiles import Source
+from crosstune.circuits.scoring.tiles import BlockFactors
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.errors import MeasurementError
 
@@ -32,7 +32,7 @@ def test_padding_is_no_token(block: str) -> None:
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_inputs_are_averaged_over_tokens_and_derivatives_summed_per_sample(block: str) -> None:
-    source = Source.of(LAYER, block, 6)
+    source = BlockFactors.of(LAYER, block)
     tokens = tokens_of(LAYER, block)
     found = KroneckerFactors.of(source, block, tokens)
     headed = sum(torch.einsum("bthi,bthj->hij", part, part) for part in source.headed)
@@ -43,7 +43,7 @@ def test_inputs_are_averaged_over_tokens_and_derivatives_summed_per_sample(block
 
 
 def test_a_preconditioned_tile_is_the_gradient_between_both_inverses() -> None:
-    source = Source.of(LAYER, "q", 6)
+    source = BlockFactors.of(LAYER, "q")
     factors = KroneckerFactors.of(source, "q", tokens_of(LAYER, "q"))
     tile, plain = source.new_zeros(6, 4, 3, 5), source.new_zeros(6, 4, 3, 5)
     preconditioned = precondition(source, factors, SETTINGS, NAME)
@@ -62,7 +62,7 @@ def test_a_preconditioned_tile_is_the_gradient_between_both_inverses() -> None:
 
 
 def test_a_factor_that_cannot_be_inverted_is_refused() -> None:
-    source = Source.of(LAYER, "q", 6)
+    source = BlockFactors.of(LAYER, "q")
     factors = KroneckerFactors.of(source, "q", 20)
     dead = replace(
         factors, headed=factors.headed * torch.tensor([1.0, 0.0, 1.0, 1.0]).view(4, 1, 1)
@@ -79,14 +79,14 @@ def test_a_factor_that_cannot_be_inverted_is_refused() -> None:
 
 
 def test_a_budget_without_room_for_the_factors_is_refused() -> None:
-    source = Source.of(LAYER, "q", 6)
+    source = BlockFactors.of(LAYER, "q")
     check_budget(source, 1e-3)
     with pytest.raises(MeasurementError, match="`budget_gib` must hold preconditioned factors"):
         check_budget(source, 1e-6)
 
 
 def test_gradients_that_are_not_finite_are_refused_before_they_are_inverted() -> None:
-    source = Source.of(LAYER, "q", 6)
+    source = BlockFactors.of(LAYER, "q")
     factors = KroneckerFactors.of(source, "q", 20)
     wrong = replace(factors, shared=factors.shared * torch.nan)
     with pytest.raises(MeasurementError, match="task A, block q of layer 3` must be finite"):

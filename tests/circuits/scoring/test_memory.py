@@ -1,4 +1,4 @@
-"""Plans: as few cuts as the budget allows, and a clear word where none is small enough."""
+"""Memory: as few cuts as the budget allows, a clear word where none is small enough, and a workspace that is used again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
+from tests.circuits.toy_attention import Toy
 
-from crosstune.circuits.scoring.memory import GIB, Need, Plan
+from crosstune.circuits.scoring.memory import GIB, Cuts, Need, TaskFactors, Workspace, within
+from crosstune.circuits.scoring.tiles import BlockFactors
 from crosstune.foundation.errors import MeasurementError
+
+TOY = Toy.make()
 
 NEED = Need(
     samples=(64, 64, 0),
@@ -20,51 +25,51 @@ NEED = Need(
     kronecker=False,
     excluding=False,
     halving=False,
-    together=0,
+    gathered=0,
     fixed=0,
 )
 
 
 def test_a_plan_that_fits_takes_all_heads_at_once() -> None:
-    plan = Plan.of(NEED, 2.0, cached=False)
-    assert (plan.heads, plan.features, plan.piece) == (6, 32, 32)
-    assert plan.whole
+    cuts = Cuts.of(NEED, 2.0, cached=False)
+    assert (cuts.heads, cuts.features, cuts.part) == (6, 32, 32)
+    assert cuts.whole
 
 
 def test_a_smaller_budget_means_smaller_plans_that_fit_it() -> None:
-    plans = [
-        Plan.of(NEED, budget, cached=False) for budget in (0.1, 0.02, 0.012, 0.008, 0.006, 0.005)
+    several = [
+        Cuts.of(NEED, budget, cached=False) for budget in (0.1, 0.02, 0.012, 0.008, 0.006, 0.005)
     ]
-    for plan, budget in zip(plans, (0.1, 0.02, 0.012, 0.008, 0.006, 0.005), strict=True):
-        assert plan.bytes <= budget * GIB
-    assert all(larger.bytes >= smaller.bytes for larger, smaller in pairwise(plans))
-    assert not plans[-1].whole
-    assert plans[-1].heads == 1
+    for cuts, budget in zip(several, (0.1, 0.02, 0.012, 0.008, 0.006, 0.005), strict=True):
+        assert cuts.bytes <= budget * GIB
+    assert all(larger.bytes >= smaller.bytes for larger, smaller in pairwise(several))
+    assert not several[-1].whole
+    assert several[-1].heads == 1
 
 
 def test_chunks_of_heads_are_alike() -> None:
     """Six heads of which five would fit are cut three and three, not five and one."""
-    five = Plan(5, 32, 32, NEED).bytes / GIB
-    plan = Plan.of(NEED, five, cached=False)
-    assert [chunk.stop - chunk.start for chunk in plan.chunks()] == [3, 3]
+    five = Cuts(5, 32, 32, NEED).bytes / GIB
+    cuts = Cuts.of(NEED, five, cached=False)
+    assert [chunk.stop - chunk.start for chunk in cuts.chunks()] == [3, 3]
 
 
 def test_cuts_cover_everything_once() -> None:
-    plan = Plan(4, 5, 3, NEED)
-    assert [h for chunk in plan.chunks() for h in range(6)[chunk]] == list(range(6))
+    cuts = Cuts(4, 5, 3, NEED)
+    assert [h for chunk in cuts.chunks() for h in range(6)[chunk]] == list(range(6))
     seen = [
         stretch.start + feature
-        for stretch in plan.stretches()
-        for piece in plan.pieces(stretch)
-        for feature in range(piece.start, piece.stop)
+        for stretch in cuts.stretches()
+        for part in cuts.parts(stretch)
+        for feature in range(part.start, part.stop)
     ]
     assert seen == list(range(32))
 
 
 def test_a_cpu_goes_over_pieces_that_stay_in_its_caches() -> None:
-    plan = Plan.of(replace(NEED, slice_shape=(64, 768), heads=12), 2.0, cached=True)
-    assert plan.heads == 1
-    assert plan.piece < plan.features == 64
+    cuts = Cuts.of(replace(NEED, slice_shape=(64, 768), heads=12), 2.0, cached=True)
+    assert cuts.heads == 1
+    assert cuts.part < cuts.features == 64
 
 
 @pytest.mark.parametrize(
@@ -88,7 +93,75 @@ def test_everything_asked_for_is_counted(more: dict[str, object]) -> None:
 
 
 def test_what_cannot_fit_is_refused_with_what_would() -> None:
-    least = Plan(1, 1, 1, NEED).bytes / GIB
+    least = Cuts(1, 1, 1, NEED).bytes / GIB
     with pytest.raises(MeasurementError, match=f"`budget_gib`.*{least:.3g} GiB"):
-        Plan.of(NEED, least * 0.99, cached=True)
-    assert Plan.of(NEED, least, cached=True).features == 1
+        Cuts.of(NEED, least * 0.99, cached=True)
+    assert Cuts.of(NEED, least, cached=True).features == 1
+
+
+def factors(block: str, **others: BlockFactors | None) -> TaskFactors:
+    a, b = (BlockFactors.of(TOY.layer(TOY.samples(count, count)), block) for count in (5, 4))
+    given = {"true": None, "kronecker": None, **others}
+    return TaskFactors("block", tuple(range(a.heads)), a, b, **given)
+
+
+def test_tiles_of_both_tasks_stay_while_both_are_read() -> None:
+    found = factors("q")
+    cuts = Cuts(4, 3, 2, found.need(["task_a"]))
+    workspace = Workspace()
+    workspace.fit(cuts, found.a, 1.0)
+    heads, stretch = slice(0, 4), slice(0, 3)
+    a = workspace.tile("a", found.a, heads, stretch)
+    b = workspace.tile("b", found.b, heads, stretch)
+    expected = [TOY.gradients(TOY.samples(count, count), "q") for count in (5, 4)]
+    torch.testing.assert_close(a.flatten(2), expected[0])
+    torch.testing.assert_close(b.flatten(2), expected[1])
+    again = workspace.tile("a", found.a, heads, stretch, built=True)
+    assert again.data_ptr() == a.data_ptr()
+
+
+def test_squares_come_piece_by_piece() -> None:
+    found = factors("q")
+    workspace = Workspace()
+    workspace.fit(Cuts(4, 3, 2, found.need(["task_a"])), found.a, 1.0)
+    tile = workspace.tile("a", found.a, slice(0, 4), slice(1, 3))
+    parts = [(part, squared.clone()) for part, squared in workspace.squared(tile, slice(1, 3))]
+    assert [part for part, _ in parts] == [slice(1, 3)]
+    torch.testing.assert_close(parts[0][1], tile.square())
+    assert within(slice(1, 3), slice(1, 2)) == slice(2, 3)
+
+
+def test_a_smaller_cuts_takes_the_memory_of_a_larger_one() -> None:
+    large, small = factors("q"), factors("k")
+    workspace = Workspace()
+    workspace.fit(Cuts(4, 3, 3, large.need(["task_a"])), large.a, 1.0)
+    first = workspace.tile("a", large.a, slice(0, 4), slice(0, 3)).data_ptr()
+    workspace.fit(Cuts(2, 3, 3, small.need(["task_a"])), small.a, 1.0)
+    assert workspace.tile("a", small.a, slice(0, 2), slice(0, 3)).data_ptr() == first
+
+
+def test_memory_that_the_rest_of_a_cuts_needs_is_given_back() -> None:
+    large, small = factors("q"), factors("k")
+    workspace = Workspace()
+    workspace.fit(Cuts(4, 3, 3, large.need(["task_a"])), large.a, 1.0)
+    held = workspace._memory.nbytes
+    cuts = Cuts(2, 3, 3, small.need(["task_a"]))
+    workspace.fit(cuts, small.a, cuts.bytes / GIB)
+    assert 0 < workspace._memory.nbytes < held
+    workspace.clear()
+    assert workspace._memory.nbytes == 0
+
+
+def test_needs_count_what_is_there() -> None:
+    a = BlockFactors.of(TOY.layer(TOY.samples(6, 6)), "q", heads=[0, 1])
+    need = factors("q", true=a, kronecker=a).need(["task_a", "held_out", "leave_one_out"])
+    assert (need.samples, need.slice_shape, need.heads) == ((5, 4, 6), (3, 5), 4)
+    assert (need.inverses, need.kronecker, need.excluding, need.halving) == (4, True, True, True)
+    assert need.fixed == 2 * a.copied > 0
+    plain = factors("q").need(["task_a"])
+    assert (plain.kronecker, plain.excluding, plain.halving, plain.fixed) == (
+        False,
+        False,
+        False,
+        0,
+    )

@@ -1,15 +1,12 @@
-"""Building: gradients of single samples from factors, wherever they lie and in whatever precision they were kept."""
+"""Tiles: gradients of single samples from factors, wherever they lie and in whatever precision they were stored."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from tests.circuits.toy_attention import BLOCKS, Layer, Toy
+from tests.circuits.toy_attention import BLOCKS, Toy
 
-from crosstune.circuits.scoring.tiles import Source
-from crosstune.foundation.errors import MeasurementError
+from crosstune.circuits.scoring.tiles import BlockFactors
 
 TOY = Toy.make()
 ROWS = TOY.samples(5, 1)
@@ -19,7 +16,7 @@ LAYER = TOY.layer(ROWS, ORDER, batch=2)
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_tiles_are_the_gradients_of_autograd(block: str) -> None:
-    source = Source.of(LAYER, block, 5)
+    source = BlockFactors.of(LAYER, block)
     tile = torch.empty(5, TOY.heads_of(block), 3, 5, dtype=torch.float64)
     source.build(slice(0, TOY.heads_of(block)), slice(0, 3), tile)
     assert source.order.tolist() == ORDER
@@ -27,7 +24,7 @@ def test_tiles_are_the_gradients_of_autograd(block: str) -> None:
 
 
 def test_a_part_of_a_head_is_that_part_of_its_gradient() -> None:
-    source = Source.of(LAYER, "q", 5, heads=[1, 3])
+    source = BlockFactors.of(LAYER, "q", heads=[1, 3])
     tile = torch.empty(5, 1, 2, 5, dtype=torch.float64)
     source.build(slice(1, 2), slice(1, 3), tile)
     expected = TOY.gradients(ROWS, "q")[:, 3].unflatten(1, (3, 5))[:, 1:]
@@ -44,12 +41,12 @@ def test_a_part_of_a_head_is_that_part_of_its_gradient() -> None:
     ],
 )
 def test_tiles_are_float32_unless_factors_are_wider(kept: torch.dtype, built: torch.dtype) -> None:
-    source = Source.of(TOY.layer(ROWS, dtype=kept), "v", 5)
+    source = BlockFactors.of(TOY.layer(ROWS, dtype=kept), "v")
     assert source.dtype == built
     tile = source.new_zeros(5, 2, 3, 5)
     source.build(slice(0, 2), slice(0, 3), tile)
     # the factors are as rough as they were kept; the sum over tokens is not
-    exact = Source.of(TOY.layer(ROWS, dtype=kept), "v", 5)
+    exact = BlockFactors.of(TOY.layer(ROWS, dtype=kept), "v")
     expected = torch.stack(
         [
             torch.einsum("thi,td->hid", by_head.double(), other.double())
@@ -63,30 +60,11 @@ def test_tiles_are_float32_unless_factors_are_wider(kept: torch.dtype, built: to
 
 
 def test_halves_are_those_of_the_samples_not_of_their_positions() -> None:
-    assert Source.of(LAYER, "q", 5).halves.tolist() == [1, 0, 0, 1, 0]
+    assert BlockFactors.of(LAYER, "q").halves.tolist() == [1, 0, 0, 1, 0]
 
 
 def test_factors_are_copied_only_where_some_heads_are_left_out() -> None:
-    assert Source.of(LAYER, "q", 5).copied == 0
-    assert Source.of(LAYER, "q", 5, heads=[0, 1, 2, 3]).copied == 0
-    some = Source.of(LAYER, "q", 5, heads=[2])
+    assert BlockFactors.of(LAYER, "q").copied == 0
+    assert BlockFactors.of(LAYER, "q", heads=[0, 1, 2, 3]).copied == 0
+    some = BlockFactors.of(LAYER, "q", heads=[2])
     assert some.copied == sum(part.nbytes for part in some.headed)
-
-
-@pytest.mark.parametrize("count", [4, 6])
-def test_a_missing_or_repeated_sample_is_refused(count: int) -> None:
-    with pytest.raises(MeasurementError, match=f"block q in layer 3.*each of {count} samples once"):
-        Source.of(LAYER, "q", count)
-
-
-def test_a_repeated_sample_is_refused() -> None:
-    twice = replace(LAYER.batches[0], places=torch.tensor([0, 0]))
-    with pytest.raises(MeasurementError, match="found 5 rows for 4 samples"):
-        Source.of(Layer(3, (twice, *LAYER.batches[1:])), "q", 5)
-
-
-def test_factors_that_do_not_fit_each_other_are_refused_with_their_shapes() -> None:
-    batch = LAYER.batches[0]
-    short = replace(batch, x=batch.x[:, :1])
-    with pytest.raises(MeasurementError, match=r"block k in layer 3.*\(2, 1, 5\)"):
-        Source.of(Layer(3, (short, *LAYER.batches[1:])), "k", 5)

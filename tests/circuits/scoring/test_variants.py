@@ -8,12 +8,10 @@ import torch
 from crosstune.circuits.scoring.variants import (
     RIGHT_OF,
     Normaliser,
-    check_forms,
     left,
     turn_right,
 )
-from crosstune.circuits.settings import VARIANTS, CircuitSettings, Form
-from crosstune.foundation.errors import SettingsError
+from crosstune.circuits.settings import VARIANTS, CircuitSettings
 
 TILE = torch.tensor([-2.0, 4.0, 6.0]).view(3, 1, 1, 1)  # three samples, one element
 EVERY = slice(0, 1)
@@ -75,10 +73,3 @@ def test_rights_are_made_one_from_another() -> None:
     turn_right("square", tile)
     assert tile.tolist() == [9.0, 4.0]
     assert set(RIGHT_OF) == set(VARIANTS)
-
-
-@pytest.mark.parametrize("variant", ["ewc", "kfac"])
-def test_a_variant_with_a_fisher_of_its_own_takes_no_other(variant: str) -> None:
-    check_forms((Form(variant, "task_a"), Form("signed", "pooled")))
-    with pytest.raises(SettingsError, match=f"must be task_a for {variant}; found pooled"):
-        check_forms((Form(variant, "pooled"),))

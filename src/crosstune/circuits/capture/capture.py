@@ -1,10 +1,11 @@
 """Capture: the factors of every sample at every attention projection, from one forward and backward pass over them.
 
 Every parameter is frozen, so that no gradient of a weight is formed; the summed loss is differentiated, so that nothing of a sample
-hangs on the others; the backward pass ends at the lowest layer that was asked for. Activations are not checkpointed meanwhile: what
+depends on the others; the backward pass ends at the lowest layer that was asked for. Activations are not checkpointed meanwhile: what
 goes into the projections is kept in any case, and frozen weights need little else.
 
-Company: whether a row's factors hang on the rows that stand beside it, as some attention kernels make them.
+Some attention kernels make a row's factors depend on the other rows of its batch. That is tested first, and rows are captured in the
+fastest of these ways in which they do not: any kernel; the plain products; one row at a time.
 """
 
 from __future__ import annotations
@@ -21,22 +22,16 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from crosstune.circuits.capture.factors import (
-    FactorRow,
-    Factors,
-    InMemory,
-    Keeper,
-    Shard,
-    Tensors,
-)
+from crosstune.circuits.capture.factors import FactorRow, Factors
 from crosstune.circuits.capture.hooks import Pass
-from crosstune.circuits.capture.labels import LABELS, Labels
+from crosstune.circuits.capture.labels import Labels
 from crosstune.circuits.capture.scope import Scope, check_rows, plan_batches, trimmed
-from crosstune.circuits.capture.store import FactorStore
+from crosstune.circuits.capture.shards import Shard, Shards, ShardsInMemory, ShardsOnDisk
 from crosstune.circuits.settings import CircuitSettings
+from crosstune.circuits.storage import Tensors
 from crosstune.foundation import ranks
 from crosstune.foundation.data import Encoded
-from crosstune.foundation.errors import MeasurementError, SettingsError
+from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.gradients.gradients import evaluating, float32_products
 from crosstune.foundation.models import HeadMap, weights_fingerprint
 from crosstune.foundation.ranks.together import by_each, by_first
@@ -47,6 +42,9 @@ KERNELS = ("default", "math")
 
 ALONE = "alone"
 """In place of a kernel's name: every row goes through the model by itself."""
+
+MEMORY_SHARE = 0.5
+"""What the factors of one of the two tasks may take of the memory budget before they go to disk."""
 
 _TF32_EPSILON = 2.0**-10
 
@@ -64,16 +62,15 @@ def attention_kernel(name: str) -> Iterator[None]:
 def difference(among: Shard, index: int, other: Shard, place: int = 0) -> float:
     """How far a row's factors in one batch are from the same row's in another, of which it is the longest or which is as long.
 
-    Returns:
-        The norm of the difference over the norm (the largest of inputs, and of gradients, of a layer), where that is largest.
+    The norm of the difference over the norm (the largest of inputs, and of gradients, of a layer), where that is largest.
     """
     return max(
-        _apart(tensors, index, {name: value[place] for name, value in other.layers[layer].items()})
+        _distance(tensors, index, {name: v[place] for name, v in other.layers[layer].items()})
         for layer, tensors in among.layers.items()
     )
 
 
-def _apart(among: Tensors, index: int, alone: Tensors) -> float:
+def _distance(among: Tensors, index: int, alone: Tensors) -> float:
     """The largest distance of a layer's factors over the largest size of their kind: a gradient that is 0 by itself is noise."""
     found = 0.0
     for kinds in (("x", "z"), tuple(name for name in alone if name.startswith("delta"))):
@@ -106,10 +103,6 @@ def _step(shard: Shard, *, tf32: bool) -> float:
     return float(max(*steps, _TF32_EPSILON if tf32 else 0.0))
 
 
-MEMORY_SHARE = 0.5
-"""What the factors of one of the two tasks may take of the memory budget before they go to disk."""
-
-
 def capture_factors(
     model: nn.Module,
     rows: Sequence[Encoded],
@@ -122,29 +115,17 @@ def capture_factors(
 ) -> Factors:
     """The factors of every row at every asked layer; they do not depend on batches, order, padding or processes, beyond rounding.
 
-    The model is left exactly as it was found. Under LoRA the gradients are those of the effective weights.
-
-    Args:
-        model: A Hugging Face decoder.
-        rows: The samples, encoded.
-        heads: The model's heads.
-        pad_id: The token that fills short rows.
-        settings: Layers, blocks, arithmetic, memory, and the seed of sampled labels.
-        labels: `text`, or `sampled` from the model's own predictions (for the true Fisher).
-        folder: Where factors are kept for another time: the same capture finds them there, whole or in part. Without it they are
-            in memory, or in a temporary folder where they need more than `MEMORY_SHARE` of the budget.
-
-    Returns:
-        The factors; close them when done.
+    The model is left exactly as it was found. Under LoRA the gradients are those of the effective weights. In a folder the same
+    capture is found again, whole or in part; without one factors are in memory, or in a temporary folder where they need more than
+    `MEMORY_SHARE` of the budget. Labels are `text`, or `sampled` from the model's own predictions (for the true Fisher).
 
     Raises:
         DataError: There are no rows, or one cannot be captured.
-        SettingsError: The model has no such layer, or `labels` is unknown.
-        MeasurementError: A gradient is not finite, or a row's factors change with what its neighbours say.
+        SettingsError: The model has no such layer.
+        MeasurementError: A gradient is not finite, or a row's factors change with what other rows of its batch say.
         UnsupportedError: The model is sharded or quantised, or does not use each projection once.
         StorageError: The folder, or its disk, cannot be used.
     """
-    _check_labels(labels)
     check_rows(model, rows)
     scope = Scope.of(heads, settings)
     used = [trimmed(row) for row in rows]
@@ -152,26 +133,18 @@ def capture_factors(
     with evaluating(model, settings.gradient_settings()), _plain(model, settings):
         run = Pass(model, scope, pad_id, settings.seed if labels == "sampled" else None)
         job = _Job(run, used, batches, settings.tf32 and next(model.parameters()).is_cuda)
-        keeper = _keeper(job, folder, factor_bytes(model, used, heads, settings), settings)
-        kernel, apart = job.run_all(keeper)
+        shards = _shards(job, folder, factor_bytes(model, used, heads, settings), settings)
+        kernel, seen = job.run_all(shards)
     return Factors(
-        rows=_told(rows, batches, keeper),
+        rows=_with_losses(rows, batches, shards),
         heads=heads,
         layers=scope.layers,
         blocks=scope.blocks,
         labels=labels,
         kernel=kernel,
-        difference=apart,
+        difference=seen,
         batches=tuple(torch.tensor(batch) for batch in batches),
-        keeper=keeper,
-    )
-
-
-def no_factors(heads: HeadMap, settings: CircuitSettings, labels: Labels = "text") -> Factors:
-    """The factors of a task without samples."""
-    scope = Scope.of(heads, settings)
-    return Factors(
-        *((), heads, scope.layers, scope.blocks, labels), KERNELS[0], math.nan, (), InMemory()
+        shards=shards,
     )
 
 
@@ -187,16 +160,6 @@ def factor_bytes(
     return places * Scope.of(heads, settings).features(model) * kind.itemsize
 
 
-def _check_labels(labels: str) -> None:
-    if labels not in LABELS:
-        raise SettingsError(
-            "labels",
-            law=f"must be {' or '.join(map(repr, LABELS))}",
-            found=repr(labels),
-            remedy="Take 'sampled' for the true Fisher only.",
-        )
-
-
 @contextmanager
 def _plain(model: nn.Module, settings: CircuitSettings) -> Iterator[None]:
     """No module is in training mode, so none checkpoints; `evaluating` puts the flags back."""
@@ -206,16 +169,24 @@ def _plain(model: nn.Module, settings: CircuitSettings) -> Iterator[None]:
         yield
 
 
-def _keeper(
-    job: _Job, folder: Path | None, expected: int, settings: CircuitSettings
-) -> InMemory | FactorStore:
-    """Where the factors go."""
+def _shards(job: _Job, folder: Path | None, expected: int, settings: CircuitSettings) -> Shards:
+    """Where the factors go: another capture lies beside this one, in a folder of its own."""
     if folder is None and expected <= settings.budget_gib * 2**30 * MEMORY_SHARE:
-        return InMemory()
-    identity = {} if folder is None else _identity(job, settings)
-    store = by_first(
-        lambda: FactorStore.open(folder, identity, count=len(job.batches), expected=expected)
-    )
+        return ShardsInMemory()
+
+    def begun() -> ShardsOnDisk:
+        about = {} if folder is None else _identity(job, settings)
+        place = None if folder is None else folder / fingerprint(about)
+        store = ShardsOnDisk.create(
+            place, "factors", "batch", count=len(job.batches), expected=expected
+        )
+        if store.manifest.exists():
+            store.about()
+        else:
+            store.describe(about)
+        return store
+
+    store = by_first(begun)
     if ranks.is_first():
         store.remove_in_the_end()
     return store
@@ -223,39 +194,39 @@ def _keeper(
 
 @dataclass(frozen=True)
 class _Job:
-    """All passes of a capture."""
+    """All passes of a capture; `tf32` is whether products are rounded so."""
 
     run: Pass
     rows: Sequence[Encoded]
     batches: tuple[tuple[int, ...], ...]
-    tf32: bool  # whether products are rounded so
+    tf32: bool
 
-    def run_all(self, keeper: Keeper) -> tuple[str, float]:
-        """Capture what the keeper lacks, shared out among the processes; the kernel, and the difference that was seen."""
-        kernel, apart = by_first(lambda: keeper.kernel or self._settle(keeper))
+    def run_all(self, shards: Shards) -> tuple[str, float]:
+        """Capture what is missing, shared out among the processes; the kernel, and the difference that was seen."""
+        kernel, seen = by_first(lambda: shards.kernel or self._settle(shards))
         missing = by_first(
-            lambda: [index for index in range(len(self.batches)) if not keeper.holds(index)]
+            lambda: [index for index in range(len(self.batches)) if not shards.holds(index)]
         )
 
         def mine() -> None:
             for index in missing[ranks.rank() :: ranks.world_size()]:
-                keeper.write(index, self._capture(index, alone=kernel == ALONE))
+                shards.write(index, self._capture(index, alone=kernel == ALONE))
 
         with attention_kernel(kernel):
             by_each(mine)
         device = next(self.run.model.parameters()).device
-        by_each(lambda: keeper.share(device))
-        return kernel, apart
+        by_each(lambda: shards.share(device))
+        return kernel, seen
 
     def _capture(self, index: int, *, alone: bool = False) -> Shard:
         rows = [self.rows[place] for place in self.batches[index]]
         return Shard.joined([self.run([row]) for row in rows]) if alone else self.run(rows)
 
-    def _settle(self, keeper: Keeper) -> tuple[str, float]:
-        """How rows are captured so that none hangs on its neighbours; what is captured on the way is kept."""
+    def _settle(self, shards: Shards) -> tuple[str, float]:
+        """How rows are captured so that none depends on the others of its batch; what is captured on the way is stored."""
         several = [index for index, batch in enumerate(self.batches) if len(batch) > 1]
         if not several:
-            keeper.settle(KERNELS[0], math.nan)
+            shards.settle(KERNELS[0], math.nan)
             return KERNELS[0], math.nan
         index = max(several, key=self._padding)
         last = self.rows[self.batches[index][-1]]
@@ -270,14 +241,14 @@ class _Job:
                 leak = difference(among, -1, self._beside_others(index), -1)
             # What rounding to half precision would hide shows in the same shapes, which round alike.
             if seen[-1] <= limit and leak <= same_shape_rounding(among, tf32=self.tf32):
-                keeper.settle(kernel, seen[0])
-                keeper.write(index, among)
+                shards.settle(kernel, seen[0])
+                shards.write(index, among)
                 return kernel, seen[0]
             break
-        # A row may hang on the shape of its batch and not on what is in it: positions that stretch with the longest row, or
+        # A row may depend on the shape of its batch and not on what is in it: positions that stretch with the longest row, or
         # the rounding of half precision. Then, or where others leak into it no more than rounding does, it goes alone.
         if leak <= limit:
-            keeper.settle(ALONE, seen[0])
+            shards.settle(ALONE, seen[0])
             return ALONE, seen[0]
         raise MeasurementError(
             f"row {last.row_id!r}",
@@ -310,7 +281,6 @@ def _identity(job: _Job, settings: CircuitSettings) -> dict[str, object]:
     for name in ("_name_or_path", "transformers_version"):
         config.pop(name, None)
     return {
-        "format": 1,
         "weights": weights_fingerprint(model),
         "config": fingerprint(json.dumps(config, sort_keys=True, default=str)),
         "adapters": fingerprint(_adapters(model)),
@@ -334,13 +304,13 @@ def _adapters(model: nn.Module) -> list[list[str]]:
     ]
 
 
-def _told(
-    rows: Sequence[Encoded], batches: Sequence[Sequence[int]], keeper: Keeper
+def _with_losses(
+    rows: Sequence[Encoded], batches: Sequence[Sequence[int]], shards: Shards
 ) -> tuple[FactorRow, ...]:
     losses = {
         place: loss
         for index, batch in enumerate(batches)
-        for place, loss in zip(batch, keeper.nats(index).tolist(), strict=True)
+        for place, loss in zip(batch, shards.nats(index).tolist(), strict=True)
     }
     return tuple(
         FactorRow(row.row_id, row.group, row.scored_tokens, "", losses[place])

@@ -1,4 +1,4 @@
-"""Passing: one forward and backward pass over some rows, and the factors that the taps of it show."""
+"""One forward and backward pass over some rows, and the factors that hooks at the projections record of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from crosstune.circuits.capture.factors import Shard
 from crosstune.circuits.capture.labels import draws, sampled
 from crosstune.circuits.capture.scope import Scope
+from crosstune.circuits.capture.shards import Shard
 from crosstune.foundation.data import UNSCORED, Encoded
 from crosstune.foundation.errors import MeasurementError, UnsupportedError
 from crosstune.foundation.evaluation import logits_nats, token_logits
@@ -22,11 +22,7 @@ from crosstune.foundation.models import Capture, Tap, capture
 class Pass:
     """A pass through one model; call it inside `evaluating`, with no module in training mode.
 
-    Attributes:
-        model: The model.
-        scope: The projections that are tapped.
-        pad_id: The token that fills short rows.
-        seed: Draws the labels from the model's predictions; None for the labels of the text.
+    Labels are those of the text, or with a `seed` drawn from the model's predictions. `pad_id` fills short rows.
     """
 
     model: nn.Module
@@ -35,15 +31,11 @@ class Pass:
     seed: int | None = None
 
     def __call__(self, rows: Sequence[Encoded]) -> Shard:
-        """The factors of some rows.
-
-        Returns:
-            Tensors on the model's device, as long as the longest row less one token.
-        """
+        """The factors of some rows, on the model's device, as long as the longest row less one token."""
         device = next(self.model.parameters()).device
         batch = batch_of(rows, self.pad_id, device)
         targets = batch["labels"][:, 1:]
-        # The last token predicts nothing and nothing that is scored looks back at it.
+        # The last token predicts nothing, and nothing that is scored attends to it.
         read = {name: value[:, :-1] for name, value in batch.items()}
 
         def forward() -> Tensor:
@@ -56,7 +48,7 @@ class Pass:
         found = capture(self.model, self.scope.weights, forward, around=self.scope.around)
         taps = self._taps(found, targets.shape)
         layers = {layer: self._factors(layer, taps) for layer in self.scope.layers}
-        _silence(layers, targets)
+        _mask_unscored(layers, targets)
         nats = found.values.double().sum(dim=-1).cpu()
         self._check_finite(layers, nats, rows)
         return Shard(nats, layers)
@@ -76,7 +68,7 @@ class Pass:
             tap = taps[weight]
             if len(tap.gradients) != 1 or tap.gradients[0] is None:
                 raise _not_once(weight, "the loss does not depend on what its module returns")
-            for what, value in (("takes", entered(tap)), ("gives", tap.gradients[0])):
+            for what, value in (("takes", _input(tap)), ("gives", tap.gradients[0])):
                 if value.dim() != 3 or value.shape[:2] != shape:
                     raise _not_once(
                         weight,
@@ -89,9 +81,9 @@ class Pass:
         for blocks, weight in self.scope.modules[layer].items():
             tap = taps[weight]
             name = "z" if blocks == "o" else "x"
-            if name in tensors and not _same(tensors[name], entered(tap)):
+            if name in tensors and not _same(tensors[name], _input(tap)):
                 raise _not_once(weight, f"layer {layer} feeds {blocks} another input than q")
-            tensors.setdefault(name, entered(tap))
+            tensors.setdefault(name, _input(tap))
             (delta,) = tap.gradients
             assert delta is not None  # refused in _taps
             tensors[f"delta.{blocks}"] = delta
@@ -109,14 +101,13 @@ class Pass:
                 bad = ~value.isfinite().flatten(1).all(dim=1)
                 if bool(bad.any()):
                     row = rows[int(bad.nonzero()[0])]
-                    raise _not_finite(_spoken(name), f"layer {layer}", row)
+                    raise _not_finite(_in_words(name), f"layer {layer}", row)
         if not bool(nats.isfinite().all()):
             row = rows[int((~nats.isfinite()).nonzero()[0])]
             raise _not_finite("loss", "the output", row)
 
 
-def entered(tap: Tap) -> Tensor:
-    """What went into a module."""
+def _input(tap: Tap) -> Tensor:
     value: Tensor = next(iter((*tap.inputs, *tap.keywords.values())))
     return value
 
@@ -128,7 +119,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other)
 
 
-def _silence(layers: dict[int, dict[str, Tensor]], targets: Tensor) -> None:
+def _mask_unscored(layers: dict[int, dict[str, Tensor]], targets: Tensor) -> None:
     """Set what cannot change a row's loss to zero, in place, so that a sum over all places is one over the row's tokens."""
     scored = (targets != UNSCORED).flip(-1).cummax(dim=-1).values.flip(-1)
     if bool(scored.all()):
@@ -138,7 +129,7 @@ def _silence(layers: dict[int, dict[str, Tensor]], targets: Tensor) -> None:
             value.masked_fill_(~scored[:, :, None], 0.0)
 
 
-def _spoken(name: str) -> str:
+def _in_words(name: str) -> str:
     if name == "x":
         return "input of q, k and v"
     return "input of o" if name == "z" else f"gradient of block {name.removeprefix('delta.')}"

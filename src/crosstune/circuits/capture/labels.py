@@ -1,6 +1,6 @@
 """Labels: those of the text, or drawn from the model's own predictions, for the true Fisher.
 
-A drawn label hangs on the seed, on what its row says and on the model; not on the batch, nor on the order of the rows.
+A drawn label depends on the seed, on what its row says and on the model; not on the batch, nor on the order of the rows.
 """
 
 from __future__ import annotations
@@ -16,26 +16,13 @@ from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.storage import fingerprint
 
 Labels = Literal["text", "sampled"]
-LABELS: tuple[Labels, ...] = ("text", "sampled")
 
 # Cumulative probabilities in float64 of so many entries are held at once (64 MiB).
 _CHUNK = 2**23
 
 
 def draws(rows: Sequence[Encoded], seed: int, width: int) -> Tensor:
-    """Where in the distribution of each next token the label lies.
-
-    Shapes:
-        Result: [b, width], float64, in [0, 1).
-
-    Args:
-        rows: The rows.
-        seed: Another seed draws other labels.
-        width: At least the predictions of the longest row.
-
-    Returns:
-        Numbers that a row has whatever stands beside it.
-    """
+    """Where in the distribution of each next token the label lies, [b, width] in [0, 1): the same for a row in any batch."""
     found = torch.zeros(len(rows), width, dtype=torch.float64)
     for index, row in enumerate(rows):
         content = fingerprint([row.input_ids, row.labels])
@@ -46,11 +33,7 @@ def draws(rows: Sequence[Encoded], seed: int, width: int) -> Tensor:
 
 
 def sampled(logits: Tensor, targets: Tensor, at: Tensor) -> Tensor:
-    """The next token of the model's own distribution at each scored place.
-
-    Shapes:
-        logits: [b, T, V]. targets, at, result: [b, T].
-    """
+    """The next token of the model's own distribution at each scored place: logits [b, T, V], targets and `at` [b, T] → [b, T]."""
     places = targets != UNSCORED
     found = targets.clone()
     chosen, where = logits.detach()[places], at.to(logits.device)[places]

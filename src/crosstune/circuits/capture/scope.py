@@ -1,7 +1,4 @@
-"""Scope: the projections that are asked for, at which modules they are tapped, and how much their factors are.
-
-Rows: which can be captured, what of them counts, and which go through the model together.
-"""
+"""What a capture covers: the projections and the modules that make them; the rows that can be captured, and in which batches."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from torch import nn
 
 from crosstune.circuits.settings import BLOCKS, CircuitSettings
 from crosstune.foundation.data import UNSCORED, Encoded
-from crosstune.foundation.errors import DataError, SettingsError
+from crosstune.foundation.errors import DataError
 from crosstune.foundation.models import HeadMap
 
 _WRAPPED = ".base_layer"  # PEFT's name for what an adapter stands beside
@@ -23,13 +20,7 @@ _WRAPPED = ".base_layer"  # PEFT's name for what an adapter stands beside
 
 @dataclass(frozen=True)
 class Scope:
-    """Layers and blocks of a model's attention.
-
-    Attributes:
-        heads: The model's heads.
-        layers: Layers, in order.
-        blocks: Blocks, in order.
-    """
+    """Layers and blocks of a model's attention, in order."""
 
     heads: HeadMap
     layers: tuple[int, ...]
@@ -38,15 +29,8 @@ class Scope:
     @classmethod
     def of(cls, heads: HeadMap, settings: CircuitSettings) -> Scope:
         """What the settings ask for."""
+        settings.check_places(heads)
         layers = range(heads.num_layers) if settings.layers is None else settings.layers
-        beyond = [layer for layer in layers if layer >= heads.num_layers]
-        if beyond:
-            raise SettingsError(
-                "layers",
-                law=f"must lie between 0 and {heads.num_layers - 1} for this model",
-                found=beyond[0],
-                remedy="Leave `layers` out for all.",
-            )
         blocks = tuple(block for block in BLOCKS if block in settings.blocks)
         return cls(heads, tuple(sorted(layers)), blocks)
 
@@ -78,7 +62,7 @@ class Scope:
         }
 
     def features(self, model: nn.Module) -> int:
-        """How many numbers are kept of a token: one x for q, k and v, one z for o, and δ of every module."""
+        """How many numbers are stored of a token: one x for q, k and v, one z for o, and δ of every module."""
         total = 0
         for layer, modules in self.modules.items():
             for blocks, weight in modules.items():
@@ -86,10 +70,10 @@ class Scope:
                 # The side that heads divide is known; the rest of the weight is the other side.
                 headed = self.heads.projection(layer, blocks[0]).cut.features
                 total += headed + (prod(shape) // headed if blocks == "o" else 0)
-            asked = [blocks for blocks in modules if blocks != "o"]
-            if asked:
-                weight = modules[asked[0]]
-                headed = self.heads.projection(layer, asked[0][0]).cut.features
+            reading_x = [blocks for blocks in modules if blocks != "o"]
+            if reading_x:
+                weight = modules[reading_x[0]]
+                headed = self.heads.projection(layer, reading_x[0][0]).cut.features
                 total += prod(model.get_parameter(weight).shape) // headed
         return total
 
@@ -154,14 +138,9 @@ def trimmed(row: Encoded) -> Encoded:
 
 
 def plan_batches(rows: Sequence[Encoded], batch_tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Which rows go together: rows of like length, longest first.
+    """The places of each batch's rows: rows of like length, longest first, of at most so many padded tokens; a longer row is alone.
 
-    Args:
-        batch_tokens: The most padded tokens of a batch; a longer row stands alone.
-
-    Returns:
-        The places of each batch's rows. What the rows say decides, not their order, so that the same rows in
-        another order meet the same neighbours.
+    What the rows say decides, not their order, so that the same rows in another order are in the same batches.
     """
     order = sorted(
         range(len(rows)), key=lambda at: (-len(rows[at].input_ids), rows[at].input_ids, at)

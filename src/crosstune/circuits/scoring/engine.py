@@ -1,29 +1,33 @@
-"""Engine: the scores of all pairs of samples in one layer, from captured factors; see `tiles.variants` for the formulas."""
+"""Engine: the scores of all pairs of samples in one layer, from captured factors; see `scoring.variants` for the formulas.
+
+A block is scored some heads at a time, as many as fit the budget; each tile is built once wherever a head fits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from crosstune.circuits.scoring.accumulate import Apart, has_own
-from crosstune.circuits.scoring.fisher import FisherFacts, require_samples
-from crosstune.circuits.scoring.kfac import (
-    KroneckerFactors,
-    check_budget,
-    precondition,
-    tokens_of,
+from crosstune.circuits.scoring.accumulate import Accumulator, TilePart
+from crosstune.circuits.scoring.fisher import (
+    FisherFacts,
+    Squares,
+    facts_of,
+    medians,
+    require_samples,
 )
-from crosstune.circuits.scoring.memory import Room, Sources
-from crosstune.circuits.scoring.slices import kinds_of, score_slices
-from crosstune.circuits.scoring.tiles import Layer, Source
-from crosstune.circuits.scoring.variants import check_forms
+from crosstune.circuits.scoring.independent import IndependentMeans
+from crosstune.circuits.scoring.kfac import KroneckerFactors, check_budget, precondition, tokens_of
+from crosstune.circuits.scoring.memory import Cuts, TaskFactors, Workspace, within
+from crosstune.circuits.scoring.tiles import BlockFactors, Layer
+from crosstune.circuits.scoring.variants import Normaliser
 from crosstune.circuits.settings import CircuitSettings, Form
 from crosstune.foundation.errors import MeasurementError, SettingsError
+from crosstune.foundation.gradients.gradients import float32_products
 
 
 class Heads(Protocol):
@@ -40,15 +44,14 @@ class Heads(Protocol):
 class BlockScores:
     """The scores of one block of one layer, on the CPU.
 
-    h runs over `heads`. Halves are the even and the odd samples. Units are those of `tiles.variants`.
+    h runs over `heads`: query heads for q and o, key-value heads for k and v. Halves are the even and the odd samples. Units are those
+    of `scoring.variants`.
 
     Attributes:
-        heads: Which heads: query heads for q and o, key-value heads for k and v.
         pairs: Scores by form, [nA, nB, h]; of `ewc`, which is of j alone, [1, nB, h].
         columns: Means over each half of A by form of the averages, [2, nB, h].
         rows: Means over each half of B by form of the averages, [2, nA, h].
-        apart: Each sample's mean score with the samples that were drawn apart from it, by form of the averages that can be so
-            measured (see `tiles.own`).
+        independent: Each sample's mean score with independent samples, by form of the averages that measures them.
         l1_b: ‖g_j‖₁, [nB, h]; nats per unit of weight.
         norm_a: ‖g_i‖₂, [nA, h].
         norm_b: ‖g_j‖₂, [nB, h].
@@ -59,7 +62,7 @@ class BlockScores:
     pairs: dict[Form, Tensor]
     columns: dict[Form, Tensor]
     rows: dict[Form, Tensor]
-    apart: dict[Form, Apart]
+    independent: dict[Form, IndependentMeans]
     l1_b: Tensor
     norm_a: Tensor
     norm_b: Tensor
@@ -69,57 +72,48 @@ class BlockScores:
 def score_layer(
     a: Layer,
     b: Layer,
-    counts: tuple[int, int],
     settings: CircuitSettings,
     *,
     true: Layer | None = None,
     heads: Heads,
     forms: Sequence[Form] | None = None,
 ) -> dict[str, BlockScores]:
-    """The scores of every pair of samples, in every chosen block and head of one layer.
+    """The scores of every pair of samples, in every chosen block and head of one layer, by block.
 
-    Diagonal Fisher, directional (M_ij ≠ M_ji), magnitude-weighted, normalised by task A unless the form says otherwise.
-    Each sample's gradient is built once, for all forms. Figures depend on the samples, not on how they are batched or cut.
-
-    Args:
-        a: Factors of task A.
-        b: Factors of task B; the same as `a` is allowed.
-        counts: Samples of A and of B.
-        settings: Blocks, heads, forms, damping, memory and device.
-        true: Factors of A's rows at labels that the model drew, where a form asks for the true Fisher.
-        heads: The model's heads.
-        forms: Forms of the pair scores; None takes the settings'.
-
-    Returns:
-        Scores by block; NaN or empty where a task has no samples.
+    Diagonal Fisher, directional (M_ij ≠ M_ji), magnitude-weighted, normalised by task A unless the form says otherwise. Each sample's
+    gradient is built once, for all forms. Figures depend on the samples, not on how they are batched or cut. `true` are the factors of
+    A's rows at labels that the model drew, for forms under the true Fisher; `forms` are scored instead of the settings'.
 
     Raises:
         DataError: Task A has too few samples for a Fisher.
-        MeasurementError: A gradient is not finite, factors do not fit each other, or not even a part of a head fits the budget.
-        SettingsError: The true Fisher is asked for without its factors, or a device that is not there.
+        MeasurementError: A gradient is not finite, or not even a part of a head fits the budget.
+        SettingsError: A device is asked for that is not there.
     """
-    asked = tuple(settings.forms if forms is None else forms)
-    averages = settings.average_forms
-    check_forms((*asked, *averages))
-    chosen = {block: _chosen(block, settings, heads) for block in settings.blocks}
-    if not all(counts):
-        return {block: _unmeasured(chosen[block], counts, asked, averages) for block in chosen}
-    kinds = kinds_of(asked, averages)
-    drawn = _drawn(true, kinds)
-    for kind in kinds:
-        require_samples(kind, drawn if kind == "true" else counts[0], settings)
-    question = _Question(asked, averages, drawn, settings, Room())
-    layers = (a, b, true if "true" in kinds else None)
-    return {block: _score(block, chosen[block], layers, counts, question) for block in chosen}
+    pair_forms = tuple(settings.forms if forms is None else forms)
+    work = _Work(pair_forms, settings.average_forms, settings, Workspace())
+    drawn = true if "true" in work.fishers else None
+    for kind in work.fishers:
+        of_a = drawn if kind == "true" and drawn else a
+        require_samples(kind, sum(len(batch.places) for batch in of_a.batches), settings)
+    return {
+        block: _score(block, _chosen(block, settings, heads), (a, b, drawn), work)
+        for block in settings.blocks
+    }
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Work:
+    """What is scored of every block, and the workspace that all blocks use."""
+
     forms: tuple[Form, ...]
     averages: tuple[Form, ...]
-    drawn: int
     settings: CircuitSettings
-    room: Room
+    workspace: Workspace
+
+    @property
+    def fishers(self) -> list[str]:
+        """Every kind of Fisher that a form asks for, once."""
+        return list(dict.fromkeys(form.fisher for form in (*self.forms, *self.averages)))
 
     @property
     def kronecker(self) -> bool:
@@ -138,66 +132,149 @@ def _score(
     block: str,
     heads: tuple[int, ...],
     layers: tuple[Layer, Layer, Layer | None],
-    counts: tuple[int, int],
-    question: _Question,
+    work: _Work,
 ) -> BlockScores:
     """The scores of one block."""
-    settings, name = question.settings, f"block {block} of layer {layers[0].layer}"
+    settings, name = work.settings, f"block {block} of layer {layers[0].layer}"
     device = _device(settings)
-    if question.copies:
-        question.room.clear()
+    if work.copies:
+        work.workspace.clear()
     a, b, true = (
-        None if layer is None else Source.of(layer, block, count, list(heads), device)
-        for layer, count in zip(layers, (*counts, question.drawn), strict=True)
+        None if layer is None else BlockFactors.of(layer, block, list(heads), device)
+        for layer in layers
     )
     assert a is not None
     assert b is not None
-    _check_alike(name, a, b)
-    with _products(a.device, settings.tf32):
+    with float32_products(tf32=settings.tf32):
         kronecker = None
-        if question.kronecker:
+        if work.kronecker:
             check_budget(a, settings.budget_gib)
             factors = KroneckerFactors.of(a, block, tokens_of(layers[0], block))
             kronecker = precondition(a, factors, settings, name)
-        sources = Sources(name, heads, a, b, true, kronecker)
-        tally, facts = score_slices(
-            sources, question.forms, question.averages, settings, question.room
+        sums, facts = _score_heads(TaskFactors(name, heads, a, b, true, kronecker), work)
+    pairs = sums.pairs()
+    averages = (sums.columns(pairs), sums.rows(pairs))
+    return BlockScores(heads, pairs, *averages, sums.independent.means(), *sums.norms(), facts)
+
+
+def _score_heads(factors: TaskFactors, work: _Work) -> tuple[Accumulator, dict[str, FisherFacts]]:
+    """Every form of every head of a block, and the facts of every kind of Fisher that was used."""
+    kinds, settings, workspace = work.fishers, work.settings, work.workspace
+    cached = factors.a.device.type == "cpu"
+    cuts = Cuts.of(factors.need(kinds), settings.budget_gib, cached=cached)
+    workspace.fit(cuts, factors.a, settings.budget_gib)
+    sums = Accumulator(work.forms, work.averages, factors.a, factors.b)
+    facts: dict[str, list[FisherFacts]] = {kind: [] for kind in kinds}
+    for heads in cuts.chunks():
+        squares = _squares(factors, heads, (cuts, workspace), sums, halved="held_out" in kinds)
+        normalisers = {}
+        for kind in kinds:
+            normalisers[kind], found = _normalise(kind, squares, factors.a.halves, settings)
+            facts[kind].append(found)
+        for stretch in cuts.stretches():
+            _add(factors, heads, stretch, (cuts, workspace), sums, normalisers)
+    return sums, {kind: FisherFacts.joined(parts) for kind, parts in facts.items()}
+
+
+def _normalise(
+    kind: str, squares: Squares, halves: Tensor, settings: CircuitSettings
+) -> tuple[Normaliser, FisherFacts]:
+    """What a Fisher does to gradients, and the facts of that Fisher."""
+    fisher = squares.fisher(kind)
+    median = medians(fisher)
+    scale = settings.damping_share * median
+    normaliser = Normaliser.of(kind, fisher, scale, halves, settings)
+    return normaliser, facts_of(fisher, median, settings)
+
+
+def _squares(
+    factors: TaskFactors,
+    heads: slice,
+    held: tuple[Cuts, Workspace],
+    sums: Accumulator,
+    *,
+    halved: bool,
+) -> Squares:
+    """The sums of squares of some heads; their tiles stay built where a head is held whole."""
+    cuts, workspace = held
+    a, b = factors.a, factors.b
+    shape = (heads.stop - heads.start, *a.slice_shape)
+    found = Squares(
+        a=a.new_zeros(*shape),
+        b=a.new_zeros(*shape),
+        halves=a.new_zeros(2, *shape) if halved else None,
+        true=a.new_zeros(*shape) if factors.true else None,
+        counts=(a.count, b.count, factors.drawn),
+    )
+    chosen = [(a.halves == half).nonzero()[:, 0] for half in (0, 1)]
+    for stretch in cuts.stretches():
+        if factors.true and found.true is not None:
+            tile = workspace.tile("b", factors.true, heads, stretch)
+            for part, squared in workspace.squared(tile, stretch):
+                found.true[:, part] = squared.sum(0)
+        for part, squared in workspace.squared(workspace.tile("a", a, heads, stretch), stretch):
+            sums.add_squares(0, heads, squared)
+            found.a[:, part] = squared.sum(0)
+            if found.halves is not None:
+                for half, positions in enumerate(chosen):
+                    found.halves[half, :, part] = squared[positions].sum(0)
+        for part, squared in workspace.squared(workspace.tile("b", b, heads, stretch), stretch):
+            sums.add_squares(1, heads, squared)
+            found.b[:, part] = squared.sum(0)
+    _check_finite(found, factors, heads)
+    return found
+
+
+def _add(
+    factors: TaskFactors,
+    heads: slice,
+    stretch: slice,
+    held: tuple[Cuts, Workspace],
+    sums: Accumulator,
+    normalisers: Mapping[str, Normaliser],
+) -> None:
+    """Add a stretch of some heads to the sums."""
+    cuts, workspace = held
+    a = workspace.tile("a", factors.a, heads, stretch, built=cuts.whole)
+    b = workspace.tile("b", factors.b, heads, stretch, built=cuts.whole)
+    kronecker = None
+    if factors.kronecker:
+        kronecker = workspace.tile("kronecker", factors.kronecker, heads, stretch)
+    for cut in cuts.parts(stretch):
+        tiles = a[:, :, cut], b[:, :, cut]
+        part = TilePart(
+            heads,
+            within(stretch, cut),
+            *tiles,
+            kronecker=None if kronecker is None else kronecker[:, :, cut],
+            work=workspace.work(max(tiles, key=len)),
         )
-    pairs = tally.pairs()
-    averages = (tally.columns(pairs), tally.rows(pairs))
-    return BlockScores(heads, pairs, *averages, tally.own.means(), *tally.norms(), facts)
+        sums.add(part, normalisers)
+
+
+def _check_finite(squares: Squares, factors: TaskFactors, heads: slice) -> None:
+    """Raise unless all squares are finite."""
+    named = {"task A": squares.a, "task B": squares.b}
+    if squares.true is not None:
+        named["task A at drawn labels"] = squares.true
+    for task, sums in named.items():
+        wrong = ~sums.isfinite().all(-1).all(-1)
+        if bool(wrong.any()):
+            head = factors.heads[heads.start + int(wrong.nonzero()[0])]
+            raise MeasurementError(
+                f"gradients of {task}, {factors.name}, head {head}",
+                law="must be finite, and their squares too",
+                found="NaN or infinity",
+                remedy="Check the model's weights and loss on these rows; half precision overflows where float32 does not.",
+            )
 
 
 def _chosen(block: str, settings: CircuitSettings, heads: Heads) -> tuple[int, ...]:
     """The heads of a block that are asked for; key-value heads once, however many query heads they serve."""
     if settings.heads is None:
         return tuple(range(heads.heads_of(block)))
-    asked = settings.heads if block in ("q", "o") else map(heads.kv_head, settings.heads)
-    return tuple(sorted(set(asked)))
-
-
-def _drawn(true: Layer | None, kinds: Sequence[str]) -> int:
-    """Samples at drawn labels, where a form asks for them."""
-    if "true" not in kinds:
-        return 0
-    if true is None:
-        raise SettingsError(
-            "fisher",
-            law="`true` needs task A's factors at labels drawn from the model",
-            found="none",
-            remedy='Capture them with labels="sampled" and give them as `true`.',
-        )
-    return sum(len(batch.places) for batch in true.batches)
-
-
-def _check_alike(name: str, a: Source, b: Source) -> None:
-    if (a.heads, a.slice_shape) != (b.heads, b.slice_shape):
-        raise MeasurementError(
-            f"factors of {name}",
-            law="must have as many heads, head_dim and columns for task B as for task A",
-            found=f"({b.heads}, {b.slice_shape}) and ({a.heads}, {a.slice_shape})",
-            remedy="Capture both tasks with the same model.",
-        )
+    chosen = settings.heads if block in ("q", "o") else map(heads.kv_head, settings.heads)
+    return tuple(sorted(set(chosen)))
 
 
 def _device(settings: CircuitSettings) -> torch.device | None:
@@ -211,46 +288,3 @@ def _device(settings: CircuitSettings) -> torch.device | None:
             remedy="Set computation_device to cpu or auto.",
         )
     return None if wanted == "auto" else torch.device(wanted)
-
-
-@contextmanager
-def _products(device: torch.device, tf32: bool) -> Iterator[None]:
-    """Multiply float32 matrices on CUDA as the settings say, whatever the process does otherwise."""
-    place: Any = torch.backends.cuda.matmul
-    # The older switch may not be read once the newer one was used, and the other way round.
-    newer = hasattr(place, "fp32_precision")
-    switch = "fp32_precision" if newer else "allow_tf32"
-    if device.type != "cuda":
-        yield
-        return
-    before = getattr(place, switch)
-    setattr(place, switch, ("tf32" if tf32 else "ieee") if newer else tf32)
-    try:
-        yield
-    finally:
-        setattr(place, switch, before)
-
-
-def _unmeasured(
-    heads: tuple[int, ...], counts: tuple[int, int], forms: Sequence[Form], averages: Sequence[Form]
-) -> BlockScores:
-    """What is known without samples of A or of B: shapes."""
-    (count_a, count_b), h = counts, len(heads)
-
-    def nothing(*shape: int) -> Tensor:
-        return torch.full((*shape, h), torch.nan)
-
-    return BlockScores(
-        heads,
-        pairs={
-            form: nothing(min(1, count_a) if form.variant == "ewc" else count_a, count_b)
-            for form in forms
-        },
-        columns={form: nothing(2, count_b) for form in averages},
-        rows={form: nothing(2, count_a) for form in averages},
-        apart={form: Apart(*map(nothing, 2 * counts)) for form in averages if has_own(form)},
-        l1_b=nothing(count_b),
-        norm_a=nothing(count_a),
-        norm_b=nothing(count_b),
-        fishers={kind: FisherFacts.unmeasured(h) for kind in kinds_of(forms, averages)},
-    )

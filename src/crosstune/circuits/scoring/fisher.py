@@ -24,7 +24,7 @@ refuses under one that did not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -37,17 +37,11 @@ _SMALL = 10.0  # times ε: what `conditional` damps
 
 @dataclass(frozen=True)
 class FisherFacts:
-    """What the Fisher of each head's slice looks like, before damping.
+    """What the Fisher of each head's slice looks like before damping, [heads] each; `damping` is λ.
 
-    Shapes:
-        All: [heads]. Unit: nats² per squared unit of weight; `below_epsilon` is a share.
+    Of `held_out`: the smallest and largest entry of both halves, and the means of both medians and λ.
 
-    Attributes:
-        min: Smallest entry; of `held_out`, of both halves.
-        median: Lower median; of `held_out`, the mean of the halves' medians.
-        max: Largest entry.
-        below_epsilon: Share of entries below ε.
-        damping: λ; of `held_out`, the mean of both.
+    Unit: nats² per squared unit of weight; `below_epsilon` is the share of entries below ε.
     """
 
     min: Tensor
@@ -57,30 +51,19 @@ class FisherFacts:
     damping: Tensor
 
     @classmethod
-    def unmeasured(cls, heads: int) -> FisherFacts:
-        """The facts of a Fisher over no samples: NaN."""
-        return cls(*(torch.full((heads,), torch.nan) for _ in range(5)))
-
-    @classmethod
     def joined(cls, parts: Sequence[FisherFacts]) -> FisherFacts:
         """The facts of several groups of heads, in their order, on the CPU."""
-        names = ("min", "median", "max", "below_epsilon", "damping")
+        names = (field.name for field in fields(cls))
         return cls(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
 
 
 @dataclass(frozen=True)
 class Squares:
-    """Sums over samples of squared gradients.
+    """Sums over samples of squared gradients; `counts` are samples of A, of B and at drawn labels.
 
     Shapes:
-        a, b, true: [heads, head_dim, d]. halves: [2, heads, head_dim, d].
-
-    Attributes:
-        a: Of task A.
-        b: Of task B.
-        halves: Of the even and of the odd samples of A; None where nobody asks.
-        true: Of A's rows at labels drawn from the model; None where nobody asks.
-        counts: Samples of A, of B and at drawn labels.
+        a, b, true: [heads, head_dim, d], the last of A's rows at labels drawn from the model. halves: [2, heads, head_dim, d], of the
+        even and of the odd samples of A. true and halves are None where no Fisher needs them.
     """
 
     a: Tensor
@@ -109,7 +92,7 @@ class Squares:
 
 
 def require_samples(kind: str, count: int, settings: CircuitSettings) -> None:
-    """There are enough samples of task A for a Fisher of this kind."""
+    """Raise unless there are enough samples of task A for a Fisher of this kind."""
     least = settings.min_samples
     used = {"held_out": count // 2, "leave_one_out": count - 1}.get(kind, count)
     if used >= least:
@@ -124,27 +107,19 @@ def require_samples(kind: str, count: int, settings: CircuitSettings) -> None:
 
 
 def medians(fisher: Tensor) -> Tensor:
-    """The lower median of each slice.
-
-    Shapes:
-        fisher: [m, heads, head_dim, d]; result: [m, heads].
-    """
+    """The lower median of each slice, [m, heads] of [m, heads, head_dim, d]."""
     return fisher.flatten(2).median(-1).values
 
 
 def damped(fisher: Tensor, scale: Tensor, settings: CircuitSettings) -> Tensor:
-    """What divides, D: the Fisher, kept from being too small.
-
-    Shapes:
-        fisher: [..., heads, head_dim, d]; scale: [..., heads], λ of each slice; result: as fisher.
-    """
-    spread = scale[..., None, None]
-    kept = fisher.clamp(min=settings.epsilon)
+    """What divides, D [..., heads, head_dim, d]: the Fisher, kept from being too small; scale: [..., heads], λ of each slice."""
+    added = scale[..., None, None]
+    floored = fisher.clamp(min=settings.epsilon)
     if settings.damping == "floor":
-        return torch.maximum(kept, spread, out=kept)
+        return torch.maximum(floored, added, out=floored)
     if settings.damping == "conditional":
-        return kept.add_((fisher < _SMALL * settings.epsilon) * spread)
-    return kept.add_(spread)
+        return floored.add_((fisher < _SMALL * settings.epsilon) * added)
+    return floored.add_(added)
 
 
 def inverse(kind: str, divisor: Tensor) -> Tensor:
@@ -161,11 +136,7 @@ def inverse(kind: str, divisor: Tensor) -> Tensor:
 
 
 def facts_of(fisher: Tensor, median: Tensor, settings: CircuitSettings) -> FisherFacts:
-    """The facts of one kind of Fisher.
-
-    Shapes:
-        fisher: [m, heads, head_dim, d]; median: [m, heads].
-    """
+    """The facts of one kind of Fisher [m, heads, head_dim, d], given its medians [m, heads]."""
     flat = fisher.flatten(2)
     return FisherFacts(
         min=flat.amin(-1).amin(0),

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from crosstune.circuits.scoring.memory import GIB
-from crosstune.circuits.scoring.tiles import Layer, Source
+from crosstune.circuits.scoring.tiles import BlockFactors, Layer
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.errors import MeasurementError
 
@@ -38,17 +38,13 @@ class KroneckerFactors:
 
     Shapes:
         headed: [heads, head_dim, head_dim], S of q, k, v or A of o. shared: [d, d], A of q, k, v or S of o.
-
-    Attributes:
-        headed: The factor of each head.
-        shared: The factor of all heads.
     """
 
     headed: Tensor
     shared: Tensor
 
     @classmethod
-    def of(cls, source: Source, block: str, tokens: int) -> KroneckerFactors:
+    def of(cls, source: BlockFactors, block: str, tokens: int) -> KroneckerFactors:
         """The factors from task A."""
         (size, width), dtype, device = source.slice_shape, source.dtype, source.device
         headed = torch.zeros(source.heads, size, size, dtype=torch.float64, device=device)
@@ -64,8 +60,8 @@ class KroneckerFactors:
         return cls(headed, shared)
 
 
-def check_budget(source: Source, budget_gib: float) -> None:
-    """Making the factors, and preconditioning with them, fits the budget."""
+def check_budget(source: BlockFactors, budget_gib: float) -> None:
+    """Raise unless making the factors, and preconditioning with them, fits the budget."""
     (size, width), heads = source.slice_shape, source.heads
     largest = max(part.shape[0] * part.shape[1] for part in source.shared)
     tokens = sum(part.shape[0] * part.shape[1] for part in source.shared)
@@ -92,8 +88,8 @@ def tokens_of(layer: Layer, block: str) -> int:
 
 
 def precondition(
-    source: Source, factors: KroneckerFactors, settings: CircuitSettings, name: str
-) -> Source:
+    source: BlockFactors, factors: KroneckerFactors, settings: CircuitSettings, name: str
+) -> BlockFactors:
     """The same samples with factors whose outer products are S⁻¹ G A⁻¹."""
     if not (factors.headed.isfinite().all() and factors.shared.isfinite().all()):
         raise MeasurementError(

@@ -1,4 +1,4 @@
-"""Building: the gradients of single samples with respect to a head's slice of the effective weight, from factors.
+"""Tiles: the gradients of single samples with respect to a head's slice of the effective weight, built from factors.
 
 `G[n, h, :, :] = Σ_t headed[n, t, h, :] ⊗ shared[n, t, :]`, the gradient of sample n's summed loss in nats. For q, k and v
 `headed` is the derivative at the projection's output by head and `shared` its input, so G is the head's output rows; for o
@@ -14,8 +14,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from crosstune.foundation.errors import MeasurementError
 
 
 class Batch(Protocol):
@@ -45,24 +43,21 @@ class Layer(Protocol):
 
     @property
     def units(self) -> Sequence[str]:
-        """What each sample was drawn with: its group, or itself."""
+        """What counts as one independent draw, by sample: its group, or itself."""
 
 
 @dataclass(frozen=True)
-class Source:
+class BlockFactors:
     """The factors of one task and block on the device that computes, from which tiles are built.
 
     Tiles hold samples as they lie in the batches: sample `order[p]` at position p. So a batch's product is written where it
     stays, and what is computed is put in order at the end, when it is small.
 
     Shapes:
-        order: [count], on the CPU. headed: [b, T, heads, head_dim] each. shared: [b, T, d] each.
+        order: [count], on the CPU. headed: [b, T, heads, head_dim] each, of the chosen heads. shared: [b, T, d] each.
 
     Attributes:
-        order: Which sample lies at each position.
-        headed: Factors by head, of the chosen heads.
-        shared: Factors of all heads.
-        units: What each sample was drawn with, by sample.
+        units: What counts as one independent draw, by sample.
         copied: Bytes of factors that lie elsewhere as well.
     """
 
@@ -77,24 +72,21 @@ class Source:
         cls,
         layer: Layer,
         block: str,
-        count: int,
         heads: list[int] | None = None,
         device: torch.device | None = None,
-    ) -> Source:
+    ) -> BlockFactors:
         """The factors of a block; half-precision ones as they are."""
         headed: list[Tensor] = []
         shared: list[Tensor] = []
-        copied, name = 0, f"factors of block {block} in layer {layer.layer}"
+        copied = 0
         for batch in layer.batches:
             by_head, other = batch.headed(block), batch.shared(block)
-            _check_shapes(name, by_head, other, batch.places)
             every = heads is None or len(heads) == by_head.shape[2]
             headed.append((by_head if every else by_head[:, :, heads]).to(device))
             shared.append(other.to(device))
             copied += headed[-1].nbytes * (headed[-1] is not by_head)
             copied += shared[-1].nbytes * (shared[-1] is not other)
         order = torch.cat([batch.places.cpu() for batch in layer.batches])
-        _check_order(name, order, count)
         return cls(order, tuple(headed), tuple(shared), tuple(layer.units), copied)
 
     @property
@@ -121,15 +113,10 @@ class Source:
         return found
 
     @property
-    def mates(self) -> tuple[Tensor, ...]:
+    def groups(self) -> tuple[Tensor, ...]:
         """The positions of the samples of each unit that has several, on the device."""
         several = (places for places in self.members.values() if len(places) > 1)
         return tuple(torch.tensor(places, device=self.device) for places in several)
-
-    @property
-    def together(self) -> int:
-        """Samples of the largest unit that has several; 0 where none has."""
-        return max(map(len, self.mates), default=0)
 
     @property
     def heads(self) -> int:
@@ -157,11 +144,7 @@ class Source:
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def build(self, heads: slice, features: slice, out: Tensor) -> None:
-        """Fill a tile with every sample's gradient, one batched product per batch.
-
-        Shapes:
-            out: [count, heads, features, d], contiguous.
-        """
+        """Fill a tile with every sample's gradient, one batched product per batch; out: [count, heads, features, d], contiguous."""
         flat = out.flatten(1, 2)
         sizes = [len(part) for part in self.headed]
         for tile, headed, shared in zip(flat.split(sizes), self.headed, self.shared, strict=True):
@@ -169,24 +152,6 @@ class Source:
             torch.bmm(factor.mT, shared.to(out.dtype), out=tile)
 
 
-def _check_shapes(name: str, headed: Tensor, shared: Tensor, places: Tensor) -> None:
-    fits = headed.ndim == 4 and shared.ndim == 3 and headed.shape[:2] == shared.shape[:2]
-    if fits and len(places) == len(headed):
-        return
-    raise MeasurementError(
-        name,
-        law="must be [b, T, heads, head_dim] by head and [b, T, d] shared, for b samples",
-        found=f"{tuple(headed.shape)}, {tuple(shared.shape)} and {len(places)} places",
-        remedy="Capture the factors again.",
-    )
-
-
-def _check_order(name: str, order: Tensor, count: int) -> None:
-    if torch.equal(order.sort().values, torch.arange(count)):
-        return
-    raise MeasurementError(
-        name,
-        law=f"must hold each of {count} samples once",
-        found=f"{len(order)} rows for {len(order.unique())} samples",
-        remedy="Capture the factors again.",
-    )
+def by_head(tile: Tensor) -> Tensor:
+    """The view [heads, n, features × d] of a tile."""
+    return tile.transpose(0, 1).flatten(2)

@@ -28,8 +28,7 @@ import torch
 from torch import Tensor
 
 from crosstune.circuits.scoring.fisher import damped, inverse
-from crosstune.circuits.settings import CircuitSettings, Form
-from crosstune.foundation.errors import SettingsError
+from crosstune.circuits.settings import CircuitSettings
 
 Right = Literal["signed", "magnitude", "square"]
 RIGHTS: tuple[Right, ...] = ("signed", "magnitude", "square")
@@ -49,14 +48,7 @@ class Normaliser:
 
     Shapes:
         inverse: [m, heads, head_dim, d], 1 / D; m is 2 for `held_out`, one for the even and one for the odd samples. None for
-        `leave_one_out`, whose D differs from sample to sample. scale: [m, heads], λ.
-
-    Attributes:
-        kind: One of `FISHERS`.
-        inverse: 1 / D.
-        scale: λ.
-        halves: Which half each sample is of, [nA].
-        settings: Damping.
+        `leave_one_out`, whose D differs from sample to sample. scale: [m, heads], λ. halves: [nA], which half each sample is of.
     """
 
     kind: str
@@ -67,12 +59,7 @@ class Normaliser:
 
     @classmethod
     def of(
-        cls,
-        kind: str,
-        fisher: Tensor,
-        scale: Tensor,
-        halves: Tensor,
-        settings: CircuitSettings,
+        cls, kind: str, fisher: Tensor, scale: Tensor, halves: Tensor, settings: CircuitSettings
     ) -> Normaliser:
         """The normaliser of a kind."""
         if kind == "leave_one_out":
@@ -81,11 +68,7 @@ class Normaliser:
         return cls(kind, divided, scale, halves, settings)
 
     def divide(self, tile: Tensor, features: slice, out: Tensor) -> Tensor:
-        """Each sample's gradient over its D.
-
-        Shapes:
-            tile, out: [nA, heads, features, d].
-        """
+        """Each sample's gradient over its D; tile, out: [nA, heads, features, d]."""
         if self.inverse is None:
             return torch.mul(tile, self._others(tile, features), out=out)
         part = self.inverse[:, :, features]
@@ -105,11 +88,7 @@ class Normaliser:
 def left(
     variant: str, tile: Tensor, normaliser: Normaliser, features: slice, out: Tensor
 ) -> Tensor:
-    """The left factor of a variant, from gradients of task A.
-
-    Shapes:
-        tile, out: [nA, heads, features, d].
-    """
+    """The left factor of a variant, from gradients of task A; tile, out: [nA, heads, features, d]."""
     if variant == "ewc":
         return torch.mul(tile, tile, out=out)
     divided = normaliser.divide(tile, features, out)
@@ -124,15 +103,3 @@ def turn_right(right: Right, tile: Tensor) -> None:
         tile.abs_()
     elif right == "square":
         tile.square_()
-
-
-def check_forms(forms: tuple[Form, ...]) -> None:
-    """Variants that bring a Fisher of their own are asked for under it."""
-    for form in forms:
-        if form.variant in ("ewc", "kfac") and form.fisher != "task_a":
-            raise SettingsError(
-                "fisher",
-                law=f"must be task_a for {form.variant}",
-                found=form.fisher,
-                remedy="Ask for it under task_a.",
-            )

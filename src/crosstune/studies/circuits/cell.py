@@ -9,14 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from crosstune.circuits.ablation import ablate
-from crosstune.circuits.api import (
-    capture_samples,
-    fishers,
-    score_factors,
-)
+from crosstune.circuits.api import capture_samples, score_factors
 from crosstune.circuits.capture.factors import Factors
 from crosstune.circuits.capture.labels import Labels
+from crosstune.circuits.comparison import ablate
 from crosstune.circuits.forecast import estimate
 from crosstune.circuits.samples import Samples
 from crosstune.circuits.scores import CircuitScores
@@ -40,7 +36,7 @@ def captures(wanted: Iterable[CellKey], settings: CircuitSettings) -> set[tuple[
     found: set[tuple[str, Labels]] = set()
     for key in wanted:
         found |= {(key.task_a, "text"), (key.task_b, "text")}
-        if "true" in fishers(settings):
+        if "true" in settings.fishers:
             found.add((key.task_a, "sampled"))
     return found
 
@@ -129,7 +125,7 @@ class OpenCheckpoint:
         factors_a, factors_b = (
             self._factors(task, samples) for task, samples in ((key.task_a, a), (key.task_b, b))
         )
-        is_true = "true" in fishers(settings)
+        is_true = "true" in settings.fishers
         captured = (
             factors_a,
             factors_b,
@@ -149,12 +145,12 @@ class OpenCheckpoint:
         who = f"{key.task_a} against {key.task_b}"
         known = 0
 
-        def told(doing: str, done: int, total: int) -> None:
+        def progress(done: int, total: int) -> None:
             nonlocal known
-            self.tell(f"{who}: {doing}, layer {done} of {total}", done - known)
+            self.tell(f"{who}: scoring, layer {done} of {total}", done - known)
             known = done
 
-        scores = score_factors(a, b, settings, true=true, folder=folder, told=told)
+        scores = score_factors(a, b, settings, true=true, folder=folder, progress=progress)
         self.tell(f"{who}: scored", self.study.layers - known)
         return scores
 
@@ -205,7 +201,7 @@ def ablated(study: Prepared) -> tuple[CircuitSettings, ...]:
         kind
         for kind in FISHERS
         if left.get(kind, study.samples) >= settings.min_samples
-        and (kind != "true" or kind in fishers(settings))
+        and (kind != "true" or kind in settings.fishers)
     ]
     return tuple(
         replace(settings, variants=variants, fisher=kind, averages="pooled") for kind in known

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from crosstune.circuits import tables
+from crosstune.circuits.record import pair_name
 from crosstune.circuits.scores import CircuitScores
 from crosstune.circuits.settings import Form
-from crosstune.circuits.storage.layer import pair_name
 from crosstune.foundation.records import Column, Table
 from crosstune.studies.circuits.cell import SCORES
 from crosstune.studies.circuits.prepare import CellKey

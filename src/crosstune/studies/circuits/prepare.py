@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from crosstune.circuits.api import check_places
 from crosstune.circuits.samples import Samples, check_length, choose_samples
 from crosstune.foundation.data import Row, read_rows
 from crosstune.foundation.errors import DataError, SettingsError, renamed
@@ -119,7 +118,7 @@ class Prepared(Procedure[CircuitStudySettings]):
                 words.enter_context(renamed(name, f"measurement.{name}"))
             check_length(model, measured)
             heads = HeadMap.of(model)
-            check_places(heads, measured)
+            measured.check_places(heads)
         return heads
 
     def samples_of(self, task_a: str, task_b: str, tokenizer: Any) -> tuple[Samples, Samples]:

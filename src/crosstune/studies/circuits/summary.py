@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from crosstune.circuits import tables
+from crosstune.circuits.checks import INVARIANT, why_not
 from crosstune.circuits.comparison import compare
-from crosstune.circuits.invariance import FREE_OF_UNITS, why_not
 from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.foundation.statistics.association import rank_correlation
@@ -113,7 +113,7 @@ def checkpoints_table(heads: Table) -> Table:
 
 def _against_first(heads: Table) -> Iterator[dict[str, Any]]:
     for (pair, block, variant), rows in by_key(heads, ("pair", "block", "variant")):
-        if variant not in FREE_OF_UNITS:
+        if variant not in INVARIANT:
             continue
         maps = {
             name: {(row["layer"], row["head"]): row["mean"] for row in own}

@@ -14,10 +14,10 @@ import torch
 from tests.circuits.drawn import captured, gradients, rows
 from tests.interference import tiny
 
+from crosstune.circuits import storage
 from crosstune.circuits.capture import hooks as passing
-from crosstune.circuits.capture import store
-from crosstune.circuits.capture.factors import Factors, Shard
-from crosstune.circuits.capture.store import FactorStore
+from crosstune.circuits.capture.factors import Factors
+from crosstune.circuits.capture.shards import Shard, ShardsOnDisk
 from crosstune.foundation.errors import StorageError
 
 ROWS = rows()
@@ -67,8 +67,8 @@ def test_what_was_kept_is_what_was_captured(tmp_path: Path) -> None:
 
 def test_the_same_capture_is_found_again(tmp_path: Path, passes: list[int]) -> None:
     first = capture(tmp_path)
-    # Three batches, and one row alone to see whether company matters.
-    assert sorted(passes) == [1, 1, 2, 3]
+    # Three batches; one row alone and once beside other rows, to see whether the others in the batch matter.
+    assert sorted(passes) == [1, 1, 2, 3, 3]
     passes.clear()
     assert_same_bits(first, capture(tmp_path))
     assert passes == []
@@ -82,15 +82,15 @@ class Killed(BaseException):
 def test_a_killed_capture_goes_on(
     after: int, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = FactorStore.write
+    write = ShardsOnDisk.write
 
-    def dies(self: FactorStore, index: int, shard: Shard) -> None:
+    def dies(self: ShardsOnDisk, index: int, shard: Shard) -> None:
         if len(shards(tmp_path)) == after:
             raise Killed
         write(self, index, shard)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FactorStore, "write", dies)
+        patch.setattr(ShardsOnDisk, "write", dies)
         with pytest.raises(Killed):
             capture(tmp_path)
     assert len(shards(tmp_path)) == after
@@ -139,7 +139,7 @@ def test_options_that_change_no_factor_find_the_same(tmp_path: Path, passes: lis
     assert passes == []
 
 
-def test_drawn_labels_hang_on_the_seed(tmp_path: Path, passes: list[int]) -> None:
+def test_drawn_labels_depend_on_the_seed(tmp_path: Path, passes: list[int]) -> None:
     capture(tmp_path, labels="sampled", seed=1)
     passes.clear()
     capture(tmp_path, labels="sampled", seed=1)
@@ -167,7 +167,7 @@ def test_a_damaged_shard_is_seen_and_named(spoil: Any, tmp_path: Path) -> None:
     factors = capture(tmp_path)
     damaged = shards(tmp_path)[1]
     spoil(damaged)
-    with pytest.raises(StorageError, match=r"must be the shard that was written") as caught:
+    with pytest.raises(StorageError, match=r"must hold the factors that were written") as caught:
         gradients(factors)
     assert str(damaged) in str(caught.value) and "Delete this file" in str(caught.value)
 
@@ -184,18 +184,18 @@ def test_a_deleted_shard_alone_is_captured_again(tmp_path: Path, passes: list[in
 @pytest.mark.parametrize("text", ["{", '{"identity": {"weights": "others"}}', "[]"])
 def test_a_manifest_that_is_not_ours_is_refused(text: str, tmp_path: Path) -> None:
     capture(tmp_path)
-    (manifest,) = tmp_path.rglob("manifest.json")
+    (manifest,) = tmp_path.rglob("factors.json")
     manifest.write_text(text, encoding="utf-8")
-    with pytest.raises(StorageError, match=r"manifest"):
+    with pytest.raises(StorageError, match=r"factors\.json"):
         capture(tmp_path)
 
 
 def test_the_manifest_says_what_the_factors_are_of(tmp_path: Path) -> None:
     capture(tmp_path)
-    (manifest,) = tmp_path.rglob("manifest.json")
-    told = json.loads(manifest.read_text(encoding="utf-8"))
-    assert told["shards"] == BATCHES and told["kernel"]["name"] == "default"
-    assert told["identity"]["labels"] == "text" and told["identity"]["layers"] == [0, 1]
+    (manifest,) = tmp_path.rglob("factors.json")
+    found = json.loads(manifest.read_text(encoding="utf-8"))
+    assert found["kernel"]["name"] == "default"
+    assert found["about"]["labels"] == "text" and found["about"]["layers"] == [0, 1]
 
 
 def test_too_little_room_is_seen_before_anything_runs(
@@ -204,13 +204,13 @@ def test_too_little_room_is_seen_before_anything_runs(
     class Usage(NamedTuple):
         free: int
 
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: Usage(1000))
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: Usage(1000))
     with pytest.raises(
         StorageError, match=r"room for factors of .* MiB; found 0\.0009537 MiB free"
     ):
         capture(tmp_path)
     assert passes == [] and list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(StorageError, match=r"name a `folder` on another disk"):
         capture(None, budget_gib=1e-6)
     assert passes == [] and list(tmp_path.iterdir()) == []
@@ -229,15 +229,15 @@ def small_files() -> Iterator[None]:
 def test_a_write_that_the_system_refuses_is_told_and_leaves_nothing_torn(
     tmp_path: Path, small_files: None
 ) -> None:
-    with pytest.raises(StorageError, match=r"os error 27.*shards written: 0 of 3.*run again"):
+    with pytest.raises(StorageError, match=r"os error 27.*files written: 0 of 3.*run again"):
         capture(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["manifest.json"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["factors.json"]
 
 
 def test_a_disk_that_fills_loses_nothing_that_was_whole(
     tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = store.save_file
+    save = storage.save_file
 
     def full(tensors: Any, path: Path, metadata: Any) -> None:
         if len(shards(tmp_path)) == 2:
@@ -246,19 +246,19 @@ def test_a_disk_that_fills_loses_nothing_that_was_whole(
         save(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save_file", full)
-        with pytest.raises(StorageError, match=r"No space left.*shards written: 2 of 3.*goes on"):
+        patch.setattr(storage, "save_file", full)
+        with pytest.raises(StorageError, match=r"No space left.*files written: 2 of 3.*goes on"):
             capture(tmp_path)
     assert len(shards(tmp_path)) == 2
     passes.clear()
     assert_same_bits(capture(tmp_path), capture(None))
-    assert passes[0] == 1 and len(passes) == 1 + 4
+    assert passes[0] == 1 and len(passes) == 1 + 5
 
 
 def test_what_does_not_fit_goes_to_a_folder_that_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
     with capture(None, budget_gib=1e-6) as factors:
         assert len(shards(tmp_path)) == BATCHES and factors.bytes > 30000
         assert_same_bits(factors, capture(None))
@@ -287,7 +287,7 @@ def test_half_precision_is_kept_as_it_is(tmp_path: Path) -> None:
 def test_a_shard_that_another_process_wrote_elsewhere_is_missed(tmp_path: Path) -> None:
     capture(tmp_path)
     (folder,) = tmp_path.iterdir()
-    found = FactorStore(folder, BATCHES, 0, temporary=False)
+    found = ShardsOnDisk(folder, "factors", "batch", BATCHES, 0)
     found.share(torch.device("cpu"))
     shutil.move(shards(tmp_path)[0], tmp_path / "elsewhere")
     with pytest.raises(StorageError, match=r"every process sees; found 1 of 3 shards"):

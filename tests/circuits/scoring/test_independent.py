@@ -1,4 +1,4 @@
-"""Own: each sample's mean score with the samples that were drawn apart from it, against plain loops."""
+"""Each sample's mean score with independent samples, against plain loops."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from tests.circuits.toy_attention import Layer, Toy
 from torch import Tensor
 
-from crosstune.circuits.scoring import accumulate as own
-from crosstune.circuits.scoring.accumulate import Apart, has_own
+from crosstune.circuits.scoring import independent
 from crosstune.circuits.scoring.engine import score_layer
+from crosstune.circuits.scoring.independent import IndependentMeans, has_within_task
 from crosstune.circuits.scoring.memory import GIB
 from crosstune.circuits.settings import CircuitSettings, Form
 
@@ -43,16 +43,20 @@ def by_loop(
     )
     means = []
     for i, unit in enumerate(units[of]):
-        apart = [j for j, one in enumerate(units[other]) if one != unit]
-        means.append(torch.stack([(left[i] * right[j] / divisor).sum(-1) for j in apart]).mean(0))
+        others = [j for j, one in enumerate(units[other]) if one != unit]
+        means.append(torch.stack([(left[i] * right[j] / divisor).sum(-1) for j in others]).mean(0))
     return torch.stack(means)
 
 
-def expected(block: str, form: Form, units: tuple[tuple[str, ...], tuple[str, ...]]) -> Apart:
-    return Apart(*(by_loop(block, form, units, *of) for of in ((0, 0), (1, 1), (0, 1), (1, 0))))
+def expected(
+    block: str, form: Form, units: tuple[tuple[str, ...], tuple[str, ...]]
+) -> IndependentMeans:
+    return IndependentMeans(
+        *(by_loop(block, form, units, *of) for of in ((0, 0), (1, 1), (0, 1), (1, 0)))
+    )
 
 
-def assert_same(found: Apart, wanted: Apart) -> None:
+def assert_same(found: IndependentMeans, wanted: IndependentMeans) -> None:
     # float64: sums of 1e2 terms, 2.2e-16 * 1e2, times 1e3 for what a small Fisher enlarges
     for name, side in vars(wanted).items():
         torch.testing.assert_close(
@@ -67,46 +71,46 @@ ACROSS = ("x", "y", "x", "z", "x", "y", "w"), ("w", "x", "x", "q", "y")
 
 def scored(units: tuple[tuple[str, ...], tuple[str, ...]], **options: object) -> dict:
     settings = replace(SETTINGS, **options)
-    return score_layer(layer(0, units[0]), layer(1, units[1]), COUNTS, settings, heads=TOY)
+    return score_layer(layer(0, units[0]), layer(1, units[1]), settings, heads=TOY)
 
 
 @pytest.mark.parametrize("units", [ALONE, GROUPED, ACROSS])
 @pytest.mark.parametrize("form", [SIGNED, SYMMETRIC])
-def test_it_is_the_mean_over_all_that_were_drawn_apart(
+def test_it_is_the_mean_over_all_independent_samples(
     form: Form, units: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> None:
     found = scored(units)
     for block in "qkvo":
-        assert_same(found[block].apart[form], expected(block, form, units))
+        assert_same(found[block].independent[form], expected(block, form, units))
 
 
-def test_many_pairs_that_were_drawn_together_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "GATHERED", 2)
-    assert_same(scored(ACROSS)["q"].apart[SIGNED], expected("q", SIGNED, ACROSS))
+def test_many_dependent_pairs_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(independent, "GATHERED", 2)
+    assert_same(scored(ACROSS)["q"].independent[SIGNED], expected("q", SIGNED, ACROSS))
 
 
 def test_a_task_of_one_unit_has_no_others() -> None:
-    found = scored((("one",) * 7, ALONE[1]))["v"].apart[SIGNED]
-    assert found.own_a.isnan().all() and found.own_b.isfinite().all()
+    found = scored((("one",) * 7, ALONE[1]))["v"].independent[SIGNED]
+    assert found.within_a.isnan().all() and found.within_b.isfinite().all()
     assert found.across_a.isfinite().all()
-    shared = scored((("one",) * 7, ("one",) * 5))["v"].apart[SIGNED]
+    shared = scored((("one",) * 7, ("one",) * 5))["v"].independent[SIGNED]
     assert shared.across_a.isnan().all() and shared.across_b.isnan().all()
 
 
 def test_neither_budget_nor_forms_change_it() -> None:
-    whole = scored(ACROSS)["q"].apart
+    whole = scored(ACROSS)["q"].independent
     tight = {"budget_gib": 24_000 / GIB, "variants": ("signed", "symmetric")}
-    cut = scored(ACROSS, **tight)["q"].apart
+    cut = scored(ACROSS, **tight)["q"].independent
     a, b = (layer(task, ACROSS[task]) for task in (0, 1))
-    alone = score_layer(a, b, COUNTS, SETTINGS, heads=TOY, forms=())["q"].apart
+    alone = score_layer(a, b, SETTINGS, heads=TOY, forms=())["q"].independent
     for form in (SIGNED, SYMMETRIC):
         assert_same(cut[form], whole[form])
         assert_same(alone[form], whole[form])
 
 
 def test_only_forms_that_take_the_same_of_both_samples_have_it() -> None:
-    assert set(scored(ALONE)["q"].apart) == {SIGNED, SYMMETRIC}
-    assert scored(ALONE, averages="held_out")["q"].apart == {}
+    assert set(scored(ALONE)["q"].independent) == {SIGNED, SYMMETRIC}
+    assert scored(ALONE, averages="held_out")["q"].independent == {}
     for fisher, there in (
         ("task_a", True),
         ("pooled", True),
@@ -114,10 +118,10 @@ def test_only_forms_that_take_the_same_of_both_samples_have_it() -> None:
         ("held_out", False),
         ("leave_one_out", False),
     ):
-        assert has_own(Form("signed", fisher)) == there
+        assert has_within_task(Form("signed", fisher)) == there
 
 
 def test_the_fisher_is_that_of_the_averages() -> None:
     form = Form("signed", "task_a")
-    found = scored(GROUPED, averages="task_a")["o"].apart[form]
+    found = scored(GROUPED, averages="task_a")["o"].independent[form]
     assert_same(found, expected("o", form, GROUPED))

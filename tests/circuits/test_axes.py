@@ -1,4 +1,4 @@
-"""Axes: places of rows, layers and heads, and what a wrong one is told."""
+"""Axes: samples, layers and heads by index, and a wrong one is named."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from tests.circuits.known_scores import SETTINGS, Heads, rows
 
+from crosstune.circuits.axes import Axes
 from crosstune.circuits.settings import Form
-from crosstune.circuits.storage.axes import Axes
-from crosstune.foundation.errors import MeasurementError, StorageError
+from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.storage import canonical
 
 
@@ -54,25 +54,16 @@ def test_copies_of_a_text_are_one_unit_and_rows_without_text_are_not() -> None:
     assert len(set(found.units_a)) == 1 and len(set(found.units_b)) == 3
 
 
-def test_rows_are_found_by_place_and_by_id() -> None:
-    assert axes().row_place("a", 2) == axes().row_place("a", "a-2") == 2
-    for row in (3, -1, "b-0"):
-        with pytest.raises(MeasurementError, match="row of task A"):
-            axes().row_place("a", row)
-
-
 def test_a_wrong_layer_or_head_is_named() -> None:
     found = axes(layers=(2, 0), heads=(1,))
-    assert found.layers == (0, 2) and found.layer_place(2) == 1
+    assert found.layers == (0, 2) and found.layer_index(2) == 1
     with pytest.raises(MeasurementError, match="head of block k"):
-        found.head_place("k", 1)
+        found.head_index("k", 1)
     with pytest.raises(MeasurementError, match="`layer` must be of what was measured: 0, 2"):
-        found.layer_place(1)
+        found.layer_index(1)
 
 
 def test_axes_come_back_from_json() -> None:
     strange = replace(rows("a", 1)[0], loss=math.inf, text="</script>|\n")
     found = Axes.of((strange,), (), Heads(), SETTINGS)
     assert Axes.from_plain(json.loads(json.dumps(canonical(found)))) == found
-    with pytest.raises(StorageError, match="KeyError"):
-        Axes.from_plain({"rows_a": []})

@@ -1,1 +1,0 @@
-"""Kept: what a circuit measurement leaves, in memory or in a folder that a killed run goes on from."""
