@@ -41,16 +41,16 @@ def test_too_few_samples_cannot_tell() -> None:
     found = told(World(n_a=1, n_b=6))
     assert (
         "too_noisy",
-        "Whether heads conflict or agree cannot be told (signed (pooled Fisher)): too few samples for an interval.",
+        "Whether heads conflict or agree is not known (signed (pooled Fisher)): too few samples for an interval.",
     ) in found
-    assert any(tone == "too_noisy" and "stand out cannot be told" in text for tone, text in found)
+    assert any(tone == "too_noisy" and "stand out is not known" in text for tone, text in found)
     assert any("reliability of 36 of 36 slices is not known" in text for _, text in found)
 
 
 def test_below_reliability_is_a_finding() -> None:
     ((tone, text),) = of(WORLD.with_settings(variants=("signed",)), "Below reliability")
     assert tone == "too_noisy" and "of 36 slices (signed" in text
-    assert "the mean cannot be told from its error" in text
+    assert "the mean cannot be distinguished from its error" in text
     ((tone, text),) = of(WORLD.with_settings(variants=("signed",)), "order samples otherwise")
     assert tone == "too_noisy" and "of 36 slices (signed" in text
 
@@ -79,7 +79,7 @@ def test_means_are_compared_with_those_within_each_task() -> None:
     ((tone, text, detail),) = within(table, cosine=cosines, **bounds, resolved=flags)
     assert tone == "info"
     assert (
-        "(cosine 1), the mean gradients of both have cosines of -0.50 [-0.60, -0.40] (layer 0 Q head 0) to 0.75 [0.70, 0.80] "
+        "(cosine 1), the mean gradients of both have cosines of −0.50 [−0.60, −0.40] (layer 0 Q head 0) to 0.75 [0.70, 0.80] "
         "(layer 2 Q head 2), median 0.25 over 9 slices (signed (pooled Fisher))."
     ) in text
     assert "No cosine in 3 of 12 slices" in detail
@@ -88,7 +88,7 @@ def test_means_are_compared_with_those_within_each_task() -> None:
     only = [True] + [False] * 11
     ((_, text, _),) = within(table, cosine=cosines, **bounds, resolved=only)
     assert (
-        "have a cosine of -0.50 [-0.60, -0.40] (layer 0 Q head 0), the only slice where there is one"
+        "have a cosine of −0.50 [−0.60, −0.40] (layer 0 Q head 0), the only slice where there is one"
         in text
     )
 

@@ -86,23 +86,12 @@ def test_unmeasured_scores_are_no_top() -> None:
     assert set(scores.top(10_000, form=SIGNED).column("layer")) == {1}
 
 
-@pytest.mark.parametrize("n", [0, -3])
-def test_no_pairs_cannot_be_asked_for(n: int) -> None:
-    with pytest.raises(MeasurementError, match="`n` must be at least 1"):
-        World().scores().top(n)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"sign": "conflicts"}, "`sign` must be any, conflict or synergy; found 'conflicts'. Did"),
-        ({"sign": None}, "`sign` must be any"),
         ({"form": Form("sgned", "pooled")}, "`form` must be of .* found sgned/pooled. Did you"),
-        ({"form": Form("directional", "pooled")}, "`form` must be of .* Did you mean `Form"),
-        ({"form": "signed"}, "`form` must be of .* found 'signed', which is no `Form`. Did you"),
-        ({"form": ""}, "`form` must be of what was measured"),
         ({"block": "x"}, "`block` must be of what was measured: q, k, v, o; found 'x'"),
-        ({"block": ["q", "k"]}, "`block` must be of"),
         ({"layer": 9}, "`layer` must be of what was measured: 0, 1, 2; found 9"),
         ({"layer": [0]}, "`layer` must be an int"),
         (
@@ -111,8 +100,7 @@ def test_no_pairs_cannot_be_asked_for(n: int) -> None:
         ),
         ({"block": "k", "head": [1]}, "`head` must be an int"),
         ({"n": 1.5}, "`n` must be an int; found 1.5"),
-        ({"n": "3"}, "`n` must be an int; found '3'"),
-        ({"n": None}, "`n` must be an int; found None"),
+        ({"n": 0}, "`n` must be at least 1"),
     ],
 )
 def test_what_is_not_there_is_refused_in_words(arguments: dict[str, Any], message: str) -> None:
@@ -165,6 +153,15 @@ def test_a_pair_is_told_with_what_it_is_made_of() -> None:
     assert "layer 1 v1: directional/task_a" in str(found)
 
 
+@pytest.mark.parametrize("block", [None, "q"])
+def test_layers_heads_and_samples_are_checked(block: str | None) -> None:
+    for at, argument, wrong in ((0, "i", "1"), (1, "j", -1), (2, "layer", 1.0), (3, "head", [0])):
+        asked: list[Any] = [0, 0, 0, 0]
+        asked[at] = wrong
+        with pytest.raises(MeasurementError, match=f"`{argument}` must be"):
+            World().scores().pair(*asked, block=block)
+
+
 def test_a_query_head_brings_its_key_value_head() -> None:
     scores = World().scores()
     found = {one.block: one for one in scores.pair(0, 0, 2, 3).slices}
@@ -181,42 +178,11 @@ def test_what_was_not_measured_is_refused() -> None:
         scores.pair(0, 0, 0, 0, block="x")
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ("1", "found the id '1'. .*Places are ints: 1, without quotes, is the sample 'a-1'"),
-        ("a-9", "found the id 'a-9'. Near ids: 'a-"),
-        (8, "places .ints. 0 to 7, ids .strings. 'a-0', .* found the place 8"),
-        (-1, "found the place -1. Places are counted from the start: .* is 7"),
-        (True, "found True. Give a place or an id"),
-        ([1], "found .1.. Give a place or an id"),
-    ],
-)
-def test_a_sample_that_is_not_there_is_told_how_to_ask(wrong: Any, message: str) -> None:
-    with pytest.raises(MeasurementError, match=f"`i` must be of what was measured: .*{message}"):
-        World().scores().pair(wrong, 0, 0, 0)
-
-
 def test_ids_that_look_like_numbers_are_ids_as_strings_and_places_as_ints() -> None:
     named = tuple(replace(row, row_id=str(7 - at)) for at, row in enumerate(rows("a", 8)))
     scores = replace(World(), rows_a=named).scores()
     assert scores.pair("7", 0, 0, 0) == scores.pair(0, 0, 0, 0)
     assert scores.pair(7, 0, 0, 0).row_a.row_id == "0"
-
-
-@pytest.mark.parametrize("block", [None, "q"])
-@pytest.mark.parametrize("wrong", [[0], 1.0, "0"])
-def test_layers_and_heads_are_ints(wrong: Any, block: str | None) -> None:
-    scores = World().scores()
-    with pytest.raises(MeasurementError, match="`layer` must be an int"):
-        scores.pair(0, 0, wrong, 0, block=block)
-    with pytest.raises(MeasurementError, match="`head` must be an int"):
-        scores.pair(0, 0, 0, wrong, block=block)
-
-
-def test_a_block_is_one_block() -> None:
-    with pytest.raises(MeasurementError, match="`block` must be of what was measured"):
-        World().scores().pair(0, 0, 0, 0, block=["q"])  # type: ignore[arg-type]
 
 
 ROUNDING = 1e-5  # float32: six terms added in another order, 6 * 1.2e-7, and as much in the parts
@@ -275,13 +241,7 @@ def test_half_a_circuit_is_no_circuit() -> None:
         some.circuit("kv", SIGNED)
 
 
-@pytest.mark.parametrize("name", ["QK", ["qk"], None])
-def test_there_are_two_circuits(name: Any) -> None:
-    with pytest.raises(MeasurementError, match="`name` must be qk or ov; found"):
-        World().scores().circuit(name, SIGNED)
-
-
-@pytest.mark.parametrize("form", ["signed", Form("sgned", "pooled"), Form("kfac", "task_a"), None])
+@pytest.mark.parametrize("form", [Form("sgned", "pooled"), Form("kfac", "task_a")])
 def test_a_form_is_one_that_was_measured(form: Any) -> None:
     scores = World().scores()
     for asking in (
@@ -295,7 +255,7 @@ def test_a_form_is_one_that_was_measured(form: Any) -> None:
             asking()
 
 
-@pytest.mark.parametrize("block", ["k", "x", ["q"]])
+@pytest.mark.parametrize("block", ["k", ["q"]])
 def test_a_block_is_one_that_was_measured(block: Any) -> None:
     scores = World().with_settings(blocks=("q", "v")).scores()
     for asking in (

@@ -53,15 +53,6 @@ def test_figures_are_by_layer_and_head_and_nan_where_there_are_none() -> None:
     assert np.isfinite(record.l1_b("v")[:, 0]).all(), "a new layer is seen"
 
 
-def test_what_was_not_measured_is_named() -> None:
-    record: Record = World().with_settings(blocks=("q",)).scores()
-    for call in (lambda: record.pairs("k", SIGNED), lambda: record.columns("k", SIGNED)):
-        with pytest.raises(MeasurementError, match="`block` must be of what was measured: q"):
-            call()
-    with pytest.raises(MeasurementError, match="directional/task_a, signed/pooled"):
-        record.pairs("q", Form("signed", "task_a"))
-
-
 def test_a_shape_that_does_not_fit_is_named_with_everything() -> None:
     blocks = World().layer(1)
     wrong = {**blocks["o"].pairs, SIGNED: torch.zeros(8, 5, 4)}

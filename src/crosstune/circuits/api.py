@@ -143,12 +143,17 @@ def score_factors(
         if place is None or is_first()
         else None
     )
+
+    def score(layer: int) -> dict[str, BlockScores]:
+        drawn = None if true is None else true.layer(layer)
+        return score_layer(a.layer(layer), b.layer(layer), settings, true=drawn, heads=a.heads)
+
     done = from_first(() if scores is None else scores.done)
     missing = [layer for layer in a.layers if layer not in done]
     size = world_size()
     for start in range(0, len(missing), size):
         mine = missing[start + rank() : start + rank() + 1]
-        found = [(layer, _layer(a, b, true, layer, settings)) for layer in mine]
+        found = [(layer, score(layer)) for layer in mine]
         for layer, blocks in (pair for part in gather_over_ranks(found) for pair in part):
             if scores is not None:
                 scores.put(layer, blocks)
@@ -159,18 +164,6 @@ def score_factors(
         return scores.finish()
     assert place is not None
     return CircuitScores.open(place)
-
-
-def _layer(
-    a: Factors, b: Factors, true: Factors | None, layer: int, settings: CircuitSettings
-) -> dict[str, BlockScores]:
-    return score_layer(
-        a.layer(layer),
-        b.layer(layer),
-        settings,
-        true=None if true is None else true.layer(layer),
-        heads=a.heads,
-    )
 
 
 def _loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from crosstune.circuits.record import Record, without_samples
 from crosstune.circuits.scoring.independent import has_within_task
 from crosstune.circuits.settings import CircuitSettings, Form
 from crosstune.foundation.records import Table
+from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.records.page import Statement
 from crosstune.foundation.statistics.reliability import MIN_RELIABILITY
 
@@ -106,12 +107,12 @@ def _signed(rows: Sequence[Row], record: Record) -> Statement:
     if not shown:
         if all(math.isnan(row["band_low"]) for row in rows):
             return Statement(
-                f"Whether heads conflict or agree cannot be told ({form}): too few samples for an interval.",
+                f"Whether heads conflict or agree is not known ({form}): too few samples for an interval.",
                 "too_noisy",
                 basis,
             )
         return Statement(
-            f"Nothing shown: no head's mean {form} score can be told from 0, among {len(rows)} slices.",
+            f"Nothing shown: no head's mean {form} score can be distinguished from 0, among {len(rows)} slices.",
             "not_shown",
             f"{basis} Largest: {_figure(max(rows, key=_size))}.",
         )
@@ -146,12 +147,12 @@ def _symmetric(rows: Sequence[Row], record: Record) -> Statement:
         )
     if all(math.isnan(row["contrast_low"]) for row in rows):
         return Statement(
-            f"Which heads stand out cannot be told ({form}): too few samples for an interval.",
+            f"Which heads stand out is not known ({form}): too few samples for an interval.",
             "too_noisy",
             basis,
         )
     return Statement(
-        f"Nothing shown: no head's mean {form} score can be told to stand out above the mean head of its block.",
+        f"Nothing shown: no head's mean {form} score is shown to stand out above the mean head of its block.",
         "not_shown",
         basis,
     )
@@ -208,7 +209,7 @@ def _unreliable(rows: Sequence[Row]) -> Iterator[Statement]:
     form = _form(rows)
     if below:
         yield Statement(
-            f"Below reliability in {len(below)} of {len(rows)} slices ({form}): there the mean cannot be told from its error.",
+            f"Below reliability in {len(below)} of {len(rows)} slices ({form}): there the mean cannot be distinguished from its error.",
             "too_noisy",
             f"Less than {MIN_RELIABILITY} of the mean's square is not error.",
         )
@@ -274,9 +275,7 @@ def _contrast(row: Row) -> str:
 
 
 def _cosine(row: Row) -> str:
-    return (
-        f"{row['cosine']:.2f} [{row['cosine_low']:.2f}, {row['cosine_high']:.2f}] ({_place(row)})"
-    )
+    return f"{Estimate.of(row, 'cosine')} ({_place(row)})"
 
 
 def _place(row: Row) -> str:

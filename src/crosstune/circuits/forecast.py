@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ from crosstune.circuits.capture.capture import MEMORY_SHARE
 from crosstune.circuits.capture.scope import Scope
 from crosstune.circuits.scoring.engine import score_layer
 from crosstune.circuits.settings import CircuitSettings
+from crosstune.circuits.storage import free_bytes
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.gradients.gradients import batch_of, evaluating
@@ -271,7 +270,7 @@ def estimate(
         else torch.nan,
         budget_gib=settings.budget_gib,
         available_gib=_available(device) / _GIB,
-        disk_gib=_free(folder) / _GIB,
+        disk_gib=free_bytes(folder) / _GIB,
     )
 
 
@@ -336,11 +335,3 @@ def _available(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)
-
-
-def _free(folder: Path | None) -> float:
-    """Bytes that are free where a folder is, or will be."""
-    place = Path(tempfile.gettempdir()) if folder is None else folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return float(shutil.disk_usage(place).free)

@@ -143,7 +143,7 @@ class CircuitSettings:
 
     @property
     def blind(self) -> bool:
-        """Whether averages of the directional score over task A were asked for under a Fisher that makes them say nothing of A."""
+        """Whether averages of the directional score over task A were asked for under a Fisher that makes them independent of A."""
         return "directional" in self.variants and self.averages in (
             "task_a",
             "held_out",

@@ -190,14 +190,19 @@ class Store:
             ) from error
 
 
+def free_bytes(folder: Path | None) -> int:
+    """What is free on the disk where a folder is, or will be; for None where temporary ones are."""
+    place = Path(tempfile.gettempdir()) if folder is None else folder.absolute()
+    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+
+
 def _check_space(folder: Path | None, what: str, expected: int) -> None:
     """Raise unless the disk takes what the folder does not hold yet."""
-    place = Path(tempfile.gettempdir()) if folder is None else folder
     stored = 0 if folder is None else sum(path.stat().st_size for path in folder.glob("*.*"))
-    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+    free = free_bytes(folder)
     if expected - stored > free:
         raise StorageError(
-            str(place),
+            str(folder or tempfile.gettempdir()),
             law=f"must have room for {what} of {_sized(expected - stored)}",
             found=f"{_sized(free)} free",
             remedy="Free space, name a `folder` on another disk, or ask for fewer rows, layers, blocks or variants.",

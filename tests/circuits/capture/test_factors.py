@@ -19,13 +19,6 @@ def factors() -> Factors:
     return captured(tiny.llama(), rows(prompt=1))
 
 
-def test_rows_are_in_the_order_given(factors: Factors) -> None:
-    assert [row.row_id for row in factors.rows] == [row.row_id for row in rows()]
-    first = factors.rows[0]
-    assert (first.group, first.tokens, first.text) == ("g0", 7, "")
-    assert factors.labels == "text" and factors.layers == (0, 1)
-
-
 def test_a_layer_knows_which_rows_are_independent(factors: Factors) -> None:
     assert factors.layer(0).units == tuple(row.unit for row in factors.rows)
     assert factors.layer(0).units[0] == "group g0"

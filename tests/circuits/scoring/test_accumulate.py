@@ -41,20 +41,6 @@ def sums_of(forms: list[Form], averages: list[Form], count_b: int = 4) -> Accumu
     return sums
 
 
-def gradients() -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = (TOY.gradients(TOY.samples(count, count), "q") for count in (5, 4))
-    return a, b
-
-
-def test_pairs_are_in_the_order_of_the_samples() -> None:
-    a, b = gradients()
-    found = sums_of([SIGNED, EWC], []).pairs()
-    expected = torch.einsum("ihk,hk,jhk->ijh", a, 1 / a.square().mean(0).clamp(min=1e-12), b)
-    torch.testing.assert_close(found[SIGNED], expected)
-    damage = torch.einsum("hk,jhk->jh", a.square().mean(0), b.square())[None]
-    torch.testing.assert_close(found[EWC], damage)
-
-
 def test_averages_are_the_same_with_and_without_pairs() -> None:
     averages = [SIGNED, DIRECTIONAL]
     with_pairs, without = sums_of(averages, averages), sums_of([], averages)
@@ -64,14 +50,6 @@ def test_averages_are_the_same_with_and_without_pairs() -> None:
         torch.testing.assert_close(without.columns({})[form], with_pairs.columns(pairs)[form])
         torch.testing.assert_close(without.rows({})[form], with_pairs.rows(pairs)[form])
     torch.testing.assert_close(with_pairs.columns(pairs)[SIGNED][1], pairs[SIGNED][1::2].mean(0))
-
-
-def test_norms() -> None:
-    a, b = gradients()
-    l1, norm_a, norm_b = sums_of([SIGNED], []).norms()
-    torch.testing.assert_close(l1, b.abs().sum(-1))
-    torch.testing.assert_close(norm_a, a.norm(dim=-1))
-    torch.testing.assert_close(norm_b, b.norm(dim=-1))
 
 
 def test_the_mean_over_an_empty_half_is_unmeasured() -> None:

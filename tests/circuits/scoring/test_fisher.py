@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from crosstune.circuits.scoring.fisher import (
-    FisherFacts,
     Squares,
     damped,
     facts_of,
@@ -62,17 +61,6 @@ def test_damping_is_elementwise(damping: str, expected: list[float]) -> None:
     assert ENTRIES[0, 0, 0] == 0.0  # the Fisher itself stays
 
 
-def test_facts_are_those_of_the_slice() -> None:
-    fisher = ENTRIES[None]
-    median = medians(fisher)
-    assert median.tolist() == [[pytest.approx(5e-3)]]  # the lower of the two in the middle
-    facts = facts_of(fisher, median, CircuitSettings(epsilon=2e-3, damping_share=0.1))
-    found = [
-        float(getattr(facts, name)) for name in ("min", "median", "max", "below_epsilon", "damping")
-    ]
-    assert found == pytest.approx([0.0, 5e-3, 4.0, 2 / 6, 5e-4])
-
-
 def test_facts_of_two_halves_are_facts_of_both() -> None:
     fisher = torch.stack([ENTRIES, ENTRIES + 1.0])
     facts = facts_of(fisher, medians(fisher), CircuitSettings(epsilon=2e-3, damping_share=0.1))
@@ -80,11 +68,6 @@ def test_facts_of_two_halves_are_facts_of_both() -> None:
         float(getattr(facts, name)) for name in ("min", "median", "max", "below_epsilon", "damping")
     ]
     assert found == pytest.approx([0.0, 0.505, 5.0, 1 / 6, 0.0505])
-
-
-def test_facts_of_groups_of_heads_are_joined_in_order() -> None:
-    one, other = (FisherFacts(*(torch.full((2,), value) for _ in range(5))) for value in (1.0, 2.0))
-    assert FisherFacts.joined([one, other]).median.tolist() == [1.0, 1.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("kind", ["task_a", "pooled"])

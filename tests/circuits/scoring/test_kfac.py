@@ -30,37 +30,6 @@ def test_padding_is_no_token(block: str) -> None:
     assert tokens_of(LAYER, block) == sum(len(row.labels) for row in ROWS)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_inputs_are_averaged_over_tokens_and_derivatives_summed_per_sample(block: str) -> None:
-    source = BlockFactors.of(LAYER, block)
-    tokens = tokens_of(LAYER, block)
-    found = KroneckerFactors.of(source, block, tokens)
-    headed = sum(torch.einsum("bthi,bthj->hij", part, part) for part in source.headed)
-    shared = sum(torch.einsum("bti,btj->ij", part, part) for part in source.shared)
-    by = (tokens, 6) if block == "o" else (6, tokens)
-    torch.testing.assert_close(found.headed, headed / by[0])
-    torch.testing.assert_close(found.shared, shared / by[1])
-
-
-def test_a_preconditioned_tile_is_the_gradient_between_both_inverses() -> None:
-    source = BlockFactors.of(LAYER, "q")
-    factors = KroneckerFactors.of(source, "q", tokens_of(LAYER, "q"))
-    tile, plain = source.new_zeros(6, 4, 3, 5), source.new_zeros(6, 4, 3, 5)
-    preconditioned = precondition(source, factors, SETTINGS, NAME)
-    preconditioned.build(slice(0, 4), slice(0, 3), tile)
-    source.build(slice(0, 4), slice(0, 3), plain)
-
-    def inverse(factor: torch.Tensor) -> torch.Tensor:
-        mean = torch.linalg.eigvalsh(factor).mean(-1)[..., None, None]
-        return torch.linalg.inv(factor + 0.3**0.5 * mean * torch.eye(factor.shape[-1]))
-
-    expected = inverse(factors.headed) @ plain @ inverse(factors.shared)
-    torch.testing.assert_close(tile, expected)
-    assert preconditioned.copied == sum(
-        part.nbytes for part in (*preconditioned.headed, *preconditioned.shared)
-    )
-
-
 def test_a_factor_that_cannot_be_inverted_is_refused() -> None:
     source = BlockFactors.of(LAYER, "q")
     factors = KroneckerFactors.of(source, "q", 20)

@@ -59,10 +59,6 @@ def test_tiles_are_float32_unless_factors_are_wider(kept: torch.dtype, built: to
     torch.testing.assert_close(tile.double(), expected, rtol=0.0, atol=atol)
 
 
-def test_halves_are_those_of_the_samples_not_of_their_positions() -> None:
-    assert BlockFactors.of(LAYER, "q").halves.tolist() == [1, 0, 0, 1, 0]
-
-
 def test_factors_are_copied_only_where_some_heads_are_left_out() -> None:
     assert BlockFactors.of(LAYER, "q").copied == 0
     assert BlockFactors.of(LAYER, "q", heads=[0, 1, 2, 3]).copied == 0

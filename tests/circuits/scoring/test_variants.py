@@ -8,7 +8,6 @@ import torch
 from crosstune.circuits.scoring.variants import (
     RIGHT_OF,
     Normaliser,
-    left,
     turn_right,
 )
 from crosstune.circuits.settings import VARIANTS, CircuitSettings
@@ -22,32 +21,6 @@ def normaliser(kind: str, *fishers: float) -> Normaliser:
     fisher = torch.tensor(fishers).view(-1, 1, 1, 1)
     halves = torch.tensor([0, 1, 0])
     return Normaliser.of(kind, fisher, torch.zeros(len(fishers), 1), halves, UNDAMPED)
-
-
-@pytest.mark.parametrize(
-    ("variant", "expected"),
-    [
-        ("directional", [1.0, 4.0, 9.0]),
-        ("signed", [-0.5, 1.0, 1.5]),
-        ("symmetric", [0.5, 1.0, 1.5]),
-        ("ewc", [4.0, 16.0, 36.0]),
-    ],
-)
-def test_left_factors(variant: str, expected: list[float]) -> None:
-    out = torch.empty_like(TILE)
-    assert left(variant, TILE, normaliser("task_a", 4.0), EVERY, out) is out
-    assert out.flatten().tolist() == expected
-    assert TILE.flatten().tolist() == [-2.0, 4.0, 6.0]
-
-
-def test_each_half_has_its_own_normaliser() -> None:
-    found = normaliser("held_out", 2.0, 8.0).divide(TILE, EVERY, torch.empty_like(TILE))
-    assert found.flatten().tolist() == [-1.0, 0.5, 3.0]
-
-
-def test_each_sample_is_normalised_by_the_others() -> None:
-    found = normaliser("leave_one_out", 56 / 3).divide(TILE, EVERY, torch.empty_like(TILE))
-    assert found.flatten().tolist() == pytest.approx([-2 / 26, 4 / 20, 6 / 10])
 
 
 def test_a_strong_sample_leaves_the_others_exact() -> None:

@@ -166,13 +166,13 @@ def _score_heads(factors: TaskFactors, work: _Work) -> tuple[Accumulator, dict[s
     sums = Accumulator(work.forms, work.averages, factors.a, factors.b)
     facts: dict[str, list[FisherFacts]] = {kind: [] for kind in kinds}
     for heads in cuts.chunks():
-        squares = _squares(factors, heads, (cuts, workspace), sums, halved="held_out" in kinds)
+        squares = _squares(factors, heads, workspace, sums, halved="held_out" in kinds)
         normalisers = {}
         for kind in kinds:
             normalisers[kind], found = _normalise(kind, squares, factors.a.halves, settings)
             facts[kind].append(found)
         for stretch in cuts.stretches():
-            _add(factors, heads, stretch, (cuts, workspace), sums, normalisers)
+            _add(factors, heads, stretch, workspace, sums, normalisers)
     return sums, {kind: FisherFacts.joined(parts) for kind, parts in facts.items()}
 
 
@@ -190,13 +190,12 @@ def _normalise(
 def _squares(
     factors: TaskFactors,
     heads: slice,
-    held: tuple[Cuts, Workspace],
+    workspace: Workspace,
     sums: Accumulator,
     *,
     halved: bool,
 ) -> Squares:
     """The sums of squares of some heads; their tiles stay built where a head is held whole."""
-    cuts, workspace = held
     a, b = factors.a, factors.b
     shape = (heads.stop - heads.start, *a.slice_shape)
     found = Squares(
@@ -207,7 +206,7 @@ def _squares(
         counts=(a.count, b.count, factors.drawn),
     )
     chosen = [(a.halves == half).nonzero()[:, 0] for half in (0, 1)]
-    for stretch in cuts.stretches():
+    for stretch in workspace.cuts.stretches():
         if factors.true and found.true is not None:
             tile = workspace.tile("b", factors.true, heads, stretch)
             for part, squared in workspace.squared(tile, stretch):
@@ -229,18 +228,18 @@ def _add(
     factors: TaskFactors,
     heads: slice,
     stretch: slice,
-    held: tuple[Cuts, Workspace],
+    workspace: Workspace,
     sums: Accumulator,
     normalisers: Mapping[str, Normaliser],
 ) -> None:
     """Add a stretch of some heads to the sums."""
-    cuts, workspace = held
-    a = workspace.tile("a", factors.a, heads, stretch, built=cuts.whole)
-    b = workspace.tile("b", factors.b, heads, stretch, built=cuts.whole)
+    is_built = workspace.cuts.whole
+    a = workspace.tile("a", factors.a, heads, stretch, built=is_built)
+    b = workspace.tile("b", factors.b, heads, stretch, built=is_built)
     kronecker = None
     if factors.kronecker:
         kronecker = workspace.tile("kronecker", factors.kronecker, heads, stretch)
-    for cut in cuts.parts(stretch):
+    for cut in workspace.cuts.parts(stretch):
         tiles = a[:, :, cut], b[:, :, cut]
         part = TilePart(
             heads,

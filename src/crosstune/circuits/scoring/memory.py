@@ -215,7 +215,7 @@ class Workspace:
 
     def fit(self, cuts: Cuts, like: BlockFactors, budget_gib: float) -> None:
         """Take memory for these cuts: what is there already, wherever that is enough and leaves the budget for the rest."""
-        self._cuts = cuts
+        self.cuts = cuts
         need, width = cuts.need, like.slice_shape[1]
         held, passing = cuts.heads * cuts.features * width, cuts.heads * cuts.part * width
         a, b, drawn = need.samples
@@ -263,7 +263,7 @@ class Workspace:
 
     def squared(self, tile: Tensor, stretch: slice) -> Iterator[tuple[slice, Tensor]]:
         """The squares of a tile, part by part: which features of the heads, and their squares."""
-        for cut in self._cuts.parts(stretch):
+        for cut in self.cuts.parts(stretch):
             part = tile[:, :, cut]
             yield within(stretch, cut), torch.mul(part, part, out=self.work(part))
 
