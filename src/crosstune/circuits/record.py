@@ -138,7 +138,7 @@ class Record:
         """
         store = Store(Path(folder), "scores", "layer", count=0, expected=0)
         axes, settings = _described(store)
-        # Private copies of what is changed: nothing is, but torch asks for leave to.
+        # Copy on write: nothing is written, but torch warns of arrays that cannot be.
         found = cls(axes, settings, _mapped(store, _shapes(axes, settings), "c"), store)
         if found.missing:
             raise StorageError(
@@ -415,31 +415,26 @@ def _write_unmeasured(path: Path, shape: Shape) -> None:
             left -= stream.write(values[:left])
 
 
-def _mapped(store: Store, shapes: Mapping[str, Shape], mode: str) -> dict[str, PairArray]:
+def _mapped(store: Store, shapes: Mapping[str, Shape], mode: Any) -> dict[str, PairArray]:
     """Arrays mapped from their files; nothing cannot be mapped."""
-    return {
-        name: _map(store.folder / f"{name}.npy", shape, mode)
-        if _bytes(shape)
-        else _unmeasured(shape)
-        for name, shape in shapes.items()
-    }
-
-
-def _map(path: Path, shape: Shape, mode: Any) -> PairArray:
-    found: Any
-    try:
-        found = np.load(path, mmap_mode=mode, allow_pickle=False)
-        if (found.shape, found.dtype) == (shape, np.dtype(np.float32)):
-            return np.asanyarray(found)
-        found = f"{found.dtype} {found.shape}"
-    except (OSError, ValueError) as error:
-        found = f"{type(error).__name__}: {error}"
-    raise StorageError(
-        str(path),
-        law=f"must be a float32 array of shape {shape}",
-        found=found,
-        remedy="Delete the folder and measure again.",
-    )
+    arrays: dict[str, PairArray] = {}
+    for name, shape in shapes.items():
+        path, found = store.folder / f"{name}.npy", ""
+        try:
+            array = np.load(path, mmap_mode=mode, allow_pickle=False)
+            if (array.shape, array.dtype) != (shape, np.dtype(np.float32)):
+                found = f"{array.dtype} {array.shape}"
+            arrays[name] = array if _bytes(shape) else _unmeasured(shape)
+        except (OSError, ValueError) as error:
+            found = f"{type(error).__name__}: {error}"
+        if found:
+            raise StorageError(
+                str(path),
+                law=f"must be a float32 array of shape {shape}",
+                found=found,
+                remedy="Delete the folder and measure again.",
+            )
+    return arrays
 
 
 def _described(store: Store) -> tuple[Axes, CircuitSettings]:
@@ -462,24 +457,26 @@ def _check_same(
 ) -> None:
     """Raise unless the measurement before is a beginning of the one now."""
     then, wanted = (_decisive(*one) for one in (before, now))
-    others = [what for what in then if then[what] != wanted[what]]
-    losses = zip(*((*axes.rows_a, *axes.rows_b) for axes, _ in (before, now)), strict=False)
-    for old, new in losses if not others else ():
-        unknown = math.isnan(old.loss) and math.isnan(new.loss)
-        if not (unknown or math.isclose(old.loss, new.loss, rel_tol=_SAME_LOSS)):
-            loss = f"{old.loss:.6g} nats, now {new.loss:.6g}"
-            others.append(f"weights: row {old.row_id!r} lost {loss}")
-    if others:
+    differing = [what for what in then if then[what] != wanted[what]]
+    if not differing:
+        rows = ((*axes.rows_a, *axes.rows_b) for axes, _ in (before, now))
+        differing = [
+            f"weights: row {old.row_id!r} lost {old.loss:.6g} nats, now {new.loss:.6g}"
+            for old, new in zip(*rows, strict=True)
+            if not (math.isnan(old.loss) and math.isnan(new.loss))
+            and not math.isclose(old.loss, new.loss, rel_tol=_SAME_LOSS)
+        ]
+    if differing:
         raise StorageError(
             str(folder),
             law="must be empty or hold a beginning of this very measurement",
-            found=f"scores of other {others[0]}",
+            found=f"scores of other {differing[0]}",
             remedy="Choose another folder, or delete it to measure anew.",
         )
 
 
 def _decisive(axes: Axes, settings: CircuitSettings) -> dict[str, object]:
-    """What must not differ, the losses of the rows apart."""
+    """What must not differ, but for the losses of the rows."""
     rows_a, rows_b = (
         [(row.row_id, row.group, row.tokens, row.text) for row in rows]
         for rows in (axes.rows_a, axes.rows_b)
