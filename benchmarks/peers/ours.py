@@ -61,9 +61,7 @@ def captured(scene: Scene, task: str) -> Factors:
 
 def _pairs(a: Factors, b: Factors, scene: Scene) -> Iterable[tuple[tuple[int, str, str], Any]]:
     for layer in a.layers:
-        blocks = score_layer(
-            a.layer(layer), b.layer(layer), scene.counts, scene.settings, heads=scene.heads
-        )
+        blocks = score_layer(a.layer(layer), b.layer(layer), scene.settings, heads=scene.heads)
         for block, found in blocks.items():
             for form, scores in found.pairs.items():
                 yield (layer, block, form.variant), scores

@@ -119,7 +119,7 @@ def test_samples_of_two_tasks_that_share_their_noise_do_not_meet() -> None:
     assert held > 0.85 and abs(found.value.mean() - 0.3) < 0.06
     apart = alone(24, "a"), alone(24, "b")
     _, blind = measured(drawn(24, a, 3) + 2 * common, drawn(24, b, 4) + 2 * common, apart)
-    assert blind.value.mean() > 0.6, "told that they are strangers, it takes noise for agreement"
+    assert blind.value.mean() > 0.6, "if they count as independent, noise is taken for agreement"
     for one, df in ((found, 22.0), (blind, 46.0)):  # units of both tasks err together
         torch.testing.assert_close(one.df, torch.full_like(one.df, df))
 

@@ -156,10 +156,10 @@ def test_a_pair_is_told_with_what_it_is_made_of() -> None:
 @pytest.mark.parametrize("block", [None, "q"])
 def test_layers_heads_and_samples_are_checked(block: str | None) -> None:
     for at, argument, wrong in ((0, "i", "1"), (1, "j", -1), (2, "layer", 1.0), (3, "head", [0])):
-        asked: list[Any] = [0, 0, 0, 0]
-        asked[at] = wrong
+        query: list[Any] = [0, 0, 0, 0]
+        query[at] = wrong
         with pytest.raises(MeasurementError, match=f"`{argument}` must be"):
-            World().scores().pair(*asked, block=block)
+            World().scores().pair(*query, block=block)
 
 
 def test_a_query_head_brings_its_key_value_head() -> None:

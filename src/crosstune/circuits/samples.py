@@ -52,9 +52,7 @@ def choose_samples(
     Raises:
         DataError: A row is in both tasks, or has nothing to score.
     """
-    rows_a, rows_b = (
-        _rows(value, name) for value, name in ((task_a, "task_a"), (task_b, "task_b"))
-    )
+    rows_a, rows_b = _rows(task_a, "task_a"), _rows(task_b, "task_b")
     _refuse_shared(rows_a, rows_b)
     return (
         _samples("task_a", rows_a, tokenizer, settings),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.gradients.settings import GradientSettings
 from crosstune.foundation.settings.options import at_least
+
+if TYPE_CHECKING:
+    from crosstune.foundation.models import HeadMap
 
 BLOCKS = ("q", "k", "v", "o")
 """The four projections of attention; a head owns output rows of Q, K and V and input columns of O."""
@@ -19,18 +22,6 @@ FISHERS = ("task_a", "pooled", "held_out", "leave_one_out", "true")
 DAMPINGS = ("add", "floor", "conditional")
 """How a small diagonal entry is kept from dividing, see `scoring.fisher`."""
 _OWN_FISHER = ("ewc", "kfac")  # variants that take task A's, whatever is chosen for the others
-
-
-class ModelSize(Protocol):
-    """How many layers and query heads a model has."""
-
-    @property
-    def num_layers(self) -> int:
-        """Layers."""
-
-    @property
-    def num_heads(self) -> int:
-        """Query heads of a layer."""
 
 
 @dataclass(frozen=True, order=True)
@@ -159,11 +150,11 @@ class CircuitSettings:
         """How the model is evaluated."""
         return GradientSettings(self.precision, self.batch_tokens)
 
-    def check_places(self, model: ModelSize) -> None:
+    def check_places(self, heads: HeadMap) -> None:
         """Raise a SettingsError unless the model has the layers and heads that are asked for."""
         for argument, places, count in (
-            ("layers", self.layers, model.num_layers),
-            ("heads", self.heads, model.num_heads),
+            ("layers", self.layers, heads.num_layers),
+            ("heads", self.heads, heads.num_heads),
         ):
             beyond = [place for place in places or () if place >= count]
             if beyond:

@@ -176,19 +176,13 @@ def _contrast(
     block, form = of
     if form.variant in SIGNED:
         return "0", band
-    if form.variant in INVARIANT:
-        return "the mean head", _against_the_mean_head(mean, spreads, record, block, form)
-    unknown = torch.full_like(mean, math.nan)
-    return "", Interval(unknown, unknown, unknown, band.level, unknown)
-
-
-def _against_the_mean_head(
-    mean: Tensor, spreads: list[Spread], record: Record, block: str, form: Form
-) -> Interval:
-    """Bands of each head's mean less that of all heads of the block."""
+    if form.variant not in INVARIANT:
+        unknown = torch.full_like(mean, math.nan)
+        return "", Interval(unknown, unknown, unknown, band.level, unknown)
     centred = [Spread(one.rows - one.rows.mean(1, keepdim=True), one.df) for one in spreads]
     generator = Seeds(record.settings.seed).torch("circuit contrasts", block, str(form))
-    return simultaneous_interval(mean - mean.mean(), centred, generator, record.settings.level)
+    bands = simultaneous_interval(mean - mean.mean(), centred, generator, band.level)
+    return "the mean head", bands
 
 
 def _share_of_l1(record: Record, block: str, form: Form, column_means: Tensor) -> Tensor:

@@ -10,15 +10,14 @@ PAIRS = "circuit_pairs"
 CHANGES = "circuit_changes"
 ABLATION = "circuit_ablation"
 
-_LAYER = Column.axis("layer", "int64", about="Index of the layer, from 0.")
 _BLOCK = Column.axis("block", about="Projection: q, k, v or o.")
-_HEAD = Column.axis(
-    "head", "int64", about="Query head in q and o, key-value head in k and v; from 0."
+_PLACE = (
+    Column.axis("layer", "int64", about="Index of the layer, from 0."),
+    _BLOCK,
+    Column.axis("head", "int64", about="Query head in q and o, key-value head in k and v; from 0."),
 )
-_PLACE = (_LAYER, _BLOCK, _HEAD)
-_VARIANT = Column.axis("variant", about="directional, signed, symmetric, ewc or kfac.")
 _FISHER = Column.axis("fisher", about="Whose squared gradients normalise it.")
-_FORM = (_VARIANT, _FISHER)
+_FORM = (Column.axis("variant", about="directional, signed, symmetric, ewc or kfac."), _FISHER)
 _TWO_WAY = "t-interval over the rows of A and of B, by group where rows have groups; conditional on the Fisher."
 _SAMPLES = (
     Column.label("n_a", "int64", about="Samples of task A."),

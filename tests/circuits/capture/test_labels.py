@@ -1,4 +1,4 @@
-"""Drawn labels follow the model's distribution, and hang on seed and row alone."""
+"""Drawn labels follow the model's distribution, and depend on seed and row alone."""
 
 from __future__ import annotations
 

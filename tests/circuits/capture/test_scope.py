@@ -9,7 +9,7 @@ from tests.circuits.drawn import rows
 from tests.foundation.models.decoders import decoder, with_lora
 from tests.interference import tiny
 
-from crosstune.circuits.capture.scope import Scope, check_rows, plan_batches, trimmed
+from crosstune.circuits.capture.scope import Scope, check_tokens, plan_batches, trimmed
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.data import UNSCORED
 from crosstune.foundation.errors import DataError, SettingsError
@@ -59,33 +59,13 @@ def test_what_is_kept_of_a_token(family: str, blocks: str, features: int) -> Non
     assert found.features(model) == 3 * features
 
 
-def test_good_rows_pass() -> None:
-    check_rows(tiny.llama(), rows())
-
-
-def test_no_rows_are_refused() -> None:
-    with pytest.raises(DataError, match=r"`rows` must hold at least one row; found none"):
-        check_rows(tiny.llama(), [])
-
-
-def test_rows_without_a_scored_token_are_named() -> None:
-    some = rows()
-    some[3] = replace(some[3], labels=[UNSCORED] * 7, scored_tokens=0)
-    with pytest.raises(DataError, match=r"`row 'r3'` must have something to score"):
-        check_rows(tiny.llama(), some)
-
-
-def test_a_row_longer_than_the_context_is_named() -> None:
-    with pytest.raises(DataError, match=r"'r1'.* context of 32 tokens; found 33 tokens"):
-        check_rows(tiny.llama(), rows((32, 33)))
-
-
 @pytest.mark.parametrize("token", [-1, 23])
 def test_tokens_that_the_model_does_not_know_are_refused(token: int) -> None:
     (row,) = rows((5,))
+    check_tokens(tiny.llama(), [row])
     row.input_ids[2] = token
     with pytest.raises(DataError, match=r"vocabulary, 0 to 22"):
-        check_rows(tiny.llama(), [row])
+        check_tokens(tiny.llama(), [row])
 
 
 def test_what_follows_the_last_scored_token_is_cut() -> None:

@@ -30,27 +30,6 @@ def score(**options: object) -> dict[str, BlockScores]:
     return score_layer(*LAYERS, settings, heads=TOY)
 
 
-def test_defaults_score_pairs_under_a_and_averages_under_the_pool() -> None:
-    found = score()
-    assert list(found) == list(BLOCKS)
-    forms = [Form("directional", "task_a"), Form("signed", "pooled"), Form("symmetric", "pooled")]
-    for block, scores in found.items():
-        h = TOY.heads_of(block)
-        assert scores.heads == tuple(range(h))
-        assert list(scores.pairs) == forms
-        assert [x.shape for x in scores.pairs.values()] == [(10, 6, h)] * 3
-        averages = [Form(v, "pooled") for v in ("directional", "signed", "symmetric")]
-        assert list(scores.columns) == list(scores.rows) == averages
-        assert [x.shape for x in scores.columns.values()] == [(2, 6, h)] * 3
-        assert [x.shape for x in scores.rows.values()] == [(2, 10, h)] * 3
-        assert (scores.l1_b.shape, scores.norm_a.shape, scores.norm_b.shape) == (
-            (6, h),
-            (10, h),
-            (6, h),
-        )
-        assert set(scores.fishers) == {"task_a", "pooled"}
-
-
 def test_chosen_heads_are_scored_as_among_all() -> None:
     """Key-value heads are those that serve the chosen query heads, once."""
     every, some = score(), score(heads=(3, 2), blocks=("o", "k"))

@@ -1,4 +1,4 @@
-"""The diagonal Fisher: means of squares, whose, how they are damped, and when there are too few samples for one."""
+"""The diagonal Fisher: facts of halves, what divides by nothing, and when there are too few samples for one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from crosstune.circuits.scoring.fisher import (
-    Squares,
-    damped,
     facts_of,
     inverse,
     medians,
@@ -16,49 +14,7 @@ from crosstune.circuits.scoring.fisher import (
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.errors import DataError, MeasurementError
 
-SQUARES = Squares(
-    a=torch.full((1, 1, 2), 12.0),
-    b=torch.full((1, 1, 2), 8.0),
-    halves=torch.stack([torch.full((1, 1, 2), 9.0), torch.full((1, 1, 2), 3.0)]),
-    true=torch.full((1, 1, 2), 30.0),
-    counts=(5, 4, 10),
-)
 ENTRIES = torch.tensor([[[0.0, 1e-3, 5e-3, 2e-2, 1.0, 4.0]]])  # one head of one feature
-SCALE = torch.tensor([0.5])
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("task_a", [12 / 5]),
-        ("leave_one_out", [12 / 5]),  # the mean of its Fishers
-        ("pooled", [(12 / 5 + 8 / 4) / 2]),
-        ("true", [3.0]),
-        (
-            "held_out",
-            [3 / 2, 9 / 3],
-        ),  # of five samples three are even, and the odd ones normalise those
-    ],
-)
-def test_a_fisher_is_a_mean_of_squares(kind: str, expected: list[float]) -> None:
-    found = SQUARES.fisher(kind)
-    assert found.shape == (len(expected), 1, 1, 2)
-    torch.testing.assert_close(found[:, 0, 0, 0], torch.tensor(expected))
-
-
-@pytest.mark.parametrize(
-    ("damping", "expected"),
-    [
-        ("add", [0.501, 0.501, 0.505, 0.52, 1.5, 4.5]),
-        ("floor", [0.5, 0.5, 0.5, 0.5, 1.0, 4.0]),
-        ("conditional", [0.501, 0.501, 0.505, 0.02, 1.0, 4.0]),
-    ],
-)
-def test_damping_is_elementwise(damping: str, expected: list[float]) -> None:
-    settings = CircuitSettings(damping=damping, epsilon=1e-3)
-    found = damped(ENTRIES, SCALE, settings)
-    torch.testing.assert_close(found[0, 0], torch.tensor(expected))
-    assert ENTRIES[0, 0, 0] == 0.0  # the Fisher itself stays
 
 
 def test_facts_of_two_halves_are_facts_of_both() -> None:

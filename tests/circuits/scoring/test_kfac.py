@@ -1,4 +1,4 @@
-"""KFAC: factors per head, relative damping, preconditioned gradients, and what cannot be inverted."""
+"""KFAC: padding is no token, and what cannot be inverted or held is refused."""
 
 from __future__ import annotations
 

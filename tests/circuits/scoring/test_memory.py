@@ -6,10 +6,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-import torch
 from tests.circuits.toy_attention import Toy
 
-from crosstune.circuits.scoring.memory import GIB, Cuts, Need, TaskFactors, Workspace, within
+from crosstune.circuits.scoring.memory import GIB, Cuts, Need, TaskFactors, Workspace
 from crosstune.circuits.scoring.tiles import BlockFactors
 from crosstune.foundation.errors import MeasurementError
 
@@ -103,32 +102,6 @@ def factors(block: str, **others: BlockFactors | None) -> TaskFactors:
     a, b = (BlockFactors.of(TOY.layer(TOY.samples(count, count)), block) for count in (5, 4))
     given = {"true": None, "kronecker": None, **others}
     return TaskFactors("block", tuple(range(a.heads)), a, b, **given)
-
-
-def test_tiles_of_both_tasks_stay_while_both_are_read() -> None:
-    found = factors("q")
-    cuts = Cuts(4, 3, 2, found.need(["task_a"]))
-    workspace = Workspace()
-    workspace.fit(cuts, found.a, 1.0)
-    heads, stretch = slice(0, 4), slice(0, 3)
-    a = workspace.tile("a", found.a, heads, stretch)
-    b = workspace.tile("b", found.b, heads, stretch)
-    expected = [TOY.gradients(TOY.samples(count, count), "q") for count in (5, 4)]
-    torch.testing.assert_close(a.flatten(2), expected[0])
-    torch.testing.assert_close(b.flatten(2), expected[1])
-    again = workspace.tile("a", found.a, heads, stretch, built=True)
-    assert again.data_ptr() == a.data_ptr()
-
-
-def test_squares_come_piece_by_piece() -> None:
-    found = factors("q")
-    workspace = Workspace()
-    workspace.fit(Cuts(4, 3, 2, found.need(["task_a"])), found.a, 1.0)
-    tile = workspace.tile("a", found.a, slice(0, 4), slice(1, 3))
-    parts = [(part, squared.clone()) for part, squared in workspace.squared(tile, slice(1, 3))]
-    assert [part for part, _ in parts] == [slice(1, 3)]
-    torch.testing.assert_close(parts[0][1], tile.square())
-    assert within(slice(1, 3), slice(1, 2)) == slice(2, 3)
 
 
 def test_a_smaller_cuts_takes_the_memory_of_a_larger_one() -> None:

@@ -23,15 +23,6 @@ def test_tiles_are_the_gradients_of_autograd(block: str) -> None:
     torch.testing.assert_close(tile[source.places].flatten(2), TOY.gradients(ROWS, block))
 
 
-def test_a_part_of_a_head_is_that_part_of_its_gradient() -> None:
-    source = BlockFactors.of(LAYER, "q", heads=[1, 3])
-    tile = torch.empty(5, 1, 2, 5, dtype=torch.float64)
-    source.build(slice(1, 2), slice(1, 3), tile)
-    expected = TOY.gradients(ROWS, "q")[:, 3].unflatten(1, (3, 5))[:, 1:]
-    torch.testing.assert_close(tile[source.places][:, 0], expected)
-    assert (source.heads, source.slice_shape, source.count) == (2, (3, 5), 5)
-
-
 @pytest.mark.parametrize(
     ("kept", "built"),
     [

@@ -1,4 +1,4 @@
-"""Variants: the left and right factors of each, on numbers that can be checked by eye."""
+"""Variants: what normalises a sample is exact, also of a part of a head, and rights are made in place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from crosstune.circuits.scoring.variants import (
 )
 from crosstune.circuits.settings import VARIANTS, CircuitSettings
 
-TILE = torch.tensor([-2.0, 4.0, 6.0]).view(3, 1, 1, 1)  # three samples, one element
 EVERY = slice(0, 1)
 UNDAMPED = CircuitSettings(damping_share=0.0, epsilon=0.0)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from crosstune.circuits.capture.factors import FactorRow, Factors
 from crosstune.circuits.capture.hooks import Pass
 from crosstune.circuits.capture.labels import Labels
-from crosstune.circuits.capture.scope import Scope, check_rows, plan_batches, trimmed
+from crosstune.circuits.capture.scope import Scope, check_tokens, plan_batches, trimmed
 from crosstune.circuits.capture.shards import Shard, Shards, ShardsInMemory, ShardsOnDisk
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.circuits.storage import Tensors
@@ -49,14 +49,9 @@ MEMORY_SHARE = 0.5
 _TF32_EPSILON = 2.0**-10
 
 
-@contextmanager
-def attention_kernel(name: str) -> Iterator[None]:
+def attention_kernel(name: str) -> AbstractContextManager[None]:
     """Inside, scaled dot-product attention runs by this kernel: whichever torch chooses, or the plain products."""
-    if name != "math":
-        yield
-        return
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+    return sdpa_kernel(SDPBackend.MATH) if name == "math" else nullcontext()
 
 
 def difference(among: Shard, index: int, other: Shard, place: int = 0) -> float:
@@ -120,13 +115,13 @@ def capture_factors(
     `MEMORY_SHARE` of the budget. Labels are `text`, or `sampled` from the model's own predictions (for the true Fisher).
 
     Raises:
-        DataError: There are no rows, or one cannot be captured.
+        DataError: A row holds a token that the model does not know.
         SettingsError: The model has no such layer.
         MeasurementError: A gradient is not finite, or a row's factors change with what other rows of its batch say.
         UnsupportedError: The model is sharded or quantised, or does not use each projection once.
         StorageError: The folder, or its disk, cannot be used.
     """
-    check_rows(model, rows)
+    check_tokens(model, rows)
     scope = Scope.of(heads, settings)
     used = [trimmed(row) for row in rows]
     batches = plan_batches(used, settings.batch_tokens)

@@ -81,59 +81,25 @@ class Scope:
 _NAMED = 3  # rows that an error names
 
 
-def check_rows(model: nn.Module, rows: Sequence[Encoded]) -> None:
-    """Raise unless the model can read every row and has something to predict in it."""
-    if not rows:
-        raise DataError(
-            "rows",
-            law="must hold at least one row",
-            found="none",
-            remedy="Give the task more rows; a task without rows has no factors.",
-        )
-    _refuse(
-        [row for row in rows if not row.scored_tokens or last_scored(row) < 1],
-        "must have something to score",
-        "nothing scored",
-        "Leave such rows out, or raise `length` if prompts fill it.",
-    )
+def check_tokens(model: nn.Module, rows: Sequence[Encoded]) -> None:
+    """Raise unless the model knows every token."""
     config: Any = model.config
-    context = getattr(config, "max_position_embeddings", None) or max(
-        len(row.input_ids) for row in rows
-    )
-    _refuse(
-        [row for row in rows if len(row.input_ids) > context],
-        f"must fit the model's context of {context} tokens",
-        f"{max(len(row.input_ids) for row in rows)} tokens",
-        f"Encode rows with `length` {context} or less.",
-    )
-    known = config.vocab_size
-    _refuse(
-        [row for row in rows if not 0 <= min(row.input_ids) <= max(row.input_ids) < known],
-        f"must hold tokens of the model's vocabulary, 0 to {known - 1}",
-        "another token",
-        "Encode rows with the model's own tokenizer.",
-    )
-
-
-def _refuse(rows: Sequence[Encoded], law: str, found: str, remedy: str) -> None:
-    if rows:
-        names = ", ".join(repr(row.row_id) for row in rows[:_NAMED])
+    known = range(config.vocab_size)
+    wrong = [
+        row for row in rows if not (min(row.input_ids) in known and max(row.input_ids) in known)
+    ]
+    if wrong:
         raise DataError(
-            f"row {names}",
-            law=law,
-            found=f"{found} (rows like this: {len(rows)})",
-            remedy=remedy,
+            f"row {', '.join(repr(row.row_id) for row in wrong[:_NAMED])}",
+            law=f"must hold tokens of the model's vocabulary, 0 to {config.vocab_size - 1}",
+            found=f"another token (rows like this: {len(wrong)})",
+            remedy="Encode rows with the model's own tokenizer.",
         )
-
-
-def last_scored(row: Encoded) -> int:
-    """The place of the last token that is scored; -1 where none is."""
-    return max((at for at, label in enumerate(row.labels) if label != UNSCORED), default=-1)
 
 
 def trimmed(row: Encoded) -> Encoded:
     """The row up to its last scored token: what follows cannot change its loss."""
-    size = last_scored(row) + 1
+    size = max(at for at, label in enumerate(row.labels) if label != UNSCORED) + 1
     return replace(row, input_ids=row.input_ids[:size], labels=row.labels[:size])
 
 

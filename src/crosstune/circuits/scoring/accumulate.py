@@ -133,21 +133,20 @@ class Accumulator:
 
     def columns(self, pairs: Mapping[Form, Tensor]) -> dict[Form, Tensor]:
         """Means over the even and over the odd samples of A, [2, nB, heads]."""
-        b = self._places[1]
-        return {
-            form: self._columns[form].cpu()[:, :, b].permute(1, 2, 0)
-            if form in self.without_pairs
-            else _two_means(pairs[form])
-            for form in self.averages
-        }
+        return self._averages(self._columns, self._places[1], pairs)
 
     def rows(self, pairs: Mapping[Form, Tensor]) -> dict[Form, Tensor]:
         """Means over the even and over the odd samples of B, [2, nA, heads]."""
-        a = self._places[0]
+        transposed = {form: scores.transpose(0, 1) for form, scores in pairs.items()}
+        return self._averages(self._rows, self._places[0], transposed)
+
+    def _averages(
+        self, sums: Mapping[Form, Tensor], places: Tensor, pairs: Mapping[Form, Tensor]
+    ) -> dict[Form, Tensor]:
         return {
-            form: self._rows[form].cpu()[:, :, a].permute(1, 2, 0)
-            if form in self.without_pairs
-            else _two_means(pairs[form].transpose(0, 1))
+            form: sums[form].cpu()[:, :, places].permute(1, 2, 0)
+            if form in sums
+            else _two_means(pairs[form])
             for form in self.averages
         }
 

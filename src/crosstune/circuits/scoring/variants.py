@@ -62,10 +62,9 @@ class Normaliser:
         cls, kind: str, fisher: Tensor, scale: Tensor, halves: Tensor, settings: CircuitSettings
     ) -> Normaliser:
         """The normaliser of a kind."""
-        if kind == "leave_one_out":
-            return cls(kind, None, scale, halves, settings)
-        divided = inverse(kind, damped(fisher, scale, settings))
-        return cls(kind, divided, scale, halves, settings)
+        sees_all = kind != "leave_one_out"
+        one_over_d = inverse(kind, damped(fisher, scale, settings)) if sees_all else None
+        return cls(kind, one_over_d, scale, halves, settings)
 
     def divide(self, tile: Tensor, features: slice, out: Tensor) -> Tensor:
         """Each sample's gradient over its D; tile, out: [nA, heads, features, d]."""
