@@ -345,17 +345,17 @@ def repair_cell_tables() -> dict[str, tuple[Column, ...]]:
 def circuit_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of every table that a circuit study writes."""
     from crosstune.circuits import tables
-    from crosstune.studies.circuits import entries, summary
+    from crosstune.studies.circuits import head_pairs, prepare, summary
 
     return {
-        tables.HEADS: (*entries.AXES, *tables.HEADS_COLUMNS, entries.STANDS_OUT),
-        tables.PAIRS: entries.PAIRS_COLUMNS,
-        entries.MATRICES: entries.MATRICES_COLUMNS,
-        entries.ROWS: entries.ROWS_COLUMNS,
-        tables.SLICES: (*entries.AXES, *tables.SLICES_COLUMNS),
-        tables.ABLATION: (*entries.AXES, *tables.ABLATION_COLUMNS),
+        tables.HEADS: (*prepare.AXES, *tables.HEADS_COLUMNS, head_pairs.STANDS_OUT),
+        tables.PAIRS: head_pairs.PAIRS_COLUMNS,
+        head_pairs.MATRICES: head_pairs.MATRICES_COLUMNS,
+        head_pairs.ROWS: head_pairs.ROWS_COLUMNS,
+        tables.SLICES: (*prepare.AXES, *tables.SLICES_COLUMNS),
+        tables.ABLATION: (*prepare.AXES, *tables.ABLATION_COLUMNS),
         summary.CHECKPOINTS: summary.CHECKPOINTS_COLUMNS,
-        tables.CHANGES: (*entries.AXES, *tables.CHANGES_COLUMNS),
+        tables.CHANGES: (*prepare.AXES, *tables.CHANGES_COLUMNS),
     }
 
 

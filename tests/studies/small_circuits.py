@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,11 @@ from crosstune.studies.circuits.study import Circuits
 from crosstune.studies.frame.plan import Listener, silent
 
 LAYERS = 2
+TWO = [
+    {"name": "en", "source": "toy:latin-svo", "rows": 40},
+    {"name": "bn", "source": "toy:bengali-sov-0.3", "rows": 40},
+]
+THREE = [*TWO, {"name": "ar", "source": "toy:arabic-vso-0.3", "rows": 40}]
 
 
 def later(folder: Path) -> str:
@@ -33,27 +37,16 @@ def later(folder: Path) -> str:
     return str(place)
 
 
-def values(folder: Path, **changes: Any) -> dict[str, Any]:
-    """The settings as plain values; groups in `changes` are merged into those here."""
-    small: dict[str, Any] = {
+def settings(folder: Path, **changes: Any) -> CircuitStudySettings:
+    """The settings; changes of `measurement` are merged into those here."""
+    measurement = {"rows": 12, "length": 16, **changes.pop("measurement", {})}
+    small = {
         "output": str(folder / "run"),
         "model": small_study.model(folder),
-        "tasks": [
-            {"name": "en", "source": "toy:latin-svo", "rows": 40},
-            {"name": "bn", "source": "toy:bengali-sov-0.3", "rows": 40},
-        ],
-        "measurement": {"rows": 12, "length": 16},
+        "tasks": TWO,
+        "measurement": measurement,
     }
-    for name, change in changes.items():
-        old = small.get(name)
-        merges = isinstance(change, Mapping) and isinstance(old, Mapping)
-        small[name] = {**old, **change} if merges else change
-    return small
-
-
-def settings(folder: Path, **changes: Any) -> CircuitStudySettings:
-    """The same as a value."""
-    return from_mapping(CircuitStudySettings, values(folder, **changes))
+    return from_mapping(CircuitStudySettings, {**small, **changes})
 
 
 def everything(folder: Path) -> CircuitStudySettings:

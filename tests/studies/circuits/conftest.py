@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from tests.studies import small_circuits
 
@@ -24,9 +22,3 @@ def circuited(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def study(circuited: Run) -> Circuits:
     """The same study, prepared."""
     return small_circuits.prepared(settings_of(circuited, CircuitStudySettings))
-
-
-@pytest.fixture
-def folder(study_folder: Path) -> Path:
-    """Where the small model lies."""
-    return study_folder

@@ -12,100 +12,76 @@ from typing import Any
 import pytest
 from tests.studies import small_circuits
 
-from crosstune.circuits.settings import CircuitSettings
-from crosstune.foundation.records import Run
 from crosstune.studies.circuits import cell
-from crosstune.studies.circuits.cell import ablated, captures, scorings
-from crosstune.studies.circuits.prepare import CellKey, Checkpoint
+from crosstune.studies.circuits.prepare import CellKey
 from crosstune.studies.circuits.study import Circuits
 from crosstune.studies.frame.plan import Progress
 
-HERE = Checkpoint("here", "x")
 
-
-def test_tasks_are_captured_once_and_at_drawn_labels_for_the_true_fisher() -> None:
-    wanted = [CellKey("0", HERE, "a", "b"), CellKey("1", HERE, "a", "c")]
-    plain = captures(wanted, CircuitSettings())
-    assert plain == {("a", "text"), ("b", "text"), ("c", "text")}
-    assert captures(wanted, CircuitSettings(fisher="true")) == plain | {("a", "sampled")}
-
-
-def asking(study: Circuits, **changes: Any) -> Circuits:
+def measuring(study: Circuits, ablate: bool = True, **changes: Any) -> Circuits:
+    """The same study with other settings of its measurement."""
     other = copy.copy(study)
     measurement = replace(study.settings.measurement, **changes)
-    other.settings = replace(study.settings, measurement=measurement)
+    other.settings = replace(study.settings, measurement=measurement, ablate=ablate)
     return other
 
 
-def test_an_ablation_asks_every_fisher_that_is_at_hand(study: Circuits) -> None:
-    usual = asking(study, variants=("directional", "signed", "ewc"), averages="pooled")
-    found = ablated(usual)
-    assert [one.fisher for one in found] == ["task_a", "pooled", "held_out", "leave_one_out"]
-    assert all(one.variants == ("directional", "signed") for one in found)
-    assert ablated(asking(study, fisher="true"))[-1].fisher == "true"
-    assert [one.fisher for one in ablated(asking(usual, min_samples=12))] == ["task_a", "pooled"]
-    assert ablated(asking(study, variants=("ewc", "kfac"))) == ()
-    without = copy.copy(usual)
-    without.settings = replace(usual.settings, ablate=False)
-    assert (ablated(without), scorings(without), scorings(usual)) == ((), 1, 5)
+def test_tasks_are_captured_once_and_at_drawn_labels_for_the_true_fisher(study: Circuits) -> None:
+    wanted = [CellKey("0", "here", "a", "b"), CellKey("1", "here", "a", "c")]
+    plain = measuring(study, averages="pooled").captures(wanted)
+    assert plain == {("a", "text"), ("b", "text"), ("c", "text")}
+    assert measuring(study, fisher="true").captures(wanted) == plain | {("a", "sampled")}
 
 
-def test_a_task_is_captured_once_a_state_whatever_it_is_held_against(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_ablation_scores_under_every_fisher_that_is_at_hand(study: Circuits) -> None:
+    def fishers(**changes: Any) -> list[str | None]:
+        return [one.fisher for one in measuring(study, **changes).scorings[1:]]
+
+    usual = {"variants": ("directional", "signed", "ewc"), "averages": "pooled"}
+    assert fishers(**usual) == ["task_a", "pooled", "held_out", "leave_one_out"]
+    assert fishers(**usual, min_samples=12) == ["task_a", "pooled"]
+    assert fishers(fisher="true")[-1] == "true"
+    assert fishers(variants=("ewc", "kfac")) == fishers(ablate=False) == []
+    first, *others = measuring(study, **usual).scorings
+    assert first.variants == usual["variants"]
+    assert {one.variants for one in others} == {("directional", "signed")}
+
+
+def test_a_task_is_captured_once_a_state_and_progress_ends_at_the_total_of_each_cell(
+    study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: Counter[tuple[str, str]] = Counter()
+    captured: Counter[tuple[str, str]] = Counter()
+    heard: list[Progress] = []
     real = cell.capture_samples
 
     def counted(model: Any, samples: Any, *rest: Any) -> Any:
-        asked[samples.rows[0].text, rest[-1]] += 1
+        captured[samples.rows[0].text, rest[-1]] += 1
         return real(model, samples, *rest)
 
     monkeypatch.setattr(cell, "capture_samples", counted)
-    tasks = [
-        {"name": "en", "source": "toy:latin-svo", "rows": 40},
-        {"name": "bn", "source": "toy:bengali-sov-0.3", "rows": 40},
-        {"name": "ar", "source": "toy:arabic-vso-0.3", "rows": 40},
-    ]
-    chosen = small_circuits.settings(folder, output=str(tmp_path / "run"), tasks=tasks)
-    run = small_circuits.run_cells(chosen)
-    assert len(run.cells()) == 3
-    assert sorted(asked.values()) == [1, 1, 1]
-
-
-def test_progress_never_goes_back_and_ends_at_the_total_of_each_cell(
-    folder: Path, tmp_path: Path
-) -> None:
-    told: list[Progress] = []
     chosen = small_circuits.settings(
-        folder, output=str(tmp_path / "run"), pairs=["bn:en", "en:bn"], measurement={"layers": [1]}
-    )
-    small_circuits.run_cells(chosen, told.append)
-    # Of one layer, two tasks captured and one pair scored; the second cell captures nothing.
-    for total, own in zip((3, 1), by_cell(told), strict=True):
-        done = [one.done for one in own]
+        study_folder, output=str(tmp_path / "run"), tasks=small_circuits.THREE, measurement={"layers": [1]}
+    )  # fmt: skip
+    small_circuits.run_cells(chosen, heard.append)
+    assert sorted(captured.values()) == [1, 1, 1]
+    # Of one layer: two tasks captured and a pair scored, one more task captured, none.
+    names = dict.fromkeys(one.cell for one in heard)
+    for total, name in zip((3, 2, 1), names, strict=True):
+        done = [one.done for one in heard if one.cell == name]
         assert done == sorted(done)
-        assert {one.total for one in own} == {done[-1]} == {total}
-    doing = [one.doing for one in told]
-    assert "capturing bn" in doing and "bn against en: scoring, layer 1 of 1" in doing
+        assert {one.total for one in heard if one.cell == name} == {done[-1]} == {total}
+    doing = [one.doing for one in heard]
+    assert "capturing bn" in doing
+    assert "en against bn: scoring, layer 1 of 1" in doing
 
 
-def test_what_a_finished_cell_captured_exceeds_no_total(folder: Path, tmp_path: Path) -> None:
-    told: list[Progress] = []
-    chosen = small_circuits.settings(folder, output=str(tmp_path / "run"), pairs=["bn:en", "en:bn"])
+def test_what_a_finished_cell_captured_exceeds_no_total(study_folder: Path, tmp_path: Path) -> None:
+    heard: list[Progress] = []
+    chosen = small_circuits.settings(
+        study_folder, output=str(tmp_path / "run"), pairs=["bn:en", "en:bn"]
+    )
     run = small_circuits.run_cells(chosen)
     shutil.rmtree(run.cells()[1].folder)
-    small_circuits.run_cells(chosen, told.append)
-    assert any(one.doing.startswith("captured") for one in told)
-    assert all(one.done <= one.total for one in told)
-
-
-def by_cell(told: list[Progress]) -> list[list[Progress]]:
-    names = dict.fromkeys(one.cell for one in told)
-    return [[one for one in told if one.cell == name] for name in names]
-
-
-def test_a_cell_tells_its_findings_and_methods(circuited: Run) -> None:
-    for one in circuited.cells():
-        assert one.events("statement")
-        (told,) = one.events("methods")
-        assert "12 samples of task A" in told["text"]
+    small_circuits.run_cells(chosen, heard.append)
+    assert any(one.doing.startswith("captured") for one in heard)
+    assert all(one.done <= one.total for one in heard)

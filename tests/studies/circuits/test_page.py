@@ -26,10 +26,7 @@ def single(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         f'{{"text": "<script>alert({at})</script> tisane {at} mosola"}}\n' for at in range(14)
     )
     (folder / "evil.jsonl").write_text(lines, encoding="utf-8")
-    tasks = [
-        {"name": "en", "source": "toy:latin-svo", "rows": 40},
-        {"name": "evil", "source": str(folder / "evil.jsonl")},
-    ]
+    tasks = [small_circuits.TWO[0], {"name": "evil", "source": str(folder / "evil.jsonl")}]
     chosen = small_circuits.settings(
         study_folder,
         output=str(folder / "run"),
@@ -40,8 +37,7 @@ def single(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_the_explorer_begins_at_signed_scores_and_knows_its_tables(circuited: Run) -> None:
-    page = page_of(circuited)
-    explorer = page.sections[0]
+    explorer = page_of(circuited).sections[0]
     assert (explorer.view, explorer.table, explorer.mark) == (
         "explorer", "circuit_heads", "stands_out",
     )  # fmt: skip
@@ -59,9 +55,7 @@ def test_states_stand_side_by_side_and_pairs_are_chosen(circuited: Run, single: 
 def test_every_section_can_be_drawn(circuited: Run, single: Run) -> None:
     for run in (circuited, single):
         contents = Contents.of(run)
-        assert [contents.obstacle(section) for section in contents.page.sections] == [""] * len(
-            contents.page.sections
-        )
+        assert {contents.obstacle(section) for section in contents.page.sections} == {""}
     ids = [section.id for section in page_of(circuited).sections]
     assert ids == ["heads", "cosine-signed", "cosine-symmetric", "ablation-spearman", "ablation-overlap", "checkpoints", "changes", "slices", "methods"]  # fmt: skip
     assert [section.id for section in page_of(single).sections] == [
@@ -69,9 +63,13 @@ def test_every_section_can_be_drawn(circuited: Run, single: Run) -> None:
     ]  # fmt: skip
 
 
-def test_methods_name_the_tasks_and_formulas(single: Run) -> None:
-    note = page_of(single).sections[-1].note
+def test_findings_and_methods_are_those_of_the_cells(single: Run) -> None:
+    page, (cell,) = page_of(single), single.cells()
+    said = [f"en:evil. {event['text']}" for event in cell.events("statement")]
+    assert [one.text for one in page.statements[: len(said)]] == said != []
+    note = page.sections[-1].note
     assert note.startswith("Task A is en, task B is evil.")
+    assert "12 samples of task A" in note
     assert "Σ_k g_ik g_jk/D_k" in note
 
 

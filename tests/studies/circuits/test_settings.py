@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import CrosstuneError
 from crosstune.foundation.storage import safe_name
@@ -28,6 +29,10 @@ THREE = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("a", 
         ({"conflict": "runs/c", "checkpoints": ("x",)}, "beside `conflict`"),
         ({"conflict_seed": 3}, "needs `conflict`"),
         ({"top_pairs": 0}, "top_pairs"),
+        (
+            {"measurement": CircuitSettings(rows=5)},
+            "`measurement.rows` must be at least min_samples (10)",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(change: dict[str, Any], named: str) -> None:

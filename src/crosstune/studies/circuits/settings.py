@@ -59,11 +59,11 @@ class CircuitStudySettings(StudySettings):
         super().__post_init__()
         names = self.task_names
         require(len(names) >= 2, "tasks", "must be at least two", len(names))
-        self._check_pairs(names)
         self._check_models()
         at_least("top_pairs", self.top_pairs, 1)
-
-    def _check_pairs(self, names: Sequence[str]) -> None:
+        rows, least = self.measurement.rows, self.measurement.min_samples
+        law = f"must be at least min_samples ({least})"
+        require(rows >= least, "measurement.rows", law, rows)
         for pair in self.pairs:
             a, _, b = pair.partition(":")
             law = f"must be two different tasks as A:B, of {', '.join(names)}"
@@ -96,11 +96,7 @@ class CircuitStudySettings(StudySettings):
 
 
 def names_of(places: Sequence[str]) -> tuple[str, ...]:
-    """Short names of checkpoints, all different.
-
-    Returns:
-        The last part of each that says something, with its number in front where there are several.
-    """
+    """Short names of checkpoints: the last part of each that says something, numbered where there are several."""
     found = []
     for at, place in enumerate(places):
         parts = [part for part in PurePath(place).parts if part not in ("/", _SAVED_AS)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -14,30 +14,28 @@ from crosstune.circuits.comparison import compare
 from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.foundation.statistics.association import rank_correlation
-from crosstune.studies.circuits.cell import SCORES
-from crosstune.studies.circuits.entries import (
-    AXES,
-    Found,
+from crosstune.studies.circuits.head_pairs import (
+    HEAD,
+    Scores,
     heads_table,
     matrices_table,
     pairs_table,
     rows_table,
     standing,
 )
-from crosstune.studies.circuits.prepare import CellKey
+from crosstune.studies.circuits.prepare import AXES, CellKey
 from crosstune.studies.circuits.settings import CircuitStudySettings
-from crosstune.studies.frame.over_seeds import by_key
+from crosstune.studies.frame.over_seeds import PLAIN, by_key
 
 CHECKPOINTS = "circuit_checkpoints"
-_HEAD = {column.name: column for column in tables.HEADS_COLUMNS}
 CHECKPOINTS_COLUMNS = (
     *AXES,
-    _HEAD["block"],
-    _HEAD["variant"],
+    HEAD["block"],
+    HEAD["variant"],
     Column.label("against", about="The checkpoint whose map it is held against."),
     *Column.interval(
         "rank_correlation",
-        names=("low", "high"),
+        names=PLAIN,
         about="Spearman, between the means of all heads of the block at the two checkpoints.",
         bounds="As if heads were independent.",
     ),
@@ -48,107 +46,67 @@ CHECKPOINTS_COLUMNS = (
 def over_cells(
     done: Mapping[CellKey, Run], settings: CircuitStudySettings
 ) -> tuple[list[Table], list[Measurement]]:
-    """The tables and headline figures of a study.
-
-    Returns:
-        The cells' tables with checkpoint and pair in front, and what follows from them together.
-    """
-    found = [Found(key, CircuitScores.open(cell.folder / SCORES)) for key, cell in done.items()]
-    names = [tables.HEADS, tables.SLICES, *([tables.ABLATION] if settings.ablate else [])]
-    over = {
-        name: Table.concat(
-            [
-                done[one.key]
-                .table(name)
-                .with_columns(dict(zip(AXES, one.axes.values(), strict=True)))
-                for one in found
-            ]
-        )
-        for name in names
-    }
-    heads = over[tables.HEADS] = heads_table(over[tables.HEADS])
-    written = [
-        *over.values(),
-        pairs_table(found, heads, settings.top_pairs),
-        matrices_table(found),
-        rows_table(found),
+    """The tables and headline figures of a study: those of its cells, and what follows from them together."""
+    scores = {key: CircuitScores.open(cell.folder / "scores") for key, cell in done.items()}
+    heads, *others = (
+        Table.concat([key.label(cell.table(name)) for key, cell in done.items()])
+        for name in (tables.HEADS, tables.SLICES, *([tables.ABLATION] * settings.ablate))
+    )
+    heads = heads_table(heads)
+    changes = list(_changes(scores))
+    found = [
+        heads,
+        *others,
+        pairs_table(scores, heads, settings.top_pairs),
+        matrices_table(scores),
+        rows_table(scores),
         checkpoints_table(heads),
-        *changes_tables(found),
+        *([Table.concat(changes)] if changes else []),
     ]
-    return [table for table in written if len(table)], list(measurements(heads, settings))
+    return [table for table in found if len(table)], list(measurements(heads, settings))
 
 
-def changes_tables(found: Sequence[Found]) -> Iterator[Table]:
-    """The table `circuit_changes`: by how much each head's mean changed since the first checkpoint.
-
-    Yields:
-        It, where there are several checkpoints and a form that may be compared between them.
-    """
-    changes = []
-    for _, own in groupby(sorted(found, key=_pair_of), key=_pair_of):
-        first, *others = own
-        for one in others:
-            for form in first.scores.average_forms:
+def _changes(scores: Scores) -> Iterator[Table]:
+    """By how much each head's mean changed since the first checkpoint, of forms that may be compared between them."""
+    for pair in sorted({key.pair for key in scores}):
+        first, *others = (key for key in scores if key.pair == pair)
+        for key in others:
+            for form in scores[first].average_forms:
                 if not why_not(form):
-                    table = compare(first.scores, one.scores, form)
-                    changes.append(
-                        table.with_columns(dict(zip(AXES, one.axes.values(), strict=True)))
-                    )
-    if changes:
-        yield Table.concat(changes)
-
-
-def _pair_of(one: Found) -> str:
-    return one.key.pair
+                    yield key.label(compare(scores[first], scores[key], form))
 
 
 def checkpoints_table(heads: Table) -> Table:
-    """The table `circuit_checkpoints`: whether the same heads stand out at another checkpoint.
-
-    Returns:
-        For each pair of tasks, block and variant that no rescaling changes, each checkpoint but the first against the first.
-    """
-    return Table(CHECKPOINTS, CHECKPOINTS_COLUMNS, _against_first(heads))
-
-
-def _against_first(heads: Table) -> Iterator[dict[str, Any]]:
-    for (pair, block, variant), rows in by_key(heads, ("pair", "block", "variant")):
+    """The table `circuit_checkpoints`: whether the heads of the first checkpoint stand out at the others, by scores that may be compared."""
+    rows: list[dict[str, Any]] = []
+    for (pair, block, variant), own in by_key(heads, ("pair", "block", "variant")):
         if variant not in INVARIANT:
             continue
-        maps = {
-            name: {(row["layer"], row["head"]): row["mean"] for row in own}
-            for name, own in groupby(rows, key=lambda row: row["checkpoint"])
+        means = {
+            name: torch.tensor([row["mean"] for row in at], dtype=torch.float64)
+            for name, at in groupby(own, key=lambda row: row["checkpoint"])
         }
-        first, *others = maps
+        first, *others = means
         for name in others:
-            shared = [
-                (mean, maps[name][at]) for at, mean in maps[first].items() if at in maps[name]
-            ]
-            both = torch.tensor(shared, dtype=torch.float64).reshape(-1, 2)
-            rho = rank_correlation(both[:, 0], both[:, 1])
-            yield {
-                "checkpoint": name,
-                "pair": pair,
-                "block": block,
-                "variant": variant,
-                "against": first,
-                "rank_correlation": rho.value.item(),
-                "low": rho.low.item(),
-                "high": rho.high.item(),
-                "heads": len(shared),
-            }
+            rho = rank_correlation(means[first], means[name])
+            rows.append(
+                {
+                    "checkpoint": name,
+                    "pair": pair,
+                    "block": block,
+                    "variant": variant,
+                    "against": first,
+                    "rank_correlation": rho.value.item(),
+                    "low": rho.low.item(),
+                    "high": rho.high.item(),
+                    "heads": len(means[first]),
+                }
+            )
+    return Table(CHECKPOINTS, CHECKPOINTS_COLUMNS, rows)
 
 
 def measurements(heads: Table, settings: CircuitStudySettings) -> Iterator[Measurement]:
-    """The largest head that stands out, for each cell, block and variant, with the band that holds for all heads.
-
-    Args:
-        heads: The study's `circuit_heads`.
-        settings: The study's settings.
-
-    Yields:
-        One measurement each where a head stands out.
-    """
+    """The largest head that stands out, for each cell, block and variant, with the band that holds for all heads."""
     several = len(settings.places) > 1 or settings.conflict is not None
     for (checkpoint, pair, block, variant), rows in by_key(
         heads, ("checkpoint", "pair", "block", "variant")
