@@ -97,18 +97,7 @@ class UnsupportedError(CrosstuneError, NotImplementedError):
 
 @contextmanager
 def renamed(ours: str, theirs: str) -> Iterator[None]:
-    """Errors about one of our arguments name it as the user wrote it.
-
-    Args:
-        ours: What the argument is called where the error is raised.
-        theirs: What the user calls it.
-
-    Yields:
-        Nothing; errors about other arguments pass unchanged.
-
-    Raises:
-        CrosstuneError: The same error with the user's word.
-    """
+    """Inside, an error about our argument `ours` names it `theirs`, as the user wrote it; other errors pass unchanged."""
     try:
         yield
     except CrosstuneError as error:

@@ -16,16 +16,7 @@ MOST_SIDE = 64
 
 @dataclass(frozen=True)
 class Excerpt:
-    """The part of a matrix that a page holds.
-
-    Attributes:
-        rows: Which rows, by descending mean.
-        columns: Which columns, likewise.
-        of: Rows and columns of the whole matrix.
-        cells: The values [rows, columns]; NaN is unmeasured.
-        row_means: The mean of each of the rows over the whole matrix.
-        column_means: Likewise of the columns.
-    """
+    """The part of a matrix that a page holds: its rows and columns with the largest means, in descending order."""
 
     rows: list[int]
     columns: list[int]
@@ -67,15 +58,9 @@ def _largest(matrix: np.ndarray[Any, Any], axis: int, most: int) -> tuple[list[i
 
 
 def read_matrix(folder: Path, file: str, index: str) -> np.ndarray[Any, Any] | None:
-    """One matrix of an array that lies in a run folder.
+    """The matrix at `index` (``"3,0"``, the place after the first two axes) of an array in a run folder; only that part is read.
 
-    Args:
-        file: The array's path in it; the first two axes are the matrix.
-        index: The place on the other axes, numbers with commas; empty for a plain matrix.
-
-    Returns:
-        The matrix, of which only the needed part is read; None where the file is not there, as in a folder that was sent
-        without its arrays.
+    None where the file is not there, as in a folder that was sent without its arrays.
     """
     path = _inside(folder, file)
     return _load(path, file, index) if path.is_file() else None

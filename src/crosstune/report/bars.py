@@ -25,11 +25,7 @@ _NUMBERS = 46  # pixels to the right of the plot
 
 
 def bars(source: Source, predicates: list[Any]) -> Figure:
-    """Horizontal bars from zero; the largest 30 (16 groups) where there are more.
-
-    Returns:
-        The chart; to the right of zero and to the left differ by colour, side and printed sign.
-    """
+    """Horizontal bars from zero, the largest 30 (16 groups); below and above zero differ by colour, side and printed sign."""
     section = source.section
     assert section.value is not None
     assert section.y is not None

@@ -25,15 +25,7 @@ _FEW_POINTS = 16
 
 
 def lines(source: Source, predicates: list[Any]) -> Figure:
-    """A line for every colour, with its band; thin lines for every seed or for figures at one state.
-
-    Args:
-        source: The section and its table.
-        predicates: The filters of the section.
-
-    Returns:
-        The chart; colour and dash say the same.
-    """
+    """A line for every colour (and dash), with its band; thin lines for every seed or for figures at one state."""
     section = source.section
     panels = len(source.levels(section.facet)) if section.facet else 1
     columns = min(panels, 3)
@@ -170,8 +162,7 @@ def _chance(base: Figure, name: str, looks: dict[str, Any]) -> Figure:
 def scatter(source: Source, predicates: list[Any]) -> Figure:
     """Points of two columns, with their intervals where the table has them, joined where the section has a trace.
 
-    Returns:
-        The chart; colour and shape say the same.
+    Colour and shape say the same.
     """
     section = source.section
     assert section.x is not None

@@ -25,11 +25,7 @@ _OF_NAMES = ("side", "place", "of", "id", "text")
 
 
 def explorer_html(section: Section, contents: Contents, legend: str, downloads: str) -> str:
-    """The figure of an explorer; its script fills it in, beginning at the largest cell that may be read.
-
-    Returns:
-        HTML in which all text of the run is escaped.
-    """
+    """The figure of an explorer, all text escaped; its script fills it in, beginning at the largest cell to be read."""
     table = contents.tables[str(section.table)]
     shown = table.where(**section.where)
     numbers = html_table(shown, limit=_FIRST_ROWS, caption=section.title)
@@ -62,11 +58,7 @@ def bounds(section: Section) -> str:
 
 
 def explorer_data(section: Section, contents: Contents) -> dict[str, Any]:
-    """What the page's script needs beside the table of the map.
-
-    Returns:
-        JSON values: roles of columns, choices that hold values below 0, matrices as far as the page holds them, pairs, and names of rows and columns.
-    """
+    """What the page's script needs beside the table of the map, as JSON values."""
     source = Source(section, contents.tables[str(section.table)])
     own = source.measured(str(section.value))
     matrices = list(_matrices(source, contents))

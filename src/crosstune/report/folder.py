@@ -25,11 +25,7 @@ class Contents:
 
     @classmethod
     def of(cls, run: Run | Path | str) -> Contents:
-        """The contents of a run folder.
-
-        Returns:
-            Them; a folder without ``page.json`` shows every table as it is, and says so.
-        """
+        """The contents of a run folder; one without ``page.json`` shows every table as it is, and says so."""
         opened = run if isinstance(run, Run) else Run.open(Path(run))
         tables = {name: opened.table(name) for name in opened.tables()}
         return cls(
@@ -42,11 +38,7 @@ class Contents:
         )
 
     def obstacle(self, section: Section) -> str:
-        """Why a section cannot be drawn.
-
-        Returns:
-            A sentence; empty where nothing stands in its way.
-        """
+        """Why a section cannot be drawn, in a sentence; empty where nothing stands in its way."""
         if section.table is None:
             return ""
         table = self.tables.get(section.table)

@@ -25,12 +25,10 @@ _LOUD_DIVERGING, _LOUD_RAMP = 0.75, 0.63
 
 
 def heatmap(source: Source, predicates: list[Any]) -> Figure:
-    """Cells on a diverging scale centred at zero; a value below the noise floor is grey and hatched.
+    """Cells on one diverging scale centred at zero, a panel for every value column and facet value.
 
-    Rows whose ``y`` is negative are sites outside the layers and stand in a strip below the grid.
-
-    Returns:
-        One panel for every value column and facet value, all on one colour scale.
+    A value below the noise floor is grey and hatched. Rows whose ``y`` is negative are sites outside the layers and stand in a
+    strip below the grid.
     """
     section = source.section
     assert section.value is not None

@@ -16,14 +16,7 @@ Figure: TypeAlias = Any  # any Altair chart; Altair's own methods lose the type 
 
 
 def cell(name: str) -> str:
-    """The Vega expression for a cell of the current row.
-
-    Args:
-        name: The column.
-
-    Returns:
-        Such as ``datum["nats"]``.
-    """
+    """The Vega expression for a cell of the current row, such as ``datum["nats"]``."""
     return f"datum[{json.dumps(name)}]"
 
 
@@ -56,9 +49,7 @@ def faceted(source: Source, chart: Figure, columns: int) -> Figure:
 def with_words(chart: Figure, measured: Measured, form: str) -> Figure:
     """The chart with the value and its interval as text, in the words of the house where there is none.
 
-    Returns:
-        The chart whose rows have ``stands`` (measured and not masked), ``printed``, ``said`` (printed with
-        its unit) and ``interval``.
+    Its rows have ``stands`` (measured and not masked), ``printed``, ``said`` (printed with its unit) and ``interval``.
     """
     value = cell(measured.value.name)
     is_there = f"isValid({value})"
@@ -82,11 +73,7 @@ def with_words(chart: Figure, measured: Measured, form: str) -> Figure:
 
 
 def tooltip(source: Source, measured: Measured) -> list[alt.Tooltip]:
-    """What a reader sees on pointing at a mark: where it is, value, interval, sample size, chance.
-
-    Returns:
-        Tooltip channels; they need the rows of `with_words`.
-    """
+    """What a reader sees on pointing at a mark of `with_words`: where it is, value, interval, sample size, chance."""
     place = [
         alt.Tooltip(column.name, type="nominal", title=titled(column))
         for column in source.tooltip_columns()
@@ -107,11 +94,7 @@ def tooltip(source: Source, measured: Measured) -> list[alt.Tooltip]:
 
 
 def legend_of(source: Source, name: str) -> alt.Legend:
-    """The legend of a column, in as many columns as its words leave room for.
-
-    Returns:
-        The legend; channels that share it word for word share one legend in the figure.
-    """
+    """The legend of a column, in as many columns as its words leave room for; channels with equal legends share one."""
     longest = max((len(str(level)) for level in source.levels(name)), default=1)
     columns = max(1, min(8, 110 // (min(longest, 34) + 6)))
     is_line = source.section.view == "lines"
@@ -132,14 +115,7 @@ def colored(source: Source, name: str) -> alt.Color:
 
 
 def level_rules(source: Source, base: Figure) -> list[Figure]:
-    """The labelled levels of a section as horizontal rules.
-
-    Args:
-        base: A chart over the section's rows, each of which would draw the rule again.
-
-    Returns:
-        A rule and a name for each level.
-    """
+    """The labelled levels of a section as horizontal rules with their names, over a chart of the section's rows."""
     layers: list[Figure] = []
     for label, level in source.section.lines:
         once = base.transform_aggregate(count="count()")

@@ -37,11 +37,7 @@ def packed(table: Table) -> dict[str, Any]:
 
 
 def drawn_rows(table: Table, thin: Table | None) -> list[dict[str, Any]]:
-    """The rows a figure is drawn from, as the page's script also makes them.
-
-    Returns:
-        Rows with ``row`` (their place in the table) and ``is_thin``.
-    """
+    """The rows a figure is drawn from, as the page's script also makes them, with their place ``row`` and ``is_thin``."""
     rows = []
     for source, is_thin in ((table, False), (thin, True)):
         for index, row in enumerate(source.rows() if source is not None else []):
@@ -54,11 +50,7 @@ def drawn_rows(table: Table, thin: Table | None) -> list[dict[str, Any]]:
 
 
 def script_json(value: object) -> str:
-    """JSON that cannot end the script element it stands in.
-
-    Returns:
-        Text without ``<``, ``>`` or ``&``, in which control characters are pictures of themselves.
-    """
+    """JSON that cannot end the script element it stands in, and in which control characters are pictures of themselves."""
     plain = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     text = _CONTROL.sub(_pictured, plain)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -33,13 +33,9 @@ _APPENDIX = (
 def page_html(
     contents: Contents, specifications: Mapping[str, dict[str, Any]], vega_bundle: str
 ) -> str:
-    """The whole page, which needs nothing outside itself.
+    """The whole page, which needs nothing outside itself, with all text of the run escaped.
 
-    Args:
-        specifications: Section id to Vega-Lite specification, for the sections that can be drawn.
-
-    Returns:
-        HTML in which all text of the run is escaped.
+    `specifications` are those of the sections that can be drawn, by id.
     """
     page = contents.page
     sections = "\n".join(

@@ -9,11 +9,7 @@ from crosstune.report.reading import Source
 
 
 def selectors(source: Source) -> str:
-    """The selectors of a section.
-
-    Returns:
-        HTML; empty where there is nothing to choose.
-    """
+    """The selectors of a section as HTML; empty where there is nothing to choose."""
     parts = []
     first = source.first_choices()
     for index, (name, values) in enumerate(choices(source)):

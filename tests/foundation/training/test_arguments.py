@@ -12,7 +12,7 @@ from crosstune.foundation.training.arguments import training_arguments
 
 
 def test_filters_and_surprises_are_off(tmp_path: Path) -> None:
-    arguments = training_arguments(tiny.settings(), tmp_path, 0, looks=False, on_cpu=True)
+    arguments = training_arguments(tiny.settings(), tmp_path, 0, evaluates=False, on_cpu=True)
     assert arguments.logging_nan_inf_filter is False
     assert arguments.report_to == []
     assert arguments.n_gpu <= 1
@@ -21,27 +21,27 @@ def test_filters_and_surprises_are_off(tmp_path: Path) -> None:
     assert arguments.eval_strategy == arguments.save_strategy == "no"
 
 
-def test_steps_looks_and_checkpoints_are_taken_over(tmp_path: Path) -> None:
+def test_steps_evaluations_and_checkpoints_are_taken_over(tmp_path: Path) -> None:
     settings = tiny.settings(
         steps=12, evaluate_every=3, checkpoint_every=4, accumulation=2, clip=0.5
     )
-    arguments = training_arguments(settings, tmp_path, 7, looks=True, on_cpu=True)
+    arguments = training_arguments(settings, tmp_path, 7, evaluates=True, on_cpu=True)
     assert (arguments.max_steps, arguments.eval_steps, arguments.save_steps) == (12, 3, 4)
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 2)
     assert arguments.max_grad_norm == 0.5
     assert arguments.save_total_limit is None  # older ones go only when a newer one is whole
-    assert training_arguments(settings, tmp_path, 7, looks=False, on_cpu=True).eval_strategy == "no"
+    assert training_arguments(settings, tmp_path, 7, evaluates=False, on_cpu=True).eval_strategy == "no"
 
 
 def test_a_tracker_that_is_not_there_is_named(tmp_path: Path) -> None:
     settings = tiny.settings(report_to=("nonsense",))
     with pytest.raises(SettingsError, match="found nonsense; installed are"):
-        training_arguments(settings, tmp_path, 0, looks=False, on_cpu=True)
+        training_arguments(settings, tmp_path, 0, evaluates=False, on_cpu=True)
 
 
 def test_two_seeds_differ(tmp_path: Path) -> None:
     seeds = {
-        training_arguments(tiny.settings(), tmp_path, seed, looks=False, on_cpu=True).seed
+        training_arguments(tiny.settings(), tmp_path, seed, evaluates=False, on_cpu=True).seed
         for seed in (0, 1)
     }
     assert len(seeds) == 2

@@ -175,11 +175,7 @@ def block_nats(model: nn.Module, block: Block, settings: GradientSettings) -> fl
 
 
 def micro_batches(rows: Sequence[Encoded], batch_tokens: int) -> list[list[Encoded]]:
-    """Rows in batches of similar length whose padded size stays within the budget.
-
-    Args:
-        batch_tokens: The most padded tokens of a batch; a longer row stands alone.
-    """
+    """Rows in batches of similar length whose padded size stays within `batch_tokens`; a longer row stands alone."""
     batches: list[list[Encoded]] = []
     for row in sorted(rows, key=lambda row: len(row.input_ids), reverse=True):
         # The first row of a batch is its longest, so it says how wide the padding makes the batch.

@@ -90,20 +90,12 @@ class Anatomy:
         return tuple(part for slab in self.slabs for part in slab.parts())
 
     def parts_of(self, parameter: str) -> tuple[Part, ...]:
-        """Return the parts into which one parameter is cut.
-
-        Raises:
-            ModelError: The anatomy has no such parameter.
-        """
+        """Return the parts into which one parameter is cut."""
         _check_known("parameter", [parameter], self._parts_by_parameter)
         return self._parts_by_parameter[parameter]
 
     def count(self, site: Site) -> int:
-        """Return the number of elements of a site.
-
-        Raises:
-            ModelError: The anatomy has no such site.
-        """
+        """Return the number of elements of a site."""
         _check_known("site", [site], self._counts)
         return self._counts[site]
 
@@ -190,7 +182,7 @@ class Anatomy:
                 argument,
                 law="must hold a tensor for every parameter of the anatomy",
                 found=f"none for {missing[0]} ({len(missing)} missing)",
-                remedy="Use Anatomy.only(names) to look at some parameters.",
+                remedy="Use Anatomy.only(names) to see some parameters.",
             )
         for slab in self.slabs:
             shape = tuple(tensors[slab.parameter].shape)

@@ -30,11 +30,10 @@ _PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """The facts that decide whether two runs may be compared bit for bit.
+    """The facts that decide whether two runs may be compared bit for bit; None where not installed or not known.
 
-    Returns:
-        Plain values; what is not installed or not known is None. What torch knows (accelerators, the processor's capability,
-        the library of linear algebra, threads) is named only where it is loaded already: asking would load it.
+    What torch knows (accelerators, the processor's capability, the library of linear algebra, threads) is named only where it is
+    loaded already: asking would load it.
     """
     return {
         "python": platform.python_version(),
@@ -52,11 +51,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def arithmetic(environment: Mapping[str, Any]) -> str:
-    """What decides the last bits of what is computed, in one line.
-
-    Returns:
-        Environments with different lines may give different last bits; empty where torch was not loaded.
-    """
+    """What decides the last bits of what is computed, in one line; empty where torch was not loaded."""
     if environment.get("capability") is None:
         return ""
     devices = environment["accelerators"] or [

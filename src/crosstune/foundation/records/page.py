@@ -136,11 +136,7 @@ class Section:
             )
 
     def columns(self) -> tuple[str, ...]:
-        """The columns of ``table`` this section names.
-
-        Returns:
-            Each name once, in the order of the fields.
-        """
+        """The columns of ``table`` that this section names, each once, in the order of the fields."""
         named = (self.x, self.y, self.value, self.color, self.facet, self.trace, self.mark)
         every = [name for name in named if name is not None]
         return tuple(dict.fromkeys([*every, *self.beside, *self.choose, *self.where]))
@@ -175,11 +171,7 @@ class Page:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The page as plain JSON values; `Page.from_json` gives an equal page back.
-
-        Returns:
-            Dictionaries, lists, strings and numbers.
-        """
+        """The page as plain JSON values; `Page.from_json` gives an equal page back."""
         plain = asdict(self)
         for section in plain["sections"]:
             section["where"] = dict(section["where"])
@@ -189,14 +181,7 @@ class Page:
 
     @classmethod
     def from_json(cls, value: object) -> Page:
-        """The page written as `to_json` did, checked.
-
-        Args:
-            value: Parsed JSON.
-
-        Returns:
-            The page; an unknown or missing key, or a broken law, is a SettingsError.
-        """
+        """The page that `to_json` wrote; an unknown or missing key, or a broken law, is a SettingsError."""
         plain = _known("page", value, cls)
         statements = tuple(
             Statement(**_known("statement", item, Statement))

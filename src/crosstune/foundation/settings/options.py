@@ -16,18 +16,7 @@ S = TypeVar("S", bound="DataclassInstance")
 
 
 def with_options(settings: S, options: Mapping[str, Any]) -> S:
-    """The settings with single values replaced by name.
-
-    Args:
-        settings: The settings to start from.
-        options: Names of settings to new values.
-
-    Returns:
-        New settings of the same class.
-
-    Raises:
-        SettingsError: A name is unknown, or a value impossible.
-    """
+    """The settings with single values replaced by name; an unknown name or impossible value is a SettingsError."""
     known = [field.name for field in fields(settings)]
     for name in options:
         if name not in known:
@@ -42,16 +31,7 @@ def with_options(settings: S, options: Mapping[str, Any]) -> S:
 
 
 def at_least(argument: str, value: float, least: float) -> None:
-    """Hold a setting to its lower bound.
-
-    Args:
-        argument: The setting's name.
-        value: What it was set to.
-        least: The smallest value that makes sense.
-
-    Raises:
-        SettingsError: The value is smaller than ``least``.
-    """
+    """Hold a setting to its lower bound."""
     if value < least:
         raise SettingsError(
             argument,
@@ -64,13 +44,7 @@ def at_least(argument: str, value: float, least: float) -> None:
 def left_to(owners: Mapping[str, str], argument: str, given: object) -> None:
     """Hold what a study sets itself in one of its parts to the defaults, so that nothing that is said is ignored.
 
-    Args:
-        owners: Fields of the part, and the setting of the study that each follows.
-        argument: The part's name.
-        given: The part; it can be made without arguments.
-
-    Raises:
-        SettingsError: A field was set.
+    `owners` are fields of the part and the setting of the study that each follows.
     """
     usual = type(given)()
     for name, owner in owners.items():

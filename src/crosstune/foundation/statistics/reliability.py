@@ -21,9 +21,6 @@ def split_half_reliability(halves: Tensor) -> Tensor:
 
     Shapes: halves [2, n, ...], the profile over n items as each half of a sample tells it → [...].
 
-    Returns:
-        Reliabilities between 0 and 1.
-
     Source: Spearman (1910) and Brown (1910), *British Journal of Psychology* 3.
     """
     first, second = as_float64(halves, "halves")

@@ -16,18 +16,14 @@ _OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd", "adafactor": "adafactor"}
 
 
 def training_arguments(
-    settings: TrainingSettings, output_folder: Path, seed: int, *, looks: bool, on_cpu: bool
+    settings: TrainingSettings, output_folder: Path, seed: int, *, evaluates: bool, on_cpu: bool
 ) -> TrainingArguments:
-    """The arguments that make transformers' loop do what the settings say and nothing else.
+    """The arguments that make transformers' loop do what the settings say, with every filter off that would hide a number.
 
-    Args:
-        on_cpu: Whether the model is on the CPU, and shall stay there also where there is a GPU.
-
-    Returns:
-        Arguments in which every filter that would hide a number is off.
+    A model on the CPU stays there also where there is a GPU.
     """
     _check_trackers(settings.report_to)
-    looks = looks and settings.evaluate_every > 0
+    evaluates = evaluates and settings.evaluate_every > 0
     arguments = TrainingArguments(
         output_dir=str(output_folder),
         max_steps=settings.steps,
@@ -38,7 +34,7 @@ def training_arguments(
         max_grad_norm=settings.clip,
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if looks else "no",
+        eval_strategy="steps" if evaluates else "no",
         eval_steps=settings.evaluate_every or None,
         save_strategy="steps" if settings.checkpoint_every else "no",
         save_steps=settings.checkpoint_every or 500,

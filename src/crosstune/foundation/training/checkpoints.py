@@ -139,11 +139,7 @@ def latest_whole(output_folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def check_fits(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """The whole checkpoint belongs to this model, data and settings.
-
-    Returns:
-        Whether it is the end of its stage.
-    """
+    """Whether a checkpoint is the end of its stage; one of another model, other data or settings is an error."""
     manifest = read_json(folder / MANIFEST)
     stored = manifest["identity"]
     different = [

@@ -19,7 +19,7 @@ class Cost:
     """Totals of a stage, over resumptions and processes; memory is this process's."""
 
     seconds: float = 0.0
-    """Wall-clock from the first step to the last, looks and probes included."""
+    """Wall-clock from the first step to the last, evaluations and probes included."""
     training_seconds: float = 0.0
     """Wall-clock of forward, backward and optimizer alone."""
     rows: int = 0

@@ -20,11 +20,7 @@ _FREE = ("keep_checkpoints", "report_to", "checkpoint_every", "log_every", "eval
 def stage_identity(
     model: nn.Module, data: StageData, settings: TrainingSettings, seed: int
 ) -> dict[str, Any]:
-    """Everything that must be the same for a resumed stage to equal an uninterrupted one.
-
-    Returns:
-        JSON-able values; two stages with equal identities compute the same.
-    """
+    """Everything that must be the same for a resumed stage to equal an uninterrupted one, as JSON values."""
     chosen = {
         f"settings.{field.name}": _plain(getattr(settings, field.name))
         for field in dataclasses.fields(settings)

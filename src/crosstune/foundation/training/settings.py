@@ -1,4 +1,4 @@
-"""What a training stage is: optimizer, schedule, batch, adapters, and when to look, stop and save. No torch here."""
+"""What a training stage is: optimizer, schedule, batch, adapters, and when to evaluate, stop and save. No torch here."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TrainingSettings:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     evaluate_every: int = 0
-    """Steps between looks at the held-out sets; 0 never looks."""
+    """Steps between evaluations of the held-out sets; 0: none."""
     evaluation_tokens: int = 4096
     """Positions that go through the model at once when it is evaluated."""
     early_stopping: StoppingSettings | None = None

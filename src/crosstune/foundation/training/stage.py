@@ -22,7 +22,7 @@ class StageData:
     pad_id: int
     """The token that fills short rows."""
     held_out: Mapping[str, Sequence[Encoded]] = field(default_factory=dict)
-    """Named sets that are looked at while training, never learned."""
+    """Named sets that are evaluated while training, never learned."""
     tokenizer: str = ""
     """Fingerprint of the tokenizer that encoded the rows; a checkpoint of another one is refused."""
 

@@ -19,7 +19,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     """Ends a stage when one held-out set's raw nats per token stop falling.
 
     The metric is a raw held-out loss: term weights, curricula and the learning rate do not enter it,
-    so a phase that turns a term on cannot stop a stage. All counting is in looks, all schedules stay
+    so a phase that turns a term on cannot stop a stage. All counting is in evaluations, all schedules stay
     functions of the optimizer step: a stage that stops is the beginning of the stage that does not.
 
     Args:
@@ -33,7 +33,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         self.stopped = False
         self.best_step: int | None = None
         self.best_loss = math.inf
-        self._looks_since = 0
+        self._evaluations_since = 0
         self._best: dict[str, Tensor] = {}
 
     def on_evaluate(
@@ -45,10 +45,10 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         model: nn.Module,
         **_: Any,
     ) -> None:
-        """Compare with the best look so far."""
+        """Compare with the best evaluation so far."""
         loss = metrics[f"eval_{self.settings.metric}_loss"]
         if loss < self.best_loss - self.settings.min_delta or self.best_step is None:
-            self.best_loss, self.best_step, self._looks_since = loss, state.global_step, 0
+            self.best_loss, self.best_step, self._evaluations_since = loss, state.global_step, 0
             if self.settings.restore_best:
                 self._best = {
                     name: value.detach().to("cpu", copy=True)
@@ -56,15 +56,15 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
                     if value.requires_grad
                 }
             return
-        self._looks_since += 1
-        if self._looks_since >= self.settings.patience:
+        self._evaluations_since += 1
+        if self._evaluations_since >= self.settings.patience:
             self.stopped = True
             control.should_training_stop = True
             control.should_log = True
             control.should_save = args.save_strategy != "no"
 
     def restore(self, model: nn.Module) -> None:
-        """The model holds the best state; without a look, or where that was not asked for, it stays as it is.
+        """The model holds the best state; without an evaluation, or where that was not asked for, it stays as it is.
 
         The trainer calls this when the stage and all callbacks have ended: a ledger of the path of the
         weights ends at the last step, not at the best.
@@ -80,7 +80,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
             "stopped": self.stopped,
             "best_step": self.best_step,
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
-            "looks_since": self._looks_since,
+            "looks_since": self._evaluations_since,
         }
         write_json(folder / "stopping.json", counts)
         save_file(self._best, folder / "best.safetensors")
@@ -91,5 +91,5 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         self.stopped = counts["stopped"]
         self.best_step = counts["best_step"]
         self.best_loss = math.inf if counts["best_loss"] is None else counts["best_loss"]
-        self._looks_since = counts["looks_since"]
+        self._evaluations_since = counts["looks_since"]
         self._best = load_file(folder / "best.safetensors")
