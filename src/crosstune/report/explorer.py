@@ -13,8 +13,7 @@ from crosstune.report.arrays import MOST_SIDE, Excerpt, read_matrix
 from crosstune.report.folder import Contents
 from crosstune.report.packing import packed
 from crosstune.report.reading import Measured, Source, is_number, titled
-from crosstune.report.selectors import selectors
-from crosstune.report.wording import html_table
+from crosstune.report.wording import html_table, selectors
 
 MOST_MATRICES = 96
 MOST_A_CHOICE = 12

@@ -48,11 +48,6 @@ def specification(section: Section, table: Table) -> dict[str, Any]:
     return drawn
 
 
-def choices(source: Source) -> list[tuple[str, list[Any]]]:
-    """The selectors of a section: each column of ``choose`` with its values."""
-    return [(name, source.levels(name)) for name in source.section.choose]
-
-
 def parameters(source: Source) -> list[dict[str, Any]]:
     """One Vega-Lite parameter ``choose_0``, ``choose_1``, … for each selector, at the first choices."""
     return [

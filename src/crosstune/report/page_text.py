@@ -12,13 +12,18 @@ from typing import Any
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.explorer import bounds, explorer_data, explorer_html
-from crosstune.report.figures import choices
 from crosstune.report.folder import Contents
 from crosstune.report.packing import packed, script_json
 from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Source
-from crosstune.report.selectors import selectors
 from crosstune.report.theme import DARK, LIGHT, PAGE_FONT, page_colors, vega_config
-from crosstune.report.wording import TONES, html_table, measurement_cells, number, visible
+from crosstune.report.wording import (
+    TONES,
+    html_table,
+    measurement_cells,
+    number,
+    selectors,
+    visible,
+)
 
 _FIRST_ROWS = 12
 _TABLE_ROWS = 60
@@ -135,7 +140,7 @@ def _explorer(contents: Contents, section: Section) -> str:
 
 def _table(contents: Contents, section: Section) -> str:
     table = contents.tables[str(section.table)].where(**section.where)
-    levels = dict(choices(Source(section, table)))
+    levels = dict(Source(section, table).choices())
     marks = [
         f'data-places="{" ".join(str(values.index(row[name])) for name, values in levels.items())}"'
         for row in (table.rows() if levels else [])
@@ -277,7 +282,7 @@ def _data(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> d
             "where": dict(section.where),
             "value": section.value,
             "mask": source.measured(section.value).mask if section.value else None,
-            "choose": [{"column": name, "values": values} for name, values in choices(source)],
+            "choose": [{"column": name, "values": values} for name, values in source.choices()],
         }
     return {
         "sections": sections,

@@ -83,6 +83,10 @@ class Source:
         mask = Measured.of(self.table, name).mask
         return is_number(row[name]) and (mask is None or bool(row[mask]))
 
+    def choices(self) -> list[tuple[str, list[Any]]]:
+        """The selectors of the section: each column of ``choose`` with its values."""
+        return [(name, self.levels(name)) for name in self.section.choose]
+
     def first_choices(self) -> dict[str, Any]:
         """What the selectors show at first: a combination that exists and, if any does, was measured.
 

@@ -13,6 +13,7 @@ from crosstune.report.reading import (
     NOT_MEASURED,
     OUTSIDE,
     Measured,
+    Source,
     decimals,
     is_number,
     titled,
@@ -182,3 +183,20 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
 
     rule = "  ".join("─" * width for width in widths)
     return "\n".join([line(heads), rule, *map(line, rows)])
+
+
+def selectors(source: Source) -> str:
+    """The selectors of a section as HTML; empty where there is nothing to choose."""
+    parts = []
+    first = source.first_choices()
+    for index, (name, values) in enumerate(source.choices()):
+        options = "".join(
+            f'<option value="{place}"{" selected" if value == first[name] else ""}>'
+            f"{escape(str(value))}</option>"
+            for place, value in enumerate(values)
+        )
+        parts.append(
+            f"<label>{escape(name.replace('_', ' '))} "
+            f'<select data-choose="{index}">{options}</select></label>'
+        )
+    return f"<div class=choose>{''.join(parts)}</div>" if parts else ""

@@ -17,6 +17,7 @@ from tests.foundation.models.decoders import (
 
 from crosstune.foundation.errors import ModelError
 from crosstune.foundation.models import Anatomy, HeadGeometry, Site, gradient_sites, load_model
+from crosstune.foundation.models.anatomy import aligned, ranges
 
 
 def test_it_tells_the_shape_of_the_model() -> None:
@@ -201,3 +202,15 @@ def test_a_stack_has_the_products_of_its_members(name: str) -> None:
 
 def test_a_stack_of_nothing_has_no_products() -> None:
     assert Anatomy.of(decoder("llama")).only([]).inner_many({}, {}).shape == (0, 0)
+
+
+def test_neighbours_become_a_range() -> None:
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
+    assert ranges([]) == ""
+
+
+def test_columns_stand_below_each_other() -> None:
+    assert aligned([("a", "bb", "c"), ("dd", "e", "fff")], left=1) == [
+        "a   bb    c",
+        "dd   e  fff",
+    ]

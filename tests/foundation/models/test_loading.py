@@ -11,10 +11,17 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tests.foundation.models.decoders import CONFIGS, ROWS, decoder, with_lora
+from tests.foundation.training import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from crosstune.foundation.errors import ModelError, StorageError
-from crosstune.foundation.models import check_finite, load_model, load_tokenizer, save_model
+from crosstune.foundation.models import (
+    check_finite,
+    load_model,
+    load_tokenizer,
+    save_model,
+    weights_fingerprint,
+)
 
 
 def word_tokenizer(**special: str) -> Any:
@@ -241,3 +248,19 @@ def test_a_real_model_speaks(shared: Path) -> None:
     with torch.no_grad():
         loss = model(rows, labels=rows).loss.item()
     assert loss < 3.0  # a uniform guess over 512 tokens costs ln 512 = 6.24 nats
+
+
+def test_one_bit_of_one_weight_is_seen() -> None:
+    model = tiny.model()
+    before = weights_fingerprint(model)
+    assert before == weights_fingerprint(tiny.model())
+    with torch.no_grad():
+        model.lm_head.weight[3, 4] = model.lm_head.weight[3, 4].nextafter(torch.tensor(1.0))
+    assert weights_fingerprint(model) != before
+
+
+def test_number_formats_differ_and_every_one_can_be_read() -> None:
+    prints = {
+        weights_fingerprint(tiny.model().to(kind)) for kind in (torch.float32, torch.bfloat16)
+    }
+    assert len(prints) == 2

@@ -10,8 +10,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import ModelError
-from crosstune.foundation.models.anatomy import Anatomy
-from crosstune.foundation.models.describing import aligned, ranges
+from crosstune.foundation.models.anatomy import Anatomy, aligned, ranges
 from crosstune.foundation.models.geometry import HeadCut, HeadGeometry
 from crosstune.foundation.models.layout import Slab
 

@@ -1,4 +1,4 @@
-"""Slabs: how each parameter of a model is cut into sites, by the table of its family."""
+"""How every parameter of a model is cut into sites, by what its name says and the table of its family."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from crosstune.foundation.errors import ModelError, UnknownFamilyError
 from crosstune.foundation.models.families import FAMILIES, Family, Holds
 from crosstune.foundation.models.geometry import HeadCut, HeadGeometry
-from crosstune.foundation.models.names import ParameterName, read_name
-from crosstune.foundation.models.site import Cut, Part, Site
+from crosstune.foundation.models.site import Cut, Factor, Part, Site
 
 _CPU_PIECE, _ACCELERATOR_PIECE = 1 << 18, 1 << 26
 
@@ -341,3 +340,39 @@ def _check_features(argument: str, expected: int, shape: tuple[int, ...], axis: 
             found=f"{shape[axis]} (shape {shape})",
             remedy="Check that configuration and weights belong together.",
         )
+
+
+Shape = Literal["weight", "features"]
+
+# `base_layer` and `original_module` wrap the module PEFT found; `modules_to_save.<adapter>` is its trained copy.
+_WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
+_FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])\.[^.]+(\.weight|\.bias)?$")
+_MAGNITUDE = re.compile(r"\.lora_magnitude_vector\.[^.]+(\.weight)?$")
+
+
+@dataclass(frozen=True)
+class ParameterName:
+    """One parameter's name, read.
+
+    Args:
+        module: Path of the module (or of the bare parameter) in the model without PEFT.
+        role: ``"weight"``: a matrix; ``"features"``: one number per output feature (bias, DoRA magnitude).
+    """
+
+    module: str
+    role: Shape
+    factor: Factor | None = None
+
+
+def read_name(name: str) -> ParameterName:
+    """Return what a name of ``named_parameters()`` says, with PEFT's and torch.compile's wrapping removed."""
+    plain = name.removeprefix("_orig_mod.").removeprefix("base_model.model.")
+    factor: Factor | None = None
+    role: Shape = "features" if plain.endswith(".bias") else "weight"
+    if found := _FACTOR.search(plain):
+        factor = "A" if found[1] == "A" else "B"
+        plain = plain[: found.start()]
+    elif found := _MAGNITUDE.search(plain):
+        role, plain = "features", plain[: found.start()]
+    module = _WRAPPERS.sub("", plain).removesuffix(".weight").removesuffix(".bias")
+    return ParameterName(module, role, factor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -300,3 +301,20 @@ def _check_whole(info: Any, where: str) -> None:
             f"first {(missing + mismatched)[0]}",
             remedy="A missing weight would be random; fetch or save the model again.",
         )
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of every parameter's name, shape, dtype and bits.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, value in model.named_parameters():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()[:16]

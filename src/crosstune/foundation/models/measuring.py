@@ -1,4 +1,4 @@
-"""Measuring a model without leaving a trace, and evaluating it at other weights."""
+"""Measuring a model without leaving a trace, evaluating it at other weights, and which models are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import ModelError, UnsupportedError
-from crosstune.foundation.models.support import check_supported
 
 
 @contextmanager
@@ -204,3 +203,54 @@ def _random_states(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raise unless every parameter is a whole, ordinary tensor of this process.
+
+    Args:
+        model: The model.
+
+    Raises:
+        UnsupportedError: FSDP, DeepSpeed, tensor parallelism, quantised or offloaded weights.
+    """
+    found = _unsupported(model)
+    if found is not None:
+        kind, where = found
+        raise UnsupportedError(
+            "model",
+            law=f"must not use {kind}, which is not built yet",
+            found=where,
+            remedy="Measure on one device or under DDP, with whole weights in a floating-point dtype.",
+        )
+
+
+def _unsupported(model: nn.Module) -> tuple[str, str] | None:
+    for name, module in model.named_modules():
+        origins = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__}
+        where = f"{type(module).__name__} at {name or 'the model itself'}"
+        if any(origin.startswith("torch.distributed.fsdp") for origin in origins):
+            return "FSDP", where
+        if any(origin.startswith("deepspeed") for origin in origins):
+            return "DeepSpeed", where
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        return "quantised weights", f"a quantised {type(model).__name__}"
+    for name, parameter in model.named_parameters():
+        kind = _unsupported_parameter(parameter)
+        if kind is not None:
+            return kind, f"{type(parameter.data).__name__} ({parameter.dtype}) at {name}"
+    return None
+
+
+def _unsupported_parameter(parameter: nn.Parameter) -> str | None:
+    if hasattr(parameter, "ds_id"):
+        return "DeepSpeed ZeRO-3"
+    modules = {type(parameter).__module__, type(parameter.data).__module__}
+    if any(module.startswith("torch.distributed") for module in modules):
+        return "tensor parallelism (DTensor parameters)"
+    quantised = any(module.startswith(("bitsandbytes", "torchao")) for module in modules)
+    if quantised or not parameter.is_floating_point():
+        return "quantised weights"
+    if parameter.is_meta:
+        return "offloaded weights (meta device)"
+    return None

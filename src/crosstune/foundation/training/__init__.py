@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosstune.foundation.training.adapters import with_lora
+    from crosstune.foundation.training.arguments import learning_rate_factor
+    from crosstune.foundation.training.callbacks import EarlyStopping, StageCost
     from crosstune.foundation.training.checkpoints import Stateful, drop_end
-    from crosstune.foundation.training.cost import Cost
     from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
-    from crosstune.foundation.training.schedule import learning_rate_factor
     from crosstune.foundation.training.settings import (
         LoraSettings,
         StoppingSettings,
         TrainingSettings,
     )
     from crosstune.foundation.training.stage import StageData, StageResult
-    from crosstune.foundation.training.stopping import EarlyStopping
     from crosstune.foundation.training.trainer import StageTrainer, train_stage
 
 _HOMES = {
@@ -35,15 +34,15 @@ _HOMES = {
     "LossLedger": "ledger",
     "Term": "ledger",
     "NextToken": "ledger",
-    "Cost": "cost",
-    "EarlyStopping": "stopping",
+    "StageCost": "callbacks",
+    "EarlyStopping": "callbacks",
     "Stateful": "checkpoints",
     "drop_end": "checkpoints",
-    "learning_rate_factor": "schedule",
+    "learning_rate_factor": "arguments",
 }
 
 __all__ = [
-    "Cost",
+    "StageCost",
     "EarlyStopping",
     "LoraSettings",
     "LossLedger",

@@ -1,7 +1,8 @@
-"""A stage's settings in the words of transformers' TrainingArguments."""
+"""A stage's settings in the words of transformers' TrainingArguments, and its learning rate at every step."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from transformers import TrainingArguments
@@ -63,3 +64,26 @@ def _check_trackers(names: tuple[str, ...]) -> None:
             found=f"{', '.join(missing)}; installed are {', '.join(installed) or 'none'}",
             remedy="Install the tracker's package, or leave it out: tables are written all the same.",
         )
+
+
+def learning_rate_factor(step: int, *, kind: str, steps: int, warmup: int) -> float:
+    """The share of the peak learning rate that optimizer step ``step`` (counted from 0) is taken with.
+
+    Warm-up rises as (step + 1) / warmup, so no step is wasted at 0; linear and cosine fall so that
+    the step after the last would be 0.
+
+    Args:
+        step: Optimizer steps already taken.
+        kind: ``constant``, ``linear`` or ``cosine``.
+        steps: Optimizer steps of the whole stage.
+        warmup: Steps of the rise.
+
+    Returns:
+        A number in [0, 1].
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if kind == "constant":
+        return 1.0
+    left = max(0.0, (steps - step) / max(1, steps - warmup))
+    return left if kind == "linear" else 0.5 * (1.0 - math.cos(math.pi * left))

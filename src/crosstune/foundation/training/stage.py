@@ -9,7 +9,7 @@ from typing import Any
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import DataError
 from crosstune.foundation.records import Table
-from crosstune.foundation.training.cost import Cost
+from crosstune.foundation.training.callbacks import StageCost
 from crosstune.foundation.training.settings import TrainingSettings
 
 
@@ -37,7 +37,7 @@ class StageResult:
     """The loss ledger: one row per step and term."""
     history: tuple[dict[str, Any], ...]
     """The training log: loss, gradient norms, learning rate, held-out losses, each with its step."""
-    cost: Cost
+    cost: StageCost
     """Wall-clock, tokens, padding, memory."""
     stopped_early: bool = False
     """Whether the held-out loss ended the stage before its last step."""

@@ -27,16 +27,13 @@ from crosstune.foundation.ranks import (
     world_size,
 )
 from crosstune.foundation.training import checkpoints
-from crosstune.foundation.training.arguments import training_arguments
+from crosstune.foundation.training.arguments import learning_rate_factor, training_arguments
 from crosstune.foundation.training.batches import StepBatches
-from crosstune.foundation.training.clock import Clock
-from crosstune.foundation.training.cost import CostMeter
-from crosstune.foundation.training.identity import stage_identity
+from crosstune.foundation.training.callbacks import Clock, CostMeter, EarlyStopping
+from crosstune.foundation.training.checkpoints import stage_identity
 from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
-from crosstune.foundation.training.schedule import learning_rate_factor
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.training.stage import StageData, StageResult, check_rows
-from crosstune.foundation.training.stopping import EarlyStopping
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]

@@ -26,8 +26,8 @@ from crosstune.foundation.gradients.settings import BlockSettings, GradientSetti
 from crosstune.foundation.models import Anatomy, Part, Site, load_model, load_tokenizer, weights_at
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.sites import SITE_COLUMNS, site_cells
-from crosstune.foundation.statistics.association import rank_correlation
 from crosstune.foundation.statistics.intervals import ratio_jackknife
+from crosstune.foundation.statistics.reliability import rank_correlation
 from crosstune.interference.ledger.tables import NATS
 
 _TASK = (

@@ -13,7 +13,7 @@ from crosstune.circuits.comparison import compare
 from crosstune.circuits.invariance import FREE_OF_UNITS, why_not
 from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Column, Measurement, Run, Table
-from crosstune.foundation.statistics.association import rank_correlation
+from crosstune.foundation.statistics.reliability import rank_correlation
 from crosstune.studies.circuits.cell import SCORES
 from crosstune.studies.circuits.entries import (
     AXES,
