@@ -7,7 +7,6 @@ winners       is the largest really the largest?
 multiplicity  Holm, Benjamini–Hochberg, bands for all at once, the smallest p a design can give
 two_way       means of a table whose rows and columns were both drawn
 reliability   how far profiles agree: signal in one by two halves, rank correlation of two
-permutations  rank correlations within strata, their permutation null, and what could be detected
 """
 
 from __future__ import annotations
