@@ -33,8 +33,9 @@ def bars(source: Source, predicates: list[Any]) -> Figure:
     form = "+,.3r"  # a choice may hold much smaller numbers than the table
     panels = len(source.levels(section.facet)) if section.facet else 1
     columns = min(panels, 3)
+    height = alt.Step(20) if section.color is None else alt.Step(12, **{"for": "offset"})
     chart = alt.layer(*_layers(source, measured)).properties(
-        width=(PLOT_WIDTH - 40 * (columns - 1)) // columns, height=_height(source)
+        width=(PLOT_WIDTH - 40 * (columns - 1)) // columns, height=height
     )
     whole = faceted(source, chart, columns)
     most = MOST_BARS if section.color is None else MOST_GROUPS
@@ -65,15 +66,13 @@ def _places(source: Source) -> alt.Y:
         op="max" if by_size else "min",
         order="descending" if by_size else "ascending",
     )
-    return alt.Y(str(section.y), type="nominal", sort=sort, title=None, axis=_quiet_axis())
-
-
-def _quiet_axis() -> alt.Axis:
-    return alt.Axis(ticks=False, domain=False)
-
-
-def _height(source: Source) -> alt.Step:
-    return alt.Step(20) if source.section.color is None else alt.Step(12, **{"for": "offset"})
+    return alt.Y(
+        str(section.y),
+        type="nominal",
+        sort=sort,
+        title=None,
+        axis=alt.Axis(ticks=False, domain=False),
+    )
 
 
 def _layers(source: Source, measured: Measured) -> list[Figure]:

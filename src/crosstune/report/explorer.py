@@ -9,9 +9,8 @@ from typing import Any
 
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.page import Section
-from crosstune.report.arrays import MOST_SIDE, Excerpt, read_matrix
 from crosstune.report.folder import Contents
-from crosstune.report.packing import packed
+from crosstune.report.packing import MOST_SIDE, Excerpt, packed, read_matrix
 from crosstune.report.reading import Measured, Source, is_number, titled
 from crosstune.report.wording import html_table, selectors
 

@@ -20,15 +20,6 @@ def cell(name: str) -> str:
     return f"datum[{json.dumps(name)}]"
 
 
-def kind_of(source: Source, name: str) -> str:
-    """How Vega-Lite should take a column: ordered numbers or names.
-
-    Returns:
-        ``"Q"`` for numbers, ``"N"`` for text and booleans.
-    """
-    return "Q" if source.column(name).kind in ("int64", "float64") else "N"
-
-
 def filtered(chart: Figure, predicates: list[Any]) -> Figure:
     """The chart over the rows that all predicates let through."""
     for predicate in predicates:

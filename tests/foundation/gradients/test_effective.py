@@ -12,8 +12,9 @@ from tests.interference import known_sources, tiny
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedError
-from crosstune.foundation.gradients.effective import ask_gradients_of, names_of
+from crosstune.foundation.gradients.effective import names_of
 from crosstune.foundation.gradients.gradients import trainable_names
+from crosstune.foundation.models.measuring import ask_gradients_of
 from crosstune.interference import measure_conflict
 
 SMALL = {"blocks": 8, "rows_per_block": 2, "length": 16}

@@ -52,6 +52,27 @@ def test_whoever_comes_second_keeps_the_first_folder_unless_told(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_failed_exchange_leaves_the_old_folder(tmp_path, monkeypatch):
+    replace, refused = Path.replace, []
+
+    def refuse(path, target):
+        if target.name == "model" and not refused:
+            refused.append(path)
+            raise PermissionError("not here")
+        return replace(path, target)
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "x").write_text("old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with (
+        pytest.raises(PermissionError, match="not here"),
+        atomic_folder(tmp_path / "model", replace=True),
+    ):
+        pass
+    assert (tmp_path / "model" / "x").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_json_round_trips_and_a_broken_file_is_named(tmp_path):
     write_json(tmp_path / "a.json", {"বাংলা": [1, 2.5, None]})
     assert read_json(tmp_path / "a.json") == {"বাংলা": [1, 2.5, None]}

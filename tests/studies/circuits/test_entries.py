@@ -7,7 +7,7 @@ import pytest
 
 from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Run
-from crosstune.report.arrays import read_matrix
+from crosstune.report.packing import read_matrix
 from crosstune.studies.circuits import entries
 from crosstune.studies.circuits.study import Circuits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crosstune.foundation.errors import SettingsError
-from crosstune.foundation.settings.options import at_least
+from crosstune.foundation.settings.options import at_least, one_of
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,8 @@ class GradientSettings:
     def __post_init__(self) -> None:
         at_least("batch_tokens", self.batch_tokens, 1)
         at_least("stack_bytes", self.stack_bytes, 0)
-        if self.precision not in ("float32", "model"):
-            raise SettingsError(
-                "precision",
-                law="must be 'float32' or 'model'",
-                found=repr(self.precision),
-                remedy="Use 'float32' unless a float32 copy of the weights does not fit.",
-            )
+        remedy = "Use 'float32' unless a float32 copy of the weights does not fit."
+        one_of("precision", self.precision, ("float32", "model"), remedy)
 
 
 @dataclass(frozen=True)
@@ -81,13 +76,8 @@ class LedgerSettings:
         at_least("every", self.every, 1)
         at_least("max_panels", self.max_panels, 1)
         at_least("keep_bytes", self.keep_bytes, 0)
-        if self.copy_device not in ("cpu", "model"):
-            raise SettingsError(
-                "copy_device",
-                law="must be 'cpu' or 'model'",
-                found=repr(self.copy_device),
-                remedy="Use 'cpu' unless the accelerator has room for one more copy.",
-            )
+        remedy = "Use 'cpu' unless the accelerator has room for one more copy."
+        one_of("copy_device", self.copy_device, ("cpu", "model"), remedy)
         if not 0 < self.level < 1:
             raise SettingsError(
                 "level", law="must lie between 0 and 1", found=self.level, remedy="Use 0.95."

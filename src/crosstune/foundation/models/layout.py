@@ -123,7 +123,7 @@ def slabs_of_model(model: nn.Module) -> tuple[str, Any, tuple[Slab, ...]]:
     slabs: list[Slab] = []
     for name, parameter in model.named_parameters():
         tied = [reader.slabs(other, parameter) for other in names[id(parameter)]]
-        slabs += _with_name(_untangle(tied), name)
+        slabs += [replace(slab, parameter=name) for slab in _untangle(tied)]
     return config.model_type, config, tuple(slabs)
 
 
@@ -183,10 +183,6 @@ def _untangle(readings: list[tuple[Slab, ...]]) -> tuple[Slab, ...]:
     return readings[0]
 
 
-def _with_name(slabs: tuple[Slab, ...], name: str) -> list[Slab]:
-    return [replace(slab, parameter=name) for slab in slabs]
-
-
 @dataclass(frozen=True)
 class _Reader:
     """Reads one parameter of a known family."""
@@ -238,22 +234,18 @@ class _Cutter:
 
     def one(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
         """Cut a parameter that serves no experts."""
-        if len(holds.components) == 1:
-            (component,) = holds.components
-            heads = self._heads(holds, component)
-            return (Slab(self.name, shape, shape, None, (self._site(component),), heads=heads),)
+        view = shape
+        cuts: list[tuple[str, Cut | None]] = [(component, None) for component in holds.components]
         if holds.per_head:
-            return self._per_head(holds, shape)
+            # Components alternate inside each head: output features are [heads, components, head_dim].
+            view = (self.heads.num_heads, len(cuts), self.heads.head_dim, *shape[1:])
+            _check_features(f"model.{self.name}", prod(view[:3]), shape, axis=0)
+            cuts = [(component, Cut(1, i, i + 1)) for i, (component, _) in enumerate(cuts)]
+        elif len(cuts) > 1:
+            cuts = list(self._blocks(holds, shape, self._output_axis(holds)))
         return tuple(
-            Slab(
-                self.name,
-                shape,
-                shape,
-                cut,
-                (self._site(component),),
-                heads=self._heads(holds, component),
-            )
-            for component, cut in self._blocks(holds, shape, self._output_axis(holds))
+            Slab(self.name, shape, view, cut, (self._site(name),), heads=self._heads(holds, name))
+            for name, cut in cuts
         )
 
     def _output_axis(self, holds: Holds) -> int:
@@ -313,23 +305,6 @@ class _Cutter:
         stops = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         cuts = [Cut(axis, stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
         return list(zip(holds.components, cuts, strict=True))
-
-    def _per_head(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
-        """Components that alternate inside each head: output features are [heads, components, head_dim]."""
-        kinds = len(holds.components)
-        view = (self.heads.num_heads, kinds, self.heads.head_dim, *shape[1:])
-        _check_features(f"model.{self.name}", prod(view[:3]), shape, axis=0)
-        return tuple(
-            Slab(
-                self.name,
-                shape,
-                view,
-                Cut(1, i, i + 1),
-                (self._site(component),),
-                heads=self._heads(holds, component),
-            )
-            for i, component in enumerate(holds.components)
-        )
 
 
 def _check_features(argument: str, expected: int, shape: tuple[int, ...], axis: int) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from crosstune.foundation.errors import ModelError, StorageError
+from crosstune.foundation.storage import atomic_folder
 
 DTYPES = {
     "float64": torch.float64,
@@ -167,18 +165,10 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
             found=f"other content at {target}",
             remedy="Choose another folder.",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        fresh, old = scratch / "new", scratch / "old"
+    with atomic_folder(target, replace=True) as fresh:
         model.save_pretrained(fresh)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
-        for path in (*fresh.rglob("*"), fresh):
-            _flush(path)
-        _exchange(fresh, target, old)
-    finally:
-        shutil.rmtree(scratch)
     return target
 
 
@@ -187,27 +177,6 @@ def _replaceable(target: Path) -> bool:
         return False
     names = {path.name for path in target.iterdir()}
     return not names or bool(names & {"config.json", "adapter_config.json"})
-
-
-def _exchange(fresh: Path, target: Path, old: Path) -> None:
-    """Put the fresh folder in its place; the old one stays there if that fails."""
-    if target.exists():
-        target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _dtype(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -34,7 +34,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
     check_supported(model)
     _refuse_reentrant(model)
     with ExitStack() as stack:
-        for kept in (_random_states, _buffers, _gradients, _requires_grad, _training_flags):
+        for kept in (_random_states, _buffers, _gradients, requires_grad_kept, _training_flags):
             stack.enter_context(kept(model))
         for module in model.modules():
             # A checkpointing layer recomputes only while its own flag says "training"; its dropout is a child.
@@ -129,13 +129,21 @@ def _training_flags(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _requires_grad(model: nn.Module) -> Iterator[None]:
+def requires_grad_kept(model: nn.Module) -> Iterator[None]:
+    """Every parameter asks for its gradient, or does not, as it did before."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def ask_gradients_of(model: nn.Module, names: Iterable[str]) -> None:
+    """Let these parameters, and no others, ask for gradients; inside what puts the flags back."""
+    wanted = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in wanted)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.settings.options import one_of
 
 Tone = Literal["shown", "not_shown", "too_noisy", "info", "warning"]
 View = Literal["bars", "heatmap", "lines", "matrix", "table", "text", "scatter", "explorer"]
@@ -48,7 +49,7 @@ class Statement:
     detail: str = ""
 
     def __post_init__(self) -> None:
-        _one_of("statement.tone", self.tone, get_args(Tone))
+        one_of("statement.tone", self.tone, get_args(Tone))
         _not_empty("statement.text", self.text)
 
 
@@ -123,9 +124,9 @@ class Section:
                 found=repr(self.id),
                 remedy="Give the section a short plain name.",
             )
-        _one_of(f"sections[{self.id!r}].view", self.view, get_args(View))
-        _one_of(f"sections[{self.id!r}].order", self.order, get_args(Order))
-        _one_of(f"sections[{self.id!r}].combine", self.combine, get_args(Combine))
+        one_of(f"sections[{self.id!r}].view", self.view, get_args(View))
+        one_of(f"sections[{self.id!r}].order", self.order, get_args(Order))
+        one_of(f"sections[{self.id!r}].combine", self.combine, get_args(Combine))
         missing = [name for name in _NEEDED[self.view] if getattr(self, name) is None]
         if missing:
             raise SettingsError(
@@ -185,28 +186,17 @@ class Page:
         plain = _known("page", value, cls)
         statements = tuple(
             Statement(**_known("statement", item, Statement))
-            for item in _list("page.statements", plain.pop("statements", []))
+            for item in plain.pop("statements", [])
         )
-        sections = tuple(
-            _section(item) for item in _list("page.sections", plain.pop("sections", []))
-        )
+        sections = tuple(_section(item) for item in plain.pop("sections", []))
         return cls(**plain, statements=statements, sections=sections)
 
 
 def _section(value: object) -> Section:
     plain = _known("section", value, Section)
     for name in ("choose", "beside"):
-        plain[name] = tuple(str(item) for item in _list(f"section.{name}", plain.get(name, [])))
-    lines = _list("section.lines", plain.get("lines", []))
-    try:
-        plain["lines"] = tuple((str(label), float(level)) for label, level in lines)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(
-            "section.lines",
-            law="must be pairs of a label and a number",
-            found=lines,
-            remedy='Write each as ["uniform", 6.24].',
-        ) from error
+        plain[name] = tuple(plain.get(name, ()))
+    plain["lines"] = tuple((label, level) for label, level in plain.get("lines", ()))
     return Section(**plain)
 
 
@@ -234,27 +224,6 @@ def _known(argument: str, value: object, cls: type) -> dict[str, Any]:
             remedy="Write it with `Page.to_json` of this version of Crosstune.",
         )
     return dict(value)
-
-
-def _list(argument: str, value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise SettingsError(
-            argument,
-            law="must be a list",
-            found=type(value).__name__,
-            remedy="Write it with `Page.to_json`.",
-        )
-    return value
-
-
-def _one_of(argument: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SettingsError(
-            argument,
-            law=f"must be one of {', '.join(map(repr, allowed))}",
-            found=repr(value),
-            remedy="Choose one of these words.",
-        )
 
 
 def _not_empty(argument: str, text: str) -> None:

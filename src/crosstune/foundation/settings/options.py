@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,6 +39,18 @@ def at_least(argument: str, value: float, least: float) -> None:
             law=f"must be at least {least}",
             found=value,
             remedy=f"Set {argument} to {least} or more.",
+        )
+
+
+def one_of(argument: str, value: object, known: Sequence[str], remedy: str = "Choose one.") -> None:
+    """Hold a setting to the words it may be."""
+    if value not in known:
+        *others, last = map(repr, known)
+        raise SettingsError(
+            argument,
+            law=f"must be {', '.join(others)} or {last}",
+            found=repr(value),
+            remedy=remedy,
         )
 
 

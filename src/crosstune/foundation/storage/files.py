@@ -75,10 +75,7 @@ def atomic_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
         for file in sorted(temporary.rglob("*")):
             _flush(file)
         if replace and target.exists():
-            old = _beside(target)
-            target.replace(old)
-            temporary.replace(target)
-            shutil.rmtree(old)
+            _exchange(temporary, target)
         elif not target.exists():
             # Two processes may finish together: the second rename fails on a filled folder.
             with contextlib.suppress(FileExistsError, OSError):
@@ -93,6 +90,18 @@ def atomic_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
         _flush(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(fresh: Path, target: Path) -> None:
+    """Put the fresh folder in the place of an old one, which stays there if that fails."""
+    old = _beside(target)
+    target.replace(old)
+    try:
+        fresh.replace(target)
+    except OSError:
+        old.replace(target)
+        raise
+    shutil.rmtree(old)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -5,8 +5,9 @@ Names are loaded when first used: the settings need no torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from crosstune.foundation import fetched_from as _fetched_from
 
 if TYPE_CHECKING:
     from crosstune.foundation.training.adapters import with_lora
@@ -22,24 +23,6 @@ if TYPE_CHECKING:
     from crosstune.foundation.training.stage import StageData, StageResult
     from crosstune.foundation.training.trainer import StageTrainer, train_stage
 
-_HOMES = {
-    "TrainingSettings": "settings",
-    "LoraSettings": "settings",
-    "StoppingSettings": "settings",
-    "StageData": "stage",
-    "StageResult": "stage",
-    "StageTrainer": "trainer",
-    "train_stage": "trainer",
-    "with_lora": "adapters",
-    "LossLedger": "ledger",
-    "Term": "ledger",
-    "NextToken": "ledger",
-    "StageCost": "callbacks",
-    "EarlyStopping": "callbacks",
-    "Stateful": "checkpoints",
-    "drop_end": "checkpoints",
-    "learning_rate_factor": "arguments",
-}
 
 __all__ = [
     "StageCost",
@@ -60,8 +43,16 @@ __all__ = [
     "with_lora",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "settings": "TrainingSettings LoraSettings StoppingSettings",
+        "stage": "StageData StageResult",
+        "trainer": "StageTrainer train_stage",
+        "adapters": "with_lora",
+        "ledger": "LossLedger Term NextToken",
+        "callbacks": "StageCost EarlyStopping",
+        "checkpoints": "Stateful drop_end",
+        "arguments": "learning_rate_factor",
+    },
+)

@@ -39,13 +39,7 @@ from crosstune.foundation.training.stage import StageData, StageResult, check_ro
 class StageTrainer(Trainer):  # type: ignore[misc]
     """transformers' Trainer for one stage, with an account of every optimizer step that closes.
 
-    Args:
-        model: A causal language model or a PEFT model.
-        data: Rows to learn and to evaluate.
-        settings: What the stage is.
-        output_folder: Where checkpoints lie.
-        callbacks: Callbacks; those that are ``Stateful`` are saved and restored.
-        seed: Decides row order and dropout.
+    `train_stage` makes one and runs it.
     """
 
     # We own every denominator: transformers must not divide by the accumulation (its inference from
