@@ -16,7 +16,7 @@ from crosstune.report.marks import (
     tooltip,
     with_words,
 )
-from crosstune.report.reading import Measured, Source, titled
+from crosstune.report.reading import SectionTable, ValueColumns, titled
 
 MOST_BARS = 30
 MOST_GROUPS = 16
@@ -24,7 +24,7 @@ _INTERVAL = 1.25  # pixels
 _NUMBERS = 46  # pixels to the right of the plot
 
 
-def bars(source: Source, predicates: list[Any]) -> Figure:
+def bars(source: SectionTable, predicates: list[Any]) -> Figure:
     """Horizontal bars from zero, the largest 30 (16 groups); below and above zero differ by colour, side and printed sign."""
     section = source.section
     assert section.value is not None
@@ -58,7 +58,7 @@ def _ranked(chart: Figure, value: str, place: str, most: int) -> Figure:
     )
 
 
-def _places(source: Source) -> alt.Y:
+def _places(source: SectionTable) -> alt.Y:
     section = source.section
     by_size = section.order == "size"
     sort = alt.EncodingSortField(
@@ -75,7 +75,7 @@ def _places(source: Source) -> alt.Y:
     )
 
 
-def _layers(source: Source, measured: Measured) -> list[Figure]:
+def _layers(source: SectionTable, measured: ValueColumns) -> list[Figure]:
     axis = alt.Axis(title=titled(measured.value), grid=True)
     base = alt.Chart().encode(y=_places(source), tooltip=tooltip(source, measured))
     if source.section.color is None:

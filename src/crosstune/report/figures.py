@@ -15,9 +15,9 @@ from crosstune.report.bars import bars
 from crosstune.report.curves import lines, scatter
 from crosstune.report.grids import heatmap, matrix
 from crosstune.report.marks import Figure
-from crosstune.report.reading import Source
+from crosstune.report.reading import SectionTable
 
-_VIEWS: dict[str, Callable[[Source, list[Any]], Figure]] = {
+_VIEWS: dict[str, Callable[[SectionTable, list[Any]], Figure]] = {
     "bars": bars,
     "heatmap": heatmap,
     "matrix": matrix,
@@ -38,17 +38,17 @@ def specification(section: Section, table: Table) -> dict[str, Any]:
     Each column of ``choose`` becomes a parameter ``choose_0``, ``choose_1``, … that holds the chosen value. Of an explorer it is
     the map at its first choices, as it is when it is opened.
     """
-    source = Source(section, table)
+    source = SectionTable(section, table)
     if section.view == "explorer":
         where = {**section.where, **source.first_choices()}
-        source = Source(replace(section, where=where, choose=()), table)
+        source = SectionTable(replace(section, where=where, choose=()), table)
     drawn: dict[str, Any] = _VIEWS[section.view](source, selection(source)).to_dict()
     drawn["params"] = parameters(source)
     drawn.pop("config", None)
     return drawn
 
 
-def parameters(source: Source) -> list[dict[str, Any]]:
+def parameters(source: SectionTable) -> list[dict[str, Any]]:
     """One Vega-Lite parameter ``choose_0``, ``choose_1``, … for each selector, at the first choices."""
     return [
         {"name": f"choose_{index}", "value": value}
@@ -56,7 +56,7 @@ def parameters(source: Source) -> list[dict[str, Any]]:
     ]
 
 
-def selection(source: Source) -> list[Any]:
+def selection(source: SectionTable) -> list[Any]:
     """The filters that leave the rows of the section at the chosen values, which stand in predicates, never in expressions."""
     fixed: list[Any] = [
         alt.FieldEqualPredicate(field=name, equal=value)

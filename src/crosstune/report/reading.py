@@ -16,7 +16,7 @@ OUTSIDE = "outside layers"
 
 
 @dataclass(frozen=True)
-class Measured:
+class ValueColumns:
     """A value column with the columns that belong to it."""
 
     value: Column
@@ -26,7 +26,7 @@ class Measured:
     chance: Column | None
 
     @classmethod
-    def of(cls, table: Table, name: str) -> Measured:
+    def of(cls, table: Table, name: str) -> ValueColumns:
         """A value column's low, high, mask and chance columns, None where the table has none."""
         own = {column.role: column for column in table.columns if column.of == name}
         value = next(column for column in table.columns if column.name == name)
@@ -43,7 +43,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Source:
+class SectionTable:
     """A section with the table it draws."""
 
     section: Section
@@ -68,9 +68,9 @@ class Source:
         """The rows that the section's ``where`` lets through."""
         return self.table.where(**self.section.where).rows()
 
-    def measured(self, name: str) -> Measured:
+    def measured(self, name: str) -> ValueColumns:
         """A value column with what belongs to it; no low and high where no row has an interval."""
-        own = Measured.of(self.table, name)
+        own = ValueColumns.of(self.table, name)
         if own.low is None or own.high is None:
             return own
         low, high = own.low, own.high
@@ -80,7 +80,7 @@ class Source:
     def stands(self, row: dict[str, Any]) -> bool:
         """Whether the section's value was measured in a row, and is not below the noise floor."""
         name = str(self.section.value)
-        mask = Measured.of(self.table, name).mask
+        mask = ValueColumns.of(self.table, name).mask
         return is_number(row[name]) and (mask is None or bool(row[mask]))
 
     def choices(self) -> list[tuple[str, list[Any]]]:
@@ -100,7 +100,7 @@ class Source:
 
     def magnitudes(self, name: str) -> list[float]:
         """The magnitudes in a value column, of what may be read."""
-        mask = Measured.of(self.table, name).mask
+        mask = ValueColumns.of(self.table, name).mask
         sizes = sorted(
             abs(row[name])
             for row in self.rows

@@ -10,7 +10,7 @@ from pathlib import Path
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.folder import Contents
-from crosstune.report.reading import Source, titled
+from crosstune.report.reading import SectionTable, titled
 from crosstune.report.wording import TONES, aligned, cells, headings, is_numeric, measurement_cells
 
 _WIDTH = 100
@@ -53,7 +53,7 @@ def _harmless(text: str) -> str:
 
 def _section(section: Section, contents: Contents) -> str:
     """The section's table at the first choices, as the page shows it when it is opened."""
-    source = Source(section, contents.tables[str(section.table)])
+    source = SectionTable(section, contents.tables[str(section.table)])
     first = source.first_choices()
     chosen = source.table.where(**section.where, **first)
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in first.items())
@@ -64,7 +64,7 @@ def _section(section: Section, contents: Contents) -> str:
     rows = chosen.rows()
     if is_ranked and len(rows) > _LARGEST:
         name = str(section.value)
-        stands = Source(section, chosen).stands
+        stands = SectionTable(section, chosen).stands
         rows.sort(key=lambda row: -abs(row[name]) if stands(row) else 0.0)
         head += f"the {_LARGEST} largest of {len(rows):,}\n"
         rows = rows[:_LARGEST]

@@ -12,8 +12,8 @@ from crosstune.report.reading import (
     BELOW_NOISE,
     NOT_MEASURED,
     OUTSIDE,
-    Measured,
-    Source,
+    SectionTable,
+    ValueColumns,
     decimals,
     is_number,
     titled,
@@ -70,7 +70,7 @@ def cells(table: Table, limit: int | None = None) -> list[list[str]]:
     """The table as text, one list a row, in the order of `headings`: values with their interval in brackets."""
     shown = headings(table)
     rows = table.rows() if limit is None else table.rows()[:limit]
-    measured = {c.name: Measured.of(table, c.name) for c in shown if c.role == "value"}
+    measured = {c.name: ValueColumns.of(table, c.name) for c in shown if c.role == "value"}
     places = {
         c.name: places_for([abs(r[c.name]) for r in rows if is_number(r[c.name])])
         for c in shown
@@ -82,7 +82,7 @@ def cells(table: Table, limit: int | None = None) -> list[list[str]]:
 def _cell(
     row: dict[str, Any],
     column: Column,
-    measured: dict[str, Measured],
+    measured: dict[str, ValueColumns],
     places: dict[str, int | None],
 ) -> str:
     value = row[column.name]
@@ -185,7 +185,7 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     return "\n".join([line(heads), rule, *map(line, rows)])
 
 
-def selectors(source: Source) -> str:
+def selectors(source: SectionTable) -> str:
     """The selectors of a section as HTML; empty where there is nothing to choose."""
     parts = []
     first = source.first_choices()

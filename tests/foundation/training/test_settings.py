@@ -21,8 +21,8 @@ from crosstune.foundation.training import LoraSettings, StoppingSettings, Traini
         (TrainingSettings, {"batch_rows": 4, "accumulation": 5}, "accumulation` must not exceed"),
         (TrainingSettings, {"warmup": 300}, "warmup` must not exceed steps"),
         (TrainingSettings, {"length": 1}, "length` must leave a token"),
-        (TrainingSettings, {"optimizer": "adam"}, "optimizer` must be one of adamw"),
-        (TrainingSettings, {"precision": "float16"}, "precision` must be one of"),
+        (TrainingSettings, {"optimizer": "adam"}, "optimizer` must be .adamw"),
+        (TrainingSettings, {"precision": "float16"}, "precision` must be .float32. or"),
         (TrainingSettings, {"clip": -1.0}, "clip` must not be negative"),
         (
             TrainingSettings,

@@ -236,7 +236,7 @@ class _Cutter:
         """Cut a parameter that serves no experts."""
         view = shape
         cuts: list[tuple[str, Cut | None]] = [(component, None) for component in holds.components]
-        if holds.per_head:
+        if holds.per_head and len(cuts) > 1:
             # Components alternate inside each head: output features are [heads, components, head_dim].
             view = (self.heads.num_heads, len(cuts), self.heads.head_dim, *shape[1:])
             _check_features(f"model.{self.name}", prod(view[:3]), shape, axis=0)
