@@ -224,7 +224,7 @@ def page() -> Page:
         f"stories260K, five layers, three seeds; one task is called {HOSTILE}",
         (
             Statement("The ledger closes: the components add up to the measured loss change.", "shown",
-                      "ValueColumns 6.208, booked 6.210 nats per token; residual 0.002 (tolerance 0.006)."),
+                      "Measured 6.208, booked 6.210 nats per token; residual 0.002 (tolerance 0.006)."),
             Statement("No component conflicts more than the others.", "not_shown",
                       "A peak larger than 0.31 is excluded; K = 16 blocks."),
             Statement("Whether the conflict moves through depth cannot be said.", "too_noisy",
