@@ -8,7 +8,6 @@ import pytest
 import torch
 from tests.foundation.models.decoders import (
     CONFIGS,
-    EXPERT_PARAMETERS,
     ROWS,
     decoder,
     tensors_like,
@@ -62,16 +61,6 @@ def test_the_inner_product_equals_its_slow_twin(name: str, dtype: torch.dtype) -
     assert bool(
         ((fast - torch.tensor(list(slow.values()), dtype=torch.float64)).abs() <= allowed).all()
     )
-
-
-def test_the_inner_product_of_adapted_experts_equals_its_slow_twin() -> None:
-    model = with_lora(decoder("mixtral"), target_modules=[], target_parameters=EXPERT_PARAMETERS)
-    anatomy = gradient_sites(model)
-    a, b = (tensors_like(model, seed=seed, dtype=torch.float64) for seed in (1, 2))
-    slow = {site: torch.zeros((), dtype=torch.float64) for site in anatomy.sites}
-    for part in anatomy.parts:
-        slow[part.site] += (part.take(a[part.parameter]) * part.take(b[part.parameter])).sum()
-    torch.testing.assert_close(anatomy.inner(a, b), torch.stack(list(slow.values())))
 
 
 def test_large_terms_that_cancel_leave_the_small_one() -> None:

@@ -211,13 +211,6 @@ def test_reentrant_checkpointing_is_refused_in_words(keywords: dict[str, bool]) 
     assert trace(model) == before
 
 
-def test_a_sharded_model_is_refused() -> None:
-    model = decoder("llama")
-    model.lm_head.weight.ds_id = 1
-    with pytest.raises(UnsupportedError, match="DeepSpeed"), measuring(model):
-        pass
-
-
 # --- weights_at ------------------------------------------------------------------------------------
 
 
@@ -304,13 +297,6 @@ def wrapped_as(module_name: str, class_name: str) -> torch.nn.Module:
     return outer
 
 
-@pytest.mark.parametrize("name", ["llama", "mixtral"])
-def test_ordinary_models_pass(name: str) -> None:
-    check_supported(decoder(name))
-    check_supported(with_lora(decoder(name), target_modules=["q_proj"]))
-    check_supported(decoder(name).to(torch.bfloat16))
-
-
 @pytest.mark.parametrize(
     ("module", "name", "words"),
     [
@@ -327,8 +313,8 @@ def test_sharding_engines_are_named(module: str, name: str, words: str) -> None:
 def test_a_zero_3_parameter_is_named() -> None:
     model = decoder("llama")
     model.lm_head.weight.ds_id = 7
-    with pytest.raises(UnsupportedError, match=r"ZeRO-3.*lm_head\.weight"):
-        check_supported(model)
+    with pytest.raises(UnsupportedError, match=r"ZeRO-3.*lm_head\.weight"), measuring(model):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,6 @@ def test_a_tracker_that_is_not_there_is_named(tmp_path: Path) -> None:
         training_arguments(settings, tmp_path, 0, evaluates=False, on_cpu=True)
 
 
-def test_two_seeds_differ(tmp_path: Path) -> None:
-    seeds = {
-        training_arguments(tiny.settings(), tmp_path, seed, evaluates=False, on_cpu=True).seed
-        for seed in (0, 1)
-    }
-    assert len(seeds) == 2
-
-
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
 def test_no_step_is_wasted_and_the_peak_is_reached(kind: str) -> None:
     factors = [learning_rate_factor(step, kind=kind, steps=20, warmup=5) for step in range(20)]
