@@ -58,7 +58,9 @@ def _line_layers(source: SectionTable, base: Figure) -> list[Figure]:
     if measured.chance is not None:
         layers.append(_chance(base, measured.chance.name, looks))
     layers.append(main.mark_line().encode(**looks))
-    layers.append(_points(source, main, measured if is_plain else _bare(measured), looks))
+    layers.append(
+        _points(source, main, measured if is_plain else ValueColumns(measured.value), looks)
+    )
     return layers
 
 
@@ -92,10 +94,6 @@ def _points(
     dashless = {key: value for key, value in looks.items() if key != "strokeDash"}
     points = with_words(main, measured, form).mark_point(filled=True, **look)
     return points.encode(**dashless, tooltip=hints)
-
-
-def _bare(measured: ValueColumns) -> ValueColumns:
-    return ValueColumns(measured.value, None, None, None, None)
 
 
 def _short_hints(source: SectionTable, places: list[str]) -> list[alt.Tooltip]:

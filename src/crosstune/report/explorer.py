@@ -12,7 +12,7 @@ from crosstune.foundation.records.page import Section
 from crosstune.report.folder import Contents
 from crosstune.report.packing import MOST_SIDE, Excerpt, packed, read_matrix
 from crosstune.report.reading import SectionTable, ValueColumns, is_number, titled
-from crosstune.report.wording import html_table, selectors
+from crosstune.report.wording import html_table, selectors, shortened
 
 MOST_MATRICES = 96
 MOST_A_CHOICE = 12
@@ -164,14 +164,13 @@ def _size(row: Mapping[str, Any], section: Section) -> float:
 def _cut(table: Table) -> Table:
     """The table with its texts at a length that a page can hold."""
     rows = (
-        {name: _shortened(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+        {
+            name: shortened(cell, MOST_TEXT) if isinstance(cell, str) else cell
+            for name, cell in row.items()
+        }
         for row in table.rows()[:MOST_PAIRS]
     )
     return Table(table.name, table.columns, rows)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…"
 
 
 def _pairs(source: SectionTable, contents: Contents) -> dict[str, Any] | None:

@@ -43,17 +43,12 @@ def specification(section: Section, table: Table) -> dict[str, Any]:
         where = {**section.where, **source.first_choices()}
         source = SectionTable(replace(section, where=where, choose=()), table)
     drawn: dict[str, Any] = _VIEWS[section.view](source, selection(source)).to_dict()
-    drawn["params"] = parameters(source)
-    drawn.pop("config", None)
-    return drawn
-
-
-def parameters(source: SectionTable) -> list[dict[str, Any]]:
-    """One Vega-Lite parameter ``choose_0``, ``choose_1``, … for each selector, at the first choices."""
-    return [
+    drawn["params"] = [
         {"name": f"choose_{index}", "value": value}
         for index, value in enumerate(source.first_choices().values())
     ]
+    drawn.pop("config", None)
+    return drawn
 
 
 def selection(source: SectionTable) -> list[Any]:

@@ -20,10 +20,10 @@ class ValueColumns:
     """A value column with the columns that belong to it."""
 
     value: Column
-    low: str | None
-    high: str | None
-    mask: str | None
-    chance: Column | None
+    low: str | None = None
+    high: str | None = None
+    mask: str | None = None
+    chance: Column | None = None
 
     @classmethod
     def of(cls, table: Table, name: str) -> ValueColumns:

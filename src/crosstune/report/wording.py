@@ -140,6 +140,11 @@ def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] =
     )
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, or as much of it as there is room for."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def visible(text: str) -> str:
     """Text in which control characters are pictures of themselves (``␀``), which no page and no reader stumbles over."""
     return text.translate(_PICTURES)

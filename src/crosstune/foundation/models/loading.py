@@ -209,10 +209,11 @@ def _resolve(path_or_id: str | Path, or_else: str = "config.json") -> str:
     path = Path(text).expanduser()
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", or_else)):
+            names = sorted(file.name for file in path.iterdir())
             raise StorageError(
                 "path_or_id",
                 law="must be a model folder with a config.json",
-                found=_listing(path),
+                found=f"{path} with {', '.join(names[:6]) or 'nothing in it'}",
                 remedy="For a PEFT adapter, load its base model and put the adapter on with peft.",
             )
         return str(path)
@@ -225,11 +226,6 @@ def _resolve(path_or_id: str | Path, or_else: str = "config.json") -> str:
             remedy="Check the path.",
         )
     return text
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    return f"{folder} with {', '.join(names[:6]) or 'nothing in it'}"
 
 
 def _read(auto: Any, where: str, **options: Any) -> Any:

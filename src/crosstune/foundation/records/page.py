@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from crosstune.foundation.errors import SettingsError
@@ -210,11 +210,7 @@ def _known(argument: str, value: object, cls: type) -> dict[str, Any]:
         )
     names = {entry.name for entry in fields(cls)}
     unknown = sorted(set(value) - names)
-    required = {
-        "page": {"title", "subtitle"},
-        "statement": {"text", "tone"},
-        "section": {"id", "title", "lead", "view"},
-    }[argument]
+    required = {one.name for one in fields(cls) if one.default is one.default_factory is MISSING}
     absent = sorted(required - set(value))
     if unknown or absent:
         raise SettingsError(

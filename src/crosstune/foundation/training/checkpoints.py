@@ -16,6 +16,7 @@ from crosstune.foundation.errors import CheckpointError, StorageError
 from crosstune.foundation.models import weights_fingerprint
 from crosstune.foundation.ranks import world_size
 from crosstune.foundation.storage import (
+    canonical,
     fingerprint,
     fingerprint_file,
     read_json,
@@ -198,7 +199,7 @@ def stage_identity(
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed stage to equal an uninterrupted one, as JSON values."""
     chosen = {
-        f"settings.{field.name}": _plain(getattr(settings, field.name))
+        f"settings.{field.name}": canonical(getattr(settings, field.name))
         for field in dataclasses.fields(settings)
         if field.name not in _FREE
     }
@@ -211,11 +212,3 @@ def stage_identity(
         "seed": seed,
         "processes": world_size(),
     }
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    return list(value) if isinstance(value, tuple) else value
