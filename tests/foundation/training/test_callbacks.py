@@ -12,7 +12,6 @@ import torch
 from tests.foundation.training import tiny
 from transformers import TrainerCallback
 
-from crosstune.foundation.errors import DataError
 from crosstune.foundation.training import (
     EarlyStopping,
     StageCost,
@@ -91,12 +90,6 @@ def test_an_improvement_is_more_than_min_delta_and_patience_counts_looks(tmp_pat
     assert (resumed.best_step, resumed.best_loss) == (2, 2.8)
     assert look(resumed, 2.71, 4)
     assert resumed.stopped
-
-
-def test_a_set_that_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
-    chosen = tiny.settings(evaluate_every=1, early_stopping=StoppingSettings("bn"))
-    with pytest.raises(DataError, match=r"'bn'; there are \['other'\]"):
-        train_stage(tiny.model(), tiny.data(), chosen, output_folder=tmp_path)
 
 
 def test_callbacks_see_true_epochs(tmp_path: Path) -> None:

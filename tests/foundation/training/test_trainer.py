@@ -1,4 +1,4 @@
-"""The trainer's log is true, its looks are token-exact, and nothing that is not finite passes."""
+"""The trainer's log is true, its evaluations are token-exact, and nothing that is not finite passes."""
 
 from __future__ import annotations
 

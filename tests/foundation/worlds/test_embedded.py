@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from crosstune.foundation.data import MEANINGS, parse_language
-from crosstune.foundation.errors import SettingsError, TrainingError
+from crosstune.foundation.data import MEANINGS
+from crosstune.foundation.errors import TrainingError
 from crosstune.foundation.worlds import WorldSettings, embedded_world
 from crosstune.foundation.worlds import embedded as module
 from crosstune.foundation.worlds.embedded import save_tokenizer
@@ -35,9 +35,6 @@ def test_a_world_is_an_ordinary_folder_that_has_learnt(cache):
     assert model.config.vocab_size == len(tokenizer) == 512
     assert world.uniform_nats == pytest.approx(math.log(512))
     assert world.floor_nats < world.held_out_nats < world.uniform_nats
-    text = parse_language("toy:arabic-vso").sentences(1)[0].text
-    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
-    assert tokenizer(text).input_ids[0] == tokenizer.bos_token_id
 
 
 def test_the_second_call_reads_the_first_ones_folder(cache, monkeypatch):
@@ -87,12 +84,6 @@ def test_the_default_world_has_learnt_its_language():
     # The floor is ln MEANINGS nats a sentence, known from how sentences are made.
     assert world.floor_nats < world.held_out_nats < world.floor_nats + 0.2
     assert 200_000 < world.parameters < 400_000
-
-
-@pytest.mark.parametrize("wrong", [{"vocabulary": 200}, {"heads": 3}, {"hidden_size": 44}])
-def test_worlds_that_cannot_be_are_refused(wrong):
-    with pytest.raises(SettingsError, match=r"vocabulary|heads"):
-        WorldSettings(**wrong)
 
 
 def test_a_loss_that_explodes_is_named_at_once(cache):
