@@ -15,16 +15,16 @@ from torch import Tensor
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.multiplicity import holm
-from crosstune.foundation.statistics.permutations import (
+from crosstune.studies.frame.over_seeds import mean_over_seeds
+
+from .joined import OfHeads, OfRows, Predictor
+from .permutations import (
     RankTest,
     correlation_error,
     detectable_correlation,
     rank_test,
     ranks_within,
 )
-from crosstune.studies.frame.over_seeds import mean_over_seeds
-
-from .joined import OfHeads, OfRows, Predictor
 from .profiles import BASELINE, KIND, PREDICTOR, SCORE
 
 HEADS, ROWS = "foretell", "foretell_by_row"

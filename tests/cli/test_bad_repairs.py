@@ -141,7 +141,6 @@ BN = [f"bn has sentence number {at}" for at in range(ROWS)]
 DATA: dict[str, tuple[Spoil, tuple[str, ...], str]] = {
     "a row of both tasks": (rows("en", [*BN[:1], "another"]), (), "must share no row with another"),
     "one row": (rows("en", ["alone"]), (), "must have rows on both sides"),
-    "an empty file": (rows("en", []), (), "must have rows"),
     "a limit below after": (rows("en", BN), ("--max_loss", "bn=-0.5"), "must be at least 0"),
     "longer than the model": (
         rows("en", [f"row number {at}" for at in range(ROWS)]),

@@ -13,7 +13,7 @@ from tests.studies.frame import tiny_study
 
 import crosstune
 from crosstune.cli import printing
-from crosstune.cli.main import build_parser, main
+from crosstune.cli.main import main
 from crosstune.foundation import ranks
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
@@ -147,11 +147,6 @@ def test_only_the_first_process_prints(
     monkeypatch.setattr(ranks, "is_first", lambda: False)
     assert main(["run", "conflict"]) == 0
     assert capsys.readouterr().out == ""
-
-
-def test_every_study_has_a_command() -> None:
-    parsed = build_parser().parse_args(["run", "conflict", "--seeds", "[5]"])
-    assert parsed.run.study == "conflict"
 
 
 def test_a_study_in_a_file_has_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,11 @@ NAMED = set(re.findall(r"`([a-z_/]+\.py)`", PAGE))
 
 
 def citing() -> set[str]:
-    """The files with a `Source:` in a docstring, relative to the package."""
+    """The files with a `Source:` in a docstring, relative to the package (or to the checkout: examples)."""
     return {
-        path.relative_to(PACKAGE).as_posix()
-        for path in PACKAGE.rglob("*.py")
+        path.relative_to(top).as_posix()
+        for top, folder in ((PACKAGE, PACKAGE), (CHECKOUT, CHECKOUT / "examples"))
+        for path in folder.rglob("*.py")
         if re.search(r"^\s+Source:", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
 
@@ -30,7 +31,8 @@ def test_every_file_on_the_page_exists_and_cites() -> None:
 
 def cited_in(path: str) -> set[str]:
     """The years and arXiv numbers in the `Source:` paragraphs of a file."""
-    text = (PACKAGE / path).read_text(encoding="utf-8")
+    top = CHECKOUT if path.startswith("examples/") else PACKAGE
+    text = (top / path).read_text(encoding="utf-8")
     paragraphs = re.findall(r'^\s+Source:(.*?)(?:"""|\n\s*\n)', text, re.MULTILINE | re.DOTALL)
     return {
         mark

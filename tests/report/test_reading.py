@@ -7,11 +7,11 @@ from tests.report.sited_table import COLUMNS, ROWS, table
 
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.page import Section
-from crosstune.report.reading import Measured, Source, decimals, titled
+from crosstune.report.reading import SectionTable, ValueColumns, decimals, titled
 
 
 def test_companions_are_found_by_role() -> None:
-    measured = Measured.of(table(), "nats")
+    measured = ValueColumns.of(table(), "nats")
     assert (measured.low, measured.high, measured.mask) == ("low", "high", "resolved")
     assert measured.chance is None
 
@@ -19,7 +19,7 @@ def test_companions_are_found_by_role() -> None:
 def test_masked_values_do_not_set_the_scale() -> None:
     loud = [{**row, "nats": 99.0} if not row["resolved"] else row for row in ROWS]
     section = Section("s", "S", "", "bars", "t", y="where", value="nats")
-    assert Source(section, Table("t", COLUMNS, loud)).largest("nats") == 1.234
+    assert SectionTable(section, Table("t", COLUMNS, loud)).largest("nats") == 1.234
 
 
 def test_a_few_giant_cells_do_not_pale_the_others() -> None:
@@ -27,8 +27,8 @@ def test_a_few_giant_cells_do_not_pale_the_others() -> None:
         {**ROWS[0], "nats": -50.0}
     ]
     section = Section("s", "S", "", "heatmap", "t", x="where", y="where", value="nats")
-    assert Source(section, Table("t", COLUMNS, rows)).reach() == pytest.approx(0.99)
-    assert Source(section, Table("t", COLUMNS, rows[:100])).reach() == pytest.approx(1.0)
+    assert SectionTable(section, Table("t", COLUMNS, rows)).reach() == pytest.approx(0.99)
+    assert SectionTable(section, Table("t", COLUMNS, rows[:100])).reach() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 
+from tests.report.figure_words import COLUMNS, heat, row
 from tests.report.sited_table import table
 
 from crosstune.foundation.records import Column, Measurement, Table
-from crosstune.report.wording import aligned, cells, html_table, measurement_cells, number, visible
+from crosstune.report.reading import SectionTable
+from crosstune.report.wording import (
+    aligned,
+    cells,
+    html_table,
+    measurement_cells,
+    number,
+    selectors,
+    visible,
+)
 
 
 def test_cells_say_what_is_not_there_and_never_zero() -> None:
@@ -65,3 +75,19 @@ def test_what_is_smaller_than_the_last_digit_is_not_shown_as_zero() -> None:
 
 def test_control_characters_are_pictures_of_themselves() -> None:
     assert visible("a\x00b\x1b\x7f\x85\t\n") == "a␀b␛␡\ufffd\t\n"
+
+
+def test_a_selector_stands_at_what_was_measured() -> None:
+    rows = [row(0, "a", math.nan, stage="en"), row(1, "b", 0.3, stage="bn")]
+    found = selectors(SectionTable(heat(choose=("stage",)), Table("t", COLUMNS, rows)))
+    assert '<option value="1" selected>bn</option>' in found
+    assert found.count("<select") == 1
+
+
+def test_values_are_escaped() -> None:
+    table = Table("t", COLUMNS, [row(0, "a", 0.3, stage="<b>")])
+    assert "&lt;b&gt;" in selectors(SectionTable(heat(choose=("stage",)), table))
+
+
+def test_without_a_choice_there_is_nothing() -> None:
+    assert selectors(SectionTable(heat(), Table("t", COLUMNS, [row(0, "a", 0.3)]))) == ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crosstune.circuits.settings import (
     BLOCKS,
@@ -12,6 +11,7 @@ from crosstune.circuits.settings import (
     CircuitSettings,
     Form,
 )
+from crosstune.foundation import fetched_from as _fetched_from
 
 if TYPE_CHECKING:
     from crosstune.circuits.api import measure_circuits
@@ -34,19 +34,12 @@ __all__ = [
     "Estimate",
 ]
 
-# Everything below needs torch, which is slow to import: a name is fetched on first use.
-_HOMES = {
-    "measure_circuits": "api",
-    "CircuitScores": "scores",
-    "compare": "comparison",
-    "ablate": "comparison",
-    "appendix": "comparison",
-    "estimate": "forecast",
-    "Estimate": "forecast",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "api": "measure_circuits",
+        "scores": "CircuitScores",
+        "comparison": "compare ablate appendix",
+        "forecast": "estimate Estimate",
+    },
+)

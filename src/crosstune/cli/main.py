@@ -25,11 +25,7 @@ _OUTSIDE = (
 
 
 def build_parser(outside: Study | None = None) -> ArgumentParser:
-    """The parser of `crosstune`.
-
-    Returns:
-        A parser whose subcommands are `run`, `plan`, `repair`, `show` and `list`.
-    """
+    """The parser of `crosstune`, whose subcommands are `run`, `plan`, `repair`, `show` and `list`."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="crosstune",

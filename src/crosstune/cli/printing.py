@@ -21,11 +21,7 @@ _MEMORY_WARNING = 0.9  # share of the machine's memory in use
 
 
 def text(words: str) -> None:
-    """Print to standard output.
-
-    Args:
-        words: What to print.
-    """
+    """Print to standard output."""
     print(words)
 
 
@@ -41,11 +37,7 @@ def stopped(words: list[str]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it.
-
-    Returns:
-        ``42 s``, ``3 min 20 s`` or ``2 h 5 min``.
-    """
+    """A length of time as people say it: ``42 s``, ``3 min 20 s`` or ``2 h 5 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -55,11 +47,7 @@ def duration(seconds: float) -> str:
 
 
 def plan(value: Plan) -> None:
-    """Print what a study will cost.
-
-    Args:
-        value: The plan.
-    """
+    """Print what a study will cost."""
     width = max(len(line.what) for line in value.lines)
     for line in value.lines:
         amount = duration(line.value) if line.unit == "seconds" else f"{line.value:.4g} {line.unit}"

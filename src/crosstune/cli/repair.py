@@ -30,11 +30,7 @@ _SHORT = ("task", "max_loss", "granularity", "text", "group")
 
 
 def parser() -> ArgumentParser:
-    """The parser of the command.
-
-    Returns:
-        Two places, tasks and limits by name, and every setting of the study that a pair of models has a use for.
-    """
+    """The parser: two models, tasks and limits by name, and the settings of the study that a pair of models can use."""
     found = ArgumentParser(description=SAYS, exit_on_error=False)
     found.add_argument("--config", help="A YAML file with any settings of the study.")
     found.add_argument(
@@ -63,14 +59,7 @@ def parser() -> ArgumentParser:
 
 
 def settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the study that the words say.
-
-    Args:
-        given: What the parser found, by name.
-
-    Returns:
-        Names of settings to plain values.
-    """
+    """The settings of the study that the words say, as plain values by name."""
     rest = {name: value for name, value in given.items() if name not in _SHORT}
     fields = {name: given[name] for name in ("text", "group") if name in given}
     tasks = _named("task", given.get("task") or (), "en=rows.jsonl")
@@ -88,11 +77,7 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hint(words: Sequence[str]) -> str:
-    """A hint at NAME=VALUE, where a task or limit of the command was written with a space.
-
-    Returns:
-        A sentence with a space behind it, or nothing.
-    """
+    """A hint at NAME=VALUE, where a task or limit was written with a space: a sentence with a space behind it, or nothing."""
     if list(words[:1]) != ["repair"]:
         return ""
     for option, value, following in zip(words, words[1:], [*words[2:], ""], strict=False):

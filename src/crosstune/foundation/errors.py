@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 
 class CrosstuneError(Exception):
@@ -42,13 +43,8 @@ class CrosstuneError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the four parts when an error crosses a process boundary."""
-        return (_rebuild, (type(self), self.argument, self.law, self.found, self.remedy))
-
-
-def _rebuild(
-    kind: type[CrosstuneError], argument: str, law: str, found: str, remedy: str
-) -> CrosstuneError:
-    return kind(argument, law=law, found=found, remedy=remedy)
+        parts = {"law": self.law, "found": self.found, "remedy": self.remedy}
+        return (partial(type(self), **parts), (self.argument,))
 
 
 class SettingsError(CrosstuneError, ValueError):
@@ -97,18 +93,7 @@ class UnsupportedError(CrosstuneError, NotImplementedError):
 
 @contextmanager
 def renamed(ours: str, theirs: str) -> Iterator[None]:
-    """Errors about one of our arguments name it as the user wrote it.
-
-    Args:
-        ours: What the argument is called where the error is raised.
-        theirs: What the user calls it.
-
-    Yields:
-        Nothing; errors about other arguments pass unchanged.
-
-    Raises:
-        CrosstuneError: The same error with the user's word.
-    """
+    """Inside, an error about our argument `ours` names it `theirs`, as the user wrote it; other errors pass unchanged."""
     try:
         yield
     except CrosstuneError as error:

@@ -34,51 +34,25 @@ class Seeds:
     root: int
 
     def derive(self, *names: str | int) -> int:
-        """The seed of a named stream.
-
-        Args:
-            names: What the stream is for, from general to particular.
-
-        Returns:
-            An integer in [0, 2^63), the same on every machine.
-        """
+        """The seed of a stream, named from general to particular: an integer in [0, 2^63), the same on every machine."""
         return _digest("seed", self.root, *names)
 
     def torch(self, *names: str | int) -> torch.Generator:
-        """A fresh CPU generator of a named stream.
-
-        Args:
-            names: What the stream is for, from general to particular.
-
-        Returns:
-            A generator at the start of its stream; the global generator is not touched.
-        """
+        """A CPU generator at the start of a named stream; the global generator is not touched."""
         import torch
 
         return torch.Generator().manual_seed(self.derive(*names))
 
     def numpy(self, *names: str | int) -> numpy.random.Generator:
-        """A fresh NumPy generator of a named stream.
-
-        Args:
-            names: What the stream is for, from general to particular.
-
-        Returns:
-            A generator at the start of its stream; the global state is not touched.
-        """
+        """A NumPy generator at the start of a named stream; the global state is not touched."""
         import numpy
 
         return numpy.random.default_rng(self.derive(*names))
 
 
 def content_key(text: str, *names: str | int) -> int:
-    """A number that depends on what a row says and on nothing else, to order or place rows by.
+    """A number in [0, 2^63) to order or place rows by, which depends on what a row says and on nothing else.
 
-    Args:
-        text: The content.
-        names: The purpose (and seed), so that two purposes order the same rows independently.
-
-    Returns:
-        An integer in [0, 2^63), the same for every order in which rows are read.
+    `names` are the purpose (and seed), so that two purposes order the same rows independently.
     """
     return _digest("content", text, *names)

@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from crosstune.foundation import fetched_from as _fetched_from
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
 from crosstune.interference.conflict.settings import AgreementSettings, ProbeSettings
 
@@ -35,19 +35,13 @@ __all__ = [
     "LedgerSettings",
 ]
 
-# Everything below needs torch, which is slow to import: a name is fetched on first use.
-_HOMES = {
-    "ForgettingLedger": "ledger.ledger",
-    "ConflictProbe": "conflict.probe",
-    "measure_conflict": "conflict.measure",
-    "measure_rollback": "ledger.rollback",
-    "compare_with_ledger": "ledger.rollback",
-    "ProbeCost": "conflict.overhead",
-    "probe_cost": "conflict.overhead",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "ledger.ledger": "ForgettingLedger",
+        "conflict.probe": "ConflictProbe",
+        "conflict.measure": "measure_conflict",
+        "ledger.rollback": "measure_rollback compare_with_ledger",
+        "conflict.overhead": "ProbeCost probe_cost",
+    },
+)

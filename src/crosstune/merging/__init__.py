@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from crosstune.foundation import fetched_from as _fetched_from
 from crosstune.merging.settings import GRANULARITIES, RepairSettings
 from crosstune.merging.stage.settings import StageRepairSettings
 
@@ -32,21 +32,15 @@ __all__ = [
     "StageRepairSettings",
 ]
 
-# Everything below needs torch, which is slow to import: a name is fetched on first use.
-_HOMES = {
-    "repair": "api",
-    "Repair": "result",
-    "Pick": "result",
-    "Ends": "checkpoints.endpoints",
-    "open_ends": "checkpoints.endpoints",
-    "repair_ends": "search",
-    "Watch": "session",
-    "RepairAtStageEnd": "stage.callback",
-    "StageRepair": "stage.outcome",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "api": "repair",
+        "result": "Repair Pick",
+        "checkpoints.endpoints": "Ends open_ends",
+        "search": "repair_ends",
+        "session": "Watch",
+        "stage.callback": "RepairAtStageEnd",
+        "stage.outcome": "StageRepair",
+    },
+)

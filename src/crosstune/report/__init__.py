@@ -6,7 +6,9 @@ the columns.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from crosstune.foundation import fetched_from as _fetched_from
 
 if TYPE_CHECKING:
     from crosstune.report.drawing import draw
@@ -14,14 +16,4 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "summary"]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "draw":
-        from crosstune.report.drawing import draw
-
-        return draw
-    if name == "summary":
-        from crosstune.report.terminal import summary
-
-        return summary
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _fetched_from(__name__, {"drawing": "draw", "terminal": "summary"})

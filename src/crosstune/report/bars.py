@@ -16,7 +16,7 @@ from crosstune.report.marks import (
     tooltip,
     with_words,
 )
-from crosstune.report.reading import Measured, Source, titled
+from crosstune.report.reading import SectionTable, ValueColumns, titled
 
 MOST_BARS = 30
 MOST_GROUPS = 16
@@ -24,12 +24,8 @@ _INTERVAL = 1.25  # pixels
 _NUMBERS = 46  # pixels to the right of the plot
 
 
-def bars(source: Source, predicates: list[Any]) -> Figure:
-    """Horizontal bars from zero; the largest 30 (16 groups) where there are more.
-
-    Returns:
-        The chart; to the right of zero and to the left differ by colour, side and printed sign.
-    """
+def bars(source: SectionTable, predicates: list[Any]) -> Figure:
+    """Horizontal bars from zero, the largest 30 (16 groups); below and above zero differ by colour, side and printed sign."""
     section = source.section
     assert section.value is not None
     assert section.y is not None
@@ -37,8 +33,9 @@ def bars(source: Source, predicates: list[Any]) -> Figure:
     form = "+,.3r"  # a choice may hold much smaller numbers than the table
     panels = len(source.levels(section.facet)) if section.facet else 1
     columns = min(panels, 3)
+    height = alt.Step(20) if section.color is None else alt.Step(12, **{"for": "offset"})
     chart = alt.layer(*_layers(source, measured)).properties(
-        width=(PLOT_WIDTH - 40 * (columns - 1)) // columns, height=_height(source)
+        width=(PLOT_WIDTH - 40 * (columns - 1)) // columns, height=height
     )
     whole = faceted(source, chart, columns)
     most = MOST_BARS if section.color is None else MOST_GROUPS
@@ -61,7 +58,7 @@ def _ranked(chart: Figure, value: str, place: str, most: int) -> Figure:
     )
 
 
-def _places(source: Source) -> alt.Y:
+def _places(source: SectionTable) -> alt.Y:
     section = source.section
     by_size = section.order == "size"
     sort = alt.EncodingSortField(
@@ -69,18 +66,16 @@ def _places(source: Source) -> alt.Y:
         op="max" if by_size else "min",
         order="descending" if by_size else "ascending",
     )
-    return alt.Y(str(section.y), type="nominal", sort=sort, title=None, axis=_quiet_axis())
+    return alt.Y(
+        str(section.y),
+        type="nominal",
+        sort=sort,
+        title=None,
+        axis=alt.Axis(ticks=False, domain=False),
+    )
 
 
-def _quiet_axis() -> alt.Axis:
-    return alt.Axis(ticks=False, domain=False)
-
-
-def _height(source: Source) -> alt.Step:
-    return alt.Step(20) if source.section.color is None else alt.Step(12, **{"for": "offset"})
-
-
-def _layers(source: Source, measured: Measured) -> list[Figure]:
+def _layers(source: SectionTable, measured: ValueColumns) -> list[Figure]:
     axis = alt.Axis(title=titled(measured.value), grid=True)
     base = alt.Chart().encode(y=_places(source), tooltip=tooltip(source, measured))
     if source.section.color is None:

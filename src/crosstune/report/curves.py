@@ -19,21 +19,13 @@ from crosstune.report.marks import (
     tooltip,
     with_words,
 )
-from crosstune.report.reading import Measured, Source, is_number, number_format, titled
+from crosstune.report.reading import SectionTable, ValueColumns, is_number, number_format, titled
 
 _FEW_POINTS = 16
 
 
-def lines(source: Source, predicates: list[Any]) -> Figure:
-    """A line for every colour, with its band; thin lines for every seed or for figures at one state.
-
-    Args:
-        source: The section and its table.
-        predicates: The filters of the section.
-
-    Returns:
-        The chart; colour and dash say the same.
-    """
+def lines(source: SectionTable, predicates: list[Any]) -> Figure:
+    """A line for every colour (and dash), with its band; thin lines for every seed or for figures at one state."""
     section = source.section
     panels = len(source.levels(section.facet)) if section.facet else 1
     columns = min(panels, 3)
@@ -45,7 +37,7 @@ def lines(source: Source, predicates: list[Any]) -> Figure:
     return whole if section.facet is None else whole.resolve_scale(x="independent")
 
 
-def _line_layers(source: Source, base: Figure) -> list[Figure]:
+def _line_layers(source: SectionTable, base: Figure) -> list[Figure]:
     section = source.section
     measured = source.measured(str(section.value))
     is_plain = not (section.trace or section.combine)
@@ -66,16 +58,18 @@ def _line_layers(source: Source, base: Figure) -> list[Figure]:
     if measured.chance is not None:
         layers.append(_chance(base, measured.chance.name, looks))
     layers.append(main.mark_line().encode(**looks))
-    layers.append(_points(source, main, measured if is_plain else _bare(measured), looks))
+    layers.append(
+        _points(source, main, measured if is_plain else ValueColumns(measured.value), looks)
+    )
     return layers
 
 
-def _places(source: Source) -> list[str]:
+def _places(source: SectionTable) -> list[str]:
     section = source.section
     return [name for name in (section.x, section.color, section.facet) if name is not None]
 
 
-def _combined(source: Source, base: Figure) -> Figure:
+def _combined(source: SectionTable, base: Figure) -> Figure:
     section = source.section
     if not section.combine:
         return base
@@ -88,7 +82,9 @@ def _aggregated(base: Figure, how: Any, name: str, groups: list[str]) -> Figure:
     return base.transform_aggregate([field], groupby=groups)
 
 
-def _points(source: Source, main: Figure, measured: Measured, looks: dict[str, Any]) -> Figure:
+def _points(
+    source: SectionTable, main: Figure, measured: ValueColumns, looks: dict[str, Any]
+) -> Figure:
     """Points that answer to the pointer; they are seen only where they are few."""
     is_plain = not (source.section.trace or source.section.combine)
     hints = tooltip(source, measured) if is_plain else _short_hints(source, _places(source))
@@ -100,11 +96,7 @@ def _points(source: Source, main: Figure, measured: Measured, looks: dict[str, A
     return points.encode(**dashless, tooltip=hints)
 
 
-def _bare(measured: Measured) -> Measured:
-    return Measured(measured.value, None, None, None, None)
-
-
-def _short_hints(source: Source, places: list[str]) -> list[alt.Tooltip]:
+def _short_hints(source: SectionTable, places: list[str]) -> list[alt.Tooltip]:
     hints = [
         alt.Tooltip(name, type="nominal", title=titled(source.column(name))) for name in places
     ]
@@ -113,7 +105,7 @@ def _short_hints(source: Source, places: list[str]) -> list[alt.Tooltip]:
     return [*hints, alt.Tooltip("said", type="nominal", title=title)]
 
 
-def _looks(source: Source) -> dict[str, Any]:
+def _looks(source: SectionTable) -> dict[str, Any]:
     section = source.section
     x_column, value = source.column(str(section.x)), source.column(str(section.value))
     looks: dict[str, Any] = {
@@ -147,7 +139,7 @@ def _looks(source: Source) -> dict[str, Any]:
     return looks
 
 
-def _band(base: Figure, measured: Measured, looks: dict[str, Any]) -> Figure:
+def _band(base: Figure, measured: ValueColumns, looks: dict[str, Any]) -> Figure:
     ends = {
         **{key: value for key, value in looks.items() if key not in ("y", "strokeDash")},
         "y": alt.Y(str(measured.low), type="quantitative", title=titled(measured.value)),
@@ -167,11 +159,10 @@ def _chance(base: Figure, name: str, looks: dict[str, Any]) -> Figure:
     return base.mark_rule(strokeDash=[2, 3], strokeWidth=1.25).encode(y=y, **color)
 
 
-def scatter(source: Source, predicates: list[Any]) -> Figure:
+def scatter(source: SectionTable, predicates: list[Any]) -> Figure:
     """Points of two columns, with their intervals where the table has them, joined where the section has a trace.
 
-    Returns:
-        The chart; colour and shape say the same.
+    Colour and shape say the same.
     """
     section = source.section
     assert section.x is not None
@@ -214,7 +205,7 @@ def scatter(source: Source, predicates: list[Any]) -> Figure:
     return filtered(whole, predicates)
 
 
-def _point_looks(source: Source) -> dict[str, Any]:
+def _point_looks(source: SectionTable) -> dict[str, Any]:
     name = source.section.color
     if name is None:
         return {}
@@ -223,7 +214,7 @@ def _point_looks(source: Source) -> dict[str, Any]:
     return {"color": colored(source, name), "shape": shape}
 
 
-def _zero_rules(source: Source) -> list[Figure]:
+def _zero_rules(source: SectionTable) -> list[Figure]:
     """A rule at zero across each axis whose values are not all above it: losses would be pushed into a corner."""
     section, rule = source.section, alt.Chart().mark_rule(style="zero")
     across, up = rule.encode(x=alt.XDatum(0)), rule.encode(y=alt.YDatum(0))
@@ -234,7 +225,7 @@ def _zero_rules(source: Source) -> list[Figure]:
     ]
 
 
-def _joined(source: Source, base: Figure) -> Figure:
+def _joined(source: SectionTable, base: Figure) -> Figure:
     """A thin line through the points of each value of the trace, from left to right; empty text joins nothing."""
     section = source.section
     detail = alt.Detail(str(section.trace), type="nominal")

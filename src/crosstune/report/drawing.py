@@ -46,11 +46,7 @@ def draw(run: Run | Path | str) -> Path:
 
 @cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that may stand inside a page.
-
-    Returns:
-        JavaScript that sets ``vegaEmbed``; nothing in it can end or change the script element.
-    """
+    """Vega, Vega-Lite and Vega-Embed as one script that sets ``vegaEmbed`` and cannot end the script element."""
     text: str = vl_convert.javascript_bundle(_GLOBAL, vl_version=VEGA_LITE)
     return (
         text.replace("<!--", "\\x3c!--")

@@ -9,12 +9,10 @@ from typing import Any
 
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.page import Section
-from crosstune.report.arrays import MOST_SIDE, Excerpt, read_matrix
 from crosstune.report.folder import Contents
-from crosstune.report.packing import packed
-from crosstune.report.reading import Measured, Source, is_number, titled
-from crosstune.report.selectors import selectors
-from crosstune.report.wording import html_table
+from crosstune.report.packing import MOST_SIDE, Excerpt, packed, read_matrix
+from crosstune.report.reading import SectionTable, ValueColumns, is_number, titled
+from crosstune.report.wording import html_table, selectors, shortened
 
 MOST_MATRICES = 96
 MOST_A_CHOICE = 12
@@ -25,11 +23,7 @@ _OF_NAMES = ("side", "place", "of", "id", "text")
 
 
 def explorer_html(section: Section, contents: Contents, legend: str, downloads: str) -> str:
-    """The figure of an explorer; its script fills it in, beginning at the largest cell that may be read.
-
-    Returns:
-        HTML in which all text of the run is escaped.
-    """
+    """The figure of an explorer, all text escaped; its script fills it in, beginning at the largest cell to be read."""
     table = contents.tables[str(section.table)]
     shown = table.where(**section.where)
     numbers = html_table(shown, limit=_FIRST_ROWS, caption=section.title)
@@ -40,7 +34,7 @@ def explorer_html(section: Section, contents: Contents, legend: str, downloads: 
         details += f"<details><summary>Pairs ({len(pairs):,} rows)</summary>{words}</details>"
     return (
         f'<figure data-section="{section.id}" data-view="explorer">'
-        f"{selectors(Source(section, table))}"
+        f"{selectors(SectionTable(section, table))}"
         "<div class=over>"
         f'<div class="chart maps" role=group aria-label="{escape(section.title)}: maps; arrow keys move '
         'from cell to cell, Enter opens one"></div>'
@@ -62,12 +56,8 @@ def bounds(section: Section) -> str:
 
 
 def explorer_data(section: Section, contents: Contents) -> dict[str, Any]:
-    """What the page's script needs beside the table of the map.
-
-    Returns:
-        JSON values: roles of columns, choices that hold values below 0, matrices as far as the page holds them, pairs, and names of rows and columns.
-    """
-    source = Source(section, contents.tables[str(section.table)])
+    """What the page's script needs beside the table of the map, as JSON values."""
+    source = SectionTable(section, contents.tables[str(section.table)])
     own = source.measured(str(section.value))
     matrices = list(_matrices(source, contents))
     return {
@@ -89,20 +79,20 @@ def _table(name: str | None, contents: Contents) -> Table | None:
     return found if found is not None and len(found) else None
 
 
-def _facts(source: Source) -> list[Column]:
+def _facts(source: SectionTable) -> list[Column]:
     """What is told of a cell besides its place: its other values and labels."""
     named = source.section.value
     return [c for c in source.columns if c.role in ("value", "label") and c.name != named]
 
 
 def _fact(column: Column, table: Table) -> dict[str, Any]:
-    own = Measured.of(table, column.name) if column.role == "value" else None
+    own = ValueColumns.of(table, column.name) if column.role == "value" else None
     ends = {"low": own and own.low, "high": own and own.high, "mask": own and own.mask}
     about = {"name": column.name, "title": titled(column), "kind": column.kind, "role": column.role}
     return {**about, **ends}
 
 
-def _shared(table: Table, source: Source) -> list[str]:
+def _shared(table: Table, source: SectionTable) -> list[str]:
     """The axes that place a row of the table on the map."""
     axes = {column.name for column in source.columns if column.role == "axis"}
     return [c.name for c in table.columns if c.role == "axis" and c.name in axes]
@@ -115,7 +105,7 @@ def _key(row: Mapping[str, Any], shared: list[str]) -> tuple[Any, ...]:
 # ---- matrices ---------------------------------------------------------------------------------------
 
 
-def _matrices(source: Source, contents: Contents) -> Iterator[dict[str, Any]]:
+def _matrices(source: SectionTable, contents: Contents) -> Iterator[dict[str, Any]]:
     table = _table(source.section.matrices, contents)
     if table is None:
         return
@@ -129,7 +119,7 @@ def _matrices(source: Source, contents: Contents) -> Iterator[dict[str, Any]]:
 
 
 def _largest(
-    source: Source, places: Mapping[tuple[Any, ...], Any], shared: list[str]
+    source: SectionTable, places: Mapping[tuple[Any, ...], Any], shared: list[str]
 ) -> Iterator[Mapping[str, Any]]:
     """The cells whose matrices the page holds: of each choice the marked and then the largest ones that may be read."""
     section = source.section
@@ -147,7 +137,7 @@ def _largest(
         yield from (ranked or rows[:1])[:most]
 
 
-def _signed(source: Source, matrices: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+def _signed(source: SectionTable, matrices: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """The choices with a value below 0 on the map or in a matrix behind it: map and matrix have the colours of signed values."""
     shared = list(matrices[0]["at"]) if matrices else []
     below = {_key(one["at"], shared) for one in matrices if one.get("lowest", 0.0) < 0}
@@ -174,17 +164,16 @@ def _size(row: Mapping[str, Any], section: Section) -> float:
 def _cut(table: Table) -> Table:
     """The table with its texts at a length that a page can hold."""
     rows = (
-        {name: _shortened(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+        {
+            name: shortened(cell, MOST_TEXT) if isinstance(cell, str) else cell
+            for name, cell in row.items()
+        }
         for row in table.rows()[:MOST_PAIRS]
     )
     return Table(table.name, table.columns, rows)
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…"
-
-
-def _pairs(source: Source, contents: Contents) -> dict[str, Any] | None:
+def _pairs(source: SectionTable, contents: Contents) -> dict[str, Any] | None:
     table = _table(source.section.pairs, contents)
     if table is None:
         return None
@@ -199,7 +188,7 @@ def _pairs(source: Source, contents: Contents) -> dict[str, Any] | None:
 
 
 def _names(
-    source: Source, contents: Contents, matrices: list[dict[str, Any]]
+    source: SectionTable, contents: Contents, matrices: list[dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Names of the rows and columns that the page's matrices have."""
     table = _table(source.section.names, contents)

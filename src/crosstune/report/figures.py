@@ -15,9 +15,9 @@ from crosstune.report.bars import bars
 from crosstune.report.curves import lines, scatter
 from crosstune.report.grids import heatmap, matrix
 from crosstune.report.marks import Figure
-from crosstune.report.reading import Source
+from crosstune.report.reading import SectionTable
 
-_VIEWS: dict[str, Callable[[Source, list[Any]], Figure]] = {
+_VIEWS: dict[str, Callable[[SectionTable, list[Any]], Figure]] = {
     "bars": bars,
     "heatmap": heatmap,
     "matrix": matrix,
@@ -28,62 +28,31 @@ _VIEWS: dict[str, Callable[[Source, list[Any]], Figure]] = {
 
 
 def is_figure(section: Section) -> bool:
-    """Whether a section is drawn with marks, not as text or a table.
-
-    Returns:
-        True for the views that have a specification.
-    """
+    """Whether a section is drawn with marks, not as text or a table."""
     return section.view in _VIEWS
 
 
 def specification(section: Section, table: Table) -> dict[str, Any]:
-    """The Vega-Lite specification of a section, over a data source named ``rows``.
+    """The Vega-Lite specification of a section, over a data source named ``rows``, without data.
 
-    Each column of ``choose`` becomes a parameter ``choose_0``, ``choose_1``, … that holds the chosen value.
-
-    Returns:
-        The specification, without data; of an explorer the map at its first choices, as it is when it is opened.
+    Each column of ``choose`` becomes a parameter ``choose_0``, ``choose_1``, … that holds the chosen value. Of an explorer it is
+    the map at its first choices, as it is when it is opened.
     """
-    source = Source(section, table)
+    source = SectionTable(section, table)
     if section.view == "explorer":
         where = {**section.where, **source.first_choices()}
-        source = Source(replace(section, where=where, choose=()), table)
+        source = SectionTable(replace(section, where=where, choose=()), table)
     drawn: dict[str, Any] = _VIEWS[section.view](source, selection(source)).to_dict()
-    drawn["params"] = parameters(source)
+    drawn["params"] = [
+        {"name": f"choose_{index}", "value": value}
+        for index, value in enumerate(source.first_choices().values())
+    ]
     drawn.pop("config", None)
     return drawn
 
 
-def choices(source: Source) -> list[tuple[str, list[Any]]]:
-    """The selectors of a section.
-
-    Returns:
-        Column and values to choose from, for each column of ``choose``.
-    """
-    return [(name, source.levels(name)) for name in source.section.choose]
-
-
-def parameters(source: Source) -> list[dict[str, Any]]:
-    """One Vega parameter for each selector.
-
-    Args:
-        source: The section and its table.
-
-    Returns:
-        Vega-Lite parameters named ``choose_0``, ``choose_1``, … at the first choices.
-    """
-    return [
-        {"name": f"choose_{index}", "value": value}
-        for index, value in enumerate(source.first_choices().values())
-    ]
-
-
-def selection(source: Source) -> list[Any]:
-    """The filters that leave the rows of the section at the chosen values.
-
-    Returns:
-        Vega-Lite predicates; values of the data stand in predicates, never in expressions.
-    """
+def selection(source: SectionTable) -> list[Any]:
+    """The filters that leave the rows of the section at the chosen values, which stand in predicates, never in expressions."""
     fixed: list[Any] = [
         alt.FieldEqualPredicate(field=name, equal=value)
         for name, value in dict[str, Any](source.section.where).items()

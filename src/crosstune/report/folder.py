@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from crosstune.foundation.errors import StorageError
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Section, Statement
 from crosstune.foundation.storage import read_json
@@ -25,28 +24,21 @@ class Contents:
 
     @classmethod
     def of(cls, run: Run | Path | str) -> Contents:
-        """The contents of a run folder.
-
-        Returns:
-            Them; a folder without ``page.json`` shows every table as it is, and says so.
-        """
+        """The contents of a run folder; one without ``page.json`` shows every table as it is, and says so."""
         opened = run if isinstance(run, Run) else Run.open(Path(run))
         tables = {name: opened.table(name) for name in opened.tables()}
+        environment = opened.folder / "environment.json"
         return cls(
             folder=opened.folder,
             page=_page(opened, tables),
             tables=tables,
             measurements=tuple(opened.measurements()),
             settings=opened.settings_yaml,
-            environment=_environment(opened.folder),
+            environment=read_json(environment) if environment.is_file() else {},
         )
 
     def obstacle(self, section: Section) -> str:
-        """Why a section cannot be drawn.
-
-        Returns:
-            A sentence; empty where nothing stands in its way.
-        """
+        """Why a section cannot be drawn, in a sentence; empty where nothing stands in its way."""
         if section.table is None:
             return ""
         table = self.tables.get(section.table)
@@ -87,18 +79,3 @@ def _notes(run: Run) -> Iterator[Statement]:
             f"to the bit: {'; '.join(several)}.",
             "info",
         )
-
-
-def _environment(folder: Path) -> dict[str, object]:
-    path = folder / "environment.json"
-    if not path.is_file():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise StorageError(
-            str(path),
-            law="must be a JSON object",
-            found=type(value).__name__,
-            remedy="Restore the file that the run wrote.",
-        )
-    return value

@@ -12,8 +12,8 @@ from crosstune.report.marks import PLOT_WIDTH, ROWS, Figure, cell, filtered, too
 from crosstune.report.reading import (
     NOT_MEASURED,
     OUTSIDE,
-    Measured,
-    Source,
+    SectionTable,
+    ValueColumns,
     is_number,
     number_format,
     titled,
@@ -24,13 +24,11 @@ _HATCH = "M-1,1L1,-1"
 _LOUD_DIVERGING, _LOUD_RAMP = 0.75, 0.63
 
 
-def heatmap(source: Source, predicates: list[Any]) -> Figure:
-    """Cells on a diverging scale centred at zero; a value below the noise floor is grey and hatched.
+def heatmap(source: SectionTable, predicates: list[Any]) -> Figure:
+    """Cells on one diverging scale centred at zero, a panel for every value column and facet value.
 
-    Rows whose ``y`` is negative are sites outside the layers and stand in a strip below the grid.
-
-    Returns:
-        One panel for every value column and facet value, all on one colour scale.
+    A value below the noise floor is grey and hatched. Rows whose ``y`` is negative are sites outside the layers and stand in a
+    strip below the grid.
     """
     section = source.section
     assert section.value is not None
@@ -54,7 +52,7 @@ def heatmap(source: Source, predicates: list[Any]) -> Figure:
 class _Grid:
     """The sizes, orders and scale that the panels of a heatmap share."""
 
-    def __init__(self, source: Source, measured: Measured, columns: int) -> None:
+    def __init__(self, source: SectionTable, measured: ValueColumns, columns: int) -> None:
         self.source, self.measured, self.reach = source, measured, source.reach()
         self.x, self.y = str(source.section.x), str(source.section.y)
         rows = source.rows
@@ -159,7 +157,7 @@ def _states(grid: _Grid, base: Figure) -> list[Figure]:
     return layers
 
 
-def matrix(source: Source, predicates: list[Any]) -> Figure:
+def matrix(source: SectionTable, predicates: list[Any]) -> Figure:
     """A matrix whose cells print the value, its interval and every other value column of the table."""
     section = source.section
     assert section.value is not None
@@ -211,7 +209,7 @@ def matrix(source: Source, predicates: list[Any]) -> Figure:
     return with_words(filtered(chart, predicates), measured, form)
 
 
-def _side(name: str, levels: list[Any], source: Source) -> Any:
+def _side(name: str, levels: list[Any], source: SectionTable) -> Any:
     is_x = name == source.section.x
     axis = alt.Axis(
         ticks=False,
@@ -228,7 +226,7 @@ def _side(name: str, levels: list[Any], source: Source) -> Any:
     )  # fmt: skip
 
 
-def _printed(measured: Measured, form: str, others: list[Column]) -> list[str]:
+def _printed(measured: ValueColumns, form: str, others: list[Column]) -> list[str]:
     """The lines of a cell as Vega expressions: value, interval, then the other value columns."""
     value = f"format({cell(measured.value.name)}, {json.dumps(form)})"
     lines = [value]

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import altair as alt
 
-from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Measured, Source, titled
+from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, SectionTable, ValueColumns, titled
 
 PLOT_WIDTH = 700
 _PRECISE = json.dumps(",.4~r")
@@ -16,24 +16,8 @@ Figure: TypeAlias = Any  # any Altair chart; Altair's own methods lose the type 
 
 
 def cell(name: str) -> str:
-    """The Vega expression for a cell of the current row.
-
-    Args:
-        name: The column.
-
-    Returns:
-        Such as ``datum["nats"]``.
-    """
+    """The Vega expression for a cell of the current row, such as ``datum["nats"]``."""
     return f"datum[{json.dumps(name)}]"
-
-
-def kind_of(source: Source, name: str) -> str:
-    """How Vega-Lite should take a column: ordered numbers or names.
-
-    Returns:
-        ``"Q"`` for numbers, ``"N"`` for text and booleans.
-    """
-    return "Q" if source.column(name).kind in ("int64", "float64") else "N"
 
 
 def filtered(chart: Figure, predicates: list[Any]) -> Figure:
@@ -43,7 +27,7 @@ def filtered(chart: Figure, predicates: list[Any]) -> Figure:
     return chart
 
 
-def faceted(source: Source, chart: Figure, columns: int) -> Figure:
+def faceted(source: SectionTable, chart: Figure, columns: int) -> Figure:
     """The chart over all rows, or one small chart for each value of the section's facet."""
     name = source.section.facet
     if name is None:
@@ -53,12 +37,10 @@ def faceted(source: Source, chart: Figure, columns: int) -> Figure:
     return chart.facet(facet=facet, columns=columns, data=ROWS).properties(spacing=28)
 
 
-def with_words(chart: Figure, measured: Measured, form: str) -> Figure:
+def with_words(chart: Figure, measured: ValueColumns, form: str) -> Figure:
     """The chart with the value and its interval as text, in the words of the house where there is none.
 
-    Returns:
-        The chart whose rows have ``stands`` (measured and not masked), ``printed``, ``said`` (printed with
-        its unit) and ``interval``.
+    Its rows have ``stands`` (measured and not masked), ``printed``, ``said`` (printed with its unit) and ``interval``.
     """
     value = cell(measured.value.name)
     is_there = f"isValid({value})"
@@ -81,12 +63,8 @@ def with_words(chart: Figure, measured: Measured, form: str) -> Figure:
     )
 
 
-def tooltip(source: Source, measured: Measured) -> list[alt.Tooltip]:
-    """What a reader sees on pointing at a mark: where it is, value, interval, sample size, chance.
-
-    Returns:
-        Tooltip channels; they need the rows of `with_words`.
-    """
+def tooltip(source: SectionTable, measured: ValueColumns) -> list[alt.Tooltip]:
+    """What a reader sees on pointing at a mark of `with_words`: where it is, value, interval, sample size, chance."""
     place = [
         alt.Tooltip(column.name, type="nominal", title=titled(column))
         for column in source.tooltip_columns()
@@ -106,12 +84,8 @@ def tooltip(source: Source, measured: Measured) -> list[alt.Tooltip]:
     return [*place[:1], *value, *place[1:]]
 
 
-def legend_of(source: Source, name: str) -> alt.Legend:
-    """The legend of a column, in as many columns as its words leave room for.
-
-    Returns:
-        The legend; channels that share it word for word share one legend in the figure.
-    """
+def legend_of(source: SectionTable, name: str) -> alt.Legend:
+    """The legend of a column, in as many columns as its words leave room for; channels with equal legends share one."""
     longest = max((len(str(level)) for level in source.levels(name)), default=1)
     columns = max(1, min(8, 110 // (min(longest, 34) + 6)))
     is_line = source.section.view == "lines"
@@ -121,7 +95,7 @@ def legend_of(source: Source, name: str) -> alt.Legend:
     )
 
 
-def colored(source: Source, name: str) -> alt.Color:
+def colored(source: SectionTable, name: str) -> alt.Color:
     """Colour by the values of a column, with a legend above the figure."""
     return alt.Color(
         name,
@@ -131,15 +105,8 @@ def colored(source: Source, name: str) -> alt.Color:
     )
 
 
-def level_rules(source: Source, base: Figure) -> list[Figure]:
-    """The labelled levels of a section as horizontal rules.
-
-    Args:
-        base: A chart over the section's rows, each of which would draw the rule again.
-
-    Returns:
-        A rule and a name for each level.
-    """
+def level_rules(source: SectionTable, base: Figure) -> list[Figure]:
+    """The labelled levels of a section as horizontal rules with their names, over a chart of the section's rows."""
     layers: list[Figure] = []
     for label, level in source.section.lines:
         once = base.transform_aggregate(count="count()")

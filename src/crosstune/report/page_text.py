@@ -12,13 +12,18 @@ from typing import Any
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.explorer import bounds, explorer_data, explorer_html
-from crosstune.report.figures import choices
 from crosstune.report.folder import Contents
 from crosstune.report.packing import packed, script_json
-from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, Source
-from crosstune.report.selectors import selectors
+from crosstune.report.reading import BELOW_NOISE, NOT_MEASURED, SectionTable
 from crosstune.report.theme import DARK, LIGHT, PAGE_FONT, page_colors, vega_config
-from crosstune.report.wording import TONES, html_table, measurement_cells, number, visible
+from crosstune.report.wording import (
+    TONES,
+    html_table,
+    measurement_cells,
+    number,
+    selectors,
+    visible,
+)
 
 _FIRST_ROWS = 12
 _TABLE_ROWS = 60
@@ -33,13 +38,9 @@ _APPENDIX = (
 def page_html(
     contents: Contents, specifications: Mapping[str, dict[str, Any]], vega_bundle: str
 ) -> str:
-    """The whole page, which needs nothing outside itself.
+    """The whole page, which needs nothing outside itself, with all text of the run escaped.
 
-    Args:
-        specifications: Section id to Vega-Lite specification, for the sections that can be drawn.
-
-    Returns:
-        HTML in which all text of the run is escaped.
+    `specifications` are those of the sections that can be drawn, by id.
     """
     page = contents.page
     sections = "\n".join(
@@ -122,7 +123,7 @@ def _figure(contents: Contents, section: Section) -> str:
     rows = html_table(shown, limit=_FIRST_ROWS, caption=section.title)
     return (
         f'<figure data-section="{section.id}" data-view="{section.view}">'
-        f"{selectors(Source(section, table))}"
+        f"{selectors(SectionTable(section, table))}"
         f'<div class=chart role=img aria-label="{alt_text}"></div>'
         f"<p class=absent hidden>Nothing above the noise floor for this choice.</p>"
         f"<figcaption>{legend}</figcaption>{_note(section)}"
@@ -139,7 +140,7 @@ def _explorer(contents: Contents, section: Section) -> str:
 
 def _table(contents: Contents, section: Section) -> str:
     table = contents.tables[str(section.table)].where(**section.where)
-    levels = dict(choices(Source(section, table)))
+    levels = dict(SectionTable(section, table).choices())
     marks = [
         f'data-places="{" ".join(str(values.index(row[name])) for name, values in levels.items())}"'
         for row in (table.rows() if levels else [])
@@ -148,7 +149,7 @@ def _table(contents: Contents, section: Section) -> str:
     rows = html_table(table, limit=limit, caption=section.title, marks=marks)
     return (
         f'<figure class=table data-section="{section.id}">'
-        f"{selectors(Source(section, table))}{rows}{_note(section)}"
+        f"{selectors(SectionTable(section, table))}{rows}{_note(section)}"
         f"<div class=foot>{_downloads('csv', 'md')}</div></figure>"
     )
 
@@ -175,7 +176,7 @@ def _key(section: Section, table: Table, contents: Contents) -> list[str]:
     """How to read the figure, in sentences that follow from view and roles."""
     said = []
     name = section.y if section.view == "scatter" else section.value
-    measured = Source(section, table).measured(str(name))
+    measured = SectionTable(section, table).measured(str(name))
     if measured.value.about:
         said.append(measured.value.about)
     has_interval = measured.low is not None and measured.high is not None
@@ -190,12 +191,12 @@ def _key(section: Section, table: Table, contents: Contents) -> list[str]:
             said.append(f"Grey and hatched: {BELOW_NOISE}, no number is given.")
         said.append(f"Dotted outline: {NOT_MEASURED}.")
     if section.view == "heatmap":
-        source = Source(section, table)
+        source = SectionTable(section, table)
         if source.reach() < source.largest(str(name)):
             said.append(f"Colours end at ±{number(source.reach())}; printed numbers do not.")
     if section.view == "explorer":
         if section.mark is not None:
-            about = Source(section, table).column(section.mark).about
+            about = SectionTable(section, table).column(section.mark).about
             said.append(
                 f"Dot: {about[:1].lower()}{about[1:]}" if about else f"Dot: {section.mark}."
             )
@@ -272,7 +273,7 @@ def _data(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> d
             continue
         names = [name for name in (section.table, section.thin) if name in contents.tables]
         used |= {str(name): contents.tables[str(name)] for name in names}
-        source = Source(section, contents.tables[section.table])
+        source = SectionTable(section, contents.tables[section.table])
         sections[section.id] = {
             "spec": specifications.get(section.id) if section.view != "explorer" else None,
             "explorer": explorer_data(section, contents) if section.view == "explorer" else None,
@@ -281,7 +282,7 @@ def _data(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> d
             "where": dict(section.where),
             "value": section.value,
             "mask": source.measured(section.value).mask if section.value else None,
-            "choose": [{"column": name, "values": values} for name, values in choices(source)],
+            "choose": [{"column": name, "values": values} for name, values in source.choices()],
         }
     return {
         "sections": sections,

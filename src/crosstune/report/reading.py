@@ -16,22 +16,18 @@ OUTSIDE = "outside layers"
 
 
 @dataclass(frozen=True)
-class Measured:
+class ValueColumns:
     """A value column with the columns that belong to it."""
 
     value: Column
-    low: str | None
-    high: str | None
-    mask: str | None
-    chance: Column | None
+    low: str | None = None
+    high: str | None = None
+    mask: str | None = None
+    chance: Column | None = None
 
     @classmethod
-    def of(cls, table: Table, name: str) -> Measured:
-        """The companions of a value column.
-
-        Returns:
-            Its low, high, mask and chance columns, None where the table has none.
-        """
+    def of(cls, table: Table, name: str) -> ValueColumns:
+        """A value column's low, high, mask and chance columns, None where the table has none."""
         own = {column.role: column for column in table.columns if column.of == name}
         value = next(column for column in table.columns if column.name == name)
 
@@ -47,7 +43,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Source:
+class SectionTable:
     """A section with the table it draws."""
 
     section: Section
@@ -58,11 +54,7 @@ class Source:
         return next(column for column in self.columns if column.name == name)
 
     def levels(self, name: str) -> list[Any]:
-        """The values of a column among the rows of the section.
-
-        Returns:
-            Numbers in ascending order; text as it first appears, which is how a study orders its sites.
-        """
+        """The values of a column among the rows of the section: numbers ascending, text as it first appears."""
         seen = list(dict.fromkeys(row[name] for row in self.rows if _is_there(row[name])))
         return seen if self.column(name).kind == "string" else sorted(seen)
 
@@ -76,13 +68,9 @@ class Source:
         """The rows that the section's ``where`` lets through."""
         return self.table.where(**self.section.where).rows()
 
-    def measured(self, name: str) -> Measured:
-        """A value column with what belongs to it, as far as there is anything to draw.
-
-        Returns:
-            Its companions; no low and high where no row has an interval.
-        """
-        own = Measured.of(self.table, name)
+    def measured(self, name: str) -> ValueColumns:
+        """A value column with what belongs to it; no low and high where no row has an interval."""
+        own = ValueColumns.of(self.table, name)
         if own.low is None or own.high is None:
             return own
         low, high = own.low, own.high
@@ -90,20 +78,19 @@ class Source:
         return own if has_interval else replace(own, low=None, high=None)
 
     def stands(self, row: dict[str, Any]) -> bool:
-        """Whether the section's value was measured in a row, and may be read.
-
-        Returns:
-            False for what is unmeasured or below the noise floor.
-        """
+        """Whether the section's value was measured in a row, and is not below the noise floor."""
         name = str(self.section.value)
-        mask = Measured.of(self.table, name).mask
+        mask = ValueColumns.of(self.table, name).mask
         return is_number(row[name]) and (mask is None or bool(row[mask]))
+
+    def choices(self) -> list[tuple[str, list[Any]]]:
+        """The selectors of the section: each column of ``choose`` with its values."""
+        return [(name, self.levels(name)) for name in self.section.choose]
 
     def first_choices(self) -> dict[str, Any]:
         """What the selectors show at first: a combination that exists and, if any does, was measured.
 
-        Returns:
-            A value for each column of ``choose``; those of ``begin`` where it was measured there.
+        That of ``begin`` where it was measured there.
         """
         name, begin = self.section.value, self.section.begin
         measured = [row for row in self.rows if name is None or self.stands(row)]
@@ -113,7 +100,7 @@ class Source:
 
     def magnitudes(self, name: str) -> list[float]:
         """The magnitudes in a value column, of what may be read."""
-        mask = Measured.of(self.table, name).mask
+        mask = ValueColumns.of(self.table, name).mask
         sizes = sorted(
             abs(row[name])
             for row in self.rows
@@ -122,19 +109,13 @@ class Source:
         return sizes if sizes and sizes[-1] > 0 else [1.0]
 
     def largest(self, name: str) -> float:
-        """The largest magnitude in a value column, of what may be read.
-
-        Returns:
-            A number above 0; 1 where nothing was measured.
-        """
+        """The largest magnitude in a value column, of what may be read; 1 where nothing was measured."""
         return self.magnitudes(name)[-1]
 
     def reach(self) -> float:
-        """Where the colours of a heatmap end, on both sides of zero.
+        """Where the colours of a heatmap end, on both sides of zero: the largest magnitude of its value columns.
 
-        Returns:
-            The largest magnitude of its value columns; the 98th percentile where a few cells are far beyond
-            it and would leave all others pale.
+        The 98th percentile, where a few cells are far beyond it and would leave all others pale.
         """
         names = [str(self.section.value), *self.section.beside]
         sizes = sorted(size for name in names for size in self.magnitudes(name))
@@ -151,11 +132,7 @@ class Source:
 
 
 def titled(column: Column) -> str:
-    """A column's name as words, with its unit.
-
-    Returns:
-        Text such as ``nats per token`` or ``change percent (%)``.
-    """
+    """A column's name as words with its unit, such as ``nats per token`` or ``change percent (%)``."""
     words = column.name.replace("_", " ")
     unit = column.unit
     if words.lower() in unit.lower():
@@ -164,22 +141,14 @@ def titled(column: Column) -> str:
 
 
 def is_number(value: object) -> bool:
-    """Whether a cell holds a finite number.
-
-    Returns:
-        False for NaN, infinities, None, text and booleans.
-    """
+    """Whether a cell holds a finite number, and no boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value)
 
 
 def decimals(largest: float) -> int:
-    """How many digits after the point tell apart what stands beside the largest value.
-
-    Returns:
-        0 to 6: two for cosines and losses, three below 0.3.
-    """
+    """How many digits after the point, 0 to 6, tell apart what stands beside the largest value: two for cosines and losses."""
     if not largest > 0:
         return 2
     wanted = (

@@ -10,8 +10,16 @@ from pathlib import Path
 from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.folder import Contents
-from crosstune.report.reading import Source, titled
-from crosstune.report.wording import TONES, aligned, cells, headings, is_numeric, measurement_cells
+from crosstune.report.reading import SectionTable, titled
+from crosstune.report.wording import (
+    TONES,
+    aligned,
+    cells,
+    headings,
+    is_numeric,
+    measurement_cells,
+    shortened,
+)
 
 _WIDTH = 100
 _MOST_ROWS = 24
@@ -53,18 +61,18 @@ def _harmless(text: str) -> str:
 
 def _section(section: Section, contents: Contents) -> str:
     """The section's table at the first choices, as the page shows it when it is opened."""
-    source = Source(section, contents.tables[str(section.table)])
+    source = SectionTable(section, contents.tables[str(section.table)])
     first = source.first_choices()
     chosen = source.table.where(**section.where, **first)
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in first.items())
-    head = f"({_short(said)})\n" if said else ""
+    head = f"({shortened(said, _WIDTH - 4)})\n" if said else ""
     is_ranked = (section.view, section.order) == ("bars", "size") or section.view == "explorer"
     if len(chosen) > _MOST_ROWS and not is_ranked:
         return f"{head}{len(chosen):,} rows, in the report and in tables/{section.table}"
     rows = chosen.rows()
     if is_ranked and len(rows) > _LARGEST:
         name = str(section.value)
-        stands = Source(section, chosen).stands
+        stands = SectionTable(section, chosen).stands
         rows.sort(key=lambda row: -abs(row[name]) if stands(row) else 0.0)
         head += f"the {_LARGEST} largest of {len(rows):,}\n"
         rows = rows[:_LARGEST]
@@ -84,10 +92,6 @@ def _kept(section: Section, table: Table, first: Mapping[str, object]) -> list[C
     return [column for column in table.columns if column.name in kept]
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _WIDTH - 4 else f"{text[: _WIDTH - 5]}…"
-
-
 def _finding(text: str, tone: str, detail: str) -> str:
     sign, word = TONES[tone]
     head = f"{sign} {word:<9}  "
@@ -97,9 +101,5 @@ def _finding(text: str, tone: str, detail: str) -> str:
 
 def _text(table: Table) -> str:
     shown = headings(table)
-    rows = [[_narrow(cell) for cell in row] for row in cells(table)]
+    rows = [[shortened(cell, _CELL) for cell in row] for row in cells(table)]
     return aligned([titled(c) for c in shown], rows, [is_numeric(c) for c in shown])
-
-
-def _narrow(cell: str) -> str:
-    return cell if len(cell) <= _CELL else f"{cell[: _CELL - 1]}…"

@@ -72,22 +72,14 @@ def vega_config(palette: Palette, font: str) -> dict[str, Any]:
         "axis": _axis(palette),
         "axisQuantitative": {"tickCount": 6},
         "header": {
-            "labelColor": palette.ink,
-            "labelFontSize": 12,
+            **_words(palette, 12),
             "labelFontWeight": 600,
             "labelLimit": 260,
-            "titleColor": palette.muted,
-            "titleFontSize": 11,
-            "titleFontWeight": "normal",
         },
         "title": {"color": palette.ink, "fontSize": 12, "fontWeight": 600, "anchor": "start"},
         "legend": {
-            "labelColor": palette.ink,
-            "labelFontSize": 12,
+            **_words(palette, 12),
             "labelLimit": 240,
-            "titleColor": palette.muted,
-            "titleFontSize": 11,
-            "titleFontWeight": "normal",
             "orient": "top",
             "symbolStrokeWidth": 2,
             "gradientLength": 180,
@@ -133,13 +125,19 @@ def _axis(palette: Palette) -> dict[str, Any]:
         "tickColor": palette.axis,
         "gridColor": palette.grid,
         "gridWidth": 1,
-        "labelColor": palette.ink,
-        "labelFontSize": 11,
+        **_words(palette, 11),
         "labelLimit": 190,
         "labelPadding": 5,
         "tickSize": 4,
+        "titlePadding": 9,
+    }
+
+
+def _words(palette: Palette, size: int) -> dict[str, Any]:
+    return {
+        "labelColor": palette.ink,
+        "labelFontSize": size,
         "titleColor": palette.muted,
         "titleFontSize": 11,
         "titleFontWeight": "normal",
-        "titlePadding": 9,
     }

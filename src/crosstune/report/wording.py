@@ -12,7 +12,8 @@ from crosstune.report.reading import (
     BELOW_NOISE,
     NOT_MEASURED,
     OUTSIDE,
-    Measured,
+    SectionTable,
+    ValueColumns,
     decimals,
     is_number,
     titled,
@@ -35,11 +36,9 @@ TONES = {
 
 
 def number(value: Any, places: int | None = None) -> str:
-    """A number as text, with a true minus sign.
+    """A number as text, with a true minus sign and about four significant digits, or so many places.
 
-    Args:
-        places: Digits after the point, three significant ones for what is smaller than the last of them; about
-            four significant digits without it.
+    What is smaller than the last place has three significant digits.
     """
     if not is_number(value):
         return NOT_MEASURED
@@ -55,12 +54,7 @@ def number(value: Any, places: int | None = None) -> str:
 
 
 def places_for(sizes: Sequence[float]) -> int | None:
-    """The digits after the point for a column of numbers.
-
-    Returns:
-        One number for all; None where they differ so much, as figures of several units do, that each needs
-        its own.
-    """
+    """The digits after the point for a column of numbers; None where they differ so much that each needs its own."""
     above = [size for size in sizes if size > 0]
     if not above or (max(above) > 1e5 * min(above) and max(above) > 1e4):
         return None
@@ -73,18 +67,10 @@ def headings(table: Table) -> list[Column]:
 
 
 def cells(table: Table, limit: int | None = None) -> list[list[str]]:
-    """The table as text, one list a row, in the order of `headings`.
-
-    Args:
-        table: The table.
-        limit: The most rows.
-
-    Returns:
-        Values with their interval in brackets, in the words of the house where there is none.
-    """
+    """The table as text, one list a row, in the order of `headings`: values with their interval in brackets."""
     shown = headings(table)
     rows = table.rows() if limit is None else table.rows()[:limit]
-    measured = {c.name: Measured.of(table, c.name) for c in shown if c.role == "value"}
+    measured = {c.name: ValueColumns.of(table, c.name) for c in shown if c.role == "value"}
     places = {
         c.name: places_for([abs(r[c.name]) for r in rows if is_number(r[c.name])])
         for c in shown
@@ -96,7 +82,7 @@ def cells(table: Table, limit: int | None = None) -> list[list[str]]:
 def _cell(
     row: dict[str, Any],
     column: Column,
-    measured: dict[str, Measured],
+    measured: dict[str, ValueColumns],
     places: dict[str, int | None],
 ) -> str:
     value = row[column.name]
@@ -129,11 +115,7 @@ def is_numeric(column: Column) -> bool:
 
 
 def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] = ()) -> str:
-    """The table as HTML; every cell is escaped.
-
-    Returns:
-        A ``<div class="scroll">`` with the table, and a line on what was left out.
-    """
+    """The first rows of a table as HTML with every cell escaped, and a line on what was left out."""
     shown = headings(table)
     heads = "".join(
         f'<th scope="col"{" class=num" if is_numeric(c) else ""}'
@@ -158,12 +140,13 @@ def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] =
     )
 
 
-def visible(text: str) -> str:
-    """Text in which control characters are pictures of themselves, which no page and no reader stumbles over.
+def shortened(text: str, most: int) -> str:
+    """The text, or as much of it as there is room for."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
-    Returns:
-        The text, with ``␀`` for NUL and so on.
-    """
+
+def visible(text: str) -> str:
+    """Text in which control characters are pictures of themselves (``␀``), which no page and no reader stumbles over."""
     return text.translate(_PICTURES)
 
 
@@ -174,11 +157,7 @@ def _cell_class(column: Column, text: str) -> str:
 
 
 def measurement_cells(measurement: Measurement) -> tuple[str, str, str, str, str]:
-    """A measurement as the five cells it is printed in.
-
-    Returns:
-        Name, value with unit and interval, n, chance, how.
-    """
+    """A measurement as the five cells it is printed in: name, value with unit and interval, n, chance, how."""
     if not is_number(measurement.value):
         return measurement.name, NOT_MEASURED, "–", "–", measurement.how
     unit = f" {measurement.unit}" if measurement.unit else ""
@@ -209,3 +188,20 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
 
     rule = "  ".join("─" * width for width in widths)
     return "\n".join([line(heads), rule, *map(line, rows)])
+
+
+def selectors(source: SectionTable) -> str:
+    """The selectors of a section as HTML; empty where there is nothing to choose."""
+    parts = []
+    first = source.first_choices()
+    for index, (name, values) in enumerate(source.choices()):
+        options = "".join(
+            f'<option value="{place}"{" selected" if value == first[name] else ""}>'
+            f"{escape(str(value))}</option>"
+            for place, value in enumerate(values)
+        )
+        parts.append(
+            f"<label>{escape(name.replace('_', ' '))} "
+            f'<select data-choose="{index}">{options}</select></label>'
+        )
+    return f"<div class=choose>{''.join(parts)}</div>" if parts else ""

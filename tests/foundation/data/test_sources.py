@@ -7,7 +7,7 @@ import json
 import pytest
 
 from crosstune.foundation.data import Row, TaskSettings, read_rows, read_tasks
-from crosstune.foundation.errors import DataError, SettingsError
+from crosstune.foundation.errors import DataError
 
 
 def read(path, content: str | bytes | None = None, **settings):
@@ -121,20 +121,6 @@ def test_a_broken_source_says_where(tmp_path, name, content, settings, said):
 def test_a_folder_is_no_source(tmp_path):
     with pytest.raises(DataError, match="found a folder"):
         read(tmp_path)
-
-
-def test_a_one_row_file_cannot_be_split(tmp_path):
-    path = tmp_path / "x.jsonl"
-    path.write_text('{"text": "only"}')
-    with pytest.raises(DataError, match="both sides of the split.*one row cannot be both"):
-        read_tasks([TaskSettings(name="t", source=str(path))], test_share=0.5, samples=None, seed=0)
-
-
-def test_impossible_settings_are_refused():
-    with pytest.raises(SettingsError, match="name"):
-        TaskSettings(name=" ", source="a")
-    with pytest.raises(SettingsError, match="at least 2"):
-        TaskSettings(name="t", source="a", rows=1)
 
 
 def test_a_row_without_the_group_field_is_known_by_its_id(tmp_path):

@@ -118,19 +118,6 @@ def test_a_split_made_by_the_user_is_kept_and_binds_the_other_tasks():
         assert other.rows[1] in bengali.test
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "said"),
-    [
-        (Row("1", "same"), Row("2", "same"), "en/1 .*en/2.*share the text"),
-        (Row("1", "a", group="d"), Row("2", "b", group="d"), "share the group"),
-        (Row("1", "a"), Row("1", "b"), "repeated ids: 1"),
-    ],
-)
-def test_a_split_of_the_user_that_overlaps_names_the_rows(train, test, said):
-    with pytest.raises(DataError, match=said):
-        split(Pool("en", (train,), (test,)))
-
-
 def test_splits_of_two_tasks_that_contradict_each_other_are_refused():
     english = Pool("en", (Row("1", "a", group="g"),), (Row("2", "b"),))
     bengali = Pool("bn", (Row("1", "c"),), (Row("2", "d", group="g"),))

@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from tests.interference import driven, known_sources, tiny
 from torch.utils.checkpoint import checkpoint
 
-from crosstune.foundation.data import Row, collate
-from crosstune.foundation.gradients import batched, gradients
+from crosstune.foundation.data import Row
+from crosstune.foundation.gradients import batched
 from crosstune.foundation.gradients.batched import Stack, block_gradients
 from crosstune.foundation.gradients.blocks import Block, make_blocks
 from crosstune.foundation.gradients.gradients import block_gradient, evaluating, trainable_names
@@ -179,18 +179,6 @@ def test_what_cannot_go_together_goes_alone(make: Any) -> None:
     assert_same_as_alone(model, blocks, stacks)
 
 
-def test_no_trace_is_left() -> None:
-    model = tiny.llama().train()
-    model.model.norm.requires_grad_(False)
-    flags = [p.requires_grad for p in model.parameters()]
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    stacks_of(model, unequal_blocks(tiny.tokenizer()))
-    assert [p.requires_grad for p in model.parameters()] == flags
-    assert all(p.grad is None for p in model.parameters())
-    assert all(m.training and not m._forward_hooks for m in model.modules())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
 def rows_of(ledger: ForgettingLedger) -> list[dict[str, Any]]:
     tables = (ledger.path(), ledger.segments(), ledger.sites())
     return [row for table in tables for row in table.rows()]
@@ -229,11 +217,3 @@ def test_a_part_of_a_stack() -> None:
     assert (part.places, part.nats) == ((3, 0), (1.0, 2.0))
     assert torch.equal(part.gradients["w"], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
     assert stack.only([0, 2, 3]) is stack and stack.only([7]).places == ()
-
-
-def test_the_padding_side_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, blocks = tiny.llama(), unequal_blocks(tiny.tokenizer())
-    monkeypatch.setattr(gradients, "collate", lambda rows, pad: collate(rows, pad, side="left"))
-    left = stacks_of(model, blocks)
-    monkeypatch.undo()
-    assert_same_as_alone(model, blocks, left)

@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model
 from tests.interference import known_sources, tiny
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedError
-from crosstune.foundation.gradients.effective import ask_gradients_of, names_of
+from crosstune.foundation.errors import ModelError, UnsupportedError
+from crosstune.foundation.gradients.effective import names_of
 from crosstune.foundation.gradients.gradients import trainable_names
+from crosstune.foundation.models.measuring import ask_gradients_of
 from crosstune.interference import measure_conflict
 
 SMALL = {"blocks": 8, "rows_per_block": 2, "length": 16}
@@ -113,8 +114,3 @@ def test_half_precision_is_looked_at_in_float32() -> None:
     )
     assert torch.equal(one.across_a, other.across_a)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
-
-
-def test_another_word_is_refused() -> None:
-    with pytest.raises(SettingsError, match="'trained' or 'effective'"):
-        measure_conflict(tiny.llama(), tiny.tokenizer(), {}, weights="merged")

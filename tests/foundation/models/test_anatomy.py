@@ -8,7 +8,6 @@ import pytest
 import torch
 from tests.foundation.models.decoders import (
     CONFIGS,
-    EXPERT_PARAMETERS,
     ROWS,
     decoder,
     tensors_like,
@@ -17,6 +16,7 @@ from tests.foundation.models.decoders import (
 
 from crosstune.foundation.errors import ModelError
 from crosstune.foundation.models import Anatomy, HeadGeometry, Site, gradient_sites, load_model
+from crosstune.foundation.models.anatomy import aligned, ranges
 
 
 def test_it_tells_the_shape_of_the_model() -> None:
@@ -61,16 +61,6 @@ def test_the_inner_product_equals_its_slow_twin(name: str, dtype: torch.dtype) -
     assert bool(
         ((fast - torch.tensor(list(slow.values()), dtype=torch.float64)).abs() <= allowed).all()
     )
-
-
-def test_the_inner_product_of_adapted_experts_equals_its_slow_twin() -> None:
-    model = with_lora(decoder("mixtral"), target_modules=[], target_parameters=EXPERT_PARAMETERS)
-    anatomy = gradient_sites(model)
-    a, b = (tensors_like(model, seed=seed, dtype=torch.float64) for seed in (1, 2))
-    slow = {site: torch.zeros((), dtype=torch.float64) for site in anatomy.sites}
-    for part in anatomy.parts:
-        slow[part.site] += (part.take(a[part.parameter]) * part.take(b[part.parameter])).sum()
-    torch.testing.assert_close(anatomy.inner(a, b), torch.stack(list(slow.values())))
 
 
 def test_large_terms_that_cancel_leave_the_small_one() -> None:
@@ -201,3 +191,15 @@ def test_a_stack_has_the_products_of_its_members(name: str) -> None:
 
 def test_a_stack_of_nothing_has_no_products() -> None:
     assert Anatomy.of(decoder("llama")).only([]).inner_many({}, {}).shape == (0, 0)
+
+
+def test_neighbours_become_a_range() -> None:
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
+    assert ranges([]) == ""
+
+
+def test_columns_stand_below_each_other() -> None:
+    assert aligned([("a", "bb", "c"), ("dd", "e", "fff")], left=1) == [
+        "a   bb    c",
+        "dd   e  fff",
+    ]

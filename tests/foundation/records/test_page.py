@@ -28,9 +28,7 @@ def test_a_page_survives_its_json() -> None:
     [
         (lambda page: page.update(titel="x"), "titel"),
         (lambda page: page.pop("title"), "title"),
-        (lambda page: page.update(sections={}), "page.sections"),
         (lambda page: page["sections"][0].update(view="pie"), "pie"),
-        (lambda page: page["sections"][0].update(lines=[["uniform"]]), "section.lines"),
         (lambda page: page["sections"][0].update(valeu="nats"), "valeu"),
         (lambda page: page["statements"][0].update(tone="proved"), "proved"),
         (lambda page: page["statements"][0].update(text=" "), "statement.text"),

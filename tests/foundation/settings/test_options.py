@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.settings import differences, settings_fingerprint
 from crosstune.foundation.settings.options import at_least, left_to, with_options
 
 
@@ -32,3 +33,29 @@ def test_a_bound_and_what_a_study_sets_itself_are_told() -> None:
     left_to({"seed": "data_seed"}, "blocks", Part(blocks=3))
     with pytest.raises(SettingsError, match="follows `data_seed`"):
         left_to({"seed": "data_seed"}, "blocks", Part(seed=1))
+
+
+@dataclass(frozen=True)
+class Inner:
+    rank: int = 1
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner | None = None
+    names: tuple[str, ...] = ("en",)
+
+
+def test_equal_settings_have_no_difference_and_one_fingerprint() -> None:
+    assert differences(Outer(), Outer()) == {}
+    assert settings_fingerprint(Outer()) == settings_fingerprint(Outer(names=("en",)))
+
+
+def test_a_difference_is_dotted_or_numbered() -> None:
+    assert differences(Outer(Inner(1)), Outer(Inner(2))) == {"inner.rank": (1, 2)}
+    assert differences(Outer(), Outer(names=("en", "bn"))) == {"names[1]": (None, "bn")}
+
+
+def test_what_one_side_lacks_is_a_difference() -> None:
+    assert differences(Outer(), Outer(Inner())) == {"inner": (None, None), "inner.rank": (None, 1)}
+    assert settings_fingerprint(Outer()) != settings_fingerprint(Outer(Inner()))

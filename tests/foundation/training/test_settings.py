@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -21,8 +19,8 @@ from crosstune.foundation.training import LoraSettings, StoppingSettings, Traini
         (TrainingSettings, {"batch_rows": 4, "accumulation": 5}, "accumulation` must not exceed"),
         (TrainingSettings, {"warmup": 300}, "warmup` must not exceed steps"),
         (TrainingSettings, {"length": 1}, "length` must leave a token"),
-        (TrainingSettings, {"optimizer": "adam"}, "optimizer` must be one of adamw"),
-        (TrainingSettings, {"precision": "float16"}, "precision` must be one of"),
+        (TrainingSettings, {"optimizer": "adam"}, "optimizer` must be .adamw"),
+        (TrainingSettings, {"precision": "float16"}, "precision` must be .float32. or"),
         (TrainingSettings, {"clip": -1.0}, "clip` must not be negative"),
         (
             TrainingSettings,
@@ -39,11 +37,3 @@ from crosstune.foundation.training import LoraSettings, StoppingSettings, Traini
 def test_what_is_impossible_is_refused(kind: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         kind(**changes)
-
-
-def test_settings_need_no_torch() -> None:
-    code = (
-        "import sys; from crosstune.foundation.training import TrainingSettings; TrainingSettings();"
-        "sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

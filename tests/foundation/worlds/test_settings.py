@@ -15,8 +15,3 @@ from crosstune.foundation.worlds import WorldSettings
 def test_impossible_worlds_are_named(changes: dict[str, int], named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         WorldSettings(**changes)
-
-
-def test_the_default_world_can_be_built() -> None:
-    settings = WorldSettings()
-    assert settings.hidden_size % (2 * settings.heads) == 0

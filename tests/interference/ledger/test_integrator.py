@@ -9,7 +9,7 @@ import torch
 from tests.interference import tiny
 
 from crosstune.foundation.gradients.blocks import make_blocks
-from crosstune.foundation.gradients.gradients import block_nats, evaluating, trainable_names
+from crosstune.foundation.gradients.gradients import block_gradient, evaluating, trainable_names
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings
 from crosstune.foundation.models import gradient_sites
 from crosstune.interference.ledger.accounts import Reference
@@ -69,7 +69,9 @@ def test_kept_gradients_stand_for_the_next_chords_start_once() -> None:
         with evaluating(model, SETTINGS):
             booking, cost = walker.walk(model, Chord(model, start), reference)
             losses = [
-                block_nats(model, block, SETTINGS) / block.expected_tokens for block in BLOCKS
+                block_gradient(model, block, trainable_names(model), SETTINGS).nats
+                / block.expected_tokens
+                for block in BLOCKS
             ]
         costs.append(cost)
         changes.append(booking.loss + booking.change)

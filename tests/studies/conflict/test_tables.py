@@ -10,7 +10,7 @@ from tests.studies import small_study
 
 from crosstune.foundation.evaluation import RowScores
 from crosstune.foundation.records import Run
-from crosstune.foundation.training import Cost, LossLedger, NextToken, StageResult
+from crosstune.foundation.training import LossLedger, NextToken, StageCost, StageResult
 from crosstune.studies.conflict import tables
 
 HISTORY = (
@@ -22,7 +22,7 @@ HISTORY = (
 
 
 def result() -> StageResult:
-    cost = Cost(seconds=10.0, tokens=600, rows=12)
+    cost = StageCost(seconds=10.0, tokens=600, rows=12)
     return StageResult(2, LossLedger((NextToken(),)).table(), HISTORY, cost)
 
 

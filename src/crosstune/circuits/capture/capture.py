@@ -34,7 +34,7 @@ from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.gradients.gradients import evaluating, float32_products
 from crosstune.foundation.models import HeadMap, weights_fingerprint
-from crosstune.foundation.ranks.together import by_each, by_first
+from crosstune.foundation.ranks.collectives import by_each, by_first
 from crosstune.foundation.storage import fingerprint
 
 KERNELS = ("default", "math")

@@ -5,8 +5,9 @@ A row is read by `sources`, put on a side by `splits`, and made into ids and lab
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from crosstune.foundation import fetched_from as _fetched_from
 from crosstune.foundation.data.languages import MEANINGS, Language, parse_language
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.data.sources import read_rows, read_tasks
@@ -40,10 +41,4 @@ __all__ = [
     "parse_language",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in ("collate", "padding_fraction"):  # these need torch, which is slow to import
-        from crosstune.foundation.data import batches
-
-        return getattr(batches, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _fetched_from(__name__, {"batches": "collate padding_fraction"})

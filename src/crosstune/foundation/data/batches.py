@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from crosstune.foundation.data.tokens import UNSCORED, Encoded
-from crosstune.foundation.errors import DataError, SettingsError
+from crosstune.foundation.errors import DataError
+from crosstune.foundation.settings.options import one_of
 
 
 def collate(
@@ -35,10 +36,7 @@ def collate(
         raise DataError(
             "encoded", law="must have a sequence", found="none", remedy="Give at least one row."
         )
-    if side not in ("right", "left"):
-        raise SettingsError(
-            "side", law="must be 'right' or 'left'", found=repr(side), remedy="Use 'right'."
-        )
+    one_of("side", side, ("right", "left"))
     shape = (len(encoded), max(len(item.input_ids) for item in encoded))
     input_ids = torch.full(shape, pad_id, dtype=torch.int64)
     attention_mask = torch.zeros(shape, dtype=torch.int64)

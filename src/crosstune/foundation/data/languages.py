@@ -60,17 +60,7 @@ _ENDINGS = ("many", "at", *(f"class{number}" for number in range(_CLASSES)))
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a sentence says; numbers are indices of concepts.
-
-    Attributes:
-        many: Whether the agents are many.
-        agent: Who acts.
-        agent_quality: What the agent is like; None when nothing is said.
-        action: What is done.
-        object: To what.
-        object_quality: What the object is like; None when nothing is said.
-        place: Where.
-    """
+    """What a sentence says, by the numbers of its concepts; a quality that is not spoken of is None."""
 
     many: bool
     agent: int
@@ -82,11 +72,7 @@ class Meaning:
 
     @classmethod
     def of(cls, index: int) -> Meaning:
-        """The meaning of a number, one to one on 0 ≤ index < MEANINGS; neighbours have nothing in common.
-
-        Returns:
-            The meaning, the same in every language and for every seed.
-        """
+        """The meaning of a number in every language: one to one on 0 ≤ index < MEANINGS, neighbours unlike each other."""
         rest, digits = _scatter(index), []
         for radix in _RADICES:
             rest, digit = divmod(rest, radix)
@@ -166,14 +152,7 @@ class Language:
         return f"{self._word(f'quality{quality}', f'class{index % _CLASSES}')} {noun}"
 
     def say(self, meaning: Meaning) -> str:
-        """The one sentence of this language for a meaning.
-
-        Args:
-            meaning: What is to be said.
-
-        Returns:
-            Words in the order of the language, then the place and a full stop.
-        """
+        """The one sentence of this language for a meaning: words in its order, then the place and a full stop."""
         parts = {
             "s": self._noun_phrase("agent", meaning.agent, meaning.agent_quality, meaning.many),
             "v": self._word(f"action{meaning.action}", *(("many",) if meaning.many else ())),
@@ -183,18 +162,7 @@ class Language:
         return " ".join(words) + "."
 
     def sentences(self, n: int, start: int = 0) -> list[Row]:
-        """Sentences `start` to `start + n`; those of two languages are translations of each other.
-
-        Args:
-            n: How many.
-            start: The first meaning.
-
-        Returns:
-            Rows whose `group` is the id of the meaning.
-
-        Raises:
-            DataError: More sentences are asked for than there are meanings.
-        """
+        """Sentences `start` to `start + n`; those of two languages translate each other and share a `group`."""
         if n < 1 or start < 0 or start + n > MEANINGS:
             raise DataError(
                 "rows",

@@ -46,11 +46,7 @@ def byte_ends(
 
 
 def works_on_bytes(tokenizer: Any) -> bool:
-    """Whether the pieces of a tokenizer are written in GPT-2's alphabet of 256 letters for 256 bytes.
-
-    Returns:
-        True for byte-level tokenizers; false for those that only fall back to bytes.
-    """
+    """Whether its pieces are in GPT-2's alphabet of 256 letters for 256 bytes; falling back to bytes is not enough."""
     return "ByteLevel(" in f"{tokenizer.backend_tokenizer.decoder!r}"
 
 

@@ -127,11 +127,7 @@ def check_disjoint(tasks: Sequence[Task]) -> None:
 
 
 def ties(row: Row) -> list[tuple[str, str]]:
-    """What holds a row to others: its group and its exact content.
-
-    Returns:
-        Pairs (kind, value); rows that share a pair belong on one side.
-    """
+    """What holds a row to others, as pairs (kind, value): its group and its exact content."""
     content = ("text", row.content)
     return [content] if row.group is None else [("group", row.group), content]
 

@@ -69,14 +69,7 @@ class EncodingReport:
 
     @classmethod
     def of(cls, encoded: Sequence[Encoded]) -> EncodingReport:
-        """The report of encoded rows.
-
-        Args:
-            encoded: The result of `encode`.
-
-        Returns:
-            Sums and shares; a cut share of NaN for no sequences.
-        """
+        """The sums and shares of what `encode` returned; for no sequences a cut share of NaN."""
         return cls(
             rows=len({item.row_id for item in encoded}),
             sequences=len(encoded),

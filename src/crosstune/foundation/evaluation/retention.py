@@ -66,17 +66,7 @@ class RetentionMatrix:
             )
 
     def record(self, stage: int, task: str, side: Side, value: Measurement) -> None:
-        """Fill a cell.
-
-        Args:
-            stage: 0 for the base model, i after the i-th stage.
-            task: The task that was measured.
-            side: Its train or its test rows.
-            value: The measurement.
-
-        Raises:
-            MeasurementError: The cell does not exist, or its unit is not that of the other cells.
-        """
+        """Fill the cell of a task's side after a stage (0 is the base model); all cells have one unit."""
         if not 0 <= stage <= len(self.stages) or task not in self.tasks or side not in SIDES:
             raise MeasurementError(
                 "cell",
@@ -122,8 +112,7 @@ class RetentionMatrix:
     def forgotten(self, stage: int, task: str, side: Side) -> float:
         """What ``stage`` has lost of a task against the best stage since it was learned (base for references).
 
-        Returns:
-            max_{l in j..stage-1} S[l] - S[stage]; NaN before the task was learned or where a cell is unmeasured.
+        max_{l in j..stage-1} S[l] - S[stage]; NaN before the task was learned or where a cell is unmeasured.
         """
         learned = self.stages.index(task) + 1 if task in self.stages else 0
         if stage <= learned:

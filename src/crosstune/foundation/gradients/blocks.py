@@ -137,14 +137,7 @@ def _groups(rows: Sequence[Row]) -> frozenset[str]:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that fills padding; it is never scored, so any will do where none is named.
-
-    Args:
-        tokenizer: The tokenizer.
-
-    Returns:
-        Its padding token, else its end-of-text token, else 0.
-    """
+    """The token that fills padding and is never scored: the padding token, else the end-of-text token, else 0."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if isinstance(candidate, int):
             return candidate
@@ -152,17 +145,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def shared_pairs(blocks_a: Sequence[Block], blocks_b: Sequence[Block]) -> Tensor:
-    """True where block i of A and block j of B share a row or a group, hence noise.
-
-    Shapes:
-        result: [K_A, K_B] bool.
-
-    Args:
-        blocks_b: The blocks of B; with those of A the diagonal is true.
-
-    Returns:
-        The mask of pairs that must not be averaged.
-    """
+    """True where block i of A and block j of B share a row or a group, hence noise, [K_A, K_B]; a block shares with itself."""
     return torch.tensor(
         [[not a.groups.isdisjoint(b.groups) for b in blocks_b] for a in blocks_a], dtype=torch.bool
     )

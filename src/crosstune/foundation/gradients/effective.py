@@ -6,7 +6,6 @@ added before anything else sees them. It does not know the gauge (R Â· A and B Â
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -27,13 +26,6 @@ def names_of(model: nn.Module, weights: str) -> tuple[str, ...]:
         return trained
     chosen = {_beside(model, name) if ".lora_" in name else name for name in trained}
     return tuple(name for name, _ in model.named_parameters() if name in chosen)
-
-
-def ask_gradients_of(model: nn.Module, names: Iterable[str]) -> None:
-    """Let these parameters, and no others, ask for gradients; inside `evaluating`, which puts the flags back."""
-    wanted = set(names)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in wanted)
 
 
 def _beside(model: nn.Module, factor: str) -> str:

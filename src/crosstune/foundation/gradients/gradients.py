@@ -48,8 +48,8 @@ def trainable_names(model: nn.Module) -> tuple[str, ...]:
 def evaluating(model: nn.Module, settings: GradientSettings) -> Iterator[None]:
     """A place where blocks may be evaluated: no dropout, no autocast, float32, and no trace after.
 
-    Enter it once around all blocks of one state. Inside, `block_gradient` and `block_nats` may be
-    called, and `weights_at` may put other values in place. Where half-precision weights are held as
+    Enter it once around all blocks of one state. Inside, `block_gradient` may be called, and
+    `weights_at` may put other values in place. Where half-precision weights are held as
     float32, the model's parameters are other objects inside: take them by name.
 
     Args:
@@ -164,22 +164,8 @@ def block_gradient(
     return BlockGradient(gradient, nats, block.tokens)
 
 
-def block_nats(model: nn.Module, block: Block, settings: GradientSettings) -> float:
-    """The summed loss of a block, in nats; the model is inside `evaluating`."""
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        return sum(
-            token_nats(model, batch_of(rows, block.pad_id, device)).double().sum().item()
-            for rows in micro_batches(block.rows, settings.batch_tokens)
-        )
-
-
 def micro_batches(rows: Sequence[Encoded], batch_tokens: int) -> list[list[Encoded]]:
-    """Rows in batches of similar length whose padded size stays within the budget.
-
-    Args:
-        batch_tokens: The most padded tokens of a batch; a longer row stands alone.
-    """
+    """Rows in batches of similar length whose padded size stays within `batch_tokens`; a longer row stands alone."""
     batches: list[list[Encoded]] = []
     for row in sorted(rows, key=lambda row: len(row.input_ids), reverse=True):
         # The first row of a batch is its longest, so it says how wide the padding makes the batch.

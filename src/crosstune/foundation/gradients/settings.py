@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crosstune.foundation.errors import SettingsError
-from crosstune.foundation.settings.options import at_least
+from crosstune.foundation.settings.options import at_least, one_of
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,8 @@ class GradientSettings:
     def __post_init__(self) -> None:
         at_least("batch_tokens", self.batch_tokens, 1)
         at_least("stack_bytes", self.stack_bytes, 0)
-        if self.precision not in ("float32", "model"):
-            raise SettingsError(
-                "precision",
-                law="must be 'float32' or 'model'",
-                found=repr(self.precision),
-                remedy="Use 'float32' unless a float32 copy of the weights does not fit.",
-            )
+        remedy = "Use 'float32' unless a float32 copy of the weights does not fit."
+        one_of("precision", self.precision, ("float32", "model"), remedy)
 
 
 @dataclass(frozen=True)
@@ -57,21 +52,21 @@ class LedgerSettings:
     """How finely the forgetting ledger follows the path of the weights."""
 
     every: int = 10
-    """Optimizer steps of one chord (m); 1 is the path itself."""
+    """Optimizer steps of one segment (m); 1 is the path itself."""
     stage: str = "train"
     """The name of the training stage in every table."""
     copy_device: str = "cpu"
-    """Where the copy of a chord's first weights lives: `cpu`, or `model` for the model's device."""
+    """Where the copy of a segment's first weights lives: `cpu`, or `model` for the model's device."""
     keep_bytes: int = 2**30
-    """End gradients of a chord are kept as the next chord's start while they need no more than this."""
+    """End gradients of a segment are kept as the next one's start while they need no more than this."""
     max_panels: int = 64
-    """Simpson panels a chord may be divided into before the account is declared broken."""
+    """Simpson panels a segment may be divided into before the account is declared broken."""
     absolute: float | None = None
-    """Nats per token a chord may miss by; None: by the precision of the weights."""
+    """Nats per token a segment may miss by; None: by the precision of the weights."""
     relative: float | None = None
-    """Share of the chord's loss change it may miss by; None: by the precision of the weights."""
+    """Share of the segment's loss change it may miss by; None: by the precision of the weights."""
     by_head: bool = False
-    """Whether attention is booked head by head as well, in the table `forgetting_heads`."""
+    """Whether contributions of attention are told head by head as well, in the table `forgetting_heads`."""
     track: bool = True
     """Whether the running change of every loss goes to the trainer's trackers and log."""
     level: float = 0.95
@@ -81,13 +76,8 @@ class LedgerSettings:
         at_least("every", self.every, 1)
         at_least("max_panels", self.max_panels, 1)
         at_least("keep_bytes", self.keep_bytes, 0)
-        if self.copy_device not in ("cpu", "model"):
-            raise SettingsError(
-                "copy_device",
-                law="must be 'cpu' or 'model'",
-                found=repr(self.copy_device),
-                remedy="Use 'cpu' unless the accelerator has room for one more copy.",
-            )
+        remedy = "Use 'cpu' unless the accelerator has room for one more copy."
+        one_of("copy_device", self.copy_device, ("cpu", "model"), remedy)
         if not 0 < self.level < 1:
             raise SettingsError(
                 "level", law="must lie between 0 and 1", found=self.level, remedy="Use 0.95."

@@ -18,12 +18,11 @@ from crosstune.foundation.models.loading import (
     load_tokenizer,
     read_config,
     save_model,
+    weights_fingerprint,
 )
-from crosstune.foundation.models.measuring import measuring, weights_at
+from crosstune.foundation.models.measuring import check_supported, measuring, weights_at
 from crosstune.foundation.models.site import Part, Site
-from crosstune.foundation.models.support import check_supported
 from crosstune.foundation.models.taps import Capture, Tap, capture
-from crosstune.foundation.models.weights import weights_fingerprint
 
 __all__ = [
     "Anatomy",

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import ModelError
-from crosstune.foundation.models.describing import aligned, ranges
 from crosstune.foundation.models.geometry import HeadGeometry
 from crosstune.foundation.models.layout import Slab, slabs_of_model
 from crosstune.foundation.models.site import Part, Site
@@ -90,20 +89,12 @@ class Anatomy:
         return tuple(part for slab in self.slabs for part in slab.parts())
 
     def parts_of(self, parameter: str) -> tuple[Part, ...]:
-        """Return the parts into which one parameter is cut.
-
-        Raises:
-            ModelError: The anatomy has no such parameter.
-        """
+        """Return the parts into which one parameter is cut."""
         _check_known("parameter", [parameter], self._parts_by_parameter)
         return self._parts_by_parameter[parameter]
 
     def count(self, site: Site) -> int:
-        """Return the number of elements of a site.
-
-        Raises:
-            ModelError: The anatomy has no such site.
-        """
+        """Return the number of elements of a site."""
         _check_known("site", [site], self._counts)
         return self._counts[site]
 
@@ -190,7 +181,7 @@ class Anatomy:
                 argument,
                 law="must hold a tensor for every parameter of the anatomy",
                 found=f"none for {missing[0]} ({len(missing)} missing)",
-                remedy="Use Anatomy.only(names) to look at some parameters.",
+                remedy="Use Anatomy.only(names) to see some parameters.",
             )
         for slab in self.slabs:
             shape = tuple(tensors[slab.parameter].shape)
@@ -257,3 +248,26 @@ def gradient_sites(model: nn.Module) -> Anatomy:
     """Return the anatomy of the parameters that require gradients."""
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     return Anatomy.of(model).only(trainable)
+
+
+def ranges(layers: Sequence[int]) -> str:
+    """Return layers as ranges: ``0–2, 5``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def aligned(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:
+    """Return rows as lines of equal length; the first `left` columns begin, the others end, below each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if i < left else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]

@@ -80,21 +80,22 @@ _SHARED_EXPERT = {
     "mlp.shared_expert_gate": _one("router"),
 }
 
-_LLAMA = Family("model.layers", _LLAMA_OUTSIDE, _ATTENTION | _NORMS | _GATED_MLP)
+
+def _llama_like(inside: Mapping[str, Holds]) -> Family:
+    return Family("model.layers", _LLAMA_OUTSIDE, inside)
+
+
+_LLAMA = _llama_like(_ATTENTION | _NORMS | _GATED_MLP)
 
 #: Family by `config.model_type`.
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": Family("model.layers", _LLAMA_OUTSIDE, _ATTENTION | _HEAD_NORMS | _NORMS | _GATED_MLP),
-    "gemma2": Family("model.layers", _LLAMA_OUTSIDE, _ATTENTION | _SANDWICH_NORMS | _GATED_MLP),
-    "gemma3_text": Family(
-        "model.layers", _LLAMA_OUTSIDE, _ATTENTION | _HEAD_NORMS | _SANDWICH_NORMS | _GATED_MLP
-    ),
-    "phi3": Family(
-        "model.layers",
-        _LLAMA_OUTSIDE,
+    "qwen3": _llama_like(_ATTENTION | _HEAD_NORMS | _NORMS | _GATED_MLP),
+    "gemma2": _llama_like(_ATTENTION | _SANDWICH_NORMS | _GATED_MLP),
+    "gemma3_text": _llama_like(_ATTENTION | _HEAD_NORMS | _SANDWICH_NORMS | _GATED_MLP),
+    "phi3": _llama_like(
         _NORMS
         | {
             "self_attn.qkv_proj": Holds(_QKV, joint="attn.qkv"),
@@ -135,14 +136,8 @@ FAMILIES: Mapping[str, Family] = {
             "mlp.dense_4h_to_h": _one("mlp.down"),
         },
     ),
-    "mixtral": Family("model.layers", _LLAMA_OUTSIDE, _ATTENTION | _NORMS | _EXPERTS),
+    "mixtral": _llama_like(_ATTENTION | _NORMS | _EXPERTS),
     # Mixture models may keep some layers dense (`mlp_only_layers`), so both kinds of MLP are listed.
-    "qwen2_moe": Family(
-        "model.layers",
-        _LLAMA_OUTSIDE,
-        _ATTENTION | _NORMS | _EXPERTS | _SHARED_EXPERT | _GATED_MLP,
-    ),
-    "qwen3_moe": Family(
-        "model.layers", _LLAMA_OUTSIDE, _ATTENTION | _HEAD_NORMS | _NORMS | _EXPERTS | _GATED_MLP
-    ),
+    "qwen2_moe": _llama_like(_ATTENTION | _NORMS | _EXPERTS | _SHARED_EXPERT | _GATED_MLP),
+    "qwen3_moe": _llama_like(_ATTENTION | _HEAD_NORMS | _NORMS | _EXPERTS | _GATED_MLP),
 }

@@ -71,11 +71,7 @@ class HeadCut:
         return "split" if self.kept is None else "fused"
 
     def take(self, features: Tensor) -> Tensor:
-        """Return the view of features that is the component's, by head.
-
-        Shapes:
-            ``features``: ``[..., F]``. Result: ``[..., heads, head_dim]``.
-        """
+        """Return the view of features ``[..., F]`` that is the component's, by head: ``[..., heads, head_dim]``."""
         view: Tensor = features.unflatten(-1, self.sizes)
         kept = self.kept
         if kept is not None:

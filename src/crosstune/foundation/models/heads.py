@@ -10,8 +10,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import ModelError
-from crosstune.foundation.models.anatomy import Anatomy
-from crosstune.foundation.models.describing import aligned, ranges
+from crosstune.foundation.models.anatomy import Anatomy, aligned, ranges
 from crosstune.foundation.models.geometry import HeadCut, HeadGeometry
 from crosstune.foundation.models.layout import Slab
 
@@ -65,23 +64,15 @@ class Projection:
     def take(self, features: Tensor) -> Tensor:
         """Return the view of the module's features that is this projection's, by head.
 
-        Shapes:
-            ``features``: ``[..., F]``, the module's output for q, k and v, its input for o. Result: ``[..., heads, head_dim]``.
-
-        Raises:
-            ModelError: The last axis is not the module's features.
+        ``[..., F]``, its output for q, k and v, its input for o, becomes ``[..., heads, head_dim]``.
         """
         self._check(features, features.shape[-1])
         return self.cut.take(features)
 
     def tile(self, weight: Tensor) -> Tensor:
-        """Return the view of a tensor of the weight's shape that is each head's: output rows for q, k and v, input columns for o.
+        """Return each head's view of a tensor of the weight's shape, ``[heads, head_dim, d]``.
 
-        Shapes:
-            Result: ``[heads, head_dim, d]``, `d` being the features of the module's other side.
-
-        Raises:
-            ModelError: The axis that holds the heads is not the module's features.
+        Output rows for q, k and v, input columns for o.
         """
         self._check(weight, weight.shape[self.cut.axis])
         return self.cut.take(weight.movedim(self.cut.axis, -1)).movedim(0, -1)
@@ -143,11 +134,7 @@ class HeadMap:
         return self.geometry.head_dim
 
     def projection(self, layer: int, block: str) -> Projection:
-        """Return one projection.
-
-        Raises:
-            ModelError: There is no such layer or block.
-        """
+        """Return one projection."""
         if (layer, block) not in self._by_place:
             raise ModelError(
                 "projection",
@@ -162,20 +149,12 @@ class HeadMap:
         return self.projection(0, block).heads
 
     def kv_head(self, head: int) -> int:
-        """Return the key-value head that serves a query head.
-
-        Raises:
-            ModelError: There is no such head.
-        """
+        """Return the key-value head that serves a query head."""
         self._check_head("head", head, self.num_heads)
         return head // (self.num_heads // self.num_kv_heads)
 
     def group(self, kv_head: int) -> range:
-        """Return the query heads that a key-value head serves.
-
-        Raises:
-            ModelError: There is no such head.
-        """
+        """Return the query heads that a key-value head serves."""
         self._check_head("kv_head", kv_head, self.num_kv_heads)
         size = self.num_heads // self.num_kv_heads
         return range(size * kv_head, size * (kv_head + 1))

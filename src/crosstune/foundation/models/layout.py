@@ -1,4 +1,4 @@
-"""Slabs: how each parameter of a model is cut into sites, by the table of its family."""
+"""How every parameter of a model is cut into sites, by what its name says and the table of its family."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from crosstune.foundation.errors import ModelError, UnknownFamilyError
 from crosstune.foundation.models.families import FAMILIES, Family, Holds
 from crosstune.foundation.models.geometry import HeadCut, HeadGeometry
-from crosstune.foundation.models.names import ParameterName, read_name
-from crosstune.foundation.models.site import Cut, Part, Site
+from crosstune.foundation.models.site import Cut, Factor, Part, Site
 
 _CPU_PIECE, _ACCELERATOR_PIECE = 1 << 18, 1 << 26
 
@@ -124,7 +123,7 @@ def slabs_of_model(model: nn.Module) -> tuple[str, Any, tuple[Slab, ...]]:
     slabs: list[Slab] = []
     for name, parameter in model.named_parameters():
         tied = [reader.slabs(other, parameter) for other in names[id(parameter)]]
-        slabs += _with_name(_untangle(tied), name)
+        slabs += [replace(slab, parameter=name) for slab in _untangle(tied)]
     return config.model_type, config, tuple(slabs)
 
 
@@ -184,10 +183,6 @@ def _untangle(readings: list[tuple[Slab, ...]]) -> tuple[Slab, ...]:
     return readings[0]
 
 
-def _with_name(slabs: tuple[Slab, ...], name: str) -> list[Slab]:
-    return [replace(slab, parameter=name) for slab in slabs]
-
-
 @dataclass(frozen=True)
 class _Reader:
     """Reads one parameter of a known family."""
@@ -239,22 +234,18 @@ class _Cutter:
 
     def one(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
         """Cut a parameter that serves no experts."""
-        if len(holds.components) == 1:
-            (component,) = holds.components
-            heads = self._heads(holds, component)
-            return (Slab(self.name, shape, shape, None, (self._site(component),), heads=heads),)
-        if holds.per_head:
-            return self._per_head(holds, shape)
+        view = shape
+        cuts: list[tuple[str, Cut | None]] = [(component, None) for component in holds.components]
+        if holds.per_head and len(cuts) > 1:
+            # Components alternate inside each head: output features are [heads, components, head_dim].
+            view = (self.heads.num_heads, len(cuts), self.heads.head_dim, *shape[1:])
+            _check_features(f"model.{self.name}", prod(view[:3]), shape, axis=0)
+            cuts = [(component, Cut(1, i, i + 1)) for i, (component, _) in enumerate(cuts)]
+        elif len(cuts) > 1:
+            cuts = list(self._blocks(holds, shape, self._output_axis(holds)))
         return tuple(
-            Slab(
-                self.name,
-                shape,
-                shape,
-                cut,
-                (self._site(component),),
-                heads=self._heads(holds, component),
-            )
-            for component, cut in self._blocks(holds, shape, self._output_axis(holds))
+            Slab(self.name, shape, view, cut, (self._site(name),), heads=self._heads(holds, name))
+            for name, cut in cuts
         )
 
     def _output_axis(self, holds: Holds) -> int:
@@ -315,23 +306,6 @@ class _Cutter:
         cuts = [Cut(axis, stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
         return list(zip(holds.components, cuts, strict=True))
 
-    def _per_head(self, holds: Holds, shape: tuple[int, ...]) -> tuple[Slab, ...]:
-        """Components that alternate inside each head: output features are [heads, components, head_dim]."""
-        kinds = len(holds.components)
-        view = (self.heads.num_heads, kinds, self.heads.head_dim, *shape[1:])
-        _check_features(f"model.{self.name}", prod(view[:3]), shape, axis=0)
-        return tuple(
-            Slab(
-                self.name,
-                shape,
-                view,
-                Cut(1, i, i + 1),
-                (self._site(component),),
-                heads=self._heads(holds, component),
-            )
-            for i, component in enumerate(holds.components)
-        )
-
 
 def _check_features(argument: str, expected: int, shape: tuple[int, ...], axis: int) -> None:
     if shape[axis] != expected:
@@ -341,3 +315,39 @@ def _check_features(argument: str, expected: int, shape: tuple[int, ...], axis: 
             found=f"{shape[axis]} (shape {shape})",
             remedy="Check that configuration and weights belong together.",
         )
+
+
+Shape = Literal["weight", "features"]
+
+# `base_layer` and `original_module` wrap the module PEFT found; `modules_to_save.<adapter>` is its trained copy.
+_WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
+_FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])\.[^.]+(\.weight|\.bias)?$")
+_MAGNITUDE = re.compile(r"\.lora_magnitude_vector\.[^.]+(\.weight)?$")
+
+
+@dataclass(frozen=True)
+class ParameterName:
+    """One parameter's name, read.
+
+    Args:
+        module: Path of the module (or of the bare parameter) in the model without PEFT.
+        role: ``"weight"``: a matrix; ``"features"``: one number per output feature (bias, DoRA magnitude).
+    """
+
+    module: str
+    role: Shape
+    factor: Factor | None = None
+
+
+def read_name(name: str) -> ParameterName:
+    """Return what a name of ``named_parameters()`` says, with PEFT's and torch.compile's wrapping removed."""
+    plain = name.removeprefix("_orig_mod.").removeprefix("base_model.model.")
+    factor: Factor | None = None
+    role: Shape = "features" if plain.endswith(".bias") else "weight"
+    if found := _FACTOR.search(plain):
+        factor = "A" if found[1] == "A" else "B"
+        plain = plain[: found.start()]
+    elif found := _MAGNITUDE.search(plain):
+        role, plain = "features", plain[: found.start()]
+    module = _WRAPPERS.sub("", plain).removesuffix(".weight").removesuffix(".bias")
+    return ParameterName(module, role, factor)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from crosstune.foundation.errors import ModelError, StorageError
+from crosstune.foundation.storage import atomic_folder
 
 DTYPES = {
     "float64": torch.float64,
@@ -166,18 +165,10 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> Path:
             found=f"other content at {target}",
             remedy="Choose another folder.",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        fresh, old = scratch / "new", scratch / "old"
+    with atomic_folder(target, replace=True) as fresh:
         model.save_pretrained(fresh)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
-        for path in (*fresh.rglob("*"), fresh):
-            _flush(path)
-        _exchange(fresh, target, old)
-    finally:
-        shutil.rmtree(scratch)
     return target
 
 
@@ -186,27 +177,6 @@ def _replaceable(target: Path) -> bool:
         return False
     names = {path.name for path in target.iterdir()}
     return not names or bool(names & {"config.json", "adapter_config.json"})
-
-
-def _exchange(fresh: Path, target: Path, old: Path) -> None:
-    """Put the fresh folder in its place; the old one stays there if that fails."""
-    if target.exists():
-        target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _dtype(name: str) -> Any:
@@ -239,10 +209,11 @@ def _resolve(path_or_id: str | Path, or_else: str = "config.json") -> str:
     path = Path(text).expanduser()
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", or_else)):
+            names = sorted(file.name for file in path.iterdir())
             raise StorageError(
                 "path_or_id",
                 law="must be a model folder with a config.json",
-                found=_listing(path),
+                found=f"{path} with {', '.join(names[:6]) or 'nothing in it'}",
                 remedy="For a PEFT adapter, load its base model and put the adapter on with peft.",
             )
         return str(path)
@@ -255,11 +226,6 @@ def _resolve(path_or_id: str | Path, or_else: str = "config.json") -> str:
             remedy="Check the path.",
         )
     return text
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    return f"{folder} with {', '.join(names[:6]) or 'nothing in it'}"
 
 
 def _read(auto: Any, where: str, **options: Any) -> Any:
@@ -300,3 +266,20 @@ def _check_whole(info: Any, where: str) -> None:
             f"first {(missing + mismatched)[0]}",
             remedy="A missing weight would be random; fetch or save the model again.",
         )
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of every parameter's name, shape, dtype and bits.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, value in model.named_parameters():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,10 +1,10 @@
-"""Measuring a model without leaving a trace, and evaluating it at other weights."""
+"""Measuring a model without leaving a trace, evaluating it at other weights, and which models are refused."""
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import ModelError, UnsupportedError
-from crosstune.foundation.models.support import check_supported
 
 
 @contextmanager
@@ -35,7 +34,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
     check_supported(model)
     _refuse_reentrant(model)
     with ExitStack() as stack:
-        for kept in (_random_states, _buffers, _gradients, _requires_grad, _training_flags):
+        for kept in (_random_states, _buffers, _gradients, requires_grad_kept, _training_flags):
             stack.enter_context(kept(model))
         for module in model.modules():
             # A checkpointing layer recomputes only while its own flag says "training"; its dropout is a child.
@@ -130,13 +129,21 @@ def _training_flags(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _requires_grad(model: nn.Module) -> Iterator[None]:
+def requires_grad_kept(model: nn.Module) -> Iterator[None]:
+    """Every parameter asks for its gradient, or does not, as it did before."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def ask_gradients_of(model: nn.Module, names: Iterable[str]) -> None:
+    """Let these parameters, and no others, ask for gradients; inside what puts the flags back."""
+    wanted = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in wanted)
 
 
 @contextmanager
@@ -204,3 +211,54 @@ def _random_states(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raise unless every parameter is a whole, ordinary tensor of this process.
+
+    Args:
+        model: The model.
+
+    Raises:
+        UnsupportedError: FSDP, DeepSpeed, tensor parallelism, quantised or offloaded weights.
+    """
+    found = _unsupported(model)
+    if found is not None:
+        kind, where = found
+        raise UnsupportedError(
+            "model",
+            law=f"must not use {kind}, which is not built yet",
+            found=where,
+            remedy="Measure on one device or under DDP, with whole weights in a floating-point dtype.",
+        )
+
+
+def _unsupported(model: nn.Module) -> tuple[str, str] | None:
+    for name, module in model.named_modules():
+        origins = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__}
+        where = f"{type(module).__name__} at {name or 'the model itself'}"
+        if any(origin.startswith("torch.distributed.fsdp") for origin in origins):
+            return "FSDP", where
+        if any(origin.startswith("deepspeed") for origin in origins):
+            return "DeepSpeed", where
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        return "quantised weights", f"a quantised {type(model).__name__}"
+    for name, parameter in model.named_parameters():
+        kind = _unsupported_parameter(parameter)
+        if kind is not None:
+            return kind, f"{type(parameter.data).__name__} ({parameter.dtype}) at {name}"
+    return None
+
+
+def _unsupported_parameter(parameter: nn.Parameter) -> str | None:
+    if hasattr(parameter, "ds_id"):
+        return "DeepSpeed ZeRO-3"
+    modules = {type(parameter).__module__, type(parameter.data).__module__}
+    if any(module.startswith("torch.distributed") for module in modules):
+        return "tensor parallelism (DTensor parameters)"
+    quantised = any(module.startswith(("bitsandbytes", "torchao")) for module in modules)
+    if quantised or not parameter.is_floating_point():
+        return "quantised weights"
+    if parameter.is_meta:
+        return "offloaded weights (meta device)"
+    return None

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from crosstune.foundation.models.measuring import ask_gradients_of, requires_grad_kept
+
 
 class Tap(NamedTuple):
     """One call of a module; everything else about its parameters' gradients follows from it.
@@ -75,7 +77,8 @@ def capture(
     wanted = {name: known[name] for name in names}
     recorder = _Recorder()
     with ExitStack() as stack, torch.enable_grad():
-        stack.enter_context(_only_these(model, list(wanted.values())))
+        stack.enter_context(requires_grad_kept(model))
+        ask_gradients_of(model, wanted)
         for module, held in _tapped(model, wanted, around or {}).items():
             stack.enter_context(recorder.at(module, held, [wanted[n] for n in held.values()]))
         values = forward()
@@ -118,20 +121,6 @@ def _owners(
         if held and len(list(module.parameters())) == len(own):
             found[module] = held
     return found
-
-
-@contextmanager
-def _only_these(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Only these parameters ask for gradients inside."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.requires_grad_(False)
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter, flag in before:
-            parameter.requires_grad_(flag)
 
 
 @dataclass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from crosstune.foundation.ranks.collectives import (
+    by_each,
+    by_first,
     from_first,
     gather_over_ranks,
     is_first,
@@ -13,7 +15,6 @@ from crosstune.foundation.ranks.collectives import (
     wait_for_all,
     world_size,
 )
-from crosstune.foundation.ranks.together import by_each, by_first
 
 __all__ = [
     "by_each",

@@ -1,12 +1,15 @@
-"""Gather and reduce in rank order, so that the same processes always add in the same order."""
+"""Gather and reduce in rank order; what one process finds out, or trips over, all processes know."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
+
+from crosstune.foundation.errors import CrosstuneError
 
 T = TypeVar("T")
 
@@ -108,3 +111,44 @@ def wait_for_all() -> None:
 def owned(blocks: int) -> range:
     """The blocks whose gradients this process computes: block k belongs to rank k mod W."""
     return range(rank(), blocks, world_size())
+
+
+def by_each(work: Callable[[], T]) -> list[T]:
+    """What each process returns, in rank order.
+
+    Args:
+        work: Run by every process; it may fail in one of them.
+
+    Returns:
+        The same list everywhere.
+
+    Raises:
+        CrosstuneError: What the first process that failed raised, in all of them: none waits for another in vain.
+    """
+    found: list[T] = []
+    failed: CrosstuneError | None = None
+    try:
+        found.append(work())
+    except CrosstuneError as error:
+        failed = error
+    everywhere = gather_over_ranks((found, failed))
+    for _, problem in everywhere:
+        if problem is not None:
+            raise problem
+    return [value for values, _ in everywhere for value in values]
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """What the first process returns, in every process.
+
+    Args:
+        work: Run by the first process alone.
+
+    Returns:
+        Its result.
+
+    Raises:
+        CrosstuneError: What it raised, in every process.
+    """
+    (found,) = by_each(lambda: [work()] if is_first() else [])[0]
+    return found

@@ -30,11 +30,10 @@ _PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """The facts that decide whether two runs may be compared bit for bit.
+    """The facts that decide whether two runs may be compared bit for bit; None where not installed or not known.
 
-    Returns:
-        Plain values; what is not installed or not known is None. What torch knows (accelerators, the processor's capability,
-        the library of linear algebra, threads) is named only where it is loaded already: asking would load it.
+    What torch knows (accelerators, the processor's capability, the library of linear algebra, threads) is named only where it is
+    loaded already: asking would load it.
     """
     return {
         "python": platform.python_version(),
@@ -42,21 +41,14 @@ def describe_environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "accelerators": _accelerators(),
-        "capability": _capability(),
-        "blas": _blas(),
-        "threads": _threads(),
+        **_of_torch(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "git": _git(),
     }
 
 
 def arithmetic(environment: Mapping[str, Any]) -> str:
-    """What decides the last bits of what is computed, in one line.
-
-    Returns:
-        Environments with different lines may give different last bits; empty where torch was not loaded.
-    """
+    """What decides the last bits of what is computed, in one line; empty where torch was not loaded."""
     if environment.get("capability") is None:
         return ""
     devices = environment["accelerators"] or [
@@ -81,34 +73,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _accelerators() -> list[str] | None:
+def _of_torch() -> dict[str, Any]:
+    """What torch knows of devices and arithmetic, where it is loaded."""
     torch = sys.modules.get("torch")
     if torch is None:
-        return None
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _capability() -> str | None:
-    """The instructions that torch uses; `ATEN_CPU_CAPABILITY` changes them."""
-    torch = sys.modules.get("torch")
-    return None if torch is None else str(torch.backends.cpu.get_cpu_capability())
-
-
-def _blas() -> str | None:
-    """The library of linear algebra that torch was built with, and the reproducibility that MKL was asked for."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return None
-    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
-    asked = os.environ.get("MKL_CBWR")
-    return (found[1] if found else "unknown") + (f" MKL_CBWR={asked}" if asked else "")
-
-
-def _threads() -> int | None:
-    torch = sys.modules.get("torch")
-    return None if torch is None else int(torch.get_num_threads())
+        return dict.fromkeys(("accelerators", "capability", "blas", "threads"))
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    asked = os.environ.get("MKL_CBWR")  # the reproducibility that MKL was asked for
+    return {
+        "accelerators": [torch.cuda.get_device_name(index) for index in devices],
+        "capability": str(torch.backends.cpu.get_cpu_capability()),  # ATEN_CPU_CAPABILITY sets it
+        "blas": (blas[1] if blas else "unknown") + (f" MKL_CBWR={asked}" if asked else ""),
+        "threads": int(torch.get_num_threads()),
+    }
 
 
 def _git() -> dict[str, Any] | None:

@@ -38,11 +38,7 @@ class EventLog:
             stream.write(line.encode("utf-8"))
 
     def read(self) -> list[Event]:
-        """Every whole event, in the order of writing.
-
-        Returns:
-            The events. Lines that a kill tore are left out.
-        """
+        """Every whole event, in the order of writing; lines that a kill tore are left out."""
         if not self.path.exists():
             return []
         lines = self.path.read_bytes().split(b"\n")
@@ -66,12 +62,7 @@ class EventLog:
 
 
 def last_attempts(events: list[Event]) -> list[Event]:
-    """The events that count: a step that was done again keeps what its last attempt wrote.
-
-    Returns:
-        Events without a step as they are; of the events that share kind, stage and step, those of the
-        highest attempt.
-    """
+    """The events that count: of those that share kind, stage and step only the highest attempt's, and all without a step."""
 
     def key(event: Event) -> tuple[Any, ...]:
         return (event["kind"], event.get("stage"), event["step"])

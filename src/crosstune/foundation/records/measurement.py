@@ -52,16 +52,7 @@ class Measurement:
 
     @classmethod
     def unmeasured(cls, name: str, unit: str, how: str) -> Measurement:
-        """A result that is not there, which prints as such and is never 0.
-
-        Args:
-            name: What would have been measured.
-            unit: Its unit.
-            how: Why it is not there.
-
-        Returns:
-            A measurement of NaN on no units.
-        """
+        """A result that is not there, with the reason as its `how`: it prints as such and is never 0."""
         return cls(name, _NAN, _NAN, _NAN, 0, unit, how)
 
     @property
@@ -101,14 +92,7 @@ class Measurement:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Measurement:
-        """The measurement that `as_row` wrote.
-
-        Args:
-            row: Such a row.
-
-        Returns:
-            An equal measurement.
-        """
+        """The measurement that `as_row` wrote."""
         chance = float(row["chance"])
         return cls(
             **{

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.settings.options import one_of
 
 Tone = Literal["shown", "not_shown", "too_noisy", "info", "warning"]
 View = Literal["bars", "heatmap", "lines", "matrix", "table", "text", "scatter", "explorer"]
@@ -48,7 +49,7 @@ class Statement:
     detail: str = ""
 
     def __post_init__(self) -> None:
-        _one_of("statement.tone", self.tone, get_args(Tone))
+        one_of("statement.tone", self.tone, get_args(Tone))
         _not_empty("statement.text", self.text)
 
 
@@ -123,9 +124,9 @@ class Section:
                 found=repr(self.id),
                 remedy="Give the section a short plain name.",
             )
-        _one_of(f"sections[{self.id!r}].view", self.view, get_args(View))
-        _one_of(f"sections[{self.id!r}].order", self.order, get_args(Order))
-        _one_of(f"sections[{self.id!r}].combine", self.combine, get_args(Combine))
+        one_of(f"sections[{self.id!r}].view", self.view, get_args(View))
+        one_of(f"sections[{self.id!r}].order", self.order, get_args(Order))
+        one_of(f"sections[{self.id!r}].combine", self.combine, get_args(Combine))
         missing = [name for name in _NEEDED[self.view] if getattr(self, name) is None]
         if missing:
             raise SettingsError(
@@ -136,11 +137,7 @@ class Section:
             )
 
     def columns(self) -> tuple[str, ...]:
-        """The columns of ``table`` this section names.
-
-        Returns:
-            Each name once, in the order of the fields.
-        """
+        """The columns of ``table`` that this section names, each once, in the order of the fields."""
         named = (self.x, self.y, self.value, self.color, self.facet, self.trace, self.mark)
         every = [name for name in named if name is not None]
         return tuple(dict.fromkeys([*every, *self.beside, *self.choose, *self.where]))
@@ -175,11 +172,7 @@ class Page:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The page as plain JSON values; `Page.from_json` gives an equal page back.
-
-        Returns:
-            Dictionaries, lists, strings and numbers.
-        """
+        """The page as plain JSON values; `Page.from_json` gives an equal page back."""
         plain = asdict(self)
         for section in plain["sections"]:
             section["where"] = dict(section["where"])
@@ -189,39 +182,21 @@ class Page:
 
     @classmethod
     def from_json(cls, value: object) -> Page:
-        """The page written as `to_json` did, checked.
-
-        Args:
-            value: Parsed JSON.
-
-        Returns:
-            The page; an unknown or missing key, or a broken law, is a SettingsError.
-        """
+        """The page that `to_json` wrote; an unknown or missing key, or a broken law, is a SettingsError."""
         plain = _known("page", value, cls)
         statements = tuple(
             Statement(**_known("statement", item, Statement))
-            for item in _list("page.statements", plain.pop("statements", []))
+            for item in plain.pop("statements", [])
         )
-        sections = tuple(
-            _section(item) for item in _list("page.sections", plain.pop("sections", []))
-        )
+        sections = tuple(_section(item) for item in plain.pop("sections", []))
         return cls(**plain, statements=statements, sections=sections)
 
 
 def _section(value: object) -> Section:
     plain = _known("section", value, Section)
     for name in ("choose", "beside"):
-        plain[name] = tuple(str(item) for item in _list(f"section.{name}", plain.get(name, [])))
-    lines = _list("section.lines", plain.get("lines", []))
-    try:
-        plain["lines"] = tuple((str(label), float(level)) for label, level in lines)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(
-            "section.lines",
-            law="must be pairs of a label and a number",
-            found=lines,
-            remedy='Write each as ["uniform", 6.24].',
-        ) from error
+        plain[name] = tuple(plain.get(name, ()))
+    plain["lines"] = tuple((label, level) for label, level in plain.get("lines", ()))
     return Section(**plain)
 
 
@@ -235,11 +210,7 @@ def _known(argument: str, value: object, cls: type) -> dict[str, Any]:
         )
     names = {entry.name for entry in fields(cls)}
     unknown = sorted(set(value) - names)
-    required = {
-        "page": {"title", "subtitle"},
-        "statement": {"text", "tone"},
-        "section": {"id", "title", "lead", "view"},
-    }[argument]
+    required = {one.name for one in fields(cls) if one.default is one.default_factory is MISSING}
     absent = sorted(required - set(value))
     if unknown or absent:
         raise SettingsError(
@@ -249,27 +220,6 @@ def _known(argument: str, value: object, cls: type) -> dict[str, Any]:
             remedy="Write it with `Page.to_json` of this version of Crosstune.",
         )
     return dict(value)
-
-
-def _list(argument: str, value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise SettingsError(
-            argument,
-            law="must be a list",
-            found=type(value).__name__,
-            remedy="Write it with `Page.to_json`.",
-        )
-    return value
-
-
-def _one_of(argument: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SettingsError(
-            argument,
-            law=f"must be one of {', '.join(map(repr, allowed))}",
-            found=repr(value),
-            remedy="Choose one of these words.",
-        )
 
 
 def _not_empty(argument: str, text: str) -> None:

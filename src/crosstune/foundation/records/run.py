@@ -82,12 +82,6 @@ class Run:
     def open(cls, folder: Path | str) -> Run:
         """An existing run, for reading.
 
-        Args:
-            folder: Its folder.
-
-        Returns:
-            The run.
-
         Raises:
             StorageError: The folder holds no run, or one of a newer version.
         """
@@ -111,14 +105,9 @@ class Run:
 
     @classmethod
     def resume(cls, folder: Path | str) -> Run:
-        """An existing run, open for writing as its next attempt.
+        """An existing run, open for writing as its next attempt, which supersedes what earlier ones wrote of the same steps.
 
-        Args:
-            folder: Its folder.
-
-        Returns:
-            The run; what it writes supersedes what earlier attempts wrote of the same steps. Another machine may go on with
-            it; an event says so.
+        Another machine may go on with it; an event says so.
         """
         known = cls.open(folder)
         run = cls(known.folder, attempt=known._log.attempt + 1)
@@ -172,13 +161,7 @@ class Run:
     # ---- events --------------------------------------------------------------------------------------
 
     def event(self, kind: str, step: int | None = None, **fields: Any) -> None:
-        """Append an event.
-
-        Args:
-            kind: What happened.
-            step: The optimizer step it belongs to.
-            fields: Anything else that JSON takes.
-        """
+        """Append an event: what happened, at which optimizer step if at one, and any other fields that JSON takes."""
         self._log.append(kind, step, fields)
 
     def all_events(self) -> list[Event]:
@@ -186,26 +169,14 @@ class Run:
         return self._log.read()
 
     def events(self, kind: str | None = None) -> list[Event]:
-        """The events that count (see `last_attempts`).
-
-        Args:
-            kind: Only events of this kind.
-
-        Returns:
-            Them, in the order of writing.
-        """
+        """The events that count (see `last_attempts`), in the order of writing; only those of a kind, if one is named."""
         events = last_attempts(self.all_events())
         return [event for event in events if kind is None or event["kind"] == kind]
 
     # ---- tables and measurements ---------------------------------------------------------------------
 
     def add_rows(self, table: Table, part: str) -> None:
-        """Write a part of a table; the same part written again replaces the old one.
-
-        Args:
-            table: Rows of the table of that name.
-            part: What the rows belong to (``"stage-1"``).
-        """
+        """Write a part of a table (``"stage-1"``); the same part written again replaces the old one."""
         parts = self._table(table.name)
         whole = parts.with_suffix(".parquet")
         if whole.exists():
@@ -216,11 +187,7 @@ class Run:
         table.write(parts / f"{safe_name(part, 'part')}.parquet")
 
     def write_table(self, table: Table) -> None:
-        """Write a whole table in the place of whatever rows it had.
-
-        Args:
-            table: The table.
-        """
+        """Write a whole table in the place of whatever rows it had."""
         table.write(self._table(table.name).with_suffix(".parquet"))
         shutil.rmtree(self._table(table.name), ignore_errors=True)
 
@@ -233,24 +200,11 @@ class Run:
         return sorted({place.name.removesuffix(".parquet") for place in places})
 
     def has_table(self, name: str) -> bool:
-        """Whether there are rows of a table.
-
-        Args:
-            name: The table.
-
-        Returns:
-            Whether any part of it was written.
-        """
+        """Whether any part of a table was written."""
         return name in self.tables()
 
     def table(self, name: str) -> Table:
-        """All rows of a table.
-
-        Args:
-            name: The table.
-
-        Returns:
-            The compacted rows, or else all parts in the order of their names.
+        """All rows of a table: the compacted ones, or else all parts in the order of their names.
 
         Raises:
             StorageError: The run has no such table.
@@ -268,19 +222,11 @@ class Run:
         return Table.concat([Table.read(file) for file in files])
 
     def compact(self, name: str) -> None:
-        """Turn the parts of a table into one file.
-
-        Args:
-            name: The table.
-        """
+        """Turn the parts of a table into one file."""
         self.write_table(self.table(name))
 
     def measure(self, measurement: Measurement) -> None:
-        """Keep a measurement; one of the same name is replaced.
-
-        Args:
-            measurement: The measurement.
-        """
+        """Keep a measurement; one of the same name is replaced."""
         kept = [old for old in self.measurements() if old.name != measurement.name]
         rows = [one.as_row() for one in (*kept, measurement)]
         table = Table("measurements", _MEASUREMENT_COLUMNS, rows)
@@ -296,15 +242,7 @@ class Run:
     # ---- cells ---------------------------------------------------------------------------------------
 
     def cell(self, name: str, settings_yaml: str) -> Run:
-        """A run of its own inside this one, new or gone on with.
-
-        Args:
-            name: The cell's name (``"seed-42"``).
-            settings_yaml: The whole settings of the cell.
-
-        Returns:
-            The cell, open for writing.
-        """
+        """A run of its own inside this one (``"seed-42"``), new or gone on with, open for writing."""
         place = self.folder / "cells" / safe_name(name, "cell")
         if (place / "run.json").exists():
             return Run.resume(place)

@@ -24,14 +24,7 @@ SITE_COLUMNS = (
 
 
 def site_cells(site: Site) -> dict[str, object]:
-    """The cells of a site under `SITE_COLUMNS`.
-
-    Args:
-        site: A site, as fine as it may be.
-
-    Returns:
-        Column name to value.
-    """
+    """The cells of a site under `SITE_COLUMNS`."""
     return {
         "where": str(site),
         "layer": _index(site.layer),
@@ -44,14 +37,7 @@ def site_cells(site: Site) -> dict[str, object]:
 
 
 def site_of(cells: Mapping[str, Any]) -> Site:
-    """The site that a row of a table is about.
-
-    Args:
-        cells: A row with `SITE_COLUMNS`.
-
-    Returns:
-        The site whose `site_cells` these are.
-    """
+    """The site whose `site_cells` a row of a table holds."""
     return Site(
         _number(cells["layer"]),
         cells["component"],

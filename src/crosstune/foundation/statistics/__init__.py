@@ -6,9 +6,7 @@ paired        two arms over the same seeds and items
 winners       is the largest really the largest?
 multiplicity  Holm, Benjamini–Hochberg, bands for all at once, the smallest p a design can give
 two_way       means of a table whose rows and columns were both drawn
-reliability   what is signal in a profile, by two halves
-association   rank correlation with its interval
-permutations  rank correlations within strata, their permutation null, and what could be detected
+reliability   how far profiles agree: signal in one by two halves, rank correlation of two
 """
 
 from __future__ import annotations

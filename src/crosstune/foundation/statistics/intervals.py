@@ -96,10 +96,7 @@ def t_tail(statistic: Tensor, df: Tensor | float) -> Tensor:
 
 
 def total_variance(spreads: Sequence[Spread]) -> tuple[Tensor, Tensor]:
-    """The summed variance of independent sources and its Welch–Satterthwaite degrees of freedom.
-
-    Returns:
-        Variance and degrees of freedom, of the figure's shape.
+    """The summed variance of independent sources and its Welch–Satterthwaite degrees of freedom, of the figure's shape.
 
     Source: Welch (1947), *The generalization of Student's problem*, in Satterthwaite's form.
     """
@@ -127,14 +124,9 @@ def two_sided_p(value: Tensor, spreads: Sequence[Spread]) -> Tensor:
 
 
 def t_interval(values: Tensor | Sequence[float], level: float = 0.95) -> Interval:
-    """The mean over axis 0 with Student's interval; one value has no interval, none has no mean.
+    """The mean over axis 0 of independent observations [n, ...], with Student's interval; NaN makes its column NaN.
 
-    Args:
-        values: Independent observations, [n, ...]. A NaN makes its column NaN.
-        level: Two-sided confidence.
-
-    Returns:
-        The mean with its interval, of the shape [...].
+    One value has no interval, none has no mean.
     """
     data = as_float64(values, "values")
     return interval_from(data.mean(0), [mean_spread(data)], level)
@@ -222,12 +214,9 @@ def jackknife(
 def ratio_jackknife(
     sums: Tensor | Sequence[float], counts: Tensor | Sequence[float], level: float = 0.95
 ) -> Interval:
-    """Σ sums / Σ counts with its jackknife interval over the units on axis 0.
+    """Σ sums / Σ counts, of the shape of one unit, with its jackknife interval over the units on axis 0.
 
     Nothing counted gives NaN; fewer than two units give NaN bounds.
-
-    Returns:
-        The ratio with its interval, of the shape of one unit.
     """
     top, bottom = as_float64(sums, "sums"), as_float64(counts, "counts")
     top_sum, bottom_sum = top.sum(0), bottom.sum(0)

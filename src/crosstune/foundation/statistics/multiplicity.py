@@ -28,9 +28,6 @@ def holm(p: Tensor) -> Tensor:
 
     Shapes: p [S, ...] → [S, ...]; families are columns, tests lie on axis 0.
 
-    Returns:
-        The adjusted p-values.
-
     Source: Holm (1979), *A simple sequentially rejective multiple test procedure*.
     """
     values = as_float64(p, "p")
@@ -50,9 +47,6 @@ def benjamini_hochberg(p: Tensor) -> Tensor:
     does not count among the tests.
 
     Shapes: p [S, ...] → [S, ...]; families are columns, tests lie on axis 0.
-
-    Returns:
-        The adjusted p-values.
 
     Source: Benjamini & Hochberg (1995), *Controlling the false discovery rate*.
     """
@@ -113,12 +107,9 @@ def simultaneous_interval(
 
 
 def smallest_attainable_p(units: int, resamples: int | None = None) -> float:
-    """The smallest two-sided p that flipping the signs of so many paired units can give.
+    """The smallest two-sided p that flipping the signs of so many paired units can give; NaN without units.
 
     Units are what was drawn independently (seeds). Resampling m times cannot go below 1/(m+1).
-
-    Returns:
-        A probability; NaN without units.
     """
     if units < 1:
         return math.nan

@@ -108,24 +108,12 @@ def _by_bootstrap(
     deviations = wide * (_replicates(cells, generator, resamples) - value)
     floor = smallest_attainable_p(seeds, resamples)
     df = torch.tensor(float(seeds - 1), dtype=torch.float64)
-    if bool(value.isnan()):
-        return PairedResult(
-            Interval(value, value, value, level, df),
-            math.nan,
-            floor,
-            seeds,
-            "hierarchical bootstrap",
-        )
     tails = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=torch.float64)
     low, high = value + torch.quantile(deviations, tails)
     p = float(((deviations.abs() >= value.abs()).sum() + 1) / (resamples + 1))
-    return PairedResult(
-        Interval(value, low, high, level, df),
-        _floored(p, floor),
-        floor,
-        seeds,
-        "hierarchical bootstrap",
-    )
+    p = math.nan if value.isnan() else _floored(p, floor)
+    interval = Interval(value, low, high, level, df)
+    return PairedResult(interval, p, floor, seeds, "hierarchical bootstrap")
 
 
 def _replicates(cells: Tensor, generator: torch.Generator, resamples: int) -> Tensor:

@@ -20,9 +20,6 @@ def effective_sample_size(series: Tensor) -> Tensor:
 
     Shapes: series [T, ...] → [...].
 
-    Returns:
-        Between 1 and T for each series.
-
     Source: Geyer (1992), *Practical Markov chain Monte Carlo*, §3.3 (initial monotone sequence).
     """
     data = as_float64(series, "series")
@@ -42,13 +39,7 @@ def effective_sample_size(series: Tensor) -> Tensor:
 
 
 def detrended(series: Tensor) -> Tensor:
-    """The series without its least-squares line in time; its mean stays where it was.
-
-    Shapes: series [T, ...], equally spaced → [T, ...].
-
-    Returns:
-        The series' fluctuations about the line, around its mean.
-    """
+    """The series [T, ...], equally spaced, without its least-squares line in time: fluctuations around its mean."""
     data = as_float64(series, "series")
     time = _centred_time(data.shape[0])
     slope = torch.tensordot(time, data, dims=1) / time.square().sum().clamp(min=1e-300)
@@ -100,14 +91,11 @@ def block_length(length: int) -> int:
 def replicate_spread(
     replicates: Tensor, length: int, df: float, *, block: int | None = None, line: bool = False
 ) -> Spread:
-    """The deviations of a figure given its block-bootstrap replicates.
+    """The deviations of a figure given its block-bootstrap replicates; NaN where the series is no longer than one run.
 
     Runs that fill a share b/T of the series repeat each other, which makes the bootstrap variance of a
     mean too small by the factor 1 − b/T for independent values; a line taken out of the series makes
     it smaller still, by what the line explains of a run's mean. Both are taken out here.
-
-    Returns:
-        The corrected deviations; NaN where the series is no longer than one run.
     """
     run = block_length(length) if block is None else min(block, length)
     if length <= run:

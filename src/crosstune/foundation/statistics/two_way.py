@@ -45,11 +45,7 @@ def two_way_spreads(
 
 
 def clustered_spread(values: Tensor, units: Sequence[str]) -> Spread:
-    """The deviations of a mean over axis 0, of which those of one unit are added before they are squared.
-
-    Returns:
-        One deviation for each unit; NaN where there are fewer than two.
-    """
+    """The deviations of a mean over axis 0, those of a unit added before they are squared; NaN below two units."""
     known = sorted(set(units))
     return Spread(_deviations(values, units, known), float(len(known) - 1))
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from crosstune.foundation.storage.atomic import (
+from crosstune.foundation.storage.files import (
     atomic_folder,
     atomic_write,
+    cache_folder,
     read_json,
+    safe_name,
     write_json,
     write_text,
 )
 from crosstune.foundation.storage.fingerprints import canonical, fingerprint, fingerprint_file
-from crosstune.foundation.storage.places import cache_folder, safe_name
 
 __all__ = [
     "atomic_folder",

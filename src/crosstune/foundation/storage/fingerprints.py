@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 _DIGITS = 16
-_CHUNK = 1 << 20
 
 
 def canonical(value: Any) -> Any:
@@ -67,8 +66,5 @@ def fingerprint_file(path: Path | str) -> str:
     Returns:
         The fingerprint.
     """
-    digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()[:_DIGITS]
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:_DIGITS]

@@ -5,45 +5,27 @@ Names are loaded when first used: the settings need no torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from crosstune.foundation import fetched_from as _fetched_from
 
 if TYPE_CHECKING:
     from crosstune.foundation.training.adapters import with_lora
+    from crosstune.foundation.training.arguments import learning_rate_factor
+    from crosstune.foundation.training.callbacks import EarlyStopping, StageCost
     from crosstune.foundation.training.checkpoints import Stateful, drop_end
-    from crosstune.foundation.training.cost import Cost
     from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
-    from crosstune.foundation.training.schedule import learning_rate_factor
     from crosstune.foundation.training.settings import (
         LoraSettings,
         StoppingSettings,
         TrainingSettings,
     )
     from crosstune.foundation.training.stage import StageData, StageResult
-    from crosstune.foundation.training.stopping import EarlyStopping
     from crosstune.foundation.training.trainer import StageTrainer, train_stage
 
-_HOMES = {
-    "TrainingSettings": "settings",
-    "LoraSettings": "settings",
-    "StoppingSettings": "settings",
-    "StageData": "stage",
-    "StageResult": "stage",
-    "StageTrainer": "trainer",
-    "train_stage": "trainer",
-    "with_lora": "adapters",
-    "LossLedger": "ledger",
-    "Term": "ledger",
-    "NextToken": "ledger",
-    "Cost": "cost",
-    "EarlyStopping": "stopping",
-    "Stateful": "checkpoints",
-    "drop_end": "checkpoints",
-    "learning_rate_factor": "schedule",
-}
 
 __all__ = [
-    "Cost",
+    "StageCost",
     "EarlyStopping",
     "LoraSettings",
     "LossLedger",
@@ -61,8 +43,16 @@ __all__ = [
     "with_lora",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "settings": "TrainingSettings LoraSettings StoppingSettings",
+        "stage": "StageData StageResult",
+        "trainer": "StageTrainer train_stage",
+        "adapters": "with_lora",
+        "ledger": "LossLedger Term NextToken",
+        "callbacks": "StageCost EarlyStopping",
+        "checkpoints": "Stateful drop_end",
+        "arguments": "learning_rate_factor",
+    },
+)

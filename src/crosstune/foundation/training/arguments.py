@@ -1,7 +1,8 @@
-"""A stage's settings in the words of transformers' TrainingArguments."""
+"""A stage's settings in the words of transformers' TrainingArguments, and its learning rate at every step."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from transformers import TrainingArguments
@@ -16,18 +17,14 @@ _OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd", "adafactor": "adafactor"}
 
 
 def training_arguments(
-    settings: TrainingSettings, output_folder: Path, seed: int, *, looks: bool, on_cpu: bool
+    settings: TrainingSettings, output_folder: Path, seed: int, *, evaluates: bool, on_cpu: bool
 ) -> TrainingArguments:
-    """The arguments that make transformers' loop do what the settings say and nothing else.
+    """The arguments that make transformers' loop do what the settings say, with every filter off that would hide a number.
 
-    Args:
-        on_cpu: Whether the model is on the CPU, and shall stay there also where there is a GPU.
-
-    Returns:
-        Arguments in which every filter that would hide a number is off.
+    A model on the CPU stays there also where there is a GPU.
     """
     _check_trackers(settings.report_to)
-    looks = looks and settings.evaluate_every > 0
+    evaluates = evaluates and settings.evaluate_every > 0
     arguments = TrainingArguments(
         output_dir=str(output_folder),
         max_steps=settings.steps,
@@ -38,7 +35,7 @@ def training_arguments(
         max_grad_norm=settings.clip,
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if looks else "no",
+        eval_strategy="steps" if evaluates else "no",
         eval_steps=settings.evaluate_every or None,
         save_strategy="steps" if settings.checkpoint_every else "no",
         save_steps=settings.checkpoint_every or 500,
@@ -67,3 +64,26 @@ def _check_trackers(names: tuple[str, ...]) -> None:
             found=f"{', '.join(missing)}; installed are {', '.join(installed) or 'none'}",
             remedy="Install the tracker's package, or leave it out: tables are written all the same.",
         )
+
+
+def learning_rate_factor(step: int, *, kind: str, steps: int, warmup: int) -> float:
+    """The share of the peak learning rate that optimizer step ``step`` (counted from 0) is taken with.
+
+    Warm-up rises as (step + 1) / warmup, so no step is wasted at 0; linear and cosine fall so that
+    the step after the last would be 0.
+
+    Args:
+        step: Optimizer steps already taken.
+        kind: ``constant``, ``linear`` or ``cosine``.
+        steps: Optimizer steps of the whole stage.
+        warmup: Steps of the rise.
+
+    Returns:
+        A number in [0, 1].
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if kind == "constant":
+        return 1.0
+    left = max(0.0, (steps - step) / max(1, steps - warmup))
+    return left if kind == "linear" else 0.5 * (1.0 - math.cos(math.pi * left))

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from torch import nn
 from transformers.utils import logging
 
 from crosstune.foundation.errors import CheckpointError, StorageError
-from crosstune.foundation.storage import fingerprint_file, read_json, safe_name, write_json
+from crosstune.foundation.models import weights_fingerprint
+from crosstune.foundation.ranks import world_size
+from crosstune.foundation.storage import (
+    canonical,
+    fingerprint,
+    fingerprint_file,
+    read_json,
+    safe_name,
+    write_json,
+)
+from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.training.stage import StageData
 
 MANIFEST = "crosstune-manifest.json"
 STATES = "crosstune"
@@ -139,11 +152,7 @@ def latest_whole(output_folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def check_fits(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """The whole checkpoint belongs to this model, data and settings.
-
-    Returns:
-        Whether it is the end of its stage.
-    """
+    """Whether a checkpoint is the end of its stage; one of another model, other data or settings is an error."""
     manifest = read_json(folder / MANIFEST)
     stored = manifest["identity"]
     different = [
@@ -179,3 +188,27 @@ def drop_end(output_folder: Path) -> None:
     folder, _ = latest_whole(output_folder)
     if folder is not None and read_json(folder / MANIFEST)["finished"]:
         shutil.rmtree(folder)
+
+
+# Where a stage may differ from its checkpoint: these decide what is kept or shown, not what is computed.
+_FREE = ("keep_checkpoints", "report_to", "checkpoint_every", "log_every", "evaluation_tokens")
+
+
+def stage_identity(
+    model: nn.Module, data: StageData, settings: TrainingSettings, seed: int
+) -> dict[str, Any]:
+    """Everything that must be the same for a resumed stage to equal an uninterrupted one, as JSON values."""
+    chosen = {
+        f"settings.{field.name}": canonical(getattr(settings, field.name))
+        for field in dataclasses.fields(settings)
+        if field.name not in _FREE
+    }
+    return {
+        **chosen,
+        "model": type(model).__name__,
+        "weights": weights_fingerprint(model),
+        "tokenizer": data.tokenizer,
+        "rows": fingerprint([[row.row_id, row.input_ids, row.labels] for row in data.train]),
+        "seed": seed,
+        "processes": world_size(),
+    }

@@ -95,16 +95,9 @@ class LossLedger:
     def micro_loss(
         self, model: nn.Module, batch: Mapping[str, Tensor], processes: int, row_ids: list[str]
     ) -> Tensor:
-        """The scalar to go backward from is W · Σ w·S/D: summed over micro-batches and averaged over W processes it is the loss.
+        """The scalar to go backward from, W · Σ w·S/D: summed over micro-batches and averaged over W processes it is the loss.
 
-        Args:
-            model: The model, in its data-parallel wrapper if it has one.
-            batch: One micro-batch.
-            processes: Data-parallel processes W, over which the wrapper averages gradients.
-            row_ids: The rows in it, to be named if the loss is not finite.
-
-        Returns:
-            A float32 scalar.
+        `row_ids` are named if a loss is not finite.
         """
         sums = [term.sums(model, batch) for term in self.terms]
         self._sums.append([value.detach() for value in sums])
@@ -118,11 +111,7 @@ class LossLedger:
         return (processes * loss).float()
 
     def close(self, step: int, gradient_norm: float) -> None:
-        """Book optimizer step ``step`` (counted from 0), before the weights move.
-
-        Raises:
-            NonFiniteLossError: A term's sum or the gradient norm is NaN or infinite.
-        """
+        """Book optimizer step ``step`` (counted from 0), before the weights move; what is not finite is an error."""
         local = torch.stack([torch.stack(values).double() for values in self._sums])
         totals = sum_over_ranks(local.sum(dim=0))
         if not (bool(totals.isfinite().all()) and torch.isfinite(torch.tensor(gradient_norm))):
@@ -176,26 +165,14 @@ class LossLedger:
         return [row[part] for row in self.rows[after * every + term : upto * every : every]]
 
     def check(self, after: int, upto: int, loss: float) -> float:
-        """The ledger and the Trainer, who add up independently, agree on the loss of (after, upto].
-
-        Args:
-            after: The last step before the window.
-            upto: The last step of the window.
-            loss: The Trainer's mean loss over the window.
-
-        Returns:
-            The residual: ledger minus Trainer.
-
-        Raises:
-            LedgerError: They differ by more than 1e-5 · |loss| + 1e-8.
-        """
-        booked = sum(parts["weighted"] for parts in self.mean(after, upto).values())
-        residual = booked - loss
+        """Return ledger less Trainer, two sums of the loss of (after, upto]; more than 1e-5 · |loss| + 1e-8 is an error."""
+        counted = sum(parts["weighted"] for parts in self.mean(after, upto).values())
+        residual = counted - loss
         if not abs(residual) <= 1e-5 * abs(loss) + 1e-8:
             raise LedgerError(
                 "loss ledger",
                 law="must add up to the loss that was optimised",
-                found=f"{booked!r} booked and {loss!r} optimised in steps {after + 1} to {upto}",
+                found=f"{counted!r} in the ledger and {loss!r} optimised in steps {after + 1} to {upto}",
                 remedy="A term is scaled differently in the backward pass than in the ledger: please report it.",
             )
         return residual

@@ -1,4 +1,4 @@
-"""What a training stage is: optimizer, schedule, batch, adapters, and when to look, stop and save. No torch here."""
+"""What a training stage is: optimizer, schedule, batch, adapters, and when to evaluate, stop and save. No torch here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.settings.options import one_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class TrainingSettings:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     evaluate_every: int = 0
-    """Steps between looks at the held-out sets; 0 never looks."""
+    """Steps between evaluations of the held-out sets; 0: none."""
     evaluation_tokens: int = 4096
     """Positions that go through the model at once when it is evaluated."""
     early_stopping: StoppingSettings | None = None
@@ -141,13 +142,9 @@ class TrainingSettings:
             "needs evaluate_every to be at least 1",
             f"evaluate_every: {self.evaluate_every}",
         )
-        _choice("optimizer", self.optimizer, ("adamw", "sgd", "adafactor"))
-        _choice("schedule", self.schedule, ("constant", "linear", "cosine"))
-        _choice("precision", self.precision, ("float32", "bfloat16"))
-
-
-def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    _require(value in known, name, f"must be one of {', '.join(known)}", repr(value))
+        one_of("optimizer", self.optimizer, ("adamw", "sgd", "adafactor"))
+        one_of("schedule", self.schedule, ("constant", "linear", "cosine"))
+        one_of("precision", self.precision, ("float32", "bfloat16"))
 
 
 def _require(holds: bool, argument: str, law: str, found: object) -> None:

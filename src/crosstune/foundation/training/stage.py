@@ -9,7 +9,7 @@ from typing import Any
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import DataError
 from crosstune.foundation.records import Table
-from crosstune.foundation.training.cost import Cost
+from crosstune.foundation.training.callbacks import StageCost
 from crosstune.foundation.training.settings import TrainingSettings
 
 
@@ -22,7 +22,7 @@ class StageData:
     pad_id: int
     """The token that fills short rows."""
     held_out: Mapping[str, Sequence[Encoded]] = field(default_factory=dict)
-    """Named sets that are looked at while training, never learned."""
+    """Named sets that are evaluated while training, never learned."""
     tokenizer: str = ""
     """Fingerprint of the tokenizer that encoded the rows; a checkpoint of another one is refused."""
 
@@ -37,7 +37,7 @@ class StageResult:
     """The loss ledger: one row per step and term."""
     history: tuple[dict[str, Any], ...]
     """The training log: loss, gradient norms, learning rate, held-out losses, each with its step."""
-    cost: Cost
+    cost: StageCost
     """Wall-clock, tokens, padding, memory."""
     stopped_early: bool = False
     """Whether the held-out loss ended the stage before its last step."""

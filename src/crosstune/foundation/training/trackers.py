@@ -35,14 +35,9 @@ class Trackers:
         state: TrainerState,
         model: object = None,
     ) -> None:
-        """Every tracker named in ``args.report_to`` and ``state.log_history`` hold these scalars at this step.
+        """Every tracker named in ``args.report_to``, and ``state.log_history``, hold these scalars at this step.
 
-        Args:
-            scalars: Key to value; an empty mapping sends nothing.
-            step: The optimizer step the scalars belong to.
-            args: The trainer's arguments, as the callback event hands them over.
-            state: The trainer's state; its ``log_history`` grows by one entry.
-            model: The model, for integrations that describe it when they start.
+        Some integrations describe the model when they start.
         """
         if not scalars:
             return

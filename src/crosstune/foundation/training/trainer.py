@@ -1,4 +1,4 @@
-"""One Trainer on one clock: window denominators, a closing ledger, token-exact looks, checkpoints that resume to the bit."""
+"""One Trainer on one clock: window denominators, a closing ledger, token-exact evaluations, checkpoints that resume to the bit."""
 
 from __future__ import annotations
 
@@ -27,28 +27,19 @@ from crosstune.foundation.ranks import (
     world_size,
 )
 from crosstune.foundation.training import checkpoints
-from crosstune.foundation.training.arguments import training_arguments
+from crosstune.foundation.training.arguments import learning_rate_factor, training_arguments
 from crosstune.foundation.training.batches import StepBatches
-from crosstune.foundation.training.clock import Clock
-from crosstune.foundation.training.cost import CostMeter
-from crosstune.foundation.training.identity import stage_identity
+from crosstune.foundation.training.callbacks import Clock, CostMeter, EarlyStopping
+from crosstune.foundation.training.checkpoints import stage_identity
 from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
-from crosstune.foundation.training.schedule import learning_rate_factor
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.training.stage import StageData, StageResult, check_rows
-from crosstune.foundation.training.stopping import EarlyStopping
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]
     """transformers' Trainer for one stage, with an account of every optimizer step that closes.
 
-    Args:
-        model: A causal language model or a PEFT model.
-        data: Rows to learn and to look at.
-        settings: What the stage is.
-        output_folder: Where checkpoints lie.
-        callbacks: Callbacks; those that are ``Stateful`` are saved and restored.
-        seed: Decides row order and dropout.
+    `train_stage` makes one and runs it.
     """
 
     # We own every denominator: transformers must not divide by the accumulation (its inference from
@@ -90,7 +81,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 settings,
                 self.output_folder,
                 seed,
-                looks=bool(data.held_out),
+                evaluates=bool(data.held_out),
                 on_cpu=next(model.parameters()).device.type == "cpu",
             ),
             train_dataset=data.train,
@@ -145,12 +136,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     # ---- data ----
 
     def get_train_dataloader(self) -> DataLoader[Encoded]:
-        """The whole stage is one pass over micro-batches that know their process.
+        """The whole stage is one pass over this process's micro-batches.
 
         accelerate's own sharding would repeat rows at an epoch's end, so it is not asked.
-
-        Returns:
-            This process's micro-batches.
         """
         sampler = StepBatches(
             len(self.data.train),
@@ -210,7 +198,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
-        """The micro-batch's share of the step's loss, booked in the ledger as it is formed."""
+        """The micro-batch's share of the step's loss, added to the ledger as it is formed."""
         return self.ledger.micro_loss(model, inputs, world_size(), inputs["row_ids"])
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:
@@ -259,7 +247,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         logs["grad_norm_clipped"] = min(self._gradient_norm, clip) if clip else self._gradient_norm
         logs["learning_rate"] = self._learning_rate
 
-    # ---- looks at held-out rows ----
+    # ---- evaluations of held-out rows ----
 
     def evaluate(
         self,
@@ -372,7 +360,7 @@ def train_stage(
     Args:
         model: A causal language model, or a PEFT model (see ``with_lora``); as it was when the stage
             first began, also when it is resumed.
-        data: Rows to learn and to look at.
+        data: Rows to learn and to evaluate.
         settings: What the stage is.
         output_folder: Where checkpoints lie; one folder per stage.
         callbacks: Callbacks of transformers; those that are ``Stateful`` are saved and restored.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from crosstune.foundation import fetched_from as _fetched_from
 from crosstune.foundation.worlds.settings import EMBEDDED, WorldSettings
 
 if TYPE_CHECKING:
@@ -12,15 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["EMBEDDED", "World", "WorldSettings", "embedded_world", "FAMILIES", "random_model"]
 
-
-def __getattr__(name: str) -> Any:
-    # Both import torch and transformers, which are slow; the settings need neither.
-    if name in ("World", "embedded_world"):
-        from crosstune.foundation.worlds import embedded
-
-        return getattr(embedded, name)
-    if name in ("FAMILIES", "random_model"):
-        from crosstune.foundation.worlds import families
-
-        return getattr(families, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "embedded": "World embedded_world",
+        "families": "FAMILIES random_model",
+    },
+)

@@ -17,6 +17,8 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from crosstune.foundation.data import MEANINGS, Encoded, collate, encode, parse_language
 from crosstune.foundation.errors import TrainingError
@@ -29,7 +31,6 @@ from crosstune.foundation.storage import (
     write_json,
 )
 from crosstune.foundation.worlds.settings import WorldSettings
-from crosstune.foundation.worlds.tokenizer import save_tokenizer
 
 FIRST_MEANING = 100_000  # tasks take their sentences from meaning 0 on
 _HELD_OUT = 256
@@ -180,3 +181,39 @@ def _unigram_nats(learnt: Sequence[Encoded], held_out: Sequence[Encoded], size: 
     total = counts.total() + size
     labels = [label for item in held_out for label in item.labels if label >= 0]
     return -sum(math.log((counts[label] + 1) / total) for label in labels) / len(labels)
+
+
+OPENING, CLOSING = "<s>", "</s>"
+_SENTENCES = 2000  # of each language; more change nothing, since the words are few
+
+
+def train_tokenizer(languages: Sequence[str], vocabulary: int, context: int) -> Any:
+    """A tokenizer that opens every text with ``<s>``, as Llama's do, and pads with ``</s>``."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[OPENING, CLOSING],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [row.text for name in languages for row in parse_language(name).sentences(_SENTENCES)]
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{OPENING} $A", pair=f"{OPENING} $A {OPENING} $B", special_tokens=[(OPENING, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=OPENING,
+        eos_token=CLOSING,
+        pad_token=CLOSING,
+        model_max_length=context,
+    )
+
+
+def save_tokenizer(folder: Path, languages: Sequence[str], vocabulary: int, context: int) -> Any:
+    """The trained tokenizer, also written to a folder."""
+    tokenizer = train_tokenizer(languages, vocabulary, context)
+    tokenizer.save_pretrained(folder)
+    return tokenizer

@@ -11,8 +11,8 @@ import transformers
 from crosstune.foundation.errors import ModelError
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.storage import atomic_folder
+from crosstune.foundation.worlds.embedded import save_tokenizer
 from crosstune.foundation.worlds.settings import WorldSettings
-from crosstune.foundation.worlds.tokenizer import save_tokenizer
 
 _LLAMA_LIKE: dict[str, Any] = {
     "hidden_size": 32,

@@ -13,9 +13,10 @@ from torch import nn
 from crosstune.foundation.data import Row, Task, as_rows
 from crosstune.foundation.errors import DataError, SettingsError
 from crosstune.foundation.gradients.blocks import Block, make_blocks
-from crosstune.foundation.gradients.effective import ask_gradients_of, names_of
+from crosstune.foundation.gradients.effective import names_of
 from crosstune.foundation.gradients.gradients import evaluating
 from crosstune.foundation.models import Anatomy, Site, check_supported
+from crosstune.foundation.models.measuring import ask_gradients_of
 from crosstune.interference.conflict.collect import (
     CurrentGradients,
     FrozenGradients,

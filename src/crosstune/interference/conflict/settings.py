@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings
-from crosstune.foundation.settings.options import at_least
+from crosstune.foundation.settings.options import at_least, one_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -61,13 +61,8 @@ class AgreementSettings:
         at_least("keep_gib", self.keep_gib, 0)
         self.gradient_settings()
         at_least("max_blocks", self.max_blocks, 8)
-        if self.weights not in ("trained", "effective"):
-            raise SettingsError(
-                "weights",
-                law="must be 'trained' or 'effective'",
-                found=repr(self.weights),
-                remedy="Use 'effective' to compare LoRA models free of their gauge.",
-            )
+        remedy = "Use 'effective' to compare LoRA models free of their gauge."
+        one_of("weights", self.weights, ("trained", "effective"), remedy)
         if not 0 < self.level < 1:
             raise SettingsError(
                 "level", law="must lie between 0 and 1", found=self.level, remedy="Use 0.95."
@@ -110,13 +105,8 @@ class ProbeSettings(AgreementSettings):
         super().__post_init__()
         for name in ("every", "burst", "window"):
             at_least(name, getattr(self, name), 1)
-        if self.reference not in ("current", "frozen"):
-            raise SettingsError(
-                "reference",
-                law="must be 'current' or 'frozen'",
-                found=repr(self.reference),
-                remedy="Leave it out to compare all tasks at the same state.",
-            )
+        remedy = "Leave it out to compare all tasks at the same state."
+        one_of("reference", self.reference, ("current", "frozen"), remedy)
 
     @property
     def states_a_burst(self) -> int:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crosstune.foundation.data import Encoded, encode
-from crosstune.foundation.errors import CheckpointError, ModelError, SettingsError
+from crosstune.foundation.errors import CheckpointError, ModelError
 from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.gradients.blocks import make_blocks, pad_id, sides_of
 from crosstune.foundation.gradients.gradients import evaluating
@@ -26,8 +26,9 @@ from crosstune.foundation.gradients.settings import BlockSettings, GradientSetti
 from crosstune.foundation.models import Anatomy, Part, Site, load_model, load_tokenizer, weights_at
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.sites import SITE_COLUMNS, site_cells
-from crosstune.foundation.statistics.association import rank_correlation
+from crosstune.foundation.settings.options import one_of
 from crosstune.foundation.statistics.intervals import ratio_jackknife
+from crosstune.foundation.statistics.reliability import rank_correlation
 from crosstune.interference.ledger.tables import NATS
 
 _TASK = (
@@ -99,13 +100,8 @@ def measure_rollback(
         ModelError: There is no tokenizer.
         SettingsError: `by` is unknown.
     """
-    if by not in ("component", "head", "layer", "site"):
-        raise SettingsError(
-            "by",
-            law="must be 'component', 'head', 'layer' or 'site'",
-            found=repr(by),
-            remedy="Use 'component' to compare with the forgetting ledger.",
-        )
+    remedy = "Use 'component' to compare with the forgetting ledger."
+    one_of("by", by, ("component", "head", "layer", "site"), remedy)
     if tokenizer is None:
         if isinstance(after, nn.Module):
             raise ModelError(

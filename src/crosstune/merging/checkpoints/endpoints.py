@@ -14,7 +14,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from crosstune.foundation.errors import SettingsError, UnsupportedError
+from crosstune.foundation.errors import UnsupportedError
+from crosstune.foundation.settings.options import one_of
 from crosstune.merging.checkpoints.adapters import (
     Adapter,
     adapter_of,
@@ -166,13 +167,8 @@ def open_ends(
         StorageError: A folder or file is missing or not whole.
         UnsupportedError: Weights are quantised or sharded, or an adapter is not a plain LoRA adapter.
     """
-    if precision not in ("float32", "model"):
-        raise SettingsError(
-            "precision",
-            law="must be 'float32' or 'model'",
-            found=repr(precision),
-            remedy="Use 'float32'; half-precision losses move by more than a coefficient does.",
-        )
+    remedy = "Use 'float32'; half-precision losses move by more than a coefficient does."
+    one_of("precision", precision, ("float32", "model"), remedy)
     opening = Opening(device, precision, trust_remote_code)
     middle = {f"between[{index}]": end for index, end in enumerate(between)}
     ends = {"before": before, **middle, "after": after}

@@ -13,7 +13,7 @@ from crosstune.circuits.checks import INVARIANT, why_not
 from crosstune.circuits.comparison import compare
 from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Column, Measurement, Run, Table
-from crosstune.foundation.statistics.association import rank_correlation
+from crosstune.foundation.statistics.reliability import rank_correlation
 from crosstune.studies.circuits.head_pairs import (
     HEAD,
     Scores,

@@ -6,9 +6,9 @@ report are inherited. `Cell` is what can be killed, resumed and placed anywhere.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from crosstune.foundation import fetched_from as _fetched_from
 from crosstune.studies.frame.settings import SeededSettings, StudySettings
 
 if TYPE_CHECKING:
@@ -36,24 +36,14 @@ __all__ = [
     "by_place",
 ]
 
-# Everything below needs torch, which is slow to import: a name is fetched on first use.
-_HOMES = {
-    "Procedure": "procedure",
-    "Cell": "cell",
-    "Phase": "cell",
-    "StartModel": "start",
-    "Timing": "costs",
-    "time_training": "costs",
-    "as_plan": "costs",
-    "Plan": "plan",
-    "MeanTable": "over_seeds",
-    "SeedMean": "over_seeds",
-    "mean_over_seeds": "over_seeds",
-    "by_place": "over_seeds",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "procedure": "Procedure",
+        "cell": "Cell Phase",
+        "start": "StartModel",
+        "costs": "Timing time_training as_plan",
+        "plan": "Plan",
+        "over_seeds": "MeanTable SeedMean mean_over_seeds by_place",
+    },
+)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from crosstune.foundation.records import Column, Table
-from crosstune.foundation.statistics.association import rank_correlation
+from crosstune.foundation.statistics.reliability import rank_correlation
 from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 from crosstune.studies.repair.fronts import LABEL, METHOD, SEEDS, with_interval
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from crosstune.foundation.errors import StorageError
 from crosstune.foundation.storage import (
     atomic_folder,
     atomic_write,
+    cache_folder,
     read_json,
+    safe_name,
     write_json,
     write_text,
 )
@@ -48,9 +52,51 @@ def test_whoever_comes_second_keeps_the_first_folder_unless_told(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_failed_exchange_leaves_the_old_folder(tmp_path, monkeypatch):
+    replace, refused = Path.replace, []
+
+    def refuse(path, target):
+        if target.name == "model" and not refused:
+            refused.append(path)
+            raise PermissionError("not here")
+        return replace(path, target)
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "x").write_text("old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with (
+        pytest.raises(PermissionError, match="not here"),
+        atomic_folder(tmp_path / "model", replace=True),
+    ):
+        pass
+    assert (tmp_path / "model" / "x").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_json_round_trips_and_a_broken_file_is_named(tmp_path):
     write_json(tmp_path / "a.json", {"বাংলা": [1, 2.5, None]})
     assert read_json(tmp_path / "a.json") == {"বাংলা": [1, 2.5, None]}
     write_text(tmp_path / "b.json", "{")
     with pytest.raises(StorageError, match=r"b\.json"):
         read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "a/b", "", ".hidden", "a\x00b", "ends.", "x" * 101, "a b", "ä"]
+)
+def test_dangerous_names_are_refused(name):
+    with pytest.raises(StorageError, match="task"):
+        safe_name(name, "task")
+
+
+def test_ordinary_names_pass_unchanged():
+    assert safe_name("en_US-v1.2+x", "task") == "en_US-v1.2+x"
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("CROSSTUNE_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("CROSSTUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert cache_folder() == Path(tmp_path / "x" / "crosstune")

@@ -1,4 +1,4 @@
-"""Does one profile foretell another? Rank correlations within strata, their permutation null, and what could be seen.
+"""Does one profile predict another? Rank correlations within strata, their permutation null, and what could be seen.
 
 Items (heads) lie in strata (the layers, the blocks) and are ranked inside them, so nothing that only tells strata apart counts.
 Both profiles may have been measured several times (seeds): the figure is the mean of the correlations, and a permutation moves
@@ -80,7 +80,7 @@ def rank_test(
 
     Args:
         x: The scores, [S, n]; an item that is NaN anywhere takes no part.
-        y: What they are to foretell, [S, n].
+        y: What they are to predict, [S, n].
         strata: The stratum of each item, [n].
         generator: Where the permutations are drawn from.
         given: Profiles that must not explain it, [S, C, n].

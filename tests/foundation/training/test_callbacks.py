@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from tests.foundation.training import tiny
+from transformers import TrainerCallback
 
-from crosstune.foundation.errors import DataError
-from crosstune.foundation.training import EarlyStopping, StageData, StoppingSettings, train_stage
+from crosstune.foundation.training import (
+    EarlyStopping,
+    StageCost,
+    StageData,
+    StoppingSettings,
+    train_stage,
+)
+from crosstune.foundation.training.batches import StepBatches
+from crosstune.foundation.training.callbacks import CostMeter
 
 RUIN = {"learning_rate": 0.02, "schedule": "constant", "steps": 20, "evaluate_every": 2}
 
@@ -82,7 +92,65 @@ def test_an_improvement_is_more_than_min_delta_and_patience_counts_looks(tmp_pat
     assert resumed.stopped
 
 
-def test_a_set_that_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
-    chosen = tiny.settings(evaluate_every=1, early_stopping=StoppingSettings("bn"))
-    with pytest.raises(DataError, match=r"'bn'; there are \['other'\]"):
-        train_stage(tiny.model(), tiny.data(), chosen, output_folder=tmp_path)
+def test_callbacks_see_true_epochs(tmp_path: Path) -> None:
+    class Reader(TrainerCallback):
+        epochs: list[float] = []  # noqa: RUF012
+
+        def on_step_end(self, args, state, control, **_):
+            self.epochs.append(state.epoch)
+
+    train_stage(
+        tiny.model(), tiny.data(16), tiny.settings(), output_folder=tmp_path, callbacks=[Reader()]
+    )
+    assert Reader.epochs == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+
+
+def test_the_last_step_is_logged_and_saved(tmp_path: Path) -> None:
+    chosen = tiny.settings(steps=5, log_every=3, checkpoint_every=3)
+    result = train_stage(tiny.model(), tiny.data(), chosen, output_folder=tmp_path)
+    assert [line["step"] for line in result.history if "loss" in line] == [3, 5]
+    assert tiny.folder_names(tmp_path) == ["checkpoint-3", "checkpoint-5"]
+
+
+def test_a_stage_that_a_callback_stops_is_logged_to_its_end(tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 5
+
+    chosen = tiny.settings(steps=9, log_every=3)
+    result = train_stage(
+        tiny.model(), tiny.data(), chosen, output_folder=tmp_path, callbacks=[Stop()]
+    )
+    assert [line["step"] for line in result.history if "loss" in line] == [3, 5]
+    assert (result.steps, result.stopped_early) == (5, True)
+
+
+def test_rows_tokens_and_padding_are_counted(tmp_path: Path) -> None:
+    data = tiny.data(21)
+    result = train_stage(
+        tiny.model(), data, tiny.settings(steps=3, accumulation=2), output_folder=tmp_path
+    )
+    lengths = [len(row.input_ids) for row in data.train]
+    micro = list(StepBatches(21, steps=3, batch_rows=8, accumulation=2, seed=0))
+    read = sum(lengths[row] for batch in micro for row in batch)
+    computed = sum(max(lengths[row] for row in batch) * len(batch) for batch in micro)
+    cost = result.cost
+    assert (cost.rows, cost.tokens, cost.positions) == (24, read, computed)
+    assert cost.padding_fraction == pytest.approx(1 - read / computed)
+    assert cost.tokens_per_second == pytest.approx(read / cost.training_seconds)
+    assert 0 < cost.training_seconds <= cost.seconds
+    assert 2**25 < cost.peak_memory_bytes <= 2 * psutil.Process().memory_info().rss
+
+
+def test_an_empty_account_divides_by_nothing() -> None:
+    assert math.isnan(StageCost().padding_fraction)
+    assert math.isnan(StageCost().tokens_per_second)
+
+
+def test_it_goes_on_after_a_checkpoint(tmp_path: Path) -> None:
+    meter, resumed = CostMeter(), CostMeter()
+    meter.count(rows=2, tokens=7, positions=10)
+    meter.save_state(tmp_path)
+    resumed.load_state(tmp_path)
+    resumed.count(rows=1, tokens=3, positions=10)
+    assert (resumed.cost.rows, resumed.cost.padding_fraction) == (3, 0.5)

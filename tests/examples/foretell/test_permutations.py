@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from crosstune.foundation.errors import MeasurementError
-from crosstune.foundation.statistics.permutations import (
+from examples.foretell.permutations import (
     correlation_error,
     detectable_correlation,
     rank_test,

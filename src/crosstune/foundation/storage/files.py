@@ -1,11 +1,13 @@
-"""Whole files or none: write beside, flush to disk, rename, flush the folder."""
+"""Whole files or none: write beside, flush to disk, rename, flush the folder; and where files may go."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,10 +75,7 @@ def atomic_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
         for file in sorted(temporary.rglob("*")):
             _flush(file)
         if replace and target.exists():
-            old = _beside(target)
-            target.replace(old)
-            temporary.replace(target)
-            shutil.rmtree(old)
+            _exchange(temporary, target)
         elif not target.exists():
             # Two processes may finish together: the second rename fails on a filled folder.
             with contextlib.suppress(FileExistsError, OSError):
@@ -91,6 +90,18 @@ def atomic_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
         _flush(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(fresh: Path, target: Path) -> None:
+    """Put the fresh folder in the place of an old one, which stays there if that fails."""
+    old = _beside(target)
+    target.replace(old)
+    try:
+        fresh.replace(target)
+    except OSError:
+        old.replace(target)
+        raise
+    shutil.rmtree(old)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -135,3 +146,44 @@ def read_json(path: Path | str) -> Any:
             found=f"{type(error).__name__}: {error}",
             remedy="Restore the file, or delete the folder that holds it and run again.",
         ) from error
+
+
+_ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+def safe_name(text: str, argument: str) -> str:
+    """The name itself, if it can be one part of a path on every system.
+
+    Args:
+        text: A name from the user.
+        argument: What the user calls it, for the error.
+
+    Returns:
+        `text`, unchanged.
+
+    Raises:
+        StorageError: The name could leave its folder, hide, or fail on some system.
+    """
+    if not _ALLOWED.fullmatch(text) or text.endswith("."):
+        raise StorageError(
+            argument,
+            law="must be 1 to 100 letters, digits, '.', '_', '+' or '-', beginning with a letter or digit",
+            found=repr(text),
+            remedy="Choose another name; the text itself may stay in titles and descriptions.",
+        )
+    return text
+
+
+def cache_folder() -> Path:
+    """The folder for what can be made again: `$CROSSTUNE_CACHE`, else the user's cache folder.
+
+    Returns:
+        The folder; it is not made here.
+    """
+    if chosen := os.environ.get("CROSSTUNE_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "crosstune"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "crosstune" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "crosstune"
