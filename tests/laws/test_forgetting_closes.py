@@ -19,7 +19,7 @@ from crosstune.foundation.models.layout import Slab
 from crosstune.foundation.models.site import Cut
 from crosstune.interference import BlockSettings, ForgettingLedger
 from crosstune.interference.ledger.accounts import Account, Reference
-from crosstune.interference.ledger.integrator import Chord, Walker, copy_weights
+from crosstune.interference.ledger.integrator import WeightSegment, Integrator, copy_weights
 from crosstune.interference.ledger.quadrature import Tolerance
 
 OPTIMIZERS = {
@@ -87,11 +87,11 @@ def test_a_frozen_component_owes_exactly_nothing() -> None:
 def book(model: Any, start: dict[str, torch.Tensor], anatomy: Any) -> torch.Tensor:
     """The entries [K, S] of one chord under an anatomy."""
     blocks = make_blocks("en", tiny.rows("en", 20), tiny.tokenizer(), BlockSettings(2, 3, 16))
-    walker = Walker(
+    integrator = Integrator(
         anatomy, trainable_names(model), GradientSettings(), Tolerance(1e-4, 1e-3), 64, keep=False
     )
     with evaluating(model, GradientSettings()):
-        booking, _ = walker.walk(model, Chord(model, start), Reference("en", "train", blocks))
+        booking, _ = integrator.integrate(model, WeightSegment(model, start), Reference("en", "train", blocks))
     return booking.entries
 
 

@@ -12,8 +12,8 @@ from tests.interference import tiny
 from crosstune.foundation.gradients.blocks import make_blocks
 from crosstune.foundation.gradients.settings import BlockSettings
 from crosstune.foundation.models import Site
-from crosstune.interference.ledger.accounts import Account, Book, Reference
-from crosstune.interference.ledger.quadrature import Booking
+from crosstune.interference.ledger.accounts import Account, RunningAccount, Reference
+from crosstune.interference.ledger.quadrature import SegmentContributions
 
 SITES = (Site(0, "attn.q"), Site(None, "head"))
 
@@ -23,10 +23,10 @@ def reference() -> Reference:
     return Reference("en", "train", blocks)
 
 
-def booking(scale: float) -> Booking:
+def booking(scale: float) -> SegmentContributions:
     """Four blocks, two sites; the second site takes twice the first."""
     nats = scale * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    return Booking(
+    return SegmentContributions(
         entries=torch.stack([nats, 2 * nats], dim=1),
         change=3 * nats + 1e-4,
         loss=torch.full((4,), 2.0, dtype=torch.float64),
@@ -37,8 +37,8 @@ def booking(scale: float) -> Booking:
     )
 
 
-def filled() -> Book:
-    book = Book(reference(), SITES)
+def filled() -> RunningAccount:
+    book = RunningAccount(reference(), SITES)
     book.add(booking(0.1), (0, 10), 5, 0.5)
     book.add(booking(0.2), (10, 20), 4, 0.5)
     return book
@@ -74,7 +74,7 @@ def test_an_entry_is_nats_over_tokens_and_its_interval_leaves_blocks_out() -> No
 
 def test_heads_add_up_to_their_component_with_an_interval_of_its_own() -> None:
     rest, first, second = (Site(0, "attn.o"), *(Site(0, "attn.o").of_head(n) for n in (0, 1)))
-    book = Book(reference(), (rest, first, second, Site(0, "mlp.up")))
+    book = RunningAccount(reference(), (rest, first, second, Site(0, "mlp.up")))
     nats = torch.tensor([1.0, 2.0, 4.0, 3.0], dtype=torch.float64)
     entries = torch.stack([0.1 * nats, nats, -nats, nats], dim=1)
     book.add(dataclasses.replace(booking(1.0), entries=entries), (0, 10), 5, 0.5)
@@ -102,14 +102,14 @@ def test_the_sentence_says_what_was_lost_and_that_it_adds_up() -> None:
 
 
 def test_an_empty_account_says_so() -> None:
-    account = Book(reference(), SITES).close(0.95)
+    account = RunningAccount(reference(), SITES).close(0.95)
     assert str(account) == "en (train rows): no chord was walked yet."
     assert math.isnan(account.share(account.entries[0]))
 
 
 def test_a_book_goes_on_from_what_it_wrote() -> None:
     book = filled()
-    other = Book(reference(), SITES)
+    other = RunningAccount(reference(), SITES)
     other.restore(book.tensors(), book.facts())
     for each in (book, other):
         each.add(booking(0.05), (20, 23), 2, 0.1)

@@ -13,7 +13,7 @@ from crosstune.foundation.gradients.gradients import block_nats, evaluating, tra
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings
 from crosstune.foundation.models import gradient_sites
 from crosstune.interference.ledger.accounts import Reference
-from crosstune.interference.ledger.integrator import Chord, Walker, copy_weights
+from crosstune.interference.ledger.integrator import WeightSegment, Integrator, copy_weights
 from crosstune.interference.ledger.quadrature import Tolerance
 
 SETTINGS = GradientSettings()
@@ -42,7 +42,7 @@ def test_both_ends_are_met_exactly_and_nothing_stays_changed(precision: str) -> 
         return {name: p.detach().float().clone() for name, p in some.named_parameters()}
 
     with evaluating(model, settings):
-        chord = Chord(model, start)
+        chord = WeightSegment(model, start)
         places = {}
         for place in (0.0, 0.5, 1.0):
             with chord.at(place):
@@ -58,7 +58,7 @@ def test_both_ends_are_met_exactly_and_nothing_stays_changed(precision: str) -> 
 
 def test_kept_gradients_stand_for_the_next_chords_start_once() -> None:
     model = tiny.llama()
-    walker = Walker(
+    integrator = Integrator(
         gradient_sites(model), trainable_names(model), SETTINGS, Tolerance(1.0, 1.0), 4, keep=True
     )
     reference = Reference("en", "train", BLOCKS)
@@ -67,7 +67,7 @@ def test_kept_gradients_stand_for_the_next_chords_start_once() -> None:
         start = copy_weights(model, trainable_names(model), "model")
         nudged(model, seed)
         with evaluating(model, SETTINGS):
-            booking, cost = walker.walk(model, Chord(model, start), reference)
+            booking, cost = integrator.integrate(model, WeightSegment(model, start), reference)
             losses = [
                 block_nats(model, block, SETTINGS) / block.expected_tokens for block in BLOCKS
             ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosstune.interference.ledger.quadrature import Booking, Point, Tolerance, integrate
+from crosstune.interference.ledger.quadrature import SegmentContributions, Point, Tolerance, integrate
 
 EXACT = Tolerance(absolute=1e-12, relative=0.0)  # float64
 
@@ -111,7 +111,7 @@ def test_a_chord_that_cannot_close_says_so() -> None:
 
 def test_a_chord_without_movement_is_zero() -> None:
     still = Point(torch.tensor([2.0]).double(), torch.zeros(1, 3).double())
-    booking: Booking = integrate(lambda place: still, EXACT)
+    booking: SegmentContributions = integrate(lambda place: still, EXACT)
     assert booking.closed
     assert booking.entries.abs().sum() == 0
 

@@ -1,4 +1,4 @@
-"""A pilot at the first state: how many blocks give the corrected cosine an interval of the wanted width?"""
+"""A pilot run at the first state: how many blocks give the corrected cosine an interval of the wanted width?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crosstune.foundation.data import Row
 from crosstune.interference.conflict.comparison import Comparison
@@ -24,13 +24,10 @@ def choose_blocks(
     tasks: Mapping[str, Sequence[Row]],
     settings: AgreementSettings,
 ) -> int:
-    """The number of blocks per task: the given one, or what a pilot of 8 blocks says.
+    """The number of blocks per task: the given one, or what a pilot run of 8 blocks says, as far as rows and budget allow.
 
-    The pilot's median width over the resolved sites of all pairs is taken to shrink as 1/√K, the
-    slowest it can; where no site is resolved the whole budget is used.
-
-    Returns:
-        A number from 8 to ``max_blocks`` that the rows can fill.
+    The pilot's median interval width over the resolved sites of all pairs is taken to shrink as 1/√K, the slowest it can;
+    where no site is resolved the whole budget is used.
     """
     if settings.blocks != "auto":
         return settings.blocks
@@ -42,11 +39,8 @@ def choose_blocks(
     budget = min(settings.max_blocks, *(_fillable(rows, settings) for rows in tasks.values()))
     if widths.numel() == 0:
         return max(pilot, budget)
-    return max(pilot, min(budget, _enough(widths, pilot, settings.interval_width)))
-
-
-def _enough(widths: Tensor, pilot: int, wanted: float) -> int:
-    return math.ceil(pilot * (float(widths.median()) / wanted) ** 2)
+    enough = math.ceil(pilot * (float(widths.median()) / settings.interval_width) ** 2)
+    return max(pilot, min(budget, enough))
 
 
 def _fillable(rows: Sequence[Row], settings: AgreementSettings) -> int:
