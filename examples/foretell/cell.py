@@ -1,4 +1,4 @@
-"""One seed: a scout whose states are scored and which is thrown away, then the training whose forgetting is booked head by head."""
+"""One seed: a pilot run whose snapshots are scored and which is thrown away, then the training, with a ledger by head."""
 
 from __future__ import annotations
 
@@ -30,53 +30,50 @@ LOSSES_COLUMNS = (
 
 
 class ForetellCell(Cell[Any]):
-    """Score the states of a scout, learn the new task, and book what that cost."""
+    """Score the snapshots of a pilot run, learn the new task, and keep the account of what that cost."""
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the scout and of the training."""
-        return self._scouting + int(self.settings.training.steps)
+        """Optimizer steps of the pilot run and of the training."""
+        return self._pilot_steps + int(self.settings.training.steps)
 
     @property
-    def _scouting(self) -> int:
-        scout = self.settings.scout
-        return 0 if scout is None else int(scout.steps)
+    def _pilot_steps(self) -> int:
+        pilot = self.settings.pilot
+        return 0 if pilot is None else int(pilot.steps)
 
     def phases(self) -> Iterator[Phase]:
-        """The scout, then the training."""
-        yield Phase(SCOUTED, self._scout)
-        self.passed(self._scouting)
+        """The pilot run, then the training."""
+        yield Phase(SCOUTED, self._pilot)
+        self.passed(self._pilot_steps)
         yield Phase(LEARNED, self._learn)
 
-    def _scout(self) -> None:
-        """Score every state of a copy that learns a little, and throw the copy away."""
+    def _pilot(self) -> None:
+        """Score every snapshot of a copy that learns a little, and throw the copy away."""
         study, settings = self.procedure, self.settings
         heads: list[profiles.Cells] = []
         rows: list[profiles.Cells] = []
 
         def score(state: int, model: Any) -> None:
-            self.tell(f"scoring heads at step {state} of the scout", state)
+            self.tell(f"scoring heads at step {state} of the pilot run", state)
+            asked = settings.part("measurement")
             found = measure_circuits(
-                model,
-                study.start.tokenizer,
-                study.old,
-                study.new,
-                settings=settings.part("measurement"),
+                model, study.start.tokenizer, study.old, study.new, settings=asked
             )
             heads.extend(profiles.head_profiles(state, found))
             rows.extend(profiles.row_profiles(state, found))
 
         self.tell("loading")
         model = study.start.load()
-        if settings.scout is None:
+        if settings.pilot is None:
             score(0, model)
         else:
-            self.remove("scout")  # scores of a scout that was killed are gone
+            self.remove("scout")  # scores of a pilot run that was killed are gone
             self.train(
-                "scouting",
+                "pilot run",
                 model,
                 study.stage_data(),
-                settings.scout,
+                settings.pilot,
                 profiles.AtStates(score, settings.apart),
                 seed=Seeds(self.seed).derive("foretell", "scout", settings.new_task),
                 folder="scout",
@@ -87,7 +84,7 @@ class ForetellCell(Cell[Any]):
         )
 
     def _learn(self) -> None:
-        """Learn the new task with the ledger looking on."""
+        """Learn the new task, followed by the ledger."""
         study, settings = self.procedure, self.settings
         self.tell("loading")
         model = study.start.load()

@@ -19,13 +19,7 @@ _HALVES = ("a_even", "a_odd", "b_even", "b_odd")
 
 @dataclass(frozen=True)
 class Head:
-    """One head of one block: an item of the study.
-
-    Attributes:
-        block: q, k, v or o.
-        layer: Its layer.
-        head: A query head in q and o, a key-value head in k and v.
-    """
+    """One head of one block: a query head in q and o, a key-value head in k and v."""
 
     block: str
     layer: int
@@ -34,60 +28,36 @@ class Head:
 
 @dataclass(frozen=True)
 class Predictor:
-    """One profile that may foretell forgetting.
-
-    Attributes:
-        name: A score, or a norm.
-        kind: `score` or `baseline`.
-        values: [S, n].
-        halves: The same over halves of both tasks' rows, [S, 4, n]; NaN where it has none.
-    """
+    """One profile that may predict forgetting: a score, or a norm as baseline, at S seeds for n items."""
 
     name: str
     kind: str
-    values: Tensor
-    halves: Tensor
+    values: Tensor  # [S, n]
+    halves: Tensor  # the same over halves of both tasks' rows, [S, 4, n]; NaN where it has none
 
 
 @dataclass(frozen=True)
 class OfHeads:
-    """Predictors and forgetting of all heads.
-
-    Attributes:
-        heads: The items, n of them.
-        predictors: When they were taken → profiles.
-        booked: Side of the old task → what the ledger booked, nats per token, [S, n].
-    """
+    """Predictors of all heads, by when they were taken, and forgetting, by side of the old task."""
 
     heads: tuple[Head, ...]
     predictors: Mapping[str, tuple[Predictor, ...]]
-    booked: Mapping[str, Tensor]
+    contributions: Mapping[
+        str, Tensor
+    ]  # what the ledger attributes to each, nats per token, [S, n]
 
 
 @dataclass(frozen=True)
 class OfRows:
-    """Predictors and forgetting of the old task's scored rows.
+    """Predictors of the old task's scored rows, by when they were taken and block, and their change of loss."""
 
-    Attributes:
-        rows: The rows, n of them: the cells of `LOSSES_COLUMNS` at the first seed.
-        predictors: When they were taken, and the block → profiles.
-        change: After − before, nats, [S, n].
-    """
-
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Mapping[str, Any], ...]  # of the table `foretell_losses` at the first seed
     predictors: Mapping[tuple[str, str], tuple[Predictor, ...]]
-    change: Tensor
+    change: Tensor  # after − before, nats, [S, n]
 
 
 def of_heads(cells: Sequence[Run]) -> OfHeads:
-    """The heads' side of the study.
-
-    Args:
-        cells: The finished cells.
-
-    Returns:
-        Predictors before the training and over the window of states, and what was booked.
-    """
+    """Predictors and forgetting of the heads, from the finished cells."""
     tables = [one.table(profiles.HEADS).rows() for one in cells]
     heads = tuple(dict.fromkeys(Head(r["block"], r["layer"], r["head"]) for r in tables[0]))
     place = {head: at for at, head in enumerate(heads)}
@@ -95,38 +65,31 @@ def of_heads(cells: Sequence[Run]) -> OfHeads:
     def at(row: Mapping[str, Any]) -> int:
         return place[Head(row["block"], row["layer"], row["head"])]
 
-    booked: dict[str, list[Tensor]] = {}
+    by_side: dict[str, list[Tensor]] = {}
     for one in cells:
-        for side, values in _booked(one, place).items():
-            booked.setdefault(side, []).append(values)
+        for side, values in _contributions(one, place).items():
+            by_side.setdefault(side, []).append(values)
     return OfHeads(
         heads,
         {
             when: _predictors(tables, len(heads), at, _HALVES, when == WINDOW)
             for when in _moments(tables[0])
         },
-        {side: torch.stack(values) for side, values in booked.items()},
+        {side: torch.stack(values) for side, values in by_side.items()},
     )
 
 
 def of_rows(cells: Sequence[Run]) -> OfRows:
-    """The rows' side of the study.
-
-    Args:
-        cells: The finished cells.
-
-    Returns:
-        Predictors of every block, and what each row lost.
-    """
+    """Predictors and forgetting of the rows, from the finished cells."""
     losses = [one.table(cell.LOSSES).rows() for one in cells]
     tables = [one.table(profiles.ROWS).rows() for one in cells]
     blocks = dict.fromkeys(row["block"] for row in tables[0])
     found = {}
     for when in _moments(tables[0]):
         for block in blocks:
-            own = [[row for row in table if row["block"] == block] for table in tables]
+            of_block = [[row for row in table if row["block"] == block] for table in tables]
             found[when, block] = _predictors(
-                own, len(losses[0]), lambda row: int(row["row"]), (), when == WINDOW
+                of_block, len(losses[0]), lambda row: int(row["row"]), (), when == WINDOW
             )
     change = torch.tensor([[row["change"] for row in rows] for rows in losses], dtype=torch.float64)
     return OfRows(tuple(losses[0]), found, change)
@@ -161,8 +124,8 @@ def _predictors(
     )
 
 
-def _booked(one: Run, place: Mapping[Head, int]) -> dict[str, Tensor]:
-    """What a cell's ledger booked under every head, by side; what belongs to no head takes no part."""
+def _contributions(one: Run, place: Mapping[Head, int]) -> dict[str, Tensor]:
+    """What a cell's ledger attributes to every head, by side; what belongs to no head is left out."""
     found: dict[str, Tensor] = {}
     for row in one.table("forgetting_heads").rows():
         number = max(row["head"], row["kv_head"])

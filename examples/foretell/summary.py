@@ -12,7 +12,7 @@ from crosstune.studies.frame.over_seeds import mean_over_seeds
 
 from . import judging
 from .joined import OfHeads, OfRows, of_heads, of_rows
-from .profiles import KIND, PREDICTOR, SCORE
+from .profiles import BLOCK, HEAD, KIND, PREDICTOR, SCORE
 from .settings import ForetellSettings
 
 SEED = Column.axis("seed", "int64", about="The cell's seed.")
@@ -21,35 +21,29 @@ MAP, FORGOTTEN, POINTS = "foretell_heads", "foretell_forgotten", "foretell_rows"
 _NATS = "nats/token"
 _SIDE = Column.axis("side", about="train: rows scores come from; test: no score saw them.")
 _WHEN = Column.axis("when", about="before: one state; window: mean over several.")
-_BLOCK = Column.axis("block", about="Projection: q, k, v or o.")
-_PLACE = (
-    _BLOCK,
-    Column.axis("layer", "int64", about="Index of the layer, from 0."),
-    Column.axis("head", "int64", about="Query head in q and o, key-value head in k and v."),
-)
 MAP_COLUMNS = (
     _WHEN,
     _SIDE,
-    *_PLACE,
+    *HEAD,
     PREDICTOR,
     KIND,
     Column.value("score", about="Mean over seeds."),
-    Column.value("nats", unit=_NATS, about="What the ledger booked, mean over seeds."),
+    Column.value("nats", unit=_NATS, about="What the ledger attributes to it, mean over seeds."),
 )
 FORGOTTEN_COLUMNS = (
     _SIDE,
-    *_PLACE,
+    *HEAD,
     *Column.interval(
         "nats",
         names=("low", "high"),
         unit=_NATS,
-        about="Booked: above 0, forgotten. Mean over seeds.",
+        about="Contribution to the loss change: above 0, forgotten. Mean over seeds.",
         bounds="Over seeds; none of one seed.",
     ),
 )
 POINTS_COLUMNS = (
     _WHEN,
-    _BLOCK,
+    BLOCK,
     Column.axis("row_id", about="The old task's scored row."),
     PREDICTOR,
     KIND,
@@ -63,15 +57,7 @@ POINTS_COLUMNS = (
 def over_seeds(
     done: Sequence[Run], settings: ForetellSettings
 ) -> tuple[list[Table], list[Measurement]]:
-    """The tables and headline figures of a study.
-
-    Args:
-        done: Its finished cells.
-        settings: Its settings.
-
-    Returns:
-        Verdicts, maps, rows and what was forgotten in all; the correlations of the headline.
-    """
+    """Verdicts, maps, rows and what was forgotten in all, from the finished cells; the correlations of the headline."""
     heads, rows, seeds = of_heads(done), of_rows(done), seeds_of(done, settings)
     judged = judging.judge_heads(heads, settings.permutations)
     cells = zip(seeds, done, strict=True)
@@ -88,15 +74,10 @@ def over_seeds(
 
 def _map(found: OfHeads) -> Iterator[dict[str, Any]]:
     for when, predictors in found.predictors.items():
-        for side, booked in found.booked.items():
+        for side, nats_of in found.contributions.items():
             for one in predictors:
-                means = zip(
-                    found.heads,
-                    one.values.mean(0).tolist(),
-                    booked.mean(0).tolist(),
-                    strict=True,
-                )
-                for head, score, nats in means:
+                means = (one.values.mean(0).tolist(), nats_of.mean(0).tolist())
+                for head, score, nats in zip(found.heads, *means, strict=True):
                     yield {
                         "when": when,
                         "side": side,
@@ -109,8 +90,8 @@ def _map(found: OfHeads) -> Iterator[dict[str, Any]]:
 
 
 def _forgotten(found: OfHeads) -> Iterator[dict[str, Any]]:
-    for side, booked in found.booked.items():
-        for head, values in zip(found.heads, booked.T.tolist(), strict=True):
+    for side, nats in found.contributions.items():
+        for head, values in zip(found.heads, nats.T.tolist(), strict=True):
             mean = mean_over_seeds(values)
             bounds = {"low": mean.low, "high": mean.high}
             yield {"side": side, **vars(head), "nats": mean.value, **bounds}
@@ -136,14 +117,7 @@ def _points(found: OfRows) -> Iterator[dict[str, Any]]:
 
 
 def headline(judged: Table) -> dict[str, str]:
-    """The question that the study's first sentences answer.
-
-    Args:
-        judged: The table `foretell`.
-
-    Returns:
-        Columns and values: all heads ranked in their blocks, rows that no score saw, scores of the whole window.
-    """
+    """The question that the first sentences answer: all heads ranked in their blocks, rows no score saw, the whole window."""
     return {
         "when": judged.column("when")[-1],
         "side": "test",
@@ -154,15 +128,7 @@ def headline(judged: Table) -> dict[str, str]:
 
 
 def measurements(judged: Table, seeds: Sequence[int]) -> list[Measurement]:
-    """The headline figures: the correlation of each score with what was forgotten.
-
-    Args:
-        judged: The table `foretell`.
-        seeds: The seeds it stands on.
-
-    Returns:
-        One for each score that could be ranked.
-    """
+    """The headline figures: the correlation of each score that could be ranked with what was forgotten."""
     return [
         Measurement(
             name=f"rank correlation of {row['predictor']} with what heads forgot",

@@ -28,15 +28,7 @@ _WHEN = {"window": "averaged over the window", "before": "of the state before"}
 
 
 def statements(run: Run, settings: ForetellSettings) -> list[Statement]:
-    """The findings of a study.
-
-    Args:
-        run: The study's run, with its tables over seeds.
-        settings: Its settings.
-
-    Returns:
-        Sentences with their figures, the most important first.
-    """
+    """The findings with their figures, the most important first."""
     judged, by_row = run.table(judging.HEADS), run.table(judging.ROWS)
     asked = headline(judged)
     norms = _strongest(judged.where(**asked, kind=BASELINE))
@@ -151,12 +143,12 @@ def _plainly(rows: list[dict[str, Any]]) -> str:
 
 
 def _nothing_forgotten(run: Run, settings: ForetellSettings) -> Iterator[Statement]:
-    """That there is nothing to foretell where the old task's loss did not rise."""
+    """That there is nothing to predict where the old task's loss did not rise."""
     rows = run.table(TOTALS).where(task=settings.old_task, side="test").rows()
     risen = sum(row["nats"] for row in rows) / len(rows)
     if risen <= 0:
         yield Statement(
-            f"{settings.old_task} was not forgotten: its loss changed by {risen:.3f} nats per token, so there is little to foretell.",
+            f"{settings.old_task} was not forgotten: its loss changed by {risen:.3f} nats per token, so there is little to predict.",
             "warning",
-            "Entries of single heads may still be forgetting that others made up for.",
+            "Single heads may still contribute forgetting that others make up for.",
         )

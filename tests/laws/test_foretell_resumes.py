@@ -14,16 +14,16 @@ from crosstune.studies.frame.plan import Progress
 from examples.foretell import judging
 
 SCORED = [
-    "scoring heads at step 0 of the scout",
-    "scouting, step 1 of 1",
-    "scoring heads at step 1 of the scout",
+    "scoring heads at step 0 of the pilot run",
+    "pilot run, step 1 of 1",
+    "scoring heads at step 1 of the pilot run",
 ]
 LEARNED = [f"learning, step {step} of 4" for step in (1, 2, 3, 4)]
 
 # What is done after the kill; checkpoints are written at steps 2 and 4.
 DONE_AGAIN = {
-    "in the scout": ["loading", *SCORED, "loading", *LEARNED],
-    "between scout and training": ["loading", *LEARNED],
+    "in the pilot run": ["loading", *SCORED, "loading", *LEARNED],
+    "between pilot run and training": ["loading", *LEARNED],
     "in the training": ["loading", *LEARNED[2:]],
     # The end of a training writes the ledger's tables, so its last stretch is taken again.
     "before the losses are written": ["loading", *LEARNED[2:]],

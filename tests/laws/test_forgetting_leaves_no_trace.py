@@ -21,7 +21,7 @@ HARD = {
 
 
 class NosyLedger(ForgettingLedger):
-    """Closes a chord also where `.grad` holds accumulated values."""
+    """Closes a segment also where `.grad` holds accumulated values."""
 
     looks = 0
 

@@ -63,14 +63,14 @@ def test_rows_of_the_old_task(scores: CircuitScores) -> None:
     assert [row["score"] for row in tokens] == [row.tokens for row in scores.rows_a]
 
 
-def test_looks_are_taken_before_and_at_every_so_many_steps() -> None:
+def test_states_are_scored_before_and_at_every_so_many_steps() -> None:
     class At:
         def __init__(self, step: int) -> None:
             self.global_step = step
 
-    looked: list[int] = []
-    watch = profiles.AtStates(lambda step, model: looked.append(step), apart=2)
+    scored: list[int] = []
+    watch = profiles.AtStates(lambda step, model: scored.append(step), stride=2)
     watch.on_train_begin(None, At(0), None, model=None)
     for step in range(1, 7):
         watch.on_step_end(None, At(step), None, model=None)
-    assert looked == [0, 2, 4, 6]
+    assert scored == [0, 2, 4, 6]

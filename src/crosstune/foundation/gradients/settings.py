@@ -57,21 +57,21 @@ class LedgerSettings:
     """How finely the forgetting ledger follows the path of the weights."""
 
     every: int = 10
-    """Optimizer steps of one chord (m); 1 is the path itself."""
+    """Optimizer steps of one segment (m); 1 is the path itself."""
     stage: str = "train"
     """The name of the training stage in every table."""
     copy_device: str = "cpu"
-    """Where the copy of a chord's first weights lives: `cpu`, or `model` for the model's device."""
+    """Where the copy of a segment's first weights lives: `cpu`, or `model` for the model's device."""
     keep_bytes: int = 2**30
-    """End gradients of a chord are kept as the next chord's start while they need no more than this."""
+    """End gradients of a segment are kept as the next segment's start while they need no more than this."""
     max_panels: int = 64
-    """Simpson panels a chord may be divided into before the account is declared broken."""
+    """Simpson panels a segment may be divided into before the account is declared broken."""
     absolute: float | None = None
-    """Nats per token a chord may miss by; None: by the precision of the weights."""
+    """Nats per token a segment may miss by; None: by the precision of the weights."""
     relative: float | None = None
-    """Share of the chord's loss change it may miss by; None: by the precision of the weights."""
+    """Share of the segment's loss change it may miss by; None: by the precision of the weights."""
     by_head: bool = False
-    """Whether attention is booked head by head as well, in the table `forgetting_heads`."""
+    """Whether contributions of attention are told head by head as well, in the table `forgetting_heads`."""
     track: bool = True
     """Whether the running change of every loss goes to the trainer's trackers and log."""
     level: float = 0.95
