@@ -64,7 +64,7 @@ def test_what_changed_is_after_less_before(finished: Run) -> None:
 def test_what_was_killed_goes_on_to_the_same_bits(finished: Run, tmp_path: Path) -> None:
     done, cut_off = finished.cells()
     assert {event["attempt"] for event in done.all_events()} == {1}
-    assert {event["attempt"] for event in cut_off.events("learned")} == {2}
+    assert {event["attempt"] for event in cut_off.events("done")} == {2}
     run, told = study(tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crosstune.report.draw", lambda run: None)

@@ -18,9 +18,13 @@ from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.sites import SITE_COLUMNS, site_cells
 from crosstune.foundation.settings.options import with_options
 from crosstune.interference.conflict.collect import Pair
-from crosstune.interference.conflict.comparison import Comparison, Tasks, read_comparable
+from crosstune.interference.conflict.comparison import (
+    Comparison,
+    Tasks,
+    choose_blocks,
+    read_comparable,
+)
 from crosstune.interference.conflict.cosine import Agreement, agreement
-from crosstune.interference.conflict.pilot import choose_blocks
 from crosstune.interference.conflict.settings import AgreementSettings
 from crosstune.interference.conflict.windows import WindowAgreement
 

@@ -22,9 +22,13 @@ from crosstune.foundation.settings.options import with_options
 from crosstune.foundation.storage import atomic_write, fingerprint
 from crosstune.foundation.training.trackers import Trackers
 from crosstune.interference.conflict.collect import FrozenGradients
-from crosstune.interference.conflict.comparison import Comparison, Tasks, read_comparable
+from crosstune.interference.conflict.comparison import (
+    Comparison,
+    Tasks,
+    choose_blocks,
+    read_comparable,
+)
 from crosstune.interference.conflict.history import ProbeHistory, State
-from crosstune.interference.conflict.pilot import choose_blocks
 from crosstune.interference.conflict.settings import ProbeSettings
 from crosstune.interference.conflict.tables import (
     burst_scalars,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crosstune.foundation.gradients.blocks import Block
 from crosstune.foundation.models import Site
+from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 from crosstune.interference.ledger.quadrature import SegmentContributions
 
@@ -218,13 +219,12 @@ class TaskAccount:
         if not self.segments:
             return f"{self.reference}: no segment was integrated yet."
         verb = "lost" if self.measured > 0 else "gained"
-        _, low, high = self.change
         steps = self.segments[-1].stop_step - self.segments[0].start_step
         top = sorted(self.entries, key=lambda entry: -abs(entry.nats))[:3]
         largest = ", ".join(f"{entry.site} {entry.nats:+.4g}" for entry in top)
         return (
-            f"{self.reference} {verb} {abs(self.measured):.4g} nats per token (change {low:+.4g} to "
-            f"{high:+.4g} over {len(self.reference.blocks)} blocks) in {steps} steps; its {len(self.entries)} "
+            f"{self.reference} {verb} {abs(self.measured):.4g} nats per token (change {Estimate(*self.change)} "
+            f"over {len(self.reference.blocks)} blocks) in {steps} steps; its {len(self.entries)} "
             f"components add up to {self.booked:+.4g}; residual {self.residual:+.2g} (tolerance "
             f"{self.tolerance:.2g}) over {len(self.segments)} segments and {self.evaluations} gradient "
             f"evaluations. Largest: {largest}."
@@ -240,18 +240,7 @@ class Account:
     tasks: tuple[TaskAccount, ...]
 
     def of(self, task: str, side: str = "train") -> TaskAccount:
-        """The account of one side of one task.
-
-        Args:
-            task: The task's name.
-            side: `train` or `test`.
-
-        Returns:
-            That account.
-
-        Raises:
-            KeyError: The ledger does not keep it.
-        """
+        """The account of one side of one task: its `train` or its `test` rows."""
         for account in self.tasks:
             if account.reference.key == (task, side):
                 return account
