@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from crosstune.circuits import measure_circuits
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
@@ -35,17 +34,12 @@ class ForetellCell(Cell[Any]):
     @property
     def steps(self) -> int:
         """Optimizer steps of the pilot run and of the training."""
-        return self._pilot_steps + int(self.settings.training.steps)
-
-    @property
-    def _pilot_steps(self) -> int:
-        pilot = self.settings.pilot
-        return 0 if pilot is None else int(pilot.steps)
+        return int(self.settings.pilot_steps + self.settings.training.steps)
 
     def phases(self) -> Iterator[Phase]:
         """The pilot run, then the training."""
         yield Phase(SCOUTED, self._pilot)
-        self.passed(self._pilot_steps)
+        self.passed(self.settings.pilot_steps)
         yield Phase(LEARNED, self._learn)
 
     def _pilot(self) -> None:
@@ -56,10 +50,7 @@ class ForetellCell(Cell[Any]):
 
         def score(state: int, model: Any) -> None:
             self.tell(f"scoring heads at step {state} of the pilot run", state)
-            asked = settings.part("measurement")
-            found = measure_circuits(
-                model, study.start.tokenizer, study.old, study.new, settings=asked
-            )
+            found = study.scores(model)
             heads.extend(profiles.head_profiles(state, found))
             rows.extend(profiles.row_profiles(state, found))
 
@@ -79,8 +70,8 @@ class ForetellCell(Cell[Any]):
                 folder="scout",
             )
         self.write(
-            Table(profiles.HEADS, profiles.HEADS_COLUMNS, heads),
-            Table(profiles.ROWS, profiles.ROWS_COLUMNS, rows),
+            Table.of_tuples(profiles.HEADS, profiles.HEADS_COLUMNS, heads),
+            Table.of_tuples(profiles.ROWS, profiles.ROWS_COLUMNS, rows),
         )
 
     def _learn(self) -> None:
@@ -101,27 +92,15 @@ class ForetellCell(Cell[Any]):
 
     def _losses(self, model: Any) -> Tensor:
         """The loss of every scored row of the old task, nats."""
-        study = self.procedure
-        return score_rows(
-            model,
-            study.samples[0].encoded,
-            pad_id=study.start.pad_id,
-            batch_tokens=self.settings.training.evaluation_tokens,
-        ).nats
+        rows, pad_id = self.procedure.samples[0].encoded, self.procedure.start.pad_id
+        tokens = self.settings.training.evaluation_tokens
+        return score_rows(model, rows, pad_id=pad_id, batch_tokens=tokens).nats
 
     def _changes(self, before: Tensor, after: Tensor) -> Table:
         samples = self.procedure.samples[0]
         losses = zip(samples.encoded, samples.texts, before.tolist(), after.tolist(), strict=True)
         rows = (
-            {
-                "row": place,
-                "row_id": row.row_id,
-                "text": text,
-                "tokens": row.scored_tokens,
-                "before": first,
-                "after": last,
-                "change": last - first,
-            }
+            (place, row.row_id, text, row.scored_tokens, first, last, last - first)
             for place, (row, text, first, last) in enumerate(losses)
         )
-        return Table(LOSSES, LOSSES_COLUMNS, rows)
+        return Table.of_tuples(LOSSES, LOSSES_COLUMNS, rows)

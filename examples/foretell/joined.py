@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +15,11 @@ from crosstune.foundation.records import Run
 from . import cell, profiles
 
 BEFORE, WINDOW = "before", "window"
+Rows = Sequence[Mapping[str, Any]]
 _HALVES = ("a_even", "a_odd", "b_even", "b_odd")
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """One head of one block: a query head in q and o, a key-value head in k and v."""
 
     block: str
@@ -42,9 +43,7 @@ class OfHeads:
 
     heads: tuple[Head, ...]
     predictors: Mapping[str, tuple[Predictor, ...]]
-    contributions: Mapping[
-        str, Tensor
-    ]  # what the ledger attributes to each, nats per token, [S, n]
+    contributions: Mapping[str, Tensor]  # by the ledger, nats per token, [S, n]
 
 
 @dataclass(frozen=True)
@@ -65,55 +64,48 @@ def of_heads(cells: Sequence[Run]) -> OfHeads:
     def at(row: Mapping[str, Any]) -> int:
         return place[Head(row["block"], row["layer"], row["head"])]
 
-    by_side: dict[str, list[Tensor]] = {}
-    for one in cells:
-        for side, values in _contributions(one, place).items():
-            by_side.setdefault(side, []).append(values)
-    return OfHeads(
-        heads,
-        {
-            when: _predictors(tables, len(heads), at, _HALVES, when == WINDOW)
-            for when in _moments(tables[0])
-        },
-        {side: torch.stack(values) for side, values in by_side.items()},
-    )
+    found = [_contributions(one, place) for one in cells]
+    sides = {side: torch.stack([each[side] for each in found]) for side in found[0]}
+    return OfHeads(heads, _by_moment(tables, len(heads), at, _HALVES), sides)
 
 
 def of_rows(cells: Sequence[Run]) -> OfRows:
     """Predictors and forgetting of the rows, from the finished cells."""
     losses = [one.table(cell.LOSSES).rows() for one in cells]
     tables = [one.table(profiles.ROWS).rows() for one in cells]
-    blocks = dict.fromkeys(row["block"] for row in tables[0])
-    found = {}
-    for when in _moments(tables[0]):
-        for block in blocks:
-            of_block = [[row for row in table if row["block"] == block] for table in tables]
-            found[when, block] = _predictors(
-                of_block, len(losses[0]), lambda row: int(row["row"]), (), when == WINDOW
-            )
+    by_block = {}
+    for block in dict.fromkeys(row["block"] for row in tables[0]):
+        of_block = [[row for row in table if row["block"] == block] for table in tables]
+        by_block[block] = _by_moment(of_block, len(losses[0]), itemgetter("row"))
+    moments = next(iter(by_block.values()))
+    found = {(when, block): by_block[block][when] for when in moments for block in by_block}
     change = torch.tensor([[row["change"] for row in rows] for rows in losses], dtype=torch.float64)
     return OfRows(tuple(losses[0]), found, change)
 
 
-def _moments(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Before the training, and over a window where more than one state was scored."""
-    return (BEFORE, WINDOW) if len({row["state"] for row in rows}) > 1 else (BEFORE,)
+def _by_moment(
+    tables: Sequence[Rows], items: int, at: Callable[[Any], int], halves: Sequence[str] = ()
+) -> dict[str, tuple[Predictor, ...]]:
+    """The predictors at the state before and, where several were scored, as means over the window of all of them."""
+    states, columns = {row["state"] for row in tables[0]}, ("score", *halves)
+    found = {BEFORE: _predictors(tables, items, at, columns, {0})}
+    if len(states) > 1:
+        found[WINDOW] = _predictors(tables, items, at, columns, states)
+    return found
 
 
 def _predictors(
-    tables: Sequence[Sequence[Mapping[str, Any]]],
+    tables: Sequence[Rows],
     items: int,
-    at: Any,
-    halves: Sequence[str],
-    whole_window: bool,
+    at: Callable[[Any], int],
+    columns: Sequence[str],
+    states: set[int],
 ) -> tuple[Predictor, ...]:
-    """Each predictor of each seed: at the first state, or as the mean over all states."""
+    """Each predictor of each seed, as the mean over some states."""
     names = dict.fromkeys((row["predictor"], row["kind"]) for row in tables[0])
-    columns = ("score", *halves)
     sums = torch.zeros(len(names), len(tables), len(columns), items, dtype=torch.float64)
     order = {name: number for number, (name, _) in enumerate(names)}
     for seed, rows in enumerate(tables):
-        states = {row["state"] for row in rows} if whole_window else {0}
         for row in rows:
             if row["state"] in states:
                 figures = torch.tensor([row[name] for name in columns], dtype=torch.float64)

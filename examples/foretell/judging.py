@@ -289,15 +289,11 @@ def verdict(row: Cells) -> str:
     if math.isnan(row["correlation"]):
         return UNMEASURED
     if row["p_adjusted"] <= ERROR:
-        if row["kind"] == SCORE and not _beyond(row):
+        # Whether what norms leave of a score still says the same.
+        is_beyond = row["beyond"] * row["correlation"] > 0 and row["beyond_p"] <= ERROR
+        if row["kind"] == SCORE and not is_beyond:
             return NORMS_DO
         return FORETELLS if row["correlation"] > 0 else OPPOSITE
     # Power leaves out that seeds differ, so what would have been found must lie outside the interval too.
     is_denied = row["detectable"] <= CLEAR and row["high"] < row["detectable"]
     return DOES_NOT if is_denied else TOO_FEW
-
-
-def _beyond(row: Cells) -> bool:
-    """Whether what norms leave of a score still says the same."""
-    same = row["beyond"] * row["correlation"] > 0
-    return bool(same and row["beyond_p"] <= ERROR)

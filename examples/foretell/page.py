@@ -39,9 +39,9 @@ def _subtitle(run: Run, settings: ForetellSettings) -> str:
 def _sections(run: Run, settings: ForetellSettings) -> Iterator[Section]:
     judged = run.table(judging.HEADS)
     asked = headline(judged)
-    yield _correlations(judged, asked)
+    yield _correlations(asked)
     yield from _heads(judged, asked)
-    yield from _rows(run.table(judging.ROWS), asked)
+    yield from _rows(asked)
     yield _power(asked)
     yield Section(
         id="totals",
@@ -53,7 +53,7 @@ def _sections(run: Run, settings: ForetellSettings) -> Iterator[Section]:
     yield _method(settings)
 
 
-def _correlations(judged: Table, asked: dict[str, str]) -> Section:
+def _correlations(asked: dict[str, str]) -> Section:
     return Section(
         id="foretell",
         title="Which scores foretell which heads forget?",
@@ -116,9 +116,7 @@ def _heads(judged: Table, asked: dict[str, str]) -> Iterator[Section]:
     )
 
 
-def _rows(by_row: Table, asked: dict[str, str]) -> Iterator[Section]:
-    if not len(by_row):
-        return
+def _rows(asked: dict[str, str]) -> Iterator[Section]:
     begin: dict[str, object] = {"when": asked["when"], "block": judging.ALL}
     yield Section(
         id="rows",

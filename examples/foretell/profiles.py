@@ -23,7 +23,6 @@ HEADS, ROWS = "foretell_profiles", "foretell_row_profiles"
 SCORE, BASELINE = "score", "baseline"
 NORMS = ("‖g_A‖·‖g_B‖", "‖g_A‖", "‖g_B‖")
 OF_ROWS = ("scored tokens", "loss before", "‖g_i‖")
-_HALVES = ("a_even", "a_odd", "b_even", "b_odd")
 _STATE = Column.axis(
     "state", "int64", about="Steps of the pilot run before it.", unit="optimizer steps"
 )
@@ -54,7 +53,7 @@ ROWS_COLUMNS = (
     KIND,
     Column.value("score", about="Mean over the new task's rows, sum over heads and layers."),
 )
-Cells = dict[str, Any]
+Cells = tuple[Any, ...]
 
 
 class AtStates(TrainerCallback):  # type: ignore[misc]
@@ -84,20 +83,11 @@ def head_profiles(state: int, scores: CircuitScores) -> Iterator[Cells]:
         places = [(layer, head) for layer in scores.layers for head in scores.heads(block)]
         for name, kind, figures in _of_heads(scores, block):
             for (layer, head), (score, *halves) in zip(places, figures.T.tolist(), strict=True):
-                yield {
-                    "state": state,
-                    "block": block,
-                    "layer": layer,
-                    "head": head,
-                    "predictor": name,
-                    "kind": kind,
-                    "score": score,
-                    **dict(zip(_HALVES, halves, strict=True)),
-                }
+                yield state, block, layer, head, name, kind, score, *halves
 
 
 def _of_heads(scores: CircuitScores, block: str) -> Iterator[tuple[str, str, Tensor]]:
-    """Each predictor of a block's heads: its name, its kind, and its mean and means over halves, [5, S]."""
+    """Each predictor of a block's heads: its name, its kind, and its mean and means over halves, [5, n]."""
     for form in scores.average_forms:
         found = Margins.of(scores.record, block, form)
         sign = -1.0 if form.variant in SIGNED else 1.0
@@ -105,7 +95,7 @@ def _of_heads(scores: CircuitScores, block: str) -> Iterator[tuple[str, str, Ten
         yield predictor_of(form.variant), SCORE, sign * means
     a, b = (torch.from_numpy(scores.record.norms(block, side)).flatten(1).mean(0) for side in "ab")
     for name, norm in zip(NORMS, (a * b, a, b), strict=True):
-        unknown = torch.full((len(_HALVES), len(norm)), math.nan, dtype=torch.float64)
+        unknown = torch.full((4, len(norm)), math.nan, dtype=torch.float64)
         yield name, BASELINE, torch.cat([norm[None], unknown])
 
 
@@ -125,14 +115,7 @@ def row_profiles(state: int, scores: CircuitScores) -> Iterator[Cells]:
         found += [(name, BASELINE, values) for name, values in zip(OF_ROWS, plain, strict=True)]
         for name, kind, values in found:
             for row, score in enumerate(values.tolist()):
-                yield {
-                    "state": state,
-                    "block": block,
-                    "row": row,
-                    "predictor": name,
-                    "kind": kind,
-                    "score": score,
-                }
+                yield state, block, row, name, kind, score
 
 
 def _of_rows(scores: CircuitScores, block: str) -> Iterator[tuple[str, Tensor]]:

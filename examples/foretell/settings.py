@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.data.settings import TaskSettings
-from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.foundation.gradients.settings import BlockSettings, LedgerSettings
 from crosstune.foundation.settings.options import at_least
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
@@ -79,19 +79,15 @@ class ForetellSettings(SeededSettings):
         shared = "must be none: what moves in a LoRA factor A belongs to all heads of a projection at once"
         require(self.training.lora is None, "training.lora", shared, self.training.lora)
         require(self.ledger.by_head, "ledger.by_head", "must be true: heads are compared", "false")
-        require(
-            not self.measurement.blind,
-            "measurement.averages",
-            "must be pooled or true: averaged over A under A's own Fisher a directional score says nothing of A",
-            self.measurement.averages,
+        averages = "must be pooled or true: averaged over A under A's own Fisher a directional score says nothing of A"
+        blind, found = self.measurement.blind, self.measurement.averages
+        require(not blind, "measurement.averages", averages, found)
+        path = (
+            "must be false: the ledger accounts for the path to the last step, not for a jump back"
         )
         stopping = self.training.early_stopping
-        require(
-            stopping is None or not stopping.restore_best,
-            "training.early_stopping.restore_best",
-            "must be false: the ledger accounts for the path to the last step, not for a jump back",
-            "true",
-        )
+        jumps = stopping is not None and stopping.restore_best
+        require(not jumps, "training.early_stopping.restore_best", path, "true")
 
     @property
     def new_task(self) -> str:
@@ -104,13 +100,18 @@ class ForetellSettings(SeededSettings):
         return next(name for name in self.task_names if name != self.new_task)
 
     @property
+    def pilot_steps(self) -> int:
+        """Optimizer steps of the pilot run."""
+        return (self.states - 1) * self.apart
+
+    @property
     def pilot(self) -> TrainingSettings | None:
         """How the pilot run learns: as the training does, at the full learning rate; None where the state before is enough."""
         if self.states == 1:
             return None
         return replace(
             self.training,
-            steps=(self.states - 1) * self.apart,
+            steps=self.pilot_steps,
             schedule="constant",
             warmup=0,
             evaluate_every=0,
@@ -118,8 +119,3 @@ class ForetellSettings(SeededSettings):
             early_stopping=None,
             report_to=(),
         )
-
-    @property
-    def gradients(self) -> GradientSettings:
-        """How the ledger evaluates losses and gradients: as the scores are."""
-        return self.measurement.gradient_settings()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from crosstune.circuits import measure_circuits
+from crosstune.circuits import CircuitScores, measure_circuits
 from crosstune.circuits.samples import choose_samples
-from crosstune.foundation.data import check_enough, read_tasks
+from crosstune.foundation.data import check_enough
 from crosstune.foundation.gradients.blocks import make_blocks
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import Page
@@ -41,9 +42,7 @@ class Foretell(Procedure[ForetellSettings]):
         self.start = StartModel(settings, "before")
         tokenizer = self.start.tokenizer
         check_length("training.length", settings.training.length, self.start.config)
-        share, seed = settings.test_share, settings.data_seed
-        found = read_tasks(settings.tasks, test_share=share, samples=None, seed=seed)
-        tasks = {task.name: task for task in found}
+        tasks = {task.name: task for task in self.read_tasks()}
         self.old, self.new = tasks[settings.old_task], tasks[settings.new_task]
         check_enough([self.new], settings.training.batch_rows, "training.batch_rows")
         self.samples = choose_samples(self.old, self.new, tokenizer, settings.part("measurement"))
@@ -69,17 +68,21 @@ class Foretell(Procedure[ForetellSettings]):
         held_out = {task.name: task.test for task in (self.old, self.new)}
         return self.start.stage_data(self.new.train, held_out, self.settings.training.length)
 
+    def scores(self, model: Any) -> CircuitScores:
+        """The circuit scores of a state of the model."""
+        asked = self.settings.part("measurement")
+        return measure_circuits(model, self.start.tokenizer, self.old, self.new, settings=asked)
+
     def ledger(self, run: Run | None = None, every: int | None = None) -> ForgettingLedger:
         """The ledger of the old task: of its rows that scores come from, and of those that no score sees."""
         settings = self.settings
         timed = {} if every is None else {"every": every, "track": False}
-        asked = settings.part("ledger", stage=self.new.name, **timed)
         return ForgettingLedger(
             {self.old.name: self.old},
             tokenizer=self.start.tokenizer,
             blocks=settings.part("blocks"),
-            gradients=settings.gradients,
-            settings=asked,
+            gradients=settings.measurement.gradient_settings(),  # as the scores are evaluated
+            settings=settings.part("ledger", stage=self.new.name, **timed),
             run=run,
         )
 
@@ -97,21 +100,19 @@ class Foretell(Procedure[ForetellSettings]):
         began = time.perf_counter()
         model = self.start.load()
         loaded = time.perf_counter()
-        scores = measure_circuits(
-            model, self.start.tokenizer, self.old, self.new, settings=settings.part("measurement")
-        )
+        scores = self.scores(model)
         scored = time.perf_counter()
         every = max(FEWEST_STEPS, settings.ledger.every)
         ledger = self.ledger(every=every)
         timing = time_training(model, self.stage_data(), settings.training, ledger, steps=every)
         segment = sum(row["seconds"] for row in ledger.segments().rows())
-        steps, pilot = settings.training.steps, settings.pilot
+        steps = settings.training.steps
         heads = len(scores.layers) * sum(len(scores.heads(block)) for block in scores.blocks)
         return as_plan(
             {
                 "loading": 2 * (loaded - began),
                 "scoring heads": settings.states * (scored - loaded),
-                "pilot run": (0 if pilot is None else pilot.steps) * timing.step_seconds,
+                "pilot run": settings.pilot_steps * timing.step_seconds,
                 "learning": steps * timing.step_seconds,
                 "forgetting ledger": -(-steps // settings.ledger.every) * segment,
             },
@@ -121,9 +122,7 @@ class Foretell(Procedure[ForetellSettings]):
             once={"judging": self._judging_seconds(heads)},
             more=(
                 PlanLine("heads", heads, "heads", "of all blocks and layers: the items"),
-                PlanLine(
-                    "rows", settings.measurement.rows, "rows", "a task that are scored, at most"
-                ),
+                PlanLine("rows", settings.measurement.rows, "rows", "scored of a task, at most"),
             ),
         ).warned(warnings)
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.studies.frame.opening import seeds_of
-from crosstune.studies.frame.over_seeds import mean_over_seeds
+from crosstune.studies.frame.over_seeds import mean_over_seeds, together
 
 from . import judging
 from .joined import OfHeads, OfRows, of_heads, of_rows
-from .profiles import BLOCK, HEAD, KIND, PREDICTOR, SCORE
+from .profiles import BLOCK, HEAD, KIND, PREDICTOR, SCORE, Cells
 from .settings import ForetellSettings
 
-SEED = Column.axis("seed", "int64", about="The cell's seed.")
 TOTALS = "forgetting_totals"
 MAP, FORGOTTEN, POINTS = "foretell_heads", "foretell_forgotten", "foretell_rows"
 _NATS = "nats/token"
@@ -60,60 +58,41 @@ def over_seeds(
     """Verdicts, maps, rows and what was forgotten in all, from the finished cells; the correlations of the headline."""
     heads, rows, seeds = of_heads(done), of_rows(done), seeds_of(done, settings)
     judged = judging.judge_heads(heads, settings.permutations)
-    cells = zip(seeds, done, strict=True)
     tables = [
         judged,
         judging.judge_rows(rows, settings.permutations),
-        Table(MAP, MAP_COLUMNS, _map(heads)),
-        Table(FORGOTTEN, FORGOTTEN_COLUMNS, _forgotten(heads)),
-        Table(POINTS, POINTS_COLUMNS, _points(rows)),
-        Table.concat([cell.table(TOTALS).with_columns({SEED: seed}) for seed, cell in cells]),
+        Table.of_tuples(MAP, MAP_COLUMNS, _map(heads)),
+        Table.of_tuples(FORGOTTEN, FORGOTTEN_COLUMNS, _forgotten(heads)),
+        Table.of_tuples(POINTS, POINTS_COLUMNS, _points(rows)),
+        *together(done, seeds, (TOTALS,)).values(),
     ]
     return tables, measurements(judged, seeds)
 
 
-def _map(found: OfHeads) -> Iterator[dict[str, Any]]:
+def _map(found: OfHeads) -> Iterator[Cells]:
     for when, predictors in found.predictors.items():
-        for side, nats_of in found.contributions.items():
+        for side, contributions in found.contributions.items():
             for one in predictors:
-                means = (one.values.mean(0).tolist(), nats_of.mean(0).tolist())
+                means = (one.values.mean(0).tolist(), contributions.mean(0).tolist())
                 for head, score, nats in zip(found.heads, *means, strict=True):
-                    yield {
-                        "when": when,
-                        "side": side,
-                        **vars(head),
-                        "predictor": one.name,
-                        "kind": one.kind,
-                        "score": score,
-                        "nats": nats,
-                    }
+                    yield when, side, *head, one.name, one.kind, score, nats
 
 
-def _forgotten(found: OfHeads) -> Iterator[dict[str, Any]]:
+def _forgotten(found: OfHeads) -> Iterator[Cells]:
     for side, nats in found.contributions.items():
         for head, values in zip(found.heads, nats.T.tolist(), strict=True):
             mean = mean_over_seeds(values)
-            bounds = {"low": mean.low, "high": mean.high}
-            yield {"side": side, **vars(head), "nats": mean.value, **bounds}
+            yield side, *head, mean.value, mean.low, mean.high
 
 
-def _points(found: OfRows) -> Iterator[dict[str, Any]]:
+def _points(found: OfRows) -> Iterator[Cells]:
     changes = found.change.mean(0).tolist()
     for (when, block), predictors in found.predictors.items():
         for one in predictors:
             scores = one.values.mean(0).tolist()
-            for row, score, change in zip(found.rows, scores, changes, strict=True):
-                yield {
-                    "when": when,
-                    "block": block,
-                    "row_id": row["row_id"],
-                    "predictor": one.name,
-                    "kind": one.kind,
-                    "text": row["text"],
-                    "tokens": row["tokens"],
-                    "score": score,
-                    "change": change,
-                }
+            for row, *figures in zip(found.rows, scores, changes, strict=True):
+                said = (row["text"], row["tokens"])
+                yield when, block, row["row_id"], one.name, one.kind, *said, *figures
 
 
 def headline(judged: Table) -> dict[str, str]:

@@ -69,8 +69,8 @@ def rows(count: int = 60) -> OfRows:
     change = own + length + 0.2 * torch.stack(rest[:SEEDS])
     nothing = torch.zeros(SEEDS, 0, count, dtype=torch.float64)
 
-    def of_block(told: Tensor) -> tuple[Predictor, ...]:
-        found = [Predictor("−signed", SCORE, told.expand(SEEDS, -1), nothing)]
+    def of_block(predicted: Tensor) -> tuple[Predictor, ...]:
+        found = [Predictor("−signed", SCORE, predicted.expand(SEEDS, -1), nothing)]
         for at, name in enumerate(OF_ROWS):
             values = length if at == 0 else rest[SEEDS + at]
             found.append(Predictor(name, BASELINE, values.expand(SEEDS, -1), nothing))

@@ -78,13 +78,13 @@ def test_a_stopped_cell_goes_on_to_the_same_figures(
 
     with pytest.raises(Stopped):
         small_foretell.run_cells(settings, stop)
-    told: list[Progress] = []
-    (again,) = small_foretell.run_cells(settings, told.append).cells()
+    progress: list[Progress] = []
+    (again,) = small_foretell.run_cells(settings, progress.append).cells()
     whole = foretold.cells()[0]
     for name in (profiles.HEADS, profiles.ROWS, LOSSES, "forgetting_heads", "forgetting_totals"):
         mine, theirs = ({"rows": one.table(name).rows()} for one in (again, whole))
         assert small_study.differences(mine, theirs) == []
-    steps = [one.done for one in told if one.doing.startswith("learning")]
+    steps = [one.done for one in progress if one.doing.startswith("learning")]
     # The pilot run is one step; the training goes on from its checkpoint at step 2.
     assert steps == ([4, 5] if "learning" in when else [2, 3, 4, 5])
 

@@ -62,10 +62,10 @@ def test_what_the_model_cannot_read_is_refused(tmp_path: Path) -> None:
 
 def test_more_permutations_judge_the_same_cells_again(foretold: Run, tmp_path: Path) -> None:
     shutil.copytree(foretold.folder, tmp_path / "run")
-    told: list[Progress] = []
+    progress: list[Progress] = []
     settings = small_foretell.settings(tmp_path, seeds=[0, 7], permutations=299)
-    run = small_foretell.run_cells(settings, told.append)
-    assert {one.doing for one in told} == {"finished"}
+    run = small_foretell.run_cells(settings, progress.append)
+    assert {one.doing for one in progress} == {"finished"}
     assert 1 / 300 <= min(run.table(judging.HEADS).column("p")) < 1 / 200
 
 
