@@ -27,7 +27,7 @@ from crosstune.interference.conflict.movement import (
     movement_within_run,
 )
 from crosstune.interference.conflict.peaks import find_peak
-from crosstune.interference.conflict.windows import Window, WindowAgreement
+from crosstune.interference.conflict.windows import WindowAgreement, window_of
 
 LAYERS = 12
 BLOCKS = 16
@@ -89,7 +89,7 @@ def one_state(world: World, generator: torch.Generator) -> Agreement:
 def window(world: World, generator: torch.Generator) -> WindowAgreement:
     """A window of states whose cosines swing about the truth; the blocks' noise half persists."""
     fixed = block_noise(world, generator)
-    found = Window(BURST)
+    seen = []
     states = world.bursts * BURST
     for state in range(states):
         if state % BURST == 0:
@@ -99,8 +99,8 @@ def window(world: World, generator: torch.Generator) -> WindowAgreement:
         first, second = means(moved.clamp(-1, 1))
         noise = (fixed + block_noise(world, generator)) / math.sqrt(2)
         norm = world.falls_to ** (state / (states - 1))
-        found.add(agreement(sums_of(norm * (first + noise[0]), norm * (second + noise[1]))))
-    return found.result(generator)
+        seen.append(agreement(sums_of(norm * (first + noise[0]), norm * (second + noise[1]))))
+    return window_of(seen, generator, burst=BURST)
 
 
 def named_peak(world: World, generator: torch.Generator) -> int:

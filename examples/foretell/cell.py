@@ -1,4 +1,4 @@
-"""One seed: a scout whose states are scored and which is thrown away, then the training whose forgetting is booked head by head."""
+"""One seed: a pilot run whose snapshots are scored and which is thrown away, then the training, with a ledger by head."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from crosstune.circuits import measure_circuits
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
@@ -30,64 +29,53 @@ LOSSES_COLUMNS = (
 
 
 class ForetellCell(Cell[Any]):
-    """Score the states of a scout, learn the new task, and book what that cost."""
+    """Score the snapshots of a pilot run, learn the new task, and keep the account of what that cost."""
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the scout and of the training."""
-        return self._scouting + int(self.settings.training.steps)
-
-    @property
-    def _scouting(self) -> int:
-        scout = self.settings.scout
-        return 0 if scout is None else int(scout.steps)
+        """Optimizer steps of the pilot run and of the training."""
+        return int(self.settings.pilot_steps + self.settings.training.steps)
 
     def phases(self) -> Iterator[Phase]:
-        """The scout, then the training."""
-        yield Phase(SCOUTED, self._scout)
-        self.passed(self._scouting)
+        """The pilot run, then the training."""
+        yield Phase(SCOUTED, self._pilot)
+        self.passed(self.settings.pilot_steps)
         yield Phase(LEARNED, self._learn)
 
-    def _scout(self) -> None:
-        """Score every state of a copy that learns a little, and throw the copy away."""
+    def _pilot(self) -> None:
+        """Score every snapshot of a copy that learns a little, and throw the copy away."""
         study, settings = self.procedure, self.settings
         heads: list[profiles.Cells] = []
         rows: list[profiles.Cells] = []
 
         def score(state: int, model: Any) -> None:
-            self.tell(f"scoring heads at step {state} of the scout", state)
-            found = measure_circuits(
-                model,
-                study.start.tokenizer,
-                study.old,
-                study.new,
-                settings=settings.part("measurement"),
-            )
+            self.tell(f"scoring heads at step {state} of the pilot run", state)
+            found = study.scores(model)
             heads.extend(profiles.head_profiles(state, found))
             rows.extend(profiles.row_profiles(state, found))
 
         self.tell("loading")
         model = study.start.load()
-        if settings.scout is None:
+        if settings.pilot is None:
             score(0, model)
         else:
-            self.remove("scout")  # scores of a scout that was killed are gone
+            self.remove("scout")  # scores of a pilot run that was killed are gone
             self.train(
-                "scouting",
+                "pilot run",
                 model,
                 study.stage_data(),
-                settings.scout,
+                settings.pilot,
                 profiles.AtStates(score, settings.apart),
                 seed=Seeds(self.seed).derive("foretell", "scout", settings.new_task),
                 folder="scout",
             )
         self.write(
-            Table(profiles.HEADS, profiles.HEADS_COLUMNS, heads),
-            Table(profiles.ROWS, profiles.ROWS_COLUMNS, rows),
+            Table.of_tuples(profiles.HEADS, profiles.HEADS_COLUMNS, heads),
+            Table.of_tuples(profiles.ROWS, profiles.ROWS_COLUMNS, rows),
         )
 
     def _learn(self) -> None:
-        """Learn the new task with the ledger looking on."""
+        """Learn the new task, followed by the ledger."""
         study, settings = self.procedure, self.settings
         self.tell("loading")
         model = study.start.load()
@@ -104,27 +92,15 @@ class ForetellCell(Cell[Any]):
 
     def _losses(self, model: Any) -> Tensor:
         """The loss of every scored row of the old task, nats."""
-        study = self.procedure
-        return score_rows(
-            model,
-            study.samples[0].encoded,
-            pad_id=study.start.pad_id,
-            batch_tokens=self.settings.training.evaluation_tokens,
-        ).nats
+        rows, pad_id = self.procedure.samples[0].encoded, self.procedure.start.pad_id
+        tokens = self.settings.training.evaluation_tokens
+        return score_rows(model, rows, pad_id=pad_id, batch_tokens=tokens).nats
 
     def _changes(self, before: Tensor, after: Tensor) -> Table:
         samples = self.procedure.samples[0]
         losses = zip(samples.encoded, samples.texts, before.tolist(), after.tolist(), strict=True)
         rows = (
-            {
-                "row": place,
-                "row_id": row.row_id,
-                "text": text,
-                "tokens": row.scored_tokens,
-                "before": first,
-                "after": last,
-                "change": last - first,
-            }
+            (place, row.row_id, text, row.scored_tokens, first, last, last - first)
             for place, (row, text, first, last) in enumerate(losses)
         )
-        return Table(LOSSES, LOSSES_COLUMNS, rows)
+        return Table.of_tuples(LOSSES, LOSSES_COLUMNS, rows)

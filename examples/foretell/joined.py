@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,18 +15,12 @@ from crosstune.foundation.records import Run
 from . import cell, profiles
 
 BEFORE, WINDOW = "before", "window"
+Rows = Sequence[Mapping[str, Any]]
 _HALVES = ("a_even", "a_odd", "b_even", "b_odd")
 
 
-@dataclass(frozen=True)
-class Head:
-    """One head of one block: an item of the study.
-
-    Attributes:
-        block: q, k, v or o.
-        layer: Its layer.
-        head: A query head in q and o, a key-value head in k and v.
-    """
+class Head(NamedTuple):
+    """One head of one block: a query head in q and o, a key-value head in k and v."""
 
     block: str
     layer: int
@@ -34,60 +29,34 @@ class Head:
 
 @dataclass(frozen=True)
 class Predictor:
-    """One profile that may foretell forgetting.
-
-    Attributes:
-        name: A score, or a norm.
-        kind: `score` or `baseline`.
-        values: [S, n].
-        halves: The same over halves of both tasks' rows, [S, 4, n]; NaN where it has none.
-    """
+    """One profile that may predict forgetting: a score, or a norm as baseline, at S seeds for n items."""
 
     name: str
     kind: str
-    values: Tensor
-    halves: Tensor
+    values: Tensor  # [S, n]
+    halves: Tensor  # the same over halves of both tasks' rows, [S, 4, n]; NaN where it has none
 
 
 @dataclass(frozen=True)
 class OfHeads:
-    """Predictors and forgetting of all heads.
-
-    Attributes:
-        heads: The items, n of them.
-        predictors: When they were taken → profiles.
-        booked: Side of the old task → what the ledger booked, nats per token, [S, n].
-    """
+    """Predictors of all heads, by when they were taken, and forgetting, by side of the old task."""
 
     heads: tuple[Head, ...]
     predictors: Mapping[str, tuple[Predictor, ...]]
-    booked: Mapping[str, Tensor]
+    contributions: Mapping[str, Tensor]  # by the ledger, nats per token, [S, n]
 
 
 @dataclass(frozen=True)
 class OfRows:
-    """Predictors and forgetting of the old task's scored rows.
+    """Predictors of the old task's scored rows, by when they were taken and block, and their change of loss."""
 
-    Attributes:
-        rows: The rows, n of them: the cells of `LOSSES_COLUMNS` at the first seed.
-        predictors: When they were taken, and the block → profiles.
-        change: After − before, nats, [S, n].
-    """
-
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Mapping[str, Any], ...]  # of the table `foretell_losses` at the first seed
     predictors: Mapping[tuple[str, str], tuple[Predictor, ...]]
-    change: Tensor
+    change: Tensor  # after − before, nats, [S, n]
 
 
 def of_heads(cells: Sequence[Run]) -> OfHeads:
-    """The heads' side of the study.
-
-    Args:
-        cells: The finished cells.
-
-    Returns:
-        Predictors before the training and over the window of states, and what was booked.
-    """
+    """Predictors and forgetting of the heads, from the finished cells."""
     tables = [one.table(profiles.HEADS).rows() for one in cells]
     heads = tuple(dict.fromkeys(Head(r["block"], r["layer"], r["head"]) for r in tables[0]))
     place = {head: at for at, head in enumerate(heads)}
@@ -95,62 +64,48 @@ def of_heads(cells: Sequence[Run]) -> OfHeads:
     def at(row: Mapping[str, Any]) -> int:
         return place[Head(row["block"], row["layer"], row["head"])]
 
-    booked: dict[str, list[Tensor]] = {}
-    for one in cells:
-        for side, values in _booked(one, place).items():
-            booked.setdefault(side, []).append(values)
-    return OfHeads(
-        heads,
-        {
-            when: _predictors(tables, len(heads), at, _HALVES, when == WINDOW)
-            for when in _moments(tables[0])
-        },
-        {side: torch.stack(values) for side, values in booked.items()},
-    )
+    found = [_contributions(one, place) for one in cells]
+    sides = {side: torch.stack([each[side] for each in found]) for side in found[0]}
+    return OfHeads(heads, _by_moment(tables, len(heads), at, _HALVES), sides)
 
 
 def of_rows(cells: Sequence[Run]) -> OfRows:
-    """The rows' side of the study.
-
-    Args:
-        cells: The finished cells.
-
-    Returns:
-        Predictors of every block, and what each row lost.
-    """
+    """Predictors and forgetting of the rows, from the finished cells."""
     losses = [one.table(cell.LOSSES).rows() for one in cells]
     tables = [one.table(profiles.ROWS).rows() for one in cells]
-    blocks = dict.fromkeys(row["block"] for row in tables[0])
-    found = {}
-    for when in _moments(tables[0]):
-        for block in blocks:
-            own = [[row for row in table if row["block"] == block] for table in tables]
-            found[when, block] = _predictors(
-                own, len(losses[0]), lambda row: int(row["row"]), (), when == WINDOW
-            )
+    by_block = {}
+    for block in dict.fromkeys(row["block"] for row in tables[0]):
+        of_block = [[row for row in table if row["block"] == block] for table in tables]
+        by_block[block] = _by_moment(of_block, len(losses[0]), itemgetter("row"))
+    moments = next(iter(by_block.values()))
+    found = {(when, block): by_block[block][when] for when in moments for block in by_block}
     change = torch.tensor([[row["change"] for row in rows] for rows in losses], dtype=torch.float64)
     return OfRows(tuple(losses[0]), found, change)
 
 
-def _moments(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Before the training, and over a window where more than one state was scored."""
-    return (BEFORE, WINDOW) if len({row["state"] for row in rows}) > 1 else (BEFORE,)
+def _by_moment(
+    tables: Sequence[Rows], items: int, at: Callable[[Any], int], halves: Sequence[str] = ()
+) -> dict[str, tuple[Predictor, ...]]:
+    """The predictors at the state before and, where several were scored, as means over the window of all of them."""
+    states, columns = {row["state"] for row in tables[0]}, ("score", *halves)
+    found = {BEFORE: _predictors(tables, items, at, columns, {0})}
+    if len(states) > 1:
+        found[WINDOW] = _predictors(tables, items, at, columns, states)
+    return found
 
 
 def _predictors(
-    tables: Sequence[Sequence[Mapping[str, Any]]],
+    tables: Sequence[Rows],
     items: int,
-    at: Any,
-    halves: Sequence[str],
-    whole_window: bool,
+    at: Callable[[Any], int],
+    columns: Sequence[str],
+    states: set[int],
 ) -> tuple[Predictor, ...]:
-    """Each predictor of each seed: at the first state, or as the mean over all states."""
+    """Each predictor of each seed, as the mean over some states."""
     names = dict.fromkeys((row["predictor"], row["kind"]) for row in tables[0])
-    columns = ("score", *halves)
     sums = torch.zeros(len(names), len(tables), len(columns), items, dtype=torch.float64)
     order = {name: number for number, (name, _) in enumerate(names)}
     for seed, rows in enumerate(tables):
-        states = {row["state"] for row in rows} if whole_window else {0}
         for row in rows:
             if row["state"] in states:
                 figures = torch.tensor([row[name] for name in columns], dtype=torch.float64)
@@ -161,8 +116,8 @@ def _predictors(
     )
 
 
-def _booked(one: Run, place: Mapping[Head, int]) -> dict[str, Tensor]:
-    """What a cell's ledger booked under every head, by side; what belongs to no head takes no part."""
+def _contributions(one: Run, place: Mapping[Head, int]) -> dict[str, Tensor]:
+    """What a cell's ledger attributes to every head, by side; what belongs to no head is left out."""
     found: dict[str, Tensor] = {}
     for row in one.table("forgetting_heads").rows():
         number = max(row["head"], row["kv_head"])

@@ -1,4 +1,4 @@
-"""Does a profile foretell forgetting? Its rank correlation with it, beyond gradient norms, against permutations, and what could be seen."""
+"""Does a profile predict forgetting? Its rank correlation with it, beyond gradient norms, against permutations, and the power."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ CLEAR = 0.7
 """A design that could only see correlations above this is too small to deny one."""
 FORETELLS, NORMS_DO, OPPOSITE = "foretells", "no better than norms", "foretells the opposite"
 DOES_NOT, TOO_FEW, UNMEASURED = "does not foretell", "too few to say", "unmeasured"
-_WHEN = Column.axis("when", about="before: the state before; window: mean over the scout's states.")
+_WHEN = Column.axis(
+    "when", about="before: the state before; window: mean over the pilot run's snapshots."
+)
 _FIGURES = (
     *Column.interval(
         "correlation",
@@ -60,7 +62,7 @@ _ENDING = (
 HEADS_COLUMNS = (
     _WHEN,
     Column.axis("side", about="train: rows scores come from; test: no score saw them."),
-    Column.axis("outcome", about="forgotten: booked nats; size: their magnitude."),
+    Column.axis("outcome", about="forgotten: contributed nats; size: their magnitude."),
     Column.axis("scope", about="Heads ranked within a block, or within its layers."),
     Column.axis("block", about="q, k, v, o, or all: each ranked in itself."),
     PREDICTOR,
@@ -88,18 +90,11 @@ Cells = dict[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """One outcome of some items.
+    """One outcome of some items, which predictors are correlated with."""
 
-    Attributes:
-        outcome: [S, n].
-        strata: The stratum of each item.
-        name: What its random streams are called.
-        permutations: How many.
-    """
-
-    outcome: Tensor
-    strata: Sequence[object]
-    name: tuple[str, ...]
+    outcome: Tensor  # [S, n]
+    strata: Sequence[object]  # of each item
+    name: tuple[str, ...]  # of its random streams
     permutations: int
 
     @property
@@ -111,7 +106,7 @@ class Question:
         return sum(pairs) / len(pairs) if pairs else math.nan
 
     def detectable(self) -> float:
-        """The true correlation of a score as it was measured that would be found."""
+        """The smallest true correlation, of a score as it was measured, that would be found."""
         agreement = self.agreement
         return detectable_correlation(
             self.strata,
@@ -130,20 +125,12 @@ class Question:
 
 
 def judge_heads(found: OfHeads, permutations: int) -> Table:
-    """The table `foretell`.
-
-    Args:
-        found: Predictors and forgetting of all heads.
-        permutations: How many.
-
-    Returns:
-        One row for each moment, side, outcome, scope, block and predictor.
-    """
+    """The table `foretell`: one row for each moment, side, outcome, scope, block and predictor."""
     rows = [
         row
         for axes, members, strata in _groups(found)
-        for side, booked in found.booked.items()
-        for outcome, values in ((FORGOTTEN, booked), (SIZE, booked.abs()))
+        for side, nats in found.contributions.items()
+        for outcome, values in ((FORGOTTEN, nats), (SIZE, nats.abs()))
         for row in _asked_of_heads(
             found.predictors,
             members,
@@ -161,7 +148,7 @@ def _asked_of_heads(
     question: Question,
     about: Cells,
 ) -> Iterator[Cells]:
-    """What every predictor answers to one question."""
+    """One row for each predictor."""
     seen, agreement = question.detectable(), question.agreement
     for when, profiles in predictors.items():
         asked = [_only(one, members) for one in profiles if _may_say(one, about["outcome"])]
@@ -178,21 +165,13 @@ def _asked_of_heads(
 
 
 def judge_rows(found: OfRows, permutations: int) -> Table:
-    """The table `foretell_by_row`.
-
-    Args:
-        found: Predictors and forgetting of all scored rows.
-        permutations: How many.
-
-    Returns:
-        One row for each moment, block and predictor.
-    """
+    """The table `foretell_by_row`: one row for each moment, block and predictor."""
     one = ["rows"] * len(found.rows)
     question = Question(found.change, one, ("rows",), permutations)
     seen = question.detectable()
     rows: list[Cells] = []
     for when in dict.fromkeys(when for when, _ in found.predictors):
-        by_block = {block: own for (at, block), own in found.predictors.items() if at == when}
+        by_block = {block: them for (at, block), them in found.predictors.items() if at == when}
         for block, predictors in (*by_block.items(), (ALL, _together(list(by_block.values())))):
             for answer in _answers(question, predictors):
                 rows.append({"when": when, "block": block, **answer, "detectable": seen})
@@ -218,7 +197,7 @@ def _only(one: Predictor, members: list[int]) -> Predictor:
 
 
 def _may_say(one: Predictor, outcome: str) -> bool:
-    """A score with a sign foretells forgetting, not how much a head matters."""
+    """A score with a sign predicts forgetting, not how much a head matters."""
     return outcome == FORGOTTEN or not one.name.startswith("−")
 
 
@@ -306,26 +285,15 @@ def _adjust(rows: list[Cells], family: Sequence[str]) -> None:
 
 
 def verdict(row: Cells) -> str:
-    """What one row says, in a word.
-
-    Args:
-        row: Its cells.
-
-    Returns:
-        One of the verdicts.
-    """
+    """What one row says, in a word."""
     if math.isnan(row["correlation"]):
         return UNMEASURED
     if row["p_adjusted"] <= ERROR:
-        if row["kind"] == SCORE and not _beyond(row):
+        # Whether what norms leave of a score still says the same.
+        is_beyond = row["beyond"] * row["correlation"] > 0 and row["beyond_p"] <= ERROR
+        if row["kind"] == SCORE and not is_beyond:
             return NORMS_DO
         return FORETELLS if row["correlation"] > 0 else OPPOSITE
     # Power leaves out that seeds differ, so what would have been found must lie outside the interval too.
     is_denied = row["detectable"] <= CLEAR and row["high"] < row["detectable"]
     return DOES_NOT if is_denied else TOO_FEW
-
-
-def _beyond(row: Cells) -> bool:
-    """Whether what norms leave of a score still says the same."""
-    same = row["beyond"] * row["correlation"] > 0
-    return bool(same and row["beyond_p"] <= ERROR)

@@ -16,15 +16,7 @@ from .verdicts import statements
 
 
 def page(run: Run, settings: ForetellSettings) -> Page:
-    """What the report of a foretell study says and draws.
-
-    Args:
-        run: The run, with its tables over seeds.
-        settings: The study's settings.
-
-    Returns:
-        The page.
-    """
+    """What the report says and draws."""
     return Page(
         title=f"Do heads foretell what {settings.old_task} loses to {settings.new_task}?",
         subtitle=_subtitle(run, settings),
@@ -47,9 +39,9 @@ def _subtitle(run: Run, settings: ForetellSettings) -> str:
 def _sections(run: Run, settings: ForetellSettings) -> Iterator[Section]:
     judged = run.table(judging.HEADS)
     asked = headline(judged)
-    yield _correlations(judged, asked)
+    yield _correlations(asked)
     yield from _heads(judged, asked)
-    yield from _rows(run.table(judging.ROWS), asked)
+    yield from _rows(asked)
     yield _power(asked)
     yield Section(
         id="totals",
@@ -61,11 +53,11 @@ def _sections(run: Run, settings: ForetellSettings) -> Iterator[Section]:
     yield _method(settings)
 
 
-def _correlations(judged: Table, asked: dict[str, str]) -> Section:
+def _correlations(asked: dict[str, str]) -> Section:
     return Section(
         id="foretell",
         title="Which scores foretell which heads forget?",
-        lead="Rank correlation of each score, taken before, with what the ledger booked under each head. To the right: heads "
+        lead="Rank correlation of each score, taken before, with what the ledger attributes to each head. To the right: heads "
         "with more of it forget more. Norms are what needs no score.",
         view="bars",
         table=judging.HEADS,
@@ -99,7 +91,7 @@ def _heads(judged: Table, asked: dict[str, str]) -> Iterator[Section]:
     yield Section(
         id="forgotten-map",
         title="Where it was forgotten",
-        lead="Nats per token that the closing ledger books under every head: above 0 forgotten, below 0 learned.",
+        lead="Nats per token that the ledger attributes to every head: above 0 forgotten, below 0 learned.",
         view="heatmap",
         table=FORGOTTEN,
         x="head",
@@ -107,7 +99,7 @@ def _heads(judged: Table, asked: dict[str, str]) -> Iterator[Section]:
         value="nats",
         choose=("block", "side"),
         begin={"side": asked["side"]},
-        note="Mean over seeds. K and V are booked once for each key-value head.",
+        note="Mean over seeds. K and V have one contribution for each key-value head.",
     )
     yield Section(
         id="score-map",
@@ -124,14 +116,12 @@ def _heads(judged: Table, asked: dict[str, str]) -> Iterator[Section]:
     )
 
 
-def _rows(by_row: Table, asked: dict[str, str]) -> Iterator[Section]:
-    if not len(by_row):
-        return
+def _rows(asked: dict[str, str]) -> Iterator[Section]:
     begin: dict[str, object] = {"when": asked["when"], "block": judging.ALL}
     yield Section(
         id="rows",
         title="Which rows are forgotten?",
-        lead="The same question of the old task's scored rows: does a row's own score, over all heads, foretell how much its "
+        lead="The same question of the old task's scored rows: does a row's score, over all heads, predict how much its "
         "loss rises?",
         view="bars",
         table=judging.ROWS,
@@ -176,14 +166,14 @@ def _method(settings: ForetellSettings) -> Section:
     return Section(
         id="method",
         title="How it was asked, and what it does not say",
-        lead="Scores are means over pairs of a row of the old task and one of the new, at the state before and at those of a "
-        "scout: a throw-away copy that learns the new task for a few steps in another order, since signed scores flip with the "
-        "optimizer's oscillation. Nothing of the training itself is seen by a score. The outcome is the forgetting ledger, "
-        "cut by block and head, an account that closes; on the side `test` it stands on rows that no score saw. p: heads are permuted within "
+        lead="Scores are means over pairs of a row of the old task and one of the new, at the state before and at "
+        "snapshots of a pilot run: a copy that learns the new task for a few steps in another order and is thrown away, since signed scores flip with the "
+        "optimizer's oscillation. No score sees anything of the training itself. The outcome is the forgetting ledger "
+        "by block and head, whose contributions add up to the loss change; on the side `test` it stands on rows that no score saw. p: heads are permuted within "
         "their strata, in all seeds at once. “Foretells” asks for a positive correlation that holds after Holm over the scores, "
         f"and for one that gradient norms ({BASELINE}s) do not explain. None of it says that a head causes forgetting, nor speaks "
         "of other models, tasks or learning rates.",
         view="text",
-        note=f"{settings.states} states, {settings.apart} steps apart; {settings.permutations} permutations; up to "
+        note=f"{settings.states} snapshots, {settings.apart} steps apart; {settings.permutations} permutations; up to "
         f"{settings.measurement.rows} rows a task.",
     )

@@ -1,4 +1,4 @@
-"""Everything a foretell study can be told."""
+"""The settings of a foretell study."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from typing import ClassVar
 
 from crosstune.circuits.settings import CircuitSettings
 from crosstune.foundation.data.settings import TaskSettings
-from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
+from crosstune.foundation.gradients.settings import BlockSettings, LedgerSettings
 from crosstune.foundation.settings.options import at_least
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.studies.frame.settings import SeededSettings, require
 
-
-def _measurement() -> CircuitSettings:
-    return CircuitSettings(variants=("directional", "signed", "symmetric", "ewc"))
+_VARIANTS = ("directional", "signed", "symmetric", "ewc")
 
 
 @dataclass(frozen=True)
 class ForetellSettings(SeededSettings):
-    """Score every head before a task is learned, learn it, and see whether the scores foretold what was forgotten."""
+    """Score every head before a task is learned, learn it, and see whether the scores predicted what was forgotten."""
 
     output: str = "runs/foretell"
     """The run folder. A run that was stopped, or is given more seeds, goes on in it."""
@@ -34,25 +32,27 @@ class ForetellSettings(SeededSettings):
     learn: str = ""
     """The task that is learned; empty: the last one."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One scout and one training each. A seed changes the order of rows and dropout, never the rows."""
+    """One pilot run and one training each. A seed changes the order of rows and dropout, never the rows."""
     test_share: float = 0.4
-    """Share of the rows, by group, that no score sees; what is forgotten of them is held against the scores."""
+    """Share of the rows, by group, that no score sees; what is forgotten of them is compared with the scores."""
     data_seed: int = 0
     """Changes which rows are scored, learned and kept apart; the same for all seeds."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """How the new task is learned; the whole model, since a LoRA factor A belongs to no single head."""
-    measurement: CircuitSettings = field(default_factory=_measurement)
+    measurement: CircuitSettings = field(
+        default_factory=lambda: CircuitSettings(variants=_VARIANTS)
+    )
     """Which scores, on how many rows of each task (length and seed follow `training` and `data_seed`)."""
     states: int = 4
-    """States that scores are averaged over: the one before, and those of a scout, a throw-away copy that learns a little."""
+    """Snapshots that scores are averaged over: the model before, and those of a pilot run: a copy that learns a little."""
     apart: int = 1
-    """Optimizer steps of the scout from one of these states to the next, at the full learning rate."""
+    """Stride: optimizer steps of the pilot run from one snapshot to the next, at the full learning rate."""
     ledger: LedgerSettings = field(default_factory=lambda: LedgerSettings(by_head=True))
-    """The forgetting ledger, cut by head."""
+    """The forgetting ledger, by head."""
     blocks: BlockSettings = field(default_factory=lambda: BlockSettings(rows_per_block=2))
     """Reference rows of the ledger, on each side (length and seed follow `training` and `data_seed`)."""
     permutations: int = 2000
-    """Permutations of heads (and of rows) that a correlation is held against."""
+    """Permutations of heads (and of rows) that a correlation is tested against."""
 
     NO_NUMBERS: ClassVar = (*SeededSettings.NO_NUMBERS, "permutations")
     FOLLOWS: ClassVar = {
@@ -75,27 +75,19 @@ class ForetellSettings(SeededSettings):
         self._check_heads()
 
     def _check_heads(self) -> None:
-        """The account can be cut by head, and a score averaged over A says something of A."""
-        require(
-            self.training.lora is None,
-            "training.lora",
-            "must be none: what moves in a LoRA factor A belongs to all heads of a projection at once",
-            self.training.lora,
-        )
+        """The ledger can tell heads apart, and a score averaged over A says something of A."""
+        shared = "must be none: what moves in a LoRA factor A belongs to all heads of a projection at once"
+        require(self.training.lora is None, "training.lora", shared, self.training.lora)
         require(self.ledger.by_head, "ledger.by_head", "must be true: heads are compared", "false")
-        require(
-            not self.measurement.blind,
-            "measurement.averages",
-            "must be pooled or true: averaged over A under A's own Fisher a directional score says nothing of A",
-            self.measurement.averages,
+        averages = "must be pooled or true: averaged over A under A's own Fisher a directional score says nothing of A"
+        blind, found = self.measurement.blind, self.measurement.averages
+        require(not blind, "measurement.averages", averages, found)
+        path = (
+            "must be false: the ledger accounts for the path to the last step, not for a jump back"
         )
         stopping = self.training.early_stopping
-        require(
-            stopping is None or not stopping.restore_best,
-            "training.early_stopping.restore_best",
-            "must be false: the ledger accounts for the path to the last step, not for a jump back",
-            "true",
-        )
+        jumps = stopping is not None and stopping.restore_best
+        require(not jumps, "training.early_stopping.restore_best", path, "true")
 
     @property
     def new_task(self) -> str:
@@ -108,13 +100,18 @@ class ForetellSettings(SeededSettings):
         return next(name for name in self.task_names if name != self.new_task)
 
     @property
-    def scout(self) -> TrainingSettings | None:
-        """How the scout learns: as the training does, at the full learning rate; None where the state before is enough."""
+    def pilot_steps(self) -> int:
+        """Optimizer steps of the pilot run."""
+        return (self.states - 1) * self.apart
+
+    @property
+    def pilot(self) -> TrainingSettings | None:
+        """How the pilot run learns: as the training does, at the full learning rate; None where the state before is enough."""
         if self.states == 1:
             return None
         return replace(
             self.training,
-            steps=(self.states - 1) * self.apart,
+            steps=self.pilot_steps,
             schedule="constant",
             warmup=0,
             evaluate_every=0,
@@ -122,8 +119,3 @@ class ForetellSettings(SeededSettings):
             early_stopping=None,
             report_to=(),
         )
-
-    @property
-    def gradients(self) -> GradientSettings:
-        """How the ledger evaluates losses and gradients: as the scores are."""
-        return self.measurement.gradient_settings()

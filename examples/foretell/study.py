@@ -1,13 +1,14 @@
-"""Do circuit scores, taken before a task is learned, foretell which heads and rows will forget? `crosstune run` takes this file."""
+"""Do circuit scores, taken before a task is learned, predict which heads and rows will forget? `crosstune run` takes this file."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from crosstune.circuits import measure_circuits
+from crosstune.circuits import CircuitScores, measure_circuits
 from crosstune.circuits.samples import choose_samples
-from crosstune.foundation.data import check_enough, read_tasks
+from crosstune.foundation.data import check_enough
 from crosstune.foundation.gradients.blocks import make_blocks
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import Page
@@ -28,14 +29,7 @@ _PERMUTED_SECONDS = 1.6e-7  # one permutation of one head in one test, as seen o
 
 
 class Foretell(Procedure[ForetellSettings]):
-    """Score heads at a few states of a scout, learn the new task, and correlate scores with what was forgotten.
-
-    Attributes:
-        start: The model before.
-        old: The task that may be forgotten: `train` rows are scored, `test` rows no score sees.
-        new: The task that is learned, from its `train` rows, some of which are scored.
-        samples: The scored rows of the old and of the new task.
-    """
+    """Score heads at a few snapshots of a pilot run, learn the new task, and correlate scores with what was forgotten."""
 
     kind = "foretell"
     question = "Do circuit scores, taken before a task is learned, foretell which heads and rows will forget?"
@@ -48,15 +42,7 @@ class Foretell(Procedure[ForetellSettings]):
         self.start = StartModel(settings, "before")
         tokenizer = self.start.tokenizer
         check_length("training.length", settings.training.length, self.start.config)
-        tasks = {
-            task.name: task
-            for task in read_tasks(
-                settings.tasks,
-                test_share=settings.test_share,
-                samples=None,
-                seed=settings.data_seed,
-            )
-        }
+        tasks = {task.name: task for task in self.read_tasks()}
         self.old, self.new = tasks[settings.old_task], tasks[settings.new_task]
         check_enough([self.new], settings.training.batch_rows, "training.batch_rows")
         self.samples = choose_samples(self.old, self.new, tokenizer, settings.part("measurement"))
@@ -78,21 +64,25 @@ class Foretell(Procedure[ForetellSettings]):
         return found
 
     def stage_data(self) -> StageData:
-        """What is learned, and the rows that no score sees, which are looked at on the way."""
+        """What is learned, and the rows that no score sees, whose loss is evaluated on the way."""
         held_out = {task.name: task.test for task in (self.old, self.new)}
         return self.start.stage_data(self.new.train, held_out, self.settings.training.length)
 
+    def scores(self, model: Any) -> CircuitScores:
+        """The circuit scores of a state of the model."""
+        asked = self.settings.part("measurement")
+        return measure_circuits(model, self.start.tokenizer, self.old, self.new, settings=asked)
+
     def ledger(self, run: Run | None = None, every: int | None = None) -> ForgettingLedger:
-        """The account of the old task: of its rows that are scored from, and of those that no score sees."""
+        """The ledger of the old task: of its rows that scores come from, and of those that no score sees."""
         settings = self.settings
         timed = {} if every is None else {"every": every, "track": False}
-        asked = settings.part("ledger", stage=self.new.name, **timed)
         return ForgettingLedger(
             {self.old.name: self.old},
             tokenizer=self.start.tokenizer,
             blocks=settings.part("blocks"),
-            gradients=settings.gradients,
-            settings=asked,
+            gradients=settings.measurement.gradient_settings(),  # as the scores are evaluated
+            settings=settings.part("ledger", stage=self.new.name, **timed),
             run=run,
         )
 
@@ -105,28 +95,26 @@ class Foretell(Procedure[ForetellSettings]):
         return page.page(run, self.settings)
 
     def plan(self) -> Plan:
-        """Score one state and train for one chord on the real model and rows."""
+        """Score one state and train for one segment on the real model and rows."""
         warnings, settings = self.prepare(), self.settings
         began = time.perf_counter()
         model = self.start.load()
         loaded = time.perf_counter()
-        scores = measure_circuits(
-            model, self.start.tokenizer, self.old, self.new, settings=settings.part("measurement")
-        )
+        scores = self.scores(model)
         scored = time.perf_counter()
         every = max(FEWEST_STEPS, settings.ledger.every)
         ledger = self.ledger(every=every)
         timing = time_training(model, self.stage_data(), settings.training, ledger, steps=every)
-        chord = sum(row["seconds"] for row in ledger.segments().rows())
-        steps, scout = settings.training.steps, settings.scout
+        segment = sum(row["seconds"] for row in ledger.segments().rows())
+        steps = settings.training.steps
         heads = len(scores.layers) * sum(len(scores.heads(block)) for block in scores.blocks)
         return as_plan(
             {
                 "loading": 2 * (loaded - began),
                 "scoring heads": settings.states * (scored - loaded),
-                "scout": (0 if scout is None else scout.steps) * timing.step_seconds,
+                "pilot run": settings.pilot_steps * timing.step_seconds,
                 "learning": steps * timing.step_seconds,
-                "forgetting ledger": -(-steps // settings.ledger.every) * chord,
+                "forgetting ledger": -(-steps // settings.ledger.every) * segment,
             },
             cells=len(settings.seeds),
             workers=settings.workers,
@@ -134,9 +122,7 @@ class Foretell(Procedure[ForetellSettings]):
             once={"judging": self._judging_seconds(heads)},
             more=(
                 PlanLine("heads", heads, "heads", "of all blocks and layers: the items"),
-                PlanLine(
-                    "rows", settings.measurement.rows, "rows", "a task that are scored, at most"
-                ),
+                PlanLine("rows", settings.measurement.rows, "rows", "scored of a task, at most"),
             ),
         ).warned(warnings)
 

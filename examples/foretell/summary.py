@@ -4,52 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.studies.frame.opening import seeds_of
-from crosstune.studies.frame.over_seeds import mean_over_seeds
+from crosstune.studies.frame.over_seeds import mean_over_seeds, together
 
 from . import judging
 from .joined import OfHeads, OfRows, of_heads, of_rows
-from .profiles import KIND, PREDICTOR, SCORE
+from .profiles import BLOCK, HEAD, KIND, PREDICTOR, SCORE, Cells
 from .settings import ForetellSettings
 
-SEED = Column.axis("seed", "int64", about="The cell's seed.")
 TOTALS = "forgetting_totals"
 MAP, FORGOTTEN, POINTS = "foretell_heads", "foretell_forgotten", "foretell_rows"
 _NATS = "nats/token"
 _SIDE = Column.axis("side", about="train: rows scores come from; test: no score saw them.")
 _WHEN = Column.axis("when", about="before: one state; window: mean over several.")
-_BLOCK = Column.axis("block", about="Projection: q, k, v or o.")
-_PLACE = (
-    _BLOCK,
-    Column.axis("layer", "int64", about="Index of the layer, from 0."),
-    Column.axis("head", "int64", about="Query head in q and o, key-value head in k and v."),
-)
 MAP_COLUMNS = (
     _WHEN,
     _SIDE,
-    *_PLACE,
+    *HEAD,
     PREDICTOR,
     KIND,
     Column.value("score", about="Mean over seeds."),
-    Column.value("nats", unit=_NATS, about="What the ledger booked, mean over seeds."),
+    Column.value("nats", unit=_NATS, about="What the ledger attributes to it, mean over seeds."),
 )
 FORGOTTEN_COLUMNS = (
     _SIDE,
-    *_PLACE,
+    *HEAD,
     *Column.interval(
         "nats",
         names=("low", "high"),
         unit=_NATS,
-        about="Booked: above 0, forgotten. Mean over seeds.",
+        about="Contribution to the loss change: above 0, forgotten. Mean over seeds.",
         bounds="Over seeds; none of one seed.",
     ),
 )
 POINTS_COLUMNS = (
     _WHEN,
-    _BLOCK,
+    BLOCK,
     Column.axis("row_id", about="The old task's scored row."),
     PREDICTOR,
     KIND,
@@ -63,87 +55,48 @@ POINTS_COLUMNS = (
 def over_seeds(
     done: Sequence[Run], settings: ForetellSettings
 ) -> tuple[list[Table], list[Measurement]]:
-    """The tables and headline figures of a study.
-
-    Args:
-        done: Its finished cells.
-        settings: Its settings.
-
-    Returns:
-        Verdicts, maps, rows and what was forgotten in all; the correlations of the headline.
-    """
+    """Verdicts, maps, rows and what was forgotten in all, from the finished cells; the correlations of the headline."""
     heads, rows, seeds = of_heads(done), of_rows(done), seeds_of(done, settings)
     judged = judging.judge_heads(heads, settings.permutations)
-    cells = zip(seeds, done, strict=True)
     tables = [
         judged,
         judging.judge_rows(rows, settings.permutations),
-        Table(MAP, MAP_COLUMNS, _map(heads)),
-        Table(FORGOTTEN, FORGOTTEN_COLUMNS, _forgotten(heads)),
-        Table(POINTS, POINTS_COLUMNS, _points(rows)),
-        Table.concat([cell.table(TOTALS).with_columns({SEED: seed}) for seed, cell in cells]),
+        Table.of_tuples(MAP, MAP_COLUMNS, _map(heads)),
+        Table.of_tuples(FORGOTTEN, FORGOTTEN_COLUMNS, _forgotten(heads)),
+        Table.of_tuples(POINTS, POINTS_COLUMNS, _points(rows)),
+        *together(done, seeds, (TOTALS,)).values(),
     ]
     return tables, measurements(judged, seeds)
 
 
-def _map(found: OfHeads) -> Iterator[dict[str, Any]]:
+def _map(found: OfHeads) -> Iterator[Cells]:
     for when, predictors in found.predictors.items():
-        for side, booked in found.booked.items():
+        for side, contributions in found.contributions.items():
             for one in predictors:
-                means = zip(
-                    found.heads,
-                    one.values.mean(0).tolist(),
-                    booked.mean(0).tolist(),
-                    strict=True,
-                )
-                for head, score, nats in means:
-                    yield {
-                        "when": when,
-                        "side": side,
-                        **vars(head),
-                        "predictor": one.name,
-                        "kind": one.kind,
-                        "score": score,
-                        "nats": nats,
-                    }
+                means = (one.values.mean(0).tolist(), contributions.mean(0).tolist())
+                for head, score, nats in zip(found.heads, *means, strict=True):
+                    yield when, side, *head, one.name, one.kind, score, nats
 
 
-def _forgotten(found: OfHeads) -> Iterator[dict[str, Any]]:
-    for side, booked in found.booked.items():
-        for head, values in zip(found.heads, booked.T.tolist(), strict=True):
+def _forgotten(found: OfHeads) -> Iterator[Cells]:
+    for side, nats in found.contributions.items():
+        for head, values in zip(found.heads, nats.T.tolist(), strict=True):
             mean = mean_over_seeds(values)
-            bounds = {"low": mean.low, "high": mean.high}
-            yield {"side": side, **vars(head), "nats": mean.value, **bounds}
+            yield side, *head, mean.value, mean.low, mean.high
 
 
-def _points(found: OfRows) -> Iterator[dict[str, Any]]:
+def _points(found: OfRows) -> Iterator[Cells]:
     changes = found.change.mean(0).tolist()
     for (when, block), predictors in found.predictors.items():
         for one in predictors:
             scores = one.values.mean(0).tolist()
-            for row, score, change in zip(found.rows, scores, changes, strict=True):
-                yield {
-                    "when": when,
-                    "block": block,
-                    "row_id": row["row_id"],
-                    "predictor": one.name,
-                    "kind": one.kind,
-                    "text": row["text"],
-                    "tokens": row["tokens"],
-                    "score": score,
-                    "change": change,
-                }
+            for row, *figures in zip(found.rows, scores, changes, strict=True):
+                said = (row["text"], row["tokens"])
+                yield when, block, row["row_id"], one.name, one.kind, *said, *figures
 
 
 def headline(judged: Table) -> dict[str, str]:
-    """The question that the study's first sentences answer.
-
-    Args:
-        judged: The table `foretell`.
-
-    Returns:
-        Columns and values: all heads ranked in their blocks, rows that no score saw, scores of the whole window.
-    """
+    """The question that the first sentences answer: all heads ranked in their blocks, rows no score saw, the whole window."""
     return {
         "when": judged.column("when")[-1],
         "side": "test",
@@ -154,15 +107,7 @@ def headline(judged: Table) -> dict[str, str]:
 
 
 def measurements(judged: Table, seeds: Sequence[int]) -> list[Measurement]:
-    """The headline figures: the correlation of each score with what was forgotten.
-
-    Args:
-        judged: The table `foretell`.
-        seeds: The seeds it stands on.
-
-    Returns:
-        One for each score that could be ranked.
-    """
+    """The headline figures: the correlation of each score that could be ranked with what was forgotten."""
     return [
         Measurement(
             name=f"rank correlation of {row['predictor']} with what heads forgot",

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crosstune.foundation.records import Run, Table
+from crosstune.foundation.records.findings import Estimate, counted
 from crosstune.foundation.records.page import Statement, Tone
 from crosstune.studies.frame.procedure import warnings_of
 
 from . import judging
-from .joined import WINDOW
+from .joined import BEFORE
 from .profiles import BASELINE, SCORE
 from .settings import ForetellSettings
 from .summary import TOTALS, headline
@@ -28,15 +29,7 @@ _WHEN = {"window": "averaged over the window", "before": "of the state before"}
 
 
 def statements(run: Run, settings: ForetellSettings) -> list[Statement]:
-    """The findings of a study.
-
-    Args:
-        run: The study's run, with its tables over seeds.
-        settings: Its settings.
-
-    Returns:
-        Sentences with their figures, the most important first.
-    """
+    """The findings with their figures, the most important first."""
     judged, by_row = run.table(judging.HEADS), run.table(judging.ROWS)
     asked = headline(judged)
     norms = _strongest(judged.where(**asked, kind=BASELINE))
@@ -84,7 +77,7 @@ def _told_by_norms(row: Mapping[str, Any], norms: float) -> str:
 def _figure(row: Mapping[str, Any]) -> str:
     if math.isnan(row["correlation"]):
         return ""
-    return f": rank correlation {row['correlation']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return f": rank correlation {Estimate(row['correlation'], row['low'], row['high'])}"
 
 
 def _detail(row: Mapping[str, Any]) -> str:
@@ -96,9 +89,8 @@ def _detail(row: Mapping[str, Any]) -> str:
         if math.isnan(detectable)
         else f"a true correlation of {detectable:.2f} would have been found four times of five"
     )
-    seeds = "one seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
     return (
-        f"{row['items']} heads, ranked within their blocks, {seeds}; rows that no score saw. Permutation p "
+        f"{row['items']} heads, ranked within their blocks, {counted(row['seeds'], 'seed')}; rows that no score saw. Permutation p "
         f"{row['p']:.2g} ({row['p_adjusted']:.2g} after Holm); beyond norms {row['beyond']:.2f} (p {row['beyond_p']:.2g}); "
         f"{seen}."
     )
@@ -115,14 +107,12 @@ def _of_baselines(table: Table) -> Statement:
 def _elsewhere(judged: Table, asked: Mapping[str, str]) -> Iterator[Statement]:
     """What the same scores say inside layers, of magnitudes, and at the state before."""
     for changes, words in (
-        ({"scope": judging.WITHIN}, "Heads of one layer held against each other"),
+        ({"scope": judging.WITHIN}, "Heads of one layer compared with each other"),
         ({"outcome": judging.SIZE}, "Which heads change the old task's loss most, either way"),
-        ({"when": "before"} if asked["when"] == WINDOW else {}, "From the state before alone"),
+        ({"when": BEFORE}, "From the state before alone"),
     ):
-        if changes:
-            rows = judged.where(**{**asked, **changes}, kind=SCORE).rows()
-            if not rows:
-                continue  # signed scores alone say nothing of sizes
+        rows = judged.where(**{**asked, **changes}, kind=SCORE).rows()
+        if rows and changes.items() - asked.items():  # signed scores alone say nothing of sizes
             yield Statement(f"{words}: {_listed(rows)}.", "info", "Verdicts as above.")
 
 
@@ -151,12 +141,12 @@ def _plainly(rows: list[dict[str, Any]]) -> str:
 
 
 def _nothing_forgotten(run: Run, settings: ForetellSettings) -> Iterator[Statement]:
-    """That there is nothing to foretell where the old task's loss did not rise."""
+    """That there is nothing to predict where the old task's loss did not rise."""
     rows = run.table(TOTALS).where(task=settings.old_task, side="test").rows()
     risen = sum(row["nats"] for row in rows) / len(rows)
     if risen <= 0:
         yield Statement(
-            f"{settings.old_task} was not forgotten: its loss changed by {risen:.3f} nats per token, so there is little to foretell.",
+            f"{settings.old_task} was not forgotten: its loss changed by {risen:.3f} nats per token, so there is little to predict.",
             "warning",
-            "Entries of single heads may still be forgetting that others made up for.",
+            "Single heads may still contribute forgetting that others make up for.",
         )

@@ -1,4 +1,4 @@
-"""The smallest foretell study that has everything: two toy tasks, the embedded model, a scout and four steps of training."""
+"""The smallest foretell study that has everything: two toy tasks, the embedded model, a pilot run and four steps of training."""
 
 from __future__ import annotations
 

@@ -32,21 +32,28 @@ def die(progress: Progress) -> None:
 
 
 def study(output: Path) -> tuple[Any, Any]:
-    """How it is run, and what it is told."""
+    """How it is run, with which settings."""
     found = find_study(STUDY)
-    told = from_yaml(found.settings_class(), SMALL, {"output": str(output), "seeds": (0, 1)})
-    return found.run, told
+    settings = from_yaml(found.settings_class(), SMALL, {"output": str(output), "seeds": (0, 1)})
+    return found.run, settings
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A study that was killed, and went on by the command line."""
     folder = tmp_path_factory.mktemp("a-study")
-    run, told = study(folder / "run")
+    run, settings = study(folder / "run")
     with pytest.raises(Killed):
-        run(told, die)
+        run(settings, die)
     (folder / "small.yaml").write_text(SMALL, encoding="utf-8")
-    words = ["--config", str(folder / "small.yaml"), "--output", told.output, "--seeds", "[0, 1]"]
+    words = [
+        "--config",
+        str(folder / "small.yaml"),
+        "--output",
+        settings.output,
+        "--seeds",
+        "[0, 1]",
+    ]
     assert main(["run", STUDY, *words]) == 0
     return Run.open(folder / "run")
 
@@ -64,11 +71,11 @@ def test_what_changed_is_after_less_before(finished: Run) -> None:
 def test_what_was_killed_goes_on_to_the_same_bits(finished: Run, tmp_path: Path) -> None:
     done, cut_off = finished.cells()
     assert {event["attempt"] for event in done.all_events()} == {1}
-    assert {event["attempt"] for event in cut_off.events("learned")} == {2}
-    run, told = study(tmp_path / "whole")
+    assert {event["attempt"] for event in cut_off.events("done")} == {2}
+    run, settings = study(tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crosstune.report.draw", lambda run: None)
-        whole = run(told, lambda progress: None)
+        whole = run(settings, lambda progress: None)
     assert small_study.differences(small_study.figures(whole), small_study.figures(finished)) == []
 
 

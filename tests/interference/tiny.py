@@ -17,7 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from crosstune.foundation.data import Row, encode
+from crosstune.foundation.data import Row, collate, encode
 
 WORDS = {
     "en": ["the", "a", "cat", "dog", "sees", "eats", "big", "red", "fish", "bird"],
@@ -106,25 +106,8 @@ def trainer(model: Any, folder: Path, callbacks: list[Any], **arguments: Any) ->
     return Trainer(
         model=model,
         args=TrainingArguments(output_dir=str(folder), **(settings | arguments)),
-        train_dataset=[{"input_ids": e.input_ids, "labels": e.labels} for e in encoded],
-        data_collator=lambda items: collate_dicts(items),
+        train_dataset=encoded,
+        data_collator=lambda rows: collate(rows, 0),
         processing_class=tokenizer(),
         callbacks=callbacks,
     )
-
-
-def collate_dicts(items: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Right-padded tensors of encoded rows."""
-    width = max(len(item["input_ids"]) for item in items)
-
-    def padded(name: str, fill: int) -> torch.Tensor:
-        return torch.tensor([i[name] + [fill] * (width - len(i[name])) for i in items])
-
-    mask = torch.tensor(
-        [[1] * len(i["input_ids"]) + [0] * (width - len(i["input_ids"])) for i in items]
-    )
-    return {
-        "input_ids": padded("input_ids", 0),
-        "labels": padded("labels", -100),
-        "attention_mask": mask,
-    }

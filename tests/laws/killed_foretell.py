@@ -1,4 +1,4 @@
-"""The small foretell study, killed in its scout, between scout and training, in the training, at its end, and while it is judged."""
+"""The small foretell study, killed in its pilot run, between pilot run and training, in the training, at its end, and while it is judged."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from examples.foretell.cell import ForetellCell
 from examples.foretell.settings import ForetellSettings
 from examples.foretell.study import Foretell
 
-# Where a child dies, by what the study says at that moment and the steps behind it; the scout is one step.
+# Where a child dies, by what the study says at that moment and the steps behind it; the pilot run is one step.
 SAID = {
-    "in the scout": ("scoring heads at step 1 of the scout", 1),
-    "between scout and training": ("loading", 1),
+    "in the pilot run": ("scoring heads at step 1 of the pilot run", 1),
+    "between pilot run and training": ("loading", 1),
     "in the training": ("learning, step 3 of 4", 4),
 }
 UNWRITTEN, JUDGED = "before the losses are written", "while it is judged"

@@ -14,7 +14,7 @@ from tests.examples import small_foretell
 from crosstune.foundation.records import Run
 from examples.foretell import judging
 
-ROWS = 99  # of 101 train rows and 99 test rows, so that what is scored, learned and booked is nearly the same
+ROWS = 99  # of 101 train rows and 99 test rows, so that what is scored, learned and contributed is nearly the same
 
 
 @pytest.fixture(scope="module")

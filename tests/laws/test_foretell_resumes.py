@@ -14,16 +14,16 @@ from crosstune.studies.frame.plan import Progress
 from examples.foretell import judging
 
 SCORED = [
-    "scoring heads at step 0 of the scout",
-    "scouting, step 1 of 1",
-    "scoring heads at step 1 of the scout",
+    "scoring heads at step 0 of the pilot run",
+    "pilot run, step 1 of 1",
+    "scoring heads at step 1 of the pilot run",
 ]
 LEARNED = [f"learning, step {step} of 4" for step in (1, 2, 3, 4)]
 
 # What is done after the kill; checkpoints are written at steps 2 and 4.
 DONE_AGAIN = {
-    "in the scout": ["loading", *SCORED, "loading", *LEARNED],
-    "between scout and training": ["loading", *LEARNED],
+    "in the pilot run": ["loading", *SCORED, "loading", *LEARNED],
+    "between pilot run and training": ["loading", *LEARNED],
     "in the training": ["loading", *LEARNED[2:]],
     # The end of a training writes the ledger's tables, so its last stretch is taken again.
     "before the losses are written": ["loading", *LEARNED[2:]],
@@ -42,17 +42,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def to_its_end(folder: Path, where: str) -> tuple[Run, list[str]]:
     """The finished study, and what it said that it did."""
-    told: list[Progress] = []
-    run = small_foretell.run_cells(killed_foretell.chosen(folder, where), told.append)
-    return run, [one.doing for one in told if one.doing != "waiting"]
+    progress: list[Progress] = []
+    run = small_foretell.run_cells(killed_foretell.chosen(folder, where), progress.append)
+    return run, [one.doing for one in progress if one.doing != "waiting"]
 
 
 @pytest.mark.parametrize("where", killed_foretell.PLACES)
 def test_killed_and_started_again_equals_uninterrupted(folder: Path, where: str) -> None:
     whole, cut_off = (Run.open(folder / name) for name in ("whole", where))
     assert whole.finished and not cut_off.finished
-    again, told = to_its_end(folder, where)
-    assert told == DONE_AGAIN[where]
+    again, progress = to_its_end(folder, where)
+    assert progress == DONE_AGAIN[where]
     assert again.finished and all(cell.finished for cell in again.cells())
     figures, expected = small_study.figures(again), small_study.figures(whole)
     assert {judging.HEADS, judging.ROWS, "seed-0/forgetting_heads"} < expected.keys()

@@ -1,4 +1,4 @@
-"""Law of the ledger by head: heads add up to their projection, projections to the measured change, chord by chord."""
+"""Law of the ledger by head: heads add up to their projection, projections to the measured change, segment by segment."""
 
 from __future__ import annotations
 

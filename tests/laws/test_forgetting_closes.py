@@ -19,7 +19,7 @@ from crosstune.foundation.models.layout import Slab
 from crosstune.foundation.models.site import Cut
 from crosstune.interference import BlockSettings, ForgettingLedger
 from crosstune.interference.ledger.accounts import Account, Reference
-from crosstune.interference.ledger.integrator import Chord, Walker, copy_weights
+from crosstune.interference.ledger.integrator import Integrator, WeightSegment, copy_weights
 from crosstune.interference.ledger.quadrature import Tolerance
 
 OPTIMIZERS = {
@@ -39,7 +39,7 @@ def assert_closes(account: Account) -> None:
         assert moved > 1e-3, f"{task.reference} must move for this test to say anything"
         for segment in task.segments:
             assert abs(segment.residual) <= segment.tolerance
-        assert abs(task.residual) <= 1e-3 * moved  # the relative tolerance of every chord
+        assert abs(task.residual) <= 1e-3 * moved  # the relative tolerance of every segment
         assert abs(task.residual) <= task.tolerance
 
 
@@ -84,15 +84,17 @@ def test_a_frozen_component_owes_exactly_nothing() -> None:
         assert entries["L1 mlp.up"].nats != 0.0
 
 
-def book(model: Any, start: dict[str, torch.Tensor], anatomy: Any) -> torch.Tensor:
-    """The entries [K, S] of one chord under an anatomy."""
+def contributions(model: Any, start: dict[str, torch.Tensor], anatomy: Any) -> torch.Tensor:
+    """The entries [K, S] of one segment under an anatomy."""
     blocks = make_blocks("en", tiny.rows("en", 20), tiny.tokenizer(), BlockSettings(2, 3, 16))
-    walker = Walker(
+    integrator = Integrator(
         anatomy, trainable_names(model), GradientSettings(), Tolerance(1e-4, 1e-3), 64, keep=False
     )
     with evaluating(model, GradientSettings()):
-        booking, _ = walker.walk(model, Chord(model, start), Reference("en", "train", blocks))
-    return booking.entries
+        found, _ = integrator.integrate(
+            model, WeightSegment(model, start), Reference("en", "train", blocks)
+        )
+    return found.entries
 
 
 def test_splitting_a_component_splits_its_entry() -> None:
@@ -100,7 +102,7 @@ def test_splitting_a_component_splits_its_entry() -> None:
     anatomy = gradient_sites(model)
     start = copy_weights(model, trainable_names(model), "cpu")
     driven.Training(model, driven.ledger(every=100), last=3).begin().go_to(3)
-    whole = book(model, start, anatomy)
+    whole = contributions(model, start, anatomy)
 
     split: list[Slab] = []
     for slab in anatomy.slabs:
@@ -114,7 +116,7 @@ def test_splitting_a_component_splits_its_entry() -> None:
                 dataclasses.replace(slab, cut=Cut(0, 4 * head, 4 * head + 4), sites=(fine,))
             )
     finer = dataclasses.replace(anatomy, slabs=tuple(split))
-    fine = book(model, start, finer)
+    fine = contributions(model, start, finer)
 
     def of(sites: tuple[Site, ...], entries: torch.Tensor, component: str) -> torch.Tensor:
         picked = [i for i, s in enumerate(sites) if s.layer == 0 and s.component == component]
@@ -132,7 +134,7 @@ def test_splitting_a_component_splits_its_entry() -> None:
         )
 
 
-def test_chords_converge_to_the_path_on_a_smooth_toy() -> None:
+def test_segments_converge_to_the_path_on_a_smooth_toy() -> None:
     def entries(every: int) -> torch.Tensor:
         training = driven.Training(tiny.llama(), driven.ledger(every=every), last=8)
         # Descent on one batch with a small step follows the gradient flow, without oscillation.

@@ -21,7 +21,7 @@ HARD = {
 
 
 class NosyLedger(ForgettingLedger):
-    """Closes a chord also where `.grad` holds accumulated values."""
+    """Closes a segment also where `.grad` holds accumulated values."""
 
     looks = 0
 
@@ -29,7 +29,7 @@ class NosyLedger(ForgettingLedger):
         model = given["model"]
         before = {name: (p.grad, p.grad.clone()) for name, p in model.named_parameters()}
         self._steps = (self._steps[0], self._steps[1] + 1)  # as if a step had been taken
-        self._close_chord(args, state, model)
+        self._close_segment(args, state, model)
         for name, parameter in model.named_parameters():
             assert parameter.grad is before[name][0]
             assert torch.equal(parameter.grad, before[name][1])

@@ -1,4 +1,4 @@
-"""Law: a stage that dies inside a chord and goes on keeps the account of an uninterrupted one, bit for bit on one machine."""
+"""Law: a stage that dies inside a segment and goes on keeps the account of an uninterrupted one, bit for bit on one machine."""
 
 from __future__ import annotations
 
@@ -42,12 +42,16 @@ def figures(ledger: ForgettingLedger) -> list[Any]:
     return [segments, ledger.path().rows(), ledger.sites().rows()]
 
 
-def test_a_killed_stage_keeps_the_account_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, dying, resumed = (driven.ledger(every=4) for _ in range(3))
+@pytest.mark.parametrize(("every", "stops"), [(4, [4, 8, 9]), (5, [5, 9])])
+def test_a_killed_stage_keeps_the_account_of_an_uninterrupted_one(
+    every: int, stops: list[int], tmp_path: Path
+) -> None:
+    """The checkpoint of step 5 lies inside a segment of 4 steps, and at the end of one of 5."""
+    whole, dying, resumed = (driven.ledger(every=every) for _ in range(3))
     assert isinstance(whole, Stateful)
     stage(tmp_path / "whole", [whole])
     with pytest.raises(PowerCutError):
         stage(tmp_path / "cut", [dying, PowerCut()])
     stage(tmp_path / "cut", [resumed])
-    assert [row["stop_step"] for row in whole.segments().where(task="en").rows()] == [4, 8, 9]
+    assert [row["stop_step"] for row in whole.segments().where(task="en").rows()] == stops
     assert figures(resumed) == figures(whole)

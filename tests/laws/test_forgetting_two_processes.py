@@ -47,7 +47,7 @@ def test_two_processes_keep_the_account_of_one(tmp_path: Path) -> None:
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8"))
         for one, other in zip(found, alone, strict=True):
-            # Float64 sums of the same blocks in another order, walked to 1e-4 by the same evaluations.
+            # Float64 sums of the same blocks in another order, integrated to 1e-4 by the same evaluations.
             for mine, theirs in zip(one, other, strict=True):
                 for name, value in theirs.items():
                     same = pytest.approx(value, abs=1e-6) if isinstance(value, float) else value

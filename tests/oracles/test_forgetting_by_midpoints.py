@@ -70,7 +70,7 @@ def test_entries_equal_the_midpoint_sums_of_a_plain_backward_pass() -> None:
     assert len(account.entries) == len(expected) == 19
     for entry in account.entries:
         layer = -1 if entry.site.layer is None else entry.site.layer
-        # Each of two chords may miss by its tolerance; the twin's own error is far smaller.
+        # Each of two segments may miss by its tolerance; the twin's own error is far smaller.
         difference = abs(entry.nats - expected[layer, entry.site.component])
         assert difference <= account.tolerance, str(entry.site)
     assert max(abs(value) for value in expected.values()) > 50 * account.tolerance

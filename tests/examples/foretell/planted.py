@@ -27,7 +27,7 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def apart(seed: int, count: int, length: int) -> Tensor:
+def uncorrelated(seed: int, count: int, length: int) -> Tensor:
     """Numbers of mean 0 and deviation 1, each row uncorrelated with all others, so that chance says nothing."""
     drawn = normal(seed, length, count)
     return torch.linalg.qr(drawn - drawn.mean(0)).Q.T * length**0.5
@@ -35,7 +35,7 @@ def apart(seed: int, count: int, length: int) -> Tensor:
 
 def score(name: str, values: Tensor, noise: float = 0.1, seed: int = 90) -> Predictor:
     """A score whose halves err by `noise`, the same at every seed."""
-    halves = values + noise * apart(seed, 4, len(values))
+    halves = values + noise * uncorrelated(seed, 4, len(values))
     return Predictor(name, SCORE, values.expand(SEEDS, -1), halves.expand(SEEDS, 4, -1))
 
 
@@ -51,8 +51,8 @@ def norms(values: Tensor, others: Tensor) -> list[Predictor]:
 def study(scale: dict[str, float] | None = None) -> OfHeads:
     """Forgetting that `−signed` foretells, norms half; `directional` is a norm in disguise, `symmetric` is noise."""
     items = heads()
-    truth, size, little, symmetric, *others = apart(1, 4 + SEEDS + len(NORMS), len(items))
-    booked = truth + size + 0.3 * torch.stack(others[:SEEDS])
+    truth, size, little, symmetric, *others = uncorrelated(1, 4 + SEEDS + len(NORMS), len(items))
+    contributed = truth + size + 0.3 * torch.stack(others[:SEEDS])
     units = torch.tensor([(scale or {}).get(head.block, 1.0) for head in items]).double()
     predictors = (
         score("−signed", truth * units),
@@ -60,17 +60,17 @@ def study(scale: dict[str, float] | None = None) -> OfHeads:
         score("symmetric", symmetric * units),
         *norms(size, torch.stack(others[SEEDS:])),
     )
-    return OfHeads(items, {"before": predictors}, {"train": booked, "test": booked})
+    return OfHeads(items, {"before": predictors}, {"train": contributed, "test": contributed})
 
 
 def rows(count: int = 60) -> OfRows:
     """Rows whose loss rises as `−signed` says in block q, and with their length."""
-    length, own, other, *rest = apart(6, 3 + SEEDS + len(OF_ROWS), count)
+    length, own, other, *rest = uncorrelated(6, 3 + SEEDS + len(OF_ROWS), count)
     change = own + length + 0.2 * torch.stack(rest[:SEEDS])
     nothing = torch.zeros(SEEDS, 0, count, dtype=torch.float64)
 
-    def of_block(told: Tensor) -> tuple[Predictor, ...]:
-        found = [Predictor("−signed", SCORE, told.expand(SEEDS, -1), nothing)]
+    def of_block(predicted: Tensor) -> tuple[Predictor, ...]:
+        found = [Predictor("−signed", SCORE, predicted.expand(SEEDS, -1), nothing)]
         for at, name in enumerate(OF_ROWS):
             values = length if at == 0 else rest[SEEDS + at]
             found.append(Predictor(name, BASELINE, values.expand(SEEDS, -1), nothing))

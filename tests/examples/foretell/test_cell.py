@@ -29,7 +29,7 @@ def test_scores_stand_at_every_state(foretold: Run) -> None:
         }
 
 
-def test_seeds_share_the_state_before_and_differ_in_the_scout(foretold: Run) -> None:
+def test_seeds_share_the_state_before_and_differ_in_the_pilot_run(foretold: Run) -> None:
     first, second = (one.table(profiles.HEADS) for one in foretold.cells())
     assert first.where(state=0).column("score") == second.where(state=0).column("score")
     assert first.where(state=1).column("score") != second.where(state=1).column("score")
@@ -64,7 +64,9 @@ class Stopped(Exception):
     """The machine goes down."""
 
 
-@pytest.mark.parametrize("when", ["scoring heads at step 1 of the scout", "learning, step 3 of 4"])
+@pytest.mark.parametrize(
+    "when", ["scoring heads at step 1 of the pilot run", "learning, step 3 of 4"]
+)
 def test_a_stopped_cell_goes_on_to_the_same_figures(
     foretold: Run, tmp_path: Path, when: str
 ) -> None:
@@ -76,24 +78,24 @@ def test_a_stopped_cell_goes_on_to_the_same_figures(
 
     with pytest.raises(Stopped):
         small_foretell.run_cells(settings, stop)
-    told: list[Progress] = []
-    (again,) = small_foretell.run_cells(settings, told.append).cells()
+    progress: list[Progress] = []
+    (again,) = small_foretell.run_cells(settings, progress.append).cells()
     whole = foretold.cells()[0]
     for name in (profiles.HEADS, profiles.ROWS, LOSSES, "forgetting_heads", "forgetting_totals"):
         mine, theirs = ({"rows": one.table(name).rows()} for one in (again, whole))
         assert small_study.differences(mine, theirs) == []
-    steps = [one.done for one in told if one.doing.startswith("learning")]
-    # The scout is one step; the training goes on from its checkpoint at step 2.
+    steps = [one.done for one in progress if one.doing.startswith("learning")]
+    # The pilot run is one step; the training goes on from its checkpoint at step 2.
     assert steps == ([4, 5] if "learning" in when else [2, 3, 4, 5])
 
 
-def test_without_a_scout_the_state_before_is_scored_alone(
+def test_without_a_pilot_run_the_state_before_is_scored_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = small_foretell.prepared(tmp_path, states=1)
     trained: list[Any] = []
     monkeypatch.setattr(cell, "train_stage", lambda *a, **k: trained.append(a))
     run = Run.create(tmp_path / "cell", "{}\n", kind="cell")
-    ForetellCell(study, study.settings, "seed-0", run, silent)._scout()
+    ForetellCell(study, study.settings, "seed-0", run, silent)._pilot()
     assert trained == []
     assert set(run.table(profiles.HEADS).column("state")) == {0}

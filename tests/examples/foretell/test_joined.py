@@ -26,16 +26,16 @@ def test_the_window_is_the_mean_of_its_states(foretold: Run) -> None:
         assert float(window) == pytest.approx((by_state[0] + by_state[1]) / 2)
 
 
-def test_booked_is_what_the_ledger_says_of_each_head(foretold: Run) -> None:
+def test_a_contribution_is_what_the_ledger_says_of_each_head(foretold: Run) -> None:
     found = of_heads(foretold.cells())
-    assert set(found.booked) == {"train", "test"}
+    assert set(found.contributions) == {"train", "test"}
     for number, one in enumerate(foretold.cells()):
         heads = one.table("forgetting_heads").where(side="test", layer=3)
         (key,) = heads.where(component="attn.k", kv_head=1).column("nats")
         (query,) = heads.where(component="attn.q", head=3).column("nats")
-        booked = found.booked["test"][number]
-        assert float(booked[found.heads.index(Head("k", 3, 1))]) == pytest.approx(key)
-        assert float(booked[found.heads.index(Head("q", 3, 3))]) == pytest.approx(query)
+        contributed = found.contributions["test"][number]
+        assert float(contributed[found.heads.index(Head("k", 3, 1))]) == pytest.approx(key)
+        assert float(contributed[found.heads.index(Head("q", 3, 3))]) == pytest.approx(query)
 
 
 def test_rows_have_their_scores_and_their_losses(foretold: Run) -> None:

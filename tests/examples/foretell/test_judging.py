@@ -56,7 +56,7 @@ def test_heads_are_ranked_in_their_block_and_layer(judged: Table) -> None:
 def test_units_of_blocks_do_not_matter(judged: Table) -> None:
     """A model with the same function whose Q is larger and K smaller ranks its heads the same."""
     scaled = planted.study({"q": 1e-3, "k": 1e3})
-    one_side = OfHeads(scaled.heads, scaled.predictors, {"test": scaled.booked["test"]})
+    one_side = OfHeads(scaled.heads, scaled.predictors, {"test": scaled.contributions["test"]})
     mine, theirs = (of(one, "−signed") for one in (judged, judging.judge_heads(one_side, 199)))
     assert mine["correlation"] == pytest.approx(theirs["correlation"], abs=1e-12)
     assert mine["p"] == theirs["p"]
@@ -72,7 +72,8 @@ def test_negated_scores_foretell_the_opposite() -> None:
     score, *others = study.predictors["before"]
     turned = Predictor(score.name, score.kind, -score.values, -score.halves)
     table = judging.judge_heads(
-        OfHeads(study.heads, {"before": (turned, *others)}, {"test": study.booked["test"]}), 199
+        OfHeads(study.heads, {"before": (turned, *others)}, {"test": study.contributions["test"]}),
+        199,
     )
     assert of(table, "−signed")["verdict"] == judging.OPPOSITE
 
@@ -84,13 +85,13 @@ def test_few_heads_and_unreliable_scores_deny_nothing() -> None:
     small = OfHeads(
         tuple(study.heads[at] for at in few),
         {"before": tuple(judging._only(one, few) for one in study.predictors["before"])},
-        {"test": study.booked["test"][:, few]},
+        {"test": study.contributions["test"][:, few]},
     )
     assert of(judging.judge_heads(small, 39), "symmetric")["verdict"] == judging.TOO_FEW
     noisy = OfHeads(
         study.heads,
         {"before": (noise, *study.predictors["before"][3:])},
-        {"test": study.booked["test"]},
+        {"test": study.contributions["test"]},
     )
     row = of(judging.judge_heads(noisy, 39), "symmetric")
     assert row["reliability"] < 0.1 and row["verdict"] == judging.TOO_FEW
@@ -99,7 +100,7 @@ def test_few_heads_and_unreliable_scores_deny_nothing() -> None:
 def test_a_profile_that_tells_no_heads_apart_is_unmeasured() -> None:
     study = planted.study()
     flat = planted.score("symmetric", torch.ones(len(study.heads), dtype=torch.float64), noise=0.0)
-    found = OfHeads(study.heads, {"before": (flat,)}, {"test": study.booked["test"]})
+    found = OfHeads(study.heads, {"before": (flat,)}, {"test": study.contributions["test"]})
     row = of(judging.judge_heads(found, 39), "symmetric")
     assert row["verdict"] == judging.UNMEASURED and math.isnan(row["p"])
 
@@ -110,7 +111,7 @@ def test_one_seed_has_an_interval_over_heads_and_no_agreement() -> None:
         Predictor(one.name, one.kind, one.values[:1], one.halves[:1])
         for one in study.predictors["before"]
     )
-    found = OfHeads(study.heads, {"before": first}, {"test": study.booked["test"][:1]})
+    found = OfHeads(study.heads, {"before": first}, {"test": study.contributions["test"][:1]})
     row = of(judging.judge_heads(found, 39), "−signed")
     assert math.isnan(row["agreement"]) and row["low"] < row["correlation"] < row["high"]
 

@@ -53,20 +53,16 @@ def test_a_part_keeps_the_defaults_of_the_rest() -> None:
     assert measured.length == settings.training.length
 
 
-def test_the_scout_learns_at_the_full_rate_and_no_longer_than_it_must() -> None:
+def test_the_pilot_run_learns_at_the_full_rate_and_no_longer_than_it_must() -> None:
     settings = from_mapping(
         ForetellSettings,
         {"states": 4, "apart": 3, "training": {"warmup": 10, "checkpoint_every": 5, "steps": 50}},
     )
-    scout = settings.scout
-    assert scout is not None
-    assert (scout.steps, scout.schedule, scout.warmup, scout.checkpoint_every) == (
-        9,
-        "constant",
-        0,
-        0,
-    )
-    assert ForetellSettings(states=1).scout is None
+    pilot = settings.pilot
+    assert pilot is not None
+    assert (pilot.steps, pilot.schedule) == (9, "constant")
+    assert (pilot.warmup, pilot.checkpoint_every) == (0, 0)
+    assert ForetellSettings(states=1).pilot is None
 
 
 def test_permutations_change_no_number_of_a_cell() -> None:

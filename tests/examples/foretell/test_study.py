@@ -21,9 +21,9 @@ SIDES = (lambda task: task.train, lambda task: task.test)
 COSTS = {
     "  loading": 1.0,
     "  scoring heads": 9.0,
-    "  scout": 4.0,
+    "  pilot run": 4.0,
     "  learning": 4.0,
-    "  forgetting ledger": 10.0,  # two chords of two steps
+    "  forgetting ledger": 10.0,  # two segments of two steps
 }
 
 
@@ -38,7 +38,7 @@ def test_scored_rows_are_no_test_rows(tmp_path: Path) -> None:
     assert not groups[0] & groups[1]
 
 
-def test_the_training_looks_at_rows_that_no_score_saw(tmp_path: Path) -> None:
+def test_the_training_evaluates_rows_that_no_score_saw(tmp_path: Path) -> None:
     made = small_foretell.prepared(tmp_path)
     data = made.stage_data()
     assert {row.row_id for row in data.held_out["en"]} == {row.id for row in made.old.test}
@@ -62,17 +62,17 @@ def test_what_the_model_cannot_read_is_refused(tmp_path: Path) -> None:
 
 def test_more_permutations_judge_the_same_cells_again(foretold: Run, tmp_path: Path) -> None:
     shutil.copytree(foretold.folder, tmp_path / "run")
-    told: list[Progress] = []
+    progress: list[Progress] = []
     settings = small_foretell.settings(tmp_path, seeds=[0, 7], permutations=299)
-    run = small_foretell.run_cells(settings, told.append)
-    assert {one.doing for one in told} == {"finished"}
+    run = small_foretell.run_cells(settings, progress.append)
+    assert {one.doing for one in progress} == {"finished"}
     assert 1 / 300 <= min(run.table(judging.HEADS).column("p")) < 1 / 200
 
 
 def test_costs_are_counted_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.5, 3.5] * 2)  # loaded in half a second, scored in three
-    chords = SimpleNamespace(rows=lambda: [{"seconds": 2.0}, {"seconds": 3.0}])
-    ledger = SimpleNamespace(segments=lambda: chords)
+    segments = SimpleNamespace(rows=lambda: [{"seconds": 2.0}, {"seconds": 3.0}])
+    ledger = SimpleNamespace(segments=lambda: segments)
     monkeypatch.setattr(study, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(study, "time_training", lambda *_, **__: Timing(1.0, 0.0, 2**31))
     monkeypatch.setattr(Foretell, "ledger", lambda *_, **__: ledger)

@@ -62,13 +62,6 @@ def test_cost_in_gradients(keep: bool, each: int) -> None:
     assert [source.evaluations for source in sources] == [8 * each, 8 * each + (0 if keep else 8)]
 
 
-def test_a_snapshot_at_the_same_state_says_the_same() -> None:
-    model = tiny.llama()
-    compared = known_sources.comparison(model)
-    both = compared.sums(model, compared.snapshot(model))
-    assert_close(both["current"]["en", "bn"], both["frozen"]["en", "bn"])
-
-
 def test_a_snapshot_keeps_the_gradient_of_its_state() -> None:
     model = tiny.llama()
     compared = known_sources.comparison(model)

@@ -1,4 +1,4 @@
-"""What is compared: tasks with names of their own, chosen layers and components, only their parameters."""
+"""What is compared: tasks with unique names, chosen layers and components, as many blocks as a pilot run says."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tests.interference import known_sources, tiny
 
 from crosstune.foundation.data import Row, Task
 from crosstune.foundation.errors import DataError, SettingsError
-from crosstune.interference.conflict.comparison import read_comparable
+from crosstune.interference.conflict.comparison import choose_blocks, read_comparable
+from crosstune.interference.conflict.settings import AgreementSettings
 
 
 def test_pairs_are_all_pairs_in_order() -> None:
     tasks = {name: tiny.rows("en", 24, start=100 * i) for i, name in enumerate("cab")}
     compared = known_sources.comparison(tiny.llama(), tasks)
     assert compared.pairs == (("c", "a"), ("c", "b"), ("a", "b"))
-    assert compared.tokens == sum(b.tokens for some in compared.blocks.values() for b in some)
 
 
 def test_only_chosen_sites_and_their_parameters() -> None:
@@ -50,11 +50,6 @@ def test_a_choice_that_leaves_nothing_is_refused() -> None:
         known_sources.comparison(tiny.llama(), settings=settings)
 
 
-def test_one_task_has_nobody_to_agree_with() -> None:
-    with pytest.raises(DataError, match="at least two"):
-        read_comparable({"en": tiny.rows("en", 4)})
-
-
 def test_names_are_unique() -> None:
     row, other = Row("1", "the cat"), Row("2", "the dog")
     with pytest.raises(DataError, match="'en' 2 times"):
@@ -67,7 +62,25 @@ def test_of_a_task_the_train_rows_are_read() -> None:
     assert read == {"en": (row,), "bn": (other,)}
 
 
-def test_too_few_rows_are_counted() -> None:
-    tasks = {"en": tiny.rows("en", 24), "bn": tiny.rows("bn", 15)}
-    with pytest.raises(DataError, match=r"tasks\['bn'\].*16"):
-        known_sources.comparison(tiny.llama(), tasks)
+AUTO = AgreementSettings(blocks="auto", rows_per_block=2, length=16)
+
+
+def chosen(settings: AgreementSettings, rows: int = 120) -> int:
+    tasks = {"en": tiny.rows("en", rows), "bn": tiny.rows("bn", rows, start=500)}
+    return choose_blocks(tiny.sure(), tiny.tokenizer(), tasks, settings)
+
+
+def test_a_given_number_is_kept() -> None:
+    assert chosen(replace(AUTO, blocks=5)) == 5
+
+
+def test_narrower_intervals_take_more_blocks() -> None:
+    numbers = [chosen(replace(AUTO, interval_width=width)) for width in (100.0, 0.7, 0.001)]
+    assert numbers[0] == 8
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == 60  # 120 rows of a task fill 60 blocks of two
+
+
+@pytest.mark.parametrize(("limit", "rows", "expected"), [(12, 120, 12), (64, 40, 20)])
+def test_the_budget_and_the_rows_bound_it(limit: int, rows: int, expected: int) -> None:
+    assert chosen(replace(AUTO, interval_width=1e-3, max_blocks=limit), rows) == expected

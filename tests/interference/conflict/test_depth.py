@@ -16,7 +16,6 @@ from crosstune.interference.conflict.depth import (
     peak_cells,
     resolved_throughout,
     scopes,
-    site_name,
 )
 from crosstune.interference.conflict.peaks import Peak
 
@@ -36,7 +35,7 @@ def test_a_scope_is_a_component_in_several_layers_and_factors_stay_apart() -> No
 
 
 def test_too_few_blocks_are_said_and_no_peak_is_named() -> None:
-    peak = Peak(1, "conflict peak", 1, 0, 0.5, 3.0, 0.01, (1,))
+    peak = Peak(1, "conflict peak", 1, 0.5, 0.01, (1,))
     cells = peak_cells(peak, ["L0", "L1"], blocks=15)
     assert cells["kind"] == "too few blocks"
     assert (cells["site"], cells["leader"], cells["indistinguishable"]) == ("", "", "")
@@ -45,10 +44,6 @@ def test_too_few_blocks_are_said_and_no_peak_is_named() -> None:
     told = peak_cells(peak, ["L0", "L1"], blocks=16)
     assert (told["site"], told["kind"], told["p"]) == ("L1", "conflict peak", 0.01)
     assert told.keys() == cells.keys()
-
-
-def test_nowhere_has_no_name() -> None:
-    assert (site_name(["a", "b"], 1), site_name(["a", "b"], -1)) == ("b", "")
 
 
 def test_profiles_are_those_of_the_planted_cosines() -> None:

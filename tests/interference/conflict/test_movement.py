@@ -9,7 +9,6 @@ import torch
 from scipy import stats
 from tests.interference.planted import generator
 
-from crosstune.foundation.errors import MeasurementError
 from crosstune.interference.conflict.movement import (
     always_resolved,
     depth_slope,
@@ -153,8 +152,3 @@ def test_an_oscillating_run_is_not_taken_for_movement() -> None:
     flips = (-1.0) ** torch.arange(20)[:, None]
     history = moving(0.0)[0] * flips
     assert within(history, 0.0).verdict in {"not shown", "too noisy"}
-
-
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(MeasurementError, match="one value for each probe and site"):
-        movement_across_seeds(moving(1.0)[0], DEPTH, STEPS)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from tests.interference import tiny
@@ -14,7 +13,6 @@ from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 from trl import SFTConfig, SFTTrainer
 
-from crosstune.foundation.data import encode
 from crosstune.foundation.errors import (
     CheckpointError,
     DataError,
@@ -23,7 +21,6 @@ from crosstune.foundation.errors import (
     SettingsError,
 )
 from crosstune.foundation.records import Run
-from crosstune.foundation.training import StageData, Stateful, TrainingSettings, train_stage
 from crosstune.interference import ConflictProbe
 
 PROBE = {"every": 3, "burst": 2, "window": 2, "blocks": 8, "rows_per_block": 1, "length": 16}
@@ -194,14 +191,6 @@ def test_a_half_written_history_is_refused(tmp_path: Path) -> None:
         ConflictProbe(tasks(), **PROBE).load_state(tmp_path)
 
 
-def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
-    model = tiny.llama()
-    with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
-    with pytest.raises(MeasurementError, match="finite gradients"):
-        trained(tmp_path, ConflictProbe(tasks(), **PROBE), model)
-
-
 def test_bad_settings_are_refused_when_the_probe_is_made() -> None:
     with pytest.raises(DataError, match="at least two"):
         ConflictProbe({"en": tiny.rows("en", 8)})
@@ -223,37 +212,3 @@ def test_without_a_tokenizer_there_are_no_rows(tmp_path: Path) -> None:
 def test_before_training_there_is_nothing_to_read() -> None:
     with pytest.raises(MeasurementError, match="no training yet"):
         _ = ConflictProbe(tasks()).agreement_states
-
-
-def test_a_killed_stage_goes_on_with_its_history(tmp_path: Path) -> None:
-    """The house's own trainer keeps the probe in its sealed checkpoints."""
-    encoded = encode(tiny.rows("bn", 32, start=500), tiny.tokenizer(), 16)
-    data = StageData(train=encoded, pad_id=0)
-
-    def stage(folder: Path, probe: ConflictProbe, stop: int | None) -> None:
-        settings = TrainingSettings(steps=7, batch_rows=4, checkpoint_every=4)
-        killer = [] if stop is None else [Killer(stop)]
-        callbacks = [probe, *killer]
-        train_stage(tiny.llama(), data, settings, output_folder=folder, callbacks=callbacks)
-
-    whole, first, second = (
-        ConflictProbe(tasks(), tokenizer=tiny.tokenizer(), **PROBE) for _ in range(3)
-    )
-    stage(tmp_path / "whole", whole, None)
-    with pytest.raises(KeyboardInterrupt):
-        stage(tmp_path / "killed", first, 6)
-    stage(tmp_path / "killed", second, None)
-    assert isinstance(second, Stateful)
-    assert second.agreement_states.csv() == whole.agreement_states.csv()
-    assert second.agreement_windows.csv() == whole.agreement_windows.csv()
-
-
-class Killer(TrainerCallback):
-    """Ends the process at a step, as far as a test can."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt

@@ -6,7 +6,6 @@ import pytest
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings import from_yaml, to_yaml
-from crosstune.foundation.settings.options import with_options
 from crosstune.interference.conflict.settings import AgreementSettings, ProbeSettings
 
 
@@ -40,12 +39,6 @@ def test_a_schedule_that_prefers_even_steps_is_cautioned(every: int, burst: int,
 def test_settings_survive_yaml(blocks: int | str) -> None:
     settings = ProbeSettings(blocks=blocks, layers=(0, 3), components=("attn.q",), every=7)
     assert from_yaml(ProbeSettings, to_yaml(settings)) == settings
-
-
-def test_options_replace_by_name() -> None:
-    assert with_options(AgreementSettings(), {"length": 64}) == AgreementSettings(length=64)
-    with pytest.raises(SettingsError, match="Known: blocks"):
-        with_options(AgreementSettings(), {"zzz": 1})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Walking a chord: both ends are met exactly, the middle is the mean, kept gradients are used once."""
+"""One segment: both ends are met exactly, the middle is the mean, kept gradients are used once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crosstune.foundation.gradients.gradients import block_gradient, evaluating,
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings
 from crosstune.foundation.models import gradient_sites
 from crosstune.interference.ledger.accounts import Reference
-from crosstune.interference.ledger.integrator import Chord, Walker, copy_weights
+from crosstune.interference.ledger.integrator import Integrator, WeightSegment, copy_weights
 from crosstune.interference.ledger.quadrature import Tolerance
 
 SETTINGS = GradientSettings()
@@ -42,11 +42,11 @@ def test_both_ends_are_met_exactly_and_nothing_stays_changed(precision: str) -> 
         return {name: p.detach().float().clone() for name, p in some.named_parameters()}
 
     with evaluating(model, settings):
-        chord = Chord(model, start)
+        segment = WeightSegment(model, start)
         places = {}
-        for place in (0.0, 0.5, 1.0):
-            with chord.at(place):
-                places[place] = here(model)
+        for t in (0.0, 0.5, 1.0):
+            with segment.at(t):
+                places[t] = here(model)
     for name, value in here(first).items():
         assert torch.equal(places[0.0][name], value)
     for name, value in here(last).items():
@@ -56,9 +56,9 @@ def test_both_ends_are_met_exactly_and_nothing_stays_changed(precision: str) -> 
         torch.testing.assert_close(places[0.5][name], mean, rtol=0.01, atol=1e-6)  # bfloat16: 2^-8
 
 
-def test_kept_gradients_stand_for_the_next_chords_start_once() -> None:
+def test_kept_gradients_stand_for_the_next_segments_start_once() -> None:
     model = tiny.llama()
-    walker = Walker(
+    integrator = Integrator(
         gradient_sites(model), trainable_names(model), SETTINGS, Tolerance(1.0, 1.0), 4, keep=True
     )
     reference = Reference("en", "train", BLOCKS)
@@ -67,14 +67,14 @@ def test_kept_gradients_stand_for_the_next_chords_start_once() -> None:
         start = copy_weights(model, trainable_names(model), "model")
         nudged(model, seed)
         with evaluating(model, SETTINGS):
-            booking, cost = walker.walk(model, Chord(model, start), reference)
+            found, cost = integrator.integrate(model, WeightSegment(model, start), reference)
             losses = [
                 block_gradient(model, block, trainable_names(model), SETTINGS).nats
                 / block.expected_tokens
                 for block in BLOCKS
             ]
         costs.append(cost)
-        changes.append(booking.loss + booking.change)
+        changes.append(found.loss + found.change)
         # float32 losses of 3 nats.
         torch.testing.assert_close(changes[-1], torch.tensor(losses).double(), rtol=1e-5, atol=0)
     assert costs == [3, 2, 2]

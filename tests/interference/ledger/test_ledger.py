@@ -1,8 +1,7 @@
-"""The ledger as a callback: chords, memory, resuming, refusals, and what it writes."""
+"""The ledger as a callback: segments, memory, resuming, refusals, and what it writes."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def numbers(ledger: ForgettingLedger) -> list[Any]:
     return [kept, ledger.path().rows(), ledger.sites().rows()]
 
 
-def test_the_last_chord_may_be_short() -> None:
+def test_the_last_segment_may_be_short() -> None:
     ledger = driven.followed(tiny.llama(), driven.ledger(every=5))
     assert steps_of(ledger) == [(0, 5), (5, 10), (10, 12)]
     segments = ledger.close().of("en").segments
@@ -72,31 +71,13 @@ def test_a_task_has_an_account_for_train_and_one_for_test_rows() -> None:
         account.of("en", "held out")
 
 
-@pytest.mark.parametrize("stop", [7, 10])
-def test_a_resumed_ledger_equals_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
-    whole = driven.followed(tiny.llama(), driven.ledger())
-
-    first = driven.Training(tiny.llama(), driven.ledger()).begin().go_to(stop)
-    first.callback.save_state(tmp_path)
-    weights = copy.deepcopy(first.model.state_dict())
-    optimizer = copy.deepcopy(first.optimizer.state_dict())
-
-    second = driven.Training(tiny.llama(seed=5), driven.ledger())
-    second.model.load_state_dict(weights)
-    second.optimizer.load_state_dict(optimizer)
-    second.state.global_step = stop
-    second.callback.load_state(tmp_path)
-    resumed = second.begin().go_to(12).end()
-    assert numbers(resumed) == numbers(whole)
-
-
 def saved(folder: Path, step: int = 7) -> driven.Training:
     training = driven.Training(tiny.llama(), driven.ledger()).begin().go_to(step)
     training.callback.save_state(folder)
     return training
 
 
-def test_a_checkpoint_inside_a_chord_holds_the_weights_at_its_start(tmp_path: Path) -> None:
+def test_a_checkpoint_inside_a_segment_holds_the_weights_at_its_start(tmp_path: Path) -> None:
     inside, between = tmp_path / "inside", tmp_path / "between"
     for folder in (inside, between):
         folder.mkdir()
@@ -104,7 +85,7 @@ def test_a_checkpoint_inside_a_chord_holds_the_weights_at_its_start(tmp_path: Pa
     saved(between, 10)
     sizes = [(folder / "forgetting.safetensors").stat().st_size for folder in (inside, between)]
     numbers_of_model = sum(p.numel() for p in tiny.llama().parameters())
-    assert sizes[0] - sizes[1] > 3 * numbers_of_model  # float32 weights, less one more chord
+    assert sizes[0] - sizes[1] > 3 * numbers_of_model  # float32 weights, less one more segment
 
 
 def test_a_checkpoint_of_other_settings_or_another_step_is_refused(tmp_path: Path) -> None:
@@ -157,22 +138,15 @@ def test_the_stock_trainer_hands_over_its_tokenizer_and_gets_scalars_in_its_log(
     assert logged[-1]["forgetting/en/train"] == pytest.approx(measured, abs=1e-9)
 
 
-def test_the_run_folder_holds_the_same_tables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_head", [False, True])
+def test_the_run_folder_holds_the_same_tables(by_head: bool, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "{}", kind="test")
-    ledger = driven.followed(tiny.llama(), driven.ledger(run=run, stage="bn"))
-    assert run.table("forgetting_path").rows() == ledger.path().rows()
-    assert run.table("forgetting_segments").rows() == ledger.segments().rows()
-    assert run.table("forgetting_sites").rows() == ledger.sites().rows()
+    ledger = driven.followed(tiny.llama(), driven.ledger(run=run, stage="bn", by_head=by_head))
+    assert run.has_table("forgetting_heads") == by_head
+    for name in ("path", "segments", "totals", "sites", *(["heads"] if by_head else [])):
+        assert run.table(f"forgetting_{name}").rows() == getattr(ledger, name)().rows()
     assert {row["stage"] for row in ledger.sites().rows()} == {"bn"}
     assert [event["step"] for event in run.events("forgetting/bn")] == [5, 10, 12]
-
-
-def test_the_run_folder_holds_heads_where_they_are_asked_for(tmp_path: Path) -> None:
-    for by_head in (False, True):
-        run = Run.create(tmp_path / f"run-{by_head}", "{}", kind="test")
-        ledger = driven.followed(tiny.llama(), driven.ledger(run=run, by_head=by_head), last=2)
-        assert run.has_table("forgetting_heads") == by_head
-    assert run.table("forgetting_heads").rows() == ledger.heads().rows()
 
 
 def test_an_account_that_does_not_close_is_an_error_with_its_segment() -> None:

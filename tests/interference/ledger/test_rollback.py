@@ -194,7 +194,7 @@ def test_ledger_and_rollback_are_compared_in_rank() -> None:
         row = compare_with_ledger(back, ledger.sites()).rows()[0]
         assert (row["task"], row["side"]) == ("en", "train")
         assert row["sites"] == (5 if by == "layer" else 19)
-        assert row["rank_correlation"] > 0.9  # one short chord: 0.99 to 1 over seeds
+        assert row["rank_correlation"] > 0.9  # one short segment: 0.99 to 1 over seeds
     heads = measure_rollback(
         before, after, tasks, tokenizer=tiny.tokenizer(), by="head", blocks=driven.BLOCKS
     )

@@ -5,27 +5,12 @@ from __future__ import annotations
 import pytest
 from tests.interference import driven, tiny
 
-from crosstune.foundation.models import Site
-from crosstune.foundation.records.sites import site_cells
 from crosstune.interference.ledger.ledger import ForgettingLedger
 
 
 @pytest.fixture(scope="module")
 def ledger() -> ForgettingLedger:
     return driven.followed(tiny.llama(), driven.ledger(every=3, stage="bn"), last=4)
-
-
-def test_a_site_stands_in_four_columns() -> None:
-    expert = site_cells(Site(2, "mlp.experts.up", expert=3, factor="A"))
-    assert (expert["layer"], expert["component"], expert["expert"], expert["factor"]) == (
-        2,
-        "mlp.experts.up",
-        3,
-        "A",
-    )
-    outside = site_cells(Site(None, "head"))
-    assert (outside["layer"], outside["expert"], outside["factor"]) == (-1, -1, "")
-    assert outside["where"] == "head"
 
 
 def test_the_path_adds_up_to_the_segments_and_to_the_sites(ledger: ForgettingLedger) -> None:

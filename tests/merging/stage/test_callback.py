@@ -14,7 +14,7 @@ from tests.interference import tiny
 from tests.merging import pairs
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from crosstune.foundation.data import encode
+from crosstune.foundation.data import collate, encode
 from crosstune.foundation.errors import (
     CheckpointError,
     DataError,
@@ -46,8 +46,7 @@ def knowing_english() -> Any:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
     for number in range(24):
         rows = encoded[8 * (number % 8) :][:8]
-        batch = tiny.collate_dicts([{"input_ids": r.input_ids, "labels": r.labels} for r in rows])
-        model(**batch).loss.backward()
+        model(**collate(rows, 0)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return model

@@ -10,6 +10,7 @@ from tests.interference import tiny
 from tests.merging import pairs
 from torch import Tensor
 
+from crosstune.foundation.data import collate
 from crosstune.foundation.errors import CheckpointError, DataError, MeasurementError
 from crosstune.merging.checkpoints.live import at_start
 from crosstune.merging.method import Method
@@ -30,8 +31,7 @@ def trained(dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, di
     rows = stage_rows(TASKS, tiny.tokenizer(), SETTINGS)
     for _ in range(6):
         for name, sign in (("bn", 1.0), ("en", -0.3)):
-            given = [{"input_ids": r.input_ids, "labels": r.labels} for r in rows[name]]
-            (sign * model(**tiny.collate_dicts(given)).loss).backward()
+            (sign * model(**collate(rows[name], 0)).loss).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model, before

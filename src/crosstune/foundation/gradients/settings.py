@@ -58,7 +58,7 @@ class LedgerSettings:
     copy_device: str = "cpu"
     """Where the copy of a segment's first weights lives: `cpu`, or `model` for the model's device."""
     keep_bytes: int = 2**30
-    """End gradients of a segment are kept as the next one's start while they need no more than this."""
+    """End gradients of a segment are kept as the next segment's start while they need no more than this."""
     max_panels: int = 64
     """Simpson panels a segment may be divided into before the account is declared broken."""
     absolute: float | None = None

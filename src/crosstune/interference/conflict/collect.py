@@ -1,7 +1,7 @@
 """Collects what every agreement figure at one state is made of: per site, sums of inner products of block gradients.
 
 Two passes: first S_t = Σ_k g_k and ‖g_k‖² of every task, then ⟨g_k, S_u⟩ for every block and task, and ⟨g_a, g_b⟩ for the
-few pairs of blocks that share rows. No Gram matrix, no sketch, no per-block gradient kept unless all of them fit.
+few pairs of blocks that share rows. No Gram matrix, no sketch; gradients of blocks are stored only where all of them fit.
 """
 
 from __future__ import annotations
@@ -45,11 +45,7 @@ class Source(Protocol):
 
 
 class CurrentGradients:
-    """The gradients of a task's blocks at the state the model is in.
-
-    Args:
-        keep: Whether a gradient, once computed, is kept until this object goes.
-    """
+    """The gradients of a task's blocks at the state the model is in; with `keep` each is computed once and stored."""
 
     def __init__(
         self,
@@ -63,17 +59,17 @@ class CurrentGradients:
         self.blocks = blocks
         self.evaluations = 0
         self._model, self._names, self._settings = model, names, settings
-        self._kept: list[Stack] | None = [] if keep else None
+        self._stored: list[Stack] | None = [] if keep else None
 
     def gradient(self, index: int) -> Gradient:
-        """The gradient of a block, computed now unless it was kept."""
+        """The gradient of a block."""
         (stack,) = self.stacks([index])
         return stack.gradient(0)
 
     def stacks(self, indices: Sequence[int]) -> Iterator[Stack]:
-        """The gradients of these blocks, computed now unless they were kept."""
+        """The gradients of these blocks, computed now unless they are stored."""
         missing = set(indices)
-        for stack in [stack.only(missing) for stack in self._kept or ()]:
+        for stack in [stack.only(missing) for stack in self._stored or ()]:
             if stack.places:
                 missing -= set(stack.places)
                 yield stack
@@ -81,16 +77,13 @@ class CurrentGradients:
             self._model, self.blocks, sorted(missing), self._names, self._settings
         ):
             self.evaluations += len(stack.places)
-            if self._kept is not None:
-                self._kept.append(stack)
+            if self._stored is not None:
+                self._stored.append(stack)
             yield stack
 
 
 class FrozenGradients:
-    """A snapshot: a task's block gradients at an earlier state, on the CPU.
-
-    Every process holds all of them, so that the first one can write a checkpoint by itself.
-    """
+    """A task's block gradients at an earlier state, on the CPU, all of them in every process: the first can write them alone."""
 
     def __init__(self, task: str, blocks: Sequence[Block], gradients: Sequence[Gradient]) -> None:
         self.name, self.blocks = stale_name(task), blocks
@@ -122,7 +115,7 @@ class FrozenGradients:
 
 
 def stale_name(task: str) -> str:
-    """What a task's snapshot is called among the sources, beside the task itself."""
+    """The name of a task's frozen gradients among the sources."""
     return f"{task} (frozen)"
 
 
@@ -131,9 +124,8 @@ def collect_sums(
 ) -> dict[Pair, PairSums]:
     """The sums of every task pair at all sites of one state, the same on every process.
 
-    Cost in gradients, when a source keeps none: two per block, and one more for each pair of
-    blocks that share rows. The pair (a, b) is computed where block a belongs, so a snapshot can
-    only be the first of a pair.
+    Where a source stores no gradients, it computes two per block and one more for each pair of blocks that share rows.
+    The pair (a, b) is computed where block a belongs, so frozen gradients can only be the first of a pair.
     """
     by_name = {source.name: source for source in sources}
     own = {name: _empty(len(source.blocks), anatomy) for name, source in by_name.items()}
@@ -173,16 +165,12 @@ def collect_sums(
 
 
 def at_sites(sums: PairSums, places: Sequence[int]) -> PairSums:
-    """The sums of some of the sites, by their places."""
+    """The sums of some of the sites, by index."""
     return _each_site(sums, lambda value: value[:, list(places)])
 
 
 def over_groups(sums: PairSums, groups: Tensor) -> PairSums:
-    """The sums of groups of sites; inner products add up over sites.
-
-    Args:
-        groups: [S, G] float64, 1 where a site belongs to a group, else 0.
-    """
+    """The sums of groups of sites, for inner products add up over sites; groups [S, G] is 1 where a site belongs to one, else 0."""
     return _each_site(sums, lambda value: value @ groups)
 
 
@@ -192,7 +180,7 @@ def _each_site(sums: PairSums, change: Callable[[Tensor], Tensor]) -> PairSums:
 
 
 def fits(sources_blocks: int, anatomy: Anatomy, keep_gib: float) -> bool:
-    """True where one process can keep its share of this many block gradients in float32."""
+    """Whether one process can store its share of this many block gradients in float32."""
     elements = sum(anatomy.count(site) for site in anatomy.sites)
     share = -(-sources_blocks // ranks.world_size())
     return 4 * elements * share <= keep_gib * 2**30

@@ -1,13 +1,15 @@
-"""Comparison: whose gradients are compared, on which blocks and at which sites; fixed for a whole training."""
+"""Comparison: whose gradients are compared, on how many and which blocks, at which sites; fixed for a whole training."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from crosstune.foundation.data import Row, Task, as_rows
@@ -26,7 +28,11 @@ from crosstune.interference.conflict.collect import (
     fits,
     stale_name,
 )
-from crosstune.interference.conflict.cosine import PairSums
+from crosstune.interference.conflict.cosine import (
+    MIN_BLOCKS_FOR_INTERVALS,
+    PairSums,
+    agreement,
+)
 from crosstune.interference.conflict.settings import AgreementSettings
 
 if TYPE_CHECKING:
@@ -36,11 +42,7 @@ Tasks = Mapping[str, Any] | Sequence[Task]
 
 
 def read_comparable(tasks: Tasks) -> dict[str, tuple[Row, ...]]:
-    """The rows of at least two tasks with unique names; of a `Task`, its train rows.
-
-    Args:
-        tasks: Name to rows in any form that `as_rows` takes, or a sequence of tasks.
-    """
+    """The rows of at least two tasks with unique names, in any form that `as_rows` takes; of a `Task`, its train rows."""
     listed = [] if isinstance(tasks, Mapping) else list(tasks)
     strange = [item for item in listed if not isinstance(item, Task)]
     if strange:
@@ -72,18 +74,11 @@ def read_comparable(tasks: Tasks) -> dict[str, tuple[Row, ...]]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Tasks made comparable: their blocks, the sites looked at, and the parameters these need.
+    """Tasks made comparable: their blocks, the sites that are compared, and the parameters these need."""
 
-    Attributes:
-        blocks: Task to its blocks.
-        anatomy: The sites of every parameter that a gradient is taken of.
-        chosen: The places, in ``anatomy.sites``, of the sites looked at.
-        settings: How gradients are evaluated.
-    """
-
-    blocks: Mapping[str, tuple[Block, ...]]
-    anatomy: Anatomy
-    chosen: tuple[int, ...]
+    blocks: Mapping[str, tuple[Block, ...]]  # by task
+    anatomy: Anatomy  # of every parameter that a gradient is taken of
+    chosen: tuple[int, ...]  # indices in `anatomy.sites` of the sites that are compared
     settings: AgreementSettings
 
     @classmethod
@@ -95,14 +90,7 @@ class Comparison:
         settings: AgreementSettings,
         blocks: int,
     ) -> Comparison:
-        """The comparison of these tasks on a model, with this many blocks each.
-
-        Args:
-            model: A decoder whose trainable parameters are looked at, or the weights they add to.
-
-        Returns:
-            A comparison that can be made at any state of this model's weights.
-        """
+        """The comparison of these tasks on a model, with this many blocks each, at any state of its weights."""
         check_supported(model)
         anatomy = Anatomy.of(model).only(names_of(model, settings.weights))
         sites = [site for site in anatomy.sites if _is_wanted(site, settings)]
@@ -123,7 +111,7 @@ class Comparison:
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The sites looked at."""
+        """The sites that are compared."""
         return tuple(self.anatomy.sites[place] for place in self.chosen)
 
     @property
@@ -132,19 +120,14 @@ class Comparison:
         return tuple(dict.fromkeys(part.parameter for part in self.anatomy.parts))
 
     @property
-    def tokens(self) -> int:
-        """The scored tokens of all blocks: what one state costs when every gradient is kept."""
-        return sum(block.tokens for blocks in self.blocks.values() for block in blocks)
-
-    @property
     def keeps(self) -> bool:
-        """True where all block gradients of one state fit into memory and are computed once."""
+        """Whether all block gradients of one state fit into memory and are computed once."""
         total = sum(len(blocks) for blocks in self.blocks.values())
         return fits(total, self.anatomy, self.settings.keep_gib)
 
     @contextmanager
     def evaluating(self, model: nn.Module) -> Iterator[None]:
-        """A place where block gradients may be computed: `evaluating`, where the looked-at parameters ask for gradients."""
+        """A context in which the gradients of the compared parameters can be computed."""
         with evaluating(model, self.settings.gradient_settings()):
             ask_gradients_of(model, self.parameters)
             yield
@@ -152,15 +135,7 @@ class Comparison:
     def sums(
         self, model: nn.Module, frozen: Mapping[str, FrozenGradients] | None = None
     ) -> dict[str, dict[Pair, PairSums]]:
-        """The sufficient statistics at the state the model is in, by reference.
-
-        Args:
-            model: The model the comparison was prepared for; no trace is left in it.
-            frozen: Task to its first gradients, for every task that is the first of a pair.
-
-        Returns:
-            Pair to sums, under ``"current"`` and, with snapshots, under ``"frozen"``.
-        """
+        """The sums of every pair at the state the model is in, by reference: ``"current"`` and, if given, ``"frozen"``."""
         with self.evaluating(model):
             sources = self._sources(model)
             result = {"current": collect_sums(list(sources.values()), self.pairs, self.anatomy)}
@@ -172,11 +147,7 @@ class Comparison:
         }
 
     def snapshot(self, model: nn.Module) -> dict[str, FrozenGradients]:
-        """The gradients, at this state, of every task that is the first of a pair.
-
-        Returns:
-            Task to this process's share of its block gradients, on the CPU.
-        """
+        """The gradients, at this state, of every task that is the first of a pair."""
         firsts = list(dict.fromkeys(a for a, _ in self.pairs))
         with self.evaluating(model):
             sources = self._sources(model)
@@ -224,3 +195,34 @@ def _check_selection(anatomy: Anatomy, chosen: Sequence[Site], settings: Agreeme
             found=f"layers {settings.layers} and components {settings.components}",
             remedy="Leave one of them out.",
         )
+
+
+def choose_blocks(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Mapping[str, Sequence[Row]],
+    settings: AgreementSettings,
+) -> int:
+    """The number of blocks per task: the given one, or what a pilot run of 8 blocks says, as far as rows and budget allow.
+
+    The pilot's median interval width over the resolved sites of all pairs is taken to shrink as 1/√K, the slowest it can;
+    where no site is resolved the whole budget is used.
+    """
+    if settings.blocks != "auto":
+        return settings.blocks
+    pilot = MIN_BLOCKS_FOR_INTERVALS
+    comparison = Comparison.prepare(model, tokenizer, tasks, settings, pilot)
+    found = comparison.sums(model)["current"].values()
+    values = [agreement(sums, settings.level) for sums in found]
+    widths = torch.cat([(v.cosine.high - v.cosine.low)[v.resolved] for v in values])
+    budget = min(settings.max_blocks, *(_fillable(rows, settings) for rows in tasks.values()))
+    if widths.numel() == 0:
+        return max(pilot, budget)
+    enough = math.ceil(pilot * (float(widths.median()) / settings.interval_width) ** 2)
+    return max(pilot, min(budget, enough))
+
+
+def _fillable(rows: Sequence[Row], settings: AgreementSettings) -> int:
+    """Blocks that can surely be filled: every group gives at least one row."""
+    groups = {row.content if row.group is None else row.group for row in rows}
+    return len(groups) // settings.rows_per_block

@@ -1,8 +1,8 @@
-"""Do two tasks' gradients agree at one state? cos = U_AB / √(U_AA · U_BB), free of the blocks' noise, per site.
+"""Do two tasks' gradients agree at one state? cos = U_AB / √(U_AA · U_BB), corrected for the blocks' noise, per site.
 
-Each task's gradient is known through K blocks, g_k = μ + noise. The inner product of a mean with itself
-holds the noise's own energy, so a cosine of means is too small; U-statistics average only products of different
-blocks, and are unbiased: E U_AA = ‖μ_A‖², E U_AB = ⟨μ_A, μ_B⟩.
+Each task's gradient is known through K blocks, g_k = μ + noise. The squared norm of their mean contains the energy of
+the noise, so a cosine of means is too small; U-statistics average only products of different blocks, and are unbiased:
+E U_AA = ‖μ_A‖², E U_AB = ⟨μ_A, μ_B⟩.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.statistics.intervals import (
     Interval,
     Spread,
@@ -33,14 +32,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class PairSums:
-    """All that the agreement of tasks A and B needs to know of their block gradients, per site.
+    """The inner products of tasks A's and B's block gradients that their agreement follows from, per site.
 
-    S_A is the sum of A's block gradients. ``masked_pairs`` names the (block of A, block of B) that share
-    a row or a group and so share noise; they are left out of U_AB.
+    S_A is the sum of A's block gradients. ``masked_pairs`` are the (block of A, block of B) that share a row or a group
+    and so share noise; they are left out of U_AB.
 
-    Shapes: own_a, within_a, across_a [K_A, S]; own_b, within_b, across_b [K_B, S];
-        masked_pairs [P, 2] integers; masked [P, S].
-    Unit: squared gradient norm, all in float64.
+    Shapes: own_a, within_a, across_a [K_A, S]; own_b, within_b, across_b [K_B, S]; masked_pairs [P, 2] integers;
+    masked [P, S]; float64.
     """
 
     own_a: Tensor  # ‖g_a‖²
@@ -51,14 +49,6 @@ class PairSums:
     across_b: Tensor  # ⟨g_b, S_A⟩
     masked_pairs: Tensor
     masked: Tensor  # ⟨g_a, g_b⟩ of the masked pairs
-
-    def __post_init__(self) -> None:
-        for name in ("own", "within", "across"):
-            for task in ("a", "b"):
-                found = getattr(self, f"{name}_{task}").shape
-                _demand(found == getattr(self, f"own_{task}").shape, f"{name}_{task}", found)
-        _demand(self.own_a.shape[1:] == self.own_b.shape[1:], "own_b", self.own_b.shape)
-        _demand(len(self.masked_pairs) == len(self.masked), "masked", self.masked.shape)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -74,7 +64,7 @@ class PairSums:
     def from_gram(cls, gram: Tensor, blocks_a: int, masked_pairs: Tensor | None = None) -> PairSums:
         """The sums of a Gram matrix of all blocks, A's before B's, [K_A + K_B, K_A + K_B, S]."""
         products = gram.detach().to(torch.float64)
-        pairs = no_pairs() if masked_pairs is None else masked_pairs
+        pairs = torch.empty(0, 2, dtype=torch.long) if masked_pairs is None else masked_pairs
         own = products.diagonal(dim1=0, dim2=1).movedim(-1, 0)
         with_a, with_b = products[:, :blocks_a].sum(1), products[:, blocks_a:].sum(1)
         return cls(
@@ -117,11 +107,11 @@ class UStatistics:
 
     @property
     def judged(self) -> bool:
-        """There are blocks enough for intervals."""
+        """Whether there are enough blocks for intervals."""
         return min(self.sizes) >= MIN_BLOCKS_FOR_INTERVALS
 
     def spread(self, without: Tensor) -> Spread:
-        """The jackknife deviations of a figure whose values without each block are given."""
+        """The jackknife deviations of a figure from its values without each block; NaN below 8 blocks of a task."""
         spread = jackknife_spread(without, self.sizes, self.shared)
         if self.judged:
             return spread
@@ -130,77 +120,59 @@ class UStatistics:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two tasks' gradients agree at one state, per site; ``u`` holds the unbiased inner products.
+    """How two tasks' gradients agree at one state, per site; every tensor is [S].
 
-    ``cosine`` and ``inner`` (U_AB) carry their jackknife-t intervals (NaN below 8 blocks). A site that is
-    not ``resolved`` lies below the noise floor: its cosine is not to be shown. ``conflict`` is True
-    where U_AB lies below 0 after Holm over the sites, ``agree`` where it lies above 0; ``conflict_p`` is
-    the adjusted one-sided p of the former.
-
-    ``blocks_needed`` is the power line: see ``blocks_to_resolve``.
-
-    Shapes: every tensor [S]; the ``_without`` arrays [K_A + K_B, S].
+    ``u`` holds the unbiased inner products; ``cosine`` and ``inner`` (U_AB) have jackknife-t intervals (NaN below 8
+    blocks). A site that is not ``resolved`` lies below the noise floor: its cosine is not to be shown. ``conflict`` is
+    True where U_AB lies below 0 after Holm over the sites, with the adjusted one-sided p ``conflict_p``; ``agree`` is True
+    where it lies above 0.
     """
 
     u: UStatistics
     cosine: Interval
     inner: Interval
     naive_cosine: Tensor
-    naive_cosine_without: Tensor
     reliability_a: Tensor
     reliability_b: Tensor
-    reliability_a_without: Tensor
-    reliability_b_without: Tensor
     norm_a: Tensor  # ‖mean gradient‖, noise included
     norm_b: Tensor
     signal_to_noise_a: Tensor  # U_AA over the noise energy of the mean
     signal_to_noise_b: Tensor
     noise_scale_a: Tensor  # blocks at which the noise of the mean equals the signal
     noise_scale_b: Tensor
-    low_aa: Tensor  # lower 97.5 % bounds
-    low_bb: Tensor
     resolved: Tensor
     conflict: Tensor
     conflict_p: Tensor
     agree: Tensor
-    blocks_needed: Tensor
+    blocks_needed: Tensor  # see `blocks_to_resolve`
 
 
 def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
-    """The agreement of two tasks at one state, from sums over their blocks.
-
-    With fewer than 2 blocks of a task there is no noise-free norm, and its figures are NaN.
-
-    Returns:
-        The agreement at every site.
-    """
+    """The agreement of two tasks at every site at one state; with fewer than 2 blocks of a task its figures are NaN."""
     u = u_statistics(sums)
-    (energy_a, energy_a_without), (energy_b, energy_b_without) = _energies(sums)
-    sum_ab, sum_ab_without = _sum_across(sums)
+    blocks_a, blocks_b = u.sizes
+    energy_a = sums.within_a.sum(0) / _count(blocks_a**2)  # ‖mean gradient‖²
+    energy_b = sums.within_b.sum(0) / _count(blocks_b**2)
+    mean_ab = sums.across_a.sum(0) / _count(blocks_a * blocks_b)  # with no pair masked
     reliability_a, reliability_b = u.aa / energy_a, u.bb / energy_b
     noise_scale_a = _noise_scale(sums.own_a, energy_a, u.aa)
     noise_scale_b = _noise_scale(sums.own_b, energy_b, u.bb)
     low_aa, low_bb, sd_aa, sd_bb = norm_bounds(u, level)
-    inner = jackknifed(u, u.ab, u.ab_without, level)
+    inner = interval_from(u.ab, [u.spread(u.ab_without)], level)
     conflict, conflict_p = conflicts(inner)
     return Agreement(
         u=u,
-        cosine=jackknifed(u, u.cosine, u.cosine_without, level),
+        cosine=interval_from(u.cosine, [u.spread(u.cosine_without)], level),
         inner=inner,
-        naive_cosine=sum_ab / (energy_a * energy_b).sqrt(),
-        naive_cosine_without=sum_ab_without / (energy_a_without * energy_b_without).sqrt(),
+        naive_cosine=mean_ab / (energy_a * energy_b).sqrt(),
         reliability_a=reliability_a,
         reliability_b=reliability_b,
-        reliability_a_without=u.aa_without / energy_a_without,
-        reliability_b_without=u.bb_without / energy_b_without,
         norm_a=energy_a.sqrt(),
         norm_b=energy_b.sqrt(),
-        signal_to_noise_a=u.sizes[0] / noise_scale_a,
-        signal_to_noise_b=u.sizes[1] / noise_scale_b,
+        signal_to_noise_a=blocks_a / noise_scale_a,
+        signal_to_noise_b=blocks_b / noise_scale_b,
         noise_scale_a=noise_scale_a,
         noise_scale_b=noise_scale_b,
-        low_aa=low_aa,
-        low_bb=low_bb,
         resolved=(low_aa > 0)
         & (low_bb > 0)
         & (torch.minimum(reliability_a, reliability_b) >= MIN_RELIABILITY),
@@ -208,8 +180,8 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
         conflict_p=conflict_p,
         agree=agrees(inner),
         blocks_needed=torch.maximum(
-            blocks_to_resolve(u.aa, sd_aa, noise_scale_a, u.sizes[0], level),
-            blocks_to_resolve(u.bb, sd_bb, noise_scale_b, u.sizes[1], level),
+            blocks_to_resolve(u.aa, sd_aa, noise_scale_a, blocks_a, level),
+            blocks_to_resolve(u.bb, sd_bb, noise_scale_b, blocks_b, level),
         ),
     )
 
@@ -236,18 +208,10 @@ def u_statistics(sums: PairSums) -> UStatistics:
     )
 
 
-def jackknifed(u: UStatistics, value: Tensor, without: Tensor, level: float = LEVEL) -> Interval:
-    """The jackknife-t interval of a figure; NaN bounds with fewer than 8 blocks of a task."""
-    return interval_from(value, [u.spread(without)], level)
-
-
 def conflicts(inner: Interval) -> tuple[Tensor, Tensor]:
-    """Where U_AB < 0 beyond chance after Holm over the sites, and the adjusted one-sided p.
+    """Where U_AB < 0 beyond chance after Holm over the sites [S], and the adjusted one-sided p [S].
 
-    The bar is (1 − level)/2, so that with a single site it means: the upper bound lies below 0.
-
-    Returns:
-        The flags and the adjusted p-values, of the shape of the sites.
+    The level of the test is (1 − level)/2, so that with a single site it means: the upper bound lies below 0.
     """
     quantile = t_quantile(0.5 + inner.level / 2, inner.df)
     error = inner.half_width / quantile
@@ -277,11 +241,7 @@ def blocks_to_resolve(
 
 
 def norm_bounds(u: UStatistics, level: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lower bounds and standard errors of U_AA and U_BB, each from its own blocks (K − 1 degrees).
-
-    Returns:
-        The bounds of A and of B, then their standard errors; NaN with fewer than 8 blocks.
-    """
+    """The lower bounds of U_AA and U_BB, then their standard errors, each from its task's blocks (K − 1 degrees of freedom)."""
     blocks_a = u.sizes[0]
     if not u.judged:
         nothing = torch.full_like(u.aa, math.nan)
@@ -291,11 +251,6 @@ def norm_bounds(u: UStatistics, level: float) -> tuple[Tensor, Tensor, Tensor, T
     sd_a = a.half_width / t_quantile(0.5 + level / 2, a.df)
     sd_b = b.half_width / t_quantile(0.5 + level / 2, b.df)
     return a.low, b.low, sd_a, sd_b
-
-
-def no_pairs() -> Tensor:
-    """No masked pair, [0, 2]."""
-    return torch.empty(0, 2, dtype=torch.long)
 
 
 def _within(own: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
@@ -321,35 +276,6 @@ def _across(sums: PairSums) -> tuple[Tensor, Tensor]:
     return products / _count(count), (products - torch.cat([own_a, own_b])) / left
 
 
-def _energies(sums: PairSums) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """‖ḡ‖² of each task, whole and without each block of either task."""
-    blocks_a, blocks_b = sums.sizes
-    a, a_own = _energy(sums.own_a, sums.within_a)
-    b, b_own = _energy(sums.own_b, sums.within_b)
-    return (
-        (a, torch.cat([a_own, a.expand(blocks_b, *a.shape)])),
-        (b, torch.cat([b.expand(blocks_a, *b.shape), b_own])),
-    )
-
-
-def _energy(own: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-    blocks = own.shape[0]
-    total = within.sum(0)
-    return total / _count(blocks**2), (total - 2 * within + own) / _count((blocks - 1) ** 2)
-
-
-def _sum_across(sums: PairSums) -> tuple[Tensor, Tensor]:
-    """⟨ḡ_A, ḡ_B⟩ with no pair masked, as the naive cosine takes it."""
-    blocks_a, blocks_b = sums.sizes
-    total = sums.across_a.sum(0)
-    return total / _count(blocks_a * blocks_b), torch.cat(
-        [
-            (total - sums.across_a) / _count((blocks_a - 1) * blocks_b),
-            (total - sums.across_b) / _count(blocks_a * (blocks_b - 1)),
-        ]
-    )
-
-
 def _noise_scale(own: Tensor, energy: Tensor, u: Tensor) -> Tensor:
     """Noise energy of one block over U, in blocks; NaN where U is not positive."""
     blocks = own.shape[0]
@@ -358,15 +284,5 @@ def _noise_scale(own: Tensor, energy: Tensor, u: Tensor) -> Tensor:
 
 
 def _count(count: int) -> float:
-    """A divisor; with nothing to average over the figure is unmeasured."""
+    """A divisor; NaN where there is nothing to average over, so that the figure is unmeasured."""
     return float(count) if count > 0 else math.nan
-
-
-def _demand(holds: bool, argument: str, found: object) -> None:
-    if not holds:
-        raise MeasurementError(
-            argument,
-            law="must fit the blocks and sites of the other sums",
-            found=f"shape {found}",
-            remedy="Build the sums of a pair from the same blocks and sites.",
-        )

@@ -1,4 +1,4 @@
-"""Agreement along depth: among which sites a peak is looked for, what is said of it, and what moved from probe to probe."""
+"""Agreement along depth: among which sites a peak is searched, what is said of it, and what moved from probe to probe."""
 
 from __future__ import annotations
 
@@ -21,17 +21,13 @@ from crosstune.interference.conflict.movement import (
     movement_within_run,
     too_few,
 )
-from crosstune.interference.conflict.peaks import Peak
+from crosstune.interference.conflict.peaks import NO_PEAK, Peak
 
 ALL_SITES = "all sites"
 
 
 def scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
-    """All sites, and each component (and LoRA factor) that stands in at least two layers.
-
-    Yields:
-        The scope's name and the places of its sites.
-    """
+    """The name and site indices of each scope: all sites, and each component (and LoRA factor) found in two layers or more."""
     yield ALL_SITES, list(range(len(sites)))
     kinds: dict[str, list[int]] = {}
     for place, site in enumerate(sites):
@@ -43,52 +39,38 @@ def scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
 
 def peak_cells(peak: Peak, names: Sequence[str], blocks: int, caution: str = "") -> dict[str, Any]:
     """What is said of a peak, or that there are too few blocks to say it."""
+    words = cautioned(peak.words(names), caution)
     if blocks < MIN_BLOCKS_FOR_PEAKS:
-        return {
-            "site": "",
-            "kind": "too few blocks",
-            "peak_confidence": math.nan,
-            "p": math.nan,
-            "leader": "",
-            "indistinguishable": "",
-            "words": f"Peak cannot be judged: it takes {MIN_BLOCKS_FOR_PEAKS} blocks per task.",
-        }
+        peak = Peak(NO_PEAK, "too few blocks", NO_PEAK, math.nan, math.nan, ())
+        words = f"Peak cannot be judged: it takes {MIN_BLOCKS_FOR_PEAKS} blocks per task."
     return {
         "site": site_name(names, peak.site),
         "kind": peak.kind,
         "peak_confidence": peak.confidence,
         "p": peak.p,
         "leader": site_name(names, peak.leader),
-        "indistinguishable": ", ".join(names[place] for place in peak.indistinguishable),
-        "words": cautioned(peak.words(names), caution),
+        "indistinguishable": ", ".join(names[i] for i in peak.indistinguishable),
+        "words": words,
     }
 
 
 def cautioned(words: str, caution: str) -> str:
-    """The words of a verdict, with what must be added where the probe's schedule is lopsided."""
+    """The words of a verdict, with the caution that a probe's schedule may need."""
     return f"{words} Caution: {caution}." if caution else words
 
 
 def site_name(names: Sequence[str], place: int) -> str:
-    """The name at a place; empty where the place is −1, which is nowhere."""
-    return names[place] if place >= 0 else ""
+    """The name of a site; empty for −1, which is none."""
+    return "" if place == NO_PEAK else names[place]
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """One pair's agreement at every whole burst of a run, along depth.
-
-    Shapes: T probes, S sites, D blocks left out.
-
-    Attributes:
-        bursts: The agreement at each state of each probe.
-        steps: Optimizer step at which each probe began, [T].
-        depth: Layer of each site, −1 outside the blocks, [S].
-    """
+    """One pair's agreement at every whole burst of a run, along depth: T probes, S sites, D blocks left out."""
 
     bursts: tuple[tuple[Agreement, ...], ...]
-    steps: Tensor
-    depth: Tensor
+    steps: Tensor  # optimizer step at which each probe began, [T]
+    depth: Tensor  # layer of each site, −1 outside the layers, [S]
 
     @classmethod
     def of(
@@ -116,9 +98,8 @@ class Profiles:
         """The same without each block, [D, T, S]."""
         probes = []
         for burst in self.bursts:
-            products = [
-                torch.stack([v.u.aa_without, v.u.bb_without, v.u.ab_without]) for v in burst
-            ]
+            us = [value.u for value in burst]
+            products = [torch.stack([u.aa_without, u.bb_without, u.ab_without]) for u in us]
             probes.append(corrected_cosine(*torch.stack(products).mean(0)))
         return torch.stack(probes, 1)
 
@@ -141,11 +122,7 @@ def resolved_throughout(burst: Sequence[Agreement]) -> Tensor:
 def movement_of_run(
     history: ProbeHistory, sites: Sequence[Site], reference: str, pair: Pair
 ) -> Movement:
-    """The verdict on movement of one pair in one run; bursts that were cut short take no part.
-
-    Returns:
-        The verdict; it speaks of this run alone.
-    """
+    """The verdict on movement of one pair in this run alone; bursts that were cut short are left out."""
     profiles = Profiles.of(history, sites, reference, pair)
     if not profiles.bursts:
         return too_few(seeds=1)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from crosstune.foundation.errors import CheckpointError
 from crosstune.foundation.storage import atomic_write, fingerprint_file, read_json, write_json
@@ -24,21 +22,16 @@ _FIELDS = tuple(one.name for one in fields(PairSums))
 
 @dataclass(frozen=True)
 class State:
-    """What was measured at one state of the weights.
-
-    Attributes:
-        step: Optimizer steps taken before it.
-        sums: Reference (``"current"``, ``"frozen"``) and pair to the pair's sums at all sites.
-    """
+    """What was measured at the state of the weights after `step` optimizer steps."""
 
     step: int
-    sums: Mapping[str, Mapping[Pair, PairSums]]
+    sums: Mapping[str, Mapping[Pair, PairSums]]  # by reference ("current", "frozen") and pair
     _known: dict[tuple[str, Pair, float], Agreement] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def agreement(self, reference: str, pair: Pair, level: float) -> Agreement:
-        """The agreement of a pair at this state, worked out once: windows, peaks and movement all ask for it."""
+        """The agreement of a pair at this state, computed once: windows, peaks and movement all need it."""
         key = (reference, pair, level)
         if key not in self._known:
             self._known[key] = agreement(self.sums[reference][pair], level)
@@ -46,11 +39,7 @@ class State:
 
 
 class ProbeHistory:
-    """The states a probe has measured, oldest first.
-
-    Args:
-        settings: Which states make a probe and a window.
-    """
+    """The states a probe has measured, oldest first; the settings say which make a burst and a window."""
 
     def __init__(self, settings: ProbeSettings) -> None:
         self.settings = settings
@@ -73,7 +62,7 @@ class ProbeHistory:
 
     def series(self) -> Iterator[tuple[str, Pair]]:
         """Every reference and pair that has a figure at each state."""
-        return ((reference, pair) for reference in self.references for pair in self.pairs)
+        return product(self.references, self.pairs)
 
     def bursts(self) -> list[list[State]]:
         """The states of each burst, also of one that was cut short."""
@@ -82,17 +71,14 @@ class ProbeHistory:
     def probes(self) -> list[list[State]]:
         """The states of each whole burst.
 
-        One that was cut short, by the training's end or a resume without history, is no probe: an
-        oscillation that cancels in the others shows in it as a change.
-
-        Returns:
-            The states of one burst after another.
+        One that was cut short, by the training's end or a resume without history, is left out: an oscillation that
+        cancels in the others shows in it as a change.
         """
         whole = self.settings.states_a_burst
         return [burst for burst in self.bursts() if len(burst) == whole]
 
     def judged_states(self) -> list[State]:
-        """The states of all whole bursts: those that means over several states are taken of."""
+        """The states of all whole bursts: those that enter means over several states."""
         return [state for burst in self.probes() for state in burst]
 
     def windows(self) -> list[list[State]]:
@@ -104,18 +90,15 @@ class ProbeHistory:
         return _grouped(self.states, self.settings.window_at)[-1]
 
     def save(self, folder: Path, identity: str) -> None:
-        """Write everything into a folder, the same for every process.
-
-        Args:
-            folder: An existing folder.
-            identity: The fingerprint of the comparison the sums belong to.
-        """
-        tensors: dict[str, Tensor] = {}
-        for index, state in enumerate(self.states):
-            for place, (reference, pair) in enumerate(self.series()):
-                sums = state.sums[reference][pair]
-                for name in _FIELDS:  # copied: safetensors refuses tensors that share memory
-                    tensors[f"{index}.{place}.{name}"] = _copied(getattr(sums, name))
+        """Write everything into an existing folder, with the fingerprint of the comparison that the sums belong to."""
+        tensors = {  # copied: safetensors refuses tensors that share memory
+            f"{index}.{place}.{name}": getattr(state.sums[reference][pair], name).clone(
+                memory_format=torch.contiguous_format
+            )
+            for index, state in enumerate(self.states)
+            for place, (reference, pair) in enumerate(self.series())
+            for name in _FIELDS
+        }
         about = {
             "schema": _SCHEMA,
             "identity": identity,
@@ -129,17 +112,7 @@ class ProbeHistory:
         write_json(folder / "states.json", about)
 
     def load(self, folder: Path) -> str:
-        """Take over what `save` wrote.
-
-        Args:
-            folder: The folder.
-
-        Returns:
-            The identity it was written under, to be compared with that of the comparison at hand.
-
-        Raises:
-            CheckpointError: The folder was written by another version, or is not whole.
-        """
+        """Take over what `save` wrote; returns the fingerprint that it was written with."""
         about = read_json(folder / "states.json")
         if about.get("schema") != _SCHEMA:
             raise CheckpointError(
@@ -157,29 +130,17 @@ class ProbeHistory:
                 remedy="Resume from an older checkpoint; this one was not written to its end.",
             )
         tensors = load_file(file)
-        self.states = [
-            _state(index, step, about, tensors) for index, step in enumerate(about["steps"])
-        ]
+        series = list(product(about["references"], [(a, b) for a, b in about["pairs"]]))
+        self.states = []
+        for index, step in enumerate(about["steps"]):
+            sums: dict[str, dict[Pair, PairSums]] = {name: {} for name in about["references"]}
+            for place, (reference, pair) in enumerate(series):
+                parts = {name: tensors[f"{index}.{place}.{name}"] for name in _FIELDS}
+                sums[reference][pair] = PairSums(**parts)
+            self.states.append(State(step, sums))
         return str(about["identity"])
 
 
 def _grouped(states: Sequence[State], number: Callable[[int], int]) -> list[list[State]]:
-    """Neighbours whose steps have the same number, together."""
+    """Consecutive states whose steps have the same number, together."""
     return [list(group) for _, group in groupby(states, key=lambda state: number(state.step))]
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _state(index: int, step: int, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> State:
-    pairs: Sequence[Pair] = [(a, b) for a, b in about["pairs"]]
-    sums: dict[str, dict[Pair, PairSums]] = {}
-    place = 0
-    for reference in about["references"]:
-        sums[reference] = {}
-        for pair in pairs:
-            parts = {name: tensors[f"{index}.{place}.{name}"] for name in _FIELDS}
-            sums[reference][pair] = PairSums(**parts)
-            place += 1
-    return State(step, sums)

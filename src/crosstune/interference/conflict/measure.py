@@ -1,7 +1,7 @@
 """measure_conflict: do the gradients of tasks agree, at the state a model is in, per layer and component?
 
-One state is precise and may still mislead: both gradients ride the optimizer's oscillation and the sign can flip from one
-step to the next. What is measured here is labelled "at one state"; the `ConflictProbe` averages over states.
+One state is precise and may still mislead: both gradients follow the optimizer's oscillation and the sign can flip from
+one step to the next. What is measured here is labelled "at one state"; the `ConflictProbe` averages over states.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.sites import SITE_COLUMNS, site_cells
 from crosstune.foundation.settings.options import with_options
 from crosstune.interference.conflict.collect import Pair
-from crosstune.interference.conflict.comparison import Comparison, Tasks, read_comparable
+from crosstune.interference.conflict.comparison import (
+    Comparison,
+    Tasks,
+    choose_blocks,
+    read_comparable,
+)
 from crosstune.interference.conflict.cosine import Agreement, agreement
-from crosstune.interference.conflict.pilot import choose_blocks
 from crosstune.interference.conflict.settings import AgreementSettings
 from crosstune.interference.conflict.windows import WindowAgreement
 
@@ -66,10 +70,9 @@ STATE_COLUMNS = (
     Column.label("note"),
 )
 CONFLICT_COLUMNS = (*PAIR_COLUMNS, *SITE_COLUMNS, *FIGURE_COLUMNS, *STATE_COLUMNS)
-_CHECKPOINT_COLUMNS = (
-    Column.axis("checkpoint"),
-    Column.axis("step", "int64", unit="optimizer steps"),
-)
+_PER_SITE = tuple(c.name for c in STATE_COLUMNS if c.name not in ("naive", "blocks", "note"))
+_CHECKPOINT = Column.axis("checkpoint")
+_STEP = Column.axis("step", "int64", unit="optimizer steps")
 
 GAUGE_NOTE = "gauge-dependent: R·A and B·R⁻¹ are the same function and another cosine"
 
@@ -108,7 +111,14 @@ def measure_conflict(
     chosen = with_options(settings or AgreementSettings(), options)
     rows = read_comparable(tasks)
     if not isinstance(model, str | Path | Sequence):
-        return _measured(model, _given(tokenizer), rows, chosen)
+        if tokenizer is None:
+            raise ModelError(
+                "tokenizer",
+                law="must come with a model in memory",
+                found="None",
+                remedy="Give the model's tokenizer; only a stored checkpoint carries its own.",
+            )
+        return _measured(model, tokenizer, rows, chosen)
     folders = [model] if isinstance(model, str | Path) else list(model)
     if not folders:
         raise ModelError(
@@ -121,13 +131,14 @@ def measure_conflict(
         # The number of blocks is chosen once and kept, so that checkpoints can be compared.
         chosen = with_options(chosen, {"blocks": table.column("blocks")[0]})
         name = Path(folder).name
-        constants = zip(_CHECKPOINT_COLUMNS, (name, _step_of(name)), strict=True)
-        tables.append(table.with_columns(dict(constants)))
+        number = re.search(r"(\d+)$", name)
+        step = None if number is None else int(number.group(1))
+        tables.append(table.with_columns({_CHECKPOINT: name, _STEP: step}))
     return Table.concat(tables)
 
 
 def interval_cells(value: Agreement | WindowAgreement, place: int) -> dict[str, Any]:
-    """The cells of `FIGURE_COLUMNS` at one site, but the verdict; NaN where the words say why."""
+    """The cells of `FIGURE_COLUMNS` at one site, without the verdict; NaN where the verdict says why."""
     resolved = bool(value.resolved[place])
     # Too few blocks to judge the noise floor: the point estimate is shown, without an interval.
     cosine = float(value.cosine.value[place]) if resolved or not value.u.judged else math.nan
@@ -157,17 +168,8 @@ def conflict_rows(
             **interval_cells(value, place),
             "verdict": _verdict(value, place),
             "naive": float(value.naive_cosine[place]),
-            "reliability_a": float(value.reliability_a[place]),
-            "reliability_b": float(value.reliability_b[place]),
-            "norm_a": float(value.norm_a[place]),
-            "norm_b": float(value.norm_b[place]),
-            "signal_to_noise_a": float(value.signal_to_noise_a[place]),
-            "signal_to_noise_b": float(value.signal_to_noise_b[place]),
-            "noise_scale_a": float(value.noise_scale_a[place]),
-            "noise_scale_b": float(value.noise_scale_b[place]),
-            "conflict_p": float(value.conflict_p[place]),
+            **{name: float(getattr(value, name)[place]) for name in _PER_SITE},
             "blocks": value.u.sizes[0],
-            "blocks_needed": float(value.blocks_needed[place]),
             "note": "" if site.factor is None else GAUGE_NOTE,
         }
 
@@ -206,19 +208,3 @@ def _verdict(value: Agreement, place: int) -> str:
     if bool(value.agree[place]):
         return "agreement at one state"
     return "neither shown at one state"
-
-
-def _given(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
-    if tokenizer is None:
-        raise ModelError(
-            "tokenizer",
-            law="must come with a model in memory",
-            found="None",
-            remedy="Give the model's tokenizer; only a stored checkpoint carries its own.",
-        )
-    return tokenizer
-
-
-def _step_of(folder: str) -> int | None:
-    number = re.search(r"(\d+)$", folder)
-    return None if number is None else int(number.group(1))

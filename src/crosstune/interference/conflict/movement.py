@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.statistics.intervals import (
     Interval,
     Spread,
@@ -32,13 +31,11 @@ class Movement:
 
     Attributes:
         verdict: ``"shown"``, ``"not shown"``, ``"too noisy"`` or ``"too few"``.
-        change: Total change of the depth slope over the stage: migration × (last − first step).
-        low, high: Its interval.
-        excluded_above: A change larger than this, either way, is excluded: the larger of the bounds'
-            magnitudes; NaN where there is no interval.
-        relevant: The smallest change that was to be found.
-        needs_seeds: Seeds with which a study like this would exclude ``relevant``; NaN where unknown, and
-            where the change itself is not below it, so that no number of seeds would.
+        change: Total change of the depth slope over the stage, migration × (last − first step), with its interval.
+        excluded_above: A larger change, either way, is excluded: the larger of the bounds' magnitudes.
+        relevant: The smallest change worth finding.
+        needs_seeds: Seeds with which a study like this would exclude ``relevant``; NaN where unknown, and where the
+            change is not below it, so that no number of seeds would.
         seeds, probes, sites: What the verdict rests on.
         words: The verdict as a sentence.
     """
@@ -57,18 +54,12 @@ class Movement:
 
 
 def depth_slope(cosine: Tensor, depth: Tensor) -> Tensor:
-    """The least-squares slope of the signed cosine on depth.
-
-    Shapes: cosine [..., S], depth [S] → [...]. Unit: cosine per layer.
-    """
+    """The least-squares slope of the signed cosine on depth, [..., S] and [S] → [...], in cosine per layer."""
     return _slope(cosine, depth)
 
 
 def migration(cosine: Tensor, depth: Tensor, steps: Tensor) -> Tensor:
-    """The least-squares slope over steps of the depth slope.
-
-    Shapes: cosine [..., T, S], depth [S], steps [T] → [...]. Unit: cosine per layer and step.
-    """
+    """The least-squares slope of the depth slope on steps, [..., T, S], [S] and [T] → [...], in cosine per layer and step."""
     return _slope(depth_slope(cosine, depth), steps)
 
 
@@ -78,15 +69,10 @@ def always_resolved(resolved: Tensor) -> Tensor:
 
 
 def relevant_change(cosine: Tensor, depth: Tensor, layers: float = 3.0) -> float:
-    """The change of the depth slope when a peak of the profile's own height moves by some layers.
+    """The change of the depth slope when a peak as high as the profile's moves by some layers; NaN without sites.
 
-    Height is the largest distance of the mean profile (over seeds and probes) from its own median; a
-    single site of that height moved by Δ layers changes the slope by height · Δ / Σ (d − d̄)².
-
-    Shapes: cosine [..., T, S], depth [S].
-
-    Returns:
-        The change of the slope, in cosine per layer; NaN without sites.
+    Height is the largest distance of the mean profile (over seeds and probes) from its median; a single site of that
+    height moved by Δ layers changes the slope by height · Δ / Σ (d − d̄)². Shapes: cosine [..., T, S], depth [S].
     """
     profile = cosine.flatten(0, -2).mean(0)
     if not len(profile):
@@ -111,13 +97,8 @@ def movement_across_seeds(
         depth: Layer of each site, [S].
         steps: Optimizer step of each probe, [T].
         relevant: Smallest change worth finding; by default a peak of the profile's height moving 3 layers.
-        level: Two-sided confidence.
-
-    Returns:
-        The verdict.
     """
-    _check(cosine, depth, steps, axes=3)
-    span = float(steps[-1] - steps[0]) if len(steps) else math.nan
+    span = float(steps[-1] - steps[0])
     change = migration(cosine, depth, steps) * span
     interval = interval_from(change.mean(0), [mean_spread(change)], level)
     worth = relevant_change(cosine, depth) if relevant is None else relevant
@@ -136,26 +117,20 @@ def movement_within_run(
     shared: Tensor | None = None,
     level: float = LEVEL,
 ) -> Movement:
-    """The verdict on movement within one run; it speaks of this run's path and of no other.
+    """The verdict on movement within one run, about this run's path and no other.
 
-    The error has two parts: the blocks, by a joint jackknife that deletes a block at all steps, and the
-    scatter of b_t about its line, by least squares (widened for persistence between probes). The second
-    part is needed since the sign of the agreement may oscillate from probe to probe.
+    The error has two parts: the blocks, by a joint jackknife that deletes a block at all steps, and the scatter of b_t
+    about its line, by least squares (widened for autocorrelation between probes). The second part is needed since the sign
+    of the agreement may oscillate from probe to probe.
 
     Args:
         cosine: Corrected cosines of sites resolved throughout, [T, S].
         leave_one_out: The same without each block, [D, T, S].
         depth: Layer of each site, [S].
         steps: Optimizer step of each probe, [T].
-        sizes: Blocks of the two tasks.
-        shared: Pairs of blocks that share rows, see ``jackknife_spread``.
-        level: Two-sided confidence.
-
-    Returns:
-        The verdict.
+        sizes, shared: Blocks of the two tasks, and pairs that share rows: see ``jackknife_spread``.
     """
-    _check(cosine, depth, steps, axes=2)
-    span = float(steps[-1] - steps[0]) if len(steps) else math.nan
+    span = float(steps[-1] - steps[0])
     without = migration(leave_one_out, depth, steps) * span
     spreads = [
         jackknife_spread(without, sizes, shared),
@@ -183,7 +158,7 @@ class _Basis:
 
 
 def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> Movement:
-    """The interval put into one of the verdicts, in words."""
+    """The verdict that the interval allows, with its sentence."""
     low, high = float(interval.low), float(interval.high)
     excluded = max(abs(low), abs(high)) if low == low else math.nan
     needs = math.nan
@@ -209,9 +184,13 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
         verdict = "too noisy"
         margin = relevant - abs(float(interval.value))
         needs = seeds_needed(basis.between_seeds, margin, interval.level, basis.seeds + 1)
+        if margin <= 0:
+            remedy = "the change found is not smaller, so more seeds would not exclude it"
+        else:
+            remedy = f"needs {'more' if math.isnan(needs) else f'{needs:.0f}'} seeds"
         words = (
             f"Movement cannot be told ({scope}): too noisy to exclude a change of {relevant:.3g} "
-            f"per layer ({_remedy(needs, margin)})."
+            f"per layer ({remedy})."
         )
     return Movement(
         verdict=verdict,
@@ -226,13 +205,6 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
         sites=basis.sites,
         words=words,
     )
-
-
-def _remedy(needs: float, margin: float) -> str:
-    """What would tell movement, in words."""
-    if margin <= 0:
-        return "the change found is not smaller, so more seeds would not exclude it"
-    return f"needs {'more' if math.isnan(needs) else f'{needs:.0f}'} seeds"
 
 
 def seeds_needed(
@@ -253,8 +225,8 @@ def seeds_needed(
 def _scatter_about_line(slopes: Tensor, steps: Tensor, span: float) -> Spread:
     """The error of a fitted line's rise over the span from the scatter of its points.
 
-    Persistent scatter widens it by (1 + ρ)/(1 − ρ), ρ the lag-one autocorrelation of the residuals where
-    positive; the degrees of freedom shrink alike.
+    Autocorrelated scatter widens it by (1 + ρ)/(1 − ρ), where ρ is the lag-one autocorrelation of the residuals if
+    positive; the degrees of freedom shrink by the same factor.
     """
     points = len(slopes)
     if points < MIN_PROBES:
@@ -275,14 +247,3 @@ def _slope(values: Tensor, places: Tensor) -> Tensor:
     x = places.to(torch.float64)
     x = x - x.mean()
     return (values.to(torch.float64) @ x) / x.square().sum()
-
-
-def _check(cosine: Tensor, depth: Tensor, steps: Tensor, axes: int) -> None:
-    fits = cosine.ndim == axes and cosine.shape[-2:] == (len(steps), len(depth))
-    if not fits:
-        raise MeasurementError(
-            "cosine",
-            law="must have one value for each probe and site",
-            found=f"shape {list(cosine.shape)} for {len(steps)} probes and {len(depth)} sites",
-            remedy="Pass [seeds, probes, sites] across seeds, [probes, sites] within one run.",
-        )

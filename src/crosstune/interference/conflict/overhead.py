@@ -16,10 +16,10 @@ class ProbeCost:
 
     Attributes:
         states: States that are measured.
-        passes: Times each block is differentiated at a state: 1 when gradients are kept, else 2, and
-            a share more for blocks that meet in rows.
+        passes: Times each block is differentiated at a state: 1 when gradients are kept, else 2, and a few more for
+            blocks that share rows.
         tokens: Tokens that go forward and backward for the probe.
-        overhead: The most it may add, as a share of the training's own time.
+        overhead: The most it may add, as a share of the training's time.
         gradient_bytes: Memory for gradients that are kept (or for the sums, when none are).
     """
 
@@ -48,7 +48,7 @@ def probe_cost(
         tokens_per_row: Padded tokens of a probe row, at most ``settings.length``.
         steps: Optimizer steps of the training.
         tokens_per_step: Padded tokens of one optimizer step.
-        parameters: Elements whose gradients are looked at: those of trainable parameters, or of the whole weights
+        parameters: Elements that gradients are taken of: those of trainable parameters, or of the whole weights
             beside the adapters where `settings.weights` is ``effective``.
         blocks: Blocks per task, where ``settings.blocks`` is ``auto``; by default the budget.
 

@@ -22,23 +22,20 @@ class Peak:
     """The verdict on the most dissimilar of some sites.
 
     Attributes:
-        site: Place of the peak; −1 where no site can be told from all others.
+        site: Index of the peak; −1 where no site can be told from all others.
         kind: ``"conflict peak"`` where the winner conflicts, ``"most dissimilar"`` where it does not,
-            ``"no peak"``, ``"no interval"`` where nothing can be compared for want of an error, or
+            ``"no peak"``, ``"no interval"`` where the errors are unknown, or
             ``"unresolved"`` where fewer than two sites are above the noise floor.
-        leader: Place of the largest dissimilarity, peak or not; −1 where no site is resolved.
-        runner_up: Place of the second largest; −1 where there is none.
-        confidence: Dissimilarity of the peak less that of the runner-up; 0 without a peak.
-        statistic, p: Smallest standardised difference to another site and its two-sided p.
-        indistinguishable: Places that may be the largest, the leader among them.
+        leader: Index of the largest dissimilarity, peak or not; −1 where no site is resolved.
+        confidence: Dissimilarity of the peak less the second largest; 0 without a peak.
+        p: Two-sided p of the smallest standardised difference to another site.
+        indistinguishable: Sites that may be the largest, the leader among them.
     """
 
     site: int
     kind: str
     leader: int
-    runner_up: int
     confidence: float
-    statistic: float
     p: float
     indistinguishable: tuple[int, ...]
 
@@ -77,12 +74,9 @@ def find_peak(
     Args:
         cosine: Corrected cosines of a window (or of seeds' windows), [S].
         spreads: Their deviations from each independent source of error, [D, S] each.
-        resolved: Sites above the noise floor, [S]; the others take no part.
+        resolved: Sites above the noise floor, [S]; the others are left out.
         conflict: Sites in conflict, [S].
-        level: Of the comparison; a false peak has probability at most 1 − level.
-
-    Returns:
-        The verdict.
+        level: A false peak has probability at most 1 − level.
 
     Source: arXiv 2503.01065, rank verification by the smallest standardised difference.
     """
@@ -103,60 +97,34 @@ def find_peak(
         site=site,
         kind=kind,
         leader=winner.index,
-        runner_up=runner_up,
         confidence=gap,
-        statistic=winner.statistic,
         p=winner.p,
         indistinguishable=winner.indistinguishable,
     )
 
 
-@dataclass(frozen=True)
-class Heuristics:
-    """Rules of thumb that users know, labelled as such: none of them knows its error.
-
-    Attributes:
-        gap_site: Top site if it exceeds 1.1 × the second, else −1 (flat).
-        gap_confidence: Top less second dissimilarity; 0 when flat.
-        windowed_site: Top site of the mean dissimilarity over the last states.
-        weighted_site: Top site of (1 − cos) · ‖g‖.
-    """
-
-    gap_site: int
-    gap_confidence: float
-    windowed_site: int
-    weighted_site: int
-
-
-def heuristics(cosines: Tensor, norms: Tensor, last: int) -> Heuristics:
-    """The labelled rules of thumb at the newest of several states; NaN sites take no part.
+def heuristics(cosines: Tensor, norms: Tensor) -> dict[str, int]:
+    """Rules of thumb that users know, by the name of their column; none of them knows its error, NaN sites are left out.
 
     Args:
-        cosines: Corrected cosines at single states, oldest first, [T, S].
+        cosines: Corrected cosines at the single states of a window, oldest first, [T, S].
         norms: Gradient norms of the new task at the newest state, [S].
-        last: States of the windowed mean.
-
-    Returns:
-        Their answers.
     """
     dissimilarity = 1 - cosines
     newest = dissimilarity[-1]
-    gap_site, confidence = ten_percent_gap(newest)
-    return Heuristics(
-        gap_site=gap_site,
-        gap_confidence=confidence,
-        windowed_site=_top(dissimilarity[-last:].nanmean(0)),
-        weighted_site=_top(newest * norms),
-    )
+    return {
+        "gap_site": ten_percent_gap(newest),
+        "windowed_site": _top(dissimilarity.nanmean(0)),
+        "weighted_site": _top(newest * norms),
+    }
 
 
-def ten_percent_gap(dissimilarity: Tensor) -> tuple[int, float]:
-    """The top site and its lead if it exceeds 1.1 × the second; (−1, 0) when flat."""
+def ten_percent_gap(dissimilarity: Tensor) -> int:
+    """The top site if it exceeds 1.1 × the second; −1 when flat."""
     top = _top(dissimilarity)
     second = _second(dissimilarity, top)
-    if second < 0 or not bool(dissimilarity[top] > 1.1 * dissimilarity[second]):
-        return NO_PEAK, 0.0
-    return top, float(dissimilarity[top] - dissimilarity[second])
+    is_clear = second >= 0 and bool(dissimilarity[top] > 1.1 * dissimilarity[second])
+    return top if is_clear else NO_PEAK
 
 
 def _top(values: Tensor) -> int:

@@ -1,7 +1,7 @@
 """ConflictProbe: a callback that measures, while any trainer trains, whether tasks' gradients agree, and where.
 
-At every probe a burst of consecutive optimizer states is measured; a window of probes gives the means that may carry the
-words conflict, peak and movement. Training itself is bit for bit what it would be without the probe.
+At every probe a burst of consecutive optimizer states is measured; conflict, peak and movement are said of means over a
+window of probes. Training itself is bit for bit what it would be without the probe.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ from crosstune.foundation.settings.options import with_options
 from crosstune.foundation.storage import atomic_write, fingerprint
 from crosstune.foundation.training.trackers import Trackers
 from crosstune.interference.conflict.collect import FrozenGradients
-from crosstune.interference.conflict.comparison import Comparison, Tasks, read_comparable
+from crosstune.interference.conflict.comparison import (
+    Comparison,
+    Tasks,
+    choose_blocks,
+    read_comparable,
+)
 from crosstune.interference.conflict.history import ProbeHistory, State
-from crosstune.interference.conflict.pilot import choose_blocks
 from crosstune.interference.conflict.settings import ProbeSettings
 from crosstune.interference.conflict.tables import (
     burst_scalars,
@@ -48,7 +52,7 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
 
     Args:
         tasks: At least two: name to rows, or `Task`s (their train rows). No row is trained on here.
-        settings: When and how to look; the default is `ProbeSettings()`.
+        settings: When and how to measure; the default is `ProbeSettings()`.
         run: The run folder that gets the tables.
         tokenizer: The model's tokenizer; by default the trainer's.
         options: Single settings by name: ``every=100, burst=4, blocks=16, reference="frozen", …``.
@@ -74,7 +78,7 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
         self._frozen: dict[str, FrozenGradients] = {}
         self._trackers = Trackers()
         self._restored: tuple[str, Path] | None = None
-        self._told = -1  # step of the newest state that trackers were told of
+        self._reported = -1  # step of the newest state that trackers know of
 
     # ---- what was measured ----
 
@@ -117,15 +121,10 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
     # ---- events of a trainer ----
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: Any,
-        model: nn.Module,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
         """Fix the blocks; measure the first state, or go on where a checkpoint was written."""
-        tokenizer = self._tokenizer or kwargs.get("processing_class")
+        model, tokenizer = kwargs["model"], self._tokenizer or kwargs.get("processing_class")
         if tokenizer is None:
             raise ModelError(
                 "tokenizer",
@@ -138,27 +137,27 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
         if self._restored is None:
             self.history = ProbeHistory(self.settings)
             self._frozen = {}
-        blocks = self._known_blocks() or choose_blocks(model, tokenizer, self._rows, self.settings)
+        if self.history.states:
+            first = self.history.states[0].sums["current"]
+            blocks = next(iter(first.values())).sizes[0]
+        else:
+            blocks = choose_blocks(model, tokenizer, self._rows, self.settings)
         self._comparison = Comparison.prepare(model, tokenizer, self._rows, self.settings, blocks)
-        self._resume()
-        self._told = self.history.last_step
-        self._look(args, state, model)
+        if self._restored is not None:
+            self._resume(*self._restored)
+        self._reported = self.history.last_step
+        self._measure_if_due(args, state, model)
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: Any,
-        model: nn.Module,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
         """Measure this state if it belongs to a probe."""
-        self._look(args, state, model)
+        self._measure_if_due(args, state, kwargs["model"])
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Write the history into a checkpoint of a trainer that knows no callbacks with state."""
+        """Write the history into the checkpoint of a trainer that does not call `save_state` itself."""
         checkpoint = _checkpoint(args, state)
         place = checkpoint / "crosstune" / self.state_name
         if ranks.is_first() and checkpoint.is_dir() and not place.exists():
@@ -168,15 +167,15 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Write the unfinished window and the verdict on movement; tell trackers of a burst cut short."""
+        """Write the unfinished window and the verdict on movement; report a burst that was cut short."""
         if not self.history.states:
             return
-        if self._told < self.history.last_step:
-            self._tell(args, state, kwargs.get("model"))
+        if self._reported < self.history.last_step:
+            self._report(args, state, kwargs.get("model"))
         if not self.settings.ends_window(self.history.last_step):
             self._write_window()
-        if self._writes:
-            self._write(self.movement, self.settings.stage)
+        if self._written is not None:
+            self._written.add_rows(self.movement, self.settings.stage)
         self._restored = None
 
     # ---- measuring ----
@@ -202,47 +201,48 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
         self.history.states.append(state)
         return state
 
-    def _look(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+    def _measure_if_due(
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module
+    ) -> None:
         step = state.global_step
         if step <= self.history.last_step or not self.settings.measures(step):
             return
         began = time.perf_counter()
         self.measure(model, step)
-        # Trackers may close their runs when training ends: its last step is told of before.
+        # Trackers may close their runs when training ends: its last step is reported before.
         if self.settings.ends_burst(step) or step == state.max_steps:
-            self._tell(args, state, model)
+            self._report(args, state, model)
         if self.settings.ends_window(step):
             self._write_window()
         self.seconds += time.perf_counter() - began
 
-    def _tell(self, args: TrainingArguments, state: TrainerState, model: nn.Module | None) -> None:
+    def _report(
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module | None
+    ) -> None:
         """Send the scalars of the newest burst to trackers and log history."""
-        self._told = self.history.last_step
+        self._reported = self.history.last_step
         burst = self.history.bursts()[-1]
         scalars = burst_scalars(self.history, self.comparison.sites, burst)
-        self._trackers.send(scalars, self._told, args, state, model)
+        self._trackers.send(scalars, self._reported, args, state, model)
 
     # ---- the run folder ----
 
     @property
-    def _writes(self) -> bool:
-        return self._run is not None and ranks.is_first()
+    def _written(self) -> Run | None:
+        """The run folder, in the process that writes it."""
+        return self._run if ranks.is_first() else None
 
     def _write_window(self) -> None:
-        if not self._writes:
+        if self._written is None:
             return
-        states = self.history.newest_window()
-        judged = [w for w in self.history.windows() if w[0].step >= states[0].step]
-        sites = self.comparison.sites
-        part = f"{self.settings.stage}-{states[0].step:08d}"
-        self._write(states_table(self.history, sites, states), part)
+        history, sites = self.history, self.comparison.sites
+        states = history.newest_window()
+        judged = [w for w in history.windows() if w[0].step >= states[0].step]
+        tables = [states_table(history, sites, states)]
         if judged:
-            self._write(windows_table(self.history, sites, judged), part)
-            self._write(peaks_table(self.history, sites, judged), part)
-
-    def _write(self, table: Table, part: str) -> None:
-        if self._run is not None:
-            self._run.add_rows(table, part)
+            tables += [windows_table(history, sites, judged), peaks_table(history, sites, judged)]
+        for table in tables:
+            self._written.add_rows(table, f"{self.settings.stage}-{states[0].step:08d}")
 
     # ---- checkpoints ----
 
@@ -259,15 +259,12 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
                 save_file(tensors, temporary)
 
     def load_state(self, folder: Path) -> None:
-        """Take over what `save_state` wrote; `on_train_begin` then checks that it fits."""
+        """Take over what `save_state` wrote; `on_train_begin` then checks that it belongs to this probe."""
         self.history = ProbeHistory(self.settings)
         self._restored = (self.history.load(folder), folder)
 
-    def _resume(self) -> None:
-        """Check that a restored history belongs to this comparison, and restore its snapshot."""
-        if self._restored is None:
-            return
-        identity, folder = self._restored
+    def _resume(self, identity: str, folder: Path) -> None:
+        """Check that a restored history belongs to this comparison, and restore its frozen gradients."""
         if identity != self._identity():
             raise CheckpointError(
                 str(folder),
@@ -279,18 +276,15 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
         for place, task in enumerate(dict.fromkeys(a for a, _ in self.comparison.pairs)):
             file = folder / f"frozen-{place}.safetensors"
             if file.is_file():
-                self._frozen[task] = self._snapshot_of(task, file)
-
-    def _snapshot_of(self, task: str, file: Path) -> FrozenGradients:
-        tensors = load_file(file)
-        names, blocks = self.comparison.parameters, self.comparison.blocks[task]
-        gradients = [
-            {name: tensors[f"{block}.{name}"] for name in names} for block in range(len(blocks))
-        ]
-        return FrozenGradients(task, blocks, gradients)
+                tensors, blocks = load_file(file), self.comparison.blocks[task]
+                gradients = [
+                    {name: tensors[f"{block}.{name}"] for name in self.comparison.parameters}
+                    for block in range(len(blocks))
+                ]
+                self._frozen[task] = FrozenGradients(task, blocks, gradients)
 
     def _find_state(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Look for the history in the checkpoint that a stock trainer resumed from."""
+        """Load the history from the checkpoint that a stock trainer resumed from."""
         place = _checkpoint(args, state) / "crosstune" / self.state_name
         if place.is_dir():
             self.load_state(place)
@@ -307,11 +301,6 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
                 "training resumed from holds none.",
                 stacklevel=2,
             )
-
-    def _known_blocks(self) -> int | None:
-        if not self.history.states:
-            return None
-        return next(iter(self.history.states[0].sums["current"].values())).sizes[0]
 
     def _identity(self) -> str:
         comparison = self.comparison

@@ -20,7 +20,7 @@ class AgreementSettings:
     """How agreement between tasks is measured at one state of the weights."""
 
     blocks: int | Literal["auto"] = 16
-    """Blocks of rows per task; `auto` lets a pilot at the first state choose the number once."""
+    """Blocks of rows per task; `auto` lets a pilot run at the first state choose the number once."""
     rows_per_block: int = 4
     """Rows in each block."""
     length: int = 128
@@ -34,13 +34,13 @@ class AgreementSettings:
     batch_tokens: int = 4096
     """Padded tokens of one forward pass; changes speed and memory, never a figure."""
     keep_gib: float = 2.0
-    """Block gradients are computed once and kept while all fit into this, else computed twice."""
+    """Block gradients are computed once and stored while all fit into this, else computed twice."""
     layers: tuple[int, ...] | None = None
     """Only these layers (embedding, last norm and head then take no part); None for all."""
     components: tuple[str, ...] | None = None
     """Only these components; None for all."""
     weights: Literal["trained", "effective"] = "trained"
-    """`trained`: gradients of the parameters that move, LoRA's factors A and B apart, which depend on their gauge;
+    """`trained`: gradients of the parameters that move; those of LoRA's factors A and B depend on their gauge;
     `effective`: of the weight that an adapter adds to, which do not. Without an adapter both are the same."""
     level: float = 0.95
     """Confidence level of every interval."""
@@ -87,12 +87,12 @@ class AgreementSettings:
 
 @dataclass(frozen=True)
 class ProbeSettings(AgreementSettings):
-    """When the probe looks during training, and what it compares with."""
+    """When the probe measures during training, and what it compares with."""
 
     every: int = 100
     """A probe starts at optimizer step 0, `every`, 2 × `every`, …"""
     burst: int = 4
-    """Consecutive states measured by one probe: one state rides the optimizer's oscillation, which cancels in an
+    """Consecutive states measured by one probe: the optimizer's oscillation, which a single state shows, cancels in an
     even number. An odd burst with an even `every` sees even steps more often, at 1 no others: every verdict says so."""
     window: int = 5
     """Probes that make one window; conflict is said only of window means."""
@@ -110,19 +110,19 @@ class ProbeSettings(AgreementSettings):
 
     @property
     def states_a_burst(self) -> int:
-        """How many states a whole burst has; a burst cannot outlast the time to the next probe."""
+        """How many states a whole burst has; a burst ends where the next probe begins."""
         return min(self.burst, self.every)
 
     @property
     def caution(self) -> str:
-        """What every verdict over several states must add; empty where steps of both parities weigh alike."""
+        """What every verdict over several states must add; empty where even and odd steps are measured equally often."""
         if self.states_a_burst % 2 == 0 or self.every % 2 == 1:
             return ""
         seen = "only even steps were" if self.states_a_burst == 1 else "even steps were more often"
         return f"{seen} seen, so an oscillation does not cancel"
 
     def measures(self, step: int) -> bool:
-        """True where the state after this many optimizer steps belongs to a probe's burst."""
+        """Whether the state after this many optimizer steps belongs to a probe's burst."""
         return step % self.every < self.burst
 
     def probe_at(self, step: int) -> int:
@@ -134,11 +134,11 @@ class ProbeSettings(AgreementSettings):
         return self.probe_at(step) // self.window
 
     def ends_burst(self, step: int) -> bool:
-        """True where the next state does not belong to this step's probe."""
+        """Whether the next state does not belong to this step's probe."""
         return not self.measures(step + 1) or self.probe_at(step + 1) != self.probe_at(step)
 
     def ends_window(self, step: int) -> bool:
-        """True where this step ends the burst of a window's last probe."""
+        """Whether this step ends the burst of a window's last probe."""
         return self.ends_burst(step) and (self.probe_at(step) + 1) % self.window == 0
 
     def states(self, steps: int) -> int:

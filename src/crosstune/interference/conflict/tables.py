@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -100,6 +100,7 @@ MOVEMENT_COLUMNS = (
 )
 
 Row = dict[str, Any]
+_RowsOf = Callable[[ProbeHistory, Sequence[Site], Sequence[State], tuple[str, Pair]], Iterator[Row]]
 
 
 def states_table(history: ProbeHistory, sites: Sequence[Site], states: Iterable[State]) -> Table:
@@ -120,39 +121,23 @@ def windows_table(
     history: ProbeHistory, sites: Sequence[Site], windows: Iterable[Sequence[State]]
 ) -> Table:
     """The table ``agreement_windows``: means over the states of each window."""
-    rows = (
-        {**_where(history, states, reference, pair), **row}
-        for states in windows
-        for reference, pair in history.series()
-        for row in _window_rows(
-            sites, window_agreement(history, states, reference, pair), history.settings.caution
-        )
-    )
-    return Table("agreement_windows", WINDOWS_COLUMNS, rows)
+    return Table("agreement_windows", WINDOWS_COLUMNS, _rows(history, sites, windows, _window_rows))
 
 
 def peaks_table(
     history: ProbeHistory, sites: Sequence[Site], windows: Iterable[Sequence[State]]
 ) -> Table:
-    """The table ``peaks``: where each window's tasks are most dissimilar, if that can be told."""
-    rows = (
-        {**_where(history, states, reference, pair), **row}
-        for states in windows
-        for reference, pair in history.series()
-        for row in _peak_rows(history, sites, states, (reference, pair))
-    )
-    return Table("peaks", PEAKS_COLUMNS, rows)
+    """The table ``peaks``: at which site each window's tasks are most dissimilar, if one can be named."""
+    return Table("peaks", PEAKS_COLUMNS, _rows(history, sites, windows, _peak_rows))
 
 
 def movement_table(history: ProbeHistory, sites: Sequence[Site]) -> Table:
     """The table ``movement``: whether each pair's agreement moved through depth in this run."""
+    names = [column.name for column in MOVEMENT_COLUMNS[2 + len(PAIR_COLUMNS) :]]
     rows = []
     for reference, pair in history.series():
         found = movement_of_run(history, sites, reference, pair)
-        cells = {
-            column.name: getattr(found, column.name)
-            for column in MOVEMENT_COLUMNS[2 + len(PAIR_COLUMNS) :]
-        }
+        cells = {name: getattr(found, name) for name in names}
         rows.append({**_of(history, reference, pair), **cells})
     return Table("movement", MOVEMENT_COLUMNS, rows)
 
@@ -172,10 +157,10 @@ def window_agreement(
 def burst_scalars(
     history: ProbeHistory, sites: Sequence[Site], states: Sequence[State]
 ) -> dict[str, float]:
-    """What trackers are told of one probe: per pair, corrected cosines of the whole model and of each layer.
+    """What trackers get of one probe: per pair, corrected cosines of the whole model and of each layer.
 
-    Inner products add up over sites, so a layer's cosine is that of its summed products; only
-    finite figures above the noise floor are sent.
+    Inner products add up over sites, so a layer's cosine is that of its summed products. Only finite figures above the
+    noise floor are sent.
     """
     names, groups = _groups(sites)
     level = history.settings.level
@@ -195,12 +180,15 @@ def burst_scalars(
     return scalars
 
 
-def _where(history: ProbeHistory, states: Sequence[State], reference: str, pair: Pair) -> Row:
-    return {
-        **_of(history, reference, pair),
-        "start_step": states[0].step,
-        "stop_step": states[-1].step,
-    }
+def _rows(
+    history: ProbeHistory, sites: Sequence[Site], windows: Iterable[Sequence[State]], of: _RowsOf
+) -> Iterator[Row]:
+    """The rows of every window, reference and pair."""
+    for states in windows:
+        span = {"start_step": states[0].step, "stop_step": states[-1].step}
+        for reference, pair in history.series():
+            where = {**_of(history, reference, pair), **span}
+            yield from ({**where, **row} for row in of(history, sites, states, (reference, pair)))
 
 
 def _of(history: ProbeHistory, reference: str, pair: Pair) -> Row:
@@ -213,12 +201,15 @@ def _of(history: ProbeHistory, reference: str, pair: Pair) -> Row:
     }
 
 
-def _window_rows(sites: Sequence[Site], found: WindowAgreement, caution: str) -> Iterator[Row]:
+def _window_rows(
+    history: ProbeHistory, sites: Sequence[Site], states: Sequence[State], series: tuple[str, Pair]
+) -> Iterator[Row]:
+    found = window_agreement(history, states, *series)
     for place, site in enumerate(sites):
         yield {
             **site_cells(site),
             **interval_cells(found, place),
-            "verdict": _verdict(found, place, caution),
+            "verdict": _verdict(found, place, history.settings.caution),
             "conflict_p": float(found.conflict_p[place]),
             "agree": bool(found.agree[place]),
             "sd_states": float(found.state_sd_cosine[place]),
@@ -243,10 +234,7 @@ def _verdict(found: WindowAgreement, place: int, caution: str) -> str:
 
 
 def _peak_rows(
-    history: ProbeHistory,
-    sites: Sequence[Site],
-    states: Sequence[State],
-    series: tuple[str, Pair],
+    history: ProbeHistory, sites: Sequence[Site], states: Sequence[State], series: tuple[str, Pair]
 ) -> Iterator[Row]:
     reference, pair = series
     level = history.settings.level
@@ -264,13 +252,11 @@ def _peak_rows(
             found.conflict[places],
             level,
         )
-        rules = heuristics(cosines[:, places], single[-1].norm_b[places], len(states))
+        rules = heuristics(cosines[:, places], single[-1].norm_b[places])
         yield {
             "scope": scope,
             **peak_cells(peak, names, min(found.u.sizes), history.settings.caution),
-            "gap_site": site_name(names, rules.gap_site),
-            "windowed_site": site_name(names, rules.windowed_site),
-            "weighted_site": site_name(names, rules.weighted_site),
+            **{column: site_name(names, place) for column, place in rules.items()},
         }
 
 

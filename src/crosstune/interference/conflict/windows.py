@@ -1,7 +1,7 @@
-"""Agreement over a window of states: cos = mean U_AB / √(mean U_AA · mean U_BB), with the states' own spread.
+"""Agreement over a window of states: cos = mean U_AB / √(mean U_AA · mean U_BB), with the spread between states.
 
-At one state both gradients ride the optimizer's oscillation and the cosine may flip its sign from step
-to step; only means over states, and over seeds, carry the words conflict, peak and movement.
+At one state both gradients follow the optimizer's oscillation and the cosine may flip its sign from step to step; conflict,
+peak and movement are said only of means over states, and over seeds.
 """
 
 from __future__ import annotations
@@ -14,12 +14,7 @@ import torch
 from torch import Tensor
 
 from crosstune.foundation.errors import MeasurementError
-from crosstune.foundation.statistics.intervals import (
-    Interval,
-    Spread,
-    interval_from,
-    mean_spread,
-)
+from crosstune.foundation.statistics.intervals import Interval, Spread, interval_from, mean_spread
 from crosstune.foundation.statistics.reliability import MIN_RELIABILITY, corrected_cosine
 from crosstune.foundation.statistics.series import (
     block_bootstrap,
@@ -47,25 +42,22 @@ RESAMPLES = 1000
 class WindowAgreement:
     """Agreement over a window of states, per site.
 
-    An interval speaks of the mean over *this window's path*: were its states drawn anew about the same
-    course, and the rows anew from their tasks. It holds two independent sources of error: the blocks
-    (joint jackknife, one block deleted at all states) and the states. The states' error is that of
-    fluctuations about a straight line through the window's bursts, since a trend (norms that fall while
-    training converges) is part of the path and no error of its mean. The unit is the burst: consecutive
-    states depend on each other. Bursts are resampled (moving blocks); with fewer than 4 of them no line
-    is taken out, and a trend then widens the interval.
+    An interval is about the mean over *this window's path*: other states about the same course, and other rows of the
+    tasks. It has two independent sources of error: the blocks (joint jackknife, one block deleted at all states) and the
+    states. The states' error is that of fluctuations about a straight line through the window's bursts, since a trend
+    (norms that fall while training converges) is part of the path and no error of its mean. The unit is the burst, for
+    consecutive states depend on each other. Bursts are resampled (moving blocks); with fewer than 4 of them no line is
+    taken out, and a trend then widens the interval.
 
-    Block noise that differs from state to state enters both sources, so they err on the wide side. Fewer
-    than 4 states, 2 bursts or 8 blocks: NaN bounds. ``resolved`` asks the blocks alone, at 4 states or more.
+    Block noise that differs from state to state enters both sources, so intervals err on the wide side. With fewer than 4
+    states, 2 bursts or 8 blocks bounds are NaN. ``resolved`` is judged by the blocks alone, at 4 states or more.
 
     Attributes:
-        states: Number of states.
         u: Window means of the U-statistics.
         cosine, inner: The cosine of window means, and the window mean of U_AB.
         spreads_cosine, spreads_inner: Their deviations, blocks then states; for differences of sites.
         state_sd_cosine, state_sd_inner: Standard deviation between states.
-        effective_states: Independent states about the line that would know U_AB's mean as precisely, at
-            most all.
+        effective_states: Independent states about the line whose mean of U_AB would be as precise, at most all.
         resolved, conflict, conflict_p, agree: As at one state, from the window's figures.
 
     Shapes: every tensor [S]; rows of the spreads [D, S].
@@ -90,8 +82,8 @@ class WindowAgreement:
 class SeedAgreement:
     """Agreement over windows of several seeds, per site: means over seeds of the windows' figures.
 
-    The interval holds the seeds' own spread (which contains the states') and, since all seeds are probed
-    with the same blocks, the joint jackknife over blocks. One seed: NaN bounds.
+    The interval combines the spread between seeds (which contains that between states) and, since all seeds are probed
+    with the same blocks, the joint jackknife over blocks. One seed has NaN bounds.
 
     Shapes: every tensor [S]; rows of the spreads [D, S].
     """
@@ -106,119 +98,54 @@ class SeedAgreement:
     agree: Tensor
 
 
-class Window:
-    """The running sums of a window: states are added one by one, and none is kept whole.
-
-    Kept are, for each state, the three U-statistics, and the sums over states of their values without each
-    block: D · S numbers however many states pass.
-
-    Args:
-        burst: Consecutive states that make one burst; bursts are equally spaced.
-    """
-
-    def __init__(self, burst: int = 1) -> None:
-        self._burst = burst
-        self._history: list[Tensor] = []  # [3, S] of each state
-        self._energies: list[Tensor] = []  # [2, S]: squared norms of the mean gradients
-        self._without: Tensor | None = None  # [3, D, S]
-        self._sizes: tuple[int, int] = (0, 0)
-        self._shared = torch.empty(0, 2, dtype=torch.long)
-
-    def __len__(self) -> int:
-        return len(self._history)
-
-    def add(self, state: Agreement) -> None:
-        """Take one more state in; its blocks and sites must be those of the states before.
-
-        Raises:
-            MeasurementError: The state has other blocks or sites.
-        """
-        u = state.u
-        without = torch.stack([u.aa_without, u.bb_without, u.ab_without])
-        if self._without is None:
-            self._without = torch.zeros_like(without)
-            self._sizes, self._shared = u.sizes, u.shared
-        if without.shape != self._without.shape or u.sizes != self._sizes:
-            raise MeasurementError(
-                "state",
-                law="must have the blocks and sites of the window's other states",
-                found=f"{list(without.shape[1:])} for {list(self._without.shape[1:])}",
-                remedy="Keep the probe's blocks and sites fixed within a window.",
-            )
-        self._without += without
-        self._history.append(torch.stack([u.aa, u.bb, u.ab]))
-        self._energies.append(torch.stack([state.norm_a, state.norm_b]).square())
-
-    def result(self, generator: torch.Generator, level: float = LEVEL) -> WindowAgreement:
-        """The agreement over the states so far.
-
-        Args:
-            generator: Where the block bootstrap draws from.
-            level: Two-sided confidence.
-
-        Returns:
-            The agreement over the window.
-
-        Raises:
-            MeasurementError: No state was added, or a burst is not whole.
-        """
-        if self._without is None:
-            raise MeasurementError(
-                "window",
-                law="must hold a state",
-                found="none",
-                remedy="Add the agreement of at least one state.",
-            )
-        if len(self) % self._burst:
-            raise MeasurementError(
-                "window",
-                law=f"must hold whole bursts of {self._burst} states",
-                found=f"{len(self)} states",
-                remedy="Leave out a burst that was cut short: an oscillation does not cancel in it.",
-            )
-        history = torch.stack(self._history)
-        aa, bb, ab = history.mean(0).unbind(0)
-        aa_without, bb_without, ab_without = (self._without / len(self)).unbind(0)
-        u = UStatistics(
-            aa=aa,
-            bb=bb,
-            ab=ab,
-            aa_without=aa_without,
-            bb_without=bb_without,
-            ab_without=ab_without,
-            sizes=self._sizes,
-            shared=self._shared,
-        )
-        reliability = (history[:, :2].mean(0) / torch.stack(self._energies).mean(0)).amin(0)
-        return _judge(u, history.unflatten(0, (-1, self._burst)), reliability, generator, level)
-
-
 def window_of(
     states: Sequence[Agreement], generator: torch.Generator, level: float = LEVEL, burst: int = 1
 ) -> WindowAgreement:
-    """The agreement over the given states, in order: whole bursts, equally spaced."""
-    window = Window(burst)
-    for state in states:
-        window.add(state)
-    return window.result(generator, level)
+    """The agreement over the given states, in order: whole bursts, equally spaced, of the same blocks and sites."""
+    without = torch.zeros(3, *states[0].u.ab_without.shape, dtype=torch.float64)
+    for state in states:  # one by one: a window of all states' [3, D, S] may not fit into memory
+        without += torch.stack([state.u.aa_without, state.u.bb_without, state.u.ab_without])
+    history = torch.stack([torch.stack([state.u.aa, state.u.bb, state.u.ab]) for state in states])
+    energies = torch.stack([torch.stack([s.norm_a, s.norm_b]).square() for s in states])
+    aa, bb, ab = history.mean(0).unbind(0)
+    aa_without, bb_without, ab_without = (without / len(states)).unbind(0)
+    u = UStatistics(
+        aa=aa,
+        bb=bb,
+        ab=ab,
+        aa_without=aa_without,
+        bb_without=bb_without,
+        ab_without=ab_without,
+        sizes=states[0].u.sizes,
+        shared=states[0].u.shared,
+    )
+    by_cosine, by_inner = _state_spreads(history.unflatten(0, (-1, burst)), generator)
+    spreads_cosine = (u.spread(u.cosine_without), by_cosine)
+    spreads_inner = (u.spread(u.ab_without), by_inner)
+    inner = interval_from(u.ab, spreads_inner, level)
+    conflict, conflict_p = conflicts(inner)
+    low_aa, low_bb, _, _ = norm_bounds(u, level)
+    reliability = (history[:, :2].mean(0) / energies.mean(0)).amin(0)
+    above_noise = (low_aa > 0) & (low_bb > 0) & (reliability >= MIN_RELIABILITY)
+    return WindowAgreement(
+        states=len(states),
+        u=u,
+        cosine=interval_from(u.cosine, spreads_cosine, level),
+        inner=inner,
+        spreads_cosine=spreads_cosine,
+        spreads_inner=spreads_inner,
+        state_sd_cosine=_sd(_cosines(history)),
+        state_sd_inner=_sd(history[:, 2]),
+        effective_states=_effective(history[:, 2], by_inner),
+        resolved=above_noise & (len(states) >= MIN_STATES),
+        conflict=conflict,
+        conflict_p=conflict_p,
+        agree=agrees(inner),
+    )
 
 
 def across_seeds(windows: Sequence[WindowAgreement], level: float = LEVEL) -> SeedAgreement:
-    """The agreement over seeds whose windows were probed with the same blocks.
-
-    Returns:
-        The agreement over seeds.
-
-    Raises:
-        MeasurementError: There is no window, or they differ in blocks or sites.
-    """
-    if not windows:
-        raise MeasurementError(
-            "windows",
-            law="must hold one window for each seed",
-            found="none",
-            remedy="Measure at least one seed.",
-        )
+    """The agreement over seeds whose windows were probed with the same blocks at the same sites; others are refused."""
     shapes = {window.u.ab_without.shape for window in windows}
     if len(shapes) > 1:
         raise MeasurementError(
@@ -229,10 +156,9 @@ def across_seeds(windows: Sequence[WindowAgreement], level: float = LEVEL) -> Se
         )
     cosines = torch.stack([window.cosine.value for window in windows])
     inners = torch.stack([window.inner.value for window in windows])
-    blocks_cosine = _mean_rows([window.spreads_cosine[0] for window in windows])
-    blocks_inner = _mean_rows([window.spreads_inner[0] for window in windows])
-    spreads = (blocks_cosine, mean_spread(cosines))
-    inner = interval_from(inners.mean(0), (blocks_inner, mean_spread(inners)), level)
+    spreads = (_mean_rows([w.spreads_cosine[0] for w in windows]), mean_spread(cosines))
+    spreads_inner = (_mean_rows([w.spreads_inner[0] for w in windows]), mean_spread(inners))
+    inner = interval_from(inners.mean(0), spreads_inner, level)
     conflict, conflict_p = conflicts(inner)
     return SeedAgreement(
         seeds=len(windows),
@@ -246,47 +172,11 @@ def across_seeds(windows: Sequence[WindowAgreement], level: float = LEVEL) -> Se
     )
 
 
-def _judge(
-    u: UStatistics,
-    history: Tensor,
-    reliability: Tensor,
-    generator: torch.Generator,
-    level: float,
-) -> WindowAgreement:
-    """The window's figures from its means and the history [bursts, burst, 3, S] of its states."""
-    states = history.flatten(0, 1)
-    by_cosine, by_inner = _state_spreads(history, generator)
-    spreads_cosine = (u.spread(u.cosine_without), by_cosine)
-    spreads_inner = (u.spread(u.ab_without), by_inner)
-    inner = interval_from(u.ab, spreads_inner, level)
-    conflict, conflict_p = conflicts(inner)
-    low_aa, low_bb, _, _ = norm_bounds(u, level)
-    above_noise = (low_aa > 0) & (low_bb > 0) & (reliability >= MIN_RELIABILITY)
-    return WindowAgreement(
-        states=len(states),
-        u=u,
-        cosine=interval_from(u.cosine, spreads_cosine, level),
-        inner=inner,
-        spreads_cosine=spreads_cosine,
-        spreads_inner=spreads_inner,
-        state_sd_cosine=_sd(_cosines(states)),
-        state_sd_inner=_sd(states[:, 2]),
-        effective_states=_effective(states[:, 2], by_inner),
-        resolved=above_noise & (len(states) >= MIN_STATES),
-        conflict=conflict,
-        conflict_p=conflict_p,
-        agree=agrees(inner),
-    )
-
-
 def _state_spreads(history: Tensor, generator: torch.Generator) -> tuple[Spread, Spread]:
-    """The deviations of the cosine and of U_AB that come from the states, [bursts, burst, 3, S] → [R, S].
+    """The deviations of the cosine and of U_AB that come from the states, [bursts, burst, 3, S] → [R, S] each.
 
-    The series is that of the bursts' means without its line; runs of the bootstrap are whole bursts,
-    about the cube root of the number of states long.
-
-    Returns:
-        Both, with the same degrees of freedom; NaN with too few states or bursts.
+    The series is that of the bursts' means without its line; runs of the bootstrap are whole bursts, about the cube root
+    of the number of states long. Both have the same degrees of freedom, NaN with too few states or bursts.
     """
     bursts, burst = history.shape[:2]
     if bursts < MIN_BURSTS or bursts * burst < MIN_STATES:
@@ -307,7 +197,7 @@ def _state_spreads(history: Tensor, generator: torch.Generator) -> tuple[Spread,
 def _state_df(series: Tensor, run: int, line: bool) -> float:
     """Degrees of freedom of the states' variance: one number for all sites, so that their differences have it too.
 
-    The median site's effective bursts speak. A block-bootstrap variance has itself the relative variance
+    It follows from the median site's effective number of bursts. A block-bootstrap variance has itself the relative variance
     4/3 · b/T (Künsch 1989), which is that of a variance with 3/2 · T/b degrees of freedom; runs of one burst
     have no such loss. One more is lost to the mean and one to the line.
     """
@@ -318,7 +208,7 @@ def _state_df(series: Tensor, run: int, line: bool) -> float:
 
 
 def _effective(inner: Tensor, by_inner: Spread) -> Tensor:
-    """How many independent states with these fluctuations know their mean as precisely, [T, S] → [S]."""
+    """How many independent states with these fluctuations would have as precise a mean, [T, S] → [S]."""
     states = len(inner)
     error = by_inner.variance
     worth = (_sd(detrended(inner)).square() / error).clamp(1.0, float(states))

@@ -1,6 +1,6 @@
 """The forgetting ledger: where, when and through which component a task's loss changed, in nats that add up.
 
-L_A(θ_T) − L_A(θ_0) = Σ over chords and sites of ∫⟨g_A, dθ⟩: a callback for any transformers or TRL trainer.
+L_A(θ_T) − L_A(θ_0) = Σ over segments and sites of ∫⟨g_A, dθ⟩: a callback for any transformers or TRL trainer.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from crosstune.foundation.gradients.gradients import evaluating, trainable_names
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
 from crosstune.foundation.models import check_supported, gradient_sites
 from crosstune.foundation.records import Run, Table
+from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training.trackers import Trackers
-from crosstune.interference.ledger.accounts import Account, Book, Reference
-from crosstune.interference.ledger.integrator import Chord, Walker, copy_weights
-from crosstune.interference.ledger.quadrature import Booking, Tolerance
+from crosstune.interference.ledger.accounts import Account, Reference, RunningAccount
+from crosstune.interference.ledger.integrator import Integrator, WeightSegment, copy_weights
+from crosstune.interference.ledger.quadrature import Tolerance
 from crosstune.interference.ledger.state import LedgerState
 from crosstune.interference.ledger.tables import (
     heads_table,
@@ -38,19 +39,18 @@ from crosstune.interference.ledger.tables import (
 
 
 class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
-    """Books every change of the reference tasks' losses under the component that caused it.
+    """Attributes every change of the reference tasks' losses to the components that caused it (loss change allocation).
 
-    It follows the weights in chords of `every` optimizer steps and leaves training as it was, bit for
-    bit. One ledger keeps the account of one training. The new task's own ledger is one more entry of
-    `tasks`.
+    It follows the weights in segments of `every` optimizer steps and leaves training as it was, bit for bit. One ledger
+    keeps the account of one training. The new task may be one of `tasks`: then its learning is accounted for too.
 
     Args:
         tasks: Name to rows (the side `train`) or to a `Task` (its sides `train` and `test`).
-        every: Optimizer steps of a chord; overrides `settings.every`.
+        every: Optimizer steps of a segment; overrides `settings.every`.
         tokenizer: Encodes the rows; by default the trainer's processing class.
         blocks: How rows become blocks.
         gradients: How a block's gradient is evaluated.
-        settings: Chords, tolerance, memory and the stage's name.
+        settings: Segments, tolerance, memory and the stage's name.
         run: A run folder that gets the tables `forgetting_path`, `_segments`, `_totals` and `_sites`, and `_heads`
             where `settings.by_head` asks for them.
 
@@ -83,8 +83,8 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         self._gradients = gradients or GradientSettings()
         self._run = run
         self._trackers = Trackers()
-        self._books: list[Book] = []
-        self._walker: Walker | None = None
+        self._accounts: list[RunningAccount] = []
+        self._integrator: Integrator | None = None
         self._start: dict[str, Tensor] = {}
         self._steps = (0, 0)
         self._loaded: LedgerState | None = None
@@ -93,11 +93,7 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
     # ---- events of the trainer ---------------------------------------------------------------------
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **given: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Make the blocks and keep the first weights, or go on from a loaded state."""
         if self._finished:
@@ -114,8 +110,8 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
             anatomy = anatomy.by_head()
         names = trainable_names(model)
         references = self._references(tokenizer)
-        self._books = [Book(reference, anatomy.sites) for reference in references]
-        self._walker = Walker(
+        self._accounts = [RunningAccount(reference, anatomy.sites) for reference in references]
+        self._integrator = Integrator(
             anatomy,
             names,
             self._gradients,
@@ -126,46 +122,35 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         self._begin(model, state.global_step)
         if self._loaded is not None:
             self._restore(self._loaded)
+            self._loaded = None
         elif state.global_step > 0:
             warnings.warn(
-                f"The forgetting ledger begins at step {state.global_step}: it was not told what it had booked "
-                "before. Call `load_state` with the folder that `save_state` wrote to.",
+                f"The forgetting ledger begins at step {state.global_step}: what came before "
+                "is not accounted for. Call `load_state` with the folder that `save_state` wrote to.",
                 stacklevel=2,
             )
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **given: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Close the chord when it has its steps, or when this was the last step."""
+        """Close the segment when it has its steps, or when this was the last step."""
         self._steps = (self._steps[0], state.global_step)
         is_full = self._steps[1] - self._steps[0] >= self.settings.every
         if is_full or control.should_training_stop or state.global_step >= state.max_steps:
-            self._close_chord(args, state, given["model"])
+            self._close_segment(args, state, given["model"])
 
     def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **given: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Close the last chord where training stops early, before best weights may be put back."""
+        """Close the last segment where training stops early, before best weights may be put back."""
         if control.should_training_stop:
-            self._close_chord(args, state, given["model"])
+            self._close_segment(args, state, given["model"])
 
     def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **given: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Close what is open and write the tables."""
-        self._close_chord(args, state, given["model"])
+        self._close_segment(args, state, given["model"])
         self._finished = True
         self._start = {}
         self._write_tables()
@@ -181,22 +166,22 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         Raises:
             MeasurementError: Training has not begun.
         """
-        if not self._books:
+        if not self._accounts:
             raise MeasurementError(
                 "ForgettingLedger",
                 law="must have followed a training",
                 found="none",
                 remedy="Give it to a trainer: callbacks=[ledger], and train.",
             )
-        tasks = tuple(book.close(self.settings.level) for book in self._books)
+        tasks = tuple(account.close(self.settings.level) for account in self._accounts)
         return Account(self.settings.stage, self.settings.every, tasks)
 
     def path(self) -> Table:
-        """One row for each chord and site: `forgetting_path`."""
-        return path_table(self.close(), self._books)
+        """One row for each segment and site: `forgetting_path`."""
+        return path_table(self.close(), self._accounts)
 
     def segments(self) -> Table:
-        """One row for each chord, with its residual: `forgetting_segments`."""
+        """One row for each segment, with its residual: `forgetting_segments`."""
         return segments_table(self.close())
 
     def totals(self) -> Table:
@@ -224,8 +209,7 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
     def save_state(self, folder: Path) -> None:
         """Write what an uninterrupted ledger would remember; the first process writes.
 
-        The run folder's tables are brought up to date as well: a training that is killed after its last
-        checkpoint is not walked again.
+        The run folder's tables are brought up to date as well: after its last step a killed training calls no more events.
 
         Args:
             folder: An existing folder of a checkpoint.
@@ -233,79 +217,83 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
         start, stop = self._steps
         weights = self._start if stop > start else {}
         if ranks.is_first():
-            LedgerState.of(self._books, self._steps, self._identity(), weights).write(Path(folder))
+            LedgerState(
+                steps=self._steps,
+                identity=self._identity(),
+                tensors=tuple(account.tensors() for account in self._accounts),
+                facts=tuple(account.facts() for account in self._accounts),
+                weights=weights,
+            ).write(Path(folder))
             self._write_tables()
 
     def load_state(self, folder: Path) -> None:
-        """Go on from a checkpoint; call it before training goes on.
+        """Go on from a checkpoint; call it before training begins.
 
         Args:
             folder: The folder that `save_state` wrote to.
         """
         self._loaded = LedgerState.read(Path(folder))
-        if self._walker is not None:
-            self._restore(self._loaded)
 
     def _restore(self, loaded: LedgerState) -> None:
         loaded.check(self._identity(), self._steps[1])
-        for book, tensors, facts in zip(self._books, loaded.tensors, loaded.facts, strict=True):
-            book.restore(tensors, facts)
+        for account, sums, facts in zip(self._accounts, loaded.tensors, loaded.facts, strict=True):
+            account.restore(sums, facts)
         self._steps = loaded.steps
         if loaded.weights:
             self._start = {
                 name: loaded.weights[name].to(value) for name, value in self._start.items()
             }
-        self._loaded = None
 
-    def _identity(self) -> dict[str, object]:
-        return {
+    def _identity(self) -> dict[str, str]:
+        """Fingerprints of what must be the same to go on from a checkpoint."""
+        identity = {
             "stage": self.settings.stage,
             "every": self.settings.every,
             "precision": self._gradients.precision,
-            "sites": [str(site) for site in self._books[0].sites],
+            "sites": [str(site) for site in self._accounts[0].sites],
             "references": {
-                str(book.reference): [
-                    [row.input_ids for row in block.rows] for block in book.reference.blocks
+                str(account.reference): [
+                    [row.input_ids for row in block.rows] for block in account.reference.blocks
                 ]
-                for book in self._books
+                for account in self._accounts
             },
         }
+        return {name: fingerprint(value) for name, value in identity.items()}
 
-    # ---- chords ------------------------------------------------------------------------------------
+    # ---- segments ----------------------------------------------------------------------------------
 
     def _begin(self, model: nn.Module, step: int) -> None:
-        assert self._walker is not None
+        assert self._integrator is not None
         self._steps = (step, step)
-        self._start = copy_weights(model, self._walker.names, self.settings.copy_device)
+        self._start = copy_weights(model, self._integrator.names, self.settings.copy_device)
 
-    def _close_chord(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        if self._walker is None or self._steps[1] == self._steps[0]:
+    def _close_segment(
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module
+    ) -> None:
+        start, stop = self._steps
+        if self._integrator is None or stop == start:
             return
         with evaluating(model, self._gradients):
-            chord = Chord(model, self._start)
-            for book in self._books:
+            segment = WeightSegment(model, self._start)
+            for account in self._accounts:
                 began = time.perf_counter()
-                booking, evaluations = self._walker.walk(model, chord, book.reference)
-                self._check_closed(book.reference, booking)
-                book.add(booking, self._steps, evaluations, time.perf_counter() - began)
-        self._begin(model, self._steps[1])
+                found, evaluations = self._integrator.integrate(model, segment, account.reference)
+                if not found.closed:
+                    raise LedgerError(
+                        f"{account.reference}, steps {start} to {stop}",
+                        law=f"must close within {found.allowed:.3g} nats per token",
+                        found=f"a residual of {found.miss:.3g} after {found.panels} Simpson panels",
+                        remedy="Use a smaller `every`, or a larger `max_panels`; weights in half precision need "
+                        "precision='float32' or a larger `absolute`.",
+                    )
+                account.add(found, self._steps, evaluations, time.perf_counter() - began)
+        self._begin(model, stop)
         self._report(args, state, model)
-
-    def _check_closed(self, reference: Reference, booking: Booking) -> None:
-        if not booking.closed:
-            start, stop = self._steps
-            raise LedgerError(
-                f"{reference}, steps {start} to {stop}",
-                law=f"must close within {booking.allowed:.3g} nats per token",
-                found=f"a residual of {booking.miss:.3g} after {booking.panels} Simpson panels",
-                remedy="Use a smaller `every`, or a larger `max_panels`; weights in half precision need "
-                "precision='float32' or a larger `absolute`.",
-            )
 
     def _report(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         changes = {
-            f"forgetting/{book.reference.task}/{book.reference.side}": book.change.mean().item()
-            for book in self._books
+            f"forgetting/{account.reference.task}/{account.reference.side}": account.change.mean().item()
+            for account in self._accounts
         }
         if self._run is not None and ranks.is_first():
             self._run.event(f"forgetting/{self.settings.stage}", self._steps[1], nats=changes)
@@ -335,7 +323,7 @@ class ForgettingLedger(TrainerCallback):  # type: ignore[misc]
 
     def _tolerance(self, model: nn.Module) -> Tolerance:
         half = {torch.float16, torch.bfloat16}
-        # Of frozen weights too: a float32 adapter on a half-precision model is evaluated in half precision.
+        # Of frozen weights as well: a float32 adapter on a half-precision model is evaluated in half precision.
         dtypes = [parameter.dtype for parameter in model.parameters()]
         if self._gradients.precision == "float32":
             dtypes = [torch.float32 if dtype in half else dtype for dtype in dtypes]

@@ -1,7 +1,7 @@
-"""The path integral of a loss over one chord: L(b) − L(a) = Σ_s ∫₀¹ ⟨g(θ_a + tΔ), Δ⟩_s dt, by Simpson.
+"""The path integral of a loss over one segment: L(b) − L(a) = Σ_s ∫₀¹ ⟨g(θ_a + tΔ), Δ⟩_s dt, by Simpson.
 
-A chord checks itself: its ends are known, so every panel's Simpson sum can be held against the loss change
-over that panel, and only the panel that misses most is divided. Everything here is tensors and floats.
+The losses at the ends of each panel are known, so its Simpson sum is checked against the loss change over it, and the
+panel with the largest error is halved. Everything here is tensors and floats.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# The gradient is right to about the square root of what the dtype resolves in a loss; the relative share is
-# the quadrature's. Half-precision weights round the points of the chord themselves and close far worse.
+# A gradient is right to about the square root of what the dtype resolves in a loss; the relative part is the
+# quadrature's. In half precision the points of the segment are rounded too, which costs far more.
 _TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
     torch.float64: (1e-5, 5e-4),
     torch.float32: (2e-5, 5e-4),
@@ -25,57 +25,40 @@ _TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Tolerance:
-    """By how much a chord may miss its measured change and still count as closed.
-
-    Attributes:
-        absolute: Nats per token, for chords on which the loss hardly moves.
-        relative: Share of the chord's loss change.
-    """
+    """The largest error of a segment: `absolute` nats per token, plus the share `relative` of its loss change."""
 
     absolute: float
     relative: float
 
     @classmethod
     def of_dtype(cls, dtype: torch.dtype) -> Tolerance:
-        """The tolerance that belongs to the dtype in which losses and gradients are evaluated.
-
-        Returns:
-            float64: 1e-5 nats per token + 0.05 % (its logits are still read as float32); float32: 2e-5 + 0.05 %; float16: 5e-3 + 2 %;
-            bfloat16: 3e-2 + 5 %.
-        """
+        """The tolerance for the dtype in which losses and gradients are evaluated (logits are float32 at most)."""
         return cls(*_TOLERANCES[dtype])
 
     def allowed(self, change: float) -> float:
-        """The largest miss that closes a chord with this loss change."""
+        """The largest error of a segment with this loss change, in nats per token."""
         return self.absolute + self.relative * abs(change)
 
 
 class Point(NamedTuple):
-    """What is known of K blocks at one place of a chord.
-
-    Shapes:
-        loss: [K] float64, each block's loss.
-        inner: [K, S] float64, ⟨∇ loss_k, Δθ⟩ restricted to site s.
-    """
+    """The loss [K] of K blocks at one point of a segment, and ⟨∇ loss_k, Δθ⟩ at each site, `inner` [K, S]; float64."""
 
     loss: Tensor
     inner: Tensor
 
 
 @dataclass(frozen=True)
-class Booking:
-    """The account of one chord.
+class SegmentContributions:
+    """What each site contributed to the loss change of each block over one segment.
 
-    Shapes:
-        entries: [K, S] float64; the sum over sites is the block's booked change.
-        change: [K] float64, the measured change of each block's loss.
+    Shapes: entries [K, S], change [K], loss [K]; float64.
 
     Attributes:
-        entries: Loss change of each block through each site.
-        change: Loss change of each block.
-        loss: Each block's loss at the chord's first end.
-        miss: Σ over panels of |booked − measured|, for the mean block: misses do not cancel.
-        allowed: The largest miss that closes this chord.
+        entries: Contribution of each site; their sum over sites is the change `booked`.
+        change: Measured loss change.
+        loss: Loss at the segment's start.
+        miss: Σ over panels of |booked − measured| of the mean block: errors of opposite sign do not cancel.
+        allowed: The tolerance of `miss`.
         panels: Simpson panels in the end.
         evaluations: Points that were evaluated.
     """
@@ -90,13 +73,8 @@ class Booking:
 
     @property
     def closed(self) -> bool:
-        """Whether the booked change equals the measured one within the tolerance."""
+        """Whether the contributions add up to the measured change within the tolerance."""
         return self.miss <= self.allowed
-
-    @property
-    def residual(self) -> Tensor:
-        """Booked minus measured change of each block, [K] float64."""
-        return self.entries.sum(dim=1) - self.change
 
 
 @dataclass(frozen=True)
@@ -106,34 +84,29 @@ class _Panel:
     entries: Tensor
     miss: float
 
-    @property
-    def middle(self) -> float:
-        return (self.start + self.stop) / 2
-
 
 def integrate(
     point: Callable[[float], Point], tolerance: Tolerance, *, max_panels: int = 64
-) -> Booking:
-    """The entries of a chord, refined until their sum equals the measured loss change.
+) -> SegmentContributions:
+    """The contributions of a segment, refined until their sum equals the measured loss change.
 
-    Starts with one Simpson panel (start, middle, stop). While the misses of all panels add up to more than
-    the tolerance, the worst panel is halved; places already evaluated are used again. The result may be
-    not `closed` when ``max_panels`` is reached: the caller says which segment that was.
+    While the errors of all panels add up to more than the tolerance, the worst panel is halved; points already evaluated
+    are used again. At ``max_panels`` the result may not be `closed`: the caller says which segment that was.
 
     Args:
-        point: Losses and inner products at θ_a + t·Δθ, for t in [0, 1]; asked at most once for each t.
-        tolerance: When the chord counts as closed, for the mean over its blocks.
+        point: Losses and inner products at θ_a + t·Δθ, for t in [0, 1]; called at most once for each t.
+        tolerance: Of the mean over the blocks.
 
     Source:
         Loss change allocation, Lan et al., NeurIPS 2019, eq. 3; they use Runge-Kutta weights over one
-        optimizer step, we refine over a chord of several until it closes.
+        optimizer step, we refine over a segment of several until it closes.
     """
     known: dict[float, Point] = {}
 
-    def at(place: float) -> Point:
-        if place not in known:
-            known[place] = point(place)
-        return known[place]
+    def at(t: float) -> Point:
+        if t not in known:
+            known[t] = point(t)
+        return known[t]
 
     panels = [_panel(at, 0.0, 1.0)]
     change = at(1.0).loss - at(0.0).loss
@@ -141,11 +114,11 @@ def integrate(
     while sum(panel.miss for panel in panels) > allowed and len(panels) < max_panels:
         worst = max(panels, key=lambda panel: panel.miss)
         panels.remove(worst)
-        panels.append(_panel(at, worst.start, worst.middle))
-        panels.append(_panel(at, worst.middle, worst.stop))
-    # In order of place, so that the sum does not depend on which panel was refined first.
+        middle = (worst.start + worst.stop) / 2
+        panels += [_panel(at, worst.start, middle), _panel(at, middle, worst.stop)]
+    # In order along the segment, so that the sum does not depend on which panel was refined first.
     panels.sort(key=lambda panel: panel.start)
-    return Booking(
+    return SegmentContributions(
         entries=torch.stack([panel.entries for panel in panels]).sum(dim=0),
         change=change,
         loss=at(0.0).loss,

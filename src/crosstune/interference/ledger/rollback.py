@@ -2,13 +2,12 @@
 
 `nats` is positive where putting the component back lowers the loss (it had been forgotten there), negative
 where it raises it (it had been learned there). The ledger says how a loss was lost along the path; a rollback
-asks what one change at the end would do, so the two agree in rank, not in sum.
+asks what one change at the end would do: the two may agree in rank, but not in sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ AGREEMENT = (
     *Column.interval(
         "rank_correlation",
         names=("low", "high"),
-        about="Spearman: ledger entries, rollback.",
+        about="Spearman: ledger contributions, rollback.",
         bounds="Interval over sites.",
     ),
     Column.label("sites", "int64", about="Sites that both know."),
@@ -89,7 +88,7 @@ def measure_rollback(
         tokenizer: Encodes the rows; by default the one in the folder of `after`.
         by: What is put back at once: `component` (of one layer), `head` (of attention; else a component), `layer`, or
             `site` (expert, LoRA factor).
-        blocks: Score the rows that a ledger with these blocks books; by default every row given.
+        blocks: Score the rows that a ledger with these blocks measures; by default every row given.
         length: Tokens kept of a row, where `blocks` does not say.
 
     Returns:
@@ -113,16 +112,16 @@ def measure_rollback(
         tokenizer = load_tokenizer(after)
     model = after if isinstance(after, nn.Module) else load_model(after)
     earlier = _fitting(_weights(before), model, partial=isinstance(before, Mapping))
-    audiences = _audiences(tasks, tokenizer, blocks, length)
+    scorers = _scorers(tasks, tokenizer, blocks, length)
     # Float32 throughout: a half-precision loss moves by more than a component does.
     with evaluating(model, GradientSettings()):
-        rows = list(_rollbacks(model, earlier, audiences, by))
+        rows = list(_rollbacks(model, earlier, scorers, by))
     return Table("rollback", ROLLBACK, rows)
 
 
 @dataclass(frozen=True)
-class _Audience:
-    """Rows of one side of a task, and how they are scored."""
+class _Scorer:
+    """Scores the rows of one side of a task."""
 
     task: str
     side: str
@@ -133,9 +132,9 @@ class _Audience:
         return score_rows(model, self.encoded, pad_id=self.pad_id)
 
 
-def _audiences(
+def _scorers(
     tasks: Mapping[str, object], tokenizer: Any, blocks: BlockSettings | None, length: int
-) -> list[_Audience]:
+) -> list[_Scorer]:
     found = []
     for name, value in tasks.items():
         for side, rows in sides_of(value, f"tasks[{name!r}]").items():
@@ -144,45 +143,45 @@ def _audiences(
             else:
                 made = make_blocks(name, rows, tokenizer, blocks)
                 encoded = [row for block in made for row in block.rows]
-            found.append(_Audience(name, side, encoded, pad_id(tokenizer)))
+            found.append(_Scorer(name, side, encoded, pad_id(tokenizer)))
     return found
 
 
 def _rollbacks(
-    model: nn.Module, earlier: Weights, audiences: Sequence[_Audience], by: str
+    model: nn.Module, earlier: Weights, scorers: Sequence[_Scorer], by: str
 ) -> Iterator[dict[str, object]]:
     anatomy = Anatomy.of(model)
     groups = _groups(anatomy.by_head() if by == "head" else anatomy, by)
-    for audience in audiences:
-        now = audience.score(model)
-        with weights_at(model, _as_in(model, earlier)):
-            everything = audience.score(model)
+    for scorer in scorers:
+        now = scorer.score(model)
+        with weights_at(
+            model, {name: earlier[name].to(value) for name, value in model.named_parameters()}
+        ):
+            everything = scorer.score(model)
         total = (now.nats.sum() - everything.nats.sum()).item()
         scored = [(Site(None, "none"), now), (Site(None, "all"), everything)]
         for site, parts in groups.items():
             values = _put_back(model, earlier, parts)
-            with weights_at(model, values) if values else nullcontext():
-                scored.append((site, audience.score(model) if values else now))
+            if not values:  # did not change
+                scored.append((site, now))
+                continue
+            with weights_at(model, values):
+                scored.append((site, scorer.score(model)))
         for site, scores in scored:
-            yield _row(audience, by, site, (now, scores), total)
+            where = {
+                "task": scorer.task,
+                "side": scorer.side,
+                "by": by,
+                **site_cells(site),
+                "where": f"L{site.layer}" if site.component == "" else str(site),
+            }
+            yield {**where, **_regained(now, scores, total)}
 
 
-def _row(
-    audience: _Audience,
-    by: str,
-    site: Site,
-    scores: tuple[RowScores, RowScores],
-    total: float,
-) -> dict[str, object]:
-    now, then = scores
+def _regained(now: RowScores, then: RowScores, total: float) -> dict[str, object]:
     sums = now.by_unit(now.nats - then.nats)
     regained = ratio_jackknife(sums, now.by_unit(now.tokens))
     return {
-        "task": audience.task,
-        "side": audience.side,
-        "by": by,
-        **site_cells(site),
-        "where": f"L{site.layer}" if site.component == "" else str(site),
         "loss": then.loss,
         "nats": regained.value.item(),
         "low": regained.low.item(),
@@ -193,18 +192,15 @@ def _row(
 
 
 def _groups(anatomy: Anatomy, by: str) -> dict[Site, list[Part]]:
+    """What is put back at once; a whole layer has an empty component."""
     groups: dict[Site, list[Part]] = {}
     for part in sorted(anatomy.parts, key=lambda part: part.site.depth_order):
-        groups.setdefault(_place(part.site, by), []).append(part)
+        site = part.site
+        if by != "site":
+            component = "" if by == "layer" and site.layer is not None else site.component
+            site = replace(site, component=component, expert=None, factor=None)
+        groups.setdefault(site, []).append(part)
     return groups
-
-
-def _place(site: Site, by: str) -> Site:
-    """The group a site falls into; a whole layer has an empty component."""
-    if by == "site":
-        return site
-    component = "" if by == "layer" and site.layer is not None else site.component
-    return replace(site, component=component, expert=None, factor=None)
 
 
 def _put_back(model: nn.Module, earlier: Weights, parts: Sequence[Part]) -> dict[str, Tensor]:
@@ -219,10 +215,6 @@ def _put_back(model: nn.Module, earlier: Weights, parts: Sequence[Part]) -> dict
         value = values.setdefault(part.parameter, now.clone())
         part.take(value).copy_(old)
     return values
-
-
-def _as_in(model: nn.Module, earlier: Weights) -> dict[str, Tensor]:
-    return {name: earlier[name].to(value) for name, value in model.named_parameters()}
 
 
 def _weights(before: Checkpoint) -> dict[str, Tensor]:
@@ -270,9 +262,9 @@ def _fitting(earlier: dict[str, Tensor], model: nn.Module, *, partial: bool) -> 
 
 
 def compare_with_ledger(rollback: Table, sites: Table, level: float = 0.95) -> Table:
-    """How well the ledger's entries and the rollback agree in rank, for each task and side.
+    """How well the ledger's contributions and the rollback agree in rank, for each task and side.
 
-    Ledger entries are summed to what the rollback put back at once. All rows given take part: filter both
+    Contributions are summed to what the rollback put back at once. All rows given take part: filter both
     tables to one stage first.
 
     Args:

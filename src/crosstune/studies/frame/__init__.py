@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crosstune.foundation import fetched_from as _fetched_from
-from crosstune.studies.frame.settings import SeededSettings, StudySettings
+from crosstune.studies.frame.settings import LearningSettings, SeededSettings, StudySettings
 
 if TYPE_CHECKING:
     from crosstune.studies.frame.cell import Cell, Phase
@@ -25,6 +25,7 @@ __all__ = [
     "Phase",
     "StudySettings",
     "SeededSettings",
+    "LearningSettings",
     "StartModel",
     "Timing",
     "time_training",

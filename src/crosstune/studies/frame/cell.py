@@ -49,7 +49,7 @@ P = TypeVar("P")
 
 
 class Cell(Generic[P]):
-    """One cell of a prepared study, in its own run folder. Subclasses name their `phases` and how many `steps` they take."""
+    """One cell of a prepared study, in its own run folder. Subclasses do their `work`, in one or several `phases` of so many `steps`."""
 
     def __init__(
         self, procedure: P, settings: Any, name: str, run: Run, listener: Listener
@@ -71,7 +71,11 @@ class Cell(Generic[P]):
         return int(self.settings.training.steps)
 
     def phases(self) -> Iterable[Phase]:
-        """The work, in order; a phase whose event is there is not done again."""
+        """The parts of the work, in order; a phase whose event is there is not done again. One, unless a study says otherwise."""
+        return [Phase("done", self.work)]
+
+    def work(self) -> None:
+        """The work of a cell with a single phase: after a kill trainings go on from their last checkpoint."""
         raise NotImplementedError
 
     def go(self) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings.options import left_to
 from crosstune.foundation.storage import safe_name
+from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.worlds import EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ class StudySettings:
         own = getattr(self, name)
         if own is None:
             return None
-        follows = {field: _at(self, owner) for field, owner in self.FOLLOWS.get(name, {}).items()}
+        follows = {each: _at(self, owner) for each, owner in self.FOLLOWS.get(name, {}).items()}
         return replace(own, **{**follows, **more})
 
     def same_numbers(self) -> Self:
         """The settings without what changes no number of a cell."""
-        usual: dict[str, Any] = {field.name: field.default for field in fields(self)}
+        usual: dict[str, Any] = {each.name: each.default for each in fields(self)}
         return replace(self, **{name: usual[name] for name in self.NO_NUMBERS})
 
 
@@ -121,6 +123,21 @@ class SeededSettings(StudySettings):
     def of_cell(self, name: str) -> Self:
         """The settings of a seed alone."""
         return replace(self, seeds=(self.seeds[self.cell_names.index(name)],))
+
+
+@dataclass(frozen=True)
+class LearningSettings(SeededSettings):
+    """A study in which a model that knows the first task learns the last one; enough for many studies."""
+
+    model: str = EMBEDDED
+    """The model before: a folder, a hub id, or `embedded`: a tiny one that knows the first toy language."""
+    tasks: tuple[TaskSettings, ...] = (
+        TaskSettings(name="en", source="toy:latin-svo"),
+        TaskSettings(name="bn", source="toy:bengali-sov-0.3"),
+    )
+    """The tasks: the first one is known, the last one is learned."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    """How the last task is learned."""
 
 
 def require(holds: bool, argument: str, law: str, found: object) -> None:
