@@ -10,12 +10,12 @@ from crosstune.merging.stage.settings import StageRepairSettings
 
 if TYPE_CHECKING:
     from crosstune.merging.api import repair
-    from crosstune.merging.checkpoints.endpoints import Ends, open_ends
+    from crosstune.merging.checkpoints.endpoints import Endpoints, open_endpoints
     from crosstune.merging.result import Pick, Repair
-    from crosstune.merging.search import repair_ends
+    from crosstune.merging.search import repair_endpoints
     from crosstune.merging.session import Watch
     from crosstune.merging.stage.callback import RepairAtStageEnd
-    from crosstune.merging.stage.outcome import StageRepair
+    from crosstune.merging.stage.in_place import StageRepair
 
 __all__ = [
     "repair",
@@ -23,9 +23,9 @@ __all__ = [
     "Pick",
     "RepairSettings",
     "GRANULARITIES",
-    "Ends",
-    "open_ends",
-    "repair_ends",
+    "Endpoints",
+    "open_endpoints",
+    "repair_endpoints",
     "Watch",
     "RepairAtStageEnd",
     "StageRepair",
@@ -37,12 +37,12 @@ _HOMES = {
     "repair": "api",
     "Repair": "result",
     "Pick": "result",
-    "Ends": "checkpoints.endpoints",
-    "open_ends": "checkpoints.endpoints",
-    "repair_ends": "search",
+    "Endpoints": "checkpoints.endpoints",
+    "open_endpoints": "checkpoints.endpoints",
+    "repair_endpoints": "search",
     "Watch": "session",
     "RepairAtStageEnd": "stage.callback",
-    "StageRepair": "stage.outcome",
+    "StageRepair": "stage.in_place",
 }
 
 
