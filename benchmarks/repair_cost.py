@@ -1,7 +1,7 @@
 """What a repair costs: `python benchmarks/repair_cost.py [--write]` writes docs/repair_cost.md.
 
 The embedded model learns a toy language and is repaired. Time is held against one evaluation pass over the same rows and
-against the replay fine-tune, all in one process and in turns; growth is measured with rows and with pieces; memory is the
+against the replay fine-tune, all in one process and in turns; growth is measured with rows and with groups; memory is the
 peak of fresh processes that evaluate a larger random model, or repair it from its two folders.
 """
 
@@ -26,7 +26,7 @@ from crosstune.foundation.data import Task, encode, parse_language
 from crosstune.foundation.models import load_model, load_tokenizer, save_model
 from crosstune.foundation.training import StageData, TrainingSettings, train_stage
 from crosstune.foundation.worlds import embedded_world, random_model
-from crosstune.merging import RepairSettings, open_ends, repair_ends
+from crosstune.merging import RepairSettings, open_endpoints, repair_endpoints
 from crosstune.merging.scoring import score_tasks
 from crosstune.merging.selection import encode_rows
 from crosstune.merging.session import Watch, find_roles, open_session
@@ -61,16 +61,16 @@ def pair(folder: Path) -> tuple[Path, Path]:
 
 def times(before: Path, after: Path, now: Callable[[], float]) -> list[str]:
     """The whole repair by method, in evaluation passes over the selection rows."""
-    ends = open_ends(before, after)
+    ends = open_endpoints(before, after)
     keep = tasks()
     rows = encode_rows(keep, ends.tokenizer, SETTINGS)
     passes = []
     for _ in range(5):
         began = now()
-        score_tasks(ends, rows.selection, SETTINGS)
+        score_tasks(ends, rows.validation, SETTINGS)
         passes.append(now() - began)
     one = float(np.median(passes))
-    found = repair_ends(ends, keep, SETTINGS)
+    found = repair_endpoints(ends, keep, SETTINGS)
     costs = {cost.method: cost for cost in found.costs}
     lines = [
         f"One evaluation pass over the {SETTINGS.rows} + {SETTINGS.rows} selection rows: {one * 1e3:.0f} ms (median of 5).",
@@ -87,9 +87,9 @@ def times(before: Path, after: Path, now: Callable[[], float]) -> list[str]:
 
 
 def growth(before: Path, after: Path, now: Callable[[], float]) -> list[str]:
-    """Seconds of one look as rows and pieces grow, each against the evaluation pass over the same rows."""
+    """Seconds of one look as rows and groups grow, each against the evaluation pass over the same rows."""
     lines = [
-        "| rows a task | granularities | pieces | look, ms | evaluation pass, ms | ratio |",
+        "| rows a task | granularities | groups | look, ms | evaluation pass, ms | ratio |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     cases = [(rows, ("global",), 4) for rows in (8, 16, 32, 64)]
@@ -99,22 +99,22 @@ def growth(before: Path, after: Path, now: Callable[[], float]) -> list[str]:
         settings = replace(
             SETTINGS, rows=count, granularity=granularity, baselines=(), directions=directions
         )
-        ends = open_ends(before, after)
+        ends = open_endpoints(before, after)
         rows = encode_rows(tasks(), ends.tokenizer, settings)
-        roles = find_roles(ends, rows.selection, settings)
-        session = open_session(ends, rows.selection, roles, settings, Watch())
+        roles = find_roles(ends, rows.validation, settings)
+        session = open_session(ends, rows.validation, roles, settings, Watch())
         looks, passes = [], []
         for turn in range(6):
             began = now()
-            session.looks(np.full(session.box.shape, 0.4 + 0.05 * turn))
+            session.evaluator(np.full(session.space.shape, 0.4 + 0.05 * turn))
             looks.append(now() - began)
             began = now()
-            score_tasks(ends, rows.selection, settings)
+            score_tasks(ends, rows.validation, settings)
             passes.append(now() - began)
         look, one = float(np.median(looks[1:])), float(np.median(passes[1:]))
         lines.append(
             f"| {count} | {', '.join(granularity)}{f' ({directions})' if 'singular' in granularity else ''} | "
-            f"{len(session.pieces)} | {look * 1e3:.0f} | {one * 1e3:.0f} | {look / one:.2f} |"
+            f"{len(session.groups)} | {look * 1e3:.0f} | {one * 1e3:.0f} | {look / one:.2f} |"
         )
     return lines
 
@@ -150,14 +150,14 @@ def peak(what: str, before: str, after: str) -> None:
     """Do one thing in this process and print its peak memory in MiB."""
     settings = replace(SETTINGS, rows=8, granularity=("component",), baselines=())
     if what != "import":
-        ends: Any = open_ends(after if what == "evaluate" else before, after)
+        ends: Any = open_endpoints(after if what == "evaluate" else before, after)
         rows = encode_rows(tasks(), ends.tokenizer, settings)
         if what == "evaluate":
-            score_tasks(ends, rows.selection, settings)
+            score_tasks(ends, rows.validation, settings)
         else:
-            roles = find_roles(ends, rows.selection, replace(settings, learned=("bn",)))
-            session = open_session(ends, rows.selection, roles, settings, Watch())
-            session.looks(np.full(session.box.shape, 0.5))
+            roles = find_roles(ends, rows.validation, replace(settings, learned=("bn",)))
+            session = open_session(ends, rows.validation, roles, settings, Watch())
+            session.evaluator(np.full(session.space.shape, 0.5))
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
@@ -181,7 +181,7 @@ def main() -> None:
             "(the methods' own seconds are wall time).",
             "## By method",
             "\n".join(times(before, after, now)),
-            "## One look, as rows and pieces grow",
+            "## One look, as rows and groups grow",
             "\n".join(growth(before, after, now)),
             "## Memory",
             *memory(Path(folder)),

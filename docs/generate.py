@@ -282,7 +282,7 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
     from crosstune.interference.conflict import tables as probe_tables
     from crosstune.interference.ledger import rollback
     from crosstune.interference.ledger import tables as account_tables
-    from crosstune.merging.stage import outcome as stage_outcome
+    from crosstune.merging.stage import in_place as stage_repair
     from crosstune.studies.conflict import repairs, tables
 
     return {
@@ -297,9 +297,9 @@ def cell_tables() -> dict[str, tuple[Column, ...]]:
         "forgetting_sites": account_tables.SITES,
         "forgetting_heads": account_tables.SITES,
         "rollback": (tables.STAGE, *rollback.ROLLBACK),
-        "stage_repair": stage_outcome.LOSSES_COLUMNS,
+        "stage_repair": stage_repair.LOSSES_COLUMNS,
         "stage_repair_trade": repairs._TRADE,
-        "stage_repair_coefficients": stage_outcome.STAGE_COEFFICIENTS_COLUMNS,
+        "stage_repair_coefficients": stage_repair.STAGE_COEFFICIENTS_COLUMNS,
         "agreement_windows": probe_tables.WINDOWS_COLUMNS,
         "agreement_states": probe_tables.STATES_COLUMNS,
         "peaks": probe_tables.PEAKS_COLUMNS,

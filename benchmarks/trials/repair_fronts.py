@@ -242,7 +242,7 @@ def by_head(out: Path) -> Iterator[str]:
 
 
 def room_shares(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The share of the room that each method's points open up on reported rows (`Reported.share`, without intervals)."""
+    """The share of the room that each method's points open up on reported rows (`ScoredPoints.share`, without intervals)."""
     found = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method and "step 0 " not in row["label"]]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from tests.merging import tuned
 
-from crosstune.merging import RepairSettings, Watch, repair_ends
-from crosstune.merging.evaluations import Looks
+from crosstune.merging import RepairSettings, Watch, repair_endpoints
+from crosstune.merging.evaluations import Evaluator
 from crosstune.merging.result import Repair
 from crosstune.merging.selection import as_tasks
 
@@ -27,25 +27,25 @@ def run(
     folder: Path | None = None,
     settings: RepairSettings = SETTINGS,
     *,
-    looks: int = 10**9,
+    evaluations: int = 10**9,
     by_signal: bool = False,
     pair: Any = None,
 ) -> Repair:
-    """A repair that dies once so many looks are told of."""
+    """A repair that dies once so many evaluations are announced."""
 
     def listen(doing: str, done: int, total: int) -> None:
-        if done >= looks and by_signal:
+        if done >= evaluations and by_signal:
             os.kill(os.getpid(), signal.SIGKILL)
-        if done >= looks:
+        if done >= evaluations:
             raise Killed(doing)
 
     ends = tuned.opened(*(pair or tuned.pair()))
-    return repair_ends(ends, as_tasks(tuned.keep(), settings), settings, Watch(folder, listen))
+    return repair_endpoints(ends, as_tasks(tuned.keep(), settings), settings, Watch(folder, listen))
 
 
-def looks_of(found: Repair) -> Looks:
+def evaluator_of(found: Repair) -> Evaluator:
     assert found.found is not None
-    return found.found.session.looks
+    return found.found.session.evaluator
 
 
 def work(rank: int, port: int, folder: str, names: tuple[str, ...]) -> None:
@@ -54,7 +54,7 @@ def work(rank: int, port: int, folder: str, names: tuple[str, ...]) -> None:
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
     for name in names:
-        found = run(Path(folder) / f"looks-{name}", targeting(name))
+        found = run(Path(folder) / f"evaluations-{name}", targeting(name))
         lines = [
             f"{point.label} {told}" for point, told in zip(found.points, bits(found), strict=True)
         ]
@@ -73,7 +73,7 @@ def bits(found: Repair) -> list[str]:
         " ".join(
             [
                 "" if point.coefficients is None else point.coefficients.numpy().tobytes().hex(),
-                *(loss.hex() for loss in point.selection.values()),
+                *(loss.hex() for loss in point.validation.values()),
             ]
         )
         for point in found.points

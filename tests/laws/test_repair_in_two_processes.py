@@ -32,6 +32,6 @@ def test_two_processes_choose_what_one_chooses(folder: Path, target: str) -> Non
 
 
 def test_one_process_goes_on_with_what_two_have_left(folder: Path) -> None:
-    found = run(folder / "looks-text", settings=targeting("text"))
+    found = run(folder / "evaluations-text", settings=targeting("text"))
     assert found.found is not None
-    assert found.found.session.looks.made == 0
+    assert found.found.session.evaluator.made == 0

@@ -22,10 +22,10 @@ OF_SEVERAL = tuple(name for name in tuned.EVERY if name != "singular")
 
 def held(session: Session, name: str, at: float | list[float]) -> dict[str, Tensor]:
     """What the work model holds where all coefficients of a granularity are so, of each end in turn."""
-    axes = coordinates(name, session.pieces, session.layers)
+    axes = coordinates(name, session.groups, session.layers)
     each = np.atleast_1d(np.asarray(at, dtype=float))
     values = np.stack([np.full(axes.count, value) @ axes.matrix.T for value in each])
-    session.box.place(torch.from_numpy(values), rounded=True)
+    session.space.place(torch.from_numpy(values), rounded=True)
     parameters = session.ends.model.named_parameters()
     return {key: value.detach().clone() for key, value in parameters}
 
@@ -90,15 +90,15 @@ def test_equal_coefficients_of_heads_are_the_components(family: str) -> None:
     before, after = decoders.decoder(family, seed=0), decoders.decoder(family, seed=1)
     session = tuned.session(tuned.opened(before, after), granularity=("head", "kv_head"))
     plain = tuned.session(tuned.opened(before, after))
-    coarse = coordinates("component", session.pieces, session.layers)
+    coarse = coordinates("component", session.groups, session.layers)
     at = np.random.default_rng(0).uniform(size=coarse.count)
     values = (coarse.matrix @ at)[None]
-    whole = (coordinates("component", plain.pieces, plain.layers).matrix @ at)[None]
-    plain.box.place(torch.from_numpy(whole))
+    whole = (coordinates("component", plain.groups, plain.layers).matrix @ at)[None]
+    plain.space.place(torch.from_numpy(whole))
     for name in ("kv_head", "head"):
-        fine = coordinates(name, session.pieces, session.layers)
+        fine = coordinates(name, session.groups, session.layers)
         assert fine.project(values) is not None and fine.count > coarse.count
-    session.box.place(torch.from_numpy(values))
+    session.space.place(torch.from_numpy(values))
     assert_same_bits(dict(session.ends.model.named_parameters()), plain.ends.model)
 
 
@@ -109,8 +109,8 @@ def test_equal_coefficients_of_an_adapters_heads_compute_what_the_components_do(
     plain = tuned.session(tuned.opened(base, adapter))
     at = np.random.default_rng(0).uniform(size=14)
     for session in (by_head, plain):
-        axes = coordinates("component", session.pieces, session.layers)
-        session.box.place(torch.from_numpy((axes.matrix @ at)[None]))
+        axes = coordinates("component", session.groups, session.layers)
+        session.space.place(torch.from_numpy((axes.matrix @ at)[None]))
     found, wanted = (pairs.logits(one.ends.model) for one in (by_head, plain))
     # Float64, but norms are float32: 6e-8 * 16 of logits near 1.
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)

@@ -46,7 +46,7 @@ def chosen(of: Repair) -> list[tuple[Any, ...]]:
             point.method,
             point.label,
             point.penalty.hex(),
-            {task: loss.hex() for task, loss in point.selection.items()},
+            {task: loss.hex() for task, loss in point.validation.items()},
             None if point.coefficients is None else point.coefficients.numpy().tobytes(),
         )
         for point in of.points
@@ -60,7 +60,7 @@ def clean() -> list[tuple[Any, ...]]:
     return chosen(of)
 
 
-def test_poison_in_the_reported_rows_changes_nothing_that_was_chosen(
+def test_poison_in_the_test_rows_changes_nothing_that_was_chosen(
     clean: list[tuple[Any, ...]],
 ) -> None:
     tasks = {
@@ -71,7 +71,7 @@ def test_poison_in_the_reported_rows_changes_nothing_that_was_chosen(
     assert chosen(of) == clean
 
 
-def test_poison_in_the_selection_rows_changes_it(clean: list[tuple[Any, ...]]) -> None:
+def test_poison_in_the_validation_rows_changes_it(clean: list[tuple[Any, ...]]) -> None:
     tasks = {
         name: Task(name, poisoned(task.train), task.test) for name, task in tuned.split().items()
     }
@@ -81,15 +81,15 @@ def test_poison_in_the_selection_rows_changes_it(clean: list[tuple[Any, ...]]) -
 
 
 def test_poison_found_by_the_split_itself_changes_nothing() -> None:
-    """Rows given without a split: those that report are found by their groups and then poisoned."""
+    """Rows given without a split: test rows are found by their groups and then poisoned."""
     rows = tuned.keep()
     first = found(rows, tuned.SMALL)
-    reported = {row.group for given in first.rows.reported.values() for row in given}
+    reported = {row.group for given in first.rows.test.values() for row in given}
     other = {
         name: [poisoned([row])[0] if row.group in reported else row for row in given]
         for name, given in rows.items()
     }
     second = found(other, tuned.SMALL)
-    assert first.rows.selection == second.rows.selection
-    assert first.rows.reported != second.rows.reported
+    assert first.rows.validation == second.rows.validation
+    assert first.rows.test != second.rows.test
     assert chosen(first) == chosen(second)

@@ -1,4 +1,4 @@
-"""Law: a repair that is killed and begun again with the same folder ends at the same bits on one machine, and looks nowhere twice."""
+"""Law: a repair that is killed and begun again with the same folder ends at the same bits on one machine, and evaluates no point twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.laws import repair_in_pieces
-from tests.laws.repair_in_pieces import Killed, bits, looks_of, run
+from tests.laws.repair_in_pieces import Killed, bits, evaluator_of, run
 from tests.merging import pairs, tuned
 
 from crosstune.merging.result import Repair
@@ -27,21 +27,21 @@ def remembered(folder: Path) -> int:
 
 
 def assert_same(found: Repair, whole: Repair, spared: int) -> None:
-    """The same bits everywhere, and no look made that was remembered."""
+    """The same bits everywhere, and no evaluation made that was remembered."""
     assert bits(found) == bits(whole)
     assert tuned.cells(found) == tuned.cells(whole)
     assert [s.text for s in found.statements] == [s.text for s in whole.statements]
-    assert looks_of(found).made == looks_of(whole).made - spared
+    assert evaluator_of(found).made == evaluator_of(whole).made - spared
 
 
-@pytest.mark.parametrize("looks", [1, 9])
-def test_begun_again_after_so_many_looks_it_ends_at_the_same_bits(
-    looks: int, whole: Repair, tmp_path: Path
+@pytest.mark.parametrize("evaluations", [1, 9])
+def test_begun_again_after_so_many_evaluations_it_ends_at_the_same_bits(
+    evaluations: int, whole: Repair, tmp_path: Path
 ) -> None:
     with pytest.raises(Killed):
-        run(tmp_path, looks=looks)
+        run(tmp_path, evaluations=evaluations)
     spared = remembered(tmp_path)
-    assert spared == looks
+    assert spared == evaluations
     assert_same(run(tmp_path), whole, spared)
 
 
@@ -52,7 +52,7 @@ def test_killed_by_the_system_it_ends_at_the_same_bits(whole: Repair, tmp_path: 
             "-c",
             "import sys, torch; torch.set_num_threads(1); from pathlib import Path; "
             "from tests.laws.repair_in_pieces import run; "
-            "run(Path(sys.argv[1]), looks=9, by_signal=True)",
+            "run(Path(sys.argv[1]), evaluations=9, by_signal=True)",
             str(tmp_path),
         ],
         check=False,
@@ -67,35 +67,35 @@ def test_killed_by_the_system_it_ends_at_the_same_bits(whole: Repair, tmp_path: 
     assert_same(run(tmp_path), whole, spared)
 
 
-def test_run_again_to_the_end_it_looks_nowhere(whole: Repair, tmp_path: Path) -> None:
+def test_run_again_to_the_end_it_evaluates_nothing(whole: Repair, tmp_path: Path) -> None:
     first = run(tmp_path)
     again = run(tmp_path)
-    assert looks_of(first).made > 0 and looks_of(again).made == 0
-    assert_same(again, whole, looks_of(whole).made)
+    assert evaluator_of(first).made > 0 and evaluator_of(again).made == 0
+    assert_same(again, whole, evaluator_of(whole).made)
 
 
 def test_a_question_asked_later_is_remembered_too(tmp_path: Path) -> None:
     first = run(tmp_path).pick(rate=1.0)
     again = run(tmp_path)
-    assert again.pick(rate=1.0).point.selection == first.point.selection
-    assert looks_of(again).made == 0
+    assert again.pick(rate=1.0).point.validation == first.point.validation
+    assert evaluator_of(again).made == 0
 
 
 def test_what_another_pair_or_other_rows_have_left_there_is_not_believed(tmp_path: Path) -> None:
     settings = replace(
         tuned.SMALL, penalties=(0.0,), granularity=("global",), exchange_rates=(1.0,), budgets=()
     )
-    count = looks_of(run(tmp_path, settings)).made
+    count = evaluator_of(run(tmp_path, settings)).made
     before, after = tuned.pair()
-    assert looks_of(run(tmp_path, settings)).made == 0  # this one is
+    assert evaluator_of(run(tmp_path, settings)).made == 0  # this one is
     changed = {
         "another after": run(tmp_path, settings, pair=(before, pairs.moved(after))),
         "other rows": run(tmp_path, replace(settings, seed=4)),
         "other folds": run(tmp_path, replace(settings, folds=3)),
         "another target": run(tmp_path, replace(settings, target="checkpoints", learned=("bn",))),
-        "other pieces": run(tmp_path, replace(settings, granularity=("singular",))),
+        "other groups": run(tmp_path, replace(settings, granularity=("singular",))),
     }
-    alone = {name: looks_of(found).made for name, found in changed.items()}
+    alone = {name: evaluator_of(found).made for name, found in changed.items()}
     assert all(made >= 5 for made in alone.values()), alone  # the straight line alone is five
     assert count >= 5
 
@@ -103,12 +103,12 @@ def test_what_another_pair_or_other_rows_have_left_there_is_not_believed(tmp_pat
 def test_the_same_rows_dealt_to_other_tasks_or_folds_are_other_rows() -> None:
     """Texts in the same order, of which one stands in another task, or in another group."""
     rows = {"en": tuned.encoded("en", 8), "bn": tuned.encoded("bn", 8)}
-    first = tuned.session(tuned.opened(*tuned.pair()), rows=rows).looks.identity
+    first = tuned.session(tuned.opened(*tuned.pair()), rows=rows).evaluator.identity
     shifted = {"en": [*rows["en"], rows["bn"][0]], "bn": rows["bn"][1:]}
     regrouped = {
         name: [replace(row, group=f"{row.group}x") for row in given] for name, given in rows.items()
     }
     for other in (shifted, regrouped):
-        assert tuned.session(tuned.opened(*tuned.pair()), rows=other).looks.identity != first
-    assert tuned.session(tuned.opened(*tuned.pair()), rows=rows).looks.identity == first
+        assert tuned.session(tuned.opened(*tuned.pair()), rows=other).evaluator.identity != first
+    assert tuned.session(tuned.opened(*tuned.pair()), rows=rows).evaluator.identity == first
     assert repair_in_pieces.SETTINGS.folds == 2

@@ -30,7 +30,7 @@ def of(before: Any, after: Any, *granularity: str) -> tuple[Repair, Pick]:
 
 def assert_measured(model: Any, found: Repair, pick: Pick, *, exact: bool = True) -> None:
     at = found.points.index(pick.point)
-    for task, rows in found.rows.reported.items():
+    for task, rows in found.rows.test.items():
         scores = score_rows(model.eval(), rows, pad_id=0, batch_tokens=SETTINGS.batch_tokens)
         reported = found.scores[at][task]
         if exact:

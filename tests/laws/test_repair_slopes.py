@@ -1,4 +1,4 @@
-"""Law: a look's slopes are the derivatives of its losses, per task and fold, for every granularity."""
+"""Law: the slopes of an evaluation are the derivatives of its losses, per task and fold, for every granularity."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def opened(before: Any, after: Any, **options: Any) -> Session:
 
 
 def middle(session: Session) -> np.ndarray:
-    """Somewhere inside the box."""
-    return np.random.default_rng(0).uniform(0.2, 0.9, session.box.shape)
+    """Somewhere inside the space."""
+    return np.random.default_rng(0).uniform(0.2, 0.9, session.space.shape)
 
 
 def log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -71,9 +71,9 @@ def log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 def nats(session: Session, values: np.ndarray) -> Tensor:
     """The summed nats [K, F] of every task and fold, by the shortest way."""
-    session.box.place(torch.from_numpy(values))
+    session.space.place(torch.from_numpy(values))
     found = torch.zeros(len(session.roles.tasks), session.settings.folds, dtype=torch.float64)
-    for item in session.looks.items:
+    for item in session.evaluator.items:
         batch = collate(item.rows, 0)
         targets = batch["labels"][:, 1:]
         told = log_probabilities(session.ends.model, batch)
@@ -87,17 +87,17 @@ def nats(session: Session, values: np.ndarray) -> Tensor:
 def divergence(session: Session) -> Callable[[Session, np.ndarray], Tensor]:
     """KL from the teacher of each task, by the shortest way."""
     said: dict[tuple[float, int], Tensor] = {}
-    batches = [collate(item.rows, 0) for item in session.looks.items]
+    batches = [collate(item.rows, 0) for item in session.evaluator.items]
     for end in (0.0, 1.0):
-        session.box.place(torch.full(session.box.shape, end, dtype=torch.float64))
+        session.space.place(torch.full(session.space.shape, end, dtype=torch.float64))
         for at, batch in enumerate(batches):
             said[end, at] = log_probabilities(session.ends.model, batch).detach()
 
     def told(session: Session, values: np.ndarray) -> Tensor:
-        session.box.place(torch.from_numpy(values))
+        session.space.place(torch.from_numpy(values))
         found = torch.zeros(2, session.settings.folds, dtype=torch.float64)
         learned = session.roles.places(session.roles.learned)
-        for at, item in enumerate(session.looks.items):
+        for at, item in enumerate(session.evaluator.items):
             teacher = said[float(item.task in learned), at]
             student = log_probabilities(session.ends.model, batches[at])
             scored = batches[at]["labels"][:, 1:] != UNSCORED
@@ -126,19 +126,19 @@ def differences(
 def assert_derivative(
     session: Session, loss: Callable[[Session, np.ndarray], Tensor] = nats
 ) -> None:
-    """Every granularity along a random direction of its own, at a place inside the box."""
-    ends = session.box.shape[0]
+    """Every granularity along a random direction of its own, at a place inside the space."""
+    ends = session.space.shape[0]
     values = middle(session)
-    look = session.looks(values)
-    assert np.abs(look.slopes).max() > 0.1
+    slopes = session.evaluator(values).slopes
+    assert np.abs(slopes).max() > 0.1
     names = [name for name in tuned.EVERY if ends == 1 or name != "singular"]
     for name in names:
-        axes = coordinates(name, session.pieces, session.layers)
+        axes = coordinates(name, session.groups, session.layers)
         along = np.random.default_rng(1).normal(size=(ends, axes.count))
         along /= np.abs(along @ axes.matrix.T).max()
-        found = ((look.slopes @ axes.matrix) * along).sum((-2, -1))
+        found = ((slopes @ axes.matrix) * along).sum((-2, -1))
         truth = differences(session, values, along @ axes.matrix.T, loss)
-        margin = CLOSE * np.abs(look.slopes).max()
+        margin = CLOSE * np.abs(slopes).max()
         np.testing.assert_allclose(found, truth, rtol=CLOSE, atol=margin, err_msg=name)
 
 
@@ -182,12 +182,12 @@ def test_divergence_from_the_checkpoints() -> None:
     assert_derivative(session, divergence(session))
 
 
-def test_every_single_piece_by_differences() -> None:
+def test_every_single_group_by_differences() -> None:
     session = opened(*double(), granularity=("embedding_rows", "head"))
     values = middle(session)
-    slopes = session.looks(values).slopes
-    for at in range(len(session.pieces)):
-        along = np.zeros(session.box.shape)
+    slopes = session.evaluator(values).slopes
+    for at in range(len(session.groups)):
+        along = np.zeros(session.space.shape)
         along[0, at] = 1.0
         truth = differences(session, values, along)
         np.testing.assert_allclose(
@@ -196,13 +196,13 @@ def test_every_single_piece_by_differences() -> None:
 
 
 @pytest.mark.parametrize("ends", [1, 2])
-def test_every_piece_is_the_inner_product_of_the_whole_gradient_with_its_change(ends: int) -> None:
+def test_every_group_is_the_inner_product_of_the_whole_gradient_with_its_change(ends: int) -> None:
     """The slow oracle: all gradients at once by autograd, cut into parts afterwards."""
     before, after = double()
     between = [pairs.moved(before, seed=9)] if ends == 2 else []
     session = opened(before, after, between=between, granularity=("tensor", "head"))
     values = middle(session)
-    slopes = session.looks(values).slopes
+    slopes = session.evaluator(values).slopes
     losses = nats(session, values)
     known = dict(session.ends.model.named_parameters())
     for task in range(2):
@@ -211,13 +211,13 @@ def test_every_piece_is_the_inner_product_of_the_whole_gradient_with_its_change(
                 losses[task, fold], [known[name] for name in session.ends.names], retain_graph=True
             )
             named = dict(zip(session.ends.names, gradient, strict=True))
-            inner = np.zeros(session.box.shape)
+            inner = np.zeros(session.space.shape)
             for end, model in enumerate((*between, after)):
                 moved, start = dict(model.named_parameters()), dict(before.named_parameters())
-                for at, piece in enumerate(session.pieces):
-                    name = piece.part.parameter
-                    change = piece.elements.take((moved[name] - start[name]).detach())
-                    inner[end, at] = (piece.elements.take(named[name]) * change).sum().item()
+                for at, group in enumerate(session.groups):
+                    name = group.part.parameter
+                    change = group.elements.take((moved[name] - start[name]).detach())
+                    inner[end, at] = (group.elements.take(named[name]) * change).sum().item()
             truth = pull_back(values, inner)
             np.testing.assert_allclose(
                 slopes[task, fold], truth, rtol=CLOSE, atol=CLOSE * np.abs(slopes).max()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from crosstune.foundation.evaluation import RowScores
-from crosstune.merging.findings.reported import Reported
+from crosstune.merging.findings.scored import ScoredPoints
 from crosstune.merging.points import Point
 
 
@@ -18,7 +18,7 @@ def row_scores(
 
 
 def points(*methods: str, each: int = 2) -> list[Point]:
-    """Both ends and `each` points of every method; selection losses come from `with_selection`."""
+    """Both endpoints and `each` points of every method."""
     inner = [Point(method, "rate", rate=float(2**at)) for method in methods for at in range(each)]
     return [Point("component", "before"), *inner, Point("component", "after")]
 
@@ -53,8 +53,8 @@ def exactly(
     means: Sequence[Mapping[str, float]],
     learned: Sequence[str],
     forgotten: Sequence[str],
-) -> Reported:
-    """Points whose reported losses are the means, up to rounding, since every row costs the same."""
+) -> ScoredPoints:
+    """Points whose test losses are the means, up to rounding, since every row costs the same."""
     tokens = torch.full((6,), 10)
     scores = [
         {
@@ -63,4 +63,4 @@ def exactly(
         }
         for losses in means
     ]
-    return Reported(which, scores, learned, forgotten)
+    return ScoredPoints(which, scores, learned, forgotten)

@@ -1,4 +1,4 @@
-"""A look is the loss of every task and fold; it is made once, kept on disk, and never believed where it is not finite."""
+"""An evaluation is the loss of every task and fold; it is made once, stored, and refused where it is not finite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.merging import tuned
 
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import DataError, MeasurementError
-from crosstune.merging.evaluations import Look, Looks, make_items
+from crosstune.merging.evaluations import Evaluator, make_items
 from crosstune.merging.scoring import score_at
 from crosstune.merging.session import Session
 
@@ -26,9 +26,9 @@ def session() -> Session:
     return tuned.session(tuned.opened(*tuned.pair()))
 
 
-def looks(session: Session, **options: object) -> Looks:
-    kept = session.looks
-    return Looks(session.box, kept.items, kept.settings, kept.identity, **options)  # type: ignore[arg-type]
+def evaluator(session: Session, **options: object) -> Evaluator:
+    own = session.evaluator
+    return Evaluator(session.space, own.items, own.settings, own.identity, **options)  # type: ignore[arg-type]
 
 
 def test_every_row_is_in_one_item_and_a_group_in_one_fold() -> None:
@@ -65,71 +65,59 @@ def test_more_folds_than_groups_are_refused() -> None:
 
 
 def test_losses_are_those_that_the_same_model_scores(session: Session) -> None:
-    values = np.full(session.box.shape, 0.4)
-    look = session.looks(values)
+    values = np.full(session.space.shape, 0.4)
+    found = session.evaluator(values)
     given = {"en": tuned.encoded("en", 8), "bn": tuned.encoded("bn", 8)}
-    scores = score_at(session.box, torch.from_numpy(values), given, session.settings)
+    scores = score_at(session.space, torch.from_numpy(values), given, session.settings)
     for at, name in enumerate(("en", "bn")):
         one = scores[name]
-        assert look.losses()[at] == pytest.approx(
+        assert found.losses()[at] == pytest.approx(
             (one.nats.sum() / one.tokens.sum()).item(),
             rel=1e-5,  # float32 logits in other batches
         )
-        assert look.tokens[at].sum() == one.tokens.sum()
+        assert found.tokens[at].sum() == one.tokens.sum()
 
 
 def test_some_folds_are_a_part_of_all(session: Session) -> None:
-    look = session.looks(np.full(session.box.shape, 0.6))
-    share = look.tokens / look.tokens.sum(axis=1, keepdims=True)
-    parts = np.stack([look.losses([fold]) for fold in range(2)], axis=1)
-    np.testing.assert_allclose((parts * share).sum(1), look.losses())
-    slopes = np.stack([look.loss_slopes([fold]) for fold in range(2)], axis=1)
-    np.testing.assert_allclose((slopes * share[..., None, None]).sum(1), look.loss_slopes())
+    found = session.evaluator(np.full(session.space.shape, 0.6))
+    share = found.tokens / found.tokens.sum(axis=1, keepdims=True)
+    parts = np.stack([found.losses([fold]) for fold in range(2)], axis=1)
+    np.testing.assert_allclose((parts * share).sum(1), found.losses())
+    slopes = np.stack([found.loss_slopes([fold]) for fold in range(2)], axis=1)
+    np.testing.assert_allclose((slopes * share[..., None, None]).sum(1), found.loss_slopes())
 
 
-def test_a_place_is_looked_at_once_and_told_of(session: Session) -> None:
-    told: list[int] = []
-    own = looks(session, told=lambda: told.append(1))
-    values = np.full(session.box.shape, 0.2)
+def test_a_point_is_evaluated_once_and_reported(session: Session) -> None:
+    heard: list[int] = []
+    own = evaluator(session, progress=lambda: heard.append(1))
+    values = np.full(session.space.shape, 0.2)
     assert own(values) is own(values.copy())
-    assert own.made == 1 and len(told) == 1
+    assert own.made == 1 and len(heard) == 1
     own(values + 0.1)
     assert own.made == 2
     assert [float(place[0, 0]) for place, _ in own.seen] == pytest.approx([0.2, 0.3])
     assert own.tokens == sum(row.scored_tokens for i in own.items for row in i.rows)
 
 
-def test_what_is_kept_comes_back_to_the_bit_and_of_another_identity_not(
+def test_what_is_stored_comes_back_to_the_bit_and_of_another_identity_not(
     session: Session, tmp_path: Path
 ) -> None:
-    values = np.full(session.box.shape, 0.7)
-    first, second = looks(session, folder=tmp_path), looks(session, folder=tmp_path)
+    values = np.full(session.space.shape, 0.7)
+    first, second = evaluator(session, folder=tmp_path), evaluator(session, folder=tmp_path)
     made, read = first(values), second(values)
     assert second.made == 0
     for name in ("nats", "tokens", "slopes"):
         assert getattr(made, name).tobytes() == getattr(read, name).tobytes()
-    other = looks(session, folder=tmp_path)
+    other = evaluator(session, folder=tmp_path)
     other.identity = {**first.identity, "target": "other"}
     other(values)
     assert other.made == 1
 
 
-def test_a_loss_that_is_not_finite_is_refused_with_the_place(session: Session) -> None:
+def test_a_loss_that_is_not_finite_is_refused_with_the_point(session: Session) -> None:
     def broken(model: object, batch: dict[str, torch.Tensor], place: int) -> torch.Tensor:
         parameter = next(iter(session.ends.model.parameters()))
         return (parameter.sum() * float("nan")).double()
 
     with pytest.raises(MeasurementError, match=r"from 0.1 to 0.1"):
-        looks(session, target=broken)(np.full(session.box.shape, 0.1))
-
-
-def test_gradients_of_one_task_stay_out_of_the_others(session: Session) -> None:
-    """A target that counts one task alone leaves the slopes of the other at zero."""
-    items = session.looks.items
-
-    def first_only(model: object, batch: dict[str, torch.Tensor], place: int) -> torch.Tensor:
-        weight = sum(p.double().sum() for p in session.ends.model.parameters())
-        return weight * float(items[place].task == 0)
-
-    look: Look = looks(session, target=first_only)(np.full(session.box.shape, 0.5))
-    assert np.abs(look.slopes[0]).max() > 0 and not look.slopes[1].any()
+        evaluator(session, target=broken)(np.full(session.space.shape, 0.1))

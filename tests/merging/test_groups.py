@@ -1,4 +1,4 @@
-"""Pieces cover every changed element once; a granularity ties them together, and finer cuts hold coarser ones."""
+"""Groups cover every changed element once; a granularity ties them together, and finer cuts hold coarser ones."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import numpy as np
 import pytest
 import torch
 from tests.foundation.models import decoders
-from tests.interference import tiny
 from tests.merging import tuned
 
-from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.models import Anatomy
-from crosstune.merging.groups import Piece, coordinates, cut, led, row_classes
+from crosstune.merging.groups import ParameterGroup, coordinates, led, parameter_groups, row_classes
 
 CLASSES = row_classes({3, 4, 13}, {4, 5}, 23)
 
 
-def pieces_of(model: Any, **options: Any) -> tuple[Piece, ...]:
+def groups_of(model: Any, **options: Any) -> tuple[ParameterGroup, ...]:
     names = [name for name, _ in model.named_parameters()]
-    return cut(Anatomy.of(model), names, **({"rows": {}, "directions": {}} | options))
+    return parameter_groups(Anatomy.of(model), names, **({"rows": {}, "directions": {}} | options))
 
 
 def test_rows_of_the_embedding_are_told_apart_by_who_uses_them() -> None:
@@ -37,42 +35,42 @@ def test_a_class_without_rows_is_left_out() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "gpt_neox", "mixtral"])
 @pytest.mark.parametrize("heads", [False, True])
-def test_pieces_cover_every_element_once(family: str, heads: bool) -> None:
+def test_groups_cover_every_element_once(family: str, heads: bool) -> None:
     model = decoders.decoder(family)
     for name, parameter in model.named_parameters():
         touched = torch.zeros_like(parameter)
-        for piece in pieces_of(model, heads=heads):
-            if piece.part.parameter == name:
-                piece.elements.take(touched).add_(1.0)
+        for group in groups_of(model, heads=heads):
+            if group.part.parameter == name:
+                group.elements.take(touched).add_(1.0)
         assert bool((touched == 1.0).all()), name
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), [("llama", 2), ("phi3", 2), ("gpt_neox", 4)])
 def test_attention_is_cut_by_head_and_nothing_else(family: str, kv_heads: int) -> None:
     model = decoders.decoder(family)
-    pieces = pieces_of(model, heads=True)
+    groups = groups_of(model, heads=True)
     for component, heads in (("attn.q", 4), ("attn.o", 4), ("attn.k", kv_heads)):
-        own = [p for p in pieces if p.site.component == component and p.site.layer == 1 and p.head]
+        own = [p for p in groups if p.site.component == component and p.site.layer == 1 and p.head]
         numbers = [p.site.head if p.site.kv_head is None else p.site.kv_head for p in own]
         assert sorted(set(numbers)) == list(range(heads))
-        assert [p.group for p in own] == [n * kv_heads // heads for n in numbers]
-    others = [p for p in pieces if not p.site.component.startswith("attn.")]
-    assert all(p.head is None and p.group == -1 for p in others)
-    assert [replace(p, head=None, group=-1) for p in others] == [
-        p for p in pieces_of(model) if not p.site.component.startswith("attn.")
+        assert [p.kv_head for p in own] == [n * kv_heads // heads for n in numbers]
+    others = [p for p in groups if not p.site.component.startswith("attn.")]
+    assert all(p.head is None and p.kv_head == -1 for p in others)
+    assert [replace(p, head=None, kv_head=-1) for p in others] == [
+        p for p in groups_of(model) if not p.site.component.startswith("attn.")
     ]
 
 
 def test_only_token_embeddings_and_heads_are_cut_by_rows() -> None:
     for family, cut_by_rows in (("gpt2", {"embed+head"}), ("llama", {"embed", "head"})):
-        pieces = pieces_of(decoders.decoder(family), rows=row_classes({3}, {4}, 40))
-        assert {piece.site.component for piece in pieces if piece.rows} == cut_by_rows
+        groups = groups_of(decoders.decoder(family), rows=row_classes({3}, {4}, 40))
+        assert {group.site.component for group in groups if group.rows} == cut_by_rows
 
 
 @pytest.mark.parametrize("name", tuned.EVERY)
-def test_every_piece_has_one_coordinate_and_a_ramp_two(name: str) -> None:
+def test_every_group_has_one_coordinate_and_a_ramp_two(name: str) -> None:
     session = tuned.session(tuned.opened(*tuned.pair()), granularity=tuned.EVERY)
-    axes = coordinates(name, session.pieces, session.layers)
+    axes = coordinates(name, session.groups, session.layers)
     np.testing.assert_allclose(axes.matrix.sum(1), 1.0)
     assert (axes.matrix.sum(0) > 0).all()
     if name != "ramp":
@@ -82,12 +80,12 @@ def test_every_piece_has_one_coordinate_and_a_ramp_two(name: str) -> None:
 def test_the_number_of_coordinates_is_that_of_what_they_are_called() -> None:
     session = tuned.session(tuned.opened(*tuned.pair()), granularity=tuned.EVERY, directions=2)
     model = session.ends.model
-    count = {n: coordinates(n, session.pieces, session.layers).count for n in tuned.EVERY}
+    count = {n: coordinates(n, session.groups, session.layers).count for n in tuned.EVERY}
     assert count["global"] == 1 and count["ramp"] == 2
     assert count["layer"] == 2 + 3  # blocks, embedding, final norm, head
     assert count["component"] == count["expert"] == 2 * 8 + 3
     assert count["tensor"] == len(list(model.parameters())) == 21
-    classes = len({piece.rows for piece in session.pieces if piece.rows})
+    classes = len({group.rows for group in session.groups if group.rows})
     assert classes > 1 and count["embedding_rows"] == count["component"] + 2 * (classes - 1)
     assert count["kv_head"] == count["component"] + 2 * 4 * (2 - 1)
     assert count["head"] == count["component"] + 2 * 2 * (4 - 1) + 2 * 2 * (2 - 1)
@@ -96,16 +94,16 @@ def test_the_number_of_coordinates_is_that_of_what_they_are_called() -> None:
 
 
 def test_experts_have_coefficients_of_their_own() -> None:
-    pieces = pieces_of(decoders.decoder("mixtral"))
-    fine, coarse = (coordinates(name, pieces, 3) for name in ("expert", "component"))
+    groups = groups_of(decoders.decoder("mixtral"))
+    fine, coarse = (coordinates(name, groups, 3) for name in ("expert", "component"))
     assert fine.count - coarse.count == 3 * 3 * 2  # layers, matrices, experts but the first
 
 
 def test_a_ramp_is_linear_in_depth_with_embeddings_first_and_head_last() -> None:
-    pieces = pieces_of(decoders.decoder("llama"))
-    values = coordinates("ramp", pieces, 3).matrix @ np.array([0.2, 1.0])
+    groups = groups_of(decoders.decoder("llama"))
+    values = coordinates("ramp", groups, 3).matrix @ np.array([0.2, 1.0])
     found = {
-        (piece.site.layer, piece.site.component): v for piece, v in zip(pieces, values, strict=True)
+        (group.site.layer, group.site.component): v for group, v in zip(groups, values, strict=True)
     }
     assert found[None, "embed"] == found[0, "attn.q"] == pytest.approx(0.2)
     assert found[1, "attn.q"] == pytest.approx(0.6)
@@ -121,7 +119,7 @@ def test_a_ramp_is_linear_in_depth_with_embeddings_first_and_head_last() -> None
 def test_what_a_coarse_cut_can_a_fine_one_can(coarse: str, fine: str) -> None:
     """But a ramp ties the embeddings to the first block, as no layer-wise cut must."""
     session = tuned.session(tuned.opened(*tuned.pair()), granularity=tuned.EVERY)
-    over, under = (coordinates(n, session.pieces, session.layers) for n in (coarse, fine))
+    over, under = (coordinates(n, session.groups, session.layers) for n in (coarse, fine))
     values = (over.matrix @ np.random.default_rng(0).uniform(size=over.count))[None]
     found = under.project(values)
     assert found is not None
@@ -130,28 +128,23 @@ def test_what_a_coarse_cut_can_a_fine_one_can(coarse: str, fine: str) -> None:
 
 def test_what_lies_beside_a_granularity_has_no_coordinates_in_it() -> None:
     session = tuned.session(tuned.opened(*tuned.pair()))
-    axes = coordinates("global", session.pieces, session.layers)
-    values = np.ones((1, len(session.pieces)))
+    axes = coordinates("global", session.groups, session.layers)
+    values = np.ones((1, len(session.groups)))
     assert axes.project(values) is not None
     values[0, 3] -= 1e-6  # far more than rounding, far less than a search's step
     assert axes.project(values) is None
 
 
-def test_a_direction_is_led_by_the_first_piece_of_its_part() -> None:
+def test_a_direction_is_led_by_the_first_group_of_its_part() -> None:
     session = tuned.session(tuned.opened(*tuned.pair()), granularity=("singular", "embedding_rows"))
-    for piece, leader in led(session.pieces):
-        assert leader.part == piece.part and leader.direction == -1
-        assert leader is piece or piece.direction >= 0
-    counted = Counter(piece.part for piece in session.pieces if piece.direction >= 0)
+    for group, leader in led(session.groups):
+        assert leader.part == group.part and leader.direction == -1
+        assert leader is group or group.direction >= 0
+    counted = Counter(group.part for group in session.groups if group.direction >= 0)
     assert set(counted.values()) == {tuned.SMALL.directions}
 
 
 def test_both_factors_of_an_adapter_are_one_component() -> None:
     session = tuned.session(tuned.opened(*tuned.adapted()))
-    assert all(piece.site.factor is None for piece in session.pieces)
-    assert {piece.part.site.factor for piece in session.pieces} == {"B"}
-
-
-def test_an_unknown_granularity_is_refused() -> None:
-    with pytest.raises(SettingsError, match="granularity"):
-        coordinates("colour", pieces_of(tiny.llama()), 2)
+    assert all(group.site.factor is None for group in session.groups)
+    assert {group.part.site.factor for group in session.groups} == {"B"}

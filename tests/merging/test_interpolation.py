@@ -1,4 +1,4 @@
-"""A box holds θ(v), counts and measures its pieces, and contracts gradients without keeping one."""
+"""The space holds θ(v), counts and measures its groups, and contracts gradients without keeping one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.merging import pairs, tuned
 
 from crosstune.foundation.evaluation import token_nats
 from crosstune.foundation.gradients.gradients import batch_of, evaluating
-from crosstune.merging import interpolation as box_of
+from crosstune.merging import interpolation
 from crosstune.merging.session import Session
 
 
@@ -20,10 +20,10 @@ def opened(**options: Any) -> Session:
 
 
 def inner_once(session: Session) -> torch.Tensor:
-    model, item = session.ends.model, session.looks.items[0]
+    model, item = session.ends.model, session.evaluator.items[0]
     with (
         evaluating(model, session.settings.gradient_settings()),
-        session.box.contracting() as inner,
+        session.space.contracting() as inner,
     ):
         batch = batch_of(item.rows, 0, torch.device("cpu"))
         with torch.enable_grad():
@@ -35,10 +35,10 @@ def inner_once(session: Session) -> torch.Tensor:
 def test_a_matrix_is_blended_and_its_directions_are_set_apart() -> None:
     session = opened(granularity=("singular",))
     name = "model.layers.0.mlp.up_proj.weight"
-    places = [at for at, piece in enumerate(session.pieces) if piece.part.parameter == name]
-    values = torch.ones(session.box.shape, dtype=torch.float64)
+    places = [at for at, group in enumerate(session.groups) if group.part.parameter == name]
+    values = torch.ones(session.space.shape, dtype=torch.float64)
     values[0, places] = torch.tensor([0.25, 1.0, 0.0, 0.25, 0.5], dtype=torch.float64)
-    session.box.place(values)
+    session.space.place(values)
     before, after = (session.ends.tensor(at, name).double() for at in (0, 1))
     left, sizes, right = torch.linalg.svd(after - before, full_matrices=False)
     wanted = before + 0.25 * (after - before)
@@ -52,46 +52,20 @@ def test_a_matrix_is_blended_and_its_directions_are_set_apart() -> None:
 def test_a_class_of_rows_moves_alone() -> None:
     session = opened(granularity=("embedding_rows",))
     name = "model.embed_tokens.weight"
-    values = torch.zeros(session.box.shape, dtype=torch.float64)
+    values = torch.zeros(session.space.shape, dtype=torch.float64)
     (at,) = (
         at
-        for at, piece in enumerate(session.pieces)
-        if piece.part.parameter == name and piece.rows == "new"
+        for at, group in enumerate(session.groups)
+        if group.part.parameter == name and group.rows == "new"
     )
     values[0, at] = 1.0
-    session.box.place(values)
+    session.space.place(values)
     placed = dict(session.ends.model.named_parameters())[name]
     mine = sorted({t for row in tuned.encoded("bn", 8) for t in row.input_ids})
     assert torch.equal(placed[mine], session.ends.tensor(1, name)[mine])
     others = [row for row in range(23) if row not in mine]
     assert torch.equal(placed[others], session.ends.tensor(0, name)[others])
-    assert session.box.count(session.pieces[at]) == 16 * len(mine)
-
-
-def test_rounding_is_that_of_what_is_stored() -> None:
-    before, after = (model.bfloat16() for model in tuned.pair())
-    session = tuned.session(tuned.opened(before, after))
-    values = torch.full(session.box.shape, 0.3, dtype=torch.float64)
-    session.box.place(values)
-    exact = {n: p.clone() for n, p in session.ends.model.named_parameters()}
-    session.box.place(values, rounded=True)
-    for name, parameter in session.ends.model.named_parameters():
-        assert torch.equal(parameter, exact[name].bfloat16().float())
-    assert any(not torch.equal(exact[n], p) for n, p in session.ends.model.named_parameters())
-
-
-def test_elements_and_sizes_add_up_to_the_whole_change() -> None:
-    session = opened()
-    own = [at for at, piece in enumerate(session.pieces) if piece.direction < 0]
-    count = sum(session.box.count(session.pieces[at]) for at in own)
-    assert count == sum(p.numel() for p in session.ends.model.parameters())
-    change = sum(
-        (session.ends.tensor(1, n) - session.ends.tensor(0, n)).double().square().sum()
-        for n in session.ends.names
-    )
-    torch.testing.assert_close(
-        session.box.measure()[0, own].sum(), change, rtol=1e-5, atol=0.0
-    )  # float32 squares, 5e3 of one sign
+    assert session.space.count(session.groups[at]) == 16 * len(mine)
 
 
 def test_gradients_add_up_until_they_are_zeroed_and_hooks_are_gone_afterwards() -> None:
@@ -102,14 +76,14 @@ def test_gradients_add_up_until_they_are_zeroed_and_hooks_are_gone_afterwards() 
     assert not any(p._post_accumulate_grad_hooks for p in session.ends.model.parameters())
 
 
-def test_changes_that_are_not_kept_are_read_again_to_the_same_bits(
+def test_changes_that_are_not_cached_are_read_again_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kept = inner_once(opened())
-    monkeypatch.setattr(box_of, "KEEP_BYTES", 0)
+    cached = inner_once(opened())
+    monkeypatch.setattr(interpolation, "CACHE_BYTES", 0)
     streamed = opened()
-    assert torch.equal(inner_once(streamed), kept)
-    assert not streamed.box._kept
+    assert torch.equal(inner_once(streamed), cached)
+    assert not streamed.space._cache
 
 
 def test_products_of_half_precision_numbers_do_not_vanish() -> None:
@@ -120,10 +94,10 @@ def test_products_of_half_precision_numbers_do_not_vanish() -> None:
     name = session.ends.names[0]
     parameter = dict(session.ends.model.named_parameters())[name]
     assert parameter.dtype == torch.float16
-    inner = torch.zeros(session.box.shape, dtype=torch.float64)
-    session.box._kept[name] = [torch.full_like(parameter, 1e-5).float()]
+    inner = torch.zeros(session.space.shape, dtype=torch.float64)
+    session.space._cache[name] = [torch.full_like(parameter, 1e-5).float()]
     parameter.grad = torch.full_like(parameter, 1e-5)
-    session.box._contract(name, parameter, inner)
+    session.space._contract(name, parameter, inner)
     assert inner.sum().item() == pytest.approx(
         1e-10 * parameter.numel(), rel=0.05
     )  # float16 has 1e-5 to 0.3 %

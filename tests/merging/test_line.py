@@ -10,7 +10,7 @@ import pytest
 from tests.merging import pairs, tuned
 
 from crosstune.merging import line as line_of
-from crosstune.merging.line import Line, line_table, walk
+from crosstune.merging.line import integrate, line_table
 from crosstune.merging.session import Session
 
 
@@ -20,16 +20,16 @@ def session() -> Session:
 
 
 def test_the_account_closes_on_the_measured_change(session: Session) -> None:
-    found = walk(session)
+    found = integrate(session)
     change = [session.roles.after[t] - session.roles.before[t] for t in ("en", "bn")]
     # float32 logits in other batches, of losses up to ~10
     np.testing.assert_allclose(found.measured, change, rtol=0, atol=1e-5 * 10)
     assert (np.abs(found.residual) <= 0.01 * np.abs(found.measured)).all() or found.panels == 8
-    np.testing.assert_allclose(found.booked.sum(1) - found.measured, found.residual)
+    np.testing.assert_allclose(found.contributions.sum(1) - found.measured, found.residual)
 
 
 def curved(values: np.ndarray) -> SimpleNamespace:
-    """What is seen of two losses that bend alike everywhere: sums of sin(3v + k) over three pieces."""
+    """What is seen of two losses that bend alike everywhere: sums of sin(3v + k) over three groups."""
     at = 3 * values + np.arange(2)[:, None, None]
     return SimpleNamespace(
         losses=lambda: np.sin(at).sum((1, 2)), loss_slopes=lambda: 3 * np.cos(at)
@@ -38,13 +38,13 @@ def curved(values: np.ndarray) -> SimpleNamespace:
 
 def test_it_is_refined_until_it_closes_or_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, tasks = SimpleNamespace(shape=(1, 3)), SimpleNamespace(tasks=("en", "bn"))
-    session: Any = SimpleNamespace(box=shape, roles=tasks, looks=curved)
+    session: Any = SimpleNamespace(space=shape, roles=tasks, evaluator=curved)
     errors = []
     for most in (2, 4, 8):
         monkeypatch.setattr(line_of, "MOST_PANELS", most)
         monkeypatch.setattr(line_of, "CLOSES", 0.0)
         monkeypatch.setattr(line_of, "NEGLIGIBLE", 0.0)
-        found = walk(session)
+        found = integrate(session)
         assert found.panels == most
         errors.append(np.abs(found.residual).max())
     assert (
@@ -53,25 +53,20 @@ def test_it_is_refined_until_it_closes_or_enough(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_table_adds_up_and_names_components(session: Session) -> None:
-    found = walk(session)
+    found = integrate(session)
     table = line_table(session, found)
     assert len(table) == 2 * (2 * 8 + 3)  # tasks × components, however finely they are cut
     for at, task in enumerate(("en", "bn")):
         rows = table.where(task=task).rows()
-        assert sum(row["nats"] for row in rows) == pytest.approx(found.booked[at].sum())
+        assert sum(row["nats"] for row in rows) == pytest.approx(found.contributions[at].sum())
         assert {row["measured"] for row in rows} == {found.measured[at]}
         assert {row["residual"] for row in rows} == {found.residual[at]}
 
 
 def test_of_several_checkpoints_it_is_the_line_from_the_first_to_the_last() -> None:
     before, after = tuned.pair()
-    alone = walk(tuned.session(tuned.opened(before, after)))
-    soup = walk(tuned.session(tuned.opened(before, after, between=[pairs.moved(before)])))
+    alone = integrate(tuned.session(tuned.opened(before, after)))
+    soup = integrate(tuned.session(tuned.opened(before, after, between=[pairs.moved(before)])))
     # float32 weights of the line, 6e-8 relative, where the loss bends a thousandfold
-    np.testing.assert_allclose(soup.booked, alone.booked, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(soup.contributions, alone.contributions, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(soup.measured, alone.measured, rtol=1e-6)  # the same two models
-
-
-def test_a_residual_is_what_is_booked_beyond_what_was_measured() -> None:
-    line = Line(np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([2.5, -0.5]), 2)
-    np.testing.assert_allclose(line.residual, [0.5, 0.0])

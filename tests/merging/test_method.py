@@ -10,7 +10,7 @@ import pytest
 from tests.merging import pairs, tuned
 
 from crosstune.foundation.errors import MeasurementError
-from crosstune.merging.line import walk
+from crosstune.merging.line import integrate
 from crosstune.merging.method import Method
 from crosstune.merging.session import Session
 
@@ -18,7 +18,7 @@ from crosstune.merging.session import Session
 @pytest.fixture(scope="module")
 def session() -> Session:
     made = tuned.session(tuned.opened(*tuned.pair()), granularity=("component", "ramp"))
-    walk(made)
+    integrate(made)
     return made
 
 
@@ -29,18 +29,18 @@ def under(session: Session, **options: Any) -> Session:
         session.ends,
         session.roles,
         settings,
-        session.box,
-        session.looks,
-        session.pieces,
+        session.space,
+        session.evaluator,
+        session.groups,
         session.layers,
     )
 
 
 def test_it_begins_with_all_that_lies_on_its_axes(session: Session) -> None:
-    before = session.looks.made
+    before = session.evaluator.made
     coarse, fine = (Method.begin(session, name) for name in ("global", "component"))
-    assert session.looks.made == before
-    assert len(fine.archive) == len(session.looks.seen) >= len(coarse.archive) >= 5
+    assert session.evaluator.made == before
+    assert len(fine.archive.seen) == len(session.evaluator.seen) >= len(coarse.archive.seen) >= 5
     assert {one.at.tobytes() for one in coarse.archive.seen} >= {
         np.zeros(1).tobytes(),
         np.ones(1).tobytes(),
@@ -50,8 +50,8 @@ def test_it_begins_with_all_that_lies_on_its_axes(session: Session) -> None:
 def test_slopes_are_pulled_to_the_coordinates(session: Session) -> None:
     method = Method.begin(session, "global")
     at = np.array([0.5])
-    seen = method.look(at)
-    whole = session.looks(np.full(session.box.shape, 0.5))
+    seen = method.evaluate(at)
+    whole = session.evaluator(np.full(session.space.shape, 0.5))
     np.testing.assert_allclose(seen.slopes[:, 0], whole.loss_slopes().sum((-2, -1)))
     np.testing.assert_allclose(seen.losses, whole.losses())
 
@@ -68,9 +68,9 @@ def test_coordinates_lead_to_values_and_back(session: Session) -> None:
 def test_two_coordinates_or_fewer_have_nothing_to_shrink(session: Session) -> None:
     for name in ("global", "ramp"):
         method = Method.begin(session, name)
-        before = session.looks.made
+        before = session.evaluator.made
         method.choose_penalty()
-        assert method.penalty == 0.0 and session.looks.made == before
+        assert method.penalty == 0.0 and session.evaluator.made == before
 
 
 def test_a_penalty_is_a_share_of_what_was_forgotten(session: Session) -> None:
@@ -109,8 +109,8 @@ def test_a_point_carries_what_was_asked_and_what_was_seen(session: Session) -> N
     assert [p.label for p in (first, second, budget)] == ["rate 0.5", "rate 2", "lose ≤ 0.1"]
     for point in (first, second, budget):
         assert point.coefficients is not None
-        look = session.looks(point.coefficients.numpy())
-        assert list(point.selection.values()) == look.losses().tolist()
+        found = session.evaluator(point.coefficients.numpy())
+        assert list(point.validation.values()) == found.losses().tolist()
         assert point.coordinates == method.axes.count and point.swept
         assert float(point.coefficients.min()) >= 0.0 and float(point.coefficients.max()) <= 1.0
 
@@ -121,7 +121,7 @@ def test_a_wider_range_may_be_used(session: Session) -> None:
     wide = Method.begin(under(session, low=-0.5, high=1.5), "component")
     assert wide.bounds == (-0.5, 1.5)
     mine = wide.answer({}, rate)  # it begins with all that the narrow one saw
-    wider, within = (p.selection["bn"] + rate * p.selection["en"] for p in (mine, theirs))
+    wider, within = (p.validation["bn"] + rate * p.validation["en"] for p in (mine, theirs))
     assert wider <= within + 1e-9
 
 
@@ -130,10 +130,10 @@ def test_what_is_asked_later_keeps_its_limits_and_takes_no_part_in_the_sweep(
 ) -> None:
     method = Method.begin(session, "component")
     asked = method.answer({"bn": 0.3}, 1.0)
-    after = session.looks(np.ones(session.box.shape)).losses()
+    after = session.evaluator(np.ones(session.space.shape)).losses()
     assert asked.kind == "asked" and dict(asked.limits) == {"bn": 0.3}
-    assert asked.selection["bn"] <= after[1] + 0.3
-    assert asked.selection["en"] <= after[0]
+    assert asked.validation["bn"] <= after[1] + 0.3
+    assert asked.validation["en"] <= after[0]
     rated = method.answer({}, 3.0)
     assert (rated.kind, rated.rate, rated.swept) == ("rate", 3.0, False)
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_kept_is_refused_with_what_could(session: Session) -> Non
     with pytest.raises(MeasurementError) as refused:
         method.answer({"bn": -50.0}, 1.0)
     assert refused.value.argument == "max_loss"
-    assert "selection rows" in refused.value.law and "alone, the least are bn" in str(
+    assert "validation rows" in refused.value.law and "alone, the least are bn" in str(
         refused.value.found
     )
 
@@ -151,13 +151,15 @@ def test_what_cannot_be_kept_is_refused_with_what_could(session: Session) -> Non
 def test_of_several_checkpoints_each_has_its_coefficients() -> None:
     before, after = tuned.pair()
     made = tuned.session(tuned.opened(before, after, between=[tuned.teach(before, "bn", 10)]))
-    walk(made)
+    integrate(made)
     method = Method.begin(made, "component")
     point = method.answer({}, 2.0)
     assert point.coefficients is not None
-    assert point.coefficients.shape == (2, len(made.pieces))
+    assert point.coefficients.shape == (2, len(made.groups))
     assert point.coordinates == 2 * method.axes.count
-    ends = [made.looks(v).losses() for v in (np.zeros(made.box.shape), np.ones(made.box.shape))]
+    ends = [
+        made.evaluator(v).losses() for v in (np.zeros(made.space.shape), np.ones(made.space.shape))
+    ]
     best = min(loss[1] + 2 * loss[0] for loss in ends)
-    assert point.selection["bn"] + 2 * point.selection["en"] < best
+    assert point.validation["bn"] + 2 * point.validation["en"] < best
     assert pairs.IDS.shape[0] == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from crosstune.foundation.errors import MeasurementError
 from crosstune.merging.points import Point
 
 LABELS = {
@@ -21,11 +20,6 @@ LABELS = {
 def test_the_label_says_what_the_point_answers(label: str) -> None:
     assert LABELS[label].label == label
     assert LABELS[label].is_end == (label in ("before", "after"))
-
-
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(MeasurementError, match="point.kind"):
-        Point("component", "between")  # type: ignore[arg-type]
 
 
 def test_what_was_asked_of_one_method_is_no_part_of_the_sweep() -> None:

@@ -1,4 +1,4 @@
-"""The rival that trains begins at after, learns as many tokens as were looked at, and is judged by other rows."""
+"""The rival that trains begins at after, learns as many tokens as were evaluated, and is judged by other rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_rate_begins_at_after(found: Replayed) -> None:
     starts = [(point, scores) for point, scores in found.points if point.step == 0]
     assert [point.rate for point, _ in starts] == list(RATES)
     for _, scores in starts:
-        for name, given in rows().reported.items():
+        for name, given in rows().test.items():
             truth = score_rows(after, given, pad_id=0, batch_tokens=64)
             assert torch.equal(scores[name].nats, truth.nats)
 
@@ -51,7 +51,7 @@ def test_it_stops_as_often_as_was_asked_and_moves(found: Replayed) -> None:
     for rate in RATES:
         steps = [point.step for point, _ in found.points if point.rate == rate]
         assert len(steps) == 1 + 2 and steps == sorted(set(steps))
-        first, *_, last = (p.selection["en"] for p, _ in found.points if p.rate == rate)
+        first, *_, last = (p.validation["en"] for p, _ in found.points if p.rate == rate)
         assert last != first
     assert all(point.method == point.kind == "replay" for point, _ in found.points)
 
@@ -93,8 +93,8 @@ def test_rows_that_judge_are_not_learned(session: Session, monkeypatch: pytest.M
     monkeypatch.setattr(replay_of, "train_stage", watched)
     replay(session, rows(), 100, stops=1)
     last = session.settings.folds - 1
-    judging = {r.row_id for i in session.looks.items if i.fold == last for r in i.rows}
-    others = {r.row_id for i in session.looks.items if i.fold != last for r in i.rows}
+    judging = {r.row_id for i in session.evaluator.items if i.fold == last for r in i.rows}
+    others = {r.row_id for i in session.evaluator.items if i.fold != last for r in i.rows}
     assert learned_ids == others and not learned_ids & judging
 
 
@@ -105,7 +105,7 @@ def test_the_work_model_is_as_good_as_before(session: Session, found: Replayed) 
     assert torch.equal(torch.get_rng_state(), state)
     assert [p.requires_grad for p in session.ends.model.parameters()] == flags
     assert not session.ends.model.training
-    session.box.place(torch.ones(session.box.shape, dtype=torch.float64))
+    session.space.place(torch.ones(session.space.shape, dtype=torch.float64))
     assert torch.equal(pairs.logits(session.ends.model), pairs.logits(tuned.pair()[1]))
 
 
@@ -132,6 +132,6 @@ def test_few_rows_make_small_steps_and_are_counted_so() -> None:
     learned, _ = replay_of._parted(session)
     mixed = [row for given in learned.values() for row in given]
     assert len(mixed) < replay_of.BATCH_ROWS
-    found = replay(session, Rows(few, rows().reported), 300, stops=1)
+    found = replay(session, Rows(few, rows().test), 300, stops=1)
     assert abs(found.tokens - 300) <= sum(row.scored_tokens for row in mixed)
     assert tiny.llama().config.num_hidden_layers == 2

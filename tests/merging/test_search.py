@@ -9,8 +9,8 @@ import pytest
 from tests.merging import pairs, tuned
 
 from crosstune.merging.result import Repair
-from crosstune.merging.scoring import looks_at_most
-from crosstune.merging.search import repair_ends
+from crosstune.merging.scoring import most_evaluations
+from crosstune.merging.search import repair_endpoints
 from crosstune.merging.selection import as_tasks
 from crosstune.merging.session import Watch
 from crosstune.merging.settings import RepairSettings
@@ -18,22 +18,22 @@ from crosstune.merging.settings import RepairSettings
 
 def of(settings: RepairSettings, watch: Watch | None = None, **options: Any) -> Repair:
     ends = tuned.opened(*tuned.pair(), **options)
-    return repair_ends(ends, as_tasks(tuned.keep(), settings), settings, watch)
+    return repair_endpoints(ends, as_tasks(tuned.keep(), settings), settings, watch)
 
 
-def test_who_listens_hears_of_every_look_within_what_was_announced() -> None:
-    told: list[tuple[str, int, int]] = []
+def test_who_listens_hears_of_every_evaluation_within_what_was_announced() -> None:
+    heard: list[tuple[str, int, int]] = []
     settings = replace(tuned.SMALL, granularity=("component",), replay=True, replay_rates=(1e-3,))
-    found = of(settings, Watch(listener=lambda *what: told.append(what)))
-    doings = list(dict.fromkeys(doing for doing, _, _ in told))
+    found = of(settings, Watch(listener=lambda *what: heard.append(what)))
+    doings = list(dict.fromkeys(doing for doing, _, _ in heard))
     assert doings == ["straight line", "global", "component", "replay fine-tune"]
-    searched = [done for doing, done, _ in told if doing != "replay fine-tune"]
+    searched = [done for doing, done, _ in heard if doing != "replay fine-tune"]
     assert found.found is not None
-    assert searched == list(range(1, found.found.session.looks.made + 1))
-    assert {most for doing, _, most in told if doing != "replay fine-tune"} == {
-        looks_at_most(settings)
+    assert searched == list(range(1, found.found.session.evaluator.made + 1))
+    assert {most for doing, _, most in heard if doing != "replay fine-tune"} == {
+        most_evaluations(settings)
     }
-    assert searched[-1] <= looks_at_most(settings)
+    assert searched[-1] <= most_evaluations(settings)
     assert [cost.method for cost in found.costs] == ["global", "component", "replay"]
 
 
@@ -44,13 +44,13 @@ def test_ends_are_measured_by_what_was_minimised(target: Any) -> None:
     before, after = found.points[:2]
     assert (before.kind, after.kind) == ("before", "after")
     if target == "checkpoints":
-        assert before.selection["en"] == after.selection["bn"] == 0.0
+        assert before.validation["en"] == after.validation["bn"] == 0.0
         fronts = found.tables["repair_points"].rows()
         assert all(row["on_front"] for row in fronts if row["kind"] in ("before", "after"))
     else:
-        assert dict(before.selection) == pytest.approx(dict(found.roles.before), rel=1e-5)
-        assert dict(after.selection) == pytest.approx(dict(found.roles.after), rel=1e-5)
-    # reported rows tell nats of the text, whatever was minimised
+        assert dict(before.validation) == pytest.approx(dict(found.roles.before), rel=1e-5)
+        assert dict(after.validation) == pytest.approx(dict(found.roles.after), rel=1e-5)
+    # test rows give nats of the text, whatever was minimised
     rows = found.tables["repair_tasks"].where(label="before", method="component", task="en").rows()
     assert rows[0]["loss"] > 1.0
 
@@ -62,11 +62,6 @@ def test_a_soup_of_several_checkpoints_is_searched_and_is_at_least_as_good() -> 
     ends = [point for point in found.points if point.is_end]
     for point in found.points:
         if point.kind == "rate":
-            value = point.selection["bn"] + point.rate * point.selection["en"]
-            assert value <= min(e.selection["bn"] + point.rate * e.selection["en"] for e in ends)
+            value = point.validation["bn"] + point.rate * point.validation["en"]
+            assert value <= min(e.validation["bn"] + point.rate * e.validation["en"] for e in ends)
     assert set(found.tables["repair_coefficients"].column("checkpoint")) == {1, 2}
-
-
-def test_the_same_search_finds_the_same_bits() -> None:
-    first, second = (of(tuned.SMALL) for _ in range(2))
-    assert tuned.cells(first) == tuned.cells(second)

@@ -28,16 +28,15 @@ def groups(side: Mapping[str, Any]) -> set[str]:
 
 def test_no_group_is_on_both_sides_of_any_task() -> None:
     found = encoded(tuned.keep(40), rows=99, reported_rows=99)
-    assert found.tasks == ("en", "bn")
-    assert groups(found.selection) and groups(found.reported)
-    assert not groups(found.selection) & groups(found.reported)
-    assert {r.group for r in found.selection["en"]} == {r.group for r in found.selection["bn"]}
-    assert len(found.selection["en"]) + len(found.reported["en"]) == 40
+    assert groups(found.validation) and groups(found.test)
+    assert not groups(found.validation) & groups(found.test)
+    assert {r.group for r in found.validation["en"]} == {r.group for r in found.validation["bn"]}
+    assert len(found.validation["en"]) + len(found.test["en"]) == 40
 
 
 def test_sides_are_capped_and_parallel_tasks_keep_the_same_meanings() -> None:
     found = encoded(tuned.keep(40))
-    for side, most in ((found.selection, 6), (found.reported, 7)):
+    for side, most in ((found.validation, 6), (found.test, 7)):
         assert all(len(rows) == most for rows in side.values())
         assert {r.group for r in side["en"]} == {r.group for r in side["bn"]}
 
@@ -50,7 +49,7 @@ def test_the_split_is_of_the_seed_and_not_of_the_order() -> None:
 
 def test_a_larger_share_lets_more_rows_choose() -> None:
     few, many = (
-        len(encoded(tuned.keep(60), rows=99, selection_share=share).selection["en"])
+        len(encoded(tuned.keep(60), rows=99, selection_share=share).validation["en"])
         for share in (0.2, 0.8)
     )
     assert few < 25 < 35 < many
@@ -60,8 +59,8 @@ def test_a_split_of_ones_own_is_kept() -> None:
     tasks = tuned.split()
     found = encoded(tasks, rows=99, reported_rows=99)
     for name, task in tasks.items():
-        assert {row.row_id for row in found.selection[name]} == {row.id for row in task.train}
-        assert {row.row_id for row in found.reported[name]} == {row.id for row in task.test}
+        assert {row.row_id for row in found.validation[name]} == {row.id for row in task.train}
+        assert {row.row_id for row in found.test[name]} == {row.id for row in task.test}
 
 
 def test_few_rows_are_of_many_groups() -> None:

@@ -14,7 +14,7 @@ from tests.merging import pairs
 
 from crosstune.foundation.data import Encoded, Row, Task, collate, encode
 from crosstune.foundation.evaluation import token_nats
-from crosstune.merging import Ends, RepairSettings, open_ends
+from crosstune.merging import Endpoints, RepairSettings, open_endpoints
 from crosstune.merging.checkpoints.lora_heads import by_input
 from crosstune.merging.result import Repair
 from crosstune.merging.scoring import losses_at_ends
@@ -103,8 +103,8 @@ def adapted() -> tuple[Any, Any]:
     return copy.deepcopy(base), copy.deepcopy(adapter)
 
 
-def opened(before: Any, after: Any, **options: Any) -> Ends:
-    return open_ends(before, after, tokenizer=tiny.tokenizer(), **options)
+def opened(before: Any, after: Any, **options: Any) -> Endpoints:
+    return open_endpoints(before, after, tokenizer=tiny.tokenizer(), **options)
 
 
 def both_roles(names: tuple[str, ...] = ("en", "bn")) -> Roles:
@@ -114,9 +114,9 @@ def both_roles(names: tuple[str, ...] = ("en", "bn")) -> Roles:
 
 
 def session(
-    ends: Ends, *, rows: Mapping[str, list[Encoded]] | None = None, **options: Any
+    ends: Endpoints, *, rows: Mapping[str, list[Encoded]] | None = None, **options: Any
 ) -> Session:
-    """A session on the selection rows, every granularity possible but those that need pieces of their own."""
+    """A session on validation rows, with the groups that its granularity needs."""
     settings = replace(SMALL, **options)
     ends = by_input(ends) if settings.by_head else ends
     rows = rows or {"en": encoded("en", 8), "bn": encoded("bn", 8)}

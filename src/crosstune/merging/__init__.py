@@ -10,12 +10,12 @@ from crosstune.merging.stage.settings import StageRepairSettings
 
 if TYPE_CHECKING:
     from crosstune.merging.api import repair
-    from crosstune.merging.checkpoints.endpoints import Ends, open_ends
+    from crosstune.merging.checkpoints.endpoints import Endpoints, open_endpoints
     from crosstune.merging.result import Pick, Repair
-    from crosstune.merging.search import repair_ends
+    from crosstune.merging.search import repair_endpoints
     from crosstune.merging.session import Watch
     from crosstune.merging.stage.callback import RepairAtStageEnd
-    from crosstune.merging.stage.outcome import StageRepair
+    from crosstune.merging.stage.in_place import StageRepair
 
 __all__ = [
     "repair",
@@ -23,9 +23,9 @@ __all__ = [
     "Pick",
     "RepairSettings",
     "GRANULARITIES",
-    "Ends",
-    "open_ends",
-    "repair_ends",
+    "Endpoints",
+    "open_endpoints",
+    "repair_endpoints",
     "Watch",
     "RepairAtStageEnd",
     "StageRepair",
@@ -37,10 +37,10 @@ __getattr__ = _fetched_from(
     {
         "api": "repair",
         "result": "Repair Pick",
-        "checkpoints.endpoints": "Ends open_ends",
-        "search": "repair_ends",
+        "checkpoints.endpoints": "Endpoints open_endpoints",
+        "search": "repair_endpoints",
         "session": "Watch",
         "stage.callback": "RepairAtStageEnd",
-        "stage.outcome": "StageRepair",
+        "stage.in_place": "StageRepair",
     },
 )

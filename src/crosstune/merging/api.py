@@ -8,27 +8,27 @@ from typing import Any
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings import from_mapping
-from crosstune.merging.checkpoints.endpoints import open_ends
-from crosstune.merging.checkpoints.opening import End
+from crosstune.merging.checkpoints.endpoints import open_endpoints
+from crosstune.merging.checkpoints.opening import Checkpoint
 from crosstune.merging.result import Repair
-from crosstune.merging.search import repair_ends
+from crosstune.merging.search import repair_endpoints
 from crosstune.merging.selection import as_tasks
 from crosstune.merging.settings import RepairSettings
 
 
 def repair(
-    before: End,
-    after: End,
+    before: Checkpoint,
+    after: Checkpoint,
     tokenizer: Any = None,
     keep: Mapping[str, object] | None = None,
     *,
-    between: Sequence[End] = (),
+    between: Sequence[Checkpoint] = (),
     settings: RepairSettings | None = None,
     **options: Any,
 ) -> Repair:
-    """Give back what a fine-tune forgot: search the models between two checkpoints for the best trades.
+    """Give back what a fine-tune forgot: search the models between two checkpoints for the best trade-offs.
 
-    The models given are left as they are. Rows are split by group into those that choose and those that report;
+    The models given are left as they are. Rows are split by group into those that choose (validation) and those that report (test);
     a `Task` brings its own split.
 
     Args:
@@ -57,7 +57,7 @@ def repair(
             remedy='Pass keep={"en": rows, "bn": rows}.',
         )
     tasks = as_tasks(keep, chosen)
-    ends = open_ends(
+    ends = open_endpoints(
         before,
         after,
         between=between,
@@ -65,7 +65,7 @@ def repair(
         device=chosen.device,
         precision=chosen.precision,
     )
-    return repair_ends(ends, tasks, chosen)
+    return repair_endpoints(ends, tasks, chosen)
 
 
 def _with_options(settings: RepairSettings, options: Mapping[str, Any]) -> RepairSettings:
@@ -75,9 +75,8 @@ def _with_options(settings: RepairSettings, options: Mapping[str, Any]) -> Repai
             given[name] = [given[name]]
     if not given:
         return settings
-    from_mapping(RepairSettings, given)  # names and types are told as the settings file tells them
-    return replace(settings, **{name: _frozen(value) for name, value in given.items()})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    from_mapping(RepairSettings, given)  # checks names and types as for a settings file
+    frozen: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    return replace(settings, **frozen)

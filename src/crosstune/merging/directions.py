@@ -41,11 +41,7 @@ class Directions:
 
 
 def as_matrix(view: Tensor) -> Tensor | None:
-    """A part's elements as a matrix, or None where they are a vector.
-
-    Args:
-        view: What `Part.take` gives: a matrix, one expert of a stack, or heads × features × inputs.
-    """
+    """A part's elements as a matrix, or None where they are a vector."""
     squeezed = view.squeeze()
     return squeezed.reshape(-1, squeezed.shape[-1]) if squeezed.dim() > 1 else None
 
@@ -61,12 +57,6 @@ def leading(part: Part, delta: Tensor, count: int) -> Directions | None:
     A column of B, or a row of A, makes a rank-one change of the weight with its partner in the other factor.
 
     Source: randomised range finder of Halko et al. (2011) where the matrix is large, by torch.svd_lowrank.
-
-    Args:
-        count: How many directions at most; a factor has all of its own.
-
-    Returns:
-        The directions, or None for a vector or a change of 0.
     """
     matrix = as_matrix(wide(part.take(delta)))
     if matrix is None or not bool(matrix.any()):

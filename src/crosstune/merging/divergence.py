@@ -16,22 +16,21 @@ from crosstune.foundation.evaluation import token_logits
 from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.gradients.gradients import batch_of, evaluating
 from crosstune.foundation.gradients.settings import GradientSettings
-from crosstune.merging.checkpoints.endpoints import Ends
+from crosstune.merging.checkpoints.endpoints import Endpoints
 from crosstune.merging.directions import wide
 from crosstune.merging.evaluations import Item
 from crosstune.merging.scoring import place_end
 
 
 class Teachers:
-    """What the two checkpoints say at every scored position of the selection rows.
+    """What the two checkpoints say at every scored position of the validation rows.
 
-    Args:
-        learned: Places of the learned tasks; of all others `before` is the teacher.
+    `learned` are the places of the tasks whose teacher is `after`; that of all others is `before`.
     """
 
     def __init__(
         self,
-        ends: Ends,
+        ends: Endpoints,
         items: Sequence[Item],
         learned: Collection[int],
         *,
@@ -48,7 +47,7 @@ class Teachers:
                 found=f"{most} bytes for {4 * scored * vocabulary}",
                 remedy="Lower `rows` or `length`, or raise `teacher_bytes`.",
             )
-        self._said: dict[int, Tensor] = {}
+        self._teachers: dict[int, Tensor] = {}
         for value in (0.0, 1.0):
             place_end(ends, value)
             with evaluating(model, settings), torch.no_grad():
@@ -56,15 +55,12 @@ class Teachers:
                 for place, item in enumerate(items):
                     if (item.task in learned) == (value == 1.0):
                         batch = batch_of(item.rows, pad_id(ends.tokenizer), device)
-                        self._said[place] = _log_probabilities(model, batch).cpu()
+                        self._teachers[place] = _log_probabilities(model, batch).cpu()
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor:
-        """The summed divergence of one batch from its teacher, differentiable in the model's weights.
-
-        Shapes: the batch as `collate` makes it; result: a scalar, float64.
-        """
+        """The summed divergence of one batch from its teacher, a float64 scalar that can be differentiated."""
         student = _log_probabilities(model, batch)
-        teacher = self._said[place].to(student.device)
+        teacher = self._teachers[place].to(student.device)
         return (teacher.exp() * (teacher - student)).sum(dtype=torch.float64)
 
 

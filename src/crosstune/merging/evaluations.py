@@ -1,7 +1,7 @@
-"""A look: the loss of every task and fold at one place of the box, and its slope along every piece, from one pass.
+"""An evaluation: the loss of every task and fold at a point of the space, and its slope along every group, from one pass.
 
-Looks are remembered, in a folder where one is given, under what they were asked: a search that is killed and begun
-again is told the same figures at no cost and so takes the same way.
+Evaluations are remembered, in a folder where one is given, under what they were asked: a search that is killed and
+begun again is given the same figures at no cost and so takes the same way.
 """
 
 from __future__ import annotations
@@ -25,19 +25,13 @@ from crosstune.foundation.gradients.gradients import batch_of, evaluating, micro
 from crosstune.foundation.gradients.settings import GradientSettings
 from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import atomic_write, fingerprint
-from crosstune.merging.interpolation import Box
+from crosstune.merging.interpolation import InterpolationSpace
 from crosstune.merging.optimise.archive import pull_back
 
 
 @dataclass(frozen=True)
 class Item:
-    """Rows of one task and fold that go through the model together.
-
-    Attributes:
-        task: The task's place.
-        fold: The fold.
-        rows: The rows.
-    """
+    """Rows of one task (its place) and fold that go through the model together."""
 
     task: int
     fold: int
@@ -45,11 +39,9 @@ class Item:
 
 
 class Target(Protocol):
-    """What is minimised, summed over the scored tokens of some rows, in nats."""
+    """What is minimised, summed over the scored tokens of a batch, in nats; `place` is the item's number."""
 
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor:
-        """The sum for one batch; `place` is the item's number."""
-        ...
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor: ...  # noqa: D102
 
 
 def text_nats(model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor:
@@ -58,8 +50,8 @@ def text_nats(model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen at one place of the box.
+class Evaluation:
+    """Losses and slopes at one point of the space.
 
     Shapes:
         nats, tokens: [K, F] sums over scored tokens; slopes: [K, F, J, P], ∂ nats / ∂ values.
@@ -99,7 +91,7 @@ def make_items(
                 raise DataError(
                     "keep",
                     law=f"must leave every task something to score in each of {folds} folds",
-                    found=f"task number {task + 1} with {len(given)} selection rows has nothing in one",
+                    found=f"task number {task + 1} with {len(given)} validation rows has nothing in one",
                     remedy="Give more rows or smaller groups, or ask for fewer folds.",
                 )
             items += [Item(task, fold, tuple(b)) for b in micro_batches(mine, batch_tokens)]
@@ -107,81 +99,69 @@ def make_items(
 
 
 @dataclass
-class Looks:
-    """Looks at the models of a box on the selection rows; one place is never looked at twice.
+class Evaluator:
+    """Evaluates models of a space on the validation rows; no point is evaluated twice.
 
     Attributes:
-        box: The models.
-        items: The rows.
-        settings: How losses are evaluated.
-        identity: What else a remembered look depends on (ends, rows, target), for their file names.
-        folder: Where looks are kept, or None.
+        identity: What else a remembered evaluation depends on (endpoints, rows, target), for its file's name.
+        folder: Where evaluations are stored, or None.
         target: What is minimised.
-        told: Called after every new look.
+        progress: Called after every new evaluation.
+        made: How many were computed and not read.
     """
 
-    box: Box
+    space: InterpolationSpace
     items: tuple[Item, ...]
     settings: GradientSettings
     identity: Mapping[str, object] = field(default_factory=dict)
     folder: Path | None = None
     target: Target = text_nats
-    told: Callable[[], None] = lambda: None
+    progress: Callable[[], None] = lambda: None
     made: int = field(default=0, init=False)
-    _memory: dict[str, Look] = field(default_factory=dict, init=False)
-    _places: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    _known: dict[str, tuple[np.ndarray, Evaluation]] = field(default_factory=dict, init=False)
 
     @property
-    def seen(self) -> tuple[tuple[np.ndarray, Look], ...]:
-        """Every place that was looked at, in the order in which it was first asked for."""
-        return tuple((self._places[key], look) for key, look in self._memory.items())
+    def seen(self) -> tuple[tuple[np.ndarray, Evaluation], ...]:
+        """Every point with its evaluation, in the order in which it was first asked for."""
+        return tuple(self._known.values())
 
     @property
     def tokens(self) -> int:
-        """Scored tokens of one look."""
+        """Scored tokens of one evaluation."""
         return sum(row.scored_tokens for item in self.items for row in item.rows)
 
-    def __call__(self, values: np.ndarray) -> Look:
-        """The look at one place.
-
-        Shapes:
-            values: [J, P].
-
-        Returns:
-            Losses and slopes, the same whether looked at now or remembered.
-        """
+    def __call__(self, values: np.ndarray) -> Evaluation:
+        """The evaluation at values [J, P], the same whether made now or remembered."""
         key = fingerprint([values.astype(np.float64).tobytes().hex(), dict(self.identity)])
-        if key not in self._memory:
-            known = ranks.from_first(self._read(key))
-            self._memory[key] = self._look(values) if known is None else known
-            self._places[key] = values.copy()
-            if known is None:
-                self._keep(key)
-            self.told()
-        return self._memory[key]
+        if key not in self._known:
+            path = None if self.folder is None else self.folder / f"{key}.safetensors"
+            stored = ranks.from_first(_read(path))
+            made = self._evaluate(values) if stored is None else stored
+            self._known[key] = values.copy(), made
+            if stored is None and path is not None and ranks.is_first():
+                _write(path, made)
+            self.progress()
+        return self._known[key][1]
 
-    def _look(self, values: np.ndarray) -> Look:
-        count = self.box.shape
-        self.box.place(torch.from_numpy(values))
+    def _evaluate(self, values: np.ndarray) -> Evaluation:
+        self.space.place(torch.from_numpy(values))
         mine = range(ranks.rank(), len(self.items), ranks.world_size())
-        seen: dict[int, tuple[float, np.ndarray]] = {}
-        model = self.box.ends.model
-        with evaluating(model, self.settings), self.box.contracting() as inner:
+        found: dict[int, tuple[float, np.ndarray]] = {}
+        model = self.space.ends.model
+        with evaluating(model, self.settings), self.space.contracting() as inner:
             device = next(model.parameters()).device
             for place in mine:
                 inner.zero_()
-                item = self.items[place]
-                batch = batch_of(item.rows, pad_id(self.box.ends.tokenizer), device)
+                batch = batch_of(self.items[place].rows, pad_id(self.space.ends.tokenizer), device)
                 with torch.enable_grad():
                     loss = self.target(model, batch, place)
                     torch.autograd.backward(loss)
-                seen[place] = (loss.item(), inner.numpy().copy())
+                found[place] = (loss.item(), inner.numpy().copy())
         # In the order of the items, so that any number of processes adds up the same bits.
-        everywhere = {k: v for part in ranks.gather_over_ranks(seen) for k, v in part.items()}
-        tasks = 1 + max(item.task for item in self.items)
-        folds = 1 + max(item.fold for item in self.items)
-        nats, tokens = np.zeros((tasks, folds)), np.zeros((tasks, folds))
-        slopes = np.zeros((tasks, folds, *count))
+        everywhere = {k: v for part in ranks.gather_over_ranks(found) for k, v in part.items()}
+        shape = (1 + max(i.task for i in self.items), 1 + max(i.fold for i in self.items))
+        nats, tokens = np.zeros(shape), np.zeros(shape)
+        slopes = np.zeros((*shape, *self.space.shape))
         for place, item in enumerate(self.items):
             loss_sum, contracted = everywhere[place]
             nats[item.task, item.fold] += loss_sum
@@ -195,25 +175,17 @@ class Looks:
                 remedy="Keep `low` and `high` within [0, 1], or evaluate with precision float32.",
             )
         self.made += 1
-        return Look(nats, tokens, slopes)
+        return Evaluation(nats, tokens, slopes)
 
-    def _path(self, key: str) -> Path | None:
-        return None if self.folder is None else self.folder / f"{key}.safetensors"
 
-    def _read(self, key: str) -> Look | None:
-        path = self._path(key)
-        if path is None or not path.is_file():
-            return None
-        kept = {name: value.numpy() for name, value in load_file(path).items()}
-        return Look(kept["nats"], kept["tokens"], kept["slopes"])
+def _read(path: Path | None) -> Evaluation | None:
+    if path is None or not path.is_file():
+        return None
+    return Evaluation(**{name: value.numpy() for name, value in load_file(path).items()})
 
-    def _keep(self, key: str) -> None:
-        path = self._path(key)
-        if path is None or not ranks.is_first():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        look = self._memory[key]
-        with atomic_write(path) as scratch:
-            save_file(
-                {name: torch.from_numpy(value) for name, value in vars(look).items()}, scratch
-            )
+
+def _write(path: Path, evaluation: Evaluation) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: torch.from_numpy(value) for name, value in vars(evaluation).items()}
+    with atomic_write(path) as scratch:
+        save_file(tensors, scratch)

@@ -1,7 +1,7 @@
 """The straight-line ledger: what each component contributes on the way from before to after, L(1) − L(0) = Σ ∫ ⟨g_s, Δθ_s⟩ dt.
 
-It books the straight line between two checkpoints, not the path that training took; where the path is known, the
-forgetting ledger is the better account.
+It allocates the loss change along the straight line between two checkpoints, not along the path that training took;
+where the path is known, the forgetting ledger is the better account.
 """
 
 from __future__ import annotations
@@ -22,60 +22,50 @@ NEGLIGIBLE = 1e-4  # nats per token
 
 @dataclass(frozen=True)
 class Line:
-    """Looks along the straight line and the account they give.
+    """The account of the straight line.
 
     Shapes:
-        booked: [K, P] nats per token; measured, residual: [K].
+        contributions: [K, P] nats per token; measured, residual: [K].
     """
 
-    booked: np.ndarray
+    contributions: np.ndarray
     measured: np.ndarray
     panels: int
 
     @property
     def residual(self) -> np.ndarray:
         """What the account misses, per task."""
-        return np.asarray(self.booked.sum(axis=1) - self.measured)
+        return np.asarray(self.contributions.sum(axis=1) - self.measured)
 
 
-def walk(session: Session) -> Line:
-    """The account by composite Simpson, with panels halved until it closes to 1 % or 8 panels are reached.
-
-    Args:
-        session: The search; the looks made here serve it as starting points.
-
-    Returns:
-        The account, closed or with the residual that is left.
-    """
+def integrate(session: Session) -> Line:
+    """The account by composite Simpson, with panels halved until it closes to 1 % or 8 panels are reached."""
     panels = FIRST_PANELS
-    line = _integrate(session, panels)
-    while panels < MOST_PANELS and not _closes(line):
+    line = _simpson(session, panels)
+    while panels < MOST_PANELS:
+        allowed = np.maximum(CLOSES * np.abs(line.measured), NEGLIGIBLE)
+        if (np.abs(line.residual) <= allowed).all():
+            break
         panels *= 2
-        line = _integrate(session, panels)
+        line = _simpson(session, panels)
     return line
 
 
-def _closes(line: Line) -> bool:
-    return bool(
-        (np.abs(line.residual) <= np.maximum(CLOSES * np.abs(line.measured), NEGLIGIBLE)).all()
-    )
-
-
-def _integrate(session: Session, panels: int) -> Line:
+def _simpson(session: Session, panels: int) -> Line:
     count = 2 * panels
     weights = np.ones(count + 1)
     weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
     weights /= 3 * count
-    ends, pieces = session.box.shape
-    booked = np.zeros((len(session.roles.tasks), pieces))
+    ends, groups = session.space.shape
+    contributions = np.zeros((len(session.roles.tasks), groups))
     losses = []
     for at, weight in enumerate(weights):
-        values = np.zeros((ends, pieces))
+        values = np.zeros((ends, groups))
         values[-1] = at / count
-        look = session.looks(values)
-        booked = booked + weight * look.loss_slopes()[:, -1]
-        losses.append(look.losses())
-    return Line(booked, losses[-1] - losses[0], panels)
+        found = session.evaluator(values)
+        contributions = contributions + weight * found.loss_slopes()[:, -1]
+        losses.append(found.losses())
+    return Line(contributions, losses[-1] - losses[0], panels)
 
 
 def line_table(session: Session, line: Line) -> Table:
@@ -83,10 +73,10 @@ def line_table(session: Session, line: Line) -> Table:
     rows = []
     for task, name in enumerate(session.roles.tasks):
         by_site: dict[tuple[object, ...], dict[str, object]] = {}
-        for at, piece in enumerate(session.pieces):
-            cells = site_cells(piece.site)
+        for at, group in enumerate(session.groups):
+            cells = site_cells(group.site)
             row = by_site.setdefault(tuple(cells.values()), {**cells, "task": name, "nats": 0.0})
-            row["nats"] += float(line.booked[task, at])  # type: ignore[operator]
+            row["nats"] += float(line.contributions[task, at])  # type: ignore[operator]
         for row in by_site.values():
             row |= {"measured": float(line.measured[task]), "residual": float(line.residual[task])}
             rows.append(row)

@@ -1,27 +1,22 @@
-"""The search of one granularity: a penalty by folds, a sweep of exchange rates, and a point for every budget."""
+"""The search of one granularity: a penalty by folds, a sweep of trade-off weights, a point for every maximum loss increase."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from crosstune.foundation.errors import MeasurementError
-from crosstune.merging.evaluations import Look
+from crosstune.merging.evaluations import Evaluation
 from crosstune.merging.groups import Coordinates, coordinates
-from crosstune.merging.optimise.descent import (
-    Archive,
-    Goal,
-    Seen,
-    minimise,
-    sweep,
-    within,
-)
+from crosstune.merging.optimise.archive import Archive, Evaluate, Evaluated, Goal
+from crosstune.merging.optimise.descent import minimise, sweep, within
 from crosstune.merging.optimise.penalty import Folds, choose_penalty
-from crosstune.merging.points import Point
+from crosstune.merging.points import Kind, Point
 from crosstune.merging.scoring import penalty_evaluations
 from crosstune.merging.session import Session
 
@@ -34,9 +29,7 @@ class Method:
     """One granularity at work in a session.
 
     Attributes:
-        session: What it searches.
-        axes: Its coordinates.
-        archive: All it knows on all selection rows; begins with what coarser granularities have seen.
+        archive: All it knows on all validation rows; begins with what coarser granularities have seen.
         penalty: The strength of the pull towards w = 1, once it is chosen.
     """
 
@@ -48,12 +41,12 @@ class Method:
     @classmethod
     def begin(cls, session: Session, name: str) -> Method:
         """The granularity of that name, before it has searched."""
-        axes = coordinates(name, session.pieces, session.layers)
+        axes = coordinates(name, session.groups, session.layers)
         method = cls(session, axes, Archive())
-        for values, look in session.looks.seen:
+        for values, evaluation in session.evaluator.seen:
             at = method.coordinates_of(values)
             if at is not None:
-                method.archive.add(method.seen(at, look))
+                method.archive.add(method.at_coordinates(at, evaluation))
         return method
 
     @property
@@ -61,98 +54,95 @@ class Method:
         """The range of every coefficient."""
         return self.session.settings.low, self.session.settings.high
 
+    @property
+    def _size(self) -> int:
+        """The number of coefficients, J · S."""
+        return self.session.space.shape[0] * self.axes.count
+
     def values(self, at: np.ndarray) -> np.ndarray:
-        """The pieces' values [J, P] at coordinates [J · S]."""
-        ends = self.session.box.shape[0]
+        """The groups' values [J, P] at coordinates [J · S]."""
+        ends = self.session.space.shape[0]
         return np.asarray(at.reshape(ends, -1) @ self.axes.matrix.T)
 
     def coordinates_of(self, values: np.ndarray) -> np.ndarray | None:
-        """The coordinates [J · S] of pieces' values [J, P], or None where they lie between."""
+        """The coordinates [J · S] of groups' values [J, P], or None where they lie between."""
         found = self.axes.project(values)
         return None if found is None else np.round(found, _CLEAN).reshape(-1) + 0.0
 
-    def look(self, at: np.ndarray, folds: Sequence[int] | None = None) -> Seen:
-        """What is seen at some coordinates, on all selection rows or on those of some folds."""
-        return self.seen(at, self.session.looks(self.values(at)), folds)
+    def evaluate(self, at: np.ndarray, folds: Sequence[int] | None = None) -> Evaluated:
+        """Losses and slopes at some coordinates, on all validation rows or on those of some folds."""
+        return self.at_coordinates(at, self.session.evaluator(self.values(at)), folds)
 
-    def seen(self, at: np.ndarray, look: Look, folds: Sequence[int] | None = None) -> Seen:
-        """What a look at some coordinates says of them."""
-        slopes = look.loss_slopes(folds) @ self.axes.matrix
-        return Seen(at, look.losses(folds), slopes.reshape(len(slopes), -1))
+    def at_coordinates(
+        self, at: np.ndarray, evaluation: Evaluation, folds: Sequence[int] | None = None
+    ) -> Evaluated:
+        """An evaluation in this granularity's coordinates."""
+        slopes = evaluation.loss_slopes(folds) @ self.axes.matrix
+        return Evaluated(at, evaluation.losses(folds), slopes.reshape(len(slopes), -1))
 
     def goal(self, rate: float) -> Goal:
-        """The goal of one exchange rate, with the penalty that was chosen."""
+        """The goal of one trade-off weight, with the penalty that was chosen."""
         roles = self.session.roles
         penalty = 0.0 if math.isnan(self.penalty) else self.penalty
         learned, forgotten = roles.places(roles.learned), roles.places(roles.forgotten)
-        earlier = (self.session.box.shape[0] - 1) * self.axes.count
-        return Goal(learned, forgotten, rate, penalty, unpulled=earlier)
+        return Goal(learned, forgotten, rate, penalty, unpulled=self._size - self.axes.count)
 
     def choose_penalty(self) -> None:
-        """Choose the strength of the penalty at an exchange rate of 1, by folds of the selection rows."""
-        settings = self.session.settings
-        strengths = [strength * self._forgetting for strength in settings.penalties]
-        if self.axes.count <= _EVERYTHING or len(settings.penalties) < 2:
-            self.penalty = strengths[0] if self.axes.count > _EVERYTHING else 0.0
+        """Choose the strength of the penalty at a trade-off weight of 1, by folds of the validation rows."""
+        settings, roles = self.session.settings, self.session.roles
+        if self.axes.count <= _EVERYTHING:
+            self.penalty = 0.0
             return
-        every = range(settings.folds)
+        before = self.evaluate(np.zeros(self._size)).losses
+        rises = (self._after - before)[list(roles.places(roles.forgotten))]
+        forgotten = max(0.0, float(rises.mean()))  # without labels what is minimised may not rise
+        strengths = [strength * forgotten for strength in settings.penalties]
+        if len(strengths) == 1:
+            self.penalty = strengths[0]
+            return
 
-        def looks_on(fold: int) -> object:
-            rest = [other for other in every if other != fold]
-            return lambda at: self.look(at, rest)
+        def without(fold: int) -> Evaluate:
+            rest = [other for other in range(settings.folds) if other != fold]
+            return lambda at: self.evaluate(at, rest)
 
-        choice = choose_penalty(
-            Folds(
-                settings.folds,
-                looks_on,  # type: ignore[arg-type]
-                lambda fold, at: self.look(at, [fold]).losses,
-            ),
+        starts = np.zeros((4, self._size))  # the straight line, which no fold's rows have chosen
+        starts[:, -self.axes.count :] = np.array([1.0, 0.75, 0.5, 0.25])[:, None]
+        self.penalty = choose_penalty(
+            Folds(settings.folds, without, lambda fold, at: self.evaluate(at, [fold]).losses),
             self.goal(1.0),
             strengths,
             self.bounds,
             penalty_evaluations(settings),
-            self._starts(),
+            starts,
         )
-        self.penalty = choice.penalty
-
-    def _starts(self) -> np.ndarray:
-        """Places on the straight line between the ends, which no fold's rows have chosen."""
-        starts = np.zeros((4, self.session.box.shape[0] * self.axes.count))
-        starts[:, -self.axes.count :] = np.array([1.0, 0.75, 0.5, 0.25])[:, None]
-        return starts
 
     def search(self) -> list[Point]:
-        """The points of the sweep and of the budgets, and the one that was asked for."""
+        """The points of the sweep and of the maximum loss increases, and the one that was asked for."""
         settings, roles = self.session.settings, self.session.roles
         self.choose_penalty()
         goals = [self.goal(rate) for rate in settings.exchange_rates]
-        found = sweep(self.look, self.archive, goals, self.bounds, settings.evaluations)
+        found = sweep(self.evaluate, self.archive, goals, self.bounds, settings.evaluations)
         points = [
-            self.point("rate", seen, rate=rate)
-            for rate, seen in zip(settings.exchange_rates, found, strict=True)
+            self.point("rate", best, rate=rate)
+            for rate, best in zip(settings.exchange_rates, found, strict=True)
         ]
         for budget in settings.budgets:
-            seen = self.within(dict.fromkeys(roles.learned, budget))
-            points += [] if seen is None else [self.point("budget", seen, budget=budget)]
+            best = self.within(dict.fromkeys(roles.learned, budget))
+            points += [] if best is None else [self.point("budget", best, budget=budget)]
         if settings.max_loss:
-            seen = self.within(settings.max_loss)
-            if seen is not None:
-                points.append(self.point("asked", seen, limits=settings.max_loss))
+            best = self.within(settings.max_loss)
+            points += [] if best is None else [self.point("asked", best, limits=settings.max_loss)]
         return points
 
     def answer(self, limits: Mapping[str, float], rate: float) -> Point:
-        """The point that answers a new question, searched with what is known already.
-
-        Args:
-            limits: What named tasks may lose at most against `after`; empty where a rate is asked for.
-        """
+        """The point that answers a new question: what named tasks may lose against `after`, or else a trade-off weight."""
         if not limits:
             evaluations = self.session.settings.evaluations
             goal = self.goal(rate)
-            found = minimise(self.look, self.archive, goal, self.bounds, evaluations)
+            found = minimise(self.evaluate, self.archive, goal, self.bounds, evaluations)
             return self.point("rate", found, rate=rate, picked=True)
-        seen = self.within(limits)
-        if seen is None:
+        best = self.within(limits)
+        if best is None:
             least = {
                 task: min(one.losses[at] for one in self.archive.seen) - self._after[at]
                 for at, task in enumerate(self.session.roles.tasks)
@@ -160,14 +150,14 @@ class Method:
             }
             raise MeasurementError(
                 "max_loss",
-                law="must be reachable between the checkpoints, on the selection rows",
+                law="must be reachable between the checkpoints, on the validation rows",
                 found=f"{dict(limits)}; alone, the least are "
                 + ", ".join(f"{task} {change:+.3g}" for task, change in least.items()),
                 remedy="Allow a larger loss, a finer granularity, or a wider range `low` to `high`.",
             )
-        return self.point("asked", seen, limits=limits)
+        return self.point("asked", best, limits=limits)
 
-    def within(self, most: Mapping[str, float]) -> Seen | None:
+    def within(self, most: Mapping[str, float]) -> Evaluated | None:
         """The point that wins back most while the named tasks lose at most so many nats against `after`."""
         roles = self.session.roles
         limits = {
@@ -175,7 +165,7 @@ class Method:
             for task, budget in most.items()
         }
         return within(
-            self.look,
+            self.evaluate,
             self.archive,
             limits,
             self.goal(1.0),
@@ -184,29 +174,20 @@ class Method:
         )
 
     @property
-    def _forgetting(self) -> float:
-        """How much of what is minimised the forgotten tasks rose by; 0 where they did not, as without labels they may."""
-        before = self.look(np.zeros(self.session.box.shape[0] * self.axes.count)).losses
-        rises = (self._after - before)[
-            list(self.session.roles.places(self.session.roles.forgotten))
-        ]
-        return max(0.0, float(rises.mean()))
-
-    @property
     def _after(self) -> np.ndarray:
-        """The losses at `after`, by the arithmetic of the looks themselves."""
-        at = np.zeros((self.session.box.shape[0], self.axes.count))
-        at[-1] = 1.0
-        return self.look(at.reshape(-1)).losses
+        """The losses at `after`, by the arithmetic of the evaluations themselves."""
+        at = np.zeros(self._size)
+        at[-self.axes.count :] = 1.0
+        return self.evaluate(at).losses
 
-    def point(self, kind: str, seen: Seen, **asked: object) -> Point:
-        """The point at what was seen."""
+    def point(self, kind: Kind, best: Evaluated, **asked: Any) -> Point:
+        """The point that was found."""
         return Point(
             self.axes.name,
-            kind,  # type: ignore[arg-type]
-            selection=dict(zip(self.session.roles.tasks, map(float, seen.losses), strict=True)),
-            coefficients=torch.from_numpy(self.values(seen.at)),
-            coordinates=self.session.box.shape[0] * self.axes.count,
+            kind,
+            validation=dict(zip(self.session.roles.tasks, map(float, best.losses), strict=True)),
+            coefficients=torch.from_numpy(self.values(best.at)),
+            coordinates=self._size,
             penalty=self.penalty,
-            **asked,  # type: ignore[arg-type]
+            **asked,
         )

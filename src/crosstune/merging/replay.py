@@ -1,7 +1,7 @@
-"""The rival that trains: a short fine-tune of `after` on the same selection rows of all tasks, with the compute of the search.
+"""The rival that trains: a short fine-tune of `after` on the same validation rows of all tasks, with the compute of the search.
 
-What has learned its rows by heart cannot be judged on them: the last fold is not learned, and its losses stand
-where other methods have those of all selection rows.
+What has memorised its rows cannot be judged on them: the last fold is not learned, and its losses stand where other
+methods have those of all validation rows.
 """
 
 from __future__ import annotations
@@ -33,13 +33,7 @@ Side = Mapping[str, Sequence[Encoded]]
 
 @dataclass
 class Replayed:
-    """What the replay fine-tunes came to.
-
-    Attributes:
-        points: Each stop with its scores on the reported rows.
-        tokens: Tokens that were learned.
-        seconds: Wall-clock, scoring left out.
-    """
+    """Each stop of the replay fine-tunes with its scores on test rows; the tokens learned, and seconds without scoring."""
 
     points: list[tuple[Point, Mapping[str, RowScores]]] = field(default_factory=list)
     tokens: int = 0
@@ -47,21 +41,12 @@ class Replayed:
 
 
 def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
-    """Stops on the way of replay fine-tunes, one run for each learning rate, sharing the tokens evenly.
+    """So many stops of replay fine-tunes, one run for each learning rate, sharing the scored tokens evenly.
 
-    Every run learns the selection rows of all tasks but for the last fold, with AdamW and a linear schedule; it
+    Every run learns the validation rows of all tasks but for the last fold, with AdamW and a linear schedule; it
     begins at `after` and knows no more than the search did. Its last stop is its end, each one before lies half as
-    far, because few rows are soon learned by heart. All stops take part in the front of replay, as many as a
+    far, because few rows are soon memorised. All stops take part in the front of replay, as many as a
     granularity has points; step 0 is `after` itself, as the rows that judge see it.
-
-    Args:
-        session: The search, whose work model is copied.
-        rows: The rows that choose (and are learned here) and the rows that report.
-        tokens: Scored tokens that may go forward and backward, over all runs.
-        stops: Points over all runs.
-
-    Returns:
-        The points with their scores.
     """
     settings = session.settings
     rates = settings.replay_rates
@@ -82,7 +67,7 @@ def replay(session: Session, rows: Rows, tokens: int, stops: int) -> Replayed:
             length=max(2, settings.length),
             log_every=steps,
         )
-        watch = _Stops(session, (judged, rows.reported), rate, _halvings(steps, share))
+        watch = _Stops(session, (judged, rows.test), rate, _halvings(steps, share))
         began = time.perf_counter()
         _train(session, data, training, watch)
         found.seconds += time.perf_counter() - began - watch.seconds
@@ -105,7 +90,9 @@ def _train(
 ) -> None:
     """Train a copy of the work model, which then is gone."""
     model = copy.deepcopy(session.ends.model)
-    _unfreeze(model, session)
+    lora = session.ends.kind == "lora"
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not lora or "lora_" in name)  # of an adapter the factors learn
     # A trainer seeds the whole process; whoever asked for a repair goes on with the numbers they had.
     with measuring(session.ends.model), tempfile.TemporaryDirectory() as folder:
         train_stage(
@@ -119,20 +106,13 @@ def _train(
 
 
 def _parted(session: Session) -> tuple[dict[str, list[Encoded]], dict[str, list[Encoded]]]:
-    """The selection rows that are learned and those that judge, the last fold, by task."""
+    """The validation rows that are learned and those that judge, the last fold, by task."""
     parts: tuple[dict[str, list[Encoded]], dict[str, list[Encoded]]] = ({}, {})
-    for item in session.looks.items:
+    for item in session.evaluator.items:
         task = session.roles.tasks[item.task]
         last = item.fold == session.settings.folds - 1
         parts[last].setdefault(task, []).extend(item.rows)
     return parts
-
-
-def _unfreeze(model: Any, session: Session) -> None:
-    """Everything of a full model learns; of an adapter its factors."""
-    lora = session.ends.kind == "lora"
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not lora or "lora_" in name)
 
 
 class _Stops(TrainerCallback):  # type: ignore[misc]
@@ -159,10 +139,12 @@ class _Stops(TrainerCallback):  # type: ignore[misc]
 
     def _stop(self, state: Any, model: Any) -> None:
         began = time.perf_counter()
-        chosen, reported = (self._score(model, side) for side in self._sides)
-        losses = {task: one.loss for task, one in chosen.items()}
-        point = Point("replay", "replay", step=state.global_step, rate=self._rate, selection=losses)
-        self.points.append((point, reported))
+        judging, test = (self._score(model, side) for side in self._sides)
+        losses = {task: one.loss for task, one in judging.items()}
+        point = Point(
+            "replay", "replay", step=state.global_step, rate=self._rate, validation=losses
+        )
+        self.points.append((point, test))
         self.seconds += time.perf_counter() - began
 
     def _score(self, model: Any, side: Side) -> dict[str, RowScores]:

@@ -7,52 +7,49 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from crosstune.foundation.errors import MeasurementError, SettingsError
 from crosstune.foundation.evaluation import RowScores, continuations
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
+from crosstune.foundation.settings import to_yaml
+from crosstune.foundation.storage import fingerprint
 from crosstune.merging import tables
-from crosstune.merging.checkpoints.endpoints import Ends
+from crosstune.merging.checkpoints.endpoints import Endpoints
 from crosstune.merging.checkpoints.saving import save_repaired
-from crosstune.merging.coefficients import coefficients_table
-from crosstune.merging.findings import sentences as rival_words
+from crosstune.merging.coefficients import (
+    KEPT_FROM,
+    coefficients_table,
+    head_masks,
+    merge_weights,
+    nested,
+)
 from crosstune.merging.findings import sentences as words
-from crosstune.merging.findings.reported import (
-    Reported,
+from crosstune.merging.findings.rivals import rivals_table
+from crosstune.merging.findings.scored import (
+    ScoredPoints,
     hypervolume_table,
     points_table,
     tasks_table,
 )
-from crosstune.merging.findings.rivals import rivals_table
-from crosstune.merging.heads import KEPT_FROM, head_masks, merge_weights
 from crosstune.merging.line import Line, line_table
-from crosstune.merging.manifest import manifest_of
 from crosstune.merging.method import Method
 from crosstune.merging.points import Point
 from crosstune.merging.scoring import place_end, score_at
 from crosstune.merging.selection import Rows
 from crosstune.merging.session import Roles, Session
-from crosstune.merging.settings import RepairSettings
+from crosstune.merging.settings import BY_HEAD, RepairSettings
 
 _MOST_STATEMENTS = 8
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one method took.
-
-    Attributes:
-        method: Its name.
-        looks: Forward and backward passes over all selection rows.
-        tokens: Tokens they scored.
-        seconds: Wall-clock.
-    """
+    """What one method took: evaluations (forward and backward over all validation rows), their tokens, seconds."""
 
     method: str
     looks: int
@@ -60,15 +57,13 @@ class Cost:
     seconds: float
 
 
-class Found(Protocol):
+@dataclass(frozen=True)
+class Found:
     """What a search leaves for later questions."""
 
-    @property
-    def session(self) -> Session: ...  # noqa: D102
-    @property
-    def line(self) -> Line: ...  # noqa: D102
-    @property
-    def methods(self) -> Mapping[str, Method]: ...  # noqa: D102
+    session: Session
+    line: Line
+    methods: Mapping[str, Method]
 
 
 @dataclass
@@ -76,17 +71,15 @@ class Repair:
     """A finished repair.
 
     Attributes:
-        ends: The checkpoints.
-        settings: How it was searched.
-        rows: The rows that chose and the rows that report.
+        rows: The validation rows, which chose, and the test rows, which report.
         roles: What was learned and forgotten.
-        points: Every point of every method; the first two are the ends.
-        scores: Their scores on the reported rows.
+        points: Every point of every method; the first two are the endpoints.
+        scores: Their scores on the test rows.
         found: What was searched; None where there was nothing to search.
         costs: What each method took.
     """
 
-    ends: Ends
+    ends: Endpoints
     settings: RepairSettings
     rows: Rows
     roles: Roles
@@ -102,29 +95,24 @@ class Repair:
         return asked[-1]
 
     @property
-    def reported(self) -> Reported:
-        """All points with their scores on the reported rows."""
-        return Reported(
-            self.points,
-            self.scores,
-            self.roles.learned,
-            self.roles.forgotten,
-            level=self.settings.level,
-        )
+    def scored(self) -> ScoredPoints:
+        """All points with their scores on the test rows."""
+        roles, level = self.roles, self.settings.level
+        return ScoredPoints(self.points, self.scores, roles.learned, roles.forgotten, level=level)
 
     @cached_property
     def tables(self) -> dict[str, Table]:
         """Everything that was found, by the names of `tables.py`; a new pick makes them anew."""
-        reported = self.reported
-        made = [points_table(reported), tasks_table(reported), hypervolume_table(reported)]
+        scored = self.scored
+        made = [points_table(scored), tasks_table(scored), hypervolume_table(scored)]
         if self.found is not None:
             numbered = [
                 (place, self.points[at])
-                for places in reported.methods.values()
+                for places in scored.methods.values()
                 for place, at in enumerate(places)
                 if not self.points[at].is_end
             ]
-            made.append(rivals_table(reported))
+            made.append(rivals_table(scored))
             made.append(coefficients_table(self.found.session, numbered))
             made.append(line_table(self.found.session, self.found.line))
         if self.costs:
@@ -134,7 +122,7 @@ class Repair:
 
     @property
     def front(self) -> Table:
-        """The points of the chosen granularity, both ends among them."""
+        """The points of the chosen granularity, both endpoints among them."""
         points = self.tables[tables.POINTS]
         return points if self.found is None else points.where(method=self.granularity)
 
@@ -142,20 +130,20 @@ class Repair:
     def statements(self) -> tuple[Statement, ...]:
         """What was found, in at most eight plain sentences, the most important first.
 
-        The default pick's trade, the ends, the pick's granularity against its rivals at the smallest budget and at the
-        exchange rate nearest to 1, and whole fronts.
+        The default pick's trade-off, the endpoints, the pick's granularity against its rivals at the smallest maximum
+        loss increase and at the trade-off weight nearest to 1, and whole fronts.
         """
         if not self.ends.names:
             return (words.identical(),)
         # A pick that was not searched for yet adds its point to the tables, so it comes first.
-        trade = () if self.found is None else self.pick().statements
+        trade_off = () if self.found is None else self.pick().statements
         ends = words.ends(self.tables[tables.TASKS], named=bool(self.settings.learned))
         if self.found is None:
             return tuple(ends)
-        same_question = rival_words.answers(
+        same_question = words.answers(
             self.tables[tables.RIVALS], self.granularity, self.settings.target
         )
-        found = [*trade, *ends, *same_question, *self._fronts()]
+        found = [*trade_off, *ends, *same_question, *self._fronts()]
         return tuple(found[:_MOST_STATEMENTS])
 
     def _fronts(self) -> Iterator[Statement]:
@@ -174,21 +162,21 @@ class Repair:
         rate: float | None = None,
         method: str | None = None,
     ) -> Pick:
-        """The point that answers a question; a new question is searched on the selection rows and then reported.
+        """The point that answers a question; a new question is searched on the validation rows and then scored on the test rows.
 
         Args:
             max_loss: What named tasks may lose at most against `after`, in nats per token; all that can be is
                 won back of the forgotten tasks.
-            rate: How many nats of the learned tasks one nat of the forgotten ones is worth. By default
-                `max_loss` of the settings, or else a rate of 1.
+            rate: The trade-off weight: how many nats of the learned tasks one nat of the forgotten ones is worth. By
+                default `max_loss` of the settings, or else a weight of 1.
             method: The granularity; by default the finest that was asked for.
 
         Returns:
-            The point and what it trades.
+            The point and its trade-off.
 
         Raises:
             SettingsError: Both are given, or a task or granularity is unknown.
-            MeasurementError: No model between the checkpoints keeps to `max_loss` on the selection rows.
+            MeasurementError: No model between the checkpoints keeps to `max_loss` on the validation rows.
         """
         if max_loss and rate is not None:
             raise SettingsError(
@@ -232,57 +220,44 @@ class Repair:
 
     def _search(self, method: Method, limits: Mapping[str, float], rate: float) -> Pick:
         point = method.answer(limits, rate)
-        assert self.found is not None  # else there was nothing to pick from
-        assert point.coefficients is not None  # every searched point is in the box
+        values = point.coefficients
+        assert values is not None  # every searched point is in the space
+        same = (
+            scores
+            for other, scores in zip(self.points, self.scores, strict=True)
+            if other.coefficients is not None and torch.equal(other.coefficients, values)
+        )
+        known = next(same, None)
+        if known is None:
+            known = score_at(method.session.space, values, self.rows.test, self.settings)
         self.points.append(point)
-        self.scores.append(self._known(point.coefficients) or self._scored(point.coefficients))
+        self.scores.append(known)
         vars(self).pop("tables", None)
         return self._picked(len(self.points) - 1)
 
-    def _known(self, values: Tensor) -> Mapping[str, RowScores] | None:
-        """The scores of this very model, if another point is the same."""
-        scored = zip(self.points, self.scores, strict=False)  # the newest point has none yet
-        same = (
-            scores
-            for point, scores in scored
-            if point.coefficients is not None and torch.equal(point.coefficients, values)
-        )
-        return next(same, None)
-
-    def _scored(self, values: Tensor) -> Mapping[str, RowScores]:
-        assert self.found is not None  # coefficients come from a search
-        return score_at(self.found.session.box, values, self.rows.reported, self.settings)
-
     def _picked(self, at: int) -> Pick:
-        point, reported = self.points[at], self.reported
-        method = next(iter(reported.methods)) if point.is_end else point.method
-        place = reported.methods[method].index(at)
+        point, methods = self.points[at], self.scored.methods
+        method = next(iter(methods)) if point.is_end else point.method
+        place = methods[method].index(at)
         tasks = self.tables[tables.TASKS]
         chose = self.settings.target
-        found = [words.trade(point, tasks, place, chose)]
+        found = [words.trade_off(point, tasks, place, chose)]
         if point.limits:
             found += words.constraints(point, tasks, place, point.limits, chose)
         return Pick(point, tasks.where(method=method, point=place), tuple(found))
 
     def place(self, pick: Pick | None = None) -> Any:
-        """The work model, holding the picked weights as they are saved; it is the ends' own and not a copy.
-
-        Args:
-            pick: A point; by default `pick()`.
-
-        Returns:
-            The model.
-        """
+        """The work model, holding the picked weights (by default `pick()`) as they are saved; no copy is made."""
         values = (pick or self.pick()).point.coefficients
         if values is None:
             place_end(self.ends, 1.0, rounded=True)
         else:
             assert self.found is not None  # coefficients come from a search
-            self.found.session.box.place(values, rounded=True)
+            self.found.session.space.place(values, rounded=True)
         return self.ends.model
 
     def save(self, folder: str | Path, pick: Pick | None = None, *, merge: bool = False) -> Path:
-        """Write the picked model as an ordinary Hugging Face folder or adapter, with what it is made of.
+        """Write the picked model as an ordinary Hugging Face folder or adapter, with what it is made of in `repair.json`.
 
         Args:
             folder: Where it goes, whole or not at all.
@@ -305,15 +280,57 @@ class Repair:
             )
         self.place(chosen)
         card = "\n".join(f"* {statement.text}" for statement in chosen.statements)
-        session = None if self.found is None else self.found.session
-        manifest = manifest_of(chosen.point, chosen.tasks, self.rows, self.settings, session)
-        return save_repaired(self.ends, folder, manifest=manifest, card=card, merge=merge)
+        return save_repaired(
+            self.ends, folder, manifest=self._manifest(chosen), card=card, merge=merge
+        )
+
+    def _manifest(self, pick: Pick) -> dict[str, object]:
+        """How the model was chosen, on which rows, its coefficients and its trade-off, in plain values."""
+        point = pick.point
+        sides = {"selection": self.rows.validation, "reported": self.rows.test}
+        return {
+            "method": point.method,
+            "asked": point.label,
+            "chosen_by": words.CHOSEN_BY[self.settings.target],
+            "penalty": _plain(point.penalty),
+            **self._manifest_coefficients(point),
+            "rows": {
+                side: {
+                    task: fingerprint([row.input_ids for row in given])
+                    for task, given in of.items()
+                }
+                for side, of in sides.items()
+            },
+            "trade": [
+                {key: _plain(value) for key, value in row.items()} for row in pick.tasks.rows()
+            ],
+            "settings": to_yaml(self.settings),
+        }
+
+    def _manifest_coefficients(self, point: Point) -> dict[str, object]:
+        if self.found is None:
+            return {"coefficients": []}
+        session = self.found.session
+        kept = ("where", "parameter", "rows", "direction", "checkpoint", "coefficient")
+        rows = coefficients_table(session, [(0, point)]).rows()
+        found: dict[str, object] = {
+            "coefficients": [{key: row[key] for key in kept} for row in rows]
+        }
+        if point.method in BY_HEAD:
+            anatomy = Anatomy.of(session.ends.model)
+            weights = merge_weights(session, point)
+            found["heads"] = {
+                "merge_weights": nested(weights, anatomy),
+                "kept": head_masks(weights, anatomy, KEPT_FROM),
+                "kept_from": KEPT_FROM,
+            }
+        return found
 
     def merge_weights(self, pick: Pick | None = None) -> Table:
         """The share of its change that each attention head keeps, which a granularity by head sets apart.
 
         Args:
-            pick: A point in the box, but not of singular directions; by default `pick()`.
+            pick: A point in the space, but not of singular directions; by default `pick()`.
 
         Returns:
             The table `repair_heads`: queries and the output projection by query head, keys and values by theirs.
@@ -373,13 +390,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Pick:
-    """A point that answers a question.
-
-    Attributes:
-        point: The point.
-        tasks: Its rows of `repair_tasks`: each task on reported rows, with intervals.
-        statements: What it trades, in plain sentences.
-    """
+    """A point that answers a question, its rows of `repair_tasks`, and its trade-off in plain sentences."""
 
     point: Point
     tasks: Table
@@ -387,3 +398,8 @@ class Pick:
 
     def __str__(self) -> str:
         return "\n".join(statement.text for statement in self.statements)
+
+
+def _plain(value: object) -> object:
+    """A cell as JSON has it: NaN is null."""
+    return None if isinstance(value, float) and value != value else value

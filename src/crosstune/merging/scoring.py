@@ -1,6 +1,6 @@
-"""Scores of models of the box on given rows, as a saved model would score: rounded to the dtype it is stored in.
+"""Scores of models of the space on given rows, as a saved model would score: rounded to the dtype it is stored in.
 
-How many looks a search may make is counted from its settings.
+How many evaluations a search may make is counted from its settings.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.gradients.gradients import evaluating
 from crosstune.foundation.models import Anatomy
-from crosstune.merging.checkpoints.endpoints import Ends
-from crosstune.merging.groups import cut
-from crosstune.merging.interpolation import Box
+from crosstune.merging.checkpoints.endpoints import Endpoints
+from crosstune.merging.groups import parameter_groups
+from crosstune.merging.interpolation import InterpolationSpace
 from crosstune.merging.settings import RepairSettings
 
 
 def score_tasks(
-    ends: Ends, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+    ends: Endpoints, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
 ) -> dict[str, RowScores]:
     """The scores of what the work model holds now."""
     with evaluating(ends.model, settings.gradient_settings()):
@@ -38,42 +38,38 @@ def score_tasks(
 
 
 def score_at(
-    box: Box,
+    space: InterpolationSpace,
     values: Tensor,
     rows: Mapping[str, Sequence[Encoded]],
     settings: RepairSettings,
 ) -> dict[str, RowScores]:
-    """The scores of one model of the box, which the work model then holds."""
-    box.place(values, rounded=True)
-    return score_tasks(box.ends, rows, settings)
+    """The scores of one model of the space, which the work model then holds."""
+    space.place(values, rounded=True)
+    return score_tasks(space.ends, rows, settings)
 
 
-def place_end(ends: Ends, value: float, *, rounded: bool = False) -> None:
-    """Let the work model hold one of the ends, bit for bit.
-
-    Args:
-        rounded: Round to the dtype in which `after` is stored, as a saved model is.
-    """
-    box = plain_box(ends)
-    box.place(torch.full(box.shape, value, dtype=torch.float64), rounded=rounded)
+def place_end(ends: Endpoints, value: float, *, rounded: bool = False) -> None:
+    """Let the work model hold `before` (0) or `after` (1), bit for bit, or as it would be stored."""
+    space = plain_space(ends)
+    space.place(torch.full(space.shape, value, dtype=torch.float64), rounded=rounded)
 
 
 def score_end(
-    ends: Ends, value: float, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+    ends: Endpoints, value: float, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
 ) -> dict[str, RowScores]:
-    """The scores of one of the ends, which the work model then holds."""
+    """The scores of `before` (0) or `after` (1), which the work model then holds."""
     place_end(ends, value, rounded=True)
     return score_tasks(ends, rows, settings)
 
 
-def plain_box(ends: Ends) -> Box:
-    """The box whose pieces are whole parts: enough to reach the ends."""
-    pieces = cut(Anatomy.of(ends.model), ends.names, rows={}, directions={})
-    return Box(ends, pieces, rows={}, directions={})
+def plain_space(ends: Endpoints) -> InterpolationSpace:
+    """The space whose groups are whole parts: enough to reach the endpoints."""
+    groups = parameter_groups(Anatomy.of(ends.model), ends.names, rows={}, directions={})
+    return InterpolationSpace(ends, groups, rows={}, directions={})
 
 
 def losses_at_ends(
-    ends: Ends, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+    ends: Endpoints, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Nats per token of each task at `before` and at `after`."""
     before, after = (
@@ -84,22 +80,22 @@ def losses_at_ends(
 
 
 LINE = "straight line"
-_LINE_LOOKS = 17  # at its finest; 5 where the account closes at once
+_LINE_EVALUATIONS = 17  # at its finest; 5 where the account closes at once
 _FREE = ("global", "ramp")  # too few coordinates to be pulled towards anything
 
 
 def penalty_evaluations(settings: RepairSettings) -> int:
-    """The most looks of one search under one penalty and fold; each begins where the last one ended."""
+    """The most evaluations of one search under one penalty and fold; each begins where the last one ended."""
     return max(3, settings.evaluations // 3)
 
 
-def looks_by_method(settings: RepairSettings) -> dict[str, int]:
-    """The most looks of each method, the straight line first; most searches end far earlier."""
+def evaluations_by_method(settings: RepairSettings) -> dict[str, int]:
+    """The most evaluations of each method, the straight line first; most searches end far earlier."""
     points = len(settings.exchange_rates) + len(settings.budgets) + bool(settings.max_loss)
     strengths = len(settings.penalties) if len(settings.penalties) > 1 else 0
     shrinking = settings.folds * strengths * penalty_evaluations(settings)
     return {
-        LINE: _LINE_LOOKS,
+        LINE: _LINE_EVALUATIONS,
         **{
             name: points * settings.evaluations + (name not in _FREE) * shrinking
             for name in settings.methods
@@ -107,6 +103,6 @@ def looks_by_method(settings: RepairSettings) -> dict[str, int]:
     }
 
 
-def looks_at_most(settings: RepairSettings) -> int:
-    """The most looks of a whole search."""
-    return sum(looks_by_method(settings).values())
+def most_evaluations(settings: RepairSettings) -> int:
+    """The most evaluations of a whole search."""
+    return sum(evaluations_by_method(settings).values())

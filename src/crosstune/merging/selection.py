@@ -1,4 +1,4 @@
-"""Which rows choose the coefficients and which report on them, encoded; no group is on both sides."""
+"""Which rows choose the coefficients (validation) and which report on them (test), encoded; no group is on both sides."""
 
 from __future__ import annotations
 
@@ -23,31 +23,14 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a repair by task.
+    """The rows of a repair by task: those that choose, and those that are scored once, at the end."""
 
-    Attributes:
-        selection: Rows that choose.
-        reported: Rows that are scored once, at the end.
-    """
-
-    selection: dict[str, list[Encoded]]
-    reported: dict[str, list[Encoded]]
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The names of the tasks."""
-        return tuple(self.selection)
+    validation: dict[str, list[Encoded]]
+    test: dict[str, list[Encoded]]
 
 
 def as_tasks(keep: Mapping[str, object], settings: RepairSettings) -> dict[str, Task]:
-    """The tasks that a user gives as rows or as `Task`s; of a `Task` the train side chooses.
-
-    Args:
-        keep: Name to rows, or to a `Task`; either all or none are `Task`s.
-
-    Returns:
-        Tasks whose `train` rows choose and whose `test` rows report.
-    """
+    """Tasks whose `train` rows choose and whose `test` rows report, of rows or of a user's own `Task`s."""
     if len(keep) < 2:
         raise DataError(
             "keep",
@@ -113,34 +96,31 @@ def _refuse_shared(pools: Sequence[Pool]) -> None:
 
 def encode_rows(tasks: Mapping[str, Task], tokenizer: Any, settings: RepairSettings) -> Rows:
     """The rows of both sides as the settings cap them."""
-
-    def side(rows: Sequence[Row], most: int) -> list[Encoded]:
-        return choose_rows(rows, most, tokenizer, settings)
-
     return Rows(
-        {name: side(task.train, settings.rows) for name, task in tasks.items()},
-        {name: side(task.test, settings.reported_rows) for name, task in tasks.items()},
+        {
+            n: choose_rows(task.train, settings.rows, tokenizer, settings)
+            for n, task in tasks.items()
+        },
+        {
+            n: choose_rows(task.test, settings.reported_rows, tokenizer, settings)
+            for n, task in tasks.items()
+        },
     )
 
 
 def choose_rows(
     rows: Sequence[Row], most: int, tokenizer: Any, settings: RepairSettings
 ) -> list[Encoded]:
-    """Some rows of one side of a task, encoded.
+    """Some rows of one side of a task, encoded; windows of one row stand one after another.
 
-    Returns:
-        The rows; windows of one row stand one after another.
+    One row of every group is taken, then a second of each, and so on: few rows of many groups tell most.
     """
-    chosen = _chosen(rows, most, settings.seed)
-    return encode(chosen, tokenizer, settings.length, window=settings.windows)
-
-
-def _chosen(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
-    """One row of every group, then a second of each, and so on: few rows of many groups tell most."""
     # Groups stand in an order of their names alone, so that parallel tasks keep the same ones.
+    seed = settings.seed
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (content_key(row.content, "repair", seed), row.id)):
         groups.setdefault(row.content if row.group is None else row.group, []).append(row)
     ordered = sorted(groups, key=lambda group: (content_key(group, "repair", seed), group))
     rounds = zip_longest(*(groups[group] for group in ordered))
-    return [row for dealt in rounds for row in dealt if row is not None][:most]
+    chosen = [row for dealt in rounds for row in dealt if row is not None][:most]
+    return encode(chosen, tokenizer, settings.length, window=settings.windows)

@@ -1,4 +1,4 @@
-"""A repair at work: the ends, the rows that choose, what was learned and forgotten, and looks at the models between."""
+"""A repair at work: the endpoints, the validation rows, what was learned and forgotten, and the evaluator between."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.models import Anatomy, Part
 from crosstune.foundation.storage import fingerprint
-from crosstune.merging.checkpoints.endpoints import Ends
+from crosstune.merging.checkpoints.endpoints import Endpoints
 from crosstune.merging.directions import Directions, leading, wide
 from crosstune.merging.divergence import Teachers
-from crosstune.merging.evaluations import Looks, Target, make_items, text_nats
-from crosstune.merging.groups import Piece, cut, row_classes
-from crosstune.merging.interpolation import Box
+from crosstune.merging.evaluations import Evaluator, Target, make_items, text_nats
+from crosstune.merging.groups import ParameterGroup, parameter_groups, row_classes
+from crosstune.merging.interpolation import InterpolationSpace
 from crosstune.merging.scoring import losses_at_ends
 from crosstune.merging.settings import RepairSettings
 
@@ -27,18 +27,18 @@ Listener = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Watch:
-    """Where looks are kept and who is told.
+    """Where evaluations are stored, and who hears of them.
 
     Attributes:
-        folder: Every look is kept here, so that a killed search goes on where it was; None keeps none.
-        listener: Told what is done, how many looks were made, and how many there will be at most.
+        folder: Every evaluation is stored here, so that a killed search goes on where it was; None stores none.
+        listener: A callback with what is done, how many evaluations were made, and how many there will be at most.
     """
 
     folder: Path | None = None
     listener: Listener | None = None
 
     def tell(self, doing: str, done: int, total: int) -> None:
-        """Tell the listener, if there is one."""
+        """Call the listener, if there is one."""
         if self.listener is not None:
             self.listener(doing, done, total)
 
@@ -48,10 +48,9 @@ class Roles:
     """Which tasks the fine-tune taught and which it cost.
 
     Attributes:
-        tasks: All tasks.
         learned: Those whose learning is to be kept.
         forgotten: Those whose loss rose.
-        before: Nats per token of each task at `before`, on selection rows.
+        before: Nats per token of each task at `before`, on validation rows.
         after: Likewise at `after`.
     """
 
@@ -68,42 +67,25 @@ class Roles:
 
 @dataclass
 class Session:
-    """What a search works on.
+    """What a search works on; `layers` is the model's number of blocks, `sizes` each group's ‖Δθ‖² [J, P]."""
 
-    Attributes:
-        ends: The checkpoints.
-        roles: What was learned and forgotten.
-        settings: How to search.
-        box: The models between the checkpoints.
-        looks: Looks at them on the selection rows.
-        pieces: What gets coefficients.
-        layers: Blocks of the model.
-    """
-
-    ends: Ends
+    ends: Endpoints
     roles: Roles
     settings: RepairSettings
-    box: Box
-    looks: Looks
-    pieces: tuple[Piece, ...]
+    space: InterpolationSpace
+    evaluator: Evaluator
+    groups: tuple[ParameterGroup, ...]
     layers: int
     sizes: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sizes = self.box.measure().numpy()
+        self.sizes = self.space.measure().numpy()
 
 
 def find_roles(
-    ends: Ends, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
+    ends: Endpoints, rows: Mapping[str, Sequence[Encoded]], settings: RepairSettings
 ) -> Roles:
-    """Which tasks were learned and which forgotten, by their loss on the selection rows at both ends.
-
-    Args:
-        settings: The tasks that a user names as learned, which then are the learned ones.
-
-    Returns:
-        The roles; a task whose loss did not change has none.
-    """
+    """Which tasks were learned (those that are named, if any are) and which forgotten, by their losses at both endpoints."""
     for argument, names in (("learned", settings.learned), ("max_loss", tuple(settings.max_loss))):
         unknown = [name for name in names if name not in rows]
         if unknown:
@@ -128,7 +110,7 @@ def find_roles(
 
 
 def open_session(
-    ends: Ends,
+    ends: Endpoints,
     rows: Mapping[str, Sequence[Encoded]],
     roles: Roles,
     settings: RepairSettings,
@@ -138,14 +120,14 @@ def open_session(
     anatomy = Anatomy.of(ends.model)
     directions = _directions(ends, anatomy, settings)
     classes = _classes(ends, rows, roles) if "embedding_rows" in settings.methods else {}
-    pieces = cut(
+    groups = parameter_groups(
         anatomy,
         ends.names,
         rows=classes,
         directions={part: found.count for part, found in directions.items()},
         heads=settings.by_head,
     )
-    box = Box(ends, pieces, rows=classes, directions=directions)
+    space = InterpolationSpace(ends, groups, rows=classes, directions=directions)
     items = make_items(list(rows.values()), settings.folds, settings.batch_tokens, settings.seed)
     target: Target = text_nats
     if settings.target == "checkpoints":
@@ -164,18 +146,20 @@ def open_session(
                 for item in items
             ]
         ),
-        "pieces": fingerprint([str(piece) for piece in pieces]),
+        "groups": fingerprint([str(group) for group in groups]),
         "target": settings.target,
         "learned": list(roles.learned),
         "folds": [settings.folds, settings.seed, settings.batch_tokens, settings.precision],
     }
-    looks = Looks(
-        box, items, settings.gradient_settings(), identity, folder=watch.folder, target=target
+    evaluator = Evaluator(
+        space, items, settings.gradient_settings(), identity, folder=watch.folder, target=target
     )
-    return Session(ends, roles, settings, box, looks, pieces, anatomy.num_layers)
+    return Session(ends, roles, settings, space, evaluator, groups, anatomy.num_layers)
 
 
-def _directions(ends: Ends, anatomy: Anatomy, settings: RepairSettings) -> dict[Part, Directions]:
+def _directions(
+    ends: Endpoints, anatomy: Anatomy, settings: RepairSettings
+) -> dict[Part, Directions]:
     if "singular" not in settings.methods:
         return {}
     if ends.count > 1:
@@ -197,7 +181,7 @@ def _directions(ends: Ends, anatomy: Anatomy, settings: RepairSettings) -> dict[
 
 
 def _classes(
-    ends: Ends, rows: Mapping[str, Sequence[Encoded]], roles: Roles
+    ends: Endpoints, rows: Mapping[str, Sequence[Encoded]], roles: Roles
 ) -> dict[str, torch.Tensor]:
     def used(names: Sequence[str]) -> set[int]:
         return {token for name in names for row in rows[name] for token in row.input_ids}

@@ -1,4 +1,4 @@
-"""What a repair can be told: how finely it cuts, what it trades, and which rows choose and report. Imports no torch."""
+"""The settings of a repair: how finely it cuts, the trade-offs, and which rows choose and report. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class RepairSettings:
     baselines: tuple[str, ...] = ("global", "ramp", "layer")
     """Coarser granularities that are searched in the same way, to compare with."""
     replay: bool = True
-    """Whether a fine-tune on the selection rows, with the compute of the whole search, is compared with."""
+    """Whether a fine-tune on the validation rows, with the compute of the whole search, is compared with."""
     replay_rates: tuple[float, ...] = (1e-4, 1e-3)
     """Its learning rates; each run has its share of the compute."""
     exchange_rates: tuple[float, ...] = (0.125, 0.5, 1.0, 2.0, 8.0)
-    """The sweep: how many nats of the learned tasks one nat of the forgotten ones is worth."""
+    """Trade-off weights of the sweep: how many nats of the learned tasks one nat of the forgotten ones is worth."""
     budgets: tuple[float, ...] = (0.02, 0.1)
-    """Nats per token that each learned task may lose, one point of the front each."""
+    """Maximum loss increases: nats per token that each learned task may lose, one point of the front each."""
     max_loss: Mapping[str, float] = field(default_factory=dict)
-    """Nats per token that named tasks may lose against `after`: one more point, the one that is picked."""
+    """Maximum loss increase of named tasks against `after`, in nats per token: one more point, the one that is picked."""
     learned: tuple[str, ...] = ()
-    """The tasks whose learning is to be kept; empty: those whose loss fell on the selection rows."""
+    """The tasks whose learning is to be kept; empty: those whose loss fell on the validation rows."""
     low: float = 0.0
     """The smallest coefficient; below 0 the change is turned around."""
     high: float = 1.0
@@ -59,23 +59,23 @@ class RepairSettings:
     """What is minimised: the nats of the text, or without labels the divergence from `before` on forgotten
     tasks and from `after` on learned ones (name those in `learned`)."""
     teacher_bytes: int = 2**31
-    """Most memory for what the two checkpoints say about the selection rows (`target: checkpoints`)."""
+    """Most memory for the checkpoints' log-probabilities on the validation rows (`target: checkpoints`)."""
     rows: int = 64
-    """Selection rows a task; they choose the coefficients."""
+    """Validation rows a task; they choose the coefficients."""
     reported_rows: int = 200
-    """Reported rows a task; they are scored once, at the end."""
+    """Test rows a task; they are scored once, at the end."""
     selection_share: float = 0.5
-    """Share of the rows, by group across all tasks, that may choose; the others report."""
+    """Share of the rows, by group across all tasks, that are validation rows; the others are test rows."""
     length: int = 128
     """Tokens kept of a row."""
     windows: bool = False
     """Whether a longer row is scored in windows of `length` tokens instead of being cut."""
     folds: int = 3
-    """Parts of the selection rows, by group, by which the penalty is chosen."""
+    """Folds of the validation rows, by group, by which the penalty is chosen."""
     penalties: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0)
     """Strengths of the pull towards w = 1, as shares of what was forgotten; one is chosen by folds."""
     evaluations: int = 12
-    """Most looks (forward and backward passes over the selection rows) for one point of the front."""
+    """Most evaluations (forward and backward passes over the validation rows) for one point of the front."""
     batch_tokens: int = 4096
     """Padded tokens of one forward pass; a smaller number needs less memory."""
     precision: Literal["float32", "model"] = "float32"
@@ -83,7 +83,7 @@ class RepairSettings:
     device: str = "cpu"
     """Where the model is evaluated."""
     seed: int = 0
-    """Changes which rows select and report, and the folds."""
+    """Changes which rows are validation and test rows, and the folds."""
     level: float = 0.95
     """Level of the intervals."""
 
@@ -93,69 +93,22 @@ class RepairSettings:
             at_least(name, getattr(self, name), 2)
         for name in ("evaluations", "directions", "batch_tokens"):
             at_least(name, getattr(self, name), 1)
-        _require(bool(self.granularity), "granularity", "must name at least one", "none")
         for argument in ("granularity", "baselines"):
-            for name in getattr(self, argument):
-                _require(
-                    name in GRANULARITIES,
-                    argument,
-                    f"must be of {', '.join(GRANULARITIES)}",
-                    repr(name),
-                )
-        self._check_finite()
+            wrong = [repr(name) for name in getattr(self, argument) if name not in GRANULARITIES]
+            law = f"must be of {', '.join(GRANULARITIES)}"
+            _require(not wrong, argument, law, ", ".join(wrong))
+        _require(bool(self.granularity), "granularity", "must name at least one", "none")
+        self._check_numbers()
         self._check_labels()
-        _require(bool(self.exchange_rates), "exchange_rates", "must hold at least one", "none")
-        _require(
-            min(self.exchange_rates) > 0, "exchange_rates", "must be positive", self.exchange_rates
-        )
-        _require(
-            bool(self.penalties) and min(self.penalties) >= 0,
-            "penalties",
-            "must hold at least one and none below 0",
-            self.penalties,
-        )
-        for name, value in (
-            *(("budgets", budget) for budget in self.budgets),
-            *((f"max_loss[{task!r}]", budget) for task, budget in self.max_loss.items()),
-        ):
-            at_least(name, value, 0)
-        _require(
-            bool(self.replay_rates) and min(self.replay_rates) > 0,
-            "replay_rates",
-            "must hold at least one, and only positive ones",
-            self.replay_rates,
-        )
-        _require(self.low <= 0, "low", "must be at most 0: the box holds `before`", self.low)
-        _require(self.high >= 1, "high", "must be at least 1: the box holds `after`", self.high)
-        _require(
-            0 < self.selection_share < 1,
-            "selection_share",
-            "must lie between 0 and 1",
-            self.selection_share,
-        )
-        _require(0 < self.level < 1, "level", "must lie between 0 and 1", self.level)
-        _require(
-            self.target == "text" or bool(self.learned),
-            "learned",
-            "must name the learned tasks where there are no labels (target: checkpoints)",
-            "none",
-        )
+        _require(self.low <= 0, "low", "must be at most 0: the space holds `before`", self.low)
+        _require(self.high >= 1, "high", "must be at least 1: the space holds `after`", self.high)
+        for argument in ("selection_share", "level"):
+            value = getattr(self, argument)
+            _require(0 < value < 1, argument, "must lie between 0 and 1", value)
+        law = "must name the learned tasks where there are no labels (target: checkpoints)"
+        _require(self.target == "text" or bool(self.learned), "learned", law, "none")
 
-    def _check_labels(self) -> None:
-        """Points go by their labels over seeds: two that are told alike would count as two seeds of one."""
-        for argument in ("exchange_rates", "budgets", "replay_rates", "penalties", "granularity"):
-            told = [
-                f"{one:g}" if isinstance(one, float) else str(one)
-                for one in getattr(self, argument)
-            ]
-            _require(
-                len(set(told)) == len(told),
-                argument,
-                "must differ, as they are told",
-                ", ".join(told),
-            )
-
-    def _check_finite(self) -> None:
+    def _check_numbers(self) -> None:
         numbers = {
             **{name: getattr(self, name) for name in ("exchange_rates", "budgets", "penalties")},
             "replay_rates": self.replay_rates,
@@ -165,6 +118,26 @@ class RepairSettings:
         }
         for argument, values in numbers.items():
             _require(all(map(math.isfinite, values)), argument, "must be finite", values)
+        for argument in ("exchange_rates", "replay_rates"):
+            values = numbers[argument]
+            law = "must hold at least one, and only positive ones"
+            _require(bool(values) and min(values) > 0, argument, law, values)
+        law = "must hold at least one and none below 0"
+        _require(
+            bool(self.penalties) and min(self.penalties) >= 0, "penalties", law, self.penalties
+        )
+        for budget in self.budgets:
+            at_least("budgets", budget, 0)
+        for task, most in self.max_loss.items():
+            at_least(f"max_loss[{task!r}]", most, 0)
+
+    def _check_labels(self) -> None:
+        """Points go by their labels over seeds: two of one label would count as two seeds of one point."""
+        for argument in ("exchange_rates", "budgets", "replay_rates", "penalties", "granularity"):
+            given = getattr(self, argument)
+            shown = [f"{one:g}" if isinstance(one, float) else str(one) for one in given]
+            distinct = len(set(shown)) == len(shown)
+            _require(distinct, argument, "must differ, as they are shown", ", ".join(shown))
 
     @property
     def methods(self) -> tuple[str, ...]:

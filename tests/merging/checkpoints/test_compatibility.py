@@ -1,4 +1,4 @@
-"""Ends that do not belong together are refused, and the difference is shown."""
+"""Endpoints that do not belong together are refused, and the difference is shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crosstune.merging.checkpoints.compatibility import (
     listed,
     refuse_quantised,
 )
-from crosstune.merging.checkpoints.weights import HeldWeights
+from crosstune.merging.checkpoints.weights import in_memory
 
 
 def test_a_configuration_that_computes_otherwise_is_refused_with_both_values() -> None:
@@ -58,8 +58,8 @@ def test_any_name_of_a_tied_parameter_will_do() -> None:
     model = tiny.llama(tied=True)
     tensors = {n: p for n, p in model.named_parameters() if "embed" not in n}
     tensors["lm_head.weight"] = model.lm_head.weight
-    found = fit(HeldWeights(tensors), model, "before")
-    assert torch.equal(found.tensor("model.embed_tokens.weight"), model.lm_head.weight)
+    found = fit(in_memory(tensors), model, "before")
+    assert torch.equal(found["model.embed_tokens.weight"].read(), model.lm_head.weight)
 
 
 def test_a_renamed_tensor_shows_as_missing_and_unknown() -> None:
@@ -70,22 +70,22 @@ def test_a_renamed_tensor_shows_as_missing_and_unknown() -> None:
         CheckpointError,
         match="model.layers.0.mlp.up_proj.weight is missing; model.layers.0.mlp.lift.weight is not in `after`",
     ):
-        fit(HeldWeights(tensors), model, "before")
+        fit(in_memory(tensors), model, "before")
 
 
 def test_another_shape_is_shown_with_both() -> None:
     model = tiny.llama()
     tensors = dict(model.named_parameters()) | {"model.norm.weight": torch.ones(8)}
     with pytest.raises(CheckpointError, match=r"model.norm.weight is \(8,\), in `after` \(16,\)"):
-        fit(HeldWeights(tensors), model, "before")
+        fit(in_memory(tensors), model, "before")
 
 
 def test_dtypes_must_agree_and_be_floats() -> None:
-    after = HeldWeights({"w": torch.ones(2)})
-    half = HeldWeights({"w": torch.ones(2).half()})
+    after = in_memory({"w": torch.ones(2)})
+    half = in_memory({"w": torch.ones(2).half()})
     with pytest.raises(CheckpointError, match="w is torch.float16, in `after` torch.float32"):
         check_dtypes({"before": half, "after": after}, ["w"])
-    eight = HeldWeights({"w": torch.ones(2, dtype=torch.int8)})
+    eight = in_memory({"w": torch.ones(2, dtype=torch.int8)})
     with pytest.raises(
         UnsupportedError, match="1 tensors that are not float16 to float64, first w"
     ):

@@ -1,4 +1,4 @@
-"""Ends whose output projections move by A compute what they did, and one head's columns move that head alone."""
+"""Endpoints whose output projections move by A compute what they did, and one head's columns move that head alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.merging import pairs
 
 from crosstune.foundation.errors import UnsupportedError
 from crosstune.foundation.models import Anatomy
-from crosstune.merging.checkpoints.endpoints import Ends, open_ends
+from crosstune.merging.checkpoints.endpoints import Endpoints, open_endpoints
 from crosstune.merging.checkpoints.live import at_start
 from crosstune.merging.checkpoints.lora_heads import by_input
 
@@ -23,12 +23,12 @@ def adapter(seed: int, **options: Any) -> Any:
     return pairs.adapted(pairs.base(), seed=seed, **(ALL | options))
 
 
-def opened(*ends: Any) -> Ends:
+def opened(*ends: Any) -> Endpoints:
     before, *between, after = ends
-    return open_ends(before, after, between=between, tokenizer=tiny.tokenizer())
+    return open_endpoints(before, after, between=between, tokenizer=tiny.tokenizer())
 
 
-def logits_at(ends: Ends, at: int) -> torch.Tensor:
+def logits_at(ends: Endpoints, at: int) -> torch.Tensor:
     known = dict(ends.model.named_parameters())
     with torch.no_grad():
         for name in ends.names:
@@ -81,7 +81,7 @@ def test_the_change_of_an_output_projection_is_linear_in_every_head() -> None:
 
 def test_full_models_are_as_they_were() -> None:
     before = tiny.llama()
-    ends = open_ends(before, pairs.moved(before), tokenizer=tiny.tokenizer())
+    ends = open_endpoints(before, pairs.moved(before), tokenizer=tiny.tokenizer())
     assert by_input(ends) is ends
 
 
@@ -95,7 +95,7 @@ def test_a_live_adapter_is_turned_where_it_is() -> None:
             if "lora_" in name:
                 parameter.add_(0.1)
     kept = {name: value.detach().clone() for name, value in model.named_parameters()}
-    ends = by_input(Ends.in_place(model, before, tiny.tokenizer()))
+    ends = by_input(Endpoints.in_place(model, before, tiny.tokenizer()))
     assert all(torch.equal(kept[name], value) for name, value in model.named_parameters())
     assert torch.equal(logits_at(ends, 0), pairs.logits(pairs.base()))
     logits_at(ends, 1)

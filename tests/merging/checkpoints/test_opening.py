@@ -1,8 +1,9 @@
-"""Reading ends: streamed where files fit, whole where transformers converts them, in the right dtype and tokenizer."""
+"""Reading checkpoints: streamed where files fit, whole where transformers converts them, in the right dtype and tokenizer."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,8 @@ from tests.merging import pairs
 from crosstune.foundation.errors import CheckpointError, ModelError, StorageError
 from crosstune.foundation.models import load_model
 from crosstune.foundation.worlds import random_model
-from crosstune.merging.checkpoints.opening import (
-    Opening,
-    compare,
-    source_of,
-    stored_weights,
-)
-from crosstune.merging.checkpoints.weights import HeldWeights
+from crosstune.merging.checkpoints.opening import Opening, bare_copy, compare, source_of, widen
+from crosstune.merging.checkpoints.weights import of_module
 
 OPENING = Opening("cpu", "float32", trust_remote_code=False)
 
@@ -50,7 +46,7 @@ def test_files_that_fit_are_streamed(tmp_path: Path) -> None:
     model = load_model(folder)
     weights, note = OPENING.weights(folder, model, "after")
     assert note == ""
-    assert torch.equal(weights.tensor("model.norm.weight"), model.model.norm.weight)
+    assert torch.equal(weights["model.norm.weight"].read(), model.model.norm.weight)
 
 
 def test_files_that_transformers_converts_are_read_whole_and_it_is_said(tmp_path: Path) -> None:
@@ -59,7 +55,7 @@ def test_files_that_transformers_converts_are_read_whole_and_it_is_said(tmp_path
     weights, note = OPENING.weights(folder, model, "after")
     assert "`after` was read whole into memory" in note and "another layout" in note
     name = "model.layers.0.mlp.experts.gate_up_proj"
-    assert torch.equal(weights.tensor(name), dict(model.named_parameters())[name])
+    assert torch.equal(weights[name].read(), dict(model.named_parameters())[name])
 
 
 def test_files_with_the_right_names_and_other_numbers_are_not_trusted(tmp_path: Path) -> None:
@@ -83,7 +79,7 @@ def test_a_renamed_tensor_in_a_file_is_shown(tmp_path: Path) -> None:
 def test_what_differs_is_named_in_the_models_order_and_told_by_fingerprints() -> None:
     before = tiny.llama()
     after = pairs.moved(before, ["layers.1.mlp.up", "embed"])
-    ends = {"before": HeldWeights.of(before), "after": HeldWeights.of(after)}
+    ends = {"before": of_module(before), "after": of_module(after)}
     names, fingerprints = compare(ends, after)
     assert names == ("model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight")
     assert fingerprints["before"] != fingerprints["after"]
@@ -93,8 +89,8 @@ def test_what_differs_is_named_in_the_models_order_and_told_by_fingerprints() ->
 
 def test_what_comes_back_at_the_end_still_differs_between() -> None:
     model = tiny.llama()
-    away = HeldWeights.of(pairs.moved(model, ["lm_head"]))
-    ends = {"before": HeldWeights.of(model), "between[0]": away, "after": HeldWeights.of(model)}
+    away = of_module(pairs.moved(model, ["lm_head"]))
+    ends = {"before": of_module(model), "between[0]": away, "after": of_module(model)}
     assert compare(ends, model)[0] == ("lm_head.weight",)
 
 
@@ -122,4 +118,64 @@ def test_a_missing_folder_is_told_by_its_role(tmp_path: Path) -> None:
 def test_sources_are_named() -> None:
     assert source_of(tiny.llama()) == "LlamaForCausalLM in memory"
     assert source_of(Path("some") / "folder") == str(Path("some") / "folder")
-    assert stored_weights("some/hub-id") is None
+
+
+class Heavy:
+    """Something on a hook that must not be copied."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise AssertionError("what hangs on a hook was copied")
+
+    def __call__(self, *_: Any) -> None:
+        raise AssertionError("a hook of the user's model ran in the copy")
+
+
+def test_the_copy_is_equal_and_its_own() -> None:
+    model = tiny.llama(tied=True).train()
+    model.model.norm.weight.requires_grad_(False)
+    model(input_ids=pairs.IDS, labels=pairs.IDS).loss.backward()
+    made = bare_copy(model)
+    assert not made.training and model.training
+    assert made.lm_head.weight is made.model.embed_tokens.weight
+    for (name, ours), theirs in zip(made.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and ours.data_ptr() != theirs.data_ptr(), name
+        assert ours.grad is None and ours.requires_grad == theirs.requires_grad, name
+    assert torch.equal(pairs.logits(made), pairs.logits(model))
+
+
+def test_hooks_stay_with_the_model() -> None:
+    model = tiny.llama()
+    model(input_ids=pairs.IDS, output_hidden_states=True)
+    model.model.layers[0].register_forward_hook(Heavy())
+    model.model.layers[1].register_forward_pre_hook(Heavy())
+    made = bare_copy(model)
+    hidden = made(input_ids=pairs.IDS, output_hidden_states=True).hidden_states
+    assert len(hidden) == 3  # embeddings and two layers: transformers put its own hooks on again
+    assert len(model.model.layers[0]._forward_hooks) > 0
+
+
+def test_a_forward_that_accelerate_wrapped_is_the_copys_own() -> None:
+    model = tiny.llama()
+    inner = model.forward
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return inner(*args, **kwargs)
+
+    vars(model)["_original_forward"], vars(model)["forward"] = inner, wrapped
+    made = bare_copy(model)
+    with torch.no_grad():
+        made.lm_head.weight.zero_()
+    assert not pairs.logits(made).any() and pairs.logits(model).any()
+
+
+def test_half_precision_is_widened_and_double_stays() -> None:
+    model = torch.nn.ModuleDict(
+        {"narrow": torch.nn.Linear(2, 2).bfloat16(), "wide": torch.nn.Linear(2, 2).double()}
+    )
+    values = model["narrow"].weight.detach().clone()
+    widen(model)
+    assert (
+        model["narrow"].weight.dtype == torch.float32
+        and model["wide"].weight.dtype == torch.float64
+    )
+    assert torch.equal(model["narrow"].weight, values.float())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,13 +11,10 @@ import torch
 from tests.merging import scores
 
 from crosstune.foundation.records import Table
-from crosstune.merging.findings.reported import (
-    Reported,
-    hypervolume_table,
-    points_table,
-    tasks_table,
-)
 from crosstune.merging.findings.rivals import replay_answer, rivals_table
+from crosstune.merging.findings.scored import (
+    ScoredPoints,
+)
 from crosstune.merging.points import Point
 
 RATES = (1e-4, 1e-3)
@@ -35,7 +31,7 @@ JUDGED: dict[tuple[float, int], dict[str, float]] = {
 
 def stops(judged: Mapping[tuple[float, int], Mapping[str, float]] = JUDGED) -> list[Point]:
     return [
-        Point("replay", "replay", step=step, rate=rate, selection=selection)
+        Point("replay", "replay", step=step, rate=rate, validation=selection)
         for (rate, step), selection in judged.items()
     ]
 
@@ -63,7 +59,7 @@ MEANS = [
 ROLES: tuple[list[str], list[str]] = (["bn", "ar"], ["en"])
 
 
-def exact() -> Reported:
+def exact() -> ScoredPoints:
     return scores.exactly(every(), MEANS, *ROLES)
 
 
@@ -90,25 +86,17 @@ def row_of(table: Table, **where: object) -> Mapping[str, float]:
 def test_a_replays_stop_is_chosen_by_its_own_rows(
     question: Point, answer: tuple[float, int]
 ) -> None:
-    reported = exact()
-    at = replay_answer(reported, question)
+    scored = exact()
+    at = replay_answer(scored, question)
     assert at is not None
-    assert (reported.points[at].rate, reported.points[at].step) == answer
+    assert (scored.points[at].rate, scored.points[at].step) == answer
 
 
-def test_the_reported_rows_choose_no_stop() -> None:
-    """Poisoned reported losses change no answer."""
+def test_test_rows_choose_no_stop() -> None:
+    """Poisoned test losses change no answer."""
     poisoned = [{task: 9.0 - loss for task, loss in losses.items()} for losses in MEANS]
     chosen = rivals_table(exact()).column("answer")
     assert rivals_table(scores.exactly(every(), poisoned, *ROLES)).column("answer") == chosen
-
-
-def test_a_stop_whose_losses_are_not_known_answers_nothing() -> None:
-    half = {(1e-4, 0): {"en": 3.0, "bn": 2.0}, (1e-4, 5): {"en": 2.0, "bn": 2.0}}
-    which = [Point("component", "before"), *stops(half), Point("component", "after")]
-    reported = scores.exactly(which, [MEANS[0], MEANS[-1], MEANS[-1], MEANS[-1]], *ROLES)
-    for question in asked("component")[:2]:
-        assert replay_answer(reported, question) is None
 
 
 def test_every_question_meets_both_rivals_once() -> None:
@@ -202,7 +190,7 @@ def test_intervals_hold_the_truth_as_often_as_they_claim(shared: bool) -> None:
     generator = torch.Generator().manual_seed(9)
     for _ in range(DRAWS):
         drawn = scores.drawn(MEANS, generator, rows=30, shared=shared)
-        table = rivals_table(Reported(which, drawn, *ROLES))
+        table = rivals_table(ScoredPoints(which, drawn, *ROLES))
         for rival in rivals:
             found, true = (row_of(one, **place, rival=rival) for one in (table, truth))
             for name in COMPARED:
@@ -210,23 +198,3 @@ def test_intervals_hold_the_truth_as_often_as_they_claim(shared: bool) -> None:
     for name, count in held.items():
         # Of 200 intervals at 95 % one fails at least, but for a chance of 4e-5.
         assert 0.95 - TOLERANCE < count / DRAWS < 1, f"{name}: {count} of {DRAWS}"
-
-
-def test_many_points_tasks_and_rows_are_told_quickly() -> None:
-    """60 points × 3 tasks × 1000 rows; the bound is several times what a busy machine needs."""
-    methods = ("global", "ramp", "layer", "component", "tensor", "singular", "expert")
-    inner = [
-        *(Point(name, "rate", rate=2.0**at) for name in methods for at in range(5)),
-        *(Point(name, "budget", budget=0.02 * at) for name in methods for at in (1, 5)),
-        *stops(),
-        *(Point("replay", "replay", step=10 + at, rate=1e-3, selection=JUDGED[1e-3, 9]) for at in range(3)),
-    ]  # fmt: skip
-    which = [Point("component", "before"), *inner, Point("component", "after")]
-    assert len(which) == 60
-    means = [MEANS[0], *[{"en": 2.0, "bn": 2.2, "ar": 2.1}] * 58, MEANS[-1]]
-    drawn = scores.drawn(means, torch.Generator().manual_seed(1), rows=1000)
-    reported = Reported(which, drawn, *ROLES)
-    began = time.process_time()
-    for make in (points_table, tasks_table, hypervolume_table, rivals_table):
-        assert len(make(reported)) > 0
-    assert time.process_time() - began < 3.0

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from tests.merging import scores
+from tests.merging.findings.test_rivals import exact
 
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
 from crosstune.merging.findings import sentences as words
-from crosstune.merging.findings.reported import Reported, hypervolume_table, tasks_table
+from crosstune.merging.findings.rivals import rivals_table
+from crosstune.merging.findings.scored import ScoredPoints, hypervolume_table, tasks_table
+from crosstune.merging.findings.sentences import Criterion
 from crosstune.merging.points import Point
-from crosstune.merging.tables import HYPERVOLUME_COLUMNS, TASKS_COLUMNS
+from crosstune.merging.settings import RepairSettings
+from crosstune.merging.tables import HYPERVOLUME_COLUMNS, RIVALS_COLUMNS, TASKS_COLUMNS
 
 PICKED = Point(
     "global", "rate", rate=1.0, coefficients=torch.full((1, 9), 0.62, dtype=torch.float64)
@@ -59,10 +64,10 @@ NOTHING = (math.nan,) * 2
 
 
 def test_the_trade_is_one_sentence() -> None:
-    found = words.trade(PICKED, tasks((0.74, 0.70, 0.78), (0.01, -0.01, 0.03)), 1)
+    found = words.trade_off(PICKED, tasks((0.74, 0.70, 0.78), (0.01, -0.01, 0.03)), 1)
     assert found.text == (
         "Keeping 0.62 of every change gave back 0.74 [0.70, 0.78] of the 1.04 nats of en that were forgotten and is not "
-        "shown to cost any bn (0.01 [-0.01, 0.03] nats); 214 held-out rows a task."
+        "shown to cost any bn (0.01 [−0.01, 0.03] nats); 214 test rows a task."
     )
     assert found.tone == "shown"
 
@@ -79,21 +84,15 @@ def test_the_trade_is_one_sentence() -> None:
 def test_a_gain_is_shown_only_where_its_interval_excludes_zero(
     en: Span, tone: str, says: str
 ) -> None:
-    found = words.trade(PICKED, tasks(en, (0.2, 0.1, 0.3)), 1)
+    found = words.trade_off(PICKED, tasks(en, (0.2, 0.1, 0.3)), 1)
     assert found.tone == tone
     assert says in found.text
     assert "cost 0.20 [0.10, 0.30] nats of bn" in found.text
 
 
 def test_a_cost_below_zero_is_a_further_win() -> None:
-    found = words.trade(PICKED, tasks((0.3, 0.1, 0.5), (-0.2, -0.3, -0.1)), 1)
+    found = words.trade_off(PICKED, tasks((0.3, 0.1, 0.5), (-0.2, -0.3, -0.1)), 1)
     assert "won a further 0.20 [0.10, 0.30] nats of bn" in found.text
-
-
-def test_no_bound_is_rounded_to_zero() -> None:
-    """[0.0004, 0.03] excludes 0, and the sentence says so in figures too."""
-    found = words.trade(PICKED, tasks((0.3, 0.1, 0.5), (0.015, 0.0004, 0.03)), 1)
-    assert "cost 0.0150 [0.0004, 0.0300] nats of bn" in found.text
 
 
 def test_what_was_done_is_said_of_every_kind_of_point() -> None:
@@ -111,8 +110,8 @@ def test_what_was_done_is_said_of_every_kind_of_point() -> None:
         (Point("replay", "replay", step=30), "A replay fine-tune of 30 steps gave"),
         (Point("component", "before"), "Going back to the model before gave"),
     ):
-        assert words.trade(point, table, 1).text.startswith(opening)
-    assert words.trade(Point("component", "after"), table, 2).tone == "info"
+        assert words.trade_off(point, table, 1).text.startswith(opening)
+    assert words.trade_off(Point("component", "after"), table, 2).tone == "info"
 
 
 def test_both_changes_from_before_to_after_are_told() -> None:
@@ -122,7 +121,7 @@ def test_both_changes_from_before_to_after_are_told() -> None:
     assert "the loss of bn fell by 3.00 [2.90, 3.10] nats" in won.text
     assert (lost.tone, won.tone) == ("shown", "shown")
     unsure, _ = words.ends(tasks((0, 0, 0), (0, 0, 0), rise=(0.1, -0.1, 0.3)))
-    assert "that the loss of en rose is not shown (0.10 [-0.10, 0.30]" in unsure.text
+    assert "that the loss of en rose is not shown (0.10 [−0.10, 0.30]" in unsure.text
     assert unsure.tone == "not_shown"
     against, _ = words.ends(tasks((0, 0, 0), (0, 0, 0), rise=(-0.2, -0.3, -0.1)))
     assert "fell by 0.20 [0.10, 0.30]" in against.text
@@ -136,13 +135,13 @@ def all_learned(rise: Span) -> list[Statement]:
 
 def test_nothing_forgotten_is_a_result_with_its_interval() -> None:
     none, _ = all_learned((-0.2, -0.3, -0.1))
-    assert none.text.startswith("Nothing to repair: no task's loss rose (en -0.20 [-0.30, -0.10]")
+    assert none.text.startswith("Nothing to repair: no task's loss rose (en −0.20 [−0.30, −0.10]")
     assert none.tone == "shown"
     unsure, _ = all_learned((-0.1, -0.3, 0.1))
     assert "that any task's loss rose is not shown" in unsure.text
     assert unsure.tone == "not_shown"
     missed, _ = all_learned((0.2, 0.1, 0.3))
-    assert "on reported rows it did: en by 0.20 [0.10, 0.30]" in missed.text
+    assert "on test rows it did: en by 0.20 [0.10, 0.30]" in missed.text
     assert missed.tone == "warning"
 
 
@@ -215,12 +214,14 @@ def test_sentences_are_right_on_real_tables() -> None:
     which = scores.points("global", "layer", "component", each=1)
     drawn = scores.drawn(means, torch.Generator().manual_seed(11))
     drawn[2] = drawn[1]
-    reported = Reported(which, drawn, ["bn"], ["en"])
+    reported = ScoredPoints(which, drawn, ["bn"], ["en"])
     fronts = hypervolume_table(reported)
     assert words.comparison(fronts, "component", "global").tone == "shown"
     assert words.comparison(fronts, "layer", "global").tone == "not_shown"
     assert words.comparison(fronts, "component", "replay").tone == "too_noisy"
-    said = re.search(r"gave back ([\d.]+) \[", words.trade(which[3], tasks_table(reported), 1).text)
+    said = re.search(
+        r"gave back ([\d.]+) \[", words.trade_off(which[3], tasks_table(reported), 1).text
+    )
     assert said is not None
     assert float(said[1]) == pytest.approx(1.6, abs=0.25)  # five errors of 0.2 * sqrt(2 / 40)
 
@@ -231,14 +232,14 @@ def test_the_claim_that_opens_a_sentence_gives_it_its_tone() -> None:
     shown = tasks(en=(0.4, 0.3, 0.5), bn=(0.2, 0.1, 0.3)).rows()
     rows += [{**row, "task": "ar"} for row in shown if row["task"] == "en"]
     two = Table("t", TASKS_COLUMNS, rows)
-    found = words.trade(PICKED, two, 1)
+    found = words.trade_off(PICKED, two, 1)
     places = [found.text.index(text) for text in ("gave back 0.40", "give back any of en", "cost")]
     assert places == sorted(places)
     assert found.tone == "shown"
     lost, _ = words.ends(two)
     assert lost.text.startswith("From before to after: the loss of ar rose")
     assert lost.text.endswith(
-        "that the loss of en rose is not shown (0.10 [-0.10, 0.30] nats per token)."
+        "that the loss of en rose is not shown (0.10 [−0.10, 0.30] nats per token)."
     )
     assert lost.tone == "shown"
 
@@ -247,7 +248,7 @@ def test_a_task_that_is_lost_further_opens_the_trade() -> None:
     rows = tasks(en=(0.4, 0.3, 0.5), bn=(0.2, 0.1, 0.3)).rows()
     worse = tasks(en=(-0.3, -0.5, -0.1), bn=(0.2, 0.1, 0.3)).rows()
     rows += [{**row, "task": "ar"} for row in worse if row["task"] == "en"]
-    found = words.trade(PICKED, Table("t", TASKS_COLUMNS, rows), 1)
+    found = words.trade_off(PICKED, Table("t", TASKS_COLUMNS, rows), 1)
     assert found.text.startswith("Keeping 0.62 of every change raised the loss of ar by a further")
     assert found.tone == "warning"
 
@@ -257,7 +258,7 @@ def test_a_task_that_is_lost_further_opens_the_trade() -> None:
     [
         ((0.04, 0.03, 0.05), "rose by 0.04 [0.03, 0.05] nats"),
         ((-0.04, -0.05, -0.03), "fell by 0.04 [0.03, 0.05] nats"),
-        ((0.0, -0.1, 0.1), "is not shown to have changed (0.00 [-0.10, 0.10] nats)"),
+        ((0.0, -0.1, 0.1), "is not shown to have changed (0.00 [−0.10, 0.10] nats)"),
         ((0.02, *NOTHING), "is not shown to have changed (0.02 [no interval] nats)"),
     ],
 )
@@ -266,7 +267,7 @@ def test_no_loss_keeps_or_exceeds_a_limit_to_a_divergence(bn: Span, says: str) -
     (found,) = words.constraints(PICKED, table, 1, {"bn": 0.02}, "checkpoints")
     assert found.text == (
         "Asked that bn diverge at most 0.02 nats further than the model after from the checkpoint that knows the task; its "
-        f"loss on reported rows {says}."
+        f"loss on test rows {says}."
     )
     assert found.tone == "info"
     assert "A divergence is what chose, a loss is what is reported" in found.detail
@@ -276,15 +277,197 @@ def test_a_trade_that_a_divergence_chose_says_so() -> None:
     mixed = torch.tensor([[0.2, 1.0]], dtype=torch.float64)
     point = Point("component", "budget", budget=0.05, coefficients=mixed)
     table = tasks((0.3, 0.1, 0.5), (0.2, 0.1, 0.3))
-    found = words.trade(point, table, 1, "checkpoints")
+    found = words.trade_off(point, table, 1, "checkpoints")
     assert "(lose ≤ 0.05, in divergence) gave back" in found.text
     assert "by divergence from the checkpoint that knows the task." in found.detail
-    plain = words.trade(point, table, 1)
+    plain = words.trade_off(point, table, 1)
     assert "divergence" not in f"{plain.text} {plain.detail}"
 
 
 def test_roles_that_a_user_named_were_not_read_off_rows() -> None:
     read, _ = words.ends(tasks((0, 0, 0), (0, 0, 0)))
     named, _ = words.ends(tasks((0, 0, 0), (0, 0, 0)), named=True)
-    assert "read off the rows that choose" in read.detail
+    assert "read off the validation rows" in read.detail
     assert "Which tasks were learned was named" in named.detail
+
+
+def test_every_target_of_the_settings_has_words() -> None:
+    targets = get_args(get_type_hints(RepairSettings)["target"])
+    assert set(words.CHOSEN_BY) == set(targets) == set(get_args(words.Criterion))
+
+
+SURE, OPEN, UNKNOWN = (0.5, 0.4, 0.6), (0.01, -0.1, 0.12), (0.5, math.nan, math.nan)
+
+
+def rival(name: str = "global", *, budget: float = math.nan, **given: Any) -> dict[str, Any]:
+    """A row at rate 1, or at a budget; spans that are not given are those of a shown gain without cost."""
+    is_rate = math.isnan(budget)
+    row: dict[str, Any] = {
+        "method": "component",
+        "question": "rate 1" if is_rate else f"lose ≤ {budget:g}",
+        "rival": name,
+        "kind": "rate" if is_rate else "budget",
+        "rate": 1.0 if is_rate else math.nan,
+        "budget": budget,
+        "answer": given.pop("answer", "its point"),
+        "same_model": given.pop("same_model", False),
+        "n": 40,
+        "n_unit": "rows",
+    }
+    spans = {"regained": (3.59, 3.5, 3.68), "paid": OPEN, "more_regained": OPEN, "more_paid": OPEN}
+    for column, span in {**spans, "objective": OPEN, **given}.items():
+        row |= dict(zip((column, f"{column}_low", f"{column}_high"), span, strict=True))
+    return row
+
+
+def said(*rows: dict[str, Any], criterion: Criterion = "text") -> Any:
+    table = Table("repair_rivals", RIVALS_COLUMNS, rows)
+    return words.answer(table, "component", rows[0]["question"], criterion)
+
+
+def test_a_budget_names_what_was_regained_and_both_rivals() -> None:
+    found = said(
+        rival(
+            budget=0.02,
+            paid=(0.03, 0.01, 0.05),
+            more_regained=(0.9, 0.8, 1.0),
+            more_paid=_minus(SURE),
+        ),
+        rival("replay", budget=0.02, more_regained=(-0.7, -0.8, -0.6), more_paid=SURE),
+    )
+    assert found.text == (
+        "At a cost of at most 0.02 nats a learned task (on validation rows), one coefficient a component regains 0.90 "
+        "[0.80, 1.00] nats more of the old than one global coefficient, which pays 0.50 [0.40, 0.60] nats more of the new: "
+        "one coefficient a component is better in both; regains 0.70 [0.60, 0.80] nats less of the old than a replay "
+        "fine-tune, which pays 0.50 [0.40, 0.60] nats less of the new: a replay fine-tune is better in both; by itself it "
+        "regains 3.59 [3.50, 3.68] nats of the old and pays 0.03 [0.01, 0.05] of the new."
+    )
+    assert found.tone == "shown"
+    assert "one global coefficient by 'its point'" in found.detail
+
+
+@pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
+@pytest.mark.parametrize(
+    ("more", "paid", "better"),
+    [
+        (SURE, _minus(SURE), "one coefficient a component is better in both"),
+        (_minus(SURE), SURE, "a replay fine-tune is better in both"),
+        (SURE, SURE, ""),
+        (_minus(SURE), OPEN, ""),
+        (OPEN, _minus(SURE), ""),
+        (UNKNOWN, UNKNOWN, ""),
+    ],
+)
+def test_better_in_both_needs_both_intervals(
+    budget: float, more: Span, paid: Span, better: str
+) -> None:
+    text = said(rival("replay", budget=budget, more_regained=more, more_paid=paid)).text
+    assert ("better in both" in text) == bool(better)
+    assert better in text
+
+
+@pytest.mark.parametrize(
+    ("span", "tone", "at_rate", "at_budget"),
+    [
+        (SURE, "shown", "does 0.50 [0.40, 0.60] nats worse together than", "regains 0.50 [0.40, 0.60] nats more of the old than"),
+        (_minus(SURE), "shown", "does 0.50 [0.40, 0.60] nats better together", "regains 0.50 [0.40, 0.60] nats less"),
+        (OPEN, "not_shown", "is not shown to differ together from one", "is not shown to differ in the old"),
+        (UNKNOWN, "too_noisy", "cannot be told apart together from one", "one global coefficient (0.5 [no"),
+    ],
+)  # fmt: skip
+def test_the_difference_decides_the_tone(
+    span: Span, tone: str, at_rate: str, at_budget: str
+) -> None:
+    rated, limited = said(rival(objective=span)), said(rival(budget=0.1, more_regained=span))
+    assert (rated.tone, limited.tone) == (tone, tone)
+    assert at_rate in rated.text
+    assert at_budget in limited.text
+
+
+def test_what_is_not_shown_is_not_claimed_of_the_method_itself() -> None:
+    text = said(rival(regained=OPEN, paid=SURE)).text
+    assert "is not shown to regain any of the old (0.01 [−0.10, 0.12] nats) and pays 0.50" in text
+    assert "loses a further 0.50" in said(rival(regained=_minus(SURE))).text
+    assert "wins a further 0.50 [0.40, 0.60] of the new" in said(rival(paid=_minus(SURE))).text
+
+
+def test_a_replay_that_cannot_do_better_than_after_is_said_to() -> None:
+    for budget in (math.nan, 0.02):
+        found = said(rival("replay", budget=budget, answer="after", more_regained=SURE))
+        assert "a replay fine-tune (no stop does better than the model after)" in found.text
+        assert "pays 0.5" not in found.text
+
+
+def test_the_smallest_budget_and_the_rate_nearest_to_1_are_told() -> None:
+    rows = [rival(budget=0.1), rival(budget=0.02), *(rival() for _ in range(3))]
+    for row, rate in zip(rows[2:], (0.125, 1.5, 8.0), strict=True):
+        row |= {"rate": rate, "question": f"rate {rate:g}"}
+    table = Table("repair_rivals", RIVALS_COLUMNS, rows)
+    budget, rate = words.answers(table, "component")
+    assert budget.text.startswith("At a cost of at most 0.02 nats")
+    assert rate.text.startswith("Where one nat of the old is worth 1.5 of the new,")
+    assert words.answers(table, "layer") == []
+
+
+def test_answers_are_right_on_real_tables() -> None:
+    """At rate 1 the component wins back 0.8 nats more than global for 0.05 nats less."""
+    table = rivals_table(exact())
+    # An interval as wide as rounding, or none, is told with more digits than two, all of them 0.
+    budget, rate = (
+        re.sub(r"(\.\d\d)0+\b", r"\1", one.text) for one in words.answers(table, "component")
+    )
+    assert "regains 0.80 [0.80, 0.80] nats of the old and pays 0.06" in budget
+    assert "component regains 0.60 [0.60, 0.60] nats more of the old than one global" in budget
+    assert "does 0.85 [0.85, 0.85] nats better together than one global coefficient" in rate
+    limited = words.answer(table, "component", "asked: bn ≤ 0.2")
+    assert limited.text.startswith("Asked for bn ≤ 0.2 (on validation rows), one coefficient a")
+
+
+@pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
+def test_what_is_shown_opens_the_sentence_and_gives_it_its_tone(budget: float) -> None:
+    """The rivals are given the other way round, and by itself the method is not shown to regain anything."""
+    name = "objective" if math.isnan(budget) else "more_regained"
+    shown = rival("replay", budget=budget, regained=OPEN, **{name: SURE})
+    for weaker in (OPEN, UNKNOWN):
+        found = said(rival(budget=budget, regained=OPEN, **{name: weaker}), shown)
+        opening, second, itself = found.text.split("; ")
+        assert found.tone == "shown"
+        assert "0.50 [0.40, 0.60] nats" in opening
+        assert "not shown to differ" not in opening
+        assert second.startswith(("is not shown to differ", "cannot be told apart"))
+        assert itself.startswith("by itself it is not shown to regain any of the old")
+    unclear = said(
+        rival(budget=budget, **{name: UNKNOWN}), rival("replay", budget=budget, **{name: OPEN})
+    )
+    assert unclear.tone == "not_shown"
+    assert "component is not shown to differ" in unclear.text
+
+
+@pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
+def test_the_same_model_is_said_to_be(budget: float) -> None:
+    zero = (0.0, 0.0, 0.0)
+    spans = dict.fromkeys(("more_regained", "more_paid", "objective"), zero)
+    found = said(rival(budget=budget, same_model=True, **spans))
+    assert "one coefficient a component is the same model as that of one global" in found.text
+    assert "0.00 [0.00, 0.00]" not in found.text
+    assert "differ" not in found.text
+    assert found.tone == "shown"
+
+
+def test_a_divergence_is_said_to_be_what_chose_and_no_loss() -> None:
+    budget = said(rival(budget=0.05), criterion="checkpoints")
+    rate = said(rival(), criterion="checkpoints")
+    asked = said(
+        rival() | {"kind": "asked", "question": "asked: bn ≤ 0.2"}, criterion="checkpoints"
+    )
+    assert budget.text.startswith(
+        "At a divergence from the checkpoint that knows the task of at most 0.05 nats a learned task (on valid"
+    )
+    assert "worth 1 of the new, in divergence from the checkpoint that knows" in rate.text
+    assert asked.text.startswith("Asked for bn ≤ 0.2 in divergence from the checkpoint that knows")
+    for found in (budget, rate, asked):
+        assert "At a cost" not in found.text
+        assert "the two are different things" in found.detail
+        assert "(a replay fine-tune's by its loss on those that it did not learn)" in found.detail
+    for found in (said(rival(budget=0.05)), said(rival())):
+        assert "divergence" not in f"{found.text} {found.detail}"

@@ -1,4 +1,4 @@
-"""A live model repaired where it is: exact at its ends, rounded once, and as trained where the search fails."""
+"""A live model repaired where it is: exact at its endpoints, rounded once, and as trained where the search fails."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from torch import Tensor
 
 from crosstune.foundation.data import collate
 from crosstune.foundation.errors import CheckpointError, DataError, MeasurementError
+from crosstune.foundation.records import Table
 from crosstune.merging.checkpoints.live import at_start
 from crosstune.merging.method import Method
 from crosstune.merging.points import Point
+from crosstune.merging.session import Roles
 from crosstune.merging.stage import in_place
-from crosstune.merging.stage.in_place import repair_in_place, stage_rows
+from crosstune.merging.stage.in_place import (
+    StageRepair,
+    repair_in_place,
+    repaired_words,
+    stage_rows,
+    stayed,
+)
 from crosstune.merging.stage.settings import StageRepairSettings
 
 SETTINGS = StageRepairSettings(rows=6, length=16, folds=2, penalties=(0.0,), evaluations=3)
@@ -51,11 +59,11 @@ def forced(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """Let every search end at one coefficient for all."""
 
     def answer(self: Method, limits: Any, rate: float) -> Point:
-        values = torch.full(self.session.box.shape, value, dtype=torch.float64)
+        values = torch.full(self.session.space.shape, value, dtype=torch.float64)
         return Point(self.axes.name, "rate", rate=rate, coefficients=values)
 
     monkeypatch.setattr(Method, "answer", answer)
-    monkeypatch.setattr(in_place, "walk", lambda session: None)
+    monkeypatch.setattr(in_place, "integrate", lambda session: None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -117,10 +125,10 @@ def test_a_search_that_fails_leaves_the_model_as_trained(monkeypatch: pytest.Mon
     after = state(model)
 
     def fail(session: Any) -> None:
-        session.looks(torch.zeros(session.box.shape, dtype=torch.float64).numpy())
+        session.evaluator(torch.zeros(session.space.shape, dtype=torch.float64).numpy())
         raise MeasurementError("keep", law="must be finite", found="NaN", remedy="None.")
 
-    monkeypatch.setattr(in_place, "walk", fail)
+    monkeypatch.setattr(in_place, "integrate", fail)
     with pytest.raises(MeasurementError):
         repaired(model, before)
     assert all(torch.equal(value, after[name]) for name, value in state(model).items())
@@ -134,3 +142,49 @@ def test_the_start_of_another_model_and_too_few_rows_are_refused() -> None:
     with pytest.raises(DataError) as caught:
         stage_rows({name: rows[:1] for name, rows in TASKS.items()}, tiny.tokenizer(), SETTINGS)
     assert caught.value.argument == "tasks"
+
+
+def roles(learned: tuple[str, ...], forgotten: tuple[str, ...]) -> Roles:
+    before = {"en": 1.0, "bn": 9.0, "ar": 5.0}
+    moves = {**dict.fromkeys(learned, -0.5), **dict.fromkeys(forgotten, 0.5)}
+    after = {task: nats + moves.get(task, 0.0) for task, nats in before.items()}
+    return Roles(("en", "bn", "ar"), learned, forgotten, before, after)
+
+
+def test_every_task_has_its_role_and_its_three_losses() -> None:
+    found = roles(("bn",), ("en",))
+    point, table = (
+        Point("component", "rate", rate=1.0),
+        Table("t", in_place.STAGE_COEFFICIENTS_COLUMNS),
+    )
+    outcome = StageRepair("2-bn", point, found, dict(found.before), table, "words", 9, 0.5)
+    assert outcome.changed
+    rows = outcome.losses.rows()
+    assert [row["role"] for row in rows] == ["forgotten", "learned", "neither"]
+    assert rows[0] == {
+        "stage": "2-bn", "task": "en", "role": "forgotten", "before": 1.0, "after": 1.5,
+        "repaired": 1.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("learned", "forgotten", "moved", "words"),
+    [
+        (("bn",), ("en",), False, "the stage changed no parameter"),
+        (("bn",), (), True, r"no task's loss rose on validation rows (en +0, bn -0.5, ar +0)"),
+        ((), ("en",), True, "Nothing to keep"),
+        (("bn",), ("en", "ar"), True, "no better trade-off was found for en, ar"),
+    ],
+)
+def test_why_a_model_stays_is_said(
+    learned: tuple[str, ...], forgotten: tuple[str, ...], moved: bool, words: str
+) -> None:
+    assert words in stayed(roles(learned, forgotten), moved)
+
+
+def test_a_repair_gives_the_range_it_kept_and_every_loss() -> None:
+    point = Point("layer", "rate", rate=2.0, coefficients=torch.tensor([[0.25, 1.0]]))
+    found = roles(("bn",), ("en",))
+    words = repaired_words(point, found, {"en": 1.1, "bn": 8.6, "ar": 5.0})
+    assert words.startswith("Kept 0.25–1.00 of the changes (layer, rate 2).")
+    assert "en 1 → 1.5 → 1.1, bn 9 → 8.5 → 8.6" in words

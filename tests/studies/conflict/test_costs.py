@@ -9,7 +9,7 @@ import pytest
 from tests.studies import small_study
 
 from crosstune.foundation.training.settings import TrainingSettings
-from crosstune.merging.scoring import looks_at_most
+from crosstune.merging.scoring import most_evaluations
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict import costs as costing
 from crosstune.studies.conflict.costs import _Measured, cell_seconds
@@ -74,7 +74,7 @@ def test_repairs_between_stages_are_counted_at_most(folder):
         study.learned_rows(1), study.start.tokenizer, study.settings.repair_settings(1)
     )
     look = sum(row.scored_tokens for rows in chosen.values() for row in rows)
-    looks = looks_at_most(study.settings.repair_settings(1).search())
+    looks = most_evaluations(study.settings.repair_settings(1).search())
     # A look goes forward and backward; the repaired model is scored once more.
     assert one.pop("repair") == pytest.approx(0.001 * (looks * 3 * look + tokens))
     assert one == other

@@ -11,7 +11,7 @@ import torch
 from tests.studies import small_repair
 from torch import nn
 
-from crosstune.merging.scoring import looks_by_method
+from crosstune.merging.scoring import evaluations_by_method
 from crosstune.studies.frame.costs import REPORT_SECONDS
 from crosstune.studies.repair import costs
 from crosstune.studies.repair.costs import Calibration, cell_seconds
@@ -46,7 +46,7 @@ def test_a_cell_is_counted_part_by_part(folder):
     found = cell_seconds(settings, SECONDS)
     assert found["fine-tuning"] == 6 * 1.0
     assert found["forgetting ledger"] == 3 * 2.0  # chords of 2 in 6 steps
-    looks = looks_by_method(settings.repair)
+    looks = evaluations_by_method(settings.repair)
     assert found["searching: component"] == pytest.approx(0.7 * looks["component"] * 3.0)
     searching = sum(value for name, value in found.items() if name.startswith("searching"))
     assert found["replay fine-tune"] == pytest.approx(1.25 * searching)
@@ -68,7 +68,7 @@ def test_the_lines_add_up(folder, monkeypatch):
     parts = [plan.value(f"  {name}") for name in cell_seconds(settings, SECONDS)]
     assert plan.value("one cell") == pytest.approx(sum(parts))
     assert plan.value("whole study") == pytest.approx(3 * plan.value("one cell") + REPORT_SECONDS)
-    assert plan.value("looks, at most") == sum(looks_by_method(settings.repair).values())
+    assert plan.value("looks, at most") == sum(evaluations_by_method(settings.repair).values())
     assert any("rows that choose" in warning for warning in plan.warnings)
 
 

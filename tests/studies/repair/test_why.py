@@ -28,9 +28,9 @@ def one(**given) -> dict[str, object]:
 
 def test_a_component_has_the_mean_of_its_pieces_by_their_share_of_the_change():
     columns = (SEED, *tables.COEFFICIENTS_COLUMNS)
-    pieces = [one(coefficient=1.0, delta_share=0.3), one(coefficient=0.0, delta_share=0.1)]
+    groups = [one(coefficient=1.0, delta_share=0.3), one(coefficient=0.0, delta_share=0.1)]
     still = [one(coefficient=0.5, delta_share=0.0) | {"component": "norm"}]
-    found = why.coefficient_map(Table(tables.COEFFICIENTS, columns, [*pieces, *still])).rows()
+    found = why.coefficient_map(Table(tables.COEFFICIENTS, columns, [*groups, *still])).rows()
     assert [row["coefficient"] for row in found] == pytest.approx([0.75, math.nan], nan_ok=True)
     assert found[0]["delta_share"] == pytest.approx(0.4)
 

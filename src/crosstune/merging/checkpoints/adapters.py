@@ -1,7 +1,11 @@
-"""LoRA adapters as factors: read from a PEFT folder or a PEFT model, and put around a base model."""
+"""LoRA adapters as factors: read from a PEFT folder or a PEFT model, and put around a base model.
+
+One plain LoRA adapter is taken, A and B beside linear modules, and nothing else of PEFT.
+"""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -9,34 +13,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from crosstune.foundation.errors import CheckpointError, StorageError
+from crosstune.foundation.errors import CheckpointError, StorageError, UnsupportedError
 from crosstune.merging.checkpoints.compatibility import check_tensor, listed
-from crosstune.merging.checkpoints.plain_lora import (
-    PREFIX,
-    active_adapter,
-    layers_of,
-    read_config,
-)
-from crosstune.merging.checkpoints.weights import StoredWeights
+from crosstune.merging.checkpoints.weights import Weights, in_files
 
 ADAPTER = "default"
+PREFIX = "base_model.model."
+# What an adapter may say without being more than scale · B A beside the weight of some modules.
+_PLAIN = {
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path",
+    "revision", "inference_mode", "r", "lora_alpha", "target_modules",
+    "exclude_modules", "target_parameters", "lora_dropout", "fan_in_fan_out", "use_rslora",
+    "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "runtime_config", "loftq_config", "eva_config",
+}  # fmt: skip
+_PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")  # the others move the base's weights
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One module's update: weight + scale · B A, for each of its experts.
+    """One module's update: weight + scale · B A, for each of its experts; bare if it adapts a parameter and no module.
 
     Shapes:
         ``a``: ``[experts, rank, in]``. ``b``: ``[out, rank, experts]``. Both are views of what PEFT keeps.
-
-    Args:
-        a: The factor A.
-        b: The factor B.
-        scale: What PEFT multiplies B A by.
-        bare: Whether it adapts a bare parameter and not a module.
     """
 
     a: Tensor
@@ -52,11 +55,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A plain LoRA adapter.
-
-    Args:
-        factors: Path of the module in the base model → its factors, on the CPU, as stored.
-    """
+    """A plain LoRA adapter: path of each adapted module in the base model → its factors, on the CPU, as stored."""
 
     config: LoraConfig
     factors: Mapping[str, Factors]
@@ -108,8 +107,8 @@ def adapter_of(model: PeftModel, role: str) -> Adapter:
     name = active_adapter(model, role)
     factors = {}
     for path, layer in layers_of(model, name, role).items():
-        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        factors[path] = _factors(layer, name, (a.detach().cpu(), b.detach().cpu()))
+        a, b = (of[name].weight.detach().cpu() for of in (layer.lora_A, layer.lora_B))
+        factors[path] = _factors(layer, name, a, b)
     return _finite(Adapter(model.peft_config[name], factors), role)
 
 
@@ -124,17 +123,13 @@ def read_adapter(base: nn.Module, folder: str | Path, role: str) -> Adapter:
             found=f"{folder} without it",
             remedy="Save the adapter again with save_pretrained(); pickled weights are never read.",
         )
-    stored = StoredWeights([file])
+    stored = in_files([file])
     model = wrap(base, config, role)
     try:
         layers = layers_of(model, ADAPTER, role)
         _check_keys(stored, layers, role)
         factors = {
-            path: _factors(
-                layer,
-                ADAPTER,
-                (stored.tensor(file_key(path, "A")), stored.tensor(file_key(path, "B"))),
-            )
+            path: _factors(layer, ADAPTER, *(stored[file_key(path, f)].read() for f in "AB"))
             for path, layer in layers.items()
         }
     finally:
@@ -171,11 +166,7 @@ def unwrap(model: PeftModel) -> Any:
 
 
 def fill(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
-    """Put factors into a wrapped model.
-
-    Args:
-        tensors: Parameter name → factor; one for each of the adapter's parameters.
-    """
+    """Put factors into a wrapped model."""
     own = {name: value for name, value in model.named_parameters() if ".lora_" in name}
     if own.keys() != tensors.keys():
         raise CheckpointError(
@@ -189,19 +180,20 @@ def fill(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
             own[name].copy_(tensor)
 
 
-def _check_keys(stored: StoredWeights, layers: Mapping[str, Any], role: str) -> None:
+def _check_keys(stored: Weights, layers: Mapping[str, Any], role: str) -> None:
     shapes = {
         file_key(path, factor): tuple(getattr(layer, f"lora_{factor}")[ADAPTER].weight.shape)
         for path, layer in layers.items()
         for factor in "AB"
     }
-    known = set(stored.names())
-    differences = [f"{key} is missing" for key in sorted(shapes.keys() - known)]
-    differences += [f"{key} has no module in the base" for key in sorted(known - shapes.keys())]
+    differences = [f"{key} is missing" for key in sorted(shapes.keys() - stored.keys())]
     differences += [
-        f"{key} is {stored.shape(key)}, for its base {shape}"
+        f"{key} has no module in the base" for key in sorted(stored.keys() - shapes.keys())
+    ]
+    differences += [
+        f"{key} is {stored[key].shape}, for its base {shape}"
         for key, shape in shapes.items()
-        if key in known and stored.shape(key) != shape
+        if key in stored and stored[key].shape != shape
     ]
     if differences:
         raise CheckpointError(
@@ -212,9 +204,8 @@ def _check_keys(stored: StoredWeights, layers: Mapping[str, Any], role: str) -> 
         )
 
 
-def _factors(layer: Any, adapter: str, stored: tuple[Tensor, Tensor]) -> Factors:
+def _factors(layer: Any, adapter: str, a: Tensor, b: Tensor) -> Factors:
     experts = getattr(layer, "num_experts", 1)
-    a, b = stored
     return Factors(
         a=a.view(experts, -1, a.shape[1]),
         b=b.view(b.shape[0], -1, experts),
@@ -227,3 +218,91 @@ def _finite(adapter: Adapter, role: str) -> Adapter:
     for name, tensor in adapter.tensors():
         check_tensor(tensor, role, name)
     return adapter
+
+
+def read_config(folder: str | Path, role: str) -> LoraConfig:
+    """The configuration in an adapter's folder."""
+    path = Path(folder) / "adapter_config.json"
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        kind = str(entries.get("peft_type"))
+        if kind == PeftType.LORA:
+            config: LoraConfig = LoraConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError) as error:
+        raise StorageError(
+            role,
+            law="must be readable by peft",
+            found=f"{path}: {error}",
+            remedy="Save the adapter again with save_pretrained().",
+        ) from error
+    _check_lora(kind, role)
+    check_plain(config, role)
+    return config
+
+
+def check_plain(config: Any, role: str) -> None:
+    """Raise unless an adapter is nothing but low-rank updates of modules' weights."""
+    _check_lora(config.peft_type, role)
+    usual = LoraConfig()
+    more = [
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in fields(config)
+        if field.name not in _PLAIN
+        and getattr(config, field.name) != getattr(usual, field.name, None)
+    ]
+    if config.init_lora_weights not in _PLAIN_INITS:
+        more.append(
+            f"init_lora_weights={config.init_lora_weights!r}, which moves the base's weights"
+        )
+    if more:
+        raise UnsupportedError(
+            role,
+            law="must be a plain LoRA adapter: A and B of linear modules and nothing else",
+            found=listed(more),
+            remedy="Merge the adapter into its base (merge_and_unload) and give full models.",
+        )
+
+
+def _check_lora(kind: object, role: str) -> None:
+    if kind != PeftType.LORA:
+        raise UnsupportedError(
+            role,
+            law="must be a LoRA adapter; other PEFT types have no coefficient here yet",
+            found=f"peft_type {getattr(kind, 'value', kind)}",
+            remedy="Merge it into its base, where PEFT can, and give full models.",
+        )
+
+
+def active_adapter(model: PeftModel, role: str) -> str:
+    """The name of the one adapter a PEFT model computes with."""
+    active = list(model.active_adapters)
+    merged = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and layer.merged]
+    if len(active) != 1 or merged:
+        raise UnsupportedError(
+            role,
+            law="must have one active adapter, which is not merged",
+            found=f"{', '.join(active) or 'none'} active, {len(merged)} modules merged",
+            remedy="Choose one with set_adapter(), and undo merge_adapter() with unmerge_adapter().",
+        )
+    check_plain(model.peft_config[active[0]], role)
+    return active[0]
+
+
+def layers_of(model: nn.Module, adapter: str, role: str) -> dict[str, Any]:
+    """The layers that carry an adapter, by their path in the base model."""
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        layer: Any = module
+        if not isinstance(module, LoraLayer):
+            continue
+        linear = adapter in layer.lora_A and layer.lora_A[adapter].weight.dim() == 2
+        if not linear and (adapter in layer.lora_embedding_A or adapter in layer.lora_A):
+            raise UnsupportedError(
+                role,
+                law="must adapt linear modules only",
+                found=f"{type(layer.get_base_layer()).__name__} at {name.removeprefix(PREFIX)}",
+                remedy="Merge the adapter into its base (merge_and_unload) and give full models.",
+            )
+        if linear:
+            found[name.removeprefix(PREFIX)] = layer
+    return found

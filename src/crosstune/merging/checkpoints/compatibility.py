@@ -1,4 +1,4 @@
-"""Whether the ends of a repair belong together: architecture, tokenizer, names, shapes, dtypes, finite values."""
+"""Whether the endpoint checkpoints belong together: architecture, tokenizer, names, shapes, dtypes, finite values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crosstune.foundation.errors import (
     ModelError,
     UnsupportedError,
 )
-from crosstune.merging.checkpoints.weights import NamedWeights, Weights, all_names
+from crosstune.merging.checkpoints.weights import StoredTensor, Weights, all_names
 
 # Entries of a configuration that say how a model is used or was made, not what it computes in eval mode.
 _IDLE = re.compile(
@@ -30,17 +30,7 @@ _MOST = 3
 
 @contextmanager
 def about(role: str) -> Iterator[None]:
-    """Errors about a model that is read inside name the end it is.
-
-    Args:
-        role: What the user calls it: ``before``, ``after``, ``between[0]``.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        CrosstuneError: The same error about `role`.
-    """
+    """Errors inside name the checkpoint as the user does: ``before``, ``after``, ``between[0]``."""
     try:
         yield
     except CrosstuneError as error:
@@ -59,7 +49,7 @@ def about(role: str) -> Iterator[None]:
 
 def check_same_config(config: Any, after: Any, role: str) -> None:
     """Raise unless two configurations compute the same function of the same weights."""
-    here, there = _telling(config), _telling(after)
+    here, there = _computing(config), _computing(after)
     differences = [
         f"{key} is {here.get(key)!r}, in `after` {there.get(key)!r}"
         for key in sorted(here.keys() | there.keys(), key=lambda key: (key != "model_type", key))
@@ -74,17 +64,15 @@ def check_same_config(config: Any, after: Any, role: str) -> None:
         )
 
 
-def _telling(config: Any) -> dict[str, Any]:
-    """The entries that matter, as JSON has them: a live configuration may hold tuples and dtypes."""
-    plain = json.loads(json.dumps(config.to_dict(), default=str))
-    kept: dict[str, Any] = _without_idle(plain)
-    return kept
+def _computing(config: Any) -> Any:
+    """The entries that change what is computed, as JSON has them: a live configuration may hold tuples and dtypes."""
 
+    def without_idle(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: without_idle(item) for key, item in value.items() if not _IDLE.fullmatch(key)}
 
-def _without_idle(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: _without_idle(item) for key, item in value.items() if not _IDLE.fullmatch(key)}
+    return without_idle(json.loads(json.dumps(config.to_dict(), default=str)))
 
 
 def check_same_tokenizer(tokenizer: Any, reference: Any, role: str) -> None:
@@ -104,24 +92,20 @@ def check_same_tokenizer(tokenizer: Any, reference: Any, role: str) -> None:
 
 
 def fit(weights: Weights, model: nn.Module, role: str) -> Weights:
-    """These weights under the model's parameter names; a tied parameter may have any of its names.
-
-    Returns:
-        A tensor for every parameter of the model.
-    """
-    known, names = set(weights.names()), all_names(model)
+    """These weights under the model's parameter names; a tied parameter may have any of its names."""
+    known, names = set(weights), all_names(model)
     parameters = dict(model.named_parameters())
-    name_there: dict[str, str] = {}
+    fitted: dict[str, StoredTensor] = {}
     missing, reshaped = [], []
     for name, aliases in names.items():
-        found = next((alias for alias in aliases if alias in known), None)
+        found = next((weights[alias] for alias in aliases if alias in known), None)
         shape = tuple(parameters[name].shape)
         if found is None:
             missing.append(f"{name} is missing")
-        elif weights.shape(found) != shape:
-            reshaped.append(f"{name} is {weights.shape(found)}, in `after` {shape}")
+        elif found.shape != shape:
+            reshaped.append(f"{name} is {found.shape}, in `after` {shape}")
         else:
-            name_there[name] = found
+            fitted[name] = found
     if missing or reshaped:
         allowed = set(model.state_dict()) | {alias for tied in names.values() for alias in tied}
         unknown = [f"{name} is not in `after`" for name in sorted(known - allowed)]
@@ -132,14 +116,14 @@ def fit(weights: Weights, model: nn.Module, role: str) -> Weights:
             found=listed([*missing[:1], *unknown[:1], *missing[1:], *reshaped, *unknown[1:]]),
             remedy="Give two checkpoints of one model; fetch or save this one again if it is not whole.",
         )
-    return NamedWeights(weights, name_there)
+    return fitted
 
 
 def check_dtypes(ends: Mapping[str, Weights], names: Sequence[str]) -> None:
-    """Raise unless all ends keep each tensor in the floating-point dtype of the last one, `after`."""
+    """Raise unless all checkpoints keep each tensor in the floating-point dtype of the last one, `after`."""
     reference = list(ends.values())[-1]
     for role, weights in ends.items():
-        quantised = [name for name in names if weights.dtype(name) is None]
+        quantised = [name for name in names if weights[name].dtype is None]
         if quantised:
             raise UnsupportedError(
                 role,
@@ -148,9 +132,9 @@ def check_dtypes(ends: Mapping[str, Weights], names: Sequence[str]) -> None:
                 remedy="Load it with the dtype it was trained in and save it again.",
             )
         differences = [
-            f"{name} is {weights.dtype(name)}, in `after` {reference.dtype(name)}"
+            f"{name} is {weights[name].dtype}, in `after` {reference[name].dtype}"
             for name in names
-            if weights.dtype(name) != reference.dtype(name)
+            if weights[name].dtype != reference[name].dtype
         ]
         if differences:
             raise CheckpointError(

@@ -1,7 +1,7 @@
-"""The ends of a repair: the checkpoints between which the weights may lie, and the model that holds a point.
+"""The endpoint checkpoints of a repair, between which the weights may lie, and the model that holds a point.
 
-`open_ends` checks that they belong together and compares them tensor by tensor: of a pair of folders, one whole
-model is in memory, the one that is worked on; tensors of the ends are read from their files when asked for.
+`open_endpoints` checks that they belong together and compares them tensor by tensor: of a pair of folders, one whole
+model is in memory, the one that is worked on; the checkpoints' tensors are read from their files when asked for.
 """
 
 from __future__ import annotations
@@ -28,23 +28,13 @@ from crosstune.merging.checkpoints.adapters import (
 from crosstune.merging.checkpoints.compatibility import check_dtypes
 from crosstune.merging.checkpoints.joint_lora import Base, has_lora_layers, join, open_base
 from crosstune.merging.checkpoints.live import snapshot
-from crosstune.merging.checkpoints.opening import End, Opening, compare, source_of
-from crosstune.merging.checkpoints.weights import (
-    HeldWeights,
-    Weights,
-    all_names,
-    fingerprint_of,
-)
+from crosstune.merging.checkpoints.opening import Checkpoint, Opening, compare, source_of
+from crosstune.merging.checkpoints.weights import Weights, all_names, fingerprint_of, in_memory
 
 
 @dataclass(frozen=True)
 class Parent:
-    """Where weights of a repaired model come from.
-
-    Args:
-        source: The folder or hub id, or what kind of model in memory it was.
-        fingerprint: Sixteen hexadecimal digits of its weights; the same in memory and on disk.
-    """
+    """Where weights of a repaired model come from; the fingerprint is the same in memory and on disk."""
 
     role: str
     source: str
@@ -52,17 +42,17 @@ class Parent:
 
 
 @dataclass(frozen=True)
-class Ends:
-    """The checkpoints that span the box of a repair.
+class Endpoints:
+    """The checkpoints that span the interpolation space of a repair.
 
     Args:
-        model: The work model, whose weights are moved between the ends; in eval mode, at `after` at first.
-        kind: ``full``, or ``lora`` where one factor of each adapted module moves: B, but where `turned` says A.
-        names: The parameters of `model` that differ between any two ends, in the model's order.
-        weights: For each end, `before` first and `after` last, its tensors under the model's names.
+        model: The work model, whose weights are moved; in eval mode, at `after` at first.
+        kind: ``full``, or ``lora`` where one factor of each adapted module moves: B, but where `by_input` says A.
+        names: The parameters of `model` that differ between any two checkpoints, in the model's order.
+        weights: For each checkpoint, `before` first and `after` last, its tensors under the model's names.
         stored: The dtype in which `after` keeps each parameter of `model`.
-        tokenizer: The ends' tokenizer.
-        parents: Where the ends come from.
+        tokenizer: The checkpoints' tokenizer.
+        parents: Where they come from.
         notes: What should be known about how they were read.
     """
 
@@ -76,8 +66,8 @@ class Ends:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def in_place(cls, model: Any, before: Mapping[str, Tensor], tokenizer: Any) -> Ends:
-        """The ends of a stage of training, with the live model itself to work on.
+    def in_place(cls, model: Any, before: Mapping[str, Tensor], tokenizer: Any) -> Endpoints:
+        """The endpoints of a stage of training, with the live model itself to work on.
 
         Of an adapter, A stays where it is and B moves; so B must have been zero at the start, or A not trained.
 
@@ -87,7 +77,7 @@ class Ends:
             tokenizer: Its tokenizer.
 
         Returns:
-            The ends; nothing of the model was changed.
+            The endpoints; nothing of the model was changed.
 
         Raises:
             CheckpointError: `before` does not have the model's trainable parameters.
@@ -97,7 +87,7 @@ class Ends:
         names, weights = snapshot(model, before)
         sources = ("parameters at the start of the stage", source_of(model))
         parents = [
-            Parent(role, source, fingerprint_of((n, end.tensor(n)) for n in end.names()))
+            Parent(role, source, fingerprint_of((n, one.read()) for n, one in end.items()))
             for role, source, end in zip(("before", "after"), sources, weights, strict=True)
         ]
         return cls(
@@ -112,37 +102,29 @@ class Ends:
 
     @property
     def count(self) -> int:
-        """The number of ends after `before`: 1 for a pair, more for a soup."""
+        """The number of checkpoints after `before`: 1 for a pair, more for a soup."""
         return len(self.weights) - 1
 
     def tensor(self, at: int, name: str) -> Tensor:
-        """The tensor of one end, on the CPU, as stored; it may share storage with a model, so do not write to it.
-
-        Args:
-            at: 0 for `before`, up to `count` for `after`.
-            name: One of `names`; for full models any parameter of `model`.
-
-        Returns:
-            The tensor.
-        """
-        return self.weights[at].tensor(name)
+        """A checkpoint's tensor on the CPU, as stored; it may share storage with a model, so do not write to it."""
+        return self.weights[at][name].read()
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which `after` keeps a parameter of `model`."""
         return self.stored[name]
 
 
-def open_ends(
-    before: End,
-    after: End,
+def open_endpoints(
+    before: Checkpoint,
+    after: Checkpoint,
     *,
-    between: Sequence[End] = (),
+    between: Sequence[Checkpoint] = (),
     tokenizer: Any = None,
     device: str = "cpu",
     precision: str = "float32",
     trust_remote_code: bool = False,
-) -> Ends:
-    """The ends, checked to belong together, with a work model of their own at `after`.
+) -> Endpoints:
+    """The endpoints, checked to belong together, with a work model of their own at `after`.
 
     Models in memory are never touched. Half-precision weights are worked on in float32 unless precision is
     ``model``; float64 stays float64. Where `after` is a LoRA adapter, `before` may be one too, or the base model;
@@ -158,7 +140,7 @@ def open_ends(
         trust_remote_code: Whether code that comes with a model may run.
 
     Returns:
-        The ends.
+        The endpoints.
 
     Raises:
         CheckpointError: Architecture, tokenizer, names, shapes, dtypes or bases differ; the difference is shown.
@@ -186,11 +168,11 @@ def open_ends(
     return _full(ends, tokenizer, opening)
 
 
-def _is_adapter(end: End) -> bool:
+def _is_adapter(end: Checkpoint) -> bool:
     return isinstance(end, PeftModel) or is_adapter_folder(end)
 
 
-def _full(ends: Mapping[str, End], tokenizer: Any, opening: Opening) -> Ends:
+def _full(ends: Mapping[str, Checkpoint], tokenizer: Any, opening: Opening) -> Endpoints:
     opening.check_configs(ends)
     tokenizer = opening.tokenizer(ends, tokenizer)
     model = opening.work_model(ends["after"], "after")
@@ -200,7 +182,7 @@ def _full(ends: Mapping[str, End], tokenizer: Any, opening: Opening) -> Ends:
     parameters = dict(model.named_parameters())
     for name in names:
         parameters[name].requires_grad_(True)
-    return Ends(
+    return Endpoints(
         model=model,
         kind="full",
         names=names,
@@ -212,33 +194,30 @@ def _full(ends: Mapping[str, End], tokenizer: Any, opening: Opening) -> Ends:
     )
 
 
-def _lora(ends: Mapping[str, End], tokenizer: Any, opening: Opening) -> Ends:
+def _lora(ends: Mapping[str, Checkpoint], tokenizer: Any, opening: Opening) -> Endpoints:
     base = open_base(ends, opening)
     tokenizer = opening.tokenizer({"base": base.source, **ends}, tokenizer)
     adapters = {role: _adapter(end, base, role) for role, end in ends.items()}
-    factors = {role: HeldWeights(dict(a.tensors())) for role, a in adapters.items() if a}
-    for role, held in factors.items():
-        shared = [name for name in held.names() if name in factors["after"].names()]
-        check_dtypes({role: held, "after": factors["after"]}, shared)
+    factors = {role: in_memory(dict(a.tensors())) for role, a in adapters.items() if a}
+    for role, own in factors.items():
+        shared = [name for name in own if name in factors["after"]]
+        check_dtypes({role: own, "after": factors["after"]}, shared)
     joint = join(tuple(adapters.values()), base.model)
     model = wrap(base.model, joint.config, "after")
-    fill(model, joint.ends[-1])
+    last = joint.ends[-1]
+    fill(model, last)
     model.to(opening.device)
-    names = tuple(
-        name
-        for name in joint.ends[-1]
-        if any(not _same(name, end, joint.ends[-1]) for end in joint.ends)
-    )
-    stored = {name: tensor.dtype for name, tensor in joint.ends[-1].items()}
+    names = {n for n in last if any(not torch.equal(end[n], last[n]) for end in joint.ends)}
+    stored = {name: tensor.dtype for name, tensor in last.items()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
         if name not in stored:
             stored[name] = _dtype(base.weights, plain_name(name))
-    return Ends(
+    return Endpoints(
         model=model,
         kind="lora",
         names=tuple(name for name in all_names(model) if name in names),
-        weights=tuple(HeldWeights(tensors) for tensors in joint.ends),
+        weights=tuple(in_memory(tensors) for tensors in joint.ends),
         stored=stored,
         tokenizer=tokenizer,
         parents=_lora_parents(ends, adapters, base),
@@ -246,15 +225,15 @@ def _lora(ends: Mapping[str, End], tokenizer: Any, opening: Opening) -> Ends:
     )
 
 
-def _adapter(end: End, base: Base, role: str) -> Adapter | None:
-    """The adapter of an end; None for the base itself."""
+def _adapter(end: Checkpoint, base: Base, role: str) -> Adapter | None:
+    """The adapter of a checkpoint; None for the base itself."""
     if isinstance(end, PeftModel):
         return adapter_of(end, role)
     return read_adapter(base.model, end, role) if is_adapter_folder(end) else None  # type: ignore[arg-type]
 
 
 def _lora_parents(
-    ends: Mapping[str, End], adapters: Mapping[str, Adapter | None], base: Base
+    ends: Mapping[str, Checkpoint], adapters: Mapping[str, Adapter | None], base: Base
 ) -> tuple[Parent, ...]:
     parents = [Parent("base", source_of(base.source), base.fingerprint)]
     for role, adapter in adapters.items():
@@ -263,12 +242,8 @@ def _lora_parents(
     return tuple(parents)
 
 
-def _same(name: str, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return torch.equal(one[name], other[name])
-
-
 def _dtype(weights: Weights, name: str) -> torch.dtype:
     """A dtype that was checked to be a plain float."""
-    dtype = weights.dtype(name)
+    dtype = weights[name].dtype
     assert dtype is not None
     return dtype

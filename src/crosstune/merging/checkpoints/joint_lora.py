@@ -1,11 +1,9 @@
-"""The joint adapter: one LoRA adapter that can be each of several, and everything between, by its B alone.
+"""The joint adapter: one LoRA adapter that can be each of several, and everything between, by its B alone; and its base.
 
-End j computes s_j B_j A_j. Stacked, A = [A_0; A_1; …] is the same for all ends, and end j is
+Checkpoint j computes s_j B_j A_j. Stacked, A = [A_0; A_1; …] is the same for all, and checkpoint j is
 B = [0 … s_j / s · B_j … 0]: linear in the coefficients, which the product B A of two moving factors is not.
-Ends with the same A share a place in the stack, and an adapter that changes nothing needs none, so that a
+Checkpoints with the same A share a block of the stack, and an adapter that changes nothing needs none, so that a
 fresh adapter before a fine-tune leaves the rank, alpha and every bit of the adapter after it.
-
-The base model under adapters: which it is, and that every adapter of a repair is one of it.
 """
 
 from __future__ import annotations
@@ -24,24 +22,21 @@ from crosstune.foundation.errors import CheckpointError, StorageError, Unsupport
 from crosstune.merging.checkpoints.adapters import (
     Adapter,
     Factors,
+    active_adapter,
     base_weights,
     is_adapter_folder,
     parameter_name,
+    read_config,
     unwrap,
 )
 from crosstune.merging.checkpoints.compatibility import check_same_config, fit, listed
-from crosstune.merging.checkpoints.opening import End, Opening, compare
-from crosstune.merging.checkpoints.plain_lora import active_adapter, read_config
-from crosstune.merging.checkpoints.weights import HeldWeights, Weights
+from crosstune.merging.checkpoints.opening import Checkpoint, Opening, compare
+from crosstune.merging.checkpoints.weights import Weights, in_memory
 
 
 @dataclass(frozen=True)
 class Joint:
-    """One adapter for several ends.
-
-    Args:
-        ends: For each end, the joint adapter's parameters by name; only B differs.
-    """
+    """One adapter for several checkpoints: for each of them its parameters by name, of which only B differs."""
 
     config: LoraConfig
     ends: tuple[Mapping[str, Tensor], ...]
@@ -49,7 +44,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class _Block:
-    """Ends that share their A: one place in the stack, padded with zeros where a module's rank is smaller."""
+    """Checkpoints that share their A, padded with zeros where a module's rank is smaller."""
 
     first: Adapter
     members: tuple[int, ...]
@@ -60,14 +55,11 @@ class _Block:
 
 
 def join(ends: Sequence[Adapter | None], base: nn.Module) -> Joint:
-    """The joint adapter of these ends.
+    """The joint adapter of these, `after` last; None stands for the base without one.
 
-    It keeps the rank, alpha and tensors of the last end where that is the only one that changes anything and has
+    It keeps the rank, alpha and tensors of `after` where that is the only one that changes anything and has
     one rank and one scale throughout. Else its rank is the sum of the ranks, padded with zeros where modules
-    differ in rank, and its scale is the ends' common one, or 1 with their scales folded into B.
-
-    Args:
-        ends: The adapters, `after` last; None stands for the base without one.
+    differ in rank, and its scale is the common one, or 1 with all scales folded into B.
     """
     after = ends[-1]
     assert after is not None
@@ -178,14 +170,10 @@ def _b(
 
 @dataclass(frozen=True)
 class Base:
-    """The one base model of all adapters.
-
-    Args:
-        source: Where it comes from: a folder, a hub id, a model or a PEFT model in memory.
-    """
+    """The one base model of all adapters."""
 
     model: Any
-    source: End
+    source: Checkpoint
     weights: Weights
     fingerprint: str
     notes: tuple[str, ...]
@@ -196,7 +184,7 @@ def has_lora_layers(end: object) -> bool:
     return isinstance(end, nn.Module) and any(isinstance(m, LoraLayer) for m in end.modules())
 
 
-def open_base(ends: Mapping[str, End], opening: Opening) -> Base:
+def open_base(ends: Mapping[str, Checkpoint], opening: Opening) -> Base:
     """The base: under `after` if that is in memory, else `before` if that is a plain model, else named by `after`."""
     source = _source(ends)
     for role, end in ends.items():
@@ -204,18 +192,18 @@ def open_base(ends: Mapping[str, End], opening: Opening) -> Base:
     opening.config(source, "base")
     if isinstance(source, PeftModel):
         model = unwrap(opening.work_model(source, "after"))
-        weights, note = fit(HeldWeights(dict(base_weights(source))), model, "base"), ""
+        weights, note = fit(in_memory(base_weights(source)), model, "base"), ""
     else:
         model = opening.work_model(source, "base")
         weights, note = opening.weights(source, model, "base")
     model.requires_grad_(False)
     _, fingerprints = compare({"base": weights}, model)
     base = Base(model, source, weights, fingerprints["base"], ())
-    notes = [note, *(_difference(role, ends, base, opening) for role in ends)]
-    return Base(model, source, weights, base.fingerprint, tuple(note for note in notes if note))
+    notes = (note, *(_difference(role, ends, base, opening) for role in ends))
+    return replace(base, notes=tuple(filter(None, notes)))
 
 
-def _source(ends: Mapping[str, End]) -> End:
+def _source(ends: Mapping[str, Checkpoint]) -> Checkpoint:
     before, after = ends["before"], ends["after"]
     if isinstance(after, PeftModel):
         return after
@@ -232,7 +220,7 @@ def _source(ends: Mapping[str, End]) -> End:
     return named
 
 
-def _check_kind(role: str, end: End, after: End) -> None:
+def _check_kind(role: str, end: Checkpoint, after: Checkpoint) -> None:
     if isinstance(end, PeftModel):
         active_adapter(end, role)
         return
@@ -255,8 +243,8 @@ def _check_kind(role: str, end: End, after: End) -> None:
         )
 
 
-def _difference(role: str, ends: Mapping[str, End], base: Base, opening: Opening) -> str:
-    """What should be said about an end's base; raises if it is known to be another one."""
+def _difference(role: str, ends: Mapping[str, Checkpoint], base: Base, opening: Opening) -> str:
+    """What should be said about a checkpoint's base; raises if it is known to be another one."""
     end, before = ends[role], ends["before"]
     if end is base.source or (has_lora_layers(end) and not isinstance(end, PeftModel)):
         return ""
@@ -265,7 +253,7 @@ def _difference(role: str, ends: Mapping[str, End], base: Base, opening: Opening
         return _named_difference(role, str(end), base, given=given)
     check_same_config(opening.config(end, role), base.model.config, role)
     if isinstance(end, PeftModel):
-        weights, note = fit(HeldWeights(dict(base_weights(end))), base.model, role), ""
+        weights, note = fit(in_memory(base_weights(end)), base.model, role), ""
     else:
         weights, note = opening.weights(end, base.model, role)
     names, _ = compare({role: weights, "base": base.weights}, base.model)
@@ -286,7 +274,7 @@ def _named_difference(role: str, folder: str, base: Base, *, given: bool) -> str
         source = getattr(base.model, "name_or_path", "") or "a model in memory"
     else:
         source = str(base.source)
-    if _one_place(named, source):
+    if named == source or Path(named).resolve() == Path(source).resolve():
         return ""
     if not given:
         raise CheckpointError(
@@ -296,7 +284,3 @@ def _named_difference(role: str, folder: str, base: Base, *, given: bool) -> str
             remedy="Give two adapters of one base, or merge each into its base and give full models.",
         )
     return f"`{role}` is an adapter of {named}; it was put on {source}."
-
-
-def _one_place(one: str, other: str) -> bool:
-    return one == other or Path(one).resolve() == Path(other).resolve()

@@ -1,14 +1,9 @@
-"""Snapshots of a live model's trainable parameters: what a stage of training moved.
-
-A copy of a model in memory that shares nothing with it: no storage, no gradients, no hooks.
-"""
+"""Snapshots of a live model's trainable parameters: what a stage of training moved."""
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 
 import torch
 from peft import PeftModel
@@ -16,28 +11,20 @@ from torch import Tensor, nn
 
 from crosstune.foundation.errors import CheckpointError, UnsupportedError
 from crosstune.foundation.models import check_supported
-from crosstune.merging.checkpoints.adapters import parameter_name
+from crosstune.merging.checkpoints.adapters import active_adapter, layers_of, parameter_name
 from crosstune.merging.checkpoints.compatibility import check_dtypes, check_tensor, listed
-from crosstune.merging.checkpoints.plain_lora import active_adapter, layers_of
-from crosstune.merging.checkpoints.weights import HeldWeights, all_names
+from crosstune.merging.checkpoints.weights import Weights, all_names, in_memory
 
 
 def snapshot(
     model: nn.Module, before: Mapping[str, Tensor]
-) -> tuple[tuple[str, ...], tuple[HeldWeights, HeldWeights]]:
-    """What a stage moved, and the trainable parameters at its start and now, on the CPU.
-
-    Args:
-        before: Its trainable parameters at the start, by any of their names.
-
-    Returns:
-        The names of what moved, in the model's order, and the two states. Of an adapter only B counts as moved.
-    """
+) -> tuple[tuple[str, ...], tuple[Weights, Weights]]:
+    """The names of what a stage moved (of an adapter only B), and the trainable parameters at its start and now."""
     check_supported(model)
     start, now = _states(model, before)
     if isinstance(model, PeftModel):
         _keep_a(model, start, now)
-    weights = (HeldWeights(start), HeldWeights(now))
+    weights = (in_memory(start), in_memory(now))
     check_dtypes({"before": weights[0], "after": weights[1]}, tuple(now))
     for role, state in (("before", start), ("after", now)):
         for name, tensor in state.items():
@@ -74,19 +61,7 @@ def _states(
 
 
 def at_start(model: nn.Module, *, by_head: bool = False) -> dict[str, Tensor]:
-    """The trainable parameters of a model that begins a stage, copied to the CPU; `snapshot` takes them at its end.
-
-    Args:
-        model: The live model, unwrapped; it is only read.
-        by_head: Whether it will be repaired by head, for which A moves even where it is not trained.
-
-    Returns:
-        Name to tensor.
-
-    Raises:
-        ModelError: Weights are not finite.
-        UnsupportedError: The model is sharded or quantised, or its adapter is not fresh or not all that is trained.
-    """
+    """Copies of the trainable parameters of a model that begins a stage; by head, A counts even where it is not trained."""
     check_supported(model)
     _, start = _states(model, dict(model.named_parameters(remove_duplicate=False)))
     if isinstance(model, PeftModel):
@@ -138,46 +113,3 @@ def _refuse_used(path: str) -> NoReturn:
         found=f"a B that was not zero at the start, at {path}",
         remedy="Merge the adapter between stages, or use repair() on the saved adapters.",
     )
-
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-)
-_HALF = (torch.float16, torch.bfloat16)
-Model = TypeVar("Model", bound=nn.Module)
-
-
-def bare_copy(model: Model) -> Model:
-    """The model again, in eval mode, with its own storage and its `requires_grad`, without hooks and gradients.
-
-    What hangs on the hooks (a trainer, a probe) is not copied either.
-    """
-    memo: dict[int, Any] = {
-        id(hooks): OrderedDict()
-        for module in model.modules()
-        for name in _HOOKS
-        if (hooks := vars(module).get(name)) is not None
-    }
-    made = copy.deepcopy(model, memo)
-    for module in made.modules():
-        # transformers puts its hooks for hidden states on again where this flag is missing.
-        vars(module).pop("_output_capturing_hooks_installed", None)
-        if "_original_forward" in vars(module):
-            # accelerate's mixed-precision forward is a closure over the model that was copied.
-            del vars(module)["_original_forward"], vars(module)["forward"]
-    return made.eval()
-
-
-def widen(model: nn.Module) -> None:
-    """Hold half-precision parameters and buffers as float32."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dtype in _HALF:
-            tensor.data = tensor.data.float()

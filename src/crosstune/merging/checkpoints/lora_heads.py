@@ -1,8 +1,8 @@
 """Heads of an output projection under LoRA: there A moves in place of B, because a head is some of A's columns.
 
-The joint adapter has end j as B_j A with B_j = [0 … s_j B_j … 0]: its ends use other columns of B. So one
-B = Σ_j B_j serves all of them, and end j is A with the rows of the other ends zero: the same products, and linear in
-coefficients of A's columns, as B_j is in coefficients of B's rows.
+The joint adapter has checkpoint j as B_j A with B_j = [0 … s_j B_j … 0]: each uses other columns of B. So one
+B = Σ_j B_j serves all of them, and checkpoint j is A with the rows of the others zero: the same products, and linear
+in coefficients of A's columns, as B_j is in coefficients of B's rows.
 """
 
 from __future__ import annotations
@@ -15,23 +15,14 @@ from torch import Tensor
 
 from crosstune.foundation.errors import UnsupportedError
 from crosstune.foundation.models import Anatomy
-from crosstune.merging.checkpoints.endpoints import Ends
-from crosstune.merging.checkpoints.weights import HeldWeights, Weights, all_names
+from crosstune.merging.checkpoints.endpoints import Endpoints
+from crosstune.merging.checkpoints.weights import all_names, in_memory
 
 
-def by_input(ends: Ends) -> Ends:
-    """The same ends, of whose output projections A moves; those of a full model as they are.
+def by_input(ends: Endpoints) -> Endpoints:
+    """The same endpoints, of whose output projections A differs in place of B; those of a full model as they are.
 
-    The work model is left at `after`.
-
-    Args:
-        ends: The checkpoints; they are of no use any more, for they would not move the work model's A back.
-
-    Returns:
-        The ends, in which the output projections' A differs and their B does not.
-
-    Raises:
-        UnsupportedError: Two ends share an A, so that no one B serves both.
+    The work model is left at `after`. The endpoints given are of no use any more: they would not move A back.
     """
     turned: dict[str, list[Tensor]] = {}
     for b_name in _output_factors(ends):
@@ -52,14 +43,14 @@ def by_input(ends: Ends) -> Ends:
         ends,
         names=tuple(name for name in all_names(ends.model) if name in moved),
         weights=tuple(
-            _over(end, {name: tensors[at] for name, tensors in turned.items()})
+            {**end, **in_memory({name: tensors[at] for name, tensors in turned.items()})}
             for at, end in enumerate(ends.weights)
         ),
     )
 
 
-def _output_factors(ends: Ends) -> Iterator[str]:
-    """The B of every output projection that differs between the ends."""
+def _output_factors(ends: Endpoints) -> Iterator[str]:
+    """The B of every output projection that differs between the endpoints."""
     anatomy = Anatomy.of(ends.model)
     for name in ends.names:
         sites = {part.site for part in anatomy.parts_of(name)}
@@ -85,18 +76,14 @@ def _together(factors: Sequence[Tensor], name: str) -> tuple[Tensor, list[Tensor
     return whole, used
 
 
-def _a(ends: Ends, name: str) -> Tensor:
-    """The A of all ends; the work model's, where no end moves or trains it."""
-    if name in ends.weights[-1].names():
+def _a(ends: Endpoints, name: str) -> Tensor:
+    """The A of all; the work model's, where no checkpoint moves or trains it."""
+    if name in ends.weights[-1]:
         return ends.tensor(ends.count, name)
     found: Tensor = dict(ends.model.named_parameters())[name]
     return found.detach().cpu()
 
 
 def _differs(tensors: Sequence[Tensor] | None) -> bool:
-    """True for what is not turned, which differs anyway."""
+    """True for what is left as it was, which differs anyway."""
     return tensors is None or any(not torch.equal(one, tensors[-1]) for one in tensors)
-
-
-def _over(end: Weights, tensors: dict[str, Tensor]) -> HeldWeights:
-    return HeldWeights({**{name: end.tensor(name) for name in end.names()}, **tensors})

@@ -1,11 +1,13 @@
-"""Reading the ends of a repair: configurations, tokenizers, a work model of its own, tensors from files."""
+"""Reading the endpoint checkpoints: configurations, tokenizers, a work model of its own, tensors from files."""
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +23,15 @@ from crosstune.merging.checkpoints.compatibility import (
     fit,
     refuse_quantised,
 )
-from crosstune.merging.checkpoints.live import bare_copy, widen
 from crosstune.merging.checkpoints.weights import (
     Digest,
-    HeldWeights,
-    StoredWeights,
     Weights,
     all_names,
+    in_folder,
+    of_module,
 )
 
-End = nn.Module | str | Path
+Checkpoint = nn.Module | str | Path
 _WHERE_THE_MODEL_IS = ("after", "base")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -47,30 +48,23 @@ class Opening:
     precision: str
     trust_remote_code: bool
 
-    def work_model(self, end: End, role: str) -> Any:
-        """A model of its own with this end's weights, on the device."""
+    def work_model(self, end: Checkpoint, role: str) -> Any:
+        """A model of its own with this checkpoint's weights, on the device."""
         if isinstance(end, nn.Module):
             model = bare_copy(end)
             if self.precision != "model":
                 widen(model)
             return model.to(self.device)
         with about(role):
-            stored = stored_weights(end)
-        wide = stored is not None and any(
-            stored.dtype(name) == torch.float64 for name in stored.names()
-        )
-        dtype = "auto" if self.precision == "model" else "float64" if wide else "float32"
-        with about(role):
+            stored = in_folder(end) or {}
+            wide = any(tensor.dtype == torch.float64 for tensor in stored.values())
+            dtype = "auto" if self.precision == "model" else "float64" if wide else "float32"
             return load_model(
                 end, dtype=dtype, device=self.device, trust_remote_code=self.trust_remote_code
             )
 
-    def config(self, end: End, role: str) -> Any:
-        """The configuration of an end.
-
-        Returns:
-            It, of a decoder whose weights are whole and not quantised.
-        """
+    def config(self, end: Checkpoint, role: str) -> Any:
+        """The configuration of a decoder whose weights are whole and not quantised."""
         with about(role):
             if isinstance(end, nn.Module):
                 check_supported(end)
@@ -80,18 +74,14 @@ class Opening:
         refuse_quantised(config, role)
         return config
 
-    def check_configs(self, ends: Mapping[str, End]) -> None:
-        """Raise unless all ends are whole decoders of one architecture."""
+    def check_configs(self, ends: Mapping[str, Checkpoint]) -> None:
+        """Raise unless all are whole decoders of one architecture."""
         configs = {role: self.config(end, role) for role, end in ends.items()}
         for role, config in configs.items():
             check_same_config(config, configs["after"], role)
 
-    def tokenizer(self, ends: Mapping[str, End], given: Any) -> Any:
-        """The tokenizer of the ends, once all that can be found were found to be the same.
-
-        Returns:
-            The user's, else that of `after`, else that of another end.
-        """
+    def tokenizer(self, ends: Mapping[str, Checkpoint], given: Any) -> Any:
+        """The user's tokenizer, else that of `after`, else another's; all that can be found must be the same."""
         found = {} if given is None else {"tokenizer": given}
         for role, end in reversed(list(ends.items())):
             if not isinstance(end, nn.Module) and _has_tokenizer(end):
@@ -109,19 +99,12 @@ class Opening:
             check_same_tokenizer(tokenizer, reference, role)
         return found.get("tokenizer", reference)
 
-    def weights(self, end: End, model: nn.Module, role: str) -> tuple[Weights, str]:
-        """One end's tensors under the model's parameter names.
-
-        Args:
-            model: The work model; at this end if the role is ``after`` or ``base``.
-
-        Returns:
-            The tensors, and a note that says so if they had to be read into memory.
-        """
+    def weights(self, end: Checkpoint, model: nn.Module, role: str) -> tuple[Weights, str]:
+        """A checkpoint's tensors under the model's names, and a note if they had to be read into memory."""
         if isinstance(end, nn.Module):
-            return fit(HeldWeights.of(end), model, role), ""
+            return fit(of_module(end), model, role), ""
         with about(role):
-            stored = stored_weights(end)
+            stored = in_folder(end)
         streamed = None if stored is None else _streamed(stored, model, role)
         if streamed is not None:
             return streamed, ""
@@ -138,31 +121,13 @@ class Opening:
             else "transformers converts its files to another layout as it loads them"
         )
         note = f"`{role}` was read whole into memory and not tensor by tensor: {why}."
-        return fit(HeldWeights.of(loaded), model, role), note
-
-
-def stored_weights(end: str | Path) -> StoredWeights | None:
-    """The tensors in a model folder's files; None for a hub id or where there are none."""
-    return StoredWeights.of(Path(end)) if Path(end).is_dir() else None
+        return fit(of_module(loaded), model, role), note
 
 
 def compare(
     ends: Mapping[str, Weights], model: nn.Module
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """What differs between any two ends; one tensor of each is in memory at a time.
-
-    Args:
-        ends: Role → tensors under the model's names.
-        model: The work model.
-
-    Returns:
-        The names, in the model's order, and each end's fingerprint.
-
-    Raises:
-        CheckpointError: A dtype differs.
-        ModelError: A tensor is not finite.
-        UnsupportedError: A tensor is quantised.
-    """
+    """The names of what differs between any two, and each one's fingerprint; one tensor of each is in memory at a time."""
     known = tuple(all_names(model))
     check_dtypes(ends, known)
     digests = {role: Digest() for role in ends}
@@ -171,7 +136,7 @@ def compare(
         first: Tensor | None = None
         differs = False
         for role, end in ends.items():
-            tensor = end.tensor(name)
+            tensor = end[name].read()
             check_tensor(tensor, role, name)
             digests[role].add(name, tensor)
             first = tensor if first is None else first
@@ -180,8 +145,8 @@ def compare(
     return tuple(names), {role: str(digest) for role, digest in digests.items()}
 
 
-def source_of(end: End) -> str:
-    """What to call an end where it came from: its folder or hub id, or the kind of model in memory."""
+def source_of(end: Checkpoint) -> str:
+    """What to call a checkpoint: its folder or hub id, or the kind of model in memory."""
     return f"{type(end).__name__} in memory" if isinstance(end, nn.Module) else str(end)
 
 
@@ -197,7 +162,7 @@ def _config_of(model: nn.Module) -> Any:
     return config
 
 
-def _streamed(stored: StoredWeights, model: nn.Module, role: str) -> Weights | None:
+def _streamed(stored: Weights, model: nn.Module, role: str) -> Weights | None:
     """The files under the model's names, or None where they hold something else than the model computes with."""
     try:
         found = fit(stored, model, role)
@@ -214,6 +179,49 @@ def _has_tokenizer(end: str | Path) -> bool:
 def _is_at(model: nn.Module, weights: Weights) -> bool:
     """Whether the files hold what transformers made of them; it converts some layouts while loading."""
     return all(
-        torch.equal(parameter.detach().cpu(), weights.tensor(name).to(parameter.dtype))
+        torch.equal(parameter.detach().cpu(), weights[name].read().to(parameter.dtype))
         for name, parameter in model.named_parameters()
     )
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+)
+_HALF = (torch.float16, torch.bfloat16)
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def bare_copy(model: Model) -> Model:
+    """The model again, in eval mode, with its own storage and its `requires_grad`, without hooks and gradients.
+
+    What hangs on the hooks (a trainer, a probe) is not copied either.
+    """
+    memo: dict[int, Any] = {
+        id(hooks): OrderedDict()
+        for module in model.modules()
+        for name in _HOOKS
+        if (hooks := vars(module).get(name)) is not None
+    }
+    made = copy.deepcopy(model, memo)
+    for module in made.modules():
+        # transformers puts its hooks for hidden states on again where this flag is missing.
+        vars(module).pop("_output_capturing_hooks_installed", None)
+        if "_original_forward" in vars(module):
+            # accelerate's mixed-precision forward is a closure over the model that was copied.
+            del vars(module)["_original_forward"], vars(module)["forward"]
+    return made.eval()
+
+
+def widen(model: nn.Module) -> None:
+    """Hold half-precision parameters and buffers as float32."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype in _HALF:
+            tensor.data = tensor.data.float()

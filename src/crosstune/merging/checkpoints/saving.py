@@ -1,7 +1,4 @@
-"""Writing a repaired model: an ordinary checkpoint or adapter, whole or not at all, that says where it comes from.
-
-The model card of a repaired model: that of `after` with a section, or a new one.
-"""
+"""Writing a repaired model: an ordinary checkpoint or adapter, whole or not at all, that says where it comes from."""
 
 from __future__ import annotations
 
@@ -14,36 +11,42 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from crosstune.foundation.errors import SettingsError, StorageError
 from crosstune.foundation.models import save_model
 from crosstune.foundation.storage import canonical, write_json, write_text
 from crosstune.merging.checkpoints.adapters import (
+    active_adapter,
     adapter_of,
     file_key,
+    layers_of,
     parameter_name,
     plain_name,
 )
-from crosstune.merging.checkpoints.endpoints import Ends, Parent
+from crosstune.merging.checkpoints.endpoints import Endpoints, Parent
 from crosstune.merging.checkpoints.joint_lora import join
-from crosstune.merging.checkpoints.plain_lora import active_adapter, layers_of
 
 _START, _END = "<!-- crosstune repair -->", "<!-- end of crosstune repair -->"
 
 
 def card_of(parents: Sequence[Parent], text: str, *, kind: str) -> str:
-    """The card's Markdown; a section of an earlier repair gives way to the new one.
+    """The model card: that of ``after`` with a section on the repair in place of an earlier one, or a new one.
 
-    Args:
-        parents: Where the weights come from; the folder of ``after`` may have a card of its own.
-        kind: ``full``, ``lora``, or ``merged``: no adapter any more, so the adapter's card is not its card.
+    The kind is ``full``, ``lora``, or ``merged``: no adapter any more, so the adapter's card is not its card.
     """
-    existing = (None if kind == "merged" else _existing(parents)) or _front(kind)
-    kept = existing
-    if _START in kept and _END in kept:
-        kept = kept.partition(_START)[0] + kept.partition(_END)[2]
-    return f"{kept.rstrip()}\n\n{_section(parents, text)}\n"
+    after = next(parent for parent in parents if parent.role == "after")
+    file = Path(after.source) / "README.md"
+    if kind != "merged" and file.is_file():
+        card = file.read_text(encoding="utf-8")
+    else:
+        library = "peft" if kind == "lora" else "transformers"
+        card = (
+            f"---\nlibrary_name: {library}\npipeline_tag: text-generation\n"
+            "tags:\n- crosstune\n- repair\n---\n\n# Repaired language model"
+        )
+    if _START in card and _END in card:
+        card = card.partition(_START)[0] + card.partition(_END)[2]
+    return f"{card.rstrip()}\n\n{_section(parents, text)}\n"
 
 
 def escape(text: str) -> str:
@@ -52,20 +55,6 @@ def escape(text: str) -> str:
     for mark in "\\`*_[]|#":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
-
-
-def _existing(parents: Sequence[Parent]) -> str | None:
-    after = next(parent for parent in parents if parent.role == "after")
-    card = Path(after.source) / "README.md"
-    return card.read_text(encoding="utf-8") if card.is_file() else None
-
-
-def _front(kind: str) -> str:
-    library = "peft" if kind == "lora" else "transformers"
-    return (
-        f"---\nlibrary_name: {library}\npipeline_tag: text-generation\n"
-        "tags:\n- crosstune\n- repair\n---\n\n# Repaired language model"
-    )
 
 
 def _section(parents: Sequence[Parent], text: str) -> str:
@@ -91,7 +80,7 @@ def _section(parents: Sequence[Parent], text: str) -> str:
 
 
 def save_repaired(
-    ends: Ends,
+    ends: Endpoints,
     folder: str | Path,
     *,
     manifest: Mapping[str, object],
@@ -102,12 +91,8 @@ def save_repaired(
 
     A full model becomes an ordinary Hugging Face checkpoint. An adapter becomes an ordinary PEFT adapter with one
     rank and one scale for all modules, or a full model it is merged into. Beside it lie ``repair.json`` (the
-    manifest and the parents) and ``README.md`` (the model card of `after` with a section about the repair).
-
-    Args:
-        ends: The ends, with the work model at the point to be kept.
-        folder: Where it goes; a model there is replaced, but none that this one comes from.
-        card: What the card's section is to say, as Markdown; raw HTML in it is shown and not obeyed.
+    manifest and the parents) and ``README.md`` (the model card, in which raw HTML is shown and not obeyed). A
+    model in the folder is replaced, but none that this one comes from.
     """
     if merge and ends.kind == "full":
         raise SettingsError(
@@ -116,27 +101,23 @@ def save_repaired(
             found="True",
             remedy="Leave it out; there is no adapter to merge.",
         )
-    _spare_the_parents(ends, Path(folder))
-    return save_model(_Repaired(ends, manifest, card, merge), ends.tokenizer, folder)
-
-
-def _spare_the_parents(ends: Ends, folder: Path) -> None:
     for parent in ends.parents:
         source = Path(parent.source)
-        if source.exists() and source.resolve() == folder.resolve():
+        if source.exists() and source.resolve() == Path(folder).resolve():
             raise StorageError(
                 "folder",
                 law="must not be a folder that the repair reads",
                 found=f"{folder}, which is `{parent.role}`",
                 remedy="Choose another folder.",
             )
+    return save_model(_Repaired(ends, manifest, card, merge), ends.tokenizer, folder)
 
 
 @dataclass(frozen=True)
 class _Repaired:
     """What `save_model` is to write."""
 
-    ends: Ends
+    ends: Endpoints
     manifest: Mapping[str, object]
     card: str
     merge: bool
@@ -158,7 +139,7 @@ class _Repaired:
 
 
 @contextmanager
-def _as_stored(ends: Ends) -> Iterator[None]:
+def _as_stored(ends: Endpoints) -> Iterator[None]:
     """Let every parameter have the dtype in which `after` keeps it; afterwards every bit is as it was."""
     kept = [(p, p.data) for _, p in ends.model.named_parameters()]
     try:
@@ -170,7 +151,7 @@ def _as_stored(ends: Ends) -> Iterator[None]:
             parameter.data = data
 
 
-def _save_adapter(ends: Ends, folder: Path) -> None:
+def _save_adapter(ends: Endpoints, folder: Path) -> None:
     """Write the adapter's own two files; PEFT's saver would look names up on the hub and guess by adapter names."""
     model: PeftModel = ends.model
     adapter = adapter_of(model, "model")
@@ -185,28 +166,33 @@ def _save_adapter(ends: Ends, folder: Path) -> None:
             tensors[file_key(path, factor)] = tensor.to(kept).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    _config(joint.config, adapter.config).save_pretrained(str(folder))
-
-
-def _config(joint: LoraConfig, live: LoraConfig) -> LoraConfig:
-    entries = {field.name: getattr(joint, field.name) for field in fields(joint) if field.init}
-    named = joint.base_model_name_or_path or live.base_model_name_or_path
+    entries = {
+        field.name: getattr(joint.config, field.name) for field in fields(LoraConfig) if field.init
+    }
+    named = joint.config.base_model_name_or_path or adapter.config.base_model_name_or_path
     ours = {"inference_mode": True, "init_lora_weights": True, "base_model_name_or_path": named}
-    return LoraConfig(**entries | ours)
+    LoraConfig(**entries | ours).save_pretrained(str(folder))
 
 
 @contextmanager
-def _merged(ends: Ends) -> Iterator[Any]:
+def _merged(ends: Endpoints) -> Iterator[Any]:
     """The base model with the adapter added to its weights, in the base's dtypes; afterwards all is as it was."""
     model: Any = ends.model
     name = active_adapter(model, "model")
     base = model.get_base_model()
     layers = layers_of(model, name, "model")
-    deltas = _deltas(layers, name)
+    with torch.no_grad():
+        deltas = {
+            f"{plain_name(path)}.{getattr(layer, 'parameter_name', 'weight')}": layer.get_delta_weight(
+                name
+            )
+            for path, layer in layers.items()
+        }
     kept = [(p, p.data) for _, p in model.named_parameters()]
     stored = {plain_name(full): ends.dtype(full) for full, _ in model.named_parameters()}
     places = [
-        (_owner(base, path), path.rpartition(".")[2], layer) for path, layer in layers.items()
+        (base.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], layer)
+        for path, layer in layers.items()
     ]
     description = vars(base).pop("peft_config", None)
     try:
@@ -225,17 +211,3 @@ def _merged(ends: Ends) -> Iterator[Any]:
             parameter.data = data
         if description is not None:
             base.peft_config = description
-
-
-def _deltas(layers: Mapping[str, Any], adapter: str) -> dict[str, Tensor]:
-    with torch.no_grad():
-        return {
-            f"{plain_name(path)}.{getattr(layer, 'parameter_name', 'weight')}": layer.get_delta_weight(
-                adapter
-            )
-            for path, layer in layers.items()
-        }
-
-
-def _owner(base: nn.Module, path: str) -> nn.Module:
-    return base.get_submodule(path.rpartition(".")[0])

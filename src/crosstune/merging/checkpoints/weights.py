@@ -1,12 +1,14 @@
-"""Weights of one model by parameter name, wherever they are: in safetensors files, in a module, in a mapping."""
+"""Weights of one model by parameter name, wherever they are: in safetensors files or in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from crosstune.foundation.errors import CheckpointError
 
-_DTYPES = {
+_FLOATS = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -23,118 +25,72 @@ _DTYPES = {
 _INDEX = "model.safetensors.index.json"
 
 
-class Weights(Protocol):
-    """Tensors of one model by name; nothing more need be in memory than what is asked for."""
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in memory, or in a file from which it is read when asked for.
 
-    def names(self) -> Iterable[str]:
-        """The names it has a tensor for."""
+    Attributes:
+        dtype: The dtype in which it is kept; None if that is not a plain float.
+        read: Gives it on the CPU as kept; it may share storage with a model, so do not write to it.
+    """
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, without reading it."""
-
-    def dtype(self, name: str) -> torch.dtype | None:
-        """The dtype in which it is kept, without reading it; None if that is not a plain float."""
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor on the CPU, in the dtype in which it is kept; it may share storage, so do not write to it."""
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+    read: Callable[[], Tensor]
 
 
-class HeldWeights:
-    """Weights that are in memory: of a module, or a mapping."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    @classmethod
-    def of(cls, model: nn.Module) -> HeldWeights:
-        """The parameters of a module, each under all its names."""
-        return cls(dict(model.named_parameters(remove_duplicate=False)))
-
-    def names(self) -> Iterable[str]:
-        """The names it has a tensor for."""
-        return self._tensors.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return tuple(self._tensors[name].shape)
-
-    def dtype(self, name: str) -> torch.dtype | None:
-        """The tensor's dtype, or None if that is not a plain float."""
-        dtype = self._tensors[name].dtype
-        return dtype if dtype in _DTYPES.values() else None
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor, detached, on the CPU."""
-        return self._tensors[name].detach().cpu()
+Weights = Mapping[str, StoredTensor]
 
 
-class StoredWeights:
-    """Weights in the safetensors files of a folder, read tensor by tensor when asked for."""
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        self._file: dict[str, Any] = {}
-        for path in files:
-            try:
-                opened: Any = safe_open(path, framework="pt", device="cpu")
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(
-                    str(path),
-                    law="must be a whole safetensors file",
-                    found=f"{type(error).__name__}: {error}",
-                    remedy="Save or fetch the model again.",
-                ) from error
-            self._file.update(dict.fromkeys(opened.keys(), opened))
-
-    @classmethod
-    def of(cls, folder: Path) -> StoredWeights | None:
-        """The weights that transformers would read in a model folder, or None where it holds none."""
-        whole, index = folder / "model.safetensors", folder / _INDEX
-        if whole.is_file():
-            return cls([whole])
-        if index.is_file():
-            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            return cls(folder / name for name in sorted(set(shards)))
-        return None
-
-    def names(self) -> Iterable[str]:
-        """The keys in the files."""
-        return self._file.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, from the file's header."""
-        return tuple(self._file[name].get_slice(name).get_shape())
-
-    def dtype(self, name: str) -> torch.dtype | None:
-        """The dtype, from the file's header; None if that is not a plain float."""
-        return _DTYPES.get(self._file[name].get_slice(name).get_dtype())
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor, read now."""
-        tensor: Tensor = self._file[name].get_tensor(name)
-        return tensor
+def in_memory(tensors: Mapping[str, Tensor]) -> Weights:
+    """Weights that are in memory; nothing is copied."""
+    return {
+        name: StoredTensor(
+            tuple(tensor.shape),
+            tensor.dtype if tensor.dtype in _FLOATS.values() else None,
+            tensor.detach().cpu,
+        )
+        for name, tensor in tensors.items()
+    }
 
 
-class NamedWeights:
-    """The same weights under a model's own parameter names."""
+def of_module(model: nn.Module) -> Weights:
+    """The parameters of a module, each under all its names."""
+    return in_memory(dict(model.named_parameters(remove_duplicate=False)))
 
-    def __init__(self, weights: Weights, name_there: Mapping[str, str]) -> None:
-        self._weights, self._name_there = weights, name_there
 
-    def names(self) -> Iterable[str]:
-        """The model's parameter names."""
-        return self._name_there.keys()
+def in_files(files: Iterable[Path]) -> Weights:
+    """Weights in safetensors files; only their headers are read now."""
+    found: dict[str, StoredTensor] = {}
+    for path in files:
+        try:
+            opened: Any = safe_open(path, framework="pt", device="cpu")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                str(path),
+                law="must be a whole safetensors file",
+                found=f"{type(error).__name__}: {error}",
+                remedy="Save or fetch the model again.",
+            ) from error
+        for name in opened.keys():  # noqa: SIM118 (no mapping)
+            header = opened.get_slice(name)
+            found[name] = StoredTensor(
+                tuple(header.get_shape()),
+                _FLOATS.get(header.get_dtype()),
+                partial(opened.get_tensor, name),
+            )
+    return found
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return self._weights.shape(self._name_there[name])
 
-    def dtype(self, name: str) -> torch.dtype | None:
-        """The dtype in which it is kept; None if that is not a plain float."""
-        return self._weights.dtype(self._name_there[name])
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor on the CPU."""
-        return self._weights.tensor(self._name_there[name])
+def in_folder(folder: str | Path) -> Weights | None:
+    """The weights that transformers would read in a model folder; None for a hub id or where it holds none."""
+    whole, index = Path(folder) / "model.safetensors", Path(folder) / _INDEX
+    if whole.is_file():
+        return in_files([whole])
+    if index.is_file():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return in_files(index.parent / name for name in sorted(set(shards)))
+    return None
 
 
 def all_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -164,7 +120,7 @@ class Digest:
         return self._sha.hexdigest()[:16]
 
 
-def fingerprint_of(tensors: Iterator[tuple[str, Tensor]]) -> str:
+def fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Sixteen hexadecimal digits of these tensors, taken in order."""
     digest = Digest()
     for name, tensor in tensors:

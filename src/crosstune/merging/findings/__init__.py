@@ -1,1 +1,1 @@
-"""Findings: from scores on reported rows to intervals, rivals and plain sentences."""
+"""Findings: from scores on test rows to intervals, rivals and plain sentences."""

@@ -1,9 +1,9 @@
-"""mean(learned losses) + λ · mean(forgotten losses) + penalty · mean_s (1 − w_s)², over everything seen so far.
+"""mean(learned losses) + λ · mean(forgotten losses) + penalty · mean_s (1 − w_s)², over everything evaluated so far.
 
-One look tells every task's loss and exact slope at a point of the box. What was seen serves every later goal:
-an answer is always the best of the whole archive.
+One evaluation gives every task's loss and exact slope at a point of the space, and serves every later goal: an answer
+is always the best of the whole archive.
 
-θ(v) = θ_0 + Σ_j a_j (θ_j − θ_0) with a_j = v_j Π_{i>j} (1 − v_i): a box of v covers the simplex of a.
+θ(v) = θ_0 + Σ_j a_j (θ_j − θ_0) with a_j = v_j Π_{i>j} (1 − v_i): the cube of v covers the simplex of a.
 
 Several checkpoints of a stage are mixed one after the other, θ^(0) = θ_0 and θ^(j) = θ^(j−1) + v_j (θ_j − θ^(j−1)).
 So each v_j moves freely in [0, 1], the shares stay convex, and v = (…, 1) is the last checkpoint itself.
@@ -30,17 +30,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crosstune.foundation.errors import MeasurementError
-
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What one look found at a point of the box.
+class Evaluated:
+    """A point of the space with its losses (nats per scored token) and their slopes.
 
     Shapes: at [S]; losses [K]; slopes [K, S].
-    Unit: nats per scored token; nats per unit of the coefficient.
     """
 
     at: Array
@@ -53,24 +50,19 @@ class Seen:
         return bool(np.isfinite(self.losses).all() and np.isfinite(self.slopes).all())
 
 
-Look = Callable[[Array], Seen]
+Evaluate = Callable[[Array], Evaluated]
 
 
 class Objective(Protocol):
-    """What a search makes small: a figure of what was seen, and its slope."""
+    """What a search makes small: a figure of an evaluated point, and its derivative with respect to the point, [S]."""
 
-    def value(self, seen: Seen) -> float:
-        """The figure."""
-        ...
-
-    def slope(self, seen: Seen) -> Array:
-        """Its derivative with respect to the point, [S]."""
-        ...
+    def value(self, seen: Evaluated) -> float: ...  # noqa: D102
+    def slope(self, seen: Evaluated) -> Array: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One exchange rate: a nat of the forgotten tasks is worth ``rate`` nats of the learned ones.
+    """One trade-off weight: a nat of the forgotten tasks is worth ``rate`` nats of the learned ones.
 
     ``learned`` and ``forgotten`` are places among the tasks; an empty group counts 0. The first ``unpulled``
     coefficients are not in the penalty: of several checkpoints only the share of the last one pulls towards it.
@@ -82,12 +74,12 @@ class Goal:
     penalty: float = 0.0
     unpulled: int = 0
 
-    def value(self, seen: Seen) -> float:
+    def value(self, seen: Evaluated) -> float:
         """mean(learned) + rate · mean(forgotten) + penalty · mean((1 − w)²)."""
         distance = np.mean((1 - seen.at[self.unpulled :]) ** 2)
         return float(self._weights(len(seen.losses)) @ seen.losses + self.penalty * distance)
 
-    def slope(self, seen: Seen) -> Array:
+    def slope(self, seen: Evaluated) -> Array:
         """The derivative of ``value`` with respect to each coefficient, [S]."""
         pull = -2 * self.penalty * (1 - seen.at) / (len(seen.at) - self.unpulled)
         pull[: self.unpulled] = 0.0
@@ -108,59 +100,48 @@ class Goal:
 
 
 class Archive:
-    """Everything that the searches of one granularity have seen, each point once."""
+    """Everything that the searches of one granularity have evaluated, each point once."""
 
-    def __init__(self, seen: Sequence[Seen] = ()) -> None:
-        self._seen: dict[bytes, Seen] = {}
+    def __init__(self, seen: Sequence[Evaluated] = ()) -> None:
+        self._seen: dict[bytes, Evaluated] = {}
         for one in seen:
             self.add(one)
 
-    def __len__(self) -> int:
-        return len(self._seen)
-
     @property
-    def seen(self) -> tuple[Seen, ...]:
-        """All of it, in the order of looking."""
+    def seen(self) -> tuple[Evaluated, ...]:
+        """All of it, in the order of evaluation."""
         return tuple(self._seen.values())
 
-    def add(self, seen: Seen) -> None:
-        """From now on the point is known; looking at it again changes nothing."""
+    def add(self, seen: Evaluated) -> None:
+        """From now on the point is known; adding it again changes nothing."""
         self._seen.setdefault(_key(seen.at), seen)
 
-    def find(self, at: Array) -> Seen | None:
-        """What was seen at exactly this point."""
+    def find(self, at: Array) -> Evaluated | None:
+        """What was evaluated at exactly this point."""
         return self._seen.get(_key(at))
 
-    def best(self, goal: Objective) -> Seen:
-        """The argmin over everything seen, the earliest of equals; a point with a NaN is never best."""
+    def best(self, goal: Objective) -> Evaluated:
+        """The argmin over everything, the earliest of equals; a point with a NaN is never best."""
         best = _argmin(self.seen, goal)
-        if best is None:
-            raise MeasurementError(
-                "archive",
-                law="must hold a point with finite losses before a search starts",
-                found=f"{len(self)} points, none of them finite",
-                remedy="Look at the endpoints first, and check their losses.",
-            )
+        assert (
+            best is not None
+        )  # a search begins with the endpoints, and what is not finite was refused
         return best
 
-    def best_within(self, limits: Mapping[int, float], goal: Goal) -> Seen | None:
-        """The point whose forgotten loss (and penalty) is least among those within all limits.
-
-        Returns:
-            What was seen there; None where no point keeps the limits.
-        """
+    def best_within(self, limits: Mapping[int, float], goal: Goal) -> Evaluated | None:
+        """The point of least forgotten loss (and penalty) within all limits; None where no point keeps them."""
         feasible = [one for one in self.seen if excess(one, limits) <= 0]
         return _argmin(feasible, goal.forgotten_alone)
 
 
-def excess(seen: Seen, limits: Mapping[int, float]) -> float:
+def excess(seen: Evaluated, limits: Mapping[int, float]) -> float:
     """By how much the worst limit is broken; a point with a NaN breaks every limit."""
     if not seen.finite:
         return np.inf
     return max((float(seen.losses[task]) - limit for task, limit in limits.items()), default=0.0)
 
 
-def _argmin(seen: Sequence[Seen], goal: Objective) -> Seen | None:
+def _argmin(seen: Sequence[Evaluated], goal: Objective) -> Evaluated | None:
     return min((one for one in seen if one.finite), key=goal.value, default=None)
 
 
@@ -174,9 +155,9 @@ def shares(v: Array) -> Array:
 
 
 def pull_back(v: Array, inner: Array) -> Array:
-    """∂L/∂v of each piece from inner_j = ⟨∂L/∂θ, θ_j − θ_0⟩.
+    """∂L/∂v of each group from inner_j = ⟨∂L/∂θ, θ_j − θ_0⟩.
 
-    ∂θ/∂v_j = Π_{i>j} (1 − v_i) · (θ_j − θ^(j−1)), so nothing is divided and a corner of the box is no
+    ∂θ/∂v_j = Π_{i>j} (1 − v_i) · (θ_j − θ^(j−1)), so nothing is divided and a corner of the cube is no
     exception; with one checkpoint it is the identity.
 
     Shapes: v and inner [J, P].
@@ -197,13 +178,7 @@ def _left_by_later(v: Array) -> Array:
 
 
 def non_dominated(points: Array) -> NDArray[np.bool_]:
-    """Which points no other dominates; of exact duplicates the first, and never one that is not finite.
-
-    Shapes: points [..., N, 2].
-
-    Returns:
-        True for the points of the front, [..., N].
-    """
+    """Which points [..., N, 2] no other dominates, [..., N]; of duplicates the first, and never one that is not finite."""
     there, here = points[..., :, None, :], points[..., None, :, :]  # [..., N, N who is judged, 2]
     better = (there <= here).all(-1) & (there < here).any(-1)
     earlier = np.triu(np.ones(better.shape[-2:], dtype=bool), k=1)
@@ -213,16 +188,11 @@ def non_dominated(points: Array) -> NDArray[np.bool_]:
 
 
 def hypervolume(points: Array, worst: Array, best: Array) -> Array:
-    """The share of the rectangle between worst and best that the points dominate.
+    """The share [...] of the rectangle between worst and best [..., 2] that the points [..., N, 2] dominate.
 
     The region is cut at ``worst`` only: points may lie beyond ``best`` (the repair of a task can end below its
     loss before), and then the share may exceed 1. NaN where the rectangle has no area, and where a point is NaN.
     No points dominate nothing.
-
-    Shapes: points [..., N, 2]; worst and best [..., 2].
-
-    Returns:
-        The share, [...].
     """
     sides = worst - best
     clipped = np.minimum(points, worst[..., None, :])

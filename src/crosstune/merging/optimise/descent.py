@@ -1,8 +1,8 @@
-"""min over w of mean(learned losses) + λ · mean(forgotten losses) + penalty · mean_s (1 − w_s)², in few looks.
+"""min over w of mean(learned losses) + λ · mean(forgotten losses) + penalty · mean_s (1 − w_s)², in few evaluations.
 
-One look (a forward and a backward over the selection rows) tells every task's loss and exact slope at a point of
-the box. Looks are dear and all else is cheap, so every look is kept in an archive and serves all later goals:
-each search starts where the archive is best, and each answer is the best of everything seen.
+One evaluation (a forward and a backward over the validation rows) gives every task's loss and exact slope at a point
+of the space. Evaluations are dear and all else is cheap, so each is kept in an archive and serves all later goals:
+each search starts where the archive is best, and each answer is the best of everything evaluated.
 
 Source: Byrd, Lu, Nocedal & Zhu (1995), *A limited memory algorithm for bound constrained optimization*;
 Kraft (1988), *A software package for sequential quadratic programming*; one coefficient for all is
@@ -20,95 +20,75 @@ from scipy import optimize
 from crosstune.merging.optimise.archive import (
     Archive,
     Array,
+    Evaluate,
+    Evaluated,
     Goal,
-    Look,
     Objective,
-    Seen,
     excess,
 )
-
-__all__ = [
-    "Archive",
-    "Array",
-    "Bounds",
-    "Goal",
-    "Look",
-    "Objective",
-    "Seen",
-    "coordinate_search",
-    "minimise",
-    "sweep",
-    "within",
-]
 
 Bounds = tuple[float, float]
 
 TOLERANCE = 1e-3  # nats per token: far below what a few dozen rows can tell apart
-FIRST_STEP = 0.25  # of the box's side, along the steepest coordinate
-LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FIRST_STEP = 0.25  # of the range of a coefficient, along the steepest coordinate
 MAX_FOR_SLSQP = 1000  # its step is dense, in O(S³): half a second at 1000 coefficients, six at 2000
 
 
 def minimise(
-    look: Look,
+    evaluate: Evaluate,
     archive: Archive,
     goal: Objective,
     bounds: Bounds,
     evaluations: int,
     tolerance: float = TOLERANCE,
-) -> Seen:
-    """The best point for the goal that at most ``evaluations`` further looks find.
+) -> Evaluated:
+    """The archive's best point for the goal after at most so many further evaluations, never worse than before.
 
     Bounded quasi-Newton from the archive's best point. It stops when a step wins less than ``tolerance`` nats,
     when the slopes promise less than that on the whole way to the bounds, or where a loss is not finite.
-
-    Returns:
-        The archive's best point afterwards, never worse than the one before.
     """
-    _descend(_Counted(look, archive, bounds, evaluations), goal, tolerance)
+    _descend(_Counted(evaluate, archive, bounds, evaluations), goal, tolerance)
     return archive.best(goal)
 
 
 def sweep(
-    look: Look, archive: Archive, goals: Sequence[Goal], bounds: Bounds, evaluations: int
-) -> list[Seen]:
-    """The best point of every goal, in the order of the goals, each over everything that was seen.
+    evaluate: Evaluate,
+    archive: Archive,
+    goals: Sequence[Goal],
+    bounds: Bounds,
+    evaluations: int,
+) -> list[Evaluated]:
+    """The best point of every goal, in the order of the goals, each over everything that was evaluated.
 
-    Goals are searched from the lowest rate to the highest, so that each starts near the last one's answer (of
-    the orders tried it needs the fewest looks); ``evaluations`` is the limit of each. Let p and q be the answers at rates λ < μ, with learned losses (and equal
-    penalty) L and forgotten losses F. Both are argmins over the same points, so L_p + λF_p ≤ L_q + λF_q
+    Goals are searched from the lowest weight to the highest, so that each starts near the last one's answer (of
+    the orders tried it needs the fewest evaluations); ``evaluations`` is the limit of each. Let p and q be the answers
+    at weights λ < μ, with learned losses (and equal penalty) L and forgotten losses F. Both are argmins over the same points, so L_p + λF_p ≤ L_q + λF_q
     and L_q + μF_q ≤ L_p + μF_p; their sum says (μ − λ)(F_q − F_p) ≤ 0: the forgotten loss never rises
-    with the rate, and by the first line the learned loss never falls.
-
-    Returns:
-        One point per goal.
+    with the weight, and by the first line the learned loss never falls.
     """
     for goal in sorted(goals, key=lambda goal: goal.rate):
-        minimise(look, archive, goal, bounds, evaluations)
+        minimise(evaluate, archive, goal, bounds, evaluations)
     return [archive.best(goal) for goal in goals]
 
 
 def within(
-    look: Look,
+    evaluate: Evaluate,
     archive: Archive,
     limits: Mapping[int, float],
     goal: Goal,
     bounds: Bounds,
     evaluations: int,
     slack: float = 1e-3,
-) -> Seen | None:
-    """The point of least forgotten loss that keeps ``losses[k] ≤ limits[k]`` for every limited task.
+) -> Evaluated | None:
+    """The archive's best point that keeps ``losses[k] ≤ limits[k]`` for every limited task; None where none does.
 
     The search aims ``slack`` nats inside the limits, so that its last steps fall within; the answer is judged by
     the limits themselves. Sequential quadratic programming up to 1000 coefficients, beyond that an augmented
-    Lagrangian, whose step costs O(S) but which needs two to four times the looks. It starts at the best point
+    Lagrangian, whose step costs O(S) but which needs two to four times the evaluations. It starts at the best point
     that keeps the limits, else at the one that breaks them least.
-
-    Returns:
-        The archive's best point within the limits; None where none of its points keeps them.
     """
     aims = {task: limit - slack for task, limit in limits.items()}
-    counted = _Counted(look, archive, bounds, evaluations)
+    counted = _Counted(evaluate, archive, bounds, evaluations)
     start = archive.best_within(limits, goal) or min(
         [archive.best(goal), *archive.seen], key=lambda seen: excess(seen, limits)
     )
@@ -121,48 +101,26 @@ def within(
     return archive.best_within(limits, goal)
 
 
-def coordinate_search(
-    look: Look, start: Array, goal: Objective, rounds: int = 10, levels: Sequence[float] = LEVELS
-) -> Seen:
-    """The point at which no single coefficient can win by moving to another level (the slow oracle).
-
-    Each coefficient in turn takes its best level, until a round changes nothing or ``rounds`` are over. It
-    costs about levels × coefficients looks a round, and uses no slope.
-
-    Returns:
-        What was seen there.
-    """
-    best = look(start)
-    for _ in range(rounds):
-        before = best
-        for place in range(len(start)):
-            for level in levels:
-                at = best.at.copy()
-                at[place] = level
-                best = min(best, look(at), key=goal.value)
-        if best is before:
-            break
-    return best
-
-
 class _Exhausted(Exception):
-    """The search may not, or cannot, look again."""
+    """The search may not, or cannot, evaluate again."""
 
 
 class _Counted:
-    """Looks that are kept in the archive, and of which only so many may be new."""
+    """Evaluations that are kept in the archive, and of which only so many may be new."""
 
-    def __init__(self, look: Look, archive: Archive, bounds: Bounds, evaluations: int) -> None:
-        self.look, self.archive, self.bounds, self.left = look, archive, bounds, evaluations
+    def __init__(
+        self, evaluate: Evaluate, archive: Archive, bounds: Bounds, evaluations: int
+    ) -> None:
+        self.evaluate, self.archive, self.bounds, self.left = evaluate, archive, bounds, evaluations
 
-    def __call__(self, at: Array) -> Seen:
+    def __call__(self, at: Array) -> Evaluated:
         inside = np.clip(at, *self.bounds)
         seen = self.archive.find(inside)
         if seen is None:
             if self.left <= 0:
                 raise _Exhausted
             self.left -= 1
-            seen = self.look(inside)
+            seen = self.evaluate(inside)
             self.archive.add(seen)
         if not seen.finite:
             raise _Exhausted
@@ -195,8 +153,10 @@ def _descend(counted: _Counted, goal: Objective, tolerance: float) -> None:
         return
 
 
-def _by_programming(counted: _Counted, aims: Mapping[int, float], goal: Goal, start: Seen) -> None:
-    """SLSQP; objective and constraints at one point share one look."""
+def _by_programming(
+    counted: _Counted, aims: Mapping[int, float], goal: Goal, start: Evaluated
+) -> None:
+    """SLSQP; objective and constraints at one point share one evaluation."""
     tasks = list(aims)
     ceilings = np.array([aims[task] for task in tasks])
     slopes = [goal.slope(start), *start.slopes[tasks]]
@@ -233,29 +193,31 @@ class _Lagrangian:
     multipliers: Array
     weight: float
 
-    def value(self, seen: Seen) -> float:
+    def value(self, seen: Evaluated) -> float:
         forces = self.forces(seen)
         return self.goal.value(seen) + float(
             (forces**2 - self.multipliers**2).sum() / (2 * self.weight)
         )
 
-    def slope(self, seen: Seen) -> Array:
+    def slope(self, seen: Evaluated) -> Array:
         slope: Array = self.goal.slope(seen) + self.forces(seen) @ seen.slopes[self.tasks]
         return slope
 
-    def forces(self, seen: Seen) -> Array:
+    def forces(self, seen: Evaluated) -> Array:
         """The multipliers that the point calls for."""
         over = seen.losses[self.tasks] - self.aims
         return np.maximum(0.0, self.multipliers + self.weight * over)
 
 
-def _by_multipliers(counted: _Counted, aims: Mapping[int, float], goal: Goal, start: Seen) -> None:
+def _by_multipliers(
+    counted: _Counted, aims: Mapping[int, float], goal: Goal, start: Evaluated
+) -> None:
     """The augmented Lagrangian: descend, take the forces found for multipliers, descend again."""
     tasks = list(aims)
     ceilings = np.array([aims[task] for task in tasks])
     multipliers, _ = optimize.nnls(start.slopes[tasks].T, -goal.slope(start))
-    room = np.abs(start.losses[tasks] - ceilings).max(initial=0.01)
-    weight = 3 * multipliers.max(initial=1.0) / room  # felt once a third of the room is left
+    distance = np.abs(start.losses[tasks] - ceilings).max(initial=0.01)
+    weight = 3 * multipliers.max(initial=1.0) / distance  # felt once a third of it is left
     over, left = np.inf, counted.left + 1
     while counted.left < left:  # until a descent has nothing more to ask
         left = counted.left
@@ -267,7 +229,7 @@ def _by_multipliers(counted: _Counted, aims: Mapping[int, float], goal: Goal, st
         weight *= 10 if over > max(before / 4, 0) else 1
 
 
-def _unit(start: Seen, slopes: Sequence[Array], bounds: Bounds) -> float:
+def _unit(start: Evaluated, slopes: Sequence[Array], bounds: Bounds) -> float:
     """Nats that count as one, so that −slope/unit moves the steepest free coefficient by ``FIRST_STEP``."""
     steepest = 1e-9
     for slope in slopes:
@@ -276,8 +238,8 @@ def _unit(start: Seen, slopes: Sequence[Array], bounds: Bounds) -> float:
     return steepest / (FIRST_STEP * (bounds[1] - bounds[0]))
 
 
-def _win_in_sight(start: Seen, slope: Array, bounds: Bounds) -> Array:
+def _win_in_sight(start: Evaluated, slope: Array, bounds: Bounds) -> Array:
     """What each coefficient would win by going downhill to its bound, were the objective linear, [S]."""
-    room = np.where(slope > 0, start.at - bounds[0], bounds[1] - start.at)
-    win: Array = np.abs(slope) * room
+    distance = np.where(slope > 0, start.at - bounds[0], bounds[1] - start.at)
+    win: Array = np.abs(slope) * distance
     return win

@@ -1,7 +1,7 @@
 """Which penalty · mean_s (1 − w_s)² gives repairs that hold on rows the search has not seen? The fewest nats there.
 
 A repair of hundreds of coefficients fitted on a few rows fits their noise too; the penalty pulls towards w = 1,
-the fine-tuned model as it is. Its strength is chosen on the selection rows alone, by folds of groups.
+the fine-tuned model as it is. Its strength is chosen on the validation rows alone, by folds of groups.
 
 Source: Breiman, Friedman, Olshen & Stone (1984), *Classification and regression trees*, section 3.4.3 (the
 one-standard-error rule); the path from strong to weak: Friedman, Hastie & Tibshirani (2010),
@@ -15,45 +15,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from crosstune.merging.optimise.descent import (
-    Archive,
-    Array,
-    Bounds,
-    Goal,
-    Look,
-    Seen,
-    minimise,
-)
+from crosstune.merging.optimise.archive import Archive, Array, Evaluate, Evaluated, Goal
+from crosstune.merging.optimise.descent import Bounds, minimise
 
 
 @dataclass(frozen=True)
 class Folds:
     """Rows cut into ``count`` folds of whole groups: searched on all but one, judged on that one.
 
-    ``looks_on(f)`` looks at the rows outside fold f; ``held_out(f, w)`` tells the losses [K] of fold f at w.
+    ``without(f)`` evaluates the rows outside fold f; ``held_out(f, w)`` gives the losses [K] of fold f at w.
     """
 
     count: int
-    looks_on: Callable[[int], Look]
+    without: Callable[[int], Evaluate]
     held_out: Callable[[int, Array], Array]
-
-
-@dataclass(frozen=True, eq=False)
-class PenaltyChoice:
-    """The penalty chosen, and why: each penalty's mean over the folds of the objective on held-out rows.
-
-    ``standard_errors`` are those of the paired differences over folds to the penalty of least mean, which
-    itself has 0; NaN with a single fold.
-
-    Shapes: means and standard_errors [R], in the order of ``penalties``; folds [F, R].
-    Unit: nats per scored token, penalty not included.
-    """
-
-    penalty: float
-    penalties: tuple[float, ...]
-    means: Array
-    standard_errors: Array
-    folds: Array
 
 
 def choose_penalty(
@@ -63,58 +38,45 @@ def choose_penalty(
     bounds: Bounds,
     evaluations: int,
     start: Array,
-) -> PenaltyChoice:
+) -> float:
     """The strongest penalty that is no worse on held-out rows than the best by more than one standard error.
 
     Each fold goes down a path from the strongest penalty to the weakest, each search of at most ``evaluations``
-    looks beginning where the archive of this fold is best; that archive never sees the held-out rows. The
-    standard error is of the paired difference over folds to the best penalty. Folds share training rows, so it is
-    a rule of caution, not a test: where the slopes are nothing but noise it takes the strongest of five penalties in
-    two cases of three, the best mean alone in one. With one fold there is no standard error, and the best wins.
-
-    Args:
-        folds: The rows, cut.
-        goal: What is made small; its own penalty is not used.
-        penalties: The strengths to choose from.
-        bounds: The box's side.
-        evaluations: The most looks of one search.
-        start: The point looked at first, [S], or several, [N, S].
-
-    Returns:
-        The choice and its grounds.
+    beginning where the archive of this fold is best (at first at the points ``start`` [N, S]); that archive never sees
+    the held-out rows. The goal's own penalty is not used.
     """
     goals = [replace(goal, penalty=penalty) for penalty in penalties]
-    judged = np.array(
-        [_path(folds, fold, goals, bounds, evaluations, start) for fold in range(folds.count)]
-    )
-    return _one_standard_error(judged, tuple(penalties))
+    judged = [_path(folds, fold, goals, bounds, evaluations, start) for fold in range(folds.count)]
+    return one_standard_error(np.array(judged), penalties)
 
 
 def _path(
     folds: Folds, fold: int, goals: list[Goal], bounds: Bounds, evaluations: int, start: Array
 ) -> Array:
-    """The held-out objective of one fold under every penalty, [R]."""
-    look, archive = folds.looks_on(fold), Archive()
-    for at in np.atleast_2d(start):
-        archive.add(look(at))
+    """The held-out objective of one fold under every penalty, [R], itself without a penalty."""
+    evaluate, archive = folds.without(fold), Archive()
+    for at in start:
+        archive.add(evaluate(at))
     held_out = np.empty(len(goals))
     for place in sorted(range(len(goals)), key=lambda place: -goals[place].penalty):
-        at = minimise(look, archive, goals[place], bounds, evaluations).at
-        losses = Seen(at, folds.held_out(fold, at), np.zeros((0, len(at))))
+        at = minimise(evaluate, archive, goals[place], bounds, evaluations).at
+        losses = Evaluated(at, folds.held_out(fold, at), np.zeros((0, len(at))))
         held_out[place] = replace(goals[place], penalty=0.0).value(losses)
     return held_out
 
 
-def _one_standard_error(judged: Array, penalties: tuple[float, ...]) -> PenaltyChoice:
-    """The rule, applied to the held-out objective of every fold and penalty [F, R]."""
+def one_standard_error(judged: Array, penalties: Sequence[float]) -> float:
+    """The rule, applied to the held-out objective of every fold and penalty [F, R].
+
+    The standard error is of the paired difference over folds to the penalty of least mean. Folds share training rows,
+    so it is a rule of caution, not a test: where the slopes are nothing but noise it takes the strongest of five
+    penalties in two cases of three, the best mean alone in one.
+    """
     means = judged.mean(0)
     best = min(range(len(penalties)), key=lambda place: (means[place], -penalties[place]))
     behind = judged - judged[:, best : best + 1]
-    errors = np.full(len(penalties), np.nan)
-    if len(judged) > 1:
-        errors = behind.std(0, ddof=1) / np.sqrt(len(judged))
+    errors = behind.std(0, ddof=1) / np.sqrt(len(judged))
     close_enough = [
         place for place in range(len(penalties)) if behind[:, place].mean() <= errors[place]
     ]
-    chosen = max([best, *close_enough], key=lambda place: penalties[place])
-    return PenaltyChoice(penalties[chosen], penalties, means, errors, judged)
+    return max(penalties[place] for place in [best, *close_enough])

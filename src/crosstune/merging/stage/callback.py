@@ -18,15 +18,14 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.settings.options import with_options
 from crosstune.foundation.storage import atomic_write
 from crosstune.merging.checkpoints.live import at_start, snapshot
-from crosstune.merging.stage.in_place import repair_in_place, stage_rows
-from crosstune.merging.stage.outcome import StageRepair
+from crosstune.merging.stage.in_place import StageRepair, repair_in_place, stage_rows
 from crosstune.merging.stage.settings import StageRepairSettings
 
 _FILE = "start.safetensors"
 
 
 class RepairAtStageEnd(TrainerCallback):  # type: ignore[misc]
-    """Replaces the model's weights at the end of a training by the best trade between its start and its end.
+    """Replaces the model's weights at the end of a training by the best trade-off between its start and its end.
 
     Training itself is left as it was. The last checkpoint of a trainer holds the model as trained; what is saved
     after `train()` is repaired. The coefficients are chosen on the rows given, all of which choose: judge the
@@ -34,7 +33,7 @@ class RepairAtStageEnd(TrainerCallback):  # type: ignore[misc]
 
     Args:
         tasks: Name to rows of every task that matters, the learned one among them; of a `Task` the train rows.
-        settings: What is traded and how it is searched; by default `StageRepairSettings()`.
+        settings: The trade-off and how it is searched; by default `StageRepairSettings()`.
         tokenizer: Encodes the rows; by default the trainer's processing class.
         run: A run folder that gets the tables `stage_repair` and `stage_repair_coefficients`.
         options: Single fields of the settings, such as ``granularity="layer"`` or ``max_loss={"bn": 0.02}``.

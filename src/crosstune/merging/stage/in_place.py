@@ -1,10 +1,10 @@
-"""A live model repaired where it is: its weights are replaced by the best trade between the stage's start and end."""
+"""A live model repaired where it is: its weights are replaced by the best trade-off between the stage's start and end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,43 +12,94 @@ from torch import Tensor, nn
 from crosstune.foundation import ranks
 from crosstune.foundation.data import Encoded, Row
 from crosstune.foundation.errors import DataError, SettingsError, renamed
-from crosstune.merging.checkpoints.endpoints import Ends
+from crosstune.foundation.records import Column, Table
+from crosstune.merging.checkpoints.endpoints import Endpoints
 from crosstune.merging.checkpoints.lora_heads import by_input
 from crosstune.merging.coefficients import coefficients_table
 from crosstune.merging.evaluations import make_items
-from crosstune.merging.line import walk
+from crosstune.merging.line import integrate
 from crosstune.merging.method import Method
 from crosstune.merging.points import Point
 from crosstune.merging.scoring import place_end, score_tasks
 from crosstune.merging.selection import choose_rows
 from crosstune.merging.session import Roles, Session, Watch, find_roles, open_session
-from crosstune.merging.stage.outcome import (
-    StageRepair,
-    coefficients_of,
-    no_coefficients,
-    repaired_words,
-    stayed,
-)
 from crosstune.merging.stage.settings import StageRepairSettings
+from crosstune.merging.tables import COEFFICIENTS_COLUMNS, NATS
+
+LOSSES = "stage_repair"
+COEFFICIENTS = "stage_repair_coefficients"
+_STAGE = Column.axis("stage", about="The stage of training.")
+
+LOSSES_COLUMNS = (
+    _STAGE,
+    Column.axis("task", about="The task whose loss is read."),
+    Column.label("role", about="learned, forgotten, or neither, by validation rows."),
+    Column.value("before", unit=NATS, about="Loss at the stage's start, on validation rows."),
+    Column.value("after", unit=NATS, about="Loss as trained."),
+    Column.value("repaired", unit=NATS, about="Loss of the model that goes on."),
+)
+STAGE_COEFFICIENTS_COLUMNS = (
+    _STAGE,
+    *(column for column in COEFFICIENTS_COLUMNS if column.name not in ("point", "checkpoint")),
+)
+
+
+@dataclass(frozen=True)
+class StageRepair:
+    """What became of a stage's model.
+
+    Attributes:
+        point: The model that goes on; of kind `after` where it stayed as trained.
+        roles: What the stage taught and what it cost, with each task's loss before and after.
+        repaired: Each task's loss of the model that goes on, on the validation rows.
+        coefficients: The table `stage_repair_coefficients`; without rows where the model stayed.
+        words: What happened, in a sentence.
+        evaluations: Forward and backward passes over the validation rows.
+        seconds: Wall-clock of the whole repair.
+    """
+
+    stage: str
+    point: Point
+    roles: Roles
+    repaired: Mapping[str, float]
+    coefficients: Table
+    words: str
+    evaluations: int
+    seconds: float
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model that goes on is another one than was trained."""
+        return self.point.kind != "after"
+
+    @property
+    def losses(self) -> Table:
+        """The table `stage_repair`: each task's loss at the start, as trained and as repaired."""
+        role = {
+            **dict.fromkeys(self.roles.learned, "learned"),
+            **dict.fromkeys(self.roles.forgotten, "forgotten"),
+        }
+        rows = [
+            {
+                "stage": self.stage,
+                "task": task,
+                "role": role.get(task, "neither"),
+                "before": self.roles.before[task],
+                "after": self.roles.after[task],
+                "repaired": self.repaired[task],
+            }
+            for task in self.roles.tasks
+        ]
+        return Table(LOSSES, LOSSES_COLUMNS, rows)
+
+    def __str__(self) -> str:
+        return self.words
 
 
 def stage_rows(
     tasks: Mapping[str, Sequence[Row]], tokenizer: Any, settings: StageRepairSettings
 ) -> dict[str, list[Encoded]]:
-    """The rows that choose, encoded and found to be enough.
-
-    Args:
-        tasks: The rows of each task; all may choose.
-        tokenizer: The model's tokenizer.
-        settings: How many rows, how long, how many folds.
-
-    Returns:
-        The rows of each task.
-
-    Raises:
-        DataError: There are fewer than two tasks, or too few rows for the folds.
-        SettingsError: `max_loss` names an unknown task.
-    """
+    """The validation rows of each task, encoded and found to be enough for the folds."""
     if len(tasks) < 2:
         raise DataError(
             "tasks",
@@ -80,79 +131,83 @@ def repair_in_place(
 ) -> StageRepair:
     """The model holds the repaired weights, and nothing else of it has changed; on every process the same bits.
 
-    Parameters that the stage did not move are not written. Where nothing was forgotten or no better trade is found,
+    Parameters that the stage did not move are not written. Where nothing was forgotten or no better trade-off is found,
     the model stays as it was trained; so it does where the search fails.
-
-    Args:
-        model: The live model at the end of the stage, unwrapped.
-        before: What `at_start` gave at its start.
-        rows: What `stage_rows` gave.
-        tokenizer: The model's tokenizer.
-        settings: What is traded and how it is searched.
-
-    Returns:
-        What was chosen.
-
-    Raises:
-        CheckpointError: `before` is of another model.
-        ModelError: Weights are not finite.
-        UnsupportedError: The model is sharded or quantised, or an adapter was not fresh at the start.
     """
     began, search = time.perf_counter(), settings.search()
-    ends = Ends.in_place(model, before, tokenizer)
+    ends = Endpoints.in_place(model, before, tokenizer)
     if search.by_head:
         ends = by_input(ends)
-    with _or_as_trained(ends):
+    try:
         roles = ranks.from_first(find_roles(ends, rows, search))
-        if not (ends.names and roles.learned and roles.forgotten):
-            return _as_trained(settings, roles, began, moved=bool(ends.names))
-        session = open_session(ends, rows, roles, search, Watch())
-        point = _chosen(session, settings)
-        values = ranks.from_first(point.coefficients)
-        assert values is not None  # a searched point is in the box
-        session.box.place(values, rounded=True)
-        if bool((values == 1).all()):
-            return _as_trained(settings, roles, began, moved=True, looks=session.looks.made)
-        repaired = {task: scores.loss for task, scores in score_tasks(ends, rows, search).items()}
+        session, point = None, None
+        if ends.names and roles.learned and roles.forgotten:
+            session = open_session(ends, rows, roles, search, Watch())
+            point = _place_best(session, settings)
+        if session is None or point is None:
+            repaired, point = dict(roles.after), Point("after", "after", validation=roles.after)
+            words, cells = stayed(roles, bool(ends.names)), []
+        else:
+            scores = score_tasks(ends, rows, search)
+            repaired = {task: one.loss for task, one in scores.items()}
+            words = repaired_words(point, roles, repaired)
+            cells = coefficients_table(session, [(0, point)]).rows()
+        names = [column.name for column in STAGE_COEFFICIENTS_COLUMNS]
+        stage = {"stage": settings.stage}
+        coefficients = [{name: (stage | row)[name] for name in names} for row in cells]
         return StageRepair(
             stage=settings.stage,
             point=point,
             roles=roles,
             repaired=repaired,
-            coefficients=coefficients_of(settings.stage, coefficients_table(session, [(0, point)])),
-            words=repaired_words(point, roles, repaired),
-            looks=session.looks.made,
+            coefficients=Table(COEFFICIENTS, STAGE_COEFFICIENTS_COLUMNS, coefficients),
+            words=words,
+            evaluations=0 if session is None else session.evaluator.made,
             seconds=time.perf_counter() - began,
         )
-
-
-@contextmanager
-def _or_as_trained(ends: Ends) -> Iterator[None]:
-    """Put the weights as trained back if anything goes wrong inside."""
-    try:
-        yield
     except BaseException:
-        place_end(ends, 1.0)
+        place_end(ends, 1.0)  # as trained
         raise
 
 
-def _chosen(session: Session, settings: StageRepairSettings) -> Point:
-    walk(session)  # where the search starts from
+def _place_best(session: Session, settings: StageRepairSettings) -> Point | None:
+    """Place the best trade-off in the live model; None where that is the model as trained."""
+    integrate(session)  # where the search starts from
     method = Method.begin(session, settings.granularity)
     method.choose_penalty()
-    return method.answer(settings.max_loss, settings.exchange_rate)
+    point = method.answer(settings.max_loss, settings.exchange_rate)
+    values = ranks.from_first(point.coefficients)
+    assert values is not None  # a searched point is in the space
+    session.space.place(values, rounded=True)
+    return None if bool((values == 1).all()) else point
 
 
-def _as_trained(
-    settings: StageRepairSettings, roles: Roles, began: float, *, moved: bool, looks: int = 0
-) -> StageRepair:
-    return StageRepair(
-        stage=settings.stage,
-        point=Point("after", "after", selection=dict(roles.after)),
-        roles=roles,
-        repaired=dict(roles.after),
-        coefficients=no_coefficients(),
-        words=stayed(roles, moved),
-        looks=looks,
-        seconds=time.perf_counter() - began,
+def stayed(roles: Roles, moved: bool) -> str:
+    """Why a model stays as it was trained."""
+    if not moved:
+        return "Nothing to repair: the stage changed no parameter."
+    if not roles.forgotten:
+        return f"Nothing to repair: no task's loss rose on validation rows ({_changes(roles)})."
+    if not roles.learned:
+        return f"Nothing to keep: no task's loss fell on validation rows ({_changes(roles)})."
+    return f"The model stays as trained: no better trade-off was found for {', '.join(roles.forgotten)}."
+
+
+def repaired_words(point: Point, roles: Roles, repaired: Mapping[str, float]) -> str:
+    """What a repair did to each task, on validation rows."""
+    assert point.coefficients is not None  # a searched point is in the space
+    least, most = (bound.item() for bound in point.coefficients.aminmax())
+    losses = [
+        f"{task} {roles.before[task]:.3g} → {roles.after[task]:.3g} → {repaired[task]:.3g}"
+        for task in roles.tasks
+    ]
+    return (
+        f"Kept {least:.2f}–{most:.2f} of the changes ({point.method}, {point.label}). Nats per token before, as "
+        f"trained and repaired, on validation rows: {', '.join(losses)}."
+    )
+
+
+def _changes(roles: Roles) -> str:
+    return ", ".join(
+        f"{task} {roles.after[task] - roles.before[task]:+.3g}" for task in roles.tasks
     )

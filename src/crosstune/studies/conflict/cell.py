@@ -111,7 +111,9 @@ class ConflictCell(Cell[Prepared]):
             trade = repairs.trade(repair.stage, trained, scores)
             for table in (outcome.losses, outcome.coefficients, trade):
                 self.run.add_rows(table, repair.stage)
-            self.run.event("repair", stage=repair.stage, text=outcome.words, looks=outcome.looks)
+            self.run.event(
+                "repair", stage=repair.stage, text=outcome.words, looks=outcome.evaluations
+            )
         return scores
 
     def _scores(self, model: Any) -> Scores:

@@ -10,7 +10,7 @@ from typing import Any
 from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.gradients.effective import names_of
 from crosstune.foundation.models import Anatomy
-from crosstune.merging.scoring import looks_at_most
+from crosstune.merging.scoring import most_evaluations
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict.prepare import Prepared
 from crosstune.studies.conflict.tables import SIDES
@@ -136,7 +136,7 @@ def _repair_tokens(study: Prepared) -> float:
         if repair is not None:
             rows = stage_rows(study.learned_rows(number), study.start.tokenizer, repair)
             scored = sum(row.scored_tokens for task in rows.values() for row in task)
-            total += 3.0 * looks_at_most(repair.search()) * scored
+            total += 3.0 * most_evaluations(repair.search()) * scored
     return total
 
 

@@ -10,10 +10,10 @@ from crosstune.foundation.data import Row
 from crosstune.foundation.models import save_model
 from crosstune.foundation.seeds import Seeds
 from crosstune.interference import measure_rollback
-from crosstune.merging.checkpoints.endpoints import open_ends
+from crosstune.merging.checkpoints.endpoints import open_endpoints
 from crosstune.merging.result import Repair
-from crosstune.merging.scoring import looks_at_most, place_end
-from crosstune.merging.search import repair_ends
+from crosstune.merging.scoring import most_evaluations, place_end
+from crosstune.merging.search import repair_endpoints
 from crosstune.merging.session import Watch
 from crosstune.studies.frame.cell import Cell, Phase
 from crosstune.studies.repair.prepare import Prepared
@@ -31,7 +31,7 @@ class RepairCell(Cell[Prepared]):
     @property
     def steps(self) -> int:
         """Optimizer steps of the fine-tune, and the most looks of the search."""
-        return self._fine_tuning + looks_at_most(self.settings.repair)
+        return self._fine_tuning + most_evaluations(self.settings.repair)
 
     @property
     def _fine_tuning(self) -> int:
@@ -66,7 +66,7 @@ class RepairCell(Cell[Prepared]):
         """Search, say why, and save the repaired model."""
         study, settings = self.procedure, self.settings
         self.tell("opening both models")
-        ends = open_ends(
+        ends = open_endpoints(
             study.start.place,
             settings.after or str(self.run.checkpoints / MODEL),
             between=settings.between,
@@ -75,14 +75,14 @@ class RepairCell(Cell[Prepared]):
             trust_remote_code=settings.trust_remote_code,
         )
         watch = Watch(self.run.folder / LOOKS, self._searching)
-        repair = repair_ends(ends, study.keep, study.repair, watch)
+        repair = repair_endpoints(ends, study.keep, study.repair, watch)
         self._record(repair)
         if settings.rollback != "none":
-            self.tell("rolling back", looks_at_most(settings.repair))
+            self.tell("rolling back", most_evaluations(settings.repair))
             self._roll_back(repair)
 
     def _searching(self, doing: str, done: int, total: int) -> None:
-        most = looks_at_most(self.settings.repair)
+        most = most_evaluations(self.settings.repair)
         self.tell(f"repairing: {doing}, {done} looks", min(done, most))
 
     def _record(self, repair: Repair) -> None:
@@ -116,7 +116,9 @@ class RepairCell(Cell[Prepared]):
         known = dict(ends.model.named_parameters())
         before = {name: value.detach() for name, value in known.items()}
         before |= {name: ends.tensor(0, name) for name in ends.names}
-        chose = {name: {row.row_id for row in rows} for name, rows in repair.rows.selection.items()}
+        chose = {
+            name: {row.row_id for row in rows} for name, rows in repair.rows.validation.items()
+        }
         table = measure_rollback(
             before,
             ends.model,

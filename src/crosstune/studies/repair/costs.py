@@ -11,9 +11,9 @@ import torch
 
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy
-from crosstune.merging.checkpoints.endpoints import Ends, open_ends
+from crosstune.merging.checkpoints.endpoints import Endpoints, open_endpoints
 from crosstune.merging.checkpoints.lora_heads import by_input
-from crosstune.merging.scoring import LINE, looks_by_method, score_tasks
+from crosstune.merging.scoring import LINE, evaluations_by_method, score_tasks
 from crosstune.merging.selection import Rows, encode_rows
 from crosstune.merging.session import Roles, Session, Watch, open_session
 from crosstune.merging.settings import RepairSettings
@@ -72,7 +72,7 @@ def plan_of(study: Prepared) -> Plan:
     """
     warnings = study.prepare()
     settings, measured = study.settings, calibrate(study)
-    most = looks_by_method(settings.repair)
+    most = evaluations_by_method(settings.repair)
 
     def caution(name: str) -> str:
         method = name.removeprefix("searching: ")
@@ -111,7 +111,7 @@ def _search(study: Prepared, after: Any) -> Calibration:
     """What opening both models, two looks and a scoring tell."""
     settings, repair = study.settings, study.repair
     began = time.perf_counter()
-    ends = open_ends(
+    ends = open_endpoints(
         study.start.place,
         after,
         between=settings.between,
@@ -124,19 +124,19 @@ def _search(study: Prepared, after: Any) -> Calibration:
     if repair.by_head:
         ends = by_input(ends)
     rows = encode_rows(study.keep, ends.tokenizer, repair)
-    session = open_session(ends, rows.selection, _roles(study), repair, Watch())
+    session = open_session(ends, rows.validation, _roles(study), repair, Watch())
     look_seconds = _look_seconds(session)
-    ends_of_box, pieces = session.box.shape
+    ends_of_box, pieces = session.space.shape
     return Calibration(
         look_seconds=look_seconds,
         token_seconds=_token_seconds(ends, rows, repair),
         open_seconds=opened,
-        look_tokens=_tokens(rows.selection),
-        reported_tokens=_tokens(rows.reported),
+        look_tokens=_tokens(rows.validation),
+        reported_tokens=_tokens(rows.test),
         replay_bytes=replay_bytes(ends),
         side_bytes=side_bytes(ends),
         weight_bytes=memory.size(ends.model),
-        look_bytes=8 * len(rows.tasks) * repair.folds * (ends_of_box * pieces + 2),
+        look_bytes=8 * len(rows.validation) * repair.folds * (ends_of_box * pieces + 2),
         sites=len({(site.layer, site.component) for site in Anatomy.of(ends.model).sites}),
     )
 
@@ -164,16 +164,16 @@ def _look_seconds(session: Session) -> float:
     """The second look's time: the first one warms the caches up."""
     for share in (0.5, 0.25):
         began = time.perf_counter()
-        values = torch.full(session.box.shape, share, dtype=torch.float64)
-        session.looks(values.numpy())
+        values = torch.full(session.space.shape, share, dtype=torch.float64)
+        session.evaluator(values.numpy())
         taken = time.perf_counter() - began
     return taken
 
 
-def _token_seconds(ends: Ends, rows: Rows, repair: RepairSettings) -> float:
+def _token_seconds(ends: Endpoints, rows: Rows, repair: RepairSettings) -> float:
     began = time.perf_counter()
-    score_tasks(ends, rows.selection, repair)
-    return (time.perf_counter() - began) / max(1, _tokens(rows.selection))
+    score_tasks(ends, rows.validation, repair)
+    return (time.perf_counter() - began) / max(1, _tokens(rows.validation))
 
 
 def _tokens(rows: Mapping[str, list[Encoded]]) -> int:
@@ -206,7 +206,7 @@ def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[s
 
 def _usual(repair: RepairSettings) -> dict[str, float]:
     """Looks of each method as real searches needed them."""
-    return {name: _USUAL * looks for name, looks in looks_by_method(repair).items()}
+    return {name: _USUAL * looks for name, looks in evaluations_by_method(repair).items()}
 
 
 def _lines(
@@ -215,7 +215,7 @@ def _lines(
     memories: Mapping[str, tuple[int, str]],
 ) -> Iterator[PlanLine]:
     repair, cells = settings.repair, len(settings.cell_names)
-    most, usual = looks_by_method(repair), sum(_usual(repair).values())
+    most, usual = evaluations_by_method(repair), sum(_usual(repair).values())
     for name, (needed, how) in memories.items():
         if needed:
             yield PlanLine(f"  memory of {name}", needed / GIB, "GiB", how)
@@ -262,14 +262,14 @@ def _memories(settings: RepairStudySettings, measured: Calibration) -> dict[str,
     }
 
 
-def replay_bytes(ends: Ends) -> int:
+def replay_bytes(ends: Endpoints) -> int:
     """What a replay fine-tune needs beside the search: a copy of the model, and of what it trains gradients and two moments."""
     factors = [value for name, value in ends.model.named_parameters() if "lora_" in name]
     trained = memory.size(ends.model) if ends.kind == "full" else sum(map(memory.bytes_of, factors))
     return memory.size(ends.model) + 3 * trained
 
 
-def side_bytes(ends: Ends) -> int:
+def side_bytes(ends: Endpoints) -> int:
     """What rolling back everything, or saving in another type, needs beside the search: what moved, once more."""
     known = dict(ends.model.named_parameters())
     return sum(memory.bytes_of(known[name]) for name in ends.names)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crosstune.foundation.records import Column, Table
 from crosstune.merging.optimise.archive import non_dominated
-from crosstune.merging.tables import CHOSE, NATS, RIVALS_COLUMNS, ROOM
+from crosstune.merging.tables import AREA, CHOSE, NATS, RIVALS_COLUMNS
 from crosstune.studies.frame.over_seeds import by_key, mean_over_seeds
 
 WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
@@ -64,7 +64,7 @@ BY_TASK = (
 )
 FRONTS = (
     METHOD,
-    *with_interval("value", ROOM, ""),
+    *with_interval("value", AREA, ""),
     *with_interval("over_global", "Value minus that of the method global, paired.", ""),
     *with_interval("over_replay", "Value minus that of the method replay, paired.", ""),
     Column.label("points", "int64", about="Points of the method, both ends among them."),

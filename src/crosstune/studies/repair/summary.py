@@ -109,7 +109,7 @@ def measurements(
             high=row["value_high"],
             n=row["n"],
             unit="",
-            how=f"{names.ROOM} On reported rows; interval over rows, and over seeds where there are several",
+            how=f"{names.AREA} On reported rows; interval over rows, and over seeds where there are several",
             seeds=() if settings.after is not None else seeds,
             n_unit=row["n_unit"],
         )

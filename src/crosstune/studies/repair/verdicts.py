@@ -82,7 +82,7 @@ def _trade(
     point: Point, tasks: Table, pick: Pick, seeds: int, settings: RepairStudySettings
 ) -> Statement:
     chose = settings.repair.target
-    found = words.trade(point, tasks, pick.place, chose)
+    found = words.trade_off(point, tasks, pick.place, chose)
     if seeds == 1:
         return found
     basis = f"{picked_as(pick.label, chose)}, at every seed anew. Differences to the model after, paired."

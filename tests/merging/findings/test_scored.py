@@ -8,10 +8,9 @@ import pytest
 import torch
 from tests.merging import scores
 
-from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.statistics.intervals import Interval
-from crosstune.merging.findings.reported import (
-    Reported,
+from crosstune.merging.findings.scored import (
+    ScoredPoints,
     hypervolume_table,
     points_table,
     tasks_table,
@@ -21,8 +20,8 @@ from crosstune.merging.points import Point
 ENDS = ({"en": 1.0, "bn": 5.0}, {"en": 3.0, "bn": 2.0})
 
 
-def two_methods() -> Reported:
-    """Two nats of en were forgotten, so a trade may cost two of bn: the room reaches from bn 2 to 4, not to 5."""
+def two_methods() -> ScoredPoints:
+    """Two nats of en were forgotten, so a trade may cost two of bn: the area reaches from bn 2 to 4, not to 5."""
     means = [ENDS[0], {"en": 2.0, "bn": 3.5}, {"en": 1.5, "bn": 2.75}, ENDS[1]]
     which = scores.points("global", "component", each=1)
     return scores.exactly(which, means, ["bn"], ["en"])
@@ -39,7 +38,7 @@ def test_the_points_table_is_arithmetic_on_the_losses() -> None:
     assert (row["n"], row["n_unit"]) == (12, "rows")
 
 
-def test_hypervolume_is_the_dominated_share_of_the_room() -> None:
+def test_hypervolume_is_the_dominated_share_of_the_area() -> None:
     table = hypervolume_table(two_methods())
     by_method = {row["method"]: row for row in table.rows()}
     assert by_method["global"]["value"] == pytest.approx(0.5 * 0.25)
@@ -49,41 +48,44 @@ def test_hypervolume_is_the_dominated_share_of_the_room() -> None:
     assert math.isnan(by_method["global"]["over_replay"])
 
 
-@pytest.mark.parametrize("start", [3.0, 5.0, 21.0, 1000.0])
-def test_how_badly_before_knew_the_new_decides_nothing_beyond_what_was_forgotten(
-    start: float,
+def losses(en: float, bn: float) -> dict[str, float]:
+    return {"en": en, "bn": bn}
+
+
+@pytest.mark.parametrize(
+    ("means", "share"),
+    [
+        # One nat was forgotten: costs beyond one nat of the new do not count, however badly before knew it.
+        *(
+            ([(1.0, start), (1.5, 2.5), (0.9, 2.9 + start / 9), (2.0, 2.0)], 0.25)
+            for start in (3.0, 5.0, 21.0, 1000.0)
+        ),
+        # Two nats were forgotten and half a nat learned: the area is the rectangle between both endpoints.
+        ([(1.0, 2.5), (2.0, 2.1), (3.0, 2.0)], 0.5 * 0.8),
+        # What lies beyond the best corner opens no more than the whole area.
+        ([(1.0, 5.0), (0.5, 2.0), (1.0, 2.0), (3.0, 2.0)], 1.0),
+        ([(1.0, 5.0), (1.0, 1.0), (1.0, 2.0), (3.0, 2.0)], 1.0),
+        # Points at the endpoints, and points worse than both, dominate nothing.
+        ([(1.0, 5.0), (3.0, 2.0), (3.5, 5.5), (3.0, 2.0)], 0.0),
+    ],
+)
+def test_the_area_is_as_wide_as_what_was_forgotten_or_learned(
+    means: list[tuple[float, float]], share: float
 ) -> None:
-    """One nat was forgotten: costs beyond one nat of the new do not count, however many lie open."""
-    means = [{"en": 1.0, "bn": start}, {"en": 1.5, "bn": 2.5}, {"en": 0.9, "bn": 2.9 + start / 9}]
-    means.append({"en": 2.0, "bn": 2.0})
-    reported = scores.exactly(scores.points("global"), means, ["bn"], ["en"])
-    assert hypervolume_table(reported).rows()[0]["value"] == pytest.approx(0.25)
-
-
-def test_a_start_nearer_than_what_was_forgotten_bounds_the_room() -> None:
-    """Two nats were forgotten and half a nat learned: the room is the rectangle between the two ends."""
-    means = [{"en": 1.0, "bn": 2.5}, {"en": 2.0, "bn": 2.1}, {"en": 3.0, "bn": 2.0}]
-    reported = scores.exactly(scores.points("global", each=1), means, ["bn"], ["en"])
-    assert hypervolume_table(reported).rows()[0]["value"] == pytest.approx(0.5 * 0.8)
-
-
-@pytest.mark.parametrize("better", [{"en": 0.5, "bn": 2.0}, {"en": 1.0, "bn": 1.0}])
-def test_what_lies_beyond_the_best_corner_opens_no_more_than_the_whole_room(
-    better: dict[str, float],
-) -> None:
-    means = [ENDS[0], better, {"en": 1.0, "bn": 2.0}, ENDS[1]]
-    reported = scores.exactly(scores.points("global"), means, ["bn"], ["en"])
-    assert hypervolume_table(reported).rows()[0]["value"] == pytest.approx(1.0)
+    which = scores.points("global", each=len(means) - 2)
+    scored = scores.exactly(which, [losses(*one) for one in means], ["bn"], ["en"])
+    row = hypervolume_table(scored).rows()[0]
+    assert row["value"] == pytest.approx(share) and row["points"] == len(means)
 
 
 def test_the_corners_move_in_every_replicate() -> None:
     """The oracle takes each replicate's losses as the only ones there are."""
     which = scores.points("global", "component", each=2)
     drawn = scores.drawn(MEANS, torch.Generator().manual_seed(8), rows=12, shared=True)
-    reported = Reported(which, drawn, ["bn"], ["en"])
-    found = reported.share("component")(reported.left_out)
-    for at, losses in enumerate(reported.left_out):
-        own = [dict(zip(reported.tasks, point, strict=True)) for point in losses.tolist()]
+    scored = ScoredPoints(which, drawn, ["bn"], ["en"])
+    found = scored.share("component")(scored.left_out)
+    for at, losses in enumerate(scored.left_out):
+        own = [dict(zip(scored.tasks, point, strict=True)) for point in losses.tolist()]
         alone = scores.exactly(which, own, ["bn"], ["en"])
         table = hypervolume_table(alone).where(method="component")
         assert table.column("value")[0] == pytest.approx(found[at].item())
@@ -97,14 +99,6 @@ def test_step_0_of_a_replay_is_after_and_no_point_more() -> None:
     assert (row["points"], row["value"]) == (3, pytest.approx(0.125))
 
 
-def test_no_table_holds_a_negative_zero() -> None:
-    reported = two_methods()
-    for table in (points_table(reported), tasks_table(reported), hypervolume_table(reported)):
-        for row in table.rows():
-            zeros = [value for value in row.values() if isinstance(value, float) and value == 0]
-            assert all(math.copysign(1.0, value) > 0 for value in zeros)
-
-
 def test_the_tasks_table_compares_each_task_with_after() -> None:
     table = tasks_table(two_methods())
     before = {row["task"]: row for row in table.where(method="global", point=0).rows()}
@@ -116,19 +110,13 @@ def test_the_tasks_table_compares_each_task_with_after() -> None:
     assert all(row["n"] == 6 for row in after)
 
 
-def test_the_selection_rows_alone_decide_what_is_on_the_front() -> None:
-    """Reported losses put rate 1 ahead; the selection rows did not, and a copy of after counts once."""
-    chosen = [
-        {"en": 1.0, "bn": 5.0},
-        {"en": 2.6, "bn": 2.5},
-        {"en": 2.0, "bn": 2.4},
-        {"en": 3.0, "bn": 2.0},
-        {"en": 3.0, "bn": 2.0},
-    ]
+def test_validation_rows_alone_decide_what_is_on_the_front() -> None:
+    """Test losses put rate 1 ahead; the validation rows did not, and a copy of after counts once."""
+    chosen = [losses(*one) for one in ((1, 5), (2.6, 2.5), (2.0, 2.4), (3, 2), (3, 2))]
     plain = scores.points("global", each=3)
     which = [
-        Point(point.method, point.kind, rate=point.rate, selection=selection)
-        for point, selection in zip(plain, chosen, strict=True)
+        Point(point.method, point.kind, rate=point.rate, validation=own)
+        for point, own in zip(plain, chosen, strict=True)
     ]
     means = [ENDS[0], {"en": 1.1, "bn": 2.1}, {"en": 2.5, "bn": 3.0}, ENDS[1], ENDS[1]]
     table = points_table(scores.exactly(which, means, ["bn"], ["en"]))
@@ -136,27 +124,18 @@ def test_the_selection_rows_alone_decide_what_is_on_the_front() -> None:
     assert table.column("selection_old") == [1.0, 2.6, 2.0, 3.0, 3.0]
 
 
-def test_without_a_search_the_ends_stand_alone() -> None:
+def test_without_a_search_the_endpoints_stand_alone() -> None:
     table = points_table(scores.exactly(scores.points(), ENDS, ["bn"], ["en"]))
     assert table.column("method") == ["ends", "ends"]
     assert table.column("kind") == ["before", "after"]
 
 
 def test_checkpoints_that_know_the_same_have_no_task_to_tell_of() -> None:
-    reported = scores.exactly(scores.points(), [ENDS[0], ENDS[0]], [], [])
-    assert all(math.isnan(value) for value in points_table(reported).column("regained"))
-    assert points_table(reported).column("n") == [0, 0]
-    assert len(tasks_table(reported)) == 0
-    assert math.isnan(hypervolume_table(reported).rows()[0]["value"])
-
-
-def test_no_gain_is_no_hypervolume() -> None:
-    """Points at the ends, and points worse than both, dominate nothing."""
-    means = [ENDS[0], ENDS[1], {"en": 3.5, "bn": 5.5}, ENDS[1]]
-    reported = scores.exactly(scores.points("global", each=2), means, ["bn"], ["en"])
-    row = hypervolume_table(reported).rows()[0]
-    assert row["value"] == row["value_low"] == row["value_high"] == 0.0
-    assert row["points"] == 4
+    scored = scores.exactly(scores.points(), [ENDS[0], ENDS[0]], [], [])
+    assert all(math.isnan(value) for value in points_table(scored).column("regained"))
+    assert points_table(scored).column("n") == [0, 0]
+    assert len(tasks_table(scored)) == 0
+    assert math.isnan(hypervolume_table(scored).rows()[0]["value"])
 
 
 def test_what_was_asked_for_does_not_widen_the_front() -> None:
@@ -164,21 +143,21 @@ def test_what_was_asked_for_does_not_widen_the_front() -> None:
     means = [ENDS[0], {"en": 2.0, "bn": 3.5}, {"en": 1.2, "bn": 2.2}, ENDS[1]]
     which = scores.points("global", each=2)
     which[2] = Point("global", "asked", limits={"bn": 0.2})
-    reported = scores.exactly(which, means, ["bn"], ["en"])
-    row = hypervolume_table(reported).rows()[0]
+    scored = scores.exactly(which, means, ["bn"], ["en"])
+    row = hypervolume_table(scored).rows()[0]
     assert row["value"] == pytest.approx(0.125)
     assert row["points"] == 3
-    assert len(points_table(reported)) == 4
+    assert len(points_table(scored)) == 4
 
 
 def test_nothing_forgotten_leaves_the_old_axis_unmeasured() -> None:
     better = {"en": 0.5, "bn": 2.0}
-    reported = scores.exactly(scores.points(), [ENDS[0], better], ["bn", "en"], [])
-    row = points_table(reported).where(kind="before").rows()[0]
+    scored = scores.exactly(scores.points(), [ENDS[0], better], ["bn", "en"], [])
+    row = points_table(scored).where(kind="before").rows()[0]
     assert all(math.isnan(row[name]) for name in ("old", "old_low", "regained", "selection_old"))
     assert row["paid"] == pytest.approx((3.0 + 0.5) / 2)
-    assert math.isnan(hypervolume_table(reported).rows()[0]["value"])
-    change = tasks_table(reported).where(point=0, task="en").column("change")[0]
+    assert math.isnan(hypervolume_table(scored).rows()[0]["value"])
+    change = tasks_table(scored).where(point=0, task="en").column("change")[0]
     assert change == pytest.approx(0.5)
 
 
@@ -188,7 +167,7 @@ def test_one_row_has_no_interval() -> None:
         {task: scores.row_scores(loss * tokens, tokens, ["only"]) for task, loss in means.items()}
         for means in ENDS
     ]
-    row = points_table(Reported(scores.points(), one, ["bn"], ["en"])).rows()[0]
+    row = points_table(ScoredPoints(scores.points(), one, ["bn"], ["en"])).rows()[0]
     assert row["old"] == 1.0
     assert math.isnan(row["old_low"])
 
@@ -197,7 +176,7 @@ def test_a_single_task_has_the_interval_of_its_rows() -> None:
     """Other tasks add neither variance nor degrees of freedom: the same as the scores' own interval."""
     generator = torch.Generator().manual_seed(1)
     drawn = scores.drawn(ENDS, generator, rows=5)
-    row = tasks_table(Reported(scores.points(), drawn, ["bn"], ["en"])).rows()[0]
+    row = tasks_table(ScoredPoints(scores.points(), drawn, ["bn"], ["en"])).rows()[0]
     alone = drawn[0][row["task"]].nats_per_token
     found = [row[name] for name in ("loss", "loss_low", "loss_high")]
     assert found == pytest.approx([alone.value, alone.low, alone.high])
@@ -213,7 +192,7 @@ def test_each_replicate_is_what_the_other_rows_say() -> None:
         for at in range(2)
     ]
 
-    def without(left_out: str) -> Reported:
+    def without(left_out: str) -> ScoredPoints:
         kept = {
             task: [at for at, u in enumerate(of) if u != left_out] for task, of in units.items()
         }
@@ -226,7 +205,7 @@ def test_each_replicate_is_what_the_other_rows_say() -> None:
             }
             for one in nats
         ]
-        return Reported(scores.points(), found, ["bn"], ["en"])
+        return ScoredPoints(scores.points(), found, ["bn"], ["en"])
 
     every = list(dict.fromkeys([*units["bn"], *units["en"]]))
     expected = torch.stack([without(unit).losses for unit in every])
@@ -242,21 +221,8 @@ def test_each_replicate_is_what_the_other_rows_say() -> None:
 
 def test_paired_differences_do_not_carry_the_rows_difficulty() -> None:
     drawn = scores.drawn(ENDS, torch.Generator().manual_seed(2), noise=0.01)
-    row = points_table(Reported(scores.points(), drawn, ["bn"], ["en"])).rows()[0]
+    row = points_table(ScoredPoints(scores.points(), drawn, ["bn"], ["en"])).rows()[0]
     assert row["regained_high"] - row["regained_low"] < 0.1 * (row["old_high"] - row["old_low"])
-
-
-def test_scores_of_other_rows_are_refused() -> None:
-    first = scores.drawn(ENDS, torch.Generator().manual_seed(3), rows=4)
-    other = scores.drawn(ENDS, torch.Generator().manual_seed(3), rows=5)
-    with pytest.raises(MeasurementError, match="same rows"):
-        Reported(scores.points(), [first[0], other[1]], ["bn"], ["en"])
-    with pytest.raises(MeasurementError, match="every task"):
-        Reported(scores.points(), [first[0], {"en": first[1]["en"]}], ["bn"], ["en"])
-    with pytest.raises(MeasurementError, match="each of 2 points"):
-        Reported(scores.points(), first[:1], ["bn"], ["en"])
-    with pytest.raises(MeasurementError, match="both ends"):
-        Reported(scores.points()[:1], first[:1], ["bn"], ["en"])
 
 
 DRAWS = 200
@@ -281,20 +247,20 @@ def test_intervals_hold_the_truth_as_often_as_they_claim(shared: bool) -> None:
     generator = torch.Generator().manual_seed(5)
     for _ in range(DRAWS):
         drawn = scores.drawn(MEANS, generator, rows=30, shared=shared)
-        for name, found in _figures(Reported(which, drawn, ["bn"], ["en"])).items():
+        for name, found in _figures(ScoredPoints(which, drawn, ["bn"], ["en"])).items():
             held[name] += bool(found.low <= truth[name].value <= found.high)
     for name, count in held.items():
         # Of 200 intervals at 95 % one fails at least, but for a chance of 4e-5.
         assert 0.95 - TOLERANCE < count / DRAWS < 1, f"{name}: {count} of {DRAWS}"
 
 
-def _figures(reported: Reported) -> dict[str, Interval]:
-    old, new, every = map(reported.mean_loss, (["en"], ["bn"], ["bn", "en"]))
+def _figures(scored: ScoredPoints) -> dict[str, Interval]:
+    old, new, every = map(scored.mean_loss, (["en"], ["bn"], ["bn", "en"]))
     return {
-        "regained": reported.interval(lambda of: old(of)[..., -1] - old(of)[..., 4], ["en"]),
-        "paid": reported.interval(lambda of: new(of)[..., 4] - new(of)[..., -1], ["bn"]),
-        "mean over tasks": reported.interval(lambda of: every(of)[..., 4], ["bn", "en"]),
-        "over_global": reported.interval(
-            lambda of: reported.share("component")(of) - reported.share("global")(of), ["bn", "en"]
+        "regained": scored.interval(lambda of: old(of)[..., -1] - old(of)[..., 4], ["en"]),
+        "paid": scored.interval(lambda of: new(of)[..., 4] - new(of)[..., -1], ["bn"]),
+        "mean over tasks": scored.interval(lambda of: every(of)[..., 4], ["bn", "en"]),
+        "over_global": scored.interval(
+            lambda of: scored.share("component")(of) - scored.share("global")(of), ["bn", "en"]
         ),
     }

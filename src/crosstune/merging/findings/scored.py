@@ -1,8 +1,8 @@
-"""What the reported rows say of every point: losses, what came back and what it cost, and figures of whole fronts.
+"""What the test rows say of every point: losses, what came back and what it cost, and figures of whole fronts.
 
 All intervals come from one jackknife. A unit is a row or group; leaving it out removes it from every task that has it (a
-translation shares its group with the other language) and from every point, so differences are paired. The selection is
-held fixed: the intervals say what other reported rows of the same kind would have given for these models, not what another
+translation shares its group with the other language) and from every point, so differences are paired. The choice is
+held fixed: the intervals say what other test rows of the same kind would have given for these models, not what another
 seed of the training, or another choice of coefficients, would have given.
 
 A front's hypervolume is taken from the best of several noisy points and so is optimistic by their noise, alike for
@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.evaluation import RowScores
 from crosstune.foundation.records import Table
 from crosstune.foundation.statistics.intervals import (
@@ -40,12 +39,12 @@ Figure = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Reported:
-    """Points and their losses on reported rows, with the interval of whatever is computed from them.
+class ScoredPoints:
+    """Points and their losses on test rows, with the interval of whatever is computed from them.
 
     Attributes:
         points: Every point once; among them one of the kind `before` and one of the kind `after`, whose method does
-            not matter: both ends belong to every method.
+            not matter: both endpoints belong to every method.
         scores: For each point, each task's scores; the same rows in the same order for all points.
         learned: Tasks whose loss fell from before to after.
         forgotten: Tasks whose loss rose.
@@ -57,17 +56,6 @@ class Reported:
     learned: Sequence[str]
     forgotten: Sequence[str]
     level: float = 0.95
-
-    def __post_init__(self) -> None:
-        kinds, count = [point.kind for point in self.points], len(self.scores)
-        _require("before" in kinds and "after" in kinds, "points", "hold both ends", kinds)
-        _require(len(kinds) == count, "scores", f"be one for each of {len(kinds)} points", count)
-        missing = {task for task in self.tasks for scores in self.scores if task not in scores}
-        _require(not missing, "scores", "hold every task", f"no {', '.join(sorted(missing))}")
-        for task in self.tasks:
-            rows = {(one[task].units, tuple(one[task].tokens.tolist())) for one in self.scores}
-            found = f"{len(rows)} sets of rows"
-            _require(len(rows) == 1, f"scores[{task!r}]", "be of the same rows everywhere", found)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -104,21 +92,15 @@ class Reported:
         return (nats.sum(0) - nats) / (tokens.sum(0) - tokens)[:, None]
 
     def interval(self, figure: Figure, tasks: Sequence[str]) -> Interval:
-        """The jackknife-t interval of a figure of the losses of some tasks.
+        """The jackknife-t interval of a figure of the losses [..., N, K], which reads no other tasks than these.
 
         Tasks that share no unit are samples of their own, whose variances add (Welch–Satterthwaite). Tasks that share
         units are one sample, with one degree of freedom fewer than the smallest of them has units.
-
-        Args:
-            figure: Reads the losses [..., N, K]; it must not read those of other tasks.
-            tasks: The tasks it reads.
-
-        Returns:
-            The interval, of the figure's shape.
         """
         value = figure(self.losses)
         if not tasks:
-            return interval_from(value, [_unknown(value)], self.level)
+            unknown = torch.full((1, *value.shape), math.nan, dtype=torch.float64)
+            return interval_from(value, [Spread(unknown, math.nan)], self.level)
         left_out = figure(self.left_out)
         spreads = [
             Spread(jackknife_spread(left_out[units]).rows, float(fewest - 1))
@@ -132,19 +114,13 @@ class Reported:
         return lambda losses: losses[..., places].mean(-1)
 
     def share(self, method: str) -> Figure:
-        """The share of the room between the two ends that a method's points dominate.
+        """The share [...] of the area between the endpoints that a method's points dominate, from losses [..., N, K].
 
-        The room is the rectangle from its best corner (the old of before, the new of after) to its worst (the old of
+        The area is the rectangle from its best corner (the old of before, the new of after) to its worst (the old of
         after, and of the new what before loses, or what after loses plus all that was forgotten, if that is less):
-        trades that cost more nats of the new than all that was forgotten do not count. Where the new began far away,
-        as in a script never seen, such trades would else make up nearly all of it. The corners are those of the
-        losses given and move in each leave-one-out replicate. Points that were asked for take no part.
-
-        Args:
-            method: One of `methods`.
-
-        Returns:
-            A function from losses [..., N, K] to the share [...]; NaN where nothing was forgotten or learned.
+        trade-offs that cost more nats of the new than all that was forgotten do not count. Where the new began far
+        away, as in a script never seen, they would else make up nearly all of it. The corners are those of the
+        losses given and move in each leave-one-out replicate. NaN where nothing was forgotten or learned.
         """
         places = self.swept(method)
         old, new = self.mean_loss(self.forgotten), self.mean_loss(self.learned)
@@ -152,7 +128,7 @@ class Reported:
         def dominated(losses: Tensor) -> Tensor:
             both = torch.stack([old(losses), new(losses)], dim=-1)[..., places, :]
             worst, best = _corners(both[..., 0, :], both[..., -1, :])
-            # What lies beyond the best corner opens no more of the room.
+            # What lies beyond the best corner adds nothing.
             both = torch.maximum(both, best[..., None, :])
             return torch.as_tensor(hypervolume(both.numpy(), worst.numpy(), best.numpy()))
 
@@ -164,45 +140,40 @@ class Reported:
 
     def n(self, tasks: Sequence[str]) -> tuple[int, str]:
         """Units that some tasks stand on, and whether they are rows or groups."""
-        held = {unit for task in tasks for unit in self._first(task).units}
-        names = {self._first(task).unit_name for task in tasks}
+        held = {unit for task in tasks for unit in self.scores[0][task].units}
+        names = {self.scores[0][task].unit_name for task in tasks}
         return len(held), "groups" if "groups" in names else "rows"
-
-    def _first(self, task: str) -> RowScores:
-        return self.scores[0][task]
 
     @cached_property
     def _units(self) -> dict[str, int]:
         """The place of each row or group of any task."""
-        every = (unit for task in self.tasks for unit in self._first(task).units)
+        every = (unit for task in self.tasks for unit in self.scores[0][task].units)
         return {unit: at for at, unit in enumerate(dict.fromkeys(every))}
-
-    def _by_unit(self, scores: RowScores, values: Tensor) -> Tensor:
-        index = torch.tensor([self._units[unit] for unit in scores.units])
-        empty = torch.zeros(len(self._units), dtype=torch.float64)
-        return empty.index_add(0, index, values.double())
 
     @cached_property
     def _nats(self) -> Tensor:
         """Summed nats of each unit, point and task, [D, N, K]."""
-        shape = (len(self._units), len(self.points), len(self.tasks))
-        sums = torch.zeros(shape, dtype=torch.float64)
+        sums = torch.zeros(len(self._units), len(self.points), len(self.tasks), dtype=torch.float64)
         for point, scores in enumerate(self.scores):
             for at, task in enumerate(self.tasks):
-                sums[:, point, at] = self._by_unit(scores[task], scores[task].nats)
+                sums[:, point, at] = self._by_unit(task, scores[task].nats)
         return sums
 
     @cached_property
     def _tokens(self) -> Tensor:
         """Scored tokens of each unit and task, [D, K]."""
-        counts = torch.zeros(len(self._units), len(self.tasks), dtype=torch.float64)
-        for at, task in enumerate(self.tasks):
-            counts[:, at] = self._by_unit(self._first(task), self._first(task).tokens)
-        return counts
+        counts = [self._by_unit(task, self.scores[0][task].tokens) for task in self.tasks]
+        empty = torch.zeros(len(self._units), 0, dtype=torch.float64)
+        return torch.stack(counts, dim=1) if counts else empty
+
+    def _by_unit(self, task: str, values: Tensor) -> Tensor:
+        index = torch.tensor([self._units[unit] for unit in self.scores[0][task].units])
+        empty = torch.zeros(len(self._units), dtype=torch.float64)
+        return empty.index_add(0, index, values.double())
 
     def _samples(self, tasks: Sequence[str]) -> Iterator[tuple[Tensor, int]]:
         """The units of each set of tasks that hang together by shared units, and how many its smallest task has."""
-        held = {task: {self._units[unit] for unit in self._first(task).units} for task in tasks}
+        held = {task: {self._units[unit] for unit in self.scores[0][task].units} for task in tasks}
         left = list(tasks)
         while left:
             group = [left.pop(0)]
@@ -214,25 +185,21 @@ class Reported:
             yield torch.tensor(sorted(units)), min(len(held[task]) for task in group)
 
 
-def points_table(reported: Reported) -> Table:
-    """Every point of every method: what it promised on selection rows and what it holds on reported rows.
-
-    Returns:
-        The table `repair_points`; both ends stand in every method's list.
-    """
-    old, new = (reported.mean_loss(tasks) for tasks in (reported.forgotten, reported.learned))
-    after = reported.methods[next(iter(reported.methods))][-1]
+def points_table(scored: ScoredPoints) -> Table:
+    """The table `repair_points`: what every point promised on validation rows and what it holds on test rows."""
+    old, new = (scored.mean_loss(tasks) for tasks in (scored.forgotten, scored.learned))
+    after = place_of_after(scored)
     figures = {
-        "old": reported.interval(old, reported.forgotten),
-        "new": reported.interval(new, reported.learned),
-        "regained": reported.interval(_against(old, after, sign=-1), reported.forgotten),
-        "paid": reported.interval(_against(new, after), reported.learned),
+        "old": scored.interval(old, scored.forgotten),
+        "new": scored.interval(new, scored.learned),
+        "regained": scored.interval(_against(old, after, sign=-1), scored.forgotten),
+        "paid": scored.interval(_against(new, after), scored.learned),
     }
-    n, n_unit = reported.n(reported.tasks)
-    on_front = {method: _on_front(reported, method) for method in reported.methods}
+    stands_on = counted(scored, scored.tasks)
+    on_front = {method: _on_front(scored, method) for method in scored.methods}
     rows = []
-    for method, place, at in _places(reported):
-        point = reported.points[at]
+    for method, place, at in _places(scored):
+        point = scored.points[at]
         rows.append(
             {
                 "method": method,
@@ -242,74 +209,66 @@ def points_table(reported: Reported) -> Table:
                 "rate": point.rate,
                 "budget": point.budget,
                 "coordinates": point.coordinates,
-                "selection_old": selected(point, reported.forgotten),
-                "selection_new": selected(point, reported.learned),
+                "selection_old": validation_loss(point, scored.forgotten),
+                "selection_new": validation_loss(point, scored.learned),
                 **cells(figures, at),
                 "on_front": on_front[method][place],
-                "n": n,
-                "n_unit": n_unit,
+                **stands_on,
             }
         )
     return Table(tables.POINTS, tables.POINTS_COLUMNS, rows)
 
 
-def tasks_table(reported: Reported) -> Table:
-    """Every task at every point."""
-    after = reported.methods[next(iter(reported.methods))][-1]
-    figures = {}
-    for task in reported.tasks:
-        loss = reported.mean_loss([task])
+def tasks_table(scored: ScoredPoints) -> Table:
+    """The table `repair_tasks`: every task at every point."""
+    figures, after = {}, place_of_after(scored)
+    for task in scored.tasks:
+        loss = scored.mean_loss([task])
         figures[task] = {
-            "loss": reported.interval(loss, [task]),
-            "change": reported.interval(_against(loss, after), [task]),
+            "loss": scored.interval(loss, [task]),
+            "change": scored.interval(_against(loss, after), [task]),
         }
-    rows = []
-    for method, place, at in _places(reported):
-        for task in reported.tasks:
-            n, n_unit = reported.n([task])
-            rows.append(
-                {
-                    "method": method,
-                    "point": place,
-                    "label": reported.points[at].label,
-                    "task": task,
-                    "role": "learned" if task in reported.learned else "forgotten",
-                    "selection": reported.points[at].selection.get(task, math.nan),
-                    **cells(figures[task], at),
-                    "n": n,
-                    "n_unit": n_unit,
-                }
-            )
+    rows = [
+        {
+            "method": method,
+            "point": place,
+            "label": scored.points[at].label,
+            "task": task,
+            "role": "learned" if task in scored.learned else "forgotten",
+            "selection": scored.points[at].validation.get(task, math.nan),
+            **cells(figures[task], at),
+            **counted(scored, [task]),
+        }
+        for method, place, at in _places(scored)
+        for task in scored.tasks
+    ]
     return Table(tables.TASKS, tables.TASKS_COLUMNS, rows)
 
 
-def hypervolume_table(reported: Reported) -> Table:
-    """How much of the room between before and after each method's points open up, and how much more than others.
+def hypervolume_table(scored: ScoredPoints) -> Table:
+    """The table `repair_hypervolume`: each method's share of the area between before and after, and how much more it is.
 
-    Returns:
-        The table `repair_hypervolume`; differences are NaN where there is no method to compare with.
+    Differences are NaN where there is no method to compare with.
     """
-    n, n_unit = reported.n(reported.tasks)
-    found = reported.interval(_shares(reported), reported.tasks)
+    found = scored.interval(_shares(scored), scored.tasks)
     rows = [
         {
             "method": method,
             **cells({"value": found}, (at, 0)),
             **cells({"over_global": found}, (at, 1)),
             **cells({"over_replay": found}, (at, 2)),
-            "points": len(reported.swept(method)),
-            "n": n,
-            "n_unit": n_unit,
+            "points": len(scored.swept(method)),
+            **counted(scored, scored.tasks),
         }
-        for at, method in enumerate(reported.methods)
+        for at, method in enumerate(scored.methods)
     ]
     return Table(tables.HYPERVOLUME, tables.HYPERVOLUME_COLUMNS, rows)
 
 
-def _shares(reported: Reported) -> Figure:
+def _shares(scored: ScoredPoints) -> Figure:
     """Each method's share, and by how much it exceeds that of `global` and of `replay`, [..., M, 3]."""
-    methods = list(reported.methods)
-    every = [reported.share(method) for method in methods]
+    methods = list(scored.methods)
+    every = [scored.share(method) for method in methods]
 
     def figure(losses: Tensor) -> Tensor:
         own = torch.stack([share(losses) for share in every], dim=-1)
@@ -322,22 +281,25 @@ def _shares(reported: Reported) -> Figure:
     return figure
 
 
-def _places(reported: Reported) -> Iterator[tuple[str, int, int]]:
+def _places(scored: ScoredPoints) -> Iterator[tuple[str, int, int]]:
     """Method, place in the method's list, place in `points`."""
-    for method, places in reported.methods.items():
+    for method, places in scored.methods.items():
         yield from ((method, place, at) for place, at in enumerate(places))
 
 
+def place_of_after(scored: ScoredPoints) -> int:
+    """The place of after in `points`."""
+    return next(at for at, point in enumerate(scored.points) if point.kind == "after")
+
+
+def counted(scored: ScoredPoints, tasks: Sequence[str]) -> dict[str, object]:
+    """The cells of what some tasks stand on: rows or groups, and how many."""
+    n, n_unit = scored.n(tasks)
+    return {"n": n, "n_unit": n_unit}
+
+
 def cells(figures: Mapping[str, Interval], at: int | tuple[int, int]) -> dict[str, float]:
-    """The cells of some figures' intervals.
-
-    Args:
-        figures: Intervals by the name of their column.
-        at: The place in them.
-
-    Returns:
-        Value, `_low` and `_high` of each name; no negative zeros.
-    """
+    """Value, `_low` and `_high` of each figure at a place; no negative zeros."""
     return {
         f"{name}{ending}": tensor[at].item() + 0.0  # −0 + 0 is 0
         for name, found in figures.items()
@@ -345,17 +307,17 @@ def cells(figures: Mapping[str, Interval], at: int | tuple[int, int]) -> dict[st
     }
 
 
-def selected(point: Point, tasks: Sequence[str]) -> float:
-    """The mean loss of the tasks on a point's selection rows; NaN where one is not known, or there is no task."""
-    losses = [point.selection.get(task, math.nan) for task in tasks]
+def validation_loss(point: Point, tasks: Sequence[str]) -> float:
+    """The mean loss of the tasks on validation rows; NaN where one is not known, or there is no task."""
+    losses = [point.validation.get(task, math.nan) for task in tasks]
     return sum(losses) / len(losses) if losses else math.nan
 
 
-def _on_front(reported: Reported, method: str) -> list[bool]:
-    """Whether no other point of the method is better on selection rows; of equal points, an end comes first."""
+def _on_front(scored: ScoredPoints, method: str) -> list[bool]:
+    """Whether no other point of the method is better on validation rows; of equal points, an endpoint comes first."""
     both = [
-        (selected(point, reported.forgotten), selected(point, reported.learned))
-        for point in (reported.points[at] for at in reported.methods[method])
+        (validation_loss(point, scored.forgotten), validation_loss(point, scored.learned))
+        for point in (scored.points[at] for at in scored.methods[method])
     ]
     after_first = np.roll(np.array(both), 1, axis=0)
     return [bool(found) for found in np.roll(non_dominated(after_first), -1)]
@@ -372,22 +334,8 @@ def _against(loss: Figure, after: int, sign: int = 1) -> Figure:
 
 
 def _corners(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """The worst and the best corner of the room between the losses (old, new) of both ends, [..., 2]."""
+    """The worst and the best corner of the area between the losses (old, new) of both endpoints, [..., 2]."""
     forgotten = after[..., 0] - before[..., 0]
     dearest = torch.minimum(before[..., 1], after[..., 1] + forgotten)
     worst = torch.stack([after[..., 0], dearest], dim=-1)
     return worst, torch.stack([before[..., 0], after[..., 1]], dim=-1)
-
-
-def _unknown(value: Tensor) -> Spread:
-    return Spread(torch.full((1, *value.shape), math.nan, dtype=torch.float64), math.nan)
-
-
-def _require(holds: bool, argument: str, law: str, found: object) -> None:
-    if not holds:
-        raise MeasurementError(
-            argument,
-            law=f"must {law}",
-            found=found,
-            remedy="Score every point, both ends among them, on one set of reported rows.",
-        )
