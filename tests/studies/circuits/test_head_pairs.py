@@ -10,7 +10,7 @@ import pytest
 from crosstune.circuits import tables
 from crosstune.circuits.scores import CircuitScores
 from crosstune.foundation.records import Run, Table
-from crosstune.report.arrays import read_matrix
+from crosstune.report.packing import read_matrix
 from crosstune.studies.circuits import head_pairs
 from crosstune.studies.circuits.study import Circuits
 
