@@ -7,9 +7,8 @@ from tests.studies.repair import told
 
 from crosstune.foundation.records import Table
 from crosstune.merging import tables
-from crosstune.studies.frame.over_seeds import SeedMean
+from crosstune.studies.frame.over_seeds import SEED, SeedMean
 from crosstune.studies.repair import fronts
-from crosstune.studies.repair.study import SEED
 
 
 def changed(make, change, *seeds, **where) -> Table:

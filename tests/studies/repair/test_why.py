@@ -9,8 +9,8 @@ from tests.studies.repair import told
 
 from crosstune.foundation.records import Table
 from crosstune.merging import tables
+from crosstune.studies.frame.over_seeds import SEED
 from crosstune.studies.repair import why
-from crosstune.studies.repair.study import SEED
 
 
 def maps(given: Table) -> dict[str, Table]:

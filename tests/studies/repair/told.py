@@ -18,9 +18,10 @@ from crosstune.interference.ledger.rollback import ROLLBACK
 from crosstune.interference.ledger.tables import SITES, TOTALS
 from crosstune.merging import tables
 from crosstune.merging.settings import RepairSettings
+from crosstune.studies.frame.over_seeds import SEED
 from crosstune.studies.repair.cell import PICKED
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.repair.study import SEED, Repair
+from crosstune.studies.repair.study import Repair
 
 TASKS = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("en", "bn"))
 SETTINGS = RepairStudySettings(
@@ -166,7 +167,11 @@ def coefficients(seed: int) -> Table:
     rows = (
         {
             **site_cells(PLACES[at]),
-            "method": method, "point": 1, "label": "rate 1", "checkpoint": 1, "elements": 8,
+            "method": method,
+            "point": 1,
+            "label": "rate 1",
+            "checkpoint": 1,
+            "elements": 8,
             **piece,
         }
         for method in list(METHODS)[:-1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from crosstune.foundation.records import Column, Table
 from crosstune.merging.optimise.archive import non_dominated
 from crosstune.merging.tables import CHOSE, HYPERVOLUME_COLUMNS, NATS, RIVALS_COLUMNS
-from crosstune.studies.frame.over_seeds import SEEDS, SeedMean, by_key
+from crosstune.studies.frame.over_seeds import SEEDS, Rows, SeedMean, by_key
 
 WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
 METHOD = Column.axis("method", about="The granularity or baseline.")
@@ -129,24 +130,21 @@ def _most_common(names: Sequence[str]) -> str:
     return max(dict.fromkeys(names), key=names.count)
 
 
-def _alike(points: Table) -> Table:
-    """The same table with points that answer the same under one label: a replay's steps differ from seed to seed."""
-    counts: dict[tuple[Any, ...], int] = {}
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for row in points.rows():
-            _, is_replay, rest = row["label"].partition("replay, step ")
-            if is_replay:
-                rate = rest.partition(" at ")[2]
-                place = (row["seed"], row.get("task"), rate)
-                at = counts[place] = counts.get(place, -1) + 1
-                row = {**row, "label": f"replay, stop {at}{rate and f' at {rate}'}"}
-            yield row
-
-    return Table(points.name, points.columns, rows())
+def _alike(points: Table) -> Rows:
+    """The rows with points that answer the same under one label: a replay's steps differ from seed to seed."""
+    counts: Counter[tuple[Any, ...]] = Counter()
+    rows = points.rows()
+    for row in rows:
+        _, is_replay, rest = row["label"].partition("replay, step ")
+        if is_replay:
+            rate = rest.partition(" at ")[2]
+            place = (row["seed"], row.get("task"), rate)
+            row["label"] = f"replay, stop {counts[place]}{rate and f' at {rate}'}"
+            counts[place] += 1
+    return rows
 
 
-def _mean(found: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
+def _mean(found: Rows, columns: Sequence[Column]) -> dict[str, Any]:
     """One row of several seeds: the means of values, the fewest rows, and of all else what the first seed has."""
     row = {column.name: found[0][column.name] for column in columns if column.name in found[0]}
     for column in columns:

@@ -1,4 +1,4 @@
-"""Everything a repair study can be told. No torch here: the command line reads its help from this file."""
+"""The settings of a repair study. No torch here: the command line reads its help from this file."""
 
 from __future__ import annotations
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from crosstune.foundation.records import Column, Measurement, Run, Table
+from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import Page
 from crosstune.merging import tables as names
 from crosstune.studies.frame.opening import seeds_of
+from crosstune.studies.frame.over_seeds import together
 from crosstune.studies.frame.plan import Plan
 from crosstune.studies.repair import fronts, page, why
 from crosstune.studies.repair.cell import RepairCell
@@ -19,7 +20,6 @@ from crosstune.studies.repair.costs import plan_of
 from crosstune.studies.repair.prepare import Prepared
 from crosstune.studies.repair.settings import RepairStudySettings
 
-SEED = Column.axis("seed", "int64", about="The cell's seed.")
 # Tables of a cell that are kept as they are, with the seed in front.
 KEPT = (
     names.POINTS,
@@ -46,16 +46,7 @@ class Repair(Prepared):
     def summarise(self, done: Sequence[Run]) -> tuple[Iterable[Table], Iterable[Measurement]]:
         """The fronts over seeds, and why the coefficients are what they are."""
         seeds = seeds_of(done, self.settings)
-        over = {
-            name: Table.concat(
-                [
-                    cell.table(name).with_columns({SEED: seed})
-                    for seed, cell in zip(seeds, done, strict=True)
-                ]
-            )
-            for name in (*KEPT, names.COEFFICIENTS)
-            if all(cell.has_table(name) for cell in done)
-        }
+        over = together(done, seeds, (*KEPT, names.COEFFICIENTS))
         coefficients = over.pop(names.COEFFICIENTS, None)
         means = [fronts.front(over[names.POINTS]), fronts.by_task(over[names.TASKS])]
         figures: list[Measurement] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,15 @@ import torch
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.statistics.association import rank_correlation
 from crosstune.merging.tables import NATS
-from crosstune.studies.frame.over_seeds import PLAIN, SEEDS, MeanTable, by_key, mean_over_seeds
+from crosstune.studies.frame.over_seeds import (
+    PLAIN,
+    SEEDS,
+    MeanTable,
+    Rows,
+    by_key,
+    by_place,
+    mean_over_seeds,
+)
 from crosstune.studies.repair.fronts import LABEL, METHOD
 
 PATH, LINE, ROLLED = "along the training", "along the straight line", "rollback"
@@ -90,28 +97,25 @@ def coefficient_maps(found: Table) -> list[Table]:
         ],
     }
     return [
-        Table(name, columns, _coefficients(Table(found.name, found.columns, of_map[name]), columns))
-        for name, columns in MAPS.items()
+        Table(name, columns, _coefficients(of_map[name], columns)) for name, columns in MAPS.items()
     ]
 
 
-def _coefficients(found: Table, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+def _coefficients(found: Rows, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
     axes = [column.name for column in columns if column.role == "axis"]
-    for key, rows in by_key(found, axes):
-        seeds: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-        for row in rows:
-            seeds[row["seed"]].append(row)
-        shares = [sum(row["delta_share"] for row in own) for own in seeds.values()]
-        mean = mean_over_seeds([_weighted(own) for own in seeds.values()])
+    for place, rows in by_place(found, axes):
+        seeds = [own for _, own in by_key(rows, ("seed",))]
+        shares = [sum(row["delta_share"] for row in own) for own in seeds]
+        mean = mean_over_seeds([_weighted(own) for own in seeds])
         yield {
-            **dict(zip(axes, key, strict=True)),
+            **place,
             **mean.cells("coefficient", PLAIN),
             "delta_share": sum(shares) / len(shares),
             "seeds": mean.seeds,
         }
 
 
-def _weighted(rows: Sequence[Mapping[str, Any]]) -> float:
+def _weighted(rows: Rows) -> float:
     """The mean coefficient by share of the squared change; NaN where nothing changed."""
     total = sum(row["delta_share"] for row in rows)
     if not total:
@@ -163,9 +167,7 @@ def _by_place(table: Table, tasks: Sequence[str]) -> dict[tuple[int, str], float
     return sums
 
 
-def _ranks(
-    places: Sequence[Mapping[str, Any]], nats: Mapping[tuple[int, str], float]
-) -> dict[str, Any]:
+def _ranks(places: Rows, nats: Mapping[tuple[int, str], float]) -> dict[str, Any]:
     # Rounded: a mean of equal coefficients may differ from another in its last bits.
     pairs = [
         (round(1.0 - row["coefficient"], 9), nats[row["layer"], row["component"]])
