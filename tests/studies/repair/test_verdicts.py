@@ -11,7 +11,7 @@ from crosstune.foundation.records import Run
 from crosstune.merging import tables
 from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair import why
-from crosstune.studies.repair.verdicts import Pick, picked, statements
+from crosstune.studies.repair.verdicts import picked, statements
 
 ALONE = replace(told.SETTINGS, seeds=(0,))
 
@@ -40,7 +40,8 @@ def test_the_trade_off_stands_first_and_cautions_next(run, said):
 
 
 def test_the_pick_is_what_the_cells_saved(run):
-    assert picked(run, told.SETTINGS) == Pick("component", "rate 1", 1, "rate")
+    pick = picked(run, told.SETTINGS)
+    assert (pick.method, pick.kind, pick.label) == ("component", "rate", "rate 1")
 
 
 def test_the_picked_method_meets_both_rivals_and_the_others_one(said):

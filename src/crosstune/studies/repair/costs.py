@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+import numpy as np
 
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy
@@ -16,8 +16,7 @@ from crosstune.merging.checkpoints.endpoints import Ends
 from crosstune.merging.checkpoints.lora_heads import by_input
 from crosstune.merging.scoring import LINE, looks_by_method, score_tasks
 from crosstune.merging.selection import encode_rows
-from crosstune.merging.session import Roles, Session, Watch, open_session
-from crosstune.merging.settings import RepairSettings
+from crosstune.merging.session import Roles, Watch, open_session
 from crosstune.studies.frame import memory
 from crosstune.studies.frame.costs import FEWEST_STEPS, GIB, as_plan, time_training
 from crosstune.studies.frame.plan import Plan, PlanLine
@@ -38,7 +37,7 @@ class Calibration:
     validation_tokens: int
     test_tokens: int
     replay_bytes: int  # what a replay fine-tune needs beside the search
-    side_bytes: int  # what rollback and saving need beside it
+    side_bytes: int  # what rollback and saving need beside it: what moved, once more
     weight_bytes: int  # the weights of the model that is worked on
     evaluation_bytes: int  # one evaluation on disk
     sites: int  # components of layers that a rollback puts back
@@ -93,21 +92,22 @@ def _search(study: Prepared, after: Any) -> Calibration:
     zeros, ones = dict.fromkeys(tasks, 0.0), dict.fromkeys(tasks, 1.0)
     roles = Roles(tasks, tasks[-1:], tasks[:-1], zeros, ones)
     session = open_session(ends, rows.selection, roles, repair, Watch())
-    evaluation_seconds = _evaluation_seconds(session)
+    for share in (0.5, 0.25):  # the first evaluation warms the caches up
+        began = time.perf_counter()
+        session.looks(np.full(session.box.shape, share))
+        evaluated = time.perf_counter() - began
     began, tokens = time.perf_counter(), _tokens(rows.selection)
     score_tasks(ends, rows.selection, repair)
     scored = time.perf_counter() - began
     known = dict(ends.model.named_parameters())
     return Calibration(
         open_seconds=opened,
-        evaluation_seconds=evaluation_seconds,
+        evaluation_seconds=evaluated,
         token_seconds=scored / tokens,
         validation_tokens=tokens,
         test_tokens=_tokens(rows.reported),
         replay_bytes=replay_bytes(ends),
-        side_bytes=sum(
-            memory.bytes_of(known[name]) for name in ends.names
-        ),  # what moved, once more
+        side_bytes=sum(memory.bytes_of(known[name]) for name in ends.names),
         weight_bytes=memory.size(ends.model),
         evaluation_bytes=8 * len(tasks) * repair.folds * (math.prod(session.box.shape) + 2),
         sites=len({(site.layer, site.component) for site in Anatomy.of(ends.model).sites}),
@@ -125,15 +125,6 @@ def _train(study: Prepared) -> tuple[Any, dict[str, Any]]:
     return model, {"step_seconds": timing.step_seconds, "segment_seconds": segment}
 
 
-def _evaluation_seconds(session: Session) -> float:
-    """The second evaluation's time: the first one warms the caches up."""
-    for share in (0.5, 0.25):
-        began = time.perf_counter()
-        session.looks(torch.full(session.box.shape, share, dtype=torch.float64).numpy())
-        taken = time.perf_counter() - began
-    return taken
-
-
 def _tokens(rows: Mapping[str, list[Encoded]]) -> int:
     return sum(row.scored_tokens for task in rows.values() for row in task)
 
@@ -149,7 +140,8 @@ def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[s
     """Seconds of one cell, by the plan's lines."""
     repair, steps = settings.repair, settings.training.steps * (settings.after is None)
     segments = 0 if settings.ledger is None else -(-steps // settings.ledger.every)
-    usual, each = _usual(repair), measured.evaluation_seconds
+    usual = {name: _USUAL * most for name, most in looks_by_method(repair).items()}
+    each = measured.evaluation_seconds
     questions = len(repair.exchange_rates) + len(repair.budgets) + bool(repair.max_loss)
     points = 2 + len(repair.methods) * questions
     rolled = 0 if settings.rollback == "none" else measured.sites + 2
@@ -164,11 +156,6 @@ def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[s
     }
 
 
-def _usual(repair: RepairSettings) -> dict[str, float]:
-    """Evaluations of each method as real searches needed them."""
-    return {name: _USUAL * most for name, most in looks_by_method(repair).items()}
-
-
 def _lines(
     settings: RepairStudySettings,
     measured: Calibration,
@@ -178,7 +165,7 @@ def _lines(
         if needed:
             yield PlanLine(f"  memory of {name}", needed / GIB, "GiB", how)
     most = sum(looks_by_method(settings.repair).values())
-    usual, tokens = sum(_usual(settings.repair).values()), measured.validation_tokens
+    usual, tokens = _USUAL * most, measured.validation_tokens
     models = 1 + (settings.after is None)
     space = models * measured.weight_bytes + most * measured.evaluation_bytes
     how = f"loss and gradient of {tokens} scored tokens"
@@ -195,18 +182,13 @@ def _lines(
 def _memories(settings: RepairStudySettings, measured: Calibration) -> dict[str, tuple[int, str]]:
     """The parts of a cell that may be its peak; each begins when the one before has given back its own."""
     searching, worked_on = measured.search_bytes, measured.weight_bytes / GIB
+    replay = (searching + measured.replay_bytes) * settings.repair.replay
+    seen = "seen in the calibration"
+    copied = "besides, a copy of the model, its gradients and two moments; `repair.replay: false` leaves it out"
+    moved = "besides, at most what moved once more; the tables are written before it"
     return {
-        "fine-tuning": (measured.training_bytes, "seen in the calibration"),
-        "searching": (
-            searching,
-            f"seen in the calibration; {worked_on:.2f} GiB of it are the model worked on",
-        ),
-        "replay fine-tune": (
-            (searching + measured.replay_bytes) * settings.repair.replay,
-            "besides, a copy of the model, its gradients and two moments; `repair.replay: false` leaves it out",
-        ),
-        "saving and rollback": (
-            searching + measured.side_bytes,
-            "besides, at most what moved once more; the tables are written before it",
-        ),
+        "fine-tuning": (measured.training_bytes, seen),
+        "searching": (searching, f"{seen}; {worked_on:.2f} GiB of it are the model worked on"),
+        "replay fine-tune": (replay, copied),
+        "saving and rollback": (searching + measured.side_bytes, moved),
     }

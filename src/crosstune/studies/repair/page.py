@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,14 @@ from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Page, Section, View
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.merging.findings.sentences import DIVERGENCE
+from crosstune.merging.points import Point
 from crosstune.studies.frame.opening import finished_cells, seeds_of
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.repair.verdicts import Pick, picked, statements
+from crosstune.studies.repair.verdicts import picked, statements
 
+Begin = Mapping[str, object]
+"""Where selectors stand at first."""
 _BY_DIVERGENCE = (
     f"Points were chosen by the {DIVERGENCE}, those of a replay fine-tune by loss: rates, budgets, limits and what "
     f"“{why.LINE}” accounts for are of what chose. Everything else is the loss of the text."
@@ -71,21 +74,23 @@ def _subtitle(run: Run, settings: RepairStudySettings) -> str:
     )
 
 
-def _sections(run: Run, settings: RepairStudySettings, pick: Pick | None) -> Iterator[Section]:
+def _sections(run: Run, settings: RepairStudySettings, pick: Point | None) -> Iterator[Section]:
     if pick is None:
         lead = "The loss of every task at both ends."
         yield Section("tasks", "Task by task", lead, "table", "repair_by_task")
         return
-    lost = fronts.forgotten(run.table("repair_by_task"))[0]
+    lost: Begin = {"task": fronts.forgotten(run.table("repair_by_task"))[0]}
     sides = _sides(settings)
-    yield from _fronts(run.table("repair_fronts"), sides)
+    yield from _fronts(run.table("repair_fronts").column("method"), sides)
     if run.has_table("repair_answers"):
         yield from _same_question(run.table("repair_answers"), pick, sides)
     yield Section(
         "tasks",
         "Task by task",
         "What each point of a method changes in one task against the model after: left is better, right is worse.",
-        **_bars("repair_by_task", "label", "change", {"task": lost, "method": pick.method}),
+        **_drawn(
+            "bars", "repair_by_task", {**lost, "method": pick.method}, y="label", value="change"
+        ),
         note=f"{sides}. “rate 2”: one nat of the forgotten tasks is worth two of the learned ones; “lose ≤ 0.1”: every "
         "learned task may lose a tenth of a nat on the validation rows.",
     )
@@ -95,16 +100,13 @@ def _sections(run: Run, settings: RepairStudySettings, pick: Pick | None) -> Ite
     yield _method(settings)
 
 
-def _drawn(view: View, table: str, begin: dict[str, object], **columns: Any) -> dict[str, Any]:
+def _drawn(view: View, table: str, begin: Begin | None = None, **columns: Any) -> dict[str, Any]:
     """How a section is drawn; where its selectors begin also says what can be selected."""
+    begin = begin or {}
     return {"view": view, "table": table, "choose": tuple(begin), "begin": begin, **columns}
 
 
-def _bars(table: str, y: str, value: str, begin: dict[str, object] | None = None) -> dict[str, Any]:
-    return _drawn("bars", table, begin or {}, y=y, value=value)
-
-
-def _heatmap(table: str, x: str, y: str, value: str, begin: dict[str, object]) -> dict[str, Any]:
+def _heatmap(table: str, x: str, y: str, value: str, begin: Begin) -> dict[str, Any]:
     return _drawn("heatmap", table, begin, x=x, y=y, value=value)
 
 
@@ -116,8 +118,8 @@ def _sides(settings: RepairStudySettings) -> str:
     return f"Validation rows and test rows share no {apart}. Intervals are paired jackknife over test {units}"
 
 
-def _fronts(table: Table, sides: str) -> Iterator[Section]:
-    begin: dict[str, object] = {"points": fronts.WITHOUT_BEFORE}
+def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
+    begin: Begin = {"points": fronts.WITHOUT_BEFORE}
     yield Section(
         "front",
         "The front",
@@ -134,49 +136,48 @@ def _fronts(table: Table, sides: str) -> Iterator[Section]:
         "The share of the room between before and after that a front dominates: 0 where nothing comes back but for a price "
         "of all that was forgotten, 1 where all of the old comes back at no cost. Trade-offs that cost more nats of the new "
         "than all that was forgotten do not count.",
-        **_bars("repair_fronts", "method", "value"),
+        **_drawn("bars", "repair_fronts", y="method", value="value"),
         note="The room ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains none "
         "there, so look at the front and at the same question too. Taken from the best of several noisy points, so a little "
         "too high, alike for methods with equally many points.",
     )
-    there = table.column("method")
-    tokens = " The replay fine-tune reads as many tokens as all evaluations of the search together."
-    for other, title, more in (
-        ("global", "one global coefficient", ""),
-        ("replay", "a replay fine-tune", tokens),
+    paired = "Paired: both fronts are read on the same rows."
+    budget = " The replay fine-tune reads as many tokens as all evaluations of the search together."
+    for other, rival, note in (
+        ("global", "one global coefficient", paired),
+        ("replay", "a replay fine-tune", paired + budget),
     ):
-        if other in there and len(there) > 1:
+        if other in methods and len(methods) > 1:
+            lead = f"What each front opens up more (right) or less (left) than that of {rival}"
             yield Section(
                 f"over-{other}",
-                f"Does it beat {title}?",
-                f"What each front opens up more (right) or less (left) than that of {title}. An interval that holds 0 is no "
-                "difference shown.",
-                **_bars("repair_fronts", "method", f"over_{other}"),
-                note=f"Paired: both fronts are read on the same rows.{more}",
+                f"Does it beat {rival}?",
+                f"{lead}. An interval that holds 0 is no difference shown.",
+                **_drawn("bars", "repair_fronts", y="method", value=f"over_{other}"),
+                note=note,
             )
 
 
-def _same_question(answers: Table, pick: Pick, sides: str) -> Iterator[Section]:
-    begin: dict[str, object] = {"method": pick.method, "rival": answers.column("rival")[0]}
-    for name, title, words in (
+def _same_question(answers: Table, pick: Point, sides: str) -> Iterator[Section]:
+    begin: Begin = {"method": pick.method, "rival": answers.column("rival")[0]}
+    for name, title, does in (
         ("regained", "what comes back more", "regains more (right) or less (left) of the old"),
         ("paid", "what it costs more", "pays more (right) or less (left) of the new"),
     ):
         yield Section(
             f"more-{name}",
             f"At the same question: {title}",
-            f"A method and a rival were asked the same. Here is what the method {words} than the rival, in nats per token.",
-            **_bars("repair_answers", "question", f"more_{name}", begin),
+            f"Asked the same, the method {does} than the rival, in nats per token.",
+            **_drawn("bars", "repair_answers", begin, y="question", value=f"more_{name}"),
             note=f"{sides}. A replay fine-tune answers with its stop that is best on rows it did not learn.",
         )
 
 
-def _maps(run: Run, pick: Pick) -> Iterator[Section]:
+def _maps(run: Run, pick: Point) -> Iterator[Section]:
     """The coefficients, and what methods tell apart within a component where they were searched."""
-    label: dict[str, object] = {"label": pick.label}
-    found = _heatmap(
-        "repair_map", "component", "layer", "coefficient", {"method": pick.method, **label}
-    )
+    label: Begin = {"label": pick.label}
+    begin: Begin = {"method": pick.method, **label}
+    found = _heatmap("repair_map", "component", "layer", "coefficient", begin)
     if len(set(run.table("repair_map").column("checkpoint"))) > 1:
         found["choose"] = (*found["choose"], "checkpoint")
     yield Section(
@@ -192,19 +193,19 @@ def _maps(run: Run, pick: Pick) -> Iterator[Section]:
         yield Section(
             "coefficient-rows",
             "Embedding rows",
-            "Coefficients of embedding rows by who uses their token on the validation rows: only the learned tasks (new), "
-            "only the forgotten ones (old), both, or neither.",
+            "The same by who uses a row's token on the validation rows: only the learned tasks (new), only the forgotten "
+            "ones (old), both, or neither.",
             **_heatmap("repair_map_rows", "rows", "component", "coefficient", label),
         )
     if run.has_table("repair_map_heads"):
-        heads = run.table("repair_map_heads").column("method")
-        method = pick.method if pick.method in heads else heads[0]
+        methods = run.table("repair_map_heads").column("method")
+        method = pick.method if pick.method in methods else methods[0]
         begin = {"method": method, **label, "component": "attn.o"}
         yield Section(
             "coefficient-heads",
             "Attention heads",
-            "The coefficient of each head of each layer: 1 keeps the whole change, 0 puts the head back to before. Queries "
-            "(q) and the output projection (o) by query head, keys (k) and values (v) by key-value head.",
+            "The same by head: queries (q) and the output projection (o) by query head, keys (k) and values (v) by key-value "
+            "head.",
             **_heatmap("repair_map_heads", "head", "layer", "coefficient", begin),
             note="Mean over seeds. An empty cell did not change.",
         )
@@ -212,15 +213,14 @@ def _maps(run: Run, pick: Pick) -> Iterator[Section]:
         yield Section(
             "coefficient-directions",
             "Singular directions",
-            "Coefficients of the leading singular directions of each change, 0 the largest; −1 is what they leave. Averaged "
-            "over layers by their share of the squared change.",
+            "The same by leading singular direction of each change, 0 the largest; −1 is what they leave. Averaged over "
+            "layers by their share of the squared change.",
             **_heatmap("repair_map_directions", "direction", "component", "coefficient", label),
         )
 
 
-def _accounts(run: Run, pick: Pick, lost: str) -> Iterator[Section]:
-    task: dict[str, object] = {"task": lost}
-    begin = {"account": run.table("repair_ledger").column("account")[0], **task}
+def _accounts(run: Run, pick: Point, lost: Begin) -> Iterator[Section]:
+    begin: Begin = {"account": run.table("repair_ledger").column("account")[0], **lost}
     yield Section(
         "ledger",
         "Why these: where it was forgotten",
@@ -236,7 +236,7 @@ def _accounts(run: Run, pick: Pick, lost: str) -> Iterator[Section]:
             "Why these: what comes back alone",
             "Each component put back to before by itself: positive, that wins loss back; negative, it costs. Components "
             "interact, so a repair of all of them at once need not follow this map.",
-            **_heatmap("repair_rollback", "component", "layer", "nats", task),
+            **_heatmap("repair_rollback", "component", "layer", "nats", lost),
             note="On the validation rows, each up to its first tokens where windows are used.",
         )
     yield Section(
@@ -249,30 +249,20 @@ def _accounts(run: Run, pick: Pick, lost: str) -> Iterator[Section]:
 
 
 def _models() -> Iterator[Section]:
-    yield Section(
-        "generations",
-        "In its own words",
-        "How the models before, after and repaired go on from the beginning of test rows, greedily.",
-        "table",
-        "repair_generations",
-        note="A few rows are an illustration, not a measurement.",
+    lead = (
+        "How the models before, after and repaired go on from the beginning of test rows, greedily."
     )
-    yield Section(
-        "points",
-        "Every point",
-        "All points of all methods, with how many numbers each could choose.",
-        "table",
-        "repair_front",
-        where={"points": fronts.WITH_BEFORE},
-    )
-    yield Section(
-        "cost",
-        "What it cost",
+    note = "A few rows are an illustration, not a measurement."
+    spoken = _drawn("table", "repair_generations")
+    yield Section("generations", "In its own words", lead, **spoken, note=note)
+    lead = "All points of all methods, with how many numbers each could choose."
+    every = _drawn("table", "repair_front", where={"points": fronts.WITH_BEFORE})
+    yield Section("points", "Every point", lead, **every)
+    lead = (
         "Evaluations of loss and gradient on the validation rows (looks), tokens and seconds of each method. A method begins "
-        "with what coarser ones have seen, and so pays only for what is new.",
-        "table",
-        "repair_cost",
+        "with what coarser ones have seen, and so pays only for what is new."
     )
+    yield Section("cost", "What it cost", lead, "table", "repair_cost")
 
 
 def _method(settings: RepairStudySettings) -> Section:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crosstune.foundation.data import Task, TaskSettings, check_enough, read_rows
+from crosstune.foundation.data import Row, Task, TaskSettings, check_enough, read_rows
 from crosstune.foundation.errors import renamed
 from crosstune.foundation.records import Run
 from crosstune.foundation.training import StageData
@@ -25,13 +25,14 @@ _FEW_TESTED = 50  # below this many test rows a task the intervals are wide
 
 
 class Prepared(Procedure[RepairStudySettings]):
-    """The part of the study that its cells and its plan use.
+    """The part of the study that its cells and its plan use."""
 
-    Attributes:
-        start: The model before.
-        learn: The rows that a fine-tune made here learns from; none for a pair of given models.
-        keep: The tasks to keep, with validation rows (`train`) and test rows; no fine-tune made here learns either.
-    """
+    start: StartModel
+    """The model before."""
+    learn: Sequence[Row]
+    """The rows that a fine-tune made here learns from; none for a pair of given models."""
+    keep: dict[str, Task]
+    """The tasks to keep, with validation rows (`train`) and test rows; no fine-tune made here learns either."""
 
     def prepare(self) -> Sequence[str]:
         """Read and split the tasks, and find the model before."""

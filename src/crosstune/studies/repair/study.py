@@ -22,16 +22,8 @@ from crosstune.studies.repair.settings import RepairStudySettings
 
 # Tables of a cell that are kept as they are, with the seed in front.
 KEPT = (
-    names.POINTS,
-    names.TASKS,
-    names.HYPERVOLUME,
-    names.RIVALS,
-    names.LINE,
-    names.GENERATIONS,
-    names.COST,
-    "forgetting_sites",
-    "forgetting_totals",
-    "rollback",
+    *(names.POINTS, names.TASKS, names.HYPERVOLUME, names.RIVALS, names.LINE, names.COST),
+    *(names.GENERATIONS, "forgetting_sites", "forgetting_totals", "rollback"),
 )
 
 

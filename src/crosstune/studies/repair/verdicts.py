@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.findings import Estimate
@@ -19,24 +19,15 @@ from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.why import LINE, PATH, ROLLED
 
 
-@dataclass(frozen=True)
-class Pick:
-    """The point that was saved: its method, what it answers, its place in the method's list, and the kind of question."""
-
-    method: str
-    label: str
-    place: int
-    kind: str
-
-
-def picked(run: Run, settings: RepairStudySettings) -> Pick | None:
+def picked(run: Run, settings: RepairStudySettings) -> Point | None:
     """The point that the first cell saved; none where there was nothing to repair."""
     for cell in finished_cells(run, settings.cell_names):
         for event in cell.events(PICKED):
-            own = {"method": event["method"], "label": event["label"]}
-            place = run.table("repair_by_task").where(**own).column("point")[0]
-            kind = run.table("repair_front").where(**own).column("kind")[0]
-            return Pick(**own, place=place, kind=kind)
+            method, label = event["method"], event["label"]
+            kind = run.table("repair_front").where(method=method, label=label).column("kind")[0]
+            limits = settings.repair.max_loss if kind == "asked" else {}
+            rate = float(label.split()[-1]) if kind == "rate" else math.nan
+            return Point(method, kind, rate=rate, limits=limits)
     return None
 
 
@@ -49,17 +40,21 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
         said = [Statement(event["text"], event["tone"], event["detail"]) for event in events]
         return [*said, *warnings_of(run)]
     repair, tasks = settings.repair, run.table("repair_by_task")
-    point = Point(pick.method, pick.kind, **_asked(pick, settings))  # type: ignore[arg-type]
+    own = {"method": pick.method, "label": pick.label}
+    place = tasks.where(**own).column("point")[0]
     found = [
-        _trade_off(point, tasks, pick, len(cells), settings),
+        words.trade(pick, tasks, place, repair.target),
         *words.ends(tasks, named=bool(repair.learned)),
-        *words.constraints(point, tasks, pick.place, repair.max_loss, repair.target),
+        *words.constraints(pick, tasks, place, repair.max_loss, repair.target),
     ]
+    if len(cells) > 1:
+        basis = f"{words.picked_as(pick.label, repair.target)}, at every seed anew. Differences to the model after, paired."
+        found[0] = replace(found[0], detail=basis)
     if run.has_table("repair_answers"):
         found += words.answers(run.table("repair_answers"), pick.method, repair.target)
     found += _comparisons(run.table("repair_fronts"), settings, pick)
     if run.has_table("repair_why"):
-        found += _why(run.table("repair_why").where(method=pick.method, label=pick.label))
+        found += _why(run.table("repair_why").where(**own))
     first, *others = (_with_seeds(statement, len(cells), settings) for statement in found)
     saved = ", ".join(f"cells/{cell.folder.name}/{REPAIRED}" for cell in cells)
     where = Statement(
@@ -70,24 +65,7 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
     return [first, *warnings_of(run), *others, where]
 
 
-def _trade_off(
-    point: Point, tasks: Table, pick: Pick, seeds: int, settings: RepairStudySettings
-) -> Statement:
-    target = settings.repair.target
-    found = words.trade(point, tasks, pick.place, target)
-    if seeds == 1:
-        return found
-    basis = f"{words.picked_as(pick.label, target)}, at every seed anew. Differences to the model after, paired."
-    return replace(found, detail=basis)
-
-
-def _asked(pick: Pick, settings: RepairStudySettings) -> dict[str, Any]:
-    if pick.kind == "asked":
-        return {"limits": settings.repair.max_loss}
-    return {"rate": float(pick.label.split()[-1])} if pick.kind == "rate" else {}
-
-
-def _comparisons(fronts: Table, settings: RepairStudySettings, pick: Pick) -> Iterator[Statement]:
+def _comparisons(fronts: Table, settings: RepairStudySettings, pick: Point) -> Iterator[Statement]:
     """Whether each granularity that was asked for opens up more room than its rivals; the picked one first."""
     asked = [name for name in settings.repair.methods if name in settings.repair.granularity]
     pairs = [(pick.method, "global"), (pick.method, "replay")]
