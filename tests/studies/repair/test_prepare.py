@@ -127,44 +127,23 @@ def test_rows_that_two_tasks_share_are_refused(folder):
         Repair(small_repair.settings(folder, tasks=tasks)).prepare()
 
 
-def parallel(name, count=30):
-    """Sentences that may be translations of those of another task, two a document."""
-    return [{"id": f"s-{n}", "doc": f"d-{n // 2}", "text": f"{name} {n}"} for n in range(count)]
-
-
-def plain(name):
-    return [{"text": f"{name} {at}"} for at in range(30)]
-
-
 @pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (
-            {
-                "en": (parallel("en"), None),
-                "bn": (parallel("bn", 20), None),
-                "ar": (plain("ar"), None),
-            },
-            "Rows of en and bn share 20 ids but no group.",
-        ),
-        (
-            {"en": (parallel("en"), "doc"), "bn": (parallel("bn"), None)},
-            "Rows of en and bn share 30 ids but no group.",
-        ),
-        *(
-            ({name: (parallel(name), group) for name in ("en", "bn")}, None)
-            for group in ("id", "doc")
-        ),
-        # Where a row stands in its file is no id of its own.
-        ({name: (plain(name), None) for name in ("en", "bn")}, None),
-    ],
-    ids=["ids", "one task without groups", "grouped by id", "grouped by document", "no ids"],
+    ("groups", "shared"),
+    [((None, None), True), (("doc", None), True), (("id", "id"), False), (("doc", "doc"), False)],
 )
-def test_rows_that_may_be_translations_are_warned_of(pair, tmp_path, rows, said):
-    tasks = tuple(
-        TaskSettings(name=name, source=lines(tmp_path / f"{name}.jsonl", records), group=group)
-        for name, (records, group) in rows.items()
-    )
-    found = [text for text in Repair(replace(pair, tasks=tasks)).prepare() if "share" in text]
-    assert len(found) == (said is not None)
+def test_rows_that_may_be_translations_are_warned_of(pair, tmp_path, groups, shared):
+    def rows(name, group):
+        given = [{"id": f"s-{n}", "doc": f"d-{n // 2}", "text": f"{name} {n}"} for n in range(30)]
+        source = lines(tmp_path / f"{name}.jsonl", given)
+        return TaskSettings(name=name, source=source, group=group)
+
+    def placed(name):  # where a row stands in its file is no id of its own
+        source = lines(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n}"} for n in range(30)])
+        return TaskSettings(name=name, source=source)
+
+    both = map(rows, ("en", "bn"), groups)
+    asked = replace(pair, tasks=(*both, placed("ar"), placed("fr")))
+    found = [text for text in Repair(asked).prepare() if "share" in text]
+    assert len(found) == shared
+    said = "Rows of en and bn share 30 ids but no group."
     assert all(text.startswith(said) and "`--group id`" in text for text in found)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
 from tests.docs.markdown import CHECKOUT
 from tests.studies import small_repair
 
-from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import PAGE_FILE
 from crosstune.foundation.storage import read_json
 from crosstune.foundation.worlds import embedded_world
 from crosstune.merging import tables
-from crosstune.studies.frame.opening import settings_of
-from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.repair.study import KEPT, Repair
+from crosstune.studies.repair.study import KEPT
 
 
 def test_every_kept_table_holds_every_seed_and_the_rest_stays_in_the_cells(repaired):
@@ -40,16 +36,6 @@ def test_headline_figures_are_measurements_of_every_method(repaired):
     assert one.seeds == (0, 7)
     assert one.low < one.value < one.high
     assert 0 < one.value <= 1.2
-
-
-def test_unfinished_cells_take_no_part(repaired, tmp_path):
-    shutil.copytree(repaired.folder, tmp_path / "copy")
-    copy = Run.open(tmp_path / "copy")
-    Run.resume(copy.folder / "cells" / "seed-7")  # opened for writing: not finished
-    Repair(settings_of(copy, RepairStudySettings)).sum_up(copy)
-    assert set(copy.table(tables.POINTS).column("seed")) == {0}
-    assert set(copy.table("repair_front").column("seeds")) == {1}
-    assert small_repair.figures(copy).keys() == small_repair.figures(repaired).keys()
 
 
 def test_a_run_has_the_tables_of_the_documentation_and_no_other(repaired):

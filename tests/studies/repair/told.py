@@ -64,9 +64,10 @@ def front_of(seed: int) -> Iterator[tuple[dict[str, Any], float, float]]:
         asked = ("replay", "replay, step 9 at 0.001") if method == "replay" else ("rate", "rate 1")
         bend = bent + 0.02 * seed / 7
         ends = ("before", "before"), asked, ("after", "after")
-        for place, (share, (kind, label)) in enumerate(zip((1.0, 0.5, 0.0), ends, strict=True)):
-            en = AFTER[0] - (AFTER[0] - BEFORE[0]) * share - bend * (place == 1)
-            bn = AFTER[1] + (BEFORE[1] - AFTER[1]) * share - 4 * bend * (place == 1)
+        for place, (kind, label) in enumerate(ends):
+            share, off = 1.0 - place / 2, bend * (place == 1)
+            en = AFTER[0] - (AFTER[0] - BEFORE[0]) * share - off
+            bn = AFTER[1] + (BEFORE[1] - AFTER[1]) * share - 4 * off
             yield {"method": method, "point": place, "kind": kind, "label": label}, en, bn
 
 

@@ -17,7 +17,7 @@ from crosstune.merging.session import Watch
 from crosstune.studies.frame.cell import Cell, Phase
 from crosstune.studies.repair.prepare import Prepared
 
-MODEL, LOOKS = "after", "looks"
+MODEL = "after"  # the folder of the fine-tuned model
 PICKED = "picked"  # the event that says which point was saved
 REPAIRED = "repaired"  # the folder of the model that was saved
 _SPOKEN = 2  # rows a task that the models go on from, for the eye
@@ -68,7 +68,7 @@ class RepairCell(Cell[Prepared]):
         def searching(doing: str, done: int, total: int) -> None:
             self.tell(f"repairing: {doing}, {done} evaluations", min(done, most))
 
-        watch = Watch(self.run.folder / LOOKS, searching)
+        watch = Watch(self.run.folder / "looks", searching)
         repair = repair_ends(ends, study.keep, study.repair, watch)
         self._record(repair)
         if self.settings.rollback != "none":
@@ -102,13 +102,10 @@ class RepairCell(Cell[Prepared]):
         place_end(ends, 1.0)
         before = {name: value.detach() for name, value in ends.model.named_parameters()}
         before |= {name: ends.tensor(0, name) for name in ends.names}
-        chosen = {
-            name: {row.row_id for row in rows} for name, rows in repair.rows.selection.items()
-        }
-        rows = {
-            name: [row for row in task.train if row.id in chosen[name]]
-            for name, task in self.procedure.keep.items()
-        }
+        rows = {}
+        for name, task in self.procedure.keep.items():
+            chosen = {row.row_id for row in repair.rows.selection[name]}
+            rows[name] = [row for row in task.train if row.id in chosen]
         length = self.settings.repair.length
         self.write(
             measure_rollback(before, ends.model, rows, tokenizer=ends.tokenizer, length=length)

@@ -59,7 +59,7 @@ LEDGER = MeanTable(
     "repair_ledger",
     (_ACCOUNT, _TASK, _LAYER, _COMPONENT),
     NATS,
-    "Loss change booked there; positive is forgotten.",
+    "Contribution to the loss change; positive is forgotten.",
 )
 ROLLBACK = MeanTable(
     "repair_rollback",
