@@ -316,12 +316,9 @@ def repair_tables() -> dict[str, tuple[Column, ...]]:
         "repair_by_task": fronts.BY_TASK,
         "repair_fronts": fronts.FRONTS,
         "repair_answers": fronts.ANSWERS,
-        "repair_map": why.MAP,
-        "repair_map_rows": why.ROWS,
-        "repair_map_heads": why.HEADS,
-        "repair_map_directions": why.DIRECTIONS,
-        "repair_ledger": why.LEDGER,
-        "repair_rollback": why.ROLLBACK,
+        **why.MAPS,
+        "repair_ledger": why.LEDGER.columns,
+        "repair_rollback": why.ROLLBACK.columns,
         "repair_why": why.AGREEMENT,
     }
 

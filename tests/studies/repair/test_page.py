@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from tests.studies.repair import told
 
-from crosstune.foundation.records import Run
+from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Page
+from crosstune.merging.findings.sentences import DIVERGENCE
 from crosstune.report.folder import Contents
 from crosstune.studies.repair import page, verdicts
 
@@ -26,9 +27,7 @@ def written(run) -> Page:
 def test_every_section_can_be_drawn(run, written):
     contents = Contents.of(run)
     assert len(written.sections) >= 12
-    assert [contents.obstacle(section) for section in written.sections] == [""] * len(
-        written.sections
-    )
+    assert [section.id for section in written.sections if contents.obstacle(section)] == []
 
 
 def test_figures_begin_at_the_pick_and_at_what_was_forgotten(written):
@@ -46,54 +45,48 @@ def test_the_maps_of_reasons_stand_right_after_the_coefficients(written):
     assert [section.view for section in written.sections[at : at + 5]] == ["heatmap"] * 5
 
 
-def test_heads_have_a_map_where_a_method_tells_them_apart(tmp_path):
-    run = told.run_with(tmp_path / "run")
+def rewritten(run: Run, name: str, change) -> None:
     for cell in run.cells():
-        table = cell.table("repair_coefficients")
-        rows = [row for row in table.rows() if row["component"] == "attn.o"]
-        heads = [row | {"method": "head", "head": head} for row in rows for head in (0, 1)]
-        cell.write_table(type(table)(table.name, table.columns, [*table.rows(), *heads]))
-    written = told.summed_up(run)
-    (section,) = (one for one in written.sections if one.id == "coefficient-heads")
+        table = cell.table(name)
+        cell.write_table(Table(name, table.columns, change(table.rows())))
+
+
+def test_heads_have_a_map_where_a_method_tells_them_apart(tmp_path):
+    def with_heads(rows):
+        own = [row | {"method": "head"} for row in rows if row["component"] == "attn.o"]
+        return [*rows, *(row | {"head": head} for row in own for head in (0, 1))]
+
+    run = told.run_with(tmp_path / "run")
+    rewritten(run, "repair_coefficients", with_heads)
+    sections = {section.id: section for section in told.summed_up(run).sections}
+    section = sections["coefficient-heads"]
     assert Contents.of(run).obstacle(section) == ""
     assert section.begin == {"method": "head", "label": "rate 1", "component": "attn.o"}
     assert (section.x, section.y) == ("head", "layer")
 
 
-TOLD = ("repair_points", "repair_tasks", "repair_hypervolume", "repair_coefficients")
-
-
 def test_what_was_not_searched_has_no_section(tmp_path):
     run = told.run_with(tmp_path / "run")
+    for name in ("points", "tasks", "hypervolume", "coefficients"):
+        rewritten(
+            run,
+            f"repair_{name}",
+            lambda rows: [row for row in rows if row["method"] == "component"],
+        )
     for cell in run.cells():
-        for name in TOLD:
-            table = cell.table(name)
-            kept = [row for row in table.rows() if row["method"] == "component"]
-            cell.write_table(type(table)(name, table.columns, kept))
         for name in ("rollback", "repair_rivals"):
             (cell.folder / "tables" / f"{name}.parquet").unlink()
     ids = {section.id for section in told.summed_up(run).sections}
-    gone = {
-        "more-regained",
-        "more-paid",
-        "over-global",
-        "over-replay",
-        "coefficient-rows",
-        "coefficient-heads",
-        "coefficient-directions",
-        "rollback",
-    }
-    assert not ids & gone
+    compared = {"more-regained", "more-paid", "over-global", "over-replay", "rollback"}
+    assert not ids & {*compared, *(f"coefficient-{name}" for name in ("rows", "heads"))}
+    assert "coefficient-directions" not in ids
     assert {"front", "room", "coefficients", "ledger"} <= ids
 
 
-def test_titles_and_subtitles_say_what_was_compared(written):
+def test_titles_and_subtitles_say_what_was_compared(run, written):
     assert written.title == "What learning bn cost en, and what comes back"
     assert "seeds 0, 7" in written.subtitle
     assert written.subtitle.startswith("The embedded model; 200 steps")
-
-
-def test_two_given_models_are_named(run, written):
     pair = replace(
         told.SETTINGS, seeds=(0,), before="hub/base", after="runs/tuned/", between=("m",)
     )
@@ -111,26 +104,40 @@ def test_caveats_stand_on_the_page(written):
 @pytest.mark.parametrize(
     ("groups", "said"),
     [
-        ((None, None), "share no row. Intervals are paired jackknife over reported rows"),
-        (
-            ("doc", "doc"),
-            "share no group. Intervals are paired jackknife over reported rows or groups",
-        ),
+        ((None, None), "share no row. Intervals are paired jackknife over test rows"),
+        (("doc", "doc"), "share no group. Intervals are paired jackknife over test rows or groups"),
         (("doc", None), "share no row and no group. Intervals"),
+        ((), "share no group."),  # toy rows have groups
     ],
 )
 def test_the_page_says_no_more_of_groups_than_is_known(run, written, groups, said):
-    tasks = tuple(
-        replace(task, source="rows.jsonl", group=group)
-        for task, group in zip(told.SETTINGS.tasks, groups, strict=True)
-    )
-    pick = verdicts.picked(run, told.SETTINGS)
-    sections = list(page._sections(run, replace(told.SETTINGS, tasks=tasks), pick))
+    asked = told.SETTINGS
+    if groups:
+        pairs = zip(asked.tasks, groups, strict=True)
+        tasks = (replace(task, source="rows.jsonl", group=group) for task, group in pairs)
+        asked = replace(asked, tasks=tuple(tasks))
+    sections = page._sections(run, asked, verdicts.picked(run, asked))
     notes = [section.note for section in sections if section.id in ("front", "tasks", "more-paid")]
     assert len(notes) == 3
     assert all(said in note for note in notes)
 
 
-def test_toy_rows_have_groups(written):
-    (front,) = (section for section in written.sections if section.id == "front")
-    assert "share no group." in front.note
+@pytest.mark.parametrize("target", ["text", "checkpoints"])
+def test_what_chose_is_said_to_be_a_divergence_where_it_was(tmp_path, target):
+    repair = replace(told.SETTINGS.repair, max_loss={"bn": 0.02}, learned=("bn",), target=target)
+    asked = replace(told.SETTINGS, repair=repair)
+    found = told.summed_up(told.run_with(tmp_path / "run", asked), asked)
+    notes = {section.id for section in found.sections if DIVERGENCE in section.note}
+    said = [f"{one.text} {one.detail}" for one in found.statements]
+    if target == "text":
+        read = [*said, *(f"{one.lead} {one.note}" for one in found.sections)]
+        assert [text for text in read if "diverge" in text] == []
+        assert any(text.startswith("Asked to lose at most 0.02 nats of bn") for text in said)
+        return
+    assert notes == {"front", "tasks", "more-regained", "more-paid", "ledger", "method"}
+    assert not any(text.startswith(("At a cost", "Asked to lose")) for text in said)
+    assert sum(text.startswith("At a divergence from the checkpoint") for text in said) == 1
+    (limit,) = (one for one in found.statements if one.text.startswith("Asked that bn"))
+    assert limit.tone == "info"
+    assert "kept" not in limit.text
+    assert f"by {DIVERGENCE}" in said[0]

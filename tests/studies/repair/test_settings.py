@@ -1,4 +1,4 @@
-"""What a repair study refuses before anything is loaded, and what its parts are told."""
+"""What a repair study refuses before anything is loaded, and what its parts follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.errors import CrosstuneError
-from crosstune.foundation.settings import from_mapping, from_yaml, to_yaml
+from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.training.settings import StoppingSettings, TrainingSettings
 from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair.settings import RepairStudySettings
@@ -20,7 +20,9 @@ STOPPING = TrainingSettings(evaluate_every=1, early_stopping=StoppingSettings(me
 
 def test_defaults_and_a_whole_value_round_trip() -> None:
     asked = RepairSettings(max_loss={"a": 0.02}, granularity=("layer", "component"))
-    changed = RepairStudySettings(tasks=NAMED, seeds=(1, 2), learn="a", repair=asked, ledger=None)
+    changed = RepairStudySettings(
+        tasks=NAMED, seeds=(1, 2), learn="a", repair=asked, training=STOPPING, ledger=None
+    )
     for value in (RepairStudySettings(), changed):
         assert from_yaml(RepairStudySettings, to_yaml(value)) == value
 
@@ -51,6 +53,7 @@ def test_the_instruments_follow_the_study() -> None:
         ({"learn": "fr"}, "learn"),
         ({"repair": RepairSettings(max_loss={"fr": 0.1})}, "repair.max_loss"),
         ({"repair": RepairSettings(learned=("fr",))}, "repair.learned"),
+        ({"repair": RepairSettings(seed=3)}, "repair.seed"),
         ({"between": ("m",)}, "between"),
         ({"after": "b"}, "before"),
         ({"before": "a", "after": "b", "seeds": (0, 1)}, "seeds"),
@@ -62,36 +65,6 @@ def test_the_impossible_is_refused_by_name(wrong: dict[str, object], argument: s
     with pytest.raises(CrosstuneError) as caught:
         RepairStudySettings(**wrong)  # type: ignore[arg-type]
     assert caught.value.argument == argument
-
-
-@pytest.mark.parametrize(
-    ("part", "owner"),
-    [
-        ({"repair": {"seed": 3}}, "data_seed"),
-        ({"repair": {"device": "cuda"}}, "device"),
-        ({"blocks": {"length": 64}}, "repair.length"),
-        ({"blocks": {"window": True}}, "repair.windows"),
-        ({"blocks": {"seed": 3}}, "data_seed"),
-    ],
-)
-def test_what_follows_the_study_is_not_taken_and_ignored(
-    part: dict[str, dict[str, object]], owner: str
-) -> None:
-    with pytest.raises(CrosstuneError) as caught:
-        from_mapping(RepairStudySettings, part)
-    ((name, fields),) = part.items()
-    assert caught.value.argument == f"{name}.{next(iter(fields))}"
-    assert f"it follows `{owner}`" in caught.value.law
-    assert caught.value.remedy == f"Set `{owner}` instead."
-
-
-def test_without_a_ledger_a_stage_may_jump_back() -> None:
-    assert RepairStudySettings(training=STOPPING, ledger=None).ledger is None
-
-
-def test_limits_are_read_from_plain_values() -> None:
-    found = from_mapping(RepairStudySettings, {"repair": {"max_loss": {"bn": 0.02}}})
-    assert dict(found.repair.max_loss) == {"bn": 0.02}
 
 
 def test_reading_the_settings_loads_no_torch() -> None:

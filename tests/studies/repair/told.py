@@ -18,9 +18,10 @@ from crosstune.interference.ledger.rollback import ROLLBACK
 from crosstune.interference.ledger.tables import SITES, TOTALS
 from crosstune.merging import tables
 from crosstune.merging.settings import RepairSettings
+from crosstune.studies.frame.over_seeds import SEED
+from crosstune.studies.repair.cell import PICKED
 from crosstune.studies.repair.settings import RepairStudySettings
 from crosstune.studies.repair.study import Repair
-from crosstune.studies.repair.summary import PICKED
 
 TASKS = tuple(TaskSettings(name=name, source="toy:latin-svo") for name in ("en", "bn"))
 SETTINGS = RepairStudySettings(
@@ -34,6 +35,7 @@ PLACES = (
 )
 METHODS = {"global": 0.0, "component": 0.4, "embedding_rows": 0.5, "singular": 0.45, "replay": 0.2}
 BEFORE, AFTER = (1.4, 6.0), (3.4, 2.0)  # losses of en and bn
+UNITS = {"n": 40, "n_unit": "rows"}
 
 
 def cells(columns: tuple[Column, ...], **given: Any) -> dict[str, Any]:
@@ -42,113 +44,106 @@ def cells(columns: tuple[Column, ...], **given: Any) -> dict[str, Any]:
     return {column.name: given.get(column.name, empty[column.kind]) for column in columns}
 
 
+def table(name: str, columns: tuple[Column, ...], rows: Iterator[dict[str, Any]]) -> Table:
+    return Table(name, columns, (cells(columns, **row) for row in rows))
+
+
 def about(name: str, value: float, half: float = 0.1) -> dict[str, float]:
     """A value with an interval of this half-width."""
     return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
 
-def front_of(method: str, seed: int) -> Iterator[tuple[int, str, str, float, float]]:
-    """Place, kind, label, loss of en and of bn of each point; `METHODS` says how far it bends to the corner."""
-    shares = (1.0, 0.5, 0.0)
-    labels = ("before", "replay, step 9 at 0.001" if method == "replay" else "rate 1", "after")
-    kinds = ("before", "replay" if method == "replay" else "rate", "after")
-    bend = METHODS[method] + 0.02 * seed / 7
-    for place, (share, label, kind) in enumerate(zip(shares, labels, kinds, strict=True)):
-        en = AFTER[0] - (AFTER[0] - BEFORE[0]) * share - bend * (place == 1)
-        bn = AFTER[1] + (BEFORE[1] - AFTER[1]) * share - 4 * bend * (place == 1)
-        yield place, kind, label, en, bn
+def over(make: Any, *seeds: int, **where: object) -> Table:
+    """A table of all seeds."""
+    return Table.concat([make(seed).where(**where).with_columns({SEED: seed}) for seed in seeds])
+
+
+def front_of(seed: int) -> Iterator[tuple[dict[str, Any], float, float]]:
+    """Each point of each method, its losses of en and bn; `METHODS` says how far it bends to the corner."""
+    for method, bent in METHODS.items():
+        asked = ("replay", "replay, step 9 at 0.001") if method == "replay" else ("rate", "rate 1")
+        bend = bent + 0.02 * seed / 7
+        ends = ("before", "before"), asked, ("after", "after")
+        for place, (kind, label) in enumerate(ends):
+            share, off = 1.0 - place / 2, bend * (place == 1)
+            en = AFTER[0] - (AFTER[0] - BEFORE[0]) * share - off
+            bn = AFTER[1] + (BEFORE[1] - AFTER[1]) * share - 4 * off
+            yield {"method": method, "point": place, "kind": kind, "label": label}, en, bn
 
 
 def points(seed: int) -> Table:
-    rows = [
-        cells(
-            tables.POINTS_COLUMNS,
-            method=method,
-            point=place,
-            kind=kind,
-            label=label,
-            coordinates=0 if kind == "replay" else 5,
-            selection_old=en,
-            selection_new=bn,
+    rows = (
+        {
+            **point,
+            "coordinates": 0 if point["kind"] == "replay" else 5,
+            "selection_old": en,
+            "selection_new": bn,
             **about("old", en),
             **about("new", bn),
             **about("regained", AFTER[0] - en),
             **about("paid", bn - AFTER[1]),
-            n=40,
-            n_unit="rows",
-        )
-        for method in METHODS
-        for place, kind, label, en, bn in front_of(method, seed)
-    ]
-    return Table(tables.POINTS, tables.POINTS_COLUMNS, rows)
+            **UNITS,
+        }
+        for point, en, bn in front_of(seed)
+    )
+    return table(tables.POINTS, tables.POINTS_COLUMNS, rows)
 
 
 def tasks(seed: int) -> Table:
-    rows = [
-        cells(
-            tables.TASKS_COLUMNS,
-            method=method,
-            point=place,
-            label=label,
-            task=task,
-            role=role,
-            selection=loss,
+    rows = (
+        {
+            **point,
+            "task": task,
+            "role": role,
+            "selection": loss,
             **about("loss", loss),
-            **about("change", loss - AFTER[at], 0.0 if kind == "after" else 0.1),
-            n=40,
-            n_unit="rows",
-        )
-        for method in METHODS
-        for place, kind, label, en, bn in front_of(method, seed)
+            **about("change", loss - AFTER[at], 0.0 if point["kind"] == "after" else 0.1),
+            **UNITS,
+        }
+        for point, en, bn in front_of(seed)
         for at, (task, role, loss) in enumerate((("en", "forgotten", en), ("bn", "learned", bn)))
-    ]
-    return Table(tables.TASKS, tables.TASKS_COLUMNS, rows)
+    )
+    return table(tables.TASKS, tables.TASKS_COLUMNS, rows)
 
 
 def hypervolume(seed: int) -> Table:
-    rows = [
-        cells(
-            tables.HYPERVOLUME_COLUMNS,
-            method=method,
+    rows = (
+        {
+            "method": method,
             **about("value", 0.3 + bend + 0.01 * seed),
             **about("over_global", bend, 0.05 if bend else 0.0),
             **about("over_replay", bend - METHODS["replay"], 0.05),
-            points=3,
-            n=40,
-            n_unit="rows",
-        )
+            "points": 3,
+            **UNITS,
+        }
         for method, bend in METHODS.items()
-    ]
-    return Table(tables.HYPERVOLUME, tables.HYPERVOLUME_COLUMNS, rows)
+    )
+    return table(tables.HYPERVOLUME, tables.HYPERVOLUME_COLUMNS, rows)
 
 
 def rivals(seed: int) -> Table:
     """At a budget and a rate each method wins back as much more than a rival as it bends more to the corner."""
-    questions = (("lose ≤ 0.1", "budget"), ("rate 1", "rate"))
-    rows = [
-        cells(
-            tables.RIVALS_COLUMNS,
-            method=method,
-            question=question,
-            rival=rival,
-            kind=kind,
-            rate=1.0 if kind == "rate" else math.nan,
-            budget=0.1 if kind == "budget" else math.nan,
-            answer=question,
+    rows = (
+        {
+            "method": method,
+            "question": question,
+            "rival": rival,
+            "kind": kind,
+            kind: number,
+            "answer": question,
             **about("regained", 1.0 + bend + 0.01 * seed),
             **about("paid", 0.1),
             **about("more_regained", bend - METHODS[rival], 0.05),
             **about("more_paid", 0.0, 0.01),
             **about("objective", METHODS[rival] - bend, 0.05),
-            n=40,
-            n_unit="rows",
-        )
+            **UNITS,
+        }
         for method, bend in list(METHODS.items())[:-1]
         for rival in ("global", "replay")
-        for question, kind in questions
+        for question, kind, number in (("lose ≤ 0.1", "budget", 0.1), ("rate 1", "rate", 1.0))
         if rival != method
-    ]
-    return Table(tables.RIVALS, tables.RIVALS_COLUMNS, rows)
+    )
+    return table(tables.RIVALS, tables.RIVALS_COLUMNS, rows)
 
 
 def nats_of(at: int) -> float:
@@ -159,79 +154,59 @@ def nats_of(at: int) -> float:
 def coefficients(seed: int) -> Table:
     """Of each component one minus its nats; those of classes and directions lie around it."""
 
-    def row(at: int, **given: Any) -> dict[str, Any]:
-        site = site_cells(PLACES[at])
-        return cells(tables.COEFFICIENTS_COLUMNS, **site, checkpoint=1, elements=8, **given)
+    def pieces(method: str, at: int) -> list[dict[str, Any]]:
+        value = 1.0 - nats_of(at) - 0.02 * seed / 7
+        if method == "embedding_rows" and at == 4:
+            shifts = (("old", -0.1), ("new", 0.1))
+            return [
+                {"rows": kind, "coefficient": value + shift, "delta_share": 0.1, "direction": -1}
+                for kind, shift in shifts
+            ]
+        directions = (-1, 0) if method == "singular" else (-1,)
+        return [{"coefficient": value, "delta_share": 0.2, "direction": at} for at in directions]
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for method in list(METHODS)[:-1]:
-            for at in range(len(PLACES)):
-                place = {"method": method, "point": 1, "label": "rate 1"}
-                value = 1.0 - nats_of(at) - 0.02 * seed / 7
-                if method == "embedding_rows" and at == 4:
-                    for shift, kind in ((-0.1, "old"), (0.1, "new")):
-                        cell = {"coefficient": value + shift, "rows": kind, "delta_share": 0.1}
-                        yield row(at, direction=-1, **place, **cell)
-                    continue
-                for direction in (-1, 0) if method == "singular" else (-1,):
-                    cell = {"coefficient": value, "direction": direction, "delta_share": 0.2}
-                    yield row(at, **place, **cell)
-
-    return Table(tables.COEFFICIENTS, tables.COEFFICIENTS_COLUMNS, rows())
+    rows = (
+        {
+            **site_cells(PLACES[at]),
+            "method": method,
+            "point": 1,
+            "label": "rate 1",
+            "checkpoint": 1,
+            "elements": 8,
+            **piece,
+        }
+        for method in list(METHODS)[:-1]
+        for at in range(len(PLACES))
+        for piece in pieces(method, at)
+    )
+    return table(tables.COEFFICIENTS, tables.COEFFICIENTS_COLUMNS, rows)
 
 
 def accounts() -> list[Table]:
     """Ledger, straight line and rollback: all say of en what `nats_of` says, of bn the contrary."""
-    signs = {"en": 1.0, "bn": -1.0}
-    ledger = [
-        cells(
-            SITES,
-            stage="train",
-            every=10,
-            task=task,
-            side="train",
-            **site_cells(site),
-            nats=sign * nats_of(at),
-            low=sign * nats_of(at) - 0.1,
-            high=sign * nats_of(at) + 0.1,
-        )
-        for task, sign in signs.items()
+    found = [
+        {"stage": "train", "every": 10, "task": task, "side": "train", "by": "component"}
+        | {**site_cells(site), "nats": nats, "low": nats - 0.1, "high": nats + 0.1}
+        for task, sign in (("en", 1.0), ("bn", -1.0))
         for at, site in enumerate(PLACES)
+        for nats in [sign * nats_of(at)]
     ]
-    line = [
-        cells(tables.LINE_COLUMNS, **site_cells(site), task=task, nats=sign * nats_of(at))
-        for task, sign in signs.items()
-        for at, site in enumerate(PLACES)
-    ]
-    back = [
-        cells(ROLLBACK, task=row["task"], side="train", by="component", **place, nats=row["nats"])
-        for row in ledger
-        for place in [{name: row[name] for name in ("where", "layer", "component", "expert")}]
-    ]
-    back.append(cells(ROLLBACK, task="en", side="train", where="all", layer=-1, component="all"))
+    back = [{**row, "low": math.nan, "high": math.nan} for row in found]
+    back.append({"task": "en", "side": "train", "where": "all", "layer": -1, "component": "all"})
     return [
-        Table("forgetting_sites", SITES, ledger),
-        Table("forgetting_totals", TOTALS, [cells(TOTALS, task="en", nats=2.0)]),
-        Table(tables.LINE, tables.LINE_COLUMNS, line),
-        Table("rollback", ROLLBACK, back),
+        table("forgetting_sites", SITES, iter(found)),
+        table("forgetting_totals", TOTALS, iter([{"task": "en", "nats": 2.0}])),
+        table(tables.LINE, tables.LINE_COLUMNS, iter(found)),
+        table("rollback", ROLLBACK, iter(back)),
     ]
 
 
 def others() -> list[Table]:
-    said = {
-        "task": "en",
-        "prompt": "Once upon",
-        "before": "a time",
-        "after": "<b>",
-        "repaired": "a",
-    }
-    spent = [
-        cells(tables.COST_COLUMNS, method=method, looks=9, tokens=900, seconds=1.5)
-        for method in METHODS
-    ]
+    said = {"task": "en", "prompt": "Once", "before": "a time", "after": "<b>", "repaired": "a"}
+    spent = ({"method": each, "looks": 9, "tokens": 900, "seconds": 1.5} for each in METHODS)
     return [
-        Table(tables.GENERATIONS, tables.GENERATIONS_COLUMNS, [said]),
-        Table(tables.COST, tables.COST_COLUMNS, spent),
+        table(tables.GENERATIONS, tables.GENERATIONS_COLUMNS, iter([said])),
+        table(tables.COST, tables.COST_COLUMNS, spent),
     ]
 
 
@@ -240,9 +215,10 @@ def run_with(folder: Path, settings: RepairStudySettings = SETTINGS) -> Run:
     run = Run.create(folder, to_yaml(settings), kind="repair")
     for name, seed in zip(settings.cell_names, settings.seeds, strict=True):
         cell = run.cell(name, to_yaml(settings))
-        made = [points(seed), tasks(seed), hypervolume(seed), rivals(seed), coefficients(seed)]
-        for table in (*made, *accounts(), *others()):
-            cell.write_table(table)
+        for make in (points, tasks, hypervolume, rivals, coefficients):
+            cell.write_table(make(seed))
+        for made in (*accounts(), *others()):
+            cell.write_table(made)
         cell.event(PICKED, method="component", label="rate 1")
         cell.finish()
     run.event("warning", text="Task en has few rows.")

@@ -1,4 +1,4 @@
 """The repair study: how much of what a fine-tune forgot can be given back, at what price, and where?
 
-settings → plan → flow (one cell a seed, or a pair of models: `cell`) → summary over seeds → verdicts → page.
+settings → prepare → cell (one a seed, or a pair of models) → study (over seeds) → verdicts → page; costs is the plan.
 """

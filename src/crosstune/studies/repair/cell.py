@@ -1,4 +1,4 @@
-"""One cell: a fine-tune and its repair, or the repair of two given models; a kill costs a checkpoint's or one look's work."""
+"""One cell: a fine-tune and its repair, or the repair of two given models; a kill costs a checkpoint's or one evaluation's work."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from crosstune.foundation.data import Row
 from crosstune.foundation.models import save_model
 from crosstune.foundation.seeds import Seeds
 from crosstune.interference import measure_rollback
-from crosstune.merging.checkpoints.endpoints import open_endpoints
 from crosstune.merging.result import Repair
 from crosstune.merging.scoring import most_evaluations, place_end
 from crosstune.merging.search import repair_endpoints
 from crosstune.merging.session import Watch
 from crosstune.studies.frame.cell import Cell, Phase
 from crosstune.studies.repair.prepare import Prepared
-from crosstune.studies.repair.summary import PICKED, REPAIRED
 
-LEARNED = "fine-tuned"
-MODEL, LOOKS = "after", "looks"
+MODEL = "after"  # the folder of the fine-tuned model
+PICKED = "picked"  # the event that says which point was saved
+REPAIRED = "repaired"  # the folder of the model that was saved
 _SPOKEN = 2  # rows a task that the models go on from, for the eye
 _WORDS = 8
 
@@ -30,7 +29,7 @@ class RepairCell(Cell[Prepared]):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the fine-tune, and the most looks of the search."""
+        """Optimizer steps of the fine-tune, and the most evaluations of the search."""
         return self._fine_tuning + most_evaluations(self.settings.repair)
 
     @property
@@ -40,7 +39,7 @@ class RepairCell(Cell[Prepared]):
     def phases(self) -> Iterator[Phase]:
         """The fine-tune where it is made here, then the repair."""
         if self.settings.after is None:
-            yield Phase(LEARNED, self._fine_tune)
+            yield Phase("fine-tuned", self._fine_tune)
         self.passed(self._fine_tuning)
         yield Phase(REPAIRED, self._repair)
 
@@ -60,35 +59,30 @@ class RepairCell(Cell[Prepared]):
             save_model(model, study.start.tokenizer, self.run.checkpoints / MODEL)
         ranks.wait_for_all()
 
-    # ---- the repair ----------------------------------------------------------------------------------
-
     def _repair(self) -> None:
-        """Search, say why, and save the repaired model."""
-        study, settings = self.procedure, self.settings
+        """Search, save the repaired model, and say why."""
+        study, most = self.procedure, most_evaluations(self.settings.repair)
         self.tell("opening both models")
-        ends = open_endpoints(
-            study.start.place,
-            settings.after or str(self.run.checkpoints / MODEL),
-            between=settings.between,
-            device=study.start.device,
-            precision=settings.repair.precision,
-            trust_remote_code=settings.trust_remote_code,
-        )
-        watch = Watch(self.run.folder / LOOKS, self._searching)
+        ends = study.open_endpoints(self.settings.after or str(self.run.checkpoints / MODEL))
+
+        def searching(doing: str, done: int, total: int) -> None:
+            self.tell(f"repairing: {doing}, {done} evaluations", min(done, most))
+
+        watch = Watch(self.run.folder / "looks", searching)
         repair = repair_endpoints(ends, study.keep, study.repair, watch)
         self._record(repair)
-        if settings.rollback != "none":
-            self.tell("rolling back", most_evaluations(settings.repair))
+        if self.settings.rollback != "none":
+            self.tell("rolling back", most)
             self._roll_back(repair)
-
-    def _searching(self, doing: str, done: int, total: int) -> None:
-        most = most_evaluations(self.settings.repair)
-        self.tell(f"repairing: {doing}, {done} looks", min(done, most))
 
     def _record(self, repair: Repair) -> None:
         """Write the tables, and save the point that is picked as an ordinary model."""
         pick = repair.pick()  # one that was not searched for yet adds its point to the tables
-        spoken = repair.generations(self._prompts(), pick)
+        prompts = {
+            name: [_beginning(row) for row in task.test[:_SPOKEN]]
+            for name, task in self.procedure.keep.items()
+        }
+        spoken = repair.generations(prompts, pick)
         self.write(*repair.tables.values(), spoken)
         if ranks.is_first():
             for statement in repair.statements:
@@ -100,36 +94,22 @@ class RepairCell(Cell[Prepared]):
                 self.run.event(PICKED, method=pick.point.method, label=pick.point.label)
         ranks.wait_for_all()
 
-    def _prompts(self) -> dict[str, list[str]]:
-        """Beginnings of a few reported rows of each task."""
-        return {
-            name: [_beginning(row) for row in task.test[:_SPOKEN]]
-            for name, task in self.procedure.keep.items()
-        }
-
     def _roll_back(self, repair: Repair) -> None:
-        """Put each component back alone, on the rows that chose."""
+        """Put each component back alone, on the validation rows."""
         ends = repair.ends
         if not ends.names:
             return
         place_end(ends, 1.0)
-        known = dict(ends.model.named_parameters())
-        before = {name: value.detach() for name, value in known.items()}
+        before = {name: value.detach() for name, value in ends.model.named_parameters()}
         before |= {name: ends.tensor(0, name) for name in ends.names}
-        chose = {
-            name: {row.row_id for row in rows} for name, rows in repair.rows.validation.items()
-        }
-        table = measure_rollback(
-            before,
-            ends.model,
-            {
-                name: [row for row in task.train if row.id in chose[name]]
-                for name, task in self.procedure.keep.items()
-            },
-            tokenizer=ends.tokenizer,
-            length=self.settings.repair.length,
+        rows = {}
+        for name, task in self.procedure.keep.items():
+            chosen = {row.row_id for row in repair.rows.validation[name]}
+            rows[name] = [row for row in task.train if row.id in chosen]
+        length = self.settings.repair.length
+        self.write(
+            measure_rollback(before, ends.model, rows, tokenizer=ends.tokenizer, length=length)
         )
-        self.write(table)
 
 
 def _beginning(row: Row) -> str:

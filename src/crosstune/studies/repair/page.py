@@ -2,68 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from crosstune.foundation.data.languages import PREFIX
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.page import Page, Section
+from crosstune.foundation.records.page import Page, Section, View
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.merging.findings.sentences import DIVERGENCE
+from crosstune.merging.points import Point
 from crosstune.studies.frame.opening import finished_cells, seeds_of
 from crosstune.studies.repair import fronts, why
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.repair.summary import forgotten
-from crosstune.studies.repair.verdicts import Pick, picked, statements
+from crosstune.studies.repair.verdicts import picked, statements
+
+Begin = Mapping[str, object]
+"""Where selectors stand at first."""
+_BY_DIVERGENCE = (
+    f"Points were chosen by the {DIVERGENCE}, those of a replay fine-tune by loss: rates, budgets, limits and what "
+    f"“{why.LINE}” accounts for are of what chose. Everything else is the loss of the text."
+)
+_OF_WHAT_CHOSE = {"front", "more-regained", "more-paid", "tasks", "ledger", "method"}
 
 
 def page(run: Run, settings: RepairStudySettings) -> Page:
-    """What the report of a repair study says and draws.
-
-    Args:
-        run: The run, with its tables over seeds.
-        settings: The study's settings.
-
-    Returns:
-        The page.
-    """
-    pick = picked(run, settings)
+    """What the report of a repair study says and draws."""
+    sections = _sections(run, settings, picked(run, settings))
+    if settings.repair.target == "checkpoints":
+        sections = (
+            replace(one, note=f"{one.note} {_BY_DIVERGENCE}") if one.id in _OF_WHAT_CHOSE else one
+            for one in sections
+        )
     return Page(
         title=_title(settings),
         subtitle=_subtitle(run, settings),
         statements=tuple(statements(run, settings)),
-        sections=tuple(_chosen(one, settings) for one in _sections(run, settings, pick)),
+        sections=tuple(sections),
     )
-
-
-def _chosen(section: Section, settings: RepairStudySettings) -> Section:
-    """The section; where no loss chose, its note says what did."""
-    more = _BY_DIVERGENCE.get(section.id)
-    if more is None or settings.repair.target == "text":
-        return section
-    return replace(section, note=f"{section.note} {more}")
-
-
-_CHOSE = f"Rates, budgets and limits are of the {DIVERGENCE}, by which points were chosen"
-_BY_DIVERGENCE = {
-    "front": f"{_CHOSE}; what is drawn is the loss of the text.",
-    "more-regained": f"{_CHOSE}, those of a replay fine-tune by its loss; what is drawn is the loss of the text.",
-    "more-paid": f"{_CHOSE}, those of a replay fine-tune by its loss; what is drawn is the loss of the text.",
-    "tasks": f"{_CHOSE} (“lose” means to diverge further); what is drawn is the loss of the text.",
-    "ledger": f"“{why.LINE}” books no loss but the {DIVERGENCE}.",
-    "method": f"In place of losses, the search read the {DIVERGENCE}; the rows that report tell the loss of the text.",
-}
 
 
 def _title(settings: RepairStudySettings) -> str:
-    if settings.after is None:
-        others = [task.name for task in settings.tasks if task.name != settings.learn_task]
-        return (
-            f"What learning {settings.learn_task} cost {' and '.join(others)}, and what comes back"
-        )
-    return (
-        f"What {_name(settings.after)} lost against {_name(settings.before)}, and what comes back"
-    )
+    if settings.after is not None:
+        lost = f"{_name(settings.after)} lost against {_name(settings.before)}"
+    else:
+        others = [name for name in settings.task_names if name != settings.learn_task]
+        lost = f"learning {settings.learn_task} cost {' and '.join(others)}"
+    return f"What {lost}, and what comes back"
 
 
 def _name(model: str) -> str:
@@ -71,7 +56,7 @@ def _name(model: str) -> str:
 
 
 def _subtitle(run: Run, settings: RepairStudySettings) -> str:
-    repair = settings.repair
+    repair, training = settings.repair, settings.training
     searched = (
         f"Coefficients per {', '.join(repair.granularity)}, chosen on at most {repair.rows} rows a task and judged on at "
         f"most {repair.reported_rows} others."
@@ -79,10 +64,7 @@ def _subtitle(run: Run, settings: RepairStudySettings) -> str:
     if settings.after is not None:
         between = f", {len(settings.between)} checkpoints between" if settings.between else ""
         return f"{settings.before} → {settings.after}{between}. {searched}"
-    training, seeds = (
-        settings.training,
-        seeds_of(finished_cells(run, settings.cell_names), settings),
-    )
+    seeds = seeds_of(finished_cells(run, settings.cell_names), settings)
     adapters = "" if training.lora is None else f", LoRA of rank {training.lora.rank}"
     model = "The embedded model" if settings.before == EMBEDDED else _name(settings.before)
     return (
@@ -92,287 +74,210 @@ def _subtitle(run: Run, settings: RepairStudySettings) -> str:
     )
 
 
-def _sections(run: Run, settings: RepairStudySettings, pick: Pick | None) -> Iterator[Section]:
+def _sections(run: Run, settings: RepairStudySettings, pick: Point | None) -> Iterator[Section]:
     if pick is None:
-        yield _ends_alone()
+        lead = "The loss of every task at both ends."
+        yield Section("tasks", "Task by task", lead, "table", "repair_by_task")
         return
-    lost = forgotten(run.table("repair_by_task"))
+    lost: Begin = {"task": fronts.forgotten(run.table("repair_by_task"))[0]}
     sides = _sides(settings)
-    yield from _fronts(run.table("repair_fronts"), sides)
+    yield from _fronts(run.table("repair_fronts").column("method"), sides)
     if run.has_table("repair_answers"):
         yield from _same_question(run.table("repair_answers"), pick, sides)
-    yield _by_task(pick, lost, sides)
+    yield Section(
+        "tasks",
+        "Task by task",
+        "What each point of a method changes in one task against the model after: left is better, right is worse.",
+        **_drawn(
+            "bars", "repair_by_task", {**lost, "method": pick.method}, y="label", value="change"
+        ),
+        note=f"{sides}. “rate 2”: one nat of the forgotten tasks is worth two of the learned ones; “lose ≤ 0.1”: every "
+        "learned task may lose a tenth of a nat on the validation rows.",
+    )
     yield from _maps(run, pick)
     yield from _accounts(run, pick, lost)
     yield from _models()
     yield _method(settings)
 
 
+def _drawn(view: View, table: str, begin: Begin | None = None, **columns: Any) -> dict[str, Any]:
+    """How a section is drawn; where its selectors begin also says what can be selected."""
+    begin = begin or {}
+    return {"view": view, "table": table, "choose": tuple(begin), "begin": begin, **columns}
+
+
+def _heatmap(table: str, x: str, y: str, value: str, begin: Begin) -> dict[str, Any]:
+    return _drawn("heatmap", table, begin, x=x, y=y, value=value)
+
+
 def _sides(settings: RepairStudySettings) -> str:
-    """What rows that choose and rows that report have not in common, as far as it is known, and what intervals leave out."""
+    """What validation and test rows have not in common, as far as it is known, and what intervals leave out."""
     known = [bool(task.group) or task.source.startswith(PREFIX) for task in settings.tasks]
     apart = "group" if all(known) else "row and no group" if any(known) else "row"
     units = "rows or groups" if any(known) else "rows"
-    return f"Rows that choose and rows that report share no {apart}. Intervals are paired jackknife over reported {units}"
+    return f"Validation rows and test rows share no {apart}. Intervals are paired jackknife over test {units}"
 
 
-def _ends_alone() -> Section:
-    return Section(
-        id="tasks",
-        title="Task by task",
-        lead="The loss of every task at both ends.",
-        view="table",
-        table="repair_by_task",
-    )
-
-
-def _fronts(table: Table, sides: str) -> Iterator[Section]:
+def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
+    begin: Begin = {"points": fronts.WITHOUT_BEFORE}
     yield Section(
-        id="front",
-        title="The front",
-        lead="Each point is a model between before and after. To the left the forgotten tasks are known better, further "
-        "down the learned ones. After is the point at the far right, before the one at the top left; a good repair lies in "
-        "the corner at the lower left.",
-        view="scatter",
-        table="repair_front",
-        x="old",
-        y="new",
-        color="method",
-        trace="front",
-        choose=("points",),
-        begin={"points": fronts.WITHOUT_BEFORE},
+        "front",
+        "The front",
+        "Each point is a model between before and after. To the left the forgotten tasks are known better, further down the "
+        "learned ones. After is the point at the far right, before the one at the top left; a good repair lies in the corner "
+        "at the lower left.",
+        **_drawn("scatter", "repair_front", begin, x="old", y="new", color="method", trace="front"),
         note=f"Mean loss of the forgotten and of the learned tasks, nats per token. {sides}, and over seeds where there are "
-        "several. Thin lines join the points that no other of the method beats on the rows that choose.",
+        "several. Thin lines join the points that no other of the method beats on the validation rows.",
     )
     yield Section(
-        id="room",
-        title="How much room each front opens up",
-        lead="The share of the room between before and after that a front dominates: 0 where nothing comes "
-        "back but for a price of all that was forgotten, 1 where all of the old comes back at no cost. Trades that cost more nats of the new than "
-        "all that was forgotten do not count.",
-        view="bars",
-        table="repair_fronts",
-        y="method",
-        value="value",
+        "room",
+        "How much room each front opens up",
+        "The share of the room between before and after that a front dominates: 0 where nothing comes back but for a price "
+        "of all that was forgotten, 1 where all of the old comes back at no cost. Trade-offs that cost more nats of the new "
+        "than all that was forgotten do not count.",
+        **_drawn("bars", "repair_fronts", y="method", value="value"),
         note="The room ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains none "
         "there, so look at the front and at the same question too. Taken from the best of several noisy points, so a little "
         "too high, alike for methods with equally many points.",
     )
-    there = table.column("method")
-    for other, title in (("global", "one global coefficient"), ("replay", "a replay fine-tune")):
-        if other in there and len(there) > 1:
+    paired = "Paired: both fronts are read on the same rows."
+    budget = " The replay fine-tune reads as many tokens as all evaluations of the search together."
+    for other, rival, note in (
+        ("global", "one global coefficient", paired),
+        ("replay", "a replay fine-tune", paired + budget),
+    ):
+        if other in methods and len(methods) > 1:
+            lead = f"What each front opens up more (right) or less (left) than that of {rival}"
             yield Section(
-                id=f"over-{other}",
-                title=f"Does it beat {title}?",
-                lead=f"What each front opens up more (right) or less (left) than that of {title}. An interval that holds 0 "
-                "is no difference shown.",
-                view="bars",
-                table="repair_fronts",
-                y="method",
-                value=f"over_{other}",
-                note="Paired: both fronts are read on the same rows."
-                + (
-                    " The replay fine-tune reads as many tokens as all looks of the search together."
-                    * (other == "replay")
-                ),
+                f"over-{other}",
+                f"Does it beat {rival}?",
+                f"{lead}. An interval that holds 0 is no difference shown.",
+                **_drawn("bars", "repair_fronts", y="method", value=f"over_{other}"),
+                note=note,
             )
 
 
-def _same_question(answers: Table, pick: Pick, sides: str) -> Iterator[Section]:
-    begin: dict[str, object] = {"method": pick.method, "rival": answers.column("rival")[0]}
-    for name, title, words in (
-        ("more_regained", "what comes back more", "regains more (right) or less (left) of the old"),
-        ("more_paid", "what it costs more", "pays more (right) or less (left) of the new"),
+def _same_question(answers: Table, pick: Point, sides: str) -> Iterator[Section]:
+    begin: Begin = {"method": pick.method, "rival": answers.column("rival")[0]}
+    for name, title, does in (
+        ("regained", "what comes back more", "regains more (right) or less (left) of the old"),
+        ("paid", "what it costs more", "pays more (right) or less (left) of the new"),
     ):
         yield Section(
-            id=name.replace("_", "-"),
-            title=f"At the same question: {title}",
-            lead=f"A method and a rival were asked the same. Here is what the method {words} than the rival, in nats per token.",
-            view="bars",
-            table="repair_answers",
-            y="question",
-            value=name,
-            choose=("method", "rival"),
-            begin=begin,
+            f"more-{name}",
+            f"At the same question: {title}",
+            f"Asked the same, the method {does} than the rival, in nats per token.",
+            **_drawn("bars", "repair_answers", begin, y="question", value=f"more_{name}"),
             note=f"{sides}. A replay fine-tune answers with its stop that is best on rows it did not learn.",
         )
 
 
-def _by_task(pick: Pick, lost: tuple[str, ...], sides: str) -> Section:
-    return Section(
-        id="tasks",
-        title="Task by task",
-        lead="What each point of a method changes in one task against the model after: left is better, right is worse.",
-        view="bars",
-        table="repair_by_task",
-        y="label",
-        value="change",
-        choose=("task", "method"),
-        begin={"task": lost[0], "method": pick.method},
-        note=f"{sides}. “rate 2”: one nat of the forgotten tasks is worth two of the learned ones; “lose ≤ 0.1”: every "
-        "learned task may lose a tenth of a nat on the rows that choose.",
-    )
-
-
-def _maps(run: Run, pick: Pick) -> Iterator[Section]:
-    begin: dict[str, object] = {"method": pick.method, "label": pick.label}
-    several = len(set(run.table("repair_map").column("checkpoint"))) > 1
-    choose = ("method", "label", *(["checkpoint"] if several else []))
+def _maps(run: Run, pick: Point) -> Iterator[Section]:
+    """The coefficients, and what methods tell apart within a component where they were searched."""
+    label: Begin = {"label": pick.label}
+    begin: Begin = {"method": pick.method, **label}
+    found = _heatmap("repair_map", "component", "layer", "coefficient", begin)
+    if len(set(run.table("repair_map").column("checkpoint"))) > 1:
+        found["choose"] = (*found["choose"], "checkpoint")
     yield Section(
-        id="coefficients",
-        title="What was kept, and what was taken back",
-        lead="The coefficient of each component of each layer: 1 keeps the whole change, 0 puts the component back to before. "
+        "coefficients",
+        "What was kept, and what was taken back",
+        "The coefficient of each component of each layer: 1 keeps the whole change, 0 puts the component back to before. "
         "Compare with the two maps below.",
-        view="heatmap",
-        table="repair_map",
-        x="component",
-        y="layer",
-        value="coefficient",
-        choose=choose,
-        begin=begin,
+        **found,
         note="Mean over seeds; finer pieces of a component are averaged by their share of the squared change. Layer −1 is "
         "outside the blocks. An empty cell did not change.",
     )
-    yield from _finer_maps(run, pick)
-
-
-def _finer_maps(run: Run, pick: Pick) -> Iterator[Section]:
-    """What methods tell apart within a component, where they were searched."""
     if run.has_table("repair_map_rows"):
         yield Section(
-            id="coefficient-rows",
-            title="Embedding rows",
-            lead="Coefficients of embedding rows by who uses their token on the rows that choose: only the learned tasks "
-            "(new), only the forgotten ones (old), both, or neither.",
-            view="heatmap",
-            table="repair_map_rows",
-            x="rows",
-            y="component",
-            value="coefficient",
-            choose=("label",),
-            begin={"label": pick.label},
+            "coefficient-rows",
+            "Embedding rows",
+            "The same by who uses a row's token on the validation rows: only the learned tasks (new), only the forgotten "
+            "ones (old), both, or neither.",
+            **_heatmap("repair_map_rows", "rows", "component", "coefficient", label),
         )
     if run.has_table("repair_map_heads"):
-        heads = run.table("repair_map_heads").column("method")
+        methods = run.table("repair_map_heads").column("method")
+        method = pick.method if pick.method in methods else methods[0]
+        begin = {"method": method, **label, "component": "attn.o"}
         yield Section(
-            id="coefficient-heads",
-            title="Attention heads",
-            lead="The coefficient of each head of each layer: 1 keeps the whole change, 0 puts the head back to before. "
-            "Queries (q) and the output projection (o) by query head, keys (k) and values (v) by key-value head.",
-            view="heatmap",
-            table="repair_map_heads",
-            x="head",
-            y="layer",
-            value="coefficient",
-            choose=("method", "label", "component"),
-            begin={
-                "method": pick.method if pick.method in heads else heads[0],
-                "label": pick.label,
-                "component": "attn.o",
-            },
+            "coefficient-heads",
+            "Attention heads",
+            "The same by head: queries (q) and the output projection (o) by query head, keys (k) and values (v) by key-value "
+            "head.",
+            **_heatmap("repair_map_heads", "head", "layer", "coefficient", begin),
             note="Mean over seeds. An empty cell did not change.",
         )
     if run.has_table("repair_map_directions"):
         yield Section(
-            id="coefficient-directions",
-            title="Singular directions",
-            lead="Coefficients of the leading singular directions of each change, 0 the largest; −1 is what they leave. "
-            "Averaged over layers by their share of the squared change.",
-            view="heatmap",
-            table="repair_map_directions",
-            x="direction",
-            y="component",
-            value="coefficient",
-            choose=("label",),
-            begin={"label": pick.label},
+            "coefficient-directions",
+            "Singular directions",
+            "The same by leading singular direction of each change, 0 the largest; −1 is what they leave. Averaged over "
+            "layers by their share of the squared change.",
+            **_heatmap("repair_map_directions", "direction", "component", "coefficient", label),
         )
 
 
-def _accounts(run: Run, pick: Pick, lost: tuple[str, ...]) -> Iterator[Section]:
-    accounts = run.table("repair_ledger")
-    begin: dict[str, object] = {"account": accounts.column("account")[0], "task": lost[0]}
+def _accounts(run: Run, pick: Point, lost: Begin) -> Iterator[Section]:
+    begin: Begin = {"account": run.table("repair_ledger").column("account")[0], **lost}
     yield Section(
-        id="ledger",
-        title="Why these: where it was forgotten",
-        lead="What the ledger books for each component: positive, its change raised the task's loss; negative, it lowered "
-        "it. A repair takes back most where the forgotten task has much to win and the learned one little to lose.",
-        view="heatmap",
-        table="repair_ledger",
-        x="component",
-        y="layer",
-        value="nats",
-        choose=("account", "task"),
-        begin=begin,
-        note=f"“{why.PATH}” is the forgetting ledger of the fine-tune; “{why.LINE}” books the straight line from before to "
-        "after, which is the path a global coefficient walks. Both on the rows that choose.",
+        "ledger",
+        "Why these: where it was forgotten",
+        "The contribution of each component to the change of a task's loss: positive, its change raised the loss; negative, "
+        "it lowered it. A repair takes back most where the forgotten task has much to win and the learned one little to lose.",
+        **_heatmap("repair_ledger", "component", "layer", "nats", begin),
+        note=f"“{why.PATH}” is the forgetting ledger of the fine-tune; “{why.LINE}” is that of the straight line from before "
+        "to after, which is the path a global coefficient walks. Both on the validation rows.",
     )
     if run.has_table("repair_rollback"):
         yield Section(
-            id="rollback",
-            title="Why these: what comes back alone",
-            lead="Each component put back to before by itself: positive, that wins loss back; negative, it costs. Components "
+            "rollback",
+            "Why these: what comes back alone",
+            "Each component put back to before by itself: positive, that wins loss back; negative, it costs. Components "
             "interact, so a repair of all of them at once need not follow this map.",
-            view="heatmap",
-            table="repair_rollback",
-            x="component",
-            y="layer",
-            value="nats",
-            choose=("task",),
-            begin={"task": lost[0]},
-            note="On the rows that choose, each up to its first tokens where windows are used.",
+            **_heatmap("repair_rollback", "component", "layer", "nats", lost),
+            note="On the validation rows, each up to its first tokens where windows are used.",
         )
     yield Section(
-        id="agreement",
-        title="Do ledger and rollback foretell the repair?",
-        lead="Rank correlation of what was taken back (1 − coefficient) with what each account says of the forgotten tasks.",
-        view="table",
-        table="repair_why",
-        choose=("method", "label"),
-        begin={"method": pick.method, "label": pick.label},
+        "agreement",
+        "Do ledger and rollback predict the repair?",
+        "Rank correlation of what was taken back (1 − coefficient) with what each account says of the forgotten tasks.",
+        **_drawn("table", "repair_why", {"method": pick.method, "label": pick.label}),
         note="The intervals treat components as independent, so they are a guide.",
     )
 
 
 def _models() -> Iterator[Section]:
-    yield Section(
-        id="generations",
-        title="In its own words",
-        lead="How the models before, after and repaired go on from the beginning of reported rows, greedily.",
-        view="table",
-        table="repair_generations",
-        note="A few rows are an illustration, not a measurement.",
+    lead = (
+        "How the models before, after and repaired go on from the beginning of test rows, greedily."
     )
-    yield Section(
-        id="points",
-        title="Every point",
-        lead="All points of all methods, with how many numbers each could choose.",
-        view="table",
-        table="repair_front",
-        where={"points": fronts.WITH_BEFORE},
+    note = "A few rows are an illustration, not a measurement."
+    spoken = _drawn("table", "repair_generations")
+    yield Section("generations", "In its own words", lead, **spoken, note=note)
+    lead = "All points of all methods, with how many numbers each could choose."
+    every = _drawn("table", "repair_front", where={"points": fronts.WITH_BEFORE})
+    yield Section("points", "Every point", lead, **every)
+    lead = (
+        "Evaluations of loss and gradient on the validation rows (looks), tokens and seconds of each method. A method begins "
+        "with what coarser ones have seen, and so pays only for what is new."
     )
-    yield Section(
-        id="cost",
-        title="What it cost",
-        lead="Looks (a forward and a backward pass over the rows that choose), tokens and seconds of each method. A method "
-        "begins with what coarser ones have seen, and so pays only for what is new.",
-        view="table",
-        table="repair_cost",
-    )
+    yield Section("cost", "What it cost", lead, "table", "repair_cost")
 
 
 def _method(settings: RepairStudySettings) -> Section:
     repair = settings.repair
     return Section(
-        id="method",
-        title="How it was found, and what it does not say",
-        lead="θ(w) = θ_before + w ∘ (θ_after − θ_before), one coefficient for what a granularity ties together. Losses and "
-        "exact slopes ∂L/∂w = ⟨g, Δθ⟩ of the rows that choose lead a bounded quasi-Newton search; a pull towards w = 1 is chosen "
-        "by folds of those rows. The rows that report are scored once, when every point is fixed. Intervals therefore speak "
-        "of other rows of the same kind for these models and these choices; seeds, where there are several, add how the "
-        "fine-tune and its repair vary. None speaks of another base model, another data set or another use of the model: a loss "
-        "that came back is not yet an ability that came back. Fronts of methods are compared without correction for how many "
-        "are compared.",
-        view="text",
-        note=f"Range of coefficients [{repair.low:g}, {repair.high:g}]; at most {repair.evaluations} looks a point; "
+        "method",
+        "How it was found, and what it does not say",
+        "θ(w) = θ_before + w ∘ (θ_after − θ_before), one coefficient for what a granularity ties together. Losses and exact "
+        "slopes ∂L/∂w = ⟨g, Δθ⟩ of the validation rows lead a bounded quasi-Newton search; a pull towards w = 1 is chosen by "
+        "folds of those rows. The test rows are scored once, when every point is fixed. Intervals therefore speak of other "
+        "rows of the same kind for these models and these choices; seeds, where there are several, add how the fine-tune and "
+        "its repair vary. None speaks of another base model, another data set or another use of the model: a loss that came "
+        "back is not yet an ability that came back. Fronts of methods are compared without correction for how many are "
+        "compared.",
+        "text",
+        note=f"Range of coefficients [{repair.low:g}, {repair.high:g}]; at most {repair.evaluations} evaluations a point; "
         f"{repair.folds} folds; rates {', '.join(f'{rate:g}' for rate in repair.exchange_rates)}; target: {repair.target}.",
     )

@@ -1,4 +1,4 @@
-"""Everything a repair study can be told. No torch here: the command line reads its help from this file."""
+"""The settings of a repair study. No torch here: the command line reads its help from this file."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class RepairStudySettings(SeededSettings):
     seeds: tuple[int, ...] = (0,)
     """One fine-tune and repair each; a given `after` is one repair. A seed never changes the rows."""
     test_share: float = 0.4
-    """Share of the rows, by group, that a fine-tune made here never learns; they choose and report."""
+    """Share of the rows, by group, that a fine-tune made here never learns; they become validation and test rows."""
     data_seed: int = 0
-    """Changes which rows train, choose and report; the same for all seeds."""
+    """Changes which rows are for training, validation and test; the same for all seeds."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """The fine-tune that is made here; not used where `after` is given."""
     repair: RepairSettings = field(default_factory=RepairSettings)
     """The repair (device and seed follow `device` and `data_seed`); its `windows` holds for training rows too."""
     ledger: LedgerSettings | None = field(default_factory=LedgerSettings)
-    """The forgetting ledger of a fine-tune made here, on the rows that choose; none leaves it out."""
+    """The forgetting ledger of a fine-tune made here, on the validation rows; none leaves it out."""
     blocks: BlockSettings = field(default_factory=lambda: BlockSettings(rows_per_block=1))
     """Reference rows of the ledger (length, windows and seed follow `repair` and `data_seed`)."""
     rollback: Literal["component", "none"] = "component"

@@ -1,179 +1,98 @@
-"""What a repair study found, in sentences: the trade first, then cautions, what was lost, whether it pays, and why there."""
+"""What a repair study found, in sentences: the trade-off first, then cautions, what was lost, whether it pays, and why there."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from crosstune.foundation.records import Run, Table
+from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.records.page import Statement
-from crosstune.merging.findings import sentences as rival_words
 from crosstune.merging.findings import sentences as words
-from crosstune.merging.findings.sentences import picked_as
 from crosstune.merging.points import Point
 from crosstune.studies.frame.opening import finished_cells
+from crosstune.studies.frame.over_seeds import PLAIN
+from crosstune.studies.frame.procedure import warnings_of
+from crosstune.studies.repair.cell import PICKED, REPAIRED
 from crosstune.studies.repair.settings import RepairStudySettings
-from crosstune.studies.repair.summary import PICKED, REPAIRED
+from crosstune.studies.repair.why import LINE, PATH, ROLLED
 
 
-@dataclass(frozen=True)
-class Pick:
-    """The point that was saved.
-
-    Attributes:
-        method: Its granularity.
-        label: What it answers.
-        place: Its place in the method's list.
-        kind: The kind of question it answers.
-    """
-
-    method: str
-    label: str
-    place: int
-    kind: str
-
-
-def picked(run: Run, settings: RepairStudySettings) -> Pick | None:
-    """The point that the cells saved.
-
-    Returns:
-        The pick of the first seed, or None where there was nothing to repair.
-    """
+def picked(run: Run, settings: RepairStudySettings) -> Point | None:
+    """The point that the first cell saved; none where there was nothing to repair."""
     for cell in finished_cells(run, settings.cell_names):
         for event in cell.events(PICKED):
-            own = {"method": event["method"], "label": event["label"]}
-            rows = run.table("repair_by_task").where(**own).rows()
-            (kind, *_) = run.table("repair_front").where(**own).column("kind")
-            return Pick(**own, place=rows[0]["point"], kind=kind)
+            method, label = event["method"], event["label"]
+            kind = run.table("repair_front").where(method=method, label=label).column("kind")[0]
+            limits = settings.repair.max_loss if kind == "asked" else {}
+            rate = float(label.split()[-1]) if kind == "rate" else math.nan
+            return Point(method, kind, rate=rate, limits=limits)
     return None
 
 
 def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
-    """The findings of a study.
-
-    Args:
-        run: The study's run, with its tables over seeds.
-        settings: Its settings.
-
-    Returns:
-        Sentences with their figures, the most important first.
-    """
+    """The findings with their figures, the most important first."""
+    cells = finished_cells(run, settings.cell_names)
     pick = picked(run, settings)
-    cautions = [Statement(text, "warning") for text in _warnings(run)]
-    if pick is None:
-        return [*_of_first_cell(run, settings), *cautions]
-    tasks, seeds = run.table("repair_by_task"), len(finished_cells(run, settings.cell_names))
-    point = Point(pick.method, pick.kind, **_asked(pick, settings))  # type: ignore[arg-type]
+    if pick is None:  # why not, in the words of the first cell
+        events = cells[0].events("statement")
+        said = [Statement(event["text"], event["tone"], event["detail"]) for event in events]
+        return [*said, *warnings_of(run)]
+    repair, tasks = settings.repair, run.table("repair_by_task")
+    own = {"method": pick.method, "label": pick.label}
+    place = tasks.where(**own).column("point")[0]
     found = [
-        _trade(point, tasks, pick, seeds, settings),
-        *words.ends(tasks, named=bool(settings.repair.learned)),
-        *_limits(point, tasks, pick, settings),
-        *_answers(run, pick, settings),
-        *_comparisons(run, settings, pick),
-        *_why(run, pick),
+        words.trade_off(pick, tasks, place, repair.target),
+        *words.ends(tasks, named=bool(repair.learned)),
+        *words.constraints(pick, tasks, place, repair.max_loss, repair.target),
     ]
-    first, *others = (_with_seeds(statement, seeds, settings) for statement in found)
-    return [first, *cautions, *others, _where(run, settings)]
-
-
-def _trade(
-    point: Point, tasks: Table, pick: Pick, seeds: int, settings: RepairStudySettings
-) -> Statement:
-    chose = settings.repair.target
-    found = words.trade_off(point, tasks, pick.place, chose)
-    if seeds == 1:
-        return found
-    basis = f"{picked_as(pick.label, chose)}, at every seed anew. Differences to the model after, paired."
-    return replace(found, detail=basis)
-
-
-def _where(run: Run, settings: RepairStudySettings) -> Statement:
-    names = [cell.folder.name for cell in finished_cells(run, settings.cell_names)]
-    places = ", ".join(f"cells/{name}/{REPAIRED}" for name in names)
-    return Statement(
-        f"The repaired model is saved in this run's folder: {places}.",
+    if len(cells) > 1:
+        basis = f"{words.picked_as(pick.label, repair.target)}, at every seed anew. Differences to the model after, paired."
+        found[0] = replace(found[0], detail=basis)
+    if run.has_table("repair_answers"):
+        found += words.answers(run.table("repair_answers"), pick.method, repair.target)
+    found += _comparisons(run.table("repair_fronts"), settings, pick)
+    if run.has_table("repair_why"):
+        found += _why(run.table("repair_why").where(**own))
+    first, *others = (_with_seeds(statement, len(cells), settings) for statement in found)
+    saved = ", ".join(f"cells/{cell.folder.name}/{REPAIRED}" for cell in cells)
+    where = Statement(
+        f"The repaired model is saved in this run's folder: {saved}.",
         "info",
         "An ordinary model or adapter with its tokenizer; repair.json says what it is made of.",
     )
+    return [first, *warnings_of(run), *others, where]
 
 
-def _asked(pick: Pick, settings: RepairStudySettings) -> dict[str, Any]:
-    if pick.kind == "asked":
-        return {"limits": settings.repair.max_loss}
-    return {"rate": float(pick.label.split()[-1])} if pick.kind == "rate" else {}
-
-
-def _warnings(run: Run) -> list[str]:
-    """What the rows made the study warn of, said once however often it was gone on with."""
-    return list(dict.fromkeys(event["text"] for event in run.events("warning")))
-
-
-def _of_first_cell(run: Run, settings: RepairStudySettings) -> list[Statement]:
-    """Why there is nothing to repair, in the words of the first cell."""
-    cell = finished_cells(run, settings.cell_names)[0]
-    events = cell.events("statement")
-    return [Statement(event["text"], event["tone"], event["detail"]) for event in events]
-
-
-def _limits(
-    point: Point, tasks: Table, pick: Pick, settings: RepairStudySettings
-) -> list[Statement]:
-    limits, chose = settings.repair.max_loss, settings.repair.target
-    return words.constraints(point, tasks, pick.place, limits, chose) if limits else []
-
-
-def _answers(run: Run, pick: Pick, settings: RepairStudySettings) -> list[Statement]:
-    """The picked method against its rivals at the same question."""
-    if not run.has_table("repair_answers"):
-        return []
-    return rival_words.answers(run.table("repair_answers"), pick.method, settings.repair.target)
-
-
-def _comparisons(run: Run, settings: RepairStudySettings, pick: Pick) -> Iterator[Statement]:
+def _comparisons(fronts: Table, settings: RepairStudySettings, pick: Point) -> Iterator[Statement]:
     """Whether each granularity that was asked for opens up more room than its rivals; the picked one first."""
-    table = run.table("repair_fronts")
-    there = table.column("method")
     asked = [name for name in settings.repair.methods if name in settings.repair.granularity]
-    others = [name for name in asked if name != pick.method]
-    pairs = [
-        (pick.method, "global"),
-        (pick.method, "replay"),
-        *((name, "global") for name in others),
-    ]
+    pairs = [(pick.method, "global"), (pick.method, "replay")]
+    pairs += [(name, "global") for name in asked if name != pick.method]
     for method, other in pairs:
-        if other in there and method != other:
-            yield words.comparison(table, method, other)
+        if other in fronts.column("method") and method != other:
+            yield words.comparison(fronts, method, other)
 
 
-def _why(run: Run, pick: Pick) -> Iterator[Statement]:
+def _why(agreement: Table) -> Iterator[Statement]:
     """Whether most was taken back where most was forgotten."""
-    if not run.has_table("repair_why"):
-        return
-    for row in run.table("repair_why").where(method=pick.method, label=pick.label).rows():
-        rho, low, high = (row[name] for name in ("rank_correlation", "low", "high"))
-        if math.isnan(low):
-            continue
-        figure = (
-            f"rank correlation {rho:.2f} [{low:.2f}, {high:.2f}] over {row['sites']} components"
-        )
-        what = _ACCOUNTS[row["account"]]
-        if low > 0:
-            text = f"Most was taken back where {what} says that most was forgotten: {figure}."
-            yield Statement(text, "shown", _GUIDE)
-        elif high < 0:
-            text = f"Least was taken back where {what} says that most was forgotten: {figure}."
-            yield Statement(text, "shown", _GUIDE)
-        else:
-            text = f"That more was taken back where {what} says that more was forgotten is not shown: {figure}."
-            yield Statement(text, "not_shown", _GUIDE)
+    for row in agreement.rows():
+        rho, what = Estimate.of(row, "rank_correlation", PLAIN), _ACCOUNTS[row["account"]]
+        if rho.has_interval:
+            claim = rho.says(
+                f"Most was taken back where {what} says that most was forgotten",
+                f"Least was taken back where {what} says that most was forgotten",
+                f"That more was taken back where {what} says that more was forgotten is not shown",
+            )
+            figure = f"rank correlation {rho} over {row['sites']} components"
+            yield Statement(f"{claim.text}: {figure}.", claim.tone, _GUIDE)
 
 
 _ACCOUNTS = {
-    "along the training": "the forgetting ledger of the fine-tune",
-    "along the straight line": "the ledger of the straight line",
-    "rollback": "rollback of single components",
+    PATH: "the forgetting ledger of the fine-tune",
+    LINE: "the ledger of the straight line",
+    ROLLED: "rollback of single components",
 }
 _GUIDE = (
     "The interval treats components as independent, so it is a guide. A coefficient also weighs what the component had "
