@@ -24,6 +24,12 @@ SMALL = {
 # A type name that is defined in two rooms, and why no other name is better; at most eight.
 TWICE = {
     "Prepared": "what each study shares between its cells; a study knows its own only",
+    "Repair": "what `repair` returns, and the study that asks for it",
+    "Pick": "a point that was picked, and how the study words it",
+    "Point": "a model between two others, and a node of a quadrature",
+    "Peak": "of a profile over layers, and of memory",
+    "Factors": "of an adapter's weight, and of a sample's gradient: both wings' field says so",
+    "Estimate": "a value with its interval, and at the face of circuits what a measurement costs",
 }
 
 # Lines of a room, docstrings included; a tenth more is let pass.
