@@ -16,8 +16,8 @@ from crosstune.foundation.training import StageData
 from crosstune.interference import ForgettingLedger
 from crosstune.studies.frame import Procedure, StartModel, as_plan, time_training
 from crosstune.studies.frame.costs import FEWEST_STEPS
-from crosstune.studies.frame.models import check_length
 from crosstune.studies.frame.plan import Plan, PlanLine
+from crosstune.studies.frame.start import check_length
 
 from . import page, summary
 from .cell import ForetellCell

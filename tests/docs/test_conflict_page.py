@@ -18,7 +18,7 @@ def section_titles() -> list[str]:
     return [
         keyword.value.value
         for node in ast.walk(ast.parse(STUDY.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Section"
+        if isinstance(node, ast.Call)
         for keyword in node.keywords
         if keyword.arg == "title" and isinstance(keyword.value, ast.Constant)
     ]

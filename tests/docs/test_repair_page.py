@@ -15,11 +15,10 @@ STUDY = CHECKOUT / "src" / "crosstune" / "studies" / "repair" / "page.py"
 def section_titles() -> list[str]:
     """The titles that the study gives to sections of its page, with those that are made of words."""
     found = [
-        keyword.value.value
-        for node in ast.integrate(ast.parse(STUDY.read_text(encoding="utf-8")))
+        node.args[1].value
+        for node in ast.walk(ast.parse(STUDY.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Section"
-        for keyword in node.keywords
-        if keyword.arg == "title" and isinstance(keyword.value, ast.Constant)
+        if len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
     ]
     return [
         *found,

@@ -19,13 +19,13 @@ SMALL = {
     "foundation/records/sites.py": "the only module of records that knows models",
     "foundation/training/adapters.py": "the only module that loads peft",
     "studies/catalogue.py": "read by the command line, which loads no torch",
+    "studies/frame/plan.py": "read by the command line, which loads no torch",
 }
 
 # A type name that is defined in two rooms, and why no other name is better; at most eight.
 TWICE = {
     "Prepared": "what each study shares between its cells; a study knows its own only",
     "Repair": "what `repair` returns, and the study that asks for it",
-    "Pick": "a point that was picked, and how the study words it",
     "Point": "a model between two others, and a node of a quadrature",
     "Peak": "of a profile over layers, and of memory",
     "Factors": "of an adapter's weight, and of a sample's gradient: both wings' field says so",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.studies import small_study
 
 from crosstune.foundation.data import Row
-from crosstune.foundation.errors import CrosstuneError
+from crosstune.foundation.errors import CrosstuneError, ModelError
 from crosstune.foundation.training import LoraSettings
+from crosstune.foundation.worlds import EMBEDDED
 from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.frame import start
 from crosstune.studies.frame.start import StartModel
 
 
@@ -33,9 +36,9 @@ def test_every_copy_is_fresh(whole: StartModel) -> None:
 
 def test_an_adapter_is_put_on_the_model_it_belongs_to(whole: StartModel, tmp_path: Path) -> None:
     whole.load(LoraSettings(rank=2), seed=3).save_pretrained(tmp_path / "adapter")
-    start = StartModel(whole.settings, "model", str(tmp_path / "adapter"))
-    assert (start.base, start.place) == (whole.place, str(tmp_path / "adapter"))
-    kept = {n: p for n, p in start.load().named_parameters() if p.requires_grad}
+    opened = StartModel(whole.settings, "model", str(tmp_path / "adapter"))
+    assert (opened.base, opened.place) == (whole.place, str(tmp_path / "adapter"))
+    kept = {n: p for n, p in opened.load().named_parameters() if p.requires_grad}
     again = dict(whole.load(LoraSettings(rank=2), seed=3).named_parameters())
     other = dict(whole.load(LoraSettings(rank=2), seed=4).named_parameters())
     assert kept and all("lora" in name for name in kept)
@@ -62,3 +65,45 @@ def test_a_model_that_is_not_there_is_named_by_its_setting() -> None:
     with pytest.raises(CrosstuneError) as caught:
         start.load()
     assert caught.value.argument == "model"
+
+
+def test_the_first_process_alone_makes_the_embedded_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class World:
+        folder = tmp_path / "model"
+
+    monkeypatch.setattr(start, "embedded_world", lambda: calls.append("world") or World())
+    monkeypatch.setattr(start.ranks, "wait_for_all", lambda: calls.append("wait"))
+    for is_first, order in ((True, ["world", "wait"]), (False, ["wait", "world"])):
+        calls.clear()
+        monkeypatch.setattr(start.ranks, "is_first", lambda answer=is_first: answer)
+        assert start.find_model(EMBEDDED) == str(World.folder)
+        assert calls == order
+
+
+def test_any_other_name_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "embedded_world", lambda: pytest.fail("not asked for"))
+    assert start.find_model("gpt2") == "gpt2"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_device_is_found_only_where_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert start.find_device("auto") == ("cuda" if there else "cpu")
+    assert start.find_device("mps") == "mps"
+
+
+def test_rows_longer_than_the_model_are_refused() -> None:
+    config = SimpleNamespace(max_position_embeddings=16)
+    start.check_length("repair.length", 16, config, windows="windows")
+    start.check_length("repair.length", 99, SimpleNamespace(), windows="windows")
+    with pytest.raises(
+        ModelError, match=r"`repair.length` must not exceed .*\(16 tokens\)"
+    ) as caught:
+        start.check_length("repair.length", 17, config, windows="a.windows")
+    assert "`a.windows: true`" in caught.value.remedy

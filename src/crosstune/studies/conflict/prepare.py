@@ -28,9 +28,8 @@ from crosstune.interference.conflict.settings import ProbeSettings
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import SIDES
-from crosstune.studies.frame.models import check_length
 from crosstune.studies.frame.procedure import Procedure
-from crosstune.studies.frame.start import StartModel
+from crosstune.studies.frame.start import StartModel, check_length
 
 
 class Prepared(Procedure[ConflictSettings]):

@@ -14,9 +14,8 @@ from crosstune.interference import ForgettingLedger
 from crosstune.merging.checkpoints.endpoints import Endpoints, open_endpoints
 from crosstune.merging.selection import as_tasks
 from crosstune.merging.settings import RepairSettings
-from crosstune.studies.frame.models import check_length
 from crosstune.studies.frame.procedure import Procedure
-from crosstune.studies.frame.start import StartModel
+from crosstune.studies.frame.start import StartModel, check_length
 from crosstune.studies.repair.settings import RepairStudySettings
 
 # The id of a row that brings none says where it stands.
