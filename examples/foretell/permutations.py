@@ -1,4 +1,4 @@
-"""Does one profile predict another? Rank correlations within strata, their permutation null, and what could be seen.
+"""Does one profile predict another? Rank correlations within strata, their permutation null, and the power of the test.
 
 Items (heads) lie in strata (the layers, the blocks) and are ranked inside them, so nothing that only tells strata apart counts.
 Both profiles may have been measured several times (seeds): the figure is the mean of the correlations, and a permutation moves
@@ -15,41 +15,25 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from crosstune.foundation.errors import MeasurementError
-from crosstune.foundation.statistics.intervals import as_float64, check_level
-
 _SAME = 1e-12
 _NUMBERS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
 class RankTest:
-    """A rank correlation within strata, held against permutations.
+    """A rank correlation within strata, tested by permutations."""
 
-    Attributes:
-        each: The correlation of each measurement, [S]; NaN where it cannot be said.
-        value: Their mean, NaN where one of them is.
-        p: Two-sided, (b + 1)/(m + 1).
-        items: The items that took part.
-        strata: The strata they lie in.
-    """
-
-    each: Tensor
-    value: float
-    p: float
-    items: int
-    strata: int
+    each: Tensor  # the correlation of each measurement, [S]; NaN where a profile does not vary within strata
+    value: float  # their mean, NaN where one of them is
+    p: float  # two-sided, (b + 1)/(m + 1)
+    items: int  # that are known in all measurements
+    strata: int  # that these lie in
 
 
 def ranks_within(values: Tensor, strata: Sequence[object]) -> Tensor:
     """Ranks inside each stratum, centred and divided by its size + 1; ties share their mean rank.
 
-    With one stratum the correlation of two such lists is Spearman's ρ.
-
-    Shapes: values [..., n]; strata [n] → [..., n], float64.
-
-    Returns:
-        Numbers between −½ and ½ that add up to 0 in each stratum.
+    With one stratum the correlation of two such lists is Spearman's ρ. Shapes: values [..., n]; strata [n] → [..., n].
 
     Source: van Elteren (1960), *On the combination of independent two-sample tests of Wilcoxon* (the weights).
     """
@@ -74,30 +58,17 @@ def rank_test(
 ) -> RankTest:
     """The rank correlation of two profiles within strata, and how often a permutation of the items does as well.
 
-    With `given`, both profiles' ranks are first freed of what the ranks of other profiles explain: the partial
-    correlation, whose null permutes what is left of x. Ranks of few items hold a confounder imperfectly: where one explains most
-    of both profiles, a partial test at 0.05 errs in up to 0.09 of studies of 16 items, less with more.
+    With `given` it is the partial correlation, when the ranks of other profiles are taken out of both; its null permutes
+    what is left of x. Ranks of few items hold a confounder imperfectly: where one explains most of both profiles, a partial test
+    at 0.05 errs in up to 0.09 of studies of 16 items, less with more. An item that is NaN anywhere is left out.
 
-    Args:
-        x: The scores, [S, n]; an item that is NaN anywhere takes no part.
-        y: What they are to predict, [S, n].
-        strata: The stratum of each item, [n].
-        generator: Where the permutations are drawn from.
-        given: Profiles that must not explain it, [S, C, n].
-        permutations: How many.
-
-    Returns:
-        The correlation with its p; NaN where a profile does not vary within strata.
-
-    Raises:
-        MeasurementError: The shapes do not fit.
+    Shapes: scores x and outcomes y [S, n]; strata [n]; given [S, C, n].
 
     Source: Phipson & Smyth (2010), *Permutation p-values should never be zero*; Freedman & Lane (1983), *A nonstochastic
     interpretation of reported significance levels*, for what is left; the strata and the joint move are ours.
     """
-    first, second = as_float64(x, "x"), as_float64(y, "y")
+    first, second = x.double(), y.double()
     others = first.new_zeros(len(first), 0, first.shape[-1]) if given is None else given.double()
-    _check_shapes(first, second, others, strata)
     whole = ~(first.isnan().any(0) | second.isnan().any(0) | others.isnan().flatten(0, 1).any(0))
     kept = [one for one, is_whole in zip(strata, whole.tolist(), strict=True) if is_whole]
     ranked = [ranks_within(one[..., whole], kept) for one in (first, second, others)]
@@ -119,12 +90,7 @@ def correlation_error(rho: Tensor, items: int, strata: int = 1) -> Tensor:
     """The standard error of atanh ρ of a rank correlation within strata, if items are independent.
 
     √((1 + ρ²/2)/(n − K − 2)): each stratum has a mean of its own. NaN where ρ is ±1, which so few items cannot prove, or
-    nothing is left to divide by.
-
-    Shapes: rho [...] → [...].
-
-    Returns:
-        The error on the scale of atanh.
+    nothing is left to divide by. Shapes: rho [...] → [...].
 
     Source: Bonett & Wright (2000), eq. 4, for one stratum; the strata are ours.
     """
@@ -145,22 +111,10 @@ def detectable_correlation(
 ) -> float:
     """The smallest true correlation of the measured scores with the outcome that `rank_test` would find often enough.
 
-    Simulated with normal profiles: the outcome of each of S measurements is the true one and noise of its own, so that two
-    measurements correlate by `agreement`. Scores that hold noise themselves see √reliability of their own correlation.
-
-    Args:
-        strata: The stratum of each item.
-        generator: Where the profiles are drawn from.
-        series: S.
-        agreement: The correlation of two measurements of the outcome, between 0 and 1.
-        level: 1 − the two-sided error that the test may make.
-        power: How often it must be found.
-        draws: Simulated studies.
-
-    Returns:
-        A correlation; NaN where even a perfect one would not be found.
+    Simulated with normal profiles: the outcome of each of S measurements (`series`) is the true one and independent noise, so
+    that two measurements correlate by `agreement`. Of scores with noise of their own it is √reliability times the true one's.
+    NaN where even a perfect one would not be found.
     """
-    check_level(level)
     number = _numbers(strata)
 
     def normal(several: int) -> Tensor:
@@ -254,19 +208,3 @@ def _permuted(scores: Tensor, places: Tensor, outcomes: Tensor, basis: Tensor) -
         left = 1 - (moved @ directions.mT).square().sum(-1)
         total += (moved @ outcome) / left.clamp(min=1e-12).sqrt()
     return total / len(scores)
-
-
-def _check_shapes(x: Tensor, y: Tensor, given: Tensor, strata: Sequence[object]) -> None:
-    expected = (len(x), len(strata))
-    for argument, shape in (
-        ("x", tuple(x.shape)),
-        ("y", tuple(y.shape)),
-        ("given", (given.shape[0], given.shape[-1])),
-    ):
-        if shape != expected or not strata:
-            raise MeasurementError(
-                argument,
-                law="must have one value of each measurement for every item",
-                found=f"shape {shape} for {len(strata)} items",
-                remedy="Pass [measurements, items].",
-            )

@@ -33,10 +33,6 @@ class ForetellSettings(SeededSettings):
     """The task that is learned; empty: the last one."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One pilot run and one training each. A seed changes the order of rows and dropout, never the rows."""
-    test_share: float = 0.4
-    """Share of the rows, by group, that no score sees; what is forgotten of them is compared with the scores."""
-    data_seed: int = 0
-    """Changes which rows are scored, learned and kept apart; the same for all seeds."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """How the new task is learned; the whole model, since a LoRA factor A belongs to no single head."""
     measurement: CircuitSettings = field(

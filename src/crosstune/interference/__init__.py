@@ -1,6 +1,6 @@
 """Interference: do two learning signals pull apart, and where? Three instruments, side by side.
 
-`ForgettingLedger` books the change of a task's loss on the path of the weights, per component, in nats that add up.
+`ForgettingLedger` attributes the change of a task's loss along the path of the weights to components, in nats that add up.
 `ConflictProbe` and `measure_conflict` ask whether gradients agree, over windows of states and at one state.
 `measure_rollback` puts one component back to where it was and measures what returns.
 """

@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy import stats
 
-from crosstune.foundation.errors import MeasurementError
 from examples.foretell.permutations import (
     correlation_error,
     detectable_correlation,
@@ -98,13 +97,6 @@ def test_unmeasured_items_take_no_part_and_constant_profiles_have_no_correlation
     expected = rank_test(x[:, whole], y[:, whole], [0] * 8, generator())
     assert found.value == pytest.approx(expected.value, abs=EXACT)
     assert math.isnan(rank_test(torch.ones(1, 9), y[:1], [0] * 9, generator()).value)
-
-
-def test_shapes_must_fit() -> None:
-    with pytest.raises(MeasurementError, match="3 items"):
-        rank_test(normal(1, 4), normal(1, 4), [0] * 3, generator())
-    with pytest.raises(MeasurementError, match="given"):
-        rank_test(normal(1, 4), normal(1, 4), [0] * 4, generator(), given=normal(2, 1, 4))
 
 
 @pytest.mark.parametrize(("partial", "most"), [(False, 0.05), (True, 0.09)])

@@ -17,7 +17,7 @@ from crosstune.interference.conflict.depth import (
     resolved_throughout,
     scopes,
 )
-from crosstune.interference.conflict.peaks import Peak
+from crosstune.interference.conflict.peaks import PeakVerdict
 
 
 def test_a_scope_is_a_component_in_several_layers_and_factors_stay_apart() -> None:
@@ -35,7 +35,7 @@ def test_a_scope_is_a_component_in_several_layers_and_factors_stay_apart() -> No
 
 
 def test_too_few_blocks_are_said_and_no_peak_is_named() -> None:
-    peak = Peak(1, "conflict peak", 1, 0.5, 0.01, (1,))
+    peak = PeakVerdict(1, "conflict peak", 1, 0.5, 0.01, (1,))
     cells = peak_cells(peak, ["L0", "L1"], blocks=15)
     assert cells["kind"] == "too few blocks"
     assert (cells["site"], cells["leader"], cells["indistinguishable"]) == ("", "", "")

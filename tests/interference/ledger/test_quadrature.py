@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crosstune.interference.ledger.quadrature import (
-    Point,
+    PathPoint,
     SegmentContributions,
     Tolerance,
     integrate,
@@ -22,12 +22,12 @@ def quadratic(hessian: Tensor, start: Tensor, delta: Tensor, asked: list[float])
     """Blocks that share one Hessian and differ in scale; every coordinate is a site."""
     scale = torch.tensor([1.0, 2.0, -0.5], dtype=torch.float64)
 
-    def point(t: float) -> Point:
+    def point(t: float) -> PathPoint:
         asked.append(t)
         theta = start + t * delta
         loss = 0.5 * theta @ hessian @ theta
         inner = (hessian @ theta) * delta
-        return Point(scale * loss, scale[:, None] * inner)
+        return PathPoint(scale * loss, scale[:, None] * inner)
 
     return scale, point
 
@@ -60,11 +60,11 @@ def test_quadratic_equals_the_closed_form_with_three_evaluations(bowl) -> None:
 def wave(frequency: float, asked: list[float]):
     """Two sites: a sine and an exponential of t on the segment."""
 
-    def point(t: float) -> Point:
+    def point(t: float) -> PathPoint:
         asked.append(t)
         loss = math.sin(frequency * t) + math.exp(t)
         inner = [frequency * math.cos(frequency * t), math.exp(t)]
-        return Point(
+        return PathPoint(
             torch.tensor([loss], dtype=torch.float64), torch.tensor([inner], dtype=torch.float64)
         )
 
@@ -92,10 +92,10 @@ def test_a_tighter_tolerance_asks_for_more_and_misses_less() -> None:
 
 def test_misses_of_two_panels_do_not_cancel() -> None:
     # A kink left of the middle and its mirror right of it: the residuals cancel, the misses do not.
-    def point(t: float) -> Point:
+    def point(t: float) -> PathPoint:
         height = abs(t - 0.3) - abs(t - 0.7)
         slope = math.copysign(1, t - 0.3) - math.copysign(1, t - 0.7)
-        return Point(
+        return PathPoint(
             torch.tensor([height], dtype=torch.float64),
             torch.tensor([[slope]], dtype=torch.float64),
         )
@@ -105,8 +105,8 @@ def test_misses_of_two_panels_do_not_cancel() -> None:
 
 
 def test_a_segment_that_cannot_close_says_so() -> None:
-    def liar(t: float) -> Point:
-        return Point(torch.tensor([t]).double(), torch.tensor([[2.0]]).double())
+    def liar(t: float) -> PathPoint:
+        return PathPoint(torch.tensor([t]).double(), torch.tensor([[2.0]]).double())
 
     found = integrate(liar, Tolerance(1e-3, 0.0), max_panels=4)
     assert not found.closed
@@ -115,7 +115,7 @@ def test_a_segment_that_cannot_close_says_so() -> None:
 
 
 def test_a_segment_without_movement_is_zero() -> None:
-    still = Point(torch.tensor([2.0]).double(), torch.zeros(1, 3).double())
+    still = PathPoint(torch.tensor([2.0]).double(), torch.zeros(1, 3).double())
     found: SegmentContributions = integrate(lambda t: still, EXACT)
     assert found.closed
     assert found.entries.abs().sum() == 0

@@ -21,7 +21,7 @@ from crosstune.interference.conflict.movement import (
     movement_within_run,
     too_few,
 )
-from crosstune.interference.conflict.peaks import NO_PEAK, Peak
+from crosstune.interference.conflict.peaks import NO_PEAK, PeakVerdict
 
 ALL_SITES = "all sites"
 
@@ -37,11 +37,13 @@ def scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
     yield from ((kind, places) for kind, places in kinds.items() if len(places) > 1)
 
 
-def peak_cells(peak: Peak, names: Sequence[str], blocks: int, caution: str = "") -> dict[str, Any]:
+def peak_cells(
+    peak: PeakVerdict, names: Sequence[str], blocks: int, caution: str = ""
+) -> dict[str, Any]:
     """What is said of a peak, or that there are too few blocks to say it."""
     words = cautioned(peak.words(names), caution)
     if blocks < MIN_BLOCKS_FOR_PEAKS:
-        peak = Peak(NO_PEAK, "too few blocks", NO_PEAK, math.nan, math.nan, ())
+        peak = PeakVerdict(NO_PEAK, "too few blocks", NO_PEAK, math.nan, math.nan, ())
         words = f"Peak cannot be judged: it takes {MIN_BLOCKS_FOR_PEAKS} blocks per task."
     return {
         "site": site_name(names, peak.site),

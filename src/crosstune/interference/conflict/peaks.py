@@ -18,7 +18,7 @@ MAX_NAMED = 6  # sites a sentence can bear
 
 
 @dataclass(frozen=True)
-class Peak:
+class PeakVerdict:
     """The verdict on the most dissimilar of some sites.
 
     Attributes:
@@ -68,7 +68,7 @@ def find_peak(
     resolved: Tensor,
     conflict: Tensor,
     level: float = LEVEL,
-) -> Peak:
+) -> PeakVerdict:
     """The peak among the given sites, in one component across layers or over all of them.
 
     Args:
@@ -93,7 +93,7 @@ def find_peak(
         kind = "conflict peak" if bool(conflict[winner.index]) else "most dissimilar"
         site = winner.index
     gap = float(dissimilarity[site] - dissimilarity[runner_up]) if site >= 0 else 0.0
-    return Peak(
+    return PeakVerdict(
         site=site,
         kind=kind,
         leader=winner.index,

@@ -17,7 +17,7 @@ from crosstune.foundation.models import Anatomy, weights_at
 from crosstune.foundation.ranks.collectives import owned
 from crosstune.interference.ledger.accounts import Reference
 from crosstune.interference.ledger.quadrature import (
-    Point,
+    PathPoint,
     SegmentContributions,
     Tolerance,
     integrate,
@@ -76,7 +76,7 @@ class Integrator:
         """The contributions to one reference's loss change, closed or not, and how often its gradients were evaluated."""
         saved = int(reference.key in self._kept)
 
-        def point(t: float) -> Point:
+        def point(t: float) -> PathPoint:
             if t == 0.0 and saved:
                 return self._point(segment, reference, self._kept.pop(reference.key))
             with segment.at(t):
@@ -95,7 +95,7 @@ class Integrator:
 
     def _point(
         self, segment: WeightSegment, reference: Reference, stacks: Iterable[Stack]
-    ) -> Point:
+    ) -> PathPoint:
         blocks, sites = reference.blocks, len(self.anatomy.sites)
         found = torch.zeros(len(blocks), 1 + sites, dtype=torch.float64)
         for stack in stacks:
@@ -113,7 +113,7 @@ class Integrator:
                 found=f"NaN or infinity in block {int(broken[0])}",
                 remedy="The training has probably diverged: check its loss, or lower the learning rate.",
             )
-        return Point(found[:, 0], found[:, 1:])
+        return PathPoint(found[:, 0], found[:, 1:])
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Tolerance:
         return self.absolute + self.relative * abs(change)
 
 
-class Point(NamedTuple):
+class PathPoint(NamedTuple):
     """The loss [K] of K blocks at one point of a segment, and ⟨∇ loss_k, Δθ⟩ at each site, `inner` [K, S]; float64."""
 
     loss: Tensor
@@ -86,7 +86,7 @@ class _Panel:
 
 
 def integrate(
-    point: Callable[[float], Point], tolerance: Tolerance, *, max_panels: int = 64
+    point: Callable[[float], PathPoint], tolerance: Tolerance, *, max_panels: int = 64
 ) -> SegmentContributions:
     """The contributions of a segment, refined until their sum equals the measured loss change.
 
@@ -101,9 +101,9 @@ def integrate(
         Loss change allocation, Lan et al., NeurIPS 2019, eq. 3; they use Runge-Kutta weights over one
         optimizer step, we refine over a segment of several until it closes.
     """
-    known: dict[float, Point] = {}
+    known: dict[float, PathPoint] = {}
 
-    def at(t: float) -> Point:
+    def at(t: float) -> PathPoint:
         if t not in known:
             known[t] = point(t)
         return known[t]
@@ -129,7 +129,7 @@ def integrate(
     )
 
 
-def _panel(at: Callable[[float], Point], start: float, stop: float) -> _Panel:
+def _panel(at: Callable[[float], PathPoint], start: float, stop: float) -> _Panel:
     first, middle, last = at(start), at((start + stop) / 2), at(stop)
     entries = (stop - start) / 6 * (first.inner + 4 * middle.inner + last.inner)
     residual = entries.sum(dim=1) - (last.loss - first.loss)
