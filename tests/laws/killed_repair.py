@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 
-from tests.laws import killed
+from tests import processes
 from tests.studies import small_repair
 
 from crosstune.studies.frame.plan import Progress
@@ -25,10 +23,6 @@ def run(folder: Path, place: str) -> None:
 
     def listen(progress: Progress) -> None:
         if progress.doing.startswith(PLACES[place]):
-            killed.die()
+            processes.die()
 
     small_repair.run_cells(small_repair.settings(folder, output=str(folder / place)), listen)
-
-
-if __name__ == "__main__":
-    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.laws import killed
+from tests import processes
 from tests.studies import small_study
 
 from crosstune.foundation.training import checkpoints
@@ -28,7 +26,7 @@ def run(folder: Path, place: str) -> None:
 
     def listen(progress: Progress) -> None:
         if progress.doing == SAID.get(place):
-            killed.die()
+            processes.die()
 
     keep_newest = checkpoints.keep_newest
 
@@ -39,11 +37,7 @@ def run(folder: Path, place: str) -> None:
             and (output_folder / "checkpoint-3").exists()
             and "2-bn" in str(output_folder)
         ):
-            killed.die()
+            processes.die()
 
     checkpoints.keep_newest = keep
     small_study.run_cells(small_study.settings(folder, output=str(folder / place)), listen)
-
-
-if __name__ == "__main__":
-    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))

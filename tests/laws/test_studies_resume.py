@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from tests.laws import killed, killed_repair, killed_study
+from tests import processes
+from tests.laws import killed_repair, killed_study
 from tests.studies import small_repair, small_study
 
 from crosstune.foundation.records import Run
@@ -26,7 +27,8 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         small, killing = STUDIES[study]
         folder = tmp_path_factory.mktemp(study)
         to_its_end(small, folder, "whole")
-        killed.everywhere(killing, folder)
+        for where in killing.PLACES:
+            processes.killed(killing.run, folder, where)
         return folder
 
     return made
