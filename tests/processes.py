@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,8 @@ from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 from torch.multiprocessing.spawn import start_processes
 
-multiprocessing.get_context("forkserver").set_forkserver_preload(
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(
     [
         "tests",  # first, as it may change random numbers
         *(f"crosstune.studies.{study}.study" for study in ("conflict", "repair", "circuits")),
@@ -49,6 +51,7 @@ def die() -> None:
 
 def _single_threaded(rank: int, work: Callable[..., object], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # every training begins with a full collection, which would walk all of torch
     work(rank, *args)
 
 

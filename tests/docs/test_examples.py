@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from tests.docs.given import given
 from tests.docs.markdown import CHECKOUT, Block, blocks, blocks_of, command_lines, pages
 
-from crosstune.cli.main import _outside, _parse
+from crosstune.cli import main
 from crosstune.foundation.errors import SettingsError
 
 PYTHON = [block for block in blocks() if "python" in block.words]
@@ -18,6 +19,7 @@ RUNNABLE = [block for block in PYTHON if "runnable" in block.words]
 COMMANDS = [
     (block.place, words) for block in blocks() for words in command_lines(block, "crosstune")
 ]
+build_parser = functools.cache(main.build_parser)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)(?P<target>[^)#\s]+)")
 
 
@@ -56,12 +58,13 @@ def test_a_documented_command_line_parses(
     place: str, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(CHECKOUT)
-    assert _parse(words, _outside(words)), place
+    monkeypatch.setattr(main, "build_parser", build_parser)
+    assert main._parse(words, main._outside(words)), place
 
 
 def test_a_planted_command_line_is_refused() -> None:
     with pytest.raises(SettingsError, match="no_such_key"):
-        _parse(["run", "conflict", "--no_such_key", "1"], None)
+        main._parse(["run", "conflict", "--no_such_key", "1"], None)
 
 
 def test_every_link_inside_the_checkout_leads_somewhere() -> None:

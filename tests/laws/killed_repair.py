@@ -8,6 +8,7 @@ from tests import processes
 from tests.studies import small_repair
 
 from crosstune.studies.frame.plan import Progress
+from crosstune.studies.repair.settings import RepairStudySettings
 
 # Where a child dies, by how what the study says then begins.
 PLACES = {
@@ -18,6 +19,13 @@ PLACES = {
 }
 
 
+def chosen(folder: Path, name: str) -> RepairStudySettings:
+    """The study, with one point a method."""
+    return small_repair.settings(
+        folder, output=str(folder / name), repair={"exchange_rates": [1.0], "budgets": []}
+    )
+
+
 def run(folder: Path, place: str) -> None:
     """The study until it dies."""
 
@@ -25,4 +33,4 @@ def run(folder: Path, place: str) -> None:
         if progress.doing.startswith(PLACES[place]):
             processes.die()
 
-    small_repair.run_cells(small_repair.settings(folder, output=str(folder / place)), listen)
+    small_repair.run_cells(chosen(folder, place), listen)

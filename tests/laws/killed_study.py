@@ -9,6 +9,7 @@ from tests import processes
 from tests.studies import small_study
 
 from crosstune.foundation.training import checkpoints
+from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.frame.plan import Progress
 
 # Where a child dies, by what the study says at that moment.
@@ -19,6 +20,10 @@ SAID = {
 }
 SEALED = "after the last checkpoint"
 PLACES = (*SAID, SEALED)
+
+
+def chosen(folder: Path, name: str) -> ConflictSettings:
+    return small_study.settings(folder, output=str(folder / name))
 
 
 def run(folder: Path, place: str) -> None:
@@ -40,4 +45,4 @@ def run(folder: Path, place: str) -> None:
             processes.die()
 
     checkpoints.keep_newest = keep
-    small_study.run_cells(small_study.settings(folder, output=str(folder / place)), listen)
+    small_study.run_cells(chosen(folder, place), listen)
