@@ -116,15 +116,19 @@ def _budget_words(settings: SceneSettings, peaks: dict[str, float]) -> str:
 
 def growing(*, whole: bool) -> list[tuple[str, int, SceneSettings]]:
     """What grows, to which size, and the scene in which all else stays; sizes go up."""
-    if whole:
-        base, factors, depths = (
-            SceneSettings("llama-3M", 32, 32),
-            (0.25, 0.5, 1, 2, 4),
-            (2, 4, 8, 12),
-        )
-    else:
-        base, factors, depths = SceneSettings("llama-3M", 8, 8, 64, 2), (1, 2), (2, 4)
-    sizes = [(int(base.rows_a * factor), int(base.length * factor)) for factor in factors]
+    if not whole:
+        small = SceneSettings("llama-3M", 8, 8, 64)
+        return [
+            *(("layers", depth, replace(small, layers=depth)) for depth in (2, 4)),
+            *(
+                ("rows of A and of B", n, replace(small, rows_a=n, rows_b=n, layers=2))
+                for n in (8, 16)
+            ),
+        ]
+    base, depths = SceneSettings("llama-3M", 32, 32), (2, 4, 8, 12)
+    sizes = [
+        (int(base.rows_a * factor), int(base.length * factor)) for factor in (0.25, 0.5, 1, 2, 4)
+    ]
     return [
         *(("layers", depth, replace(base, layers=depth)) for depth in depths),
         *(("rows of A and of B", n, replace(base, rows_a=n, rows_b=n)) for n, _ in sizes),
@@ -188,6 +192,7 @@ after one that warms up; ratios are taken round by round against the plain pass 
 neighbour's load does not count in it; wall time stands beside it."""
 READING = """* **Plain pass**: forward and backward of the mean loss over the rows of both tasks, batched as the capture is, every parameter
   wanting a gradient; no optimizer step, no dropout. It is the denominator.
+* **Capture** passes once more over one batch a task, to see that no row leaks into another; with few batches that shows.
 * **Ours, end to end** ends with finished scores: directional, signed and symmetric for every pair, block, head and layer, and also all
   averages under the pooled Fisher, gradient sizes and Fisher diagnostics. The other ways make the scores of pairs alone.
 * **Opacus** and **vmap** make per-sample gradients of the attention projections alone (all else is frozen), keep them all, and are scored by the same

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from peers.command import SHARED, command, markdown, publish, spread
 from transformers import Trainer, TrainingArguments
 
@@ -266,6 +267,7 @@ def main() -> None:
         print("skipped: ../shared/models/stories260K is not beside this checkout")
         return
     torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()  # several ledgers are meant
     if options.whole:
         publish(page([measure(Course(rate)) for rate in RATES]), "ledger.md", whole=True)
     else:

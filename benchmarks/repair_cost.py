@@ -71,10 +71,9 @@ def pair(folder: Path) -> tuple[Path, Path]:
     return before, save_model(model, tokenizer, folder / "after")
 
 
-def times(
-    before: Path, after: Path, settings: RepairSettings, rounds: int, now: Callable[[], float]
-) -> list[str]:
+def times(before: Path, after: Path, settings: RepairSettings, rounds: int) -> list[str]:
     """The whole repair by method, in scoring passes over the validation rows; each round draws other rows."""
+    now = CLOCKS["wall"]  # as the methods' own seconds are
     passes, costs = [], []
     for seed in range(rounds):
         ends, chosen = open_endpoints(before, after), replace(settings, seed=seed)
@@ -202,10 +201,10 @@ def main() -> None:
         before, after = pair(Path(folder))
         parts = [
             "# What a repair costs",
-            f"Written by `benchmarks/repair_cost.py`: the embedded model, {options.threads} thread, {options.clock} time "
-            "(the methods' own seconds are wall time).",
+            f"Written by `benchmarks/repair_cost.py`: the embedded model, {options.threads} thread, {options.clock} time; "
+            "by method, wall time.",
             "## By method",
-            "\n".join(times(before, after, settings, options.rounds or 2, now)),
+            "\n".join(times(before, after, settings, options.rounds or 2)),
             "## One evaluation, as rows and parameter groups grow",
             growth(before, after, cases, now),
             "## Memory",

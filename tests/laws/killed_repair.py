@@ -20,10 +20,11 @@ PLACES = {
 
 
 def chosen(folder: Path, name: str) -> RepairStudySettings:
-    """The study, with one point a method."""
+    """The study, with one point a method, one replay and a ledger that is soon content."""
     return small_repair.settings(
-        folder, output=str(folder / name), repair={"exchange_rates": [1.0], "budgets": []}
-    )
+        folder, output=str(folder / name), ledger={"absolute": 10.0},
+        repair={"exchange_rates": [1.0], "budgets": [], "penalties": [0.1], "replay_rates": [1e-3]},
+    )  # fmt: skip
 
 
 def run(folder: Path, place: str) -> None:
