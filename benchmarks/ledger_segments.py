@@ -169,7 +169,7 @@ def measure(course: Course) -> tuple[list[Line], Account, str]:
     rho = compare_with_ledger(back, path.sites()).rows()[0]
     words = (
         f"Learning rate {course.rate:g}: rank correlation of ledger and rollback {rho['rank_correlation']:.2f} "
-        f"({rho['low']:.2f} to {rho['high']:.2f}, {rho['sites']} sites)."
+        f"[{rho['low']:.2f}, {rho['high']:.2f}] ({rho['sites']} sites)."
     )
     return lines, exact, words
 
