@@ -4,6 +4,7 @@
 PYTHON  ?= python3
 WORKERS ?= 2
 TESTS   ?=
+BENCH   ?=
 VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -58,8 +59,8 @@ docs: $(VENV)/installed-dev ## rewrite the generated parts of README and docs, t
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python -m pytest -q tests/house tests/docs
 
-bench: $(VENV)/installed-dev ## measured costs against the cost model and against peers, as ratios
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/installed-dev ## costs and coverage as ratios, two minutes a script; BENCH=--whole measures all and writes the pages in docs/
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(BENCH) || exit 1; done
 
 clean: ## forget the environment and every cache (runs/ is kept)
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -1,21 +1,20 @@
 """Are block gradients faster together? One pass for each of 16 blocks against passes of many, side by side.
 
-    python benchmarks/block_gradients.py [--rounds 3] [--threads 1] [--clock cpu]
+    python benchmarks/block_gradients.py [--whole] [--rounds 3] [--threads 1] [--clock cpu]
 
 For the embedded model and, where ../shared is beside the checkout, two real ones. Both ways end at what the ledger
-needs, ⟨g_k, Δ⟩ at every site, and take turns, so that a busy machine slows both; each time is the least of the rounds.
+needs, ⟨g_k, Δ⟩ at every site, and take turns, so that a busy machine slows both; ratios are taken round by round.
 `together` allows any block to join; `used` says what the instruments do by themselves.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
-from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from peers.command import CLOCKS, SHARED, markdown, spread, timed_command
 from torch import Tensor
 
 from crosstune.foundation.data import Row, parse_language
@@ -23,24 +22,17 @@ from crosstune.foundation.gradients import batched
 from crosstune.foundation.gradients.blocks import Block, make_blocks
 from crosstune.foundation.gradients.gradients import block_gradient, evaluating, trainable_names
 from crosstune.foundation.models import Anatomy, gradient_sites, load_model, load_tokenizer
-from crosstune.foundation.records import Column, Table
 from crosstune.foundation.worlds import embedded_world
 from crosstune.interference import BlockSettings, GradientSettings
 
 BLOCKS = 16
 SENTENCES = {48: 4, 128: 16, 512: 70}  # enough of them to fill a row of this length
 SETTINGS = GradientSettings(stack_bytes=2**30)
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-COLUMNS = (
-    Column.axis("model"),
-    Column.axis("rows", "int64"),
-    Column.axis("length", "int64"),
-    Column.axis("tokens", "int64", about="Padded tokens of the largest block."),
-    Column.value("loop", unit="s"),
-    Column.value("together", unit="s"),
-    Column.value("gradients", about="loop / together, the gradients alone."),
-    Column.value("ratio", about="loop / together, with the inner products."),
-    Column.label("used"),
+QUICK = ((1, 2), (48, 128))  # rows of a block, and their lengths
+WHOLE = ((1, 2, 4), tuple(SENTENCES))
+HEADS = (
+    *("model", "rows", "length", "tokens of the largest block", "loop, s", "together, s"),
+    *("loop / together, gradients alone", "loop / together, with inner products", "used"),
 )
 
 
@@ -90,59 +82,48 @@ class Turn:
         return list(batched.block_gradients(self.model, self.blocks, places, self.names, SETTINGS))
 
 
-def measure(turn: Turn, rounds: int) -> dict[str, float | str]:
-    """The least times of both ways, and what the instruments choose."""
+def measure(turn: Turn, rounds: int) -> list[str]:
+    """Seconds and ratios of both ways, and what the instruments choose."""
     chosen = batched.CPU_WORK
     passes = len(turn.stacks())
     batched.CPU_WORK = 10**18
-    times: dict[str, list[tuple[float, float]]] = {"loop": [], "together": []}
+    found = []
     try:
         for round_number in range(rounds + 1):
-            for name, found in times.items():
-                seconds = getattr(turn, name)()
-                if round_number > 0:  # the first round warms caches up
-                    found.append(seconds)
+            times = turn.loop(), turn.together()
+            if round_number > 0:  # the first round warms caches up
+                found.append(times)
     finally:
         batched.CPU_WORK = chosen
-    least = {
-        name: [min(column) for column in zip(*found, strict=True)] for name, found in times.items()
-    }
-    loop, together = sum(least["loop"]), sum(least["together"])
-    return {
-        "loop": loop,
-        "together": together,
-        "gradients": least["loop"][0] / least["together"][0],
-        "ratio": loop / together,
-        "used": "loop" if passes == BLOCKS else f"{passes} passes",
-    }
+    return [
+        f"{median(sum(loop) for loop, _ in found):.3f}",
+        f"{median(sum(together) for _, together in found):.3f}",
+        spread([loop[0] / together[0] for loop, together in found]),
+        spread([sum(loop) / sum(together) for loop, together in found]),
+        "loop" if passes == BLOCKS else f"{passes} passes",
+    ]
 
 
 def main() -> None:
     """Measure every case and print the table."""
-    parser = argparse.ArgumentParser(description="Are block gradients faster together?")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
-    options = parser.parse_args()
+    options = timed_command(__doc__).parse_args()
     torch.set_num_threads(options.threads)
-    shared = Path(__file__).resolve().parents[2] / "shared" / "models"
-    real = [shared / name for name in ("stories260K", "stories3M")]
+    real = [SHARED / "models" / name for name in ("stories260K", "stories3M")]
     table = []
+    counts, lengths = WHOLE if options.whole else QUICK
     for folder in (embedded_world().folder, *(path for path in real if path.is_dir())):
         model, tokenizer = load_model(folder), load_tokenizer(folder)
-        for rows in (1, 2, 4):
-            for length in SENTENCES:
+        name = folder.name if folder in real else "embedded"
+        for rows in counts:
+            for length in lengths:
                 if length > model.config.max_position_embeddings:
                     continue
                 blocks = blocks_of(tokenizer, rows, length)
                 with evaluating(model, SETTINGS):
-                    found = measure(Turn(model, blocks, CLOCKS[options.clock]), options.rounds)
+                    found = measure(Turn(model, blocks, CLOCKS[options.clock]), options.rounds or 3)
                 tokens = max(rows * len(row.input_ids) for block in blocks for row in block.rows)
-                name = folder.name if folder in real else "embedded"
-                table.append(
-                    {"model": name, "rows": rows, "length": length, "tokens": tokens, **found}
-                )
-    print(Table("block_gradients", COLUMNS, table).markdown())
+                table.append([name, str(rows), str(length), str(tokens), *found])
+    print(markdown(HEADS, table))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What circuits cost: `python benchmarks/circuits_cost.py [--gpu] [--write]`; `--write` keeps docs/circuits_cost.md.
+"""What circuits cost: `python benchmarks/circuits_cost.py [--gpu]`; with `--whole` it writes docs/circuits_cost.md.
 
 Capture and tiles with the three default scores are held against an ordinary training pass over the same rows, and against
 other ways to the same numbers, in turns in one process, all on one thread. Each way's answers are compared with
@@ -11,21 +11,20 @@ import argparse
 import os
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import transformers
 from peers.answers import differences
+from peers.command import CHECKOUT, SHARED, command, markdown, publish, spread
 from peers.figure import draw
 from peers.race import CONTENDERS, Times, measure_peak, peak_gib, race
-from peers.scene import SHARED, SceneSettings, build
+from peers.scene import SceneSettings, build
 from tqdm import tqdm
 
 from crosstune.foundation.storage import write_text
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 SAID = {
     "plain": "ordinary training pass, all parameters",
     "ours": "**ours, end to end**",
@@ -39,14 +38,14 @@ SAID = {
 GROWING = ["plain", "ours", "tiles", "opacus", "loop gradients", "loop pairs"]
 PROGRESS = "{desc}{percentage:.0f} % done after {elapsed}, about {remaining} left"
 TOLERANCE = 1e-3  # of the largest score of a head; float32 differs by 1e-5
-QUICK = (SceneSettings("stories3M", 32, 32), SceneSettings("gpt2-small", 8, 8, 64, layers=2))
+QUICK = (SceneSettings("stories3M", 16, 16, 64),)
 WHOLE = (SceneSettings("stories3M", 64, 64), SceneSettings("gpt2-small", 8, 8))
 CUDA = tuple(
     SceneSettings(model, 16, 16, 512, device="cuda", dtype=dtype, budget_gib=8.0)
     for model in ("gpt2-small", "llama-1B")
     for dtype in ("float32", "bfloat16")
 )
-WEIGHED = ("plain", "ours", "tiles", "opacus", "vmap")  # in the quick run
+WEIGHED = ("plain", "ours", "opacus")  # whose memory the quick run measures
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,18 @@ def side_by_side(settings: SceneSettings, *, rounds: int, whole: bool) -> Found:
     scene = build(settings)
     times, found = race(scene, list(CONTENDERS), rounds)
     apart = differences(scene, found)
-    lines = [
-        f"### {settings.title}",
-        "",
-        "| way | CPU, s | wall, s | CPU, plain passes | lowest, highest | wall, plain passes | peak, GiB | apart from ours |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(_row(name, times, peaks, apart) for name in SAID),
-        *budgets,
-    ]
+    heads = (
+        *("way", "CPU, s", "wall, s", "CPU, plain passes", "wall, plain passes", "peak, GiB"),
+        "difference from ours",
+    )
+    rows = [_row(name, times, peaks, apart) for name in SAID]
+    lines = [f"### {settings.title}", "", markdown(heads, rows), *budgets]
     wrong = [
         f"{name} differs by {value:.1e}"
         for name, value in apart.items()
         if settings.exact and not value < TOLERANCE
     ]
-    if peaks["tiles"] > settings.budget_gib:
+    if peaks.get("tiles", 0) > settings.budget_gib:
         wrong.append(f"tiles take {peaks['tiles']:.2f} GiB, the budget is {settings.budget_gib:g}")
     return Found(
         lines, _in_words(settings, times), [f"{settings.title}: {words}" for words in wrong]
@@ -94,19 +91,16 @@ def _in_words(settings: SceneSettings, times: Times) -> str:
     )
 
 
-def _row(name: str, times: Times, peaks: dict[str, float], apart: dict[str, float]) -> str:
-    ratios = times.ratios(name)
-    cells = [
+def _row(name: str, times: Times, peaks: dict[str, float], apart: dict[str, float]) -> list[str]:
+    return [
         SAID[name],
         f"{times.median(name):.2f}",
         f"{times.median(name, 'wall'):.2f}",
-        f"{median(ratios):.2f}",
-        f"{min(ratios):.2f}, {max(ratios):.2f}",
+        spread(times.ratios(name)),
         f"{median(times.ratios(name, 'wall')):.2f}",
         f"{peaks[name]:.2f}" if name in peaks else "",
         f"{apart[name]:.0e}" if name in apart else "",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _budget_words(settings: SceneSettings, peaks: dict[str, float]) -> str:
@@ -122,15 +116,19 @@ def _budget_words(settings: SceneSettings, peaks: dict[str, float]) -> str:
 
 def growing(*, whole: bool) -> list[tuple[str, int, SceneSettings]]:
     """What grows, to which size, and the scene in which all else stays; sizes go up."""
-    if whole:
-        base, factors, depths = (
-            SceneSettings("llama-3M", 32, 32),
-            (0.25, 0.5, 1, 2, 4),
-            (2, 4, 8, 12),
-        )
-    else:
-        base, factors, depths = SceneSettings("llama-3M", 16, 16, 64, 2), (0.5, 1, 2), (1, 2, 4)
-    sizes = [(int(base.rows_a * factor), int(base.length * factor)) for factor in factors]
+    if not whole:
+        small = SceneSettings("llama-3M", 8, 8, 64)
+        return [
+            *(("layers", depth, replace(small, layers=depth)) for depth in (2, 4)),
+            *(
+                ("rows of A and of B", n, replace(small, rows_a=n, rows_b=n, layers=2))
+                for n in (8, 16)
+            ),
+        ]
+    base, depths = SceneSettings("llama-3M", 32, 32), (2, 4, 8, 12)
+    sizes = [
+        (int(base.rows_a * factor), int(base.length * factor)) for factor in (0.25, 0.5, 1, 2, 4)
+    ]
     return [
         *(("layers", depth, replace(base, layers=depth)) for depth in depths),
         *(("rows of A and of B", n, replace(base, rows_a=n, rows_b=n)) for n, _ in sizes),
@@ -139,23 +137,21 @@ def growing(*, whole: bool) -> list[tuple[str, int, SceneSettings]]:
     ]
 
 
-def growth_lines(points: list[dict[str, Any]]) -> list[str]:
+def growth_lines(points: list[dict[str, Any]]) -> str:
     """The points as a table."""
-    lines = [
-        "| grows | to | plain, s | ours, s | tiles alone, s | ours, plain passes | Opacus | loop |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for point in points:
         times: Times = point["times"]
         seconds = [f"{times.median(n):.3f}" for n in ("plain", "ours", "tiles")]
         ratios = [f"{median(times.ratios(n)):.2f}" for n in ("ours", "opacus", "loop")]
-        lines.append(f"| {point['grows']} | {point['size']} | {' | '.join(seconds + ratios)} |")
-    return lines
+        rows.append([point["grows"], str(point["size"]), *seconds, *ratios])
+    heads = ("grows", "to", "plain, s", "ours, s", "tiles alone, s")
+    return markdown((*heads, "ours, plain passes", "Opacus", "loop"), rows)
 
 
 def page(options: argparse.Namespace) -> tuple[str, list[str]]:
     """The whole page, and what is wrong with the answers."""
-    whole = options.write
+    whole = options.whole
     scenes = (WHOLE if whole else QUICK) + (CUDA if options.gpu else ())
     cases = growing(whole=whole)
     # About so many plain passes: every way in every round, and in processes of their own for the peaks.
@@ -185,26 +181,27 @@ def page(options: argparse.Namespace) -> tuple[str, list[str]]:
         "## Growth",
         GROWTH,
         *(["![Seconds of each way as sizes grow](figures/circuits_cost.svg)"] if whole else []),
-        "\n".join(growth_lines(points)),
+        growth_lines(points),
         *([] if options.gpu else ["## On a GPU", NO_GPU]),
     ]
     return "\n\n".join(parts) + "\n", [words for scene in found for words in scene.wrong]
 
 
-INTRODUCTION = """Written by `benchmarks/circuits_cost.py --write`: one thread, all ways in turns in one process, median of {rounds} rounds
+INTRODUCTION = """Written by `benchmarks/circuits_cost.py --whole`: one thread, all ways in turns in one process, median of {rounds} rounds
 after one that warms up; ratios are taken round by round against the plain pass of the same round. CPU time is this process's own, so a
 neighbour's load does not count in it; wall time stands beside it."""
 READING = """* **Plain pass**: forward and backward of the mean loss over the rows of both tasks, batched as the capture is, every parameter
   wanting a gradient; no optimizer step, no dropout. It is the denominator.
+* **Capture** passes once more over one batch a task, to see that no row leaks into another; with few batches that shows.
 * **Ours, end to end** ends with finished scores: directional, signed and symmetric for every pair, block, head and layer, and also all
   averages under the pooled Fisher, gradient sizes and Fisher diagnostics. The other ways make the scores of pairs alone.
 * **Opacus** and **vmap** make per-sample gradients of the attention projections alone (all else is frozen), keep them all, and are scored by the same
   formulas with one matrix product for each block and score. GPT-2's Conv1D is given to Opacus and kronfluence as equal Linear modules.
 * **kronfluence** fits its diagonal strategy on A's rows (empirical Fisher) and scores A against B: Σ g_i g_j / (F_A + c) over a whole
-  module, c a tenth of the mean entry. It answers less: one of the three scores, no heads. "Apart" is its distance from that formula.
+  module, c a tenth of the mean entry. It answers less: one of the three scores, no heads. Its difference is that from this formula.
 * **The loop** goes over the pairs of the first 4 × 4 rows; the time of the pairs is extrapolated by their number, that of the gradients is measured whole.
 * **Peak** is the highest memory of a fresh process beyond the loaded model; for the tiles it counts the factors too.
-* **Apart from ours** is the largest difference of a score from ours, in parts of the largest score of that head."""
+* **Difference from ours** is the largest difference of a score from ours, in parts of the largest score of that head."""
 GROWTH = """A random model of stories3M's shape and random rows. Capture grows as the plain pass does; the products of the tiles grow with
 nA · nB, so they show only where there are many more rows than tokens in a row. Opacus and loop in plain passes."""
 NO_GPU = """Not measured: there was no CUDA device. `--gpu` adds GPT-2 small's shape and a 1B Llama's with 16 + 16 rows of 512 tokens, in TF32 and in bfloat16."""
@@ -221,10 +218,7 @@ def _allow_tf32() -> None:
 
 def main() -> None:
     """Measure, and print or write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--write", action="store_true", help="full sizes; write the page and figure"
-    )
+    parser = command(__doc__)
     parser.add_argument("--gpu", action="store_true", help="add larger models on CUDA")
     parser.add_argument("--rounds", type=int, default=2, help="of each table, after one to warm up")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
@@ -240,12 +234,10 @@ def main() -> None:
         return
     if options.gpu and not torch.cuda.is_available():
         parser.error("--gpu needs a CUDA device, and torch sees none")
-    if options.write and not SHARED.is_dir():
-        parser.error("--write needs the real model and rows in ../shared")
+    if options.whole and not SHARED.is_dir():
+        parser.error("--whole needs the real model and rows in ../shared")
     text, wrong = page(options)
-    if options.write:
-        write_text(CHECKOUT / "docs" / "circuits_cost.md", text)
-    print(text)
+    publish(text, "circuits_cost.md", whole=options.whole)
     if wrong:
         sys.exit("The ways do not agree:\n" + "\n".join(wrong))
 

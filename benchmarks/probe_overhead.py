@@ -1,55 +1,40 @@
 """What does the conflict probe cost? Trainings with and without it, interleaved, against the cost model.
 
-    python benchmarks/probe_overhead.py [--model FOLDER] [--rounds 5] [--steps 40] [--threads 1]
-                                        [--clock cpu] [--write]
+    python benchmarks/probe_overhead.py [--whole] [--model FOLDER] [--rounds 5] [--steps 40] [--threads 1] [--clock cpu]
 
 Each round trains the same number of steps without and with the probe, in turns, so that a machine that slows down
-slows down both; on a machine shared with others, `--clock cpu` counts this process's own time. Times run from before the probe's first event to the training's end: blocks, tables and all.
-`--write` keeps the table in docs/probe_overhead.md.
+slows down both. Times run from before the probe's first event to the training's end: blocks, tables and all.
+`--whole` writes docs/probe_overhead.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peers.command import CLOCKS, markdown, publish, spread, timed_command
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from crosstune.foundation.data import Encoded, Row, collate, encode, parse_language
 from crosstune.foundation.models import load_model, load_tokenizer
-from crosstune.foundation.records import Column, Table
 from crosstune.foundation.worlds import embedded_world
 from crosstune.interference import ConflictProbe, ProbeSettings, probe_cost
 
 LENGTH = 128
-CASES = (
-    # rows of a training step, settings of the probe
+CASES = (  # rows of a training step, settings of the probe; the quick run takes the first two
     (8, ProbeSettings(every=20, burst=1, blocks=8, length=LENGTH)),
     (8, ProbeSettings(every=20, burst=4, blocks=8, length=LENGTH)),
     (32, ProbeSettings(every=20, burst=1, blocks=16, length=LENGTH)),
     (32, ProbeSettings(every=20, burst=1, blocks=16, length=LENGTH, keep_gib=0.0)),
 )
-COLUMNS = (
-    Column.axis("rows_per_step", "int64"),
-    Column.axis("every", "int64"),
-    Column.axis("burst", "int64"),
-    Column.axis("blocks", "int64"),
-    Column.axis("passes", "float64"),
-    Column.value("plain_seconds", unit="s", about="Median of the rounds."),
-    Column.value("probed_seconds", unit="s", about="Median of the rounds."),
-    Column.value("overhead", about="Median over rounds of probed / plain − 1."),
-    Column.value("predicted", about="1.15 × passes × probe tokens / training tokens."),
-    Column.value("ratio", about="Measured over predicted; the model holds up to 1."),
+HEADS = (
+    *("rows a step", "every", "burst", "blocks", "passes", "plain, s", "probed, s"),
+    *("overhead, probed / plain − 1", "predicted overhead", "measured / predicted"),
 )
-
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Clock(TrainerCallback):
@@ -102,7 +87,7 @@ def seconds(
     return clock.seconds
 
 
-def measure(folder: Path, case: tuple[int, ProbeSettings], options: Any) -> dict[str, Any]:
+def measure(folder: Path, case: tuple[int, ProbeSettings], options: Any) -> list[str]:
     """One row of the table."""
     batch, settings = case
     model, tokenizer = load_model(folder), load_tokenizer(folder)
@@ -129,46 +114,36 @@ def measure(folder: Path, case: tuple[int, ProbeSettings], options: Any) -> dict
         tokens_per_step=batch * statistics.fmean(len(row.input_ids) for row in learned),
         parameters=sum(p.numel() for p in model.parameters()),
     )
-    overhead = statistics.median(b / a - 1 for a, b in zip(plain, probed, strict=True))
-    return {
-        "rows_per_step": batch,
-        "every": settings.every,
-        "burst": settings.burst,
-        "blocks": settings.blocks,
-        "passes": cost.passes,
-        "plain_seconds": statistics.median(plain),
-        "probed_seconds": statistics.median(probed),
-        "overhead": overhead,
-        "predicted": cost.overhead,
-        "ratio": overhead / cost.overhead,
-    }
+    overheads = [b / a - 1 for a, b in zip(plain, probed, strict=True)]
+    return [
+        *map(str, (batch, settings.every, settings.burst, settings.blocks, cost.passes)),
+        f"{statistics.median(plain):.3f}",
+        f"{statistics.median(probed):.3f}",
+        spread(overheads),
+        f"{cost.overhead:.2f}",
+        spread([overhead / cost.overhead for overhead in overheads]),
+    ]
 
 
 def main() -> None:
     """Measure every case and print the table."""
-    parser = argparse.ArgumentParser(description="What does the conflict probe cost?")
+    parser = timed_command(__doc__)
     parser.add_argument("--model", type=Path, help="a model folder; default: the embedded model")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
-    parser.add_argument("--write", action="store_true", help="keep the table in docs/")
     options = parser.parse_args()
+    options.rounds = options.rounds or (5 if options.whole else 3)
     torch.set_num_threads(options.threads)
     folder = options.model or embedded_world().folder
-    rows = [measure(folder, case, options) for case in CASES]
-    text = Table("probe_overhead", COLUMNS, rows).markdown()
-    print(text)
-    if options.write:
-        about = (
-            "# What the conflict probe costs\n\n"
-            f"Written by `benchmarks/probe_overhead.py`: {options.model or 'the embedded world'}, {options.steps} steps, "
-            f"{options.rounds} interleaved rounds, {options.threads} thread(s), "
-            f"{options.clock} time.\n\n"
-        )
-        Path(__file__).parents[1].joinpath("docs/probe_overhead.md").write_text(
-            about + text, "utf-8"
-        )
+    cases = CASES if options.whole else CASES[:2]
+    rows = [measure(folder, case, options) for case in cases]
+    text = (
+        "# What the conflict probe costs\n\n"
+        f"Written by `benchmarks/probe_overhead.py`: {options.model or 'the embedded world'}, {options.steps} steps, "
+        f"{options.rounds} interleaved rounds, {options.threads} thread(s), {options.clock} time. "
+        "Predicted: 1.15 × passes × probe tokens / training tokens.\n\n"
+        f"{markdown(HEADS, rows)}\n"
+    )
+    publish(text, "probe_overhead.md", whole=options.whole)
 
 
 if __name__ == "__main__":

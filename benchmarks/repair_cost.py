@@ -1,8 +1,8 @@
-"""What a repair costs: `python benchmarks/repair_cost.py [--write]` writes docs/repair_cost.md.
+"""What a repair costs: `python benchmarks/repair_cost.py`; with `--whole` it writes docs/repair_cost.md.
 
-The embedded model learns a toy language and is repaired. Time is held against one evaluation pass over the same rows and
-against the replay fine-tune, all in one process and in turns; growth is measured with rows and with groups; memory is the
-peak of fresh processes that evaluate a larger random model, or repair it from its two folders.
+The embedded model learns a toy language and is repaired. Time is held against one scoring pass over the same rows and
+against the replay fine-tune, all in one process and in turns; growth is measured with rows and with parameter groups; memory
+is the peak of fresh processes that score a larger random model, or evaluate loss and gradient between its two folders.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from peers.command import CLOCKS, markdown, publish, spread, timed_command
 
 from crosstune.foundation.data import Task, encode, parse_language
 from crosstune.foundation.models import load_model, load_tokenizer, save_model
@@ -31,12 +32,23 @@ from crosstune.merging.scoring import score_tasks
 from crosstune.merging.selection import encode_rows
 from crosstune.merging.session import Watch, find_roles, open_session
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-SETTINGS = RepairSettings(
+WHOLE = RepairSettings(
     granularity=("component", "tensor", "embedding_rows", "singular"), rows=32, reported_rows=100
 )
+QUICK = replace(
+    WHOLE,
+    granularity=("component",),
+    baselines=("global",),
+    exchange_rates=(0.5, 2.0),
+    budgets=(),
+    rows=16,
+)
+GROWING = (  # rows a task, granularities, directions; the quick run takes every other one
+    *((rows, ("global",), 4) for rows in (8, 16, 32, 64)),
+    (32, ("component", "embedding_rows"), 4),
+    *((32, ("singular",), directions) for directions in (1, 4, 16)),
+)
 LARGE = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def tasks() -> dict[str, Task]:
@@ -59,68 +71,81 @@ def pair(folder: Path) -> tuple[Path, Path]:
     return before, save_model(model, tokenizer, folder / "after")
 
 
-def times(before: Path, after: Path, now: Callable[[], float]) -> list[str]:
-    """The whole repair by method, in evaluation passes over the selection rows."""
-    ends = open_endpoints(before, after)
-    keep = tasks()
-    rows = encode_rows(keep, ends.tokenizer, SETTINGS)
-    passes = []
-    for _ in range(5):
-        began = now()
-        score_tasks(ends, rows.validation, SETTINGS)
-        passes.append(now() - began)
-    one = float(np.median(passes))
-    found = repair_endpoints(ends, keep, SETTINGS)
-    costs = {cost.method: cost for cost in found.costs}
+def times(before: Path, after: Path, settings: RepairSettings, rounds: int) -> list[str]:
+    """The whole repair by method, in scoring passes over the validation rows; each round draws other rows."""
+    now = CLOCKS["wall"]  # as the methods' own seconds are
+    passes, costs = [], []
+    for seed in range(rounds):
+        ends, chosen = open_endpoints(before, after), replace(settings, seed=seed)
+        rows = encode_rows(tasks(), ends.tokenizer, chosen)
+        some = []
+        for _ in range(5):
+            began = now()
+            score_tasks(ends, rows.validation, chosen)
+            some.append(now() - began)
+        passes.append(median(some))
+        found = repair_endpoints(ends, tasks(), chosen)
+        costs.append({cost.method: cost for cost in found.costs})
     lines = [
-        f"One evaluation pass over the {SETTINGS.rows} + {SETTINGS.rows} selection rows: {one * 1e3:.0f} ms (median of 5).",
+        [
+            name,
+            f"{median(cost[name].looks for cost in costs):g}",
+            f"{median(cost[name].seconds for cost in costs):.1f}",
+            spread([cost[name].seconds / one for cost, one in zip(costs, passes, strict=True)]),
+            spread([cost[name].seconds / cost["replay"].seconds for cost in costs]),
+        ]
+        for name in costs[0]
+    ]
+    heads = ("method", "evaluations", "seconds", "scoring passes", "of the replay fine-tune")
+    return [
+        f"One scoring pass over the {settings.rows} + {settings.rows} validation rows: {median(passes) * 1e3:.0f} ms "
+        f"(median of 5); medians of {rounds} draws of rows, lowest to highest.",
         "",
-        "| method | looks | seconds | evaluation passes | of the replay fine-tune |",
-        "| --- | --- | --- | --- | --- |",
+        markdown(heads, lines),
     ]
-    for name, cost in costs.items():
-        lines.append(
-            f"| {name} | {cost.looks} | {cost.seconds:.1f} | {cost.seconds / one:.0f} | "
-            f"{cost.seconds / costs['replay'].seconds:.2f} |"
-        )
-    return lines
 
 
-def growth(before: Path, after: Path, now: Callable[[], float]) -> list[str]:
-    """Seconds of one look as rows and groups grow, each against the evaluation pass over the same rows."""
-    lines = [
-        "| rows a task | granularities | groups | look, ms | evaluation pass, ms | ratio |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    cases = [(rows, ("global",), 4) for rows in (8, 16, 32, 64)]
-    cases += [(32, ("component", "embedding_rows"), 4)]
-    cases += [(32, ("singular",), directions) for directions in (1, 4, 16)]
+def growth(
+    before: Path,
+    after: Path,
+    cases: Sequence[tuple[int, tuple[str, ...], int]],
+    now: Callable[[], float],
+) -> str:
+    """Seconds of one evaluation as rows and parameter groups grow, each against the scoring pass over the same rows."""
+    lines = []
     for count, granularity, directions in cases:
         settings = replace(
-            SETTINGS, rows=count, granularity=granularity, baselines=(), directions=directions
+            WHOLE, rows=count, granularity=granularity, baselines=(), directions=directions
         )
         ends = open_endpoints(before, after)
         rows = encode_rows(tasks(), ends.tokenizer, settings)
         roles = find_roles(ends, rows.validation, settings)
         session = open_session(ends, rows.validation, roles, settings, Watch())
-        looks, passes = [], []
+        evaluations, passes = [], []
         for turn in range(6):
             began = now()
             session.evaluator(np.full(session.space.shape, 0.4 + 0.05 * turn))
-            looks.append(now() - began)
+            evaluations.append(now() - began)
             began = now()
             score_tasks(ends, rows.validation, settings)
             passes.append(now() - began)
-        look, one = float(np.median(looks[1:])), float(np.median(passes[1:]))
+        which = f" ({directions})" if "singular" in granularity else ""
         lines.append(
-            f"| {count} | {', '.join(granularity)}{f' ({directions})' if 'singular' in granularity else ''} | "
-            f"{len(session.groups)} | {look * 1e3:.0f} | {one * 1e3:.0f} | {look / one:.2f} |"
+            [
+                str(count),
+                f"{', '.join(granularity)}{which}",
+                str(len(session.groups)),
+                f"{median(evaluations[1:]) * 1e3:.0f}",
+                f"{median(passes[1:]) * 1e3:.0f}",
+                spread([one / other for one, other in zip(evaluations, passes, strict=True)][1:]),
+            ]
         )
-    return lines
+    heads = ("rows a task", "granularities", "parameter groups")
+    return markdown((*heads, "evaluation, ms", "scoring pass, ms", "ratio"), lines)
 
 
 def memory(folder: Path) -> list[str]:
-    """Peak resident memory of fresh processes: importing alone, evaluating one model, repairing from two folders."""
+    """Peak resident memory of fresh processes: importing alone, scoring one model, evaluating between two folders."""
     before = random_model("llama", folder / "large-before", seed=0, **LARGE)
     model, tokenizer = load_model(before), load_tokenizer(before)
     size = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
@@ -129,7 +154,7 @@ def memory(folder: Path) -> list[str]:
             parameter.add_(0.02 * parameter.std() * torch.randn_like(parameter))
     after = save_model(model, tokenizer, folder / "large-after")
     peaks = {}
-    for what in ("import", "evaluate", "look"):
+    for what in ("import", "score", "evaluate"):
         done = subprocess.run(
             [sys.executable, __file__, "--peak", what, str(before), str(after)],
             capture_output=True,
@@ -139,20 +164,20 @@ def memory(folder: Path) -> list[str]:
         peaks[what] = json.loads(done.stdout.splitlines()[-1])
     base = peaks["import"]
     return [
-        f"A random Llama of {size:.0f} MiB (float32). Above what importing takes ({base:.0f} MiB): evaluating one model "
-        f"{peaks['evaluate'] - base:.0f} MiB, looking at models between two folders {peaks['look'] - base:.0f} MiB "
-        f"({(peaks['look'] - base) / (peaks['evaluate'] - base):.2f} times). Files that are read through memory maps count "
+        f"A random Llama of {size:.0f} MiB (float32). Above what importing takes ({base:.0f} MiB): scoring one model "
+        f"{peaks['score'] - base:.0f} MiB, evaluating models between two folders {peaks['evaluate'] - base:.0f} MiB "
+        f"({(peaks['evaluate'] - base) / (peaks['score'] - base):.2f} times). Files that are read through memory maps count "
         "while they are resident."
     ]
 
 
 def peak(what: str, before: str, after: str) -> None:
     """Do one thing in this process and print its peak memory in MiB."""
-    settings = replace(SETTINGS, rows=8, granularity=("component",), baselines=())
+    settings = replace(WHOLE, rows=8, granularity=("component",), baselines=())
     if what != "import":
-        ends: Any = open_endpoints(after if what == "evaluate" else before, after)
+        ends: Any = open_endpoints(after if what == "score" else before, after)
         rows = encode_rows(tasks(), ends.tokenizer, settings)
-        if what == "evaluate":
+        if what == "score":
             score_tasks(ends, rows.validation, settings)
         else:
             roles = find_roles(ends, rows.validation, replace(settings, learned=("bn",)))
@@ -163,34 +188,29 @@ def peak(what: str, before: str, after: str) -> None:
 
 def main() -> None:
     """Measure, and print or write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clock", choices=CLOCKS, default="cpu")
-    parser.add_argument("--write", action="store_true", help="write docs/repair_cost.md")
+    parser = timed_command(__doc__)
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.peak:
-        peak(*arguments.peak)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        peak(*options.peak)
         return
-    now = CLOCKS[arguments.clock]
+    now = CLOCKS[options.clock]
+    settings, cases = (WHOLE, GROWING) if options.whole else (QUICK, GROWING[::2])
     with tempfile.TemporaryDirectory() as folder:
         before, after = pair(Path(folder))
         parts = [
             "# What a repair costs",
-            f"Written by `benchmarks/repair_cost.py`: the embedded model, one thread, {arguments.clock} time "
-            "(the methods' own seconds are wall time).",
+            f"Written by `benchmarks/repair_cost.py`: the embedded model, {options.threads} thread, {options.clock} time; "
+            "by method, wall time.",
             "## By method",
-            "\n".join(times(before, after, now)),
-            "## One look, as rows and groups grow",
-            "\n".join(growth(before, after, now)),
+            "\n".join(times(before, after, settings, options.rounds or 2)),
+            "## One evaluation, as rows and parameter groups grow",
+            growth(before, after, cases, now),
             "## Memory",
             *memory(Path(folder)),
         ]
-    text = "\n\n".join(parts) + "\n"
-    if arguments.write:
-        (CHECKOUT / "docs" / "repair_cost.md").write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    publish("\n\n".join(parts) + "\n", "repair_cost.md", whole=options.whole)
 
 
 if __name__ == "__main__":

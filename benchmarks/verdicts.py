@@ -1,24 +1,18 @@
-"""How often the words peak, conflict and movement are right: `python benchmarks/verdicts.py` writes docs/verdicts.md.
+"""How often the words peak, conflict and movement are right: `python benchmarks/verdicts.py`; with `--whole` it writes docs/verdicts.md.
 
 Studies with a planted truth go through the library's own functions from block gradients to the verdict.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from coverage import sums_of
+from peers.command import command, publish
 from scipy import stats
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from coverage import sums_of
 
 from crosstune.interference.conflict.cosine import Agreement, agreement
 from crosstune.interference.conflict.movement import (
@@ -125,7 +119,7 @@ def upper_99(hits: int, studies: int) -> float:
     return 1.0 if hits == studies else float(stats.beta.ppf(0.99, hits + 1, studies - hits))
 
 
-def peak_rows(studies: int, generator: torch.Generator) -> list[str]:
+def peak_rows(studies: int, windows: int, generator: torch.Generator) -> list[str]:
     """False and true peaks, at one state and over windows."""
     rows = [
         "| bursts | swing | norm falls to | noise/signal | studies | false where two tie | its upper 99 % bound "
@@ -133,7 +127,7 @@ def peak_rows(studies: int, generator: torch.Generator) -> list[str]:
         "| --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for bursts, wobble, falls_to in ((0, 0.0, 1.0), (5, 0.0, 1.0), (5, 0.3, 1.0), (5, 0.3, 0.45)):
-        count = max(100, studies // 6) if bursts else studies
+        count = windows if bursts else studies
         for noise in (8.0,) if bursts else (4.0, 8.0, 16.0):
             shares = []
             for tops in (2, 1, 0):
@@ -263,7 +257,7 @@ def window_rows(studies: int, generator: torch.Generator) -> list[str]:
 
 PAGE = """# How often the words peak and movement are right
 
-Written by `python benchmarks/verdicts.py --studies {studies} --seed {seed}`; do not edit.
+Written by `python benchmarks/verdicts.py --whole --studies {studies} --seed {seed}`; do not edit.
 
 ## Peak
 {layers} layers of true cosine {base}, one or two of {top}; K = {blocks} blocks a task, {dimension} noise directions, a block's noise correlated 0.3
@@ -299,32 +293,42 @@ bursts, or seeds.
 
 
 def main() -> None:
-    """Run all studies and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=2000)
+    """Run all studies, and print the tables or write the page."""
+    parser = command(__doc__)
+    parser.add_argument("--studies", type=int)
     parser.add_argument("--seed", type=int, default=20260102)
-    parser.add_argument("--out", type=Path, default=Path("docs/verdicts.md"))
     settings = parser.parse_args()
+    studies = settings.studies or (2000 if settings.whole else 60)
+    least = 100 if settings.whole else 15
+    windows = max(least, studies // 10)
     generator = torch.Generator().manual_seed(settings.seed)
-    began = time.perf_counter()
-    windows = max(100, settings.studies // 10)
+    peak, movement, window = (
+        "\n".join(rows)
+        for rows in (
+            peak_rows(studies, max(least, studies // 6), generator),
+            movement_rows(studies, generator),
+            window_rows(windows, generator),
+        )
+    )
+    if not settings.whole:
+        print(peak, movement, window, sep="\n\n")
+        return
     page = PAGE.format(
-        studies=settings.studies,
+        studies=studies,
         seed=settings.seed,
         layers=LAYERS,
         base=BASE,
         top=TOP,
         blocks=BLOCKS,
         dimension=DIMENSION,
-        peak="\n".join(peak_rows(settings.studies, generator)),
-        movement="\n".join(movement_rows(settings.studies, generator)),
+        peak=peak,
+        movement=movement,
         burst=BURST,
         windows=windows,
         scatter=2 * math.sqrt(0.95 * 0.05 / (3 * windows)),
-        window="\n".join(window_rows(windows, generator)),
+        window=window,
     )
-    settings.out.write_text(page, encoding="utf-8")
-    print(f"{settings.out}: {time.perf_counter() - began:.0f} s")
+    publish(page, "verdicts.md", whole=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def shared() -> Path:
             "no real data: ../shared is not beside this checkout (the embedded twin has run)"
         )
     return SHARED
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the collections with which every training begins need not walk all of torch."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

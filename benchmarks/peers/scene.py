@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ from crosstune.foundation.gradients.gradients import batch_of, micro_batches
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.foundation.models.heads import HeadMap
 from crosstune.foundation.worlds import embedded_world
+from peers.command import SHARED
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 SOURCES = (  # name, file beside the checkout, field that holds the text
     ("stories", "data/english/tinystories_heldout.jsonl", "text"),
     ("code", "data/code/mbpp.jsonl", "code"),

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from tests.docs.given import given
 from tests.docs.markdown import CHECKOUT, Block, blocks, blocks_of, command_lines, pages
 
+from crosstune.cli import main
+from crosstune.foundation.errors import SettingsError
+
 PYTHON = [block for block in blocks() if "python" in block.words]
 RUNNABLE = [block for block in PYTHON if "runnable" in block.words]
 COMMANDS = [
     (block.place, words) for block in blocks() for words in command_lines(block, "crosstune")
 ]
+build_parser = functools.cache(main.build_parser)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)(?P<target>[^)#\s]+)")
-
-
-def parser_error(words: list[str]) -> str:
-    """What the command line's own parser says against the words; empty where it takes them."""
-    program = (
-        "import sys; from crosstune.cli.main import _outside, _parse; words = sys.argv[1:]; "
-        "_parse(words, _outside(words))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "" if done.returncode == 0 else done.stderr or f"exit {done.returncode}"
-
-
-needs_parser = pytest.mark.skipif(
-    find_spec("crosstune.cli") is None or not (CHECKOUT / "src/crosstune/cli/main.py").is_file(),
-    reason="the command line is not built yet",
-)
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
@@ -71,17 +51,20 @@ def test_examples_on_a_run_folder_run(small_run: Path, monkeypatch: pytest.Monke
         run_example(block)
 
 
-@needs_parser
 @pytest.mark.parametrize(
     ("place", "words"), COMMANDS, ids=[" ".join(words[:2]) for _, words in COMMANDS]
 )
-def test_a_documented_command_line_parses(place: str, words: list[str]) -> None:
-    assert parser_error(words) == "", place
+def test_a_documented_command_line_parses(
+    place: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    monkeypatch.setattr(main, "build_parser", build_parser)
+    assert main._parse(words, main._outside(words)), place
 
 
-@needs_parser
 def test_a_planted_command_line_is_refused() -> None:
-    assert parser_error(["run", "conflict", "--no_such_key", "1"]) != ""
+    with pytest.raises(SettingsError, match="no_such_key"):
+        main._parse(["run", "conflict", "--no_such_key", "1"], None)
 
 
 def test_every_link_inside_the_checkout_leads_somewhere() -> None:

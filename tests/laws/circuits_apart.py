@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
-import torch
+from tests import processes
 from tests.interference import tiny
 
 from crosstune.circuits import CircuitScores, CircuitSettings
@@ -30,30 +28,25 @@ def run(
     )
 
 
-def work(rank: int, port: int, folder: str) -> None:
+def work(rank: int, folder: Path) -> None:
     """One of two processes: it writes down what it holds."""
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
-    Path(folder, f"{rank}.txt").write_text(bits(run()), encoding="utf-8")
+    (folder / f"{rank}.txt").write_text(bits(run()), encoding="utf-8")
     for name in ("kept", "begun"):  # the second one was begun by one process, which was killed
-        found = run(Path(folder) / name)
-        Path(folder, f"{rank}-{name}.txt").write_text(bits(found), encoding="utf-8")
-    torch.distributed.destroy_process_group()
+        found = run(folder / name)
+        (folder / f"{rank}-{name}.txt").write_text(bits(found), encoding="utf-8")
 
 
-def die(folder: str, layers: int) -> None:
+def die(folder: Path, layers: int) -> None:
     """A measurement that dies by SIGKILL once so many layers are kept."""
-    torch.set_num_threads(1)
     put = CircuitScores.put
 
     def putting(scores: CircuitScores, layer: int, blocks: Any) -> None:
         put(scores, layer, blocks)
         if len(scores.done) == layers:
-            os.kill(os.getpid(), signal.SIGKILL)
+            processes.die()
 
     CircuitScores.put = putting  # type: ignore[method-assign]
-    run(Path(folder))
+    run(folder)
 
 
 def bits(scores: CircuitScores) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 
-from tests.laws import killed
+from tests import processes
 from tests.studies import small_circuits
 
 from crosstune.studies.circuits.settings import CircuitStudySettings
@@ -34,10 +32,6 @@ def run(folder: Path, place: str) -> None:
 
     def listen(progress: Progress) -> None:
         if progress.doing.endswith(PLACES[place]):
-            killed.die()
+            processes.die()
 
     small_circuits.run_cells(chosen(folder, place), listen)
-
-
-if __name__ == "__main__":
-    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests import processes
 from tests.examples import small_foretell
-from tests.laws import killed
 
 from crosstune.studies.frame.plan import Progress
 from examples.foretell.cell import ForetellCell
@@ -39,18 +36,13 @@ def run(folder: Path, place: str) -> None:
 
     def listen(progress: Progress) -> None:
         if (progress.doing, progress.done) == SAID.get(place):
-            killed.die()
+            processes.die()
 
     def die(*_: Any) -> None:
-        killed.die()
+        processes.die()
 
     if place == UNWRITTEN:
         ForetellCell._changes = die  # type: ignore[method-assign]
     if place == JUDGED:
         Foretell.page = die  # type: ignore[method-assign]
     small_foretell.run_cells(chosen(folder, place), listen)
-
-
-if __name__ == "__main__":
-    gc.freeze()  # every stage begins with a full collection, which walks all of torch
-    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 
-from tests.laws import killed
+from tests import processes
 from tests.studies import small_repair
 
 from crosstune.studies.frame.plan import Progress
+from crosstune.studies.repair.settings import RepairStudySettings
 
 # Where a child dies, by how what the study says then begins.
 PLACES = {
@@ -20,15 +19,19 @@ PLACES = {
 }
 
 
+def chosen(folder: Path, name: str) -> RepairStudySettings:
+    """The study, with one point a method, one replay and a ledger that is soon content."""
+    return small_repair.settings(
+        folder, output=str(folder / name), ledger={"absolute": 10.0},
+        repair={"exchange_rates": [1.0], "budgets": [], "penalties": [0.1], "replay_rates": [1e-3]},
+    )  # fmt: skip
+
+
 def run(folder: Path, place: str) -> None:
     """The study until it dies."""
 
     def listen(progress: Progress) -> None:
         if progress.doing.startswith(PLACES[place]):
-            killed.die()
+            processes.die()
 
-    small_repair.run_cells(small_repair.settings(folder, output=str(folder / place)), listen)
-
-
-if __name__ == "__main__":
-    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))
+    small_repair.run_cells(chosen(folder, place), listen)

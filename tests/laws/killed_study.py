@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.laws import killed
+from tests import processes
 from tests.studies import small_study
 
 from crosstune.foundation.training import checkpoints
+from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.frame.plan import Progress
 
 # Where a child dies, by what the study says at that moment.
@@ -23,12 +22,16 @@ SEALED = "after the last checkpoint"
 PLACES = (*SAID, SEALED)
 
 
+def chosen(folder: Path, name: str) -> ConflictSettings:
+    return small_study.settings(folder, output=str(folder / name))
+
+
 def run(folder: Path, place: str) -> None:
     """The study until it dies."""
 
     def listen(progress: Progress) -> None:
         if progress.doing == SAID.get(place):
-            killed.die()
+            processes.die()
 
     keep_newest = checkpoints.keep_newest
 
@@ -39,11 +42,7 @@ def run(folder: Path, place: str) -> None:
             and (output_folder / "checkpoint-3").exists()
             and "2-bn" in str(output_folder)
         ):
-            killed.die()
+            processes.die()
 
     checkpoints.keep_newest = keep
-    small_study.run_cells(small_study.settings(folder, output=str(folder / place)), listen)
-
-
-if __name__ == "__main__":
-    killed.in_children(PLACES, partial(run, Path(sys.argv[1])))
+    small_study.run_cells(chosen(folder, place), listen)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from tests import processes
 from tests.merging import tuned
 
 from crosstune.merging import RepairSettings, Watch, repair_endpoints
@@ -35,7 +33,7 @@ def run(
 
     def listen(doing: str, done: int, total: int) -> None:
         if done >= evaluations and by_signal:
-            os.kill(os.getpid(), signal.SIGKILL)
+            processes.die()
         if done >= evaluations:
             raise Killed(doing)
 
@@ -48,18 +46,14 @@ def evaluator_of(found: Repair) -> Evaluator:
     return found.found.session.evaluator
 
 
-def work(rank: int, port: int, folder: str, names: tuple[str, ...]) -> None:
+def work(rank: int, folder: Path, names: tuple[str, ...]) -> None:
     """One of two processes: every name is a target to repair by, its coefficients are written down."""
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
     for name in names:
-        found = run(Path(folder) / f"evaluations-{name}", targeting(name))
+        found = run(folder / f"evaluations-{name}", targeting(name))
         lines = [
             f"{point.label} {told}" for point, told in zip(found.points, bits(found), strict=True)
         ]
-        Path(folder, f"{rank}-{name}.txt").write_text("\n".join(lines), encoding="utf-8")
-    torch.distributed.destroy_process_group()
+        (folder / f"{rank}-{name}.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 def targeting(name: str) -> RepairSettings:

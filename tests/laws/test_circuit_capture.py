@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
+from tests import processes
 from tests.circuits.drawn import assert_close, captured, gradients, rows
 from tests.foundation.models.decoders import decoder, with_lora
 from tests.interference import tiny
@@ -132,10 +131,7 @@ def asked(way: str, folder: str) -> Factors:
     return captured(tiny.llama(), ROWS, place, batch_tokens=24, **WAYS[way])
 
 
-def work(number: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", address, rank=number, world_size=2)
+def work(number: int, folder: str) -> None:
     for way in WAYS:
         with asked(way, folder) as factors:
             save_file(tensors_of(factors), f"{folder}/{number}-{way}.safetensors")
@@ -146,14 +142,10 @@ def work(number: int, port: int, folder: str) -> None:
         captured(broken, ROWS[:2] + ROWS[2:3], batch_tokens=1)
     except MeasurementError as error:
         Path(folder, f"{number}.txt").write_text(str(error), encoding="utf-8")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_to_the_bit(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    processes.in_two(work, str(tmp_path))
     for way in WAYS:
         alone = tensors_of(asked(way, str(tmp_path / "alone")))
         for number in range(2):

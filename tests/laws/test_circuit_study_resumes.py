@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.laws import killed, killed_circuits
+from tests import processes
+from tests.laws import killed_circuits
 from tests.studies import small_circuits, small_study
 
 from crosstune.foundation.records import Run
@@ -17,7 +18,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a study that came to its end and several that were killed."""
     place = tmp_path_factory.mktemp("killed")
     small_circuits.run_cells(killed_circuits.chosen(place, "whole"))
-    killed.everywhere(killed_circuits, place)
+    for where in killed_circuits.PLACES:
+        processes.killed(killed_circuits.run, place, where)
     return place
 
 

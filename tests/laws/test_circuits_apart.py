@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing as mp
+from tests import processes
 from tests.laws.circuits_apart import bits, die, run, work
 
 from crosstune.circuits import api as face
@@ -17,20 +16,9 @@ def whole() -> str:
     return bits(run())
 
 
-def killed(folder: Path) -> None:
-    """A folder that a killed process left, with one of two layers."""
-    process = mp.get_context("spawn").Process(target=die, args=(str(folder), 1))
-    process.start()
-    process.join()
-    assert process.exitcode == -9
-
-
 def test_two_processes_score_what_one_scores(tmp_path: Path, whole: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    killed(tmp_path / "begun")
-    mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    processes.killed(die, tmp_path / "begun", 1)
+    processes.in_two(work, tmp_path)
     for rank in range(2):
         for name in (f"{rank}", f"{rank}-kept", f"{rank}-begun"):
             assert (tmp_path / f"{name}.txt").read_text(encoding="utf-8") == whole
@@ -40,7 +28,7 @@ def test_two_processes_score_what_one_scores(tmp_path: Path, whole: str) -> None
 def test_killed_and_gone_on_with_is_uninterrupted(
     tmp_path: Path, whole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed(tmp_path)
+    processes.killed(die, tmp_path, 1)  # with one of two layers
     scored = []
     score = face.score_layer
 

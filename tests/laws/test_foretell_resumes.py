@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests import processes
 from tests.examples import small_foretell
-from tests.laws import killed, killed_foretell
+from tests.laws import killed_foretell
 from tests.studies import small_study
 
 from crosstune.foundation.records import Run
@@ -36,7 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a study that came to its end and several that were killed."""
     place = tmp_path_factory.mktemp("killed")
     to_its_end(place, "whole")
-    killed.everywhere(killed_foretell, place)
+    for where in killed_foretell.PLACES:
+        processes.killed(killed_foretell.run, place, where)
     return place
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tests import processes
 from tests.interference import driven, tiny
-from torch import distributed, multiprocessing
 
 from crosstune.foundation.records import Run
 from crosstune.interference import ForgettingLedger
@@ -22,28 +21,20 @@ def figures(ledger: ForgettingLedger) -> list[Any]:
     return [segments, ledger.path().rows(), ledger.sites().rows()]
 
 
-def follow(folder: str) -> ForgettingLedger:
-    run = Run.create(Path(folder) / "run", "{}", kind="test") if folder else None
+def follow(folder: Path | None) -> ForgettingLedger:
+    run = Run.create(folder / "run", "{}", kind="test") if folder else None
     ledger = driven.ledger(every=3, run=run)
     return driven.followed(tiny.llama(), ledger, last=4)
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
-    try:
-        ledger = follow(folder if rank == 0 else "")
-        text = json.dumps(figures(ledger))
-        Path(folder, f"rank{rank}.json").write_text(text, encoding="utf-8")
-    finally:
-        distributed.destroy_process_group()
+def work(rank: int, folder: Path) -> None:
+    text = json.dumps(figures(follow(folder if rank == 0 else None)))
+    (folder / f"rank{rank}.json").write_text(text, encoding="utf-8")
 
 
 def test_two_processes_keep_the_account_of_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=2)
-    alone = json.loads(json.dumps(figures(follow(""))))
+    processes.in_two(work, tmp_path)
+    alone = json.loads(json.dumps(figures(follow(None))))
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8"))
         for one, other in zip(found, alone, strict=True):

@@ -7,13 +7,12 @@ import json
 import math
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import processes
 from tests.foundation.training import tiny
 from transformers import TrainerCallback
 
@@ -58,34 +57,11 @@ def measured(
 
 
 def two_processes(folder: Path) -> dict[Any, Any]:
-    """What two processes, joined by gloo, found in one launch of ``main``."""
+    """What two processes found that a launcher has told of each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "PYTHONPATH": ".",
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    children = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for child in children:
-        _, errors = child.communicate(timeout=240)
-        assert child.returncode == 0, errors
+        port = free.getsockname()[1]
+    processes.in_processes(2, launched, port, folder)
     found = json.loads((folder / "found.json").read_text())
     named = {str(split): split for split in SPLITS}
     return {named.get(name, name): value for name, value in found.items()}
@@ -173,7 +149,16 @@ def resume(folder: Path) -> dict[str, Any]:
     }
 
 
-def main(folder: Path) -> None:
+def launched(rank: int, port: int, folder: Path) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     found: dict[str, Any] = {
         str(split): curves(folder / str(split), split[1]) for split in SPLITS if split[2] == 2
     }
@@ -182,7 +167,3 @@ def main(folder: Path) -> None:
     found["resumed"] = resume(folder)
     if is_first():
         (folder / "found.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

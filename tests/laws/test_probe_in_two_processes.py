@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
+from tests import processes
 from tests.interference import known_sources, tiny
 
 NAMES = ("own_a", "within_a", "across_a", "own_b", "within_b", "across_b", "masked")
@@ -30,20 +29,13 @@ def sums_of(keep_gib: float) -> dict[str, torch.Tensor]:
     }
 
 
-def work(number: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", address, rank=number, world_size=2)
+def work(number: int, folder: Path) -> None:
     for keep_gib in (2.0, 0.0):
-        save_file(sums_of(keep_gib), f"{folder}/{number}-{keep_gib}.safetensors")
-    torch.distributed.destroy_process_group()
+        save_file(sums_of(keep_gib), folder / f"{number}-{keep_gib}.safetensors")
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    processes.in_two(work, tmp_path)
     for keep_gib in (2.0, 0.0):
         one = sums_of(keep_gib)
         first, second = (

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing as mp
+from tests import processes
 from tests.laws.repair_in_pieces import bits, run, targeting, work
 
 TARGETS = ("text", "checkpoints")
@@ -15,10 +14,7 @@ TARGETS = ("text", "checkpoints")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(place), TARGETS), nprocs=2)
+    processes.in_two(work, place, TARGETS)
     return place
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests import processes
 from tests.laws import repair_in_pieces
 from tests.laws.repair_in_pieces import Killed, bits, evaluator_of, run
 from tests.merging import pairs, tuned
@@ -46,22 +44,7 @@ def test_begun_again_after_so_many_evaluations_it_ends_at_the_same_bits(
 
 
 def test_killed_by_the_system_it_ends_at_the_same_bits(whole: Repair, tmp_path: Path) -> None:
-    child = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, torch; torch.set_num_threads(1); from pathlib import Path; "
-            "from tests.laws.repair_in_pieces import run; "
-            "run(Path(sys.argv[1]), evaluations=9, by_signal=True)",
-            str(tmp_path),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr
+    processes.killed(partial(run, tmp_path, evaluations=9, by_signal=True))
     spared = remembered(tmp_path)
     assert spared == 9
     assert_same(run(tmp_path), whole, spared)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import processes
 from tests.foundation.training import tiny
 from transformers import TrainerCallback
 
@@ -51,7 +48,7 @@ class Diary(TrainerCallback):
     def save_state(self, folder: Path) -> None:
         (folder / "lines.json").write_text(json.dumps(self.lines))
         if self._step == self._fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
+            processes.die()
 
     def load_state(self, folder: Path) -> None:
         self.lines = json.loads((folder / "lines.json").read_text())
@@ -81,15 +78,7 @@ def comparable(history: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
 def test_killed_while_writing_a_checkpoint_and_resumed(tmp_path: Path) -> None:
     whole_diary, resumed_diary = Diary(), Diary()
     whole_model, whole = train(tmp_path / "whole", whole_diary)
-    child = subprocess.run(
-        [sys.executable, __file__, str(tmp_path / "killed")],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": "."},
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr
+    processes.killed(train, tmp_path / "killed", Diary(die_when_saving_step=6))
     assert (tmp_path / "killed" / "checkpoint-6").is_dir()
 
     model, result = train(tmp_path / "killed", resumed_diary)
@@ -136,7 +125,3 @@ def test_a_finished_stage_is_taken_over_without_a_step(tmp_path: Path) -> None:
     assert second.ledger.rows() == result.ledger.rows()
     assert (second.steps, second.best_step) == (result.steps, result.best_step)
     assert len(diary.lines) == result.steps
-
-
-if __name__ == "__main__":
-    train(Path(sys.argv[1]), Diary(die_when_saving_step=6))

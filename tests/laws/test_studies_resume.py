@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from tests.laws import killed, killed_repair, killed_study
+from tests import processes
+from tests.laws import killed_repair, killed_study
 from tests.studies import small_repair, small_study
 
 from crosstune.foundation.records import Run
@@ -25,15 +25,12 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     def made(study: str) -> Path:
         small, killing = STUDIES[study]
         folder = tmp_path_factory.mktemp(study)
-        to_its_end(small, folder, "whole")
-        killed.everywhere(killing, folder)
+        small.run_cells(killing.chosen(folder, "whole"))
+        for where in killing.PLACES:
+            processes.killed(killing.run, folder, where)
         return folder
 
     return made
-
-
-def to_its_end(small: ModuleType, folder: Path, where: str) -> Run:
-    return small.run_cells(small.settings(folder, output=str(folder / where)))
 
 
 @pytest.mark.parametrize(
@@ -43,10 +40,10 @@ def to_its_end(small: ModuleType, folder: Path, where: str) -> Run:
 def test_killed_and_started_again_equals_uninterrupted(
     folder_of: Callable[[str], Path], study: str, where: str
 ) -> None:
-    folder, (small, _) = folder_of(study), STUDIES[study]
+    folder, (small, killing) = folder_of(study), STUDIES[study]
     whole, cut_off = (Run.open(folder / name) for name in ("whole", where))
     assert whole.finished and not cut_off.finished
-    again = to_its_end(small, folder, where)
+    again = small.run_cells(killing.chosen(folder, where))
     assert again.finished and all(cell.finished for cell in again.cells())
     assert small_study.differences(small.figures(again), small.figures(whole)) == []
     kept, expected = small.weights(again), small.weights(whole)

@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from tests import elsewhere
+from tests.processes import FORKED
 from tests.studies import small_study
 
 from crosstune.foundation.records import Run
@@ -45,8 +44,10 @@ def test_worker_processes_find_what_one_finds(
     folder: Path, grown: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread a worker, as here
-    # Whoever imports this is elsewhere too.
-    pool = partial(ProcessPoolExecutor, initializer=elsewhere.begin, initargs=(None, None))
+
+    def pool(workers: int, mp_context: object) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, FORKED)
+
     monkeypatch.setattr(processes, "ProcessPoolExecutor", pool)
     chosen = small_study.settings(folder, output=str(folder / "two"), seeds=[0, 1], workers=2)
     run = small_study.run_cells(chosen)

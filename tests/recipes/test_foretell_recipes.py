@@ -31,7 +31,7 @@ def shrunk(settings: ForetellSettings, output: Path) -> ForetellSettings:
         training=replace(settings.training, steps=2, batch_rows=4, length=16, checkpoint_every=0),
         measurement=replace(settings.measurement, rows=10, variants=("signed",), blocks=("q", "v")),
         blocks=replace(settings.blocks, blocks=2, rows_per_block=1),
-        ledger=replace(settings.ledger, every=2),
+        ledger=replace(settings.ledger, every=2, absolute=10.0),
         permutations=199,
     )
 

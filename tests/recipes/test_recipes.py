@@ -53,10 +53,10 @@ def stand_in(task: TaskSettings, folder: Path) -> TaskSettings:
 
 
 def shrunk(settings: ConflictSettings, output: Path, **changes: Any) -> ConflictSettings:
-    """The same study with three steps a stage and as few rows as it can do with."""
+    """The same study with two steps a stage, as few rows as it can do with and a ledger that is soon content."""
     training = replace(
         settings.training,
-        steps=3,
+        steps=2,
         warmup=min(1, settings.training.warmup),
         batch_rows=4,
         accumulation=min(2, settings.training.accumulation),
@@ -74,7 +74,7 @@ def shrunk(settings: ConflictSettings, output: Path, **changes: Any) -> Conflict
         "evaluation_rows": 4,
         "training": training,
         "blocks": replace(settings.blocks, blocks=2, rows_per_block=1),
-        "ledger": replace(settings.ledger, every=1),
+        "ledger": replace(settings.ledger, every=2, absolute=10.0),
         "probe": probe,
         "rollback": "layer",
         "workers": 1,

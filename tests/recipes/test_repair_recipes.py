@@ -51,7 +51,7 @@ def shrunk(settings: RepairStudySettings, output: Path) -> RepairStudySettings:
         training=training,
         repair=repair,
         blocks=replace(settings.blocks, blocks=2),
-        ledger=settings.ledger and replace(settings.ledger, every=3),
+        ledger=settings.ledger and replace(settings.ledger, every=3, absolute=10.0),
     )
 
 
