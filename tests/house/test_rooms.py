@@ -18,6 +18,7 @@ SMALL = {
     "foundation/seeds.py": "a floor of its own",
     "foundation/records/sites.py": "the only module of records that knows models",
     "foundation/training/adapters.py": "the only module that loads peft",
+    "circuits/capture/labels.py": "one kind of randomness, beside none of the others",
     "studies/catalogue.py": "read by the command line, which loads no torch",
     "studies/frame/plan.py": "read by the command line, which loads no torch",
 }
