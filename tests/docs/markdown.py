@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -57,3 +58,17 @@ def command_lines(block: Block, program: str) -> Iterator[list[str]]:
         words = shlex.split(line.removeprefix("$ "), comments=True)
         if words[:1] == [program]:
             yield words[1:]
+
+
+def section_titles(page: Path) -> list[str]:
+    """The titles that a study gives to sections of its page, where they are written out: by name, or second after the id."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(page.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    named = [word.value for call in calls for word in call.keywords if word.arg == "title"]
+    second = [
+        call.args[1] for call in calls if ast.unparse(call.func) == "Section" and len(call.args) > 1
+    ]
+    return [found.value for found in (*named, *second) if isinstance(found, ast.Constant)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-
 import pytest
-from tests.docs.markdown import CHECKOUT
+from tests.docs.markdown import CHECKOUT, section_titles
 
 from crosstune.report.wording import TONES
 
@@ -13,20 +11,9 @@ PAGE = (CHECKOUT / "docs" / "conflict.md").read_text(encoding="utf-8")
 STUDY = CHECKOUT / "src" / "crosstune" / "studies" / "conflict" / "page.py"
 
 
-def section_titles() -> list[str]:
-    """The titles that the study gives to sections of its page, where they are written out."""
-    return [
-        keyword.value.value
-        for node in ast.walk(ast.parse(STUDY.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        for keyword in node.keywords
-        if keyword.arg == "title" and isinstance(keyword.value, ast.Constant)
-    ]
-
-
 def test_every_section_is_explained() -> None:
-    assert len(section_titles()) >= 13
-    assert [title for title in section_titles() if title not in PAGE] == []
+    assert len(section_titles(STUDY)) >= 13
+    assert [title for title in section_titles(STUDY) if title not in PAGE] == []
 
 
 @pytest.mark.parametrize("tone", ["shown", "not_shown", "too_noisy"])

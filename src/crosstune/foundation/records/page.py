@@ -143,6 +143,14 @@ class Section:
         return tuple(dict.fromkeys([*every, *self.beside, *self.choose, *self.where]))
 
 
+def drawn(
+    view: View, table: str, begin: Mapping[str, object] | None = None, **columns: Any
+) -> dict[str, Any]:
+    """How a section is drawn, as its keywords; where its selectors begin also says what can be selected."""
+    begin = begin or {}
+    return {"view": view, "table": table, "choose": tuple(begin), "begin": begin, **columns}
+
+
 @dataclass(frozen=True)
 class Page:
     """A whole report: title, findings, sections in reading order.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from typing import Any
 
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.page import Page, Section
+from crosstune.foundation.records.page import Page, Section, drawn
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import WHOLE, WINDOW
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.conflict.tables import KEY
 from crosstune.studies.conflict.verdicts import statements
+
+Begin = dict[str, object]
+"""Where selectors stand at first."""
 
 
 def page(run: Run, settings: ConflictSettings) -> Page:
@@ -50,166 +53,144 @@ def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
     yield from _learning(settings, run.table("chance"))
 
 
-def _most_forgotten(closing: Table) -> dict[str, object]:
+def _most_forgotten(closing: Table) -> Begin:
     """Where a reader will want to look first: the stage and task with the largest rise of held-out loss."""
     rows = [row for row in closing.rows() if row["side"] == "test"]
     worst = max(rows, key=lambda row: row["measured"])
-    return {name: worst[name] for name in ("stage", "task", "side")}
+    return {name: worst[name] for name in KEY}
 
 
-def _ledger(settings: ConflictSettings, begin: dict[str, object]) -> Iterator[Section]:
+def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
     segment = f"m = {settings.ledger.every} optimizer steps a segment"
-    account = partial(Section, value="nats", choose=KEY, begin=begin)
-    yield account(
-        id="forgetting",
-        title="The forgetting ledger",
-        lead="How many nats per token each task lost (right) or gained (left) through each component while another was "
+    yield Section(
+        "forgetting",
+        "The forgetting ledger",
+        "How many nats per token each task lost (right) or gained (left) through each component while another was "
         "learned. The bars of a task add up to the measured change of its loss.",
-        view="bars",
-        table="forgetting_components",
-        y="component",
+        **drawn("bars", "forgetting_components", begin, y="component", value="nats"),
         note=f"Path integral of the task's gradient (loss change allocation), {segment}; intervals over seeds alone, "
         "because the rows of different layers are the same rows.",
     )
-    yield account(
-        id="forgetting-sites",
-        title="Where it was forgotten",
-        lead="The same account cut by layer and component. Layer −1 holds what is outside the blocks: embeddings, "
+    yield Section(
+        "forgetting-sites",
+        "Where it was forgotten",
+        "The same account cut by layer and component. Layer −1 holds what is outside the blocks: embeddings, "
         "last norm, head.",
-        view="heatmap",
-        table="forgetting",
-        x="component",
-        y="layer",
+        **drawn("heatmap", "forgetting", begin, x="component", y="layer", value="nats"),
         note="Positive is forgotten. Hover for intervals over seeds and rows.",
     )
-    yield account(
-        id="forgetting-path",
-        title="When it was forgotten",
-        lead="The account along training: what each component had cost the task by each step, its layers added up. The "
+    yield Section(
+        "forgetting-path",
+        "When it was forgotten",
+        "The account along training: what each component had cost the task by each step, its layers added up. The "
         "lines of a step add up to the change of the task's loss so far.",
-        view="lines",
-        table="forgetting_course",
-        x="step",
-        color="component",
+        **drawn("lines", "forgetting_course", begin, x="step", value="nats", color="component"),
         note=f"Mean over seeds, bands over seeds alone; {segment}.",
     )
     yield Section(
-        id="closing",
-        title="The accounts close",
-        lead="For every stage, task and side: the measured change of the loss, the sum of all contributions, and what is "
+        "closing",
+        "The accounts close",
+        "For every stage, task and side: the measured change of the loss, the sum of all contributions, and what is "
         "left over. An account that does not close stops the run.",
-        view="table",
-        table="closing",
+        **drawn("table", "closing"),
         note="Side train: rows of the kind that was trained on (retention); side test: held out (capability).",
     )
 
 
-def _heads(begin: dict[str, object]) -> Section:
+def _heads(begin: Begin) -> Section:
     return Section(
-        id="forgetting-heads",
-        title="Through which heads",
-        lead="The same account of one attention projection, cut by layer and head: queries and the output by query head, "
+        "forgetting-heads",
+        "Through which heads",
+        "The same account of one attention projection, cut by layer and head: queries and the output by query head, "
         "keys and values by key-value head.",
-        view="heatmap",
-        table="forgetting_head_means",
-        x="head",
-        y="layer",
-        value="nats",
-        choose=("component", *KEY),
-        begin=begin,
+        **drawn(
+            "heatmap",
+            "forgetting_head_means",
+            begin,
+            choose=("component", *KEY),
+            x="head",
+            y="layer",
+            value="nats",
+        ),
         note="Positive is forgotten. A head owns rows of the query, key and value weights and columns of the output's. The "
         "heads of a layer add up to its component above, but for what belongs to no head (a bias of the output, a LoRA "
         "factor). Hover for intervals over seeds and rows.",
     )
 
 
-def _rollback(begin: dict[str, object]) -> Section:
+def _rollback(begin: Begin) -> Section:
     return Section(
-        id="rollback",
-        title="Rollback",
-        lead="The causal check: put one component back to where it was before the stage, and read how much of a task's "
+        "rollback",
+        "Rollback",
+        "The causal check: put one component back to where it was before the stage, and read how much of a task's "
         "loss comes back (right) or is lost again (left).",
-        view="bars",
-        table="rollback_means",
-        y="where",
-        value="nats",
-        choose=KEY,
-        begin=begin,
-        order="size",
+        **drawn("bars", "rollback_means", begin, y="where", value="nats", order="size"),
         note="Intervals over seeds and rows. Putting one component back and then another need not add up: they interact.",
     )
 
 
-def _agreement(begin: dict[str, object]) -> Iterator[Section]:
+def _agreement(begin: Begin) -> Iterator[Section]:
     stage = {"stage": begin["stage"]}
     yield Section(
-        id="agreement",
-        title="Do gradients agree?",
-        lead="The corrected cosine between the gradients of two tasks, over the whole stage, beside the naive cosine "
+        "agreement",
+        "Do gradients agree?",
+        "The corrected cosine between the gradients of two tasks, over the whole stage, beside the naive cosine "
         "that noise pulls towards 0. Hatched cells are below the noise floor and have no number.",
-        view="heatmap",
-        table="agreement",
-        x="component",
-        y="layer",
-        value="corrected",
+        **drawn(
+            "heatmap",
+            "agreement",
+            stage,
+            choose=("stage", "pair"),
+            x="component",
+            y="layer",
+            value="corrected",
+        ),
         beside=("naive",),
-        choose=("stage", "pair"),
-        begin=stage,
         where={"scope": WHOLE},
         note="Window means over states and seeds: U-statistics over blocks, jackknife over blocks, t over seeds.",
     )
     yield Section(
-        id="agreement-time",
-        title="Agreement over time",
-        lead="The corrected cosine in each window of the stage. One state alone flips its sign with the optimizer's "
+        "agreement-time",
+        "Agreement over time",
+        "The corrected cosine in each window of the stage. One state alone flips its sign with the optimizer's "
         "oscillation; only window means over states and seeds are read here.",
-        view="lines",
-        table="agreement",
-        x="stop_step",
-        value="corrected",
-        color="component",
-        choose=("stage", "pair", "layer"),
-        begin=stage,
+        **drawn(
+            "lines",
+            "agreement",
+            stage,
+            choose=("stage", "pair", "layer"),
+            x="stop_step",
+            value="corrected",
+            color="component",
+        ),
         where={"scope": WINDOW},
         thin="agreement_at_one_state",
         note="Thick: window means over states and seeds. Thin: the first seed at one state. What is below the noise "
         "floor is left out.",
     )
     yield Section(
-        id="peaks",
-        title="Is there a peak?",
-        lead="A site is called a peak only if it is told apart from every other by its standardised difference; else "
+        "peaks",
+        "Is there a peak?",
+        "A site is called a peak only if it is told apart from every other by its standardised difference; else "
         "the sites that cannot be told apart are named.",
-        view="table",
-        table="peaks_over_seeds",
-        choose=("scope",),
+        **drawn("table", "peaks_over_seeds", choose=("scope",)),
     )
+    lead = "The slope of agreement on depth, and whether it changes over the stage."
     yield Section(
-        id="movement",
-        title="Does it move through depth?",
-        lead="The slope of agreement on depth, and whether it changes over the stage.",
-        view="table",
-        table="movement_over_seeds",
+        "movement", "Does it move through depth?", lead, **drawn("table", "movement_over_seeds")
     )
 
 
 def _retention(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
     repaired = "" if settings.repair is None else " After a stage stands for its repaired model."
-    for side, word in (
-        ("test", "Capability: held-out rows"),
-        ("train", "Retention: training rows"),
-    ):
+    titles = {"test": "Capability: held-out rows", "train": "Retention: training rows"}
+    for side, title in titles.items():
         yield Section(
-            id=f"retention-{side}",
-            title=word,
-            lead="Nats per token of every task (columns) after every stage (rows), the base model first; with "
+            f"retention-{side}",
+            title,
+            "Nats per token of every task (columns) after every stage (rows), the base model first; with "
             f"perplexity and its change against the base model.{repaired}",
-            view="matrix",
-            table="retention",
-            x="task",
-            y="stage",
-            value="nats",
-            where={"side": side},
+            **drawn("matrix", "retention", x="task", y="stage", value="nats", where={"side": side}),
             note=_chance_words(chance, side),
         )
 
@@ -226,45 +207,30 @@ def _chance_words(chance: Table, side: str) -> str:
 def _learning(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
     held_out = chance.where(side="test").rows()
     uniform = ("uniform", held_out[0]["uniform"])
+    unigrams = ((f"unigram {row['task']}", row["nats"]) for row in held_out)
+    course: dict[str, Any] = {"x": "step", "choose": ("stage",), "trace": "seed"}
     if settings.training.evaluate_every:
         yield Section(
-            id="learning",
-            title="Learning curves",
-            lead="Held-out loss of every task while one of them is learned.",
-            view="lines",
-            table="evaluation",
-            x="step",
-            value="nats",
-            color="task",
-            choose=("stage",),
-            trace="seed",
-            lines=(uniform, *((f"unigram {row['task']}", row["nats"]) for row in held_out)),
+            "learning",
+            "Learning curves",
+            "Held-out loss of every task while one of them is learned.",
+            **drawn("lines", "evaluation", value="nats", color="task", **course),
+            lines=(uniform, *unigrams),
             note="Thin lines are seeds, the thick line is their mean.",
         )
     yield Section(
-        id="training-loss",
-        title="Training loss",
-        lead="The optimised loss, as the loss ledger has it.",
-        view="lines",
-        table="learning",
-        x="step",
-        value="loss",
-        choose=("stage",),
-        trace="seed",
+        "training-loss",
+        "Training loss",
+        "The optimised loss, as the loss ledger has it.",
+        **drawn("lines", "learning", value="loss", **course),
         lines=(uniform,),
     )
     yield Section(
-        id="references",
-        title="What the intervals stand on",
-        lead="Reference blocks of ledger and rollback: rows of one task that are left out together by the jackknife.",
-        view="table",
-        table="references",
+        "references",
+        "What the intervals stand on",
+        "Reference blocks of ledger and rollback: rows of one task that are left out together by the jackknife.",
+        **drawn("table", "references"),
         note="The probe's blocks are drawn from the training rows in the same way.",
     )
-    yield Section(
-        id="cost",
-        title="What it cost",
-        lead="Time, rows, tokens and memory of every stage and seed.",
-        view="table",
-        table="cost",
-    )
+    lead = "Time, rows, tokens and memory of every stage and seed."
+    yield Section("cost", "What it cost", lead, **drawn("table", "cost"))

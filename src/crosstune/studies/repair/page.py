@@ -8,7 +8,7 @@ from typing import Any
 
 from crosstune.foundation.data.languages import PREFIX
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.page import Page, Section, View
+from crosstune.foundation.records.page import Page, Section, drawn
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.merging.findings.sentences import DIVERGENCE
 from crosstune.merging.points import Point
@@ -88,7 +88,7 @@ def _sections(run: Run, settings: RepairStudySettings, pick: Point | None) -> It
         "tasks",
         "Task by task",
         "What each point of a method changes in one task against the model after: left is better, right is worse.",
-        **_drawn(
+        **drawn(
             "bars", "repair_by_task", {**lost, "method": pick.method}, y="label", value="change"
         ),
         note=f"{sides}. “rate 2”: one nat of the forgotten tasks is worth two of the learned ones; “lose ≤ 0.1”: every "
@@ -100,14 +100,8 @@ def _sections(run: Run, settings: RepairStudySettings, pick: Point | None) -> It
     yield _method(settings)
 
 
-def _drawn(view: View, table: str, begin: Begin | None = None, **columns: Any) -> dict[str, Any]:
-    """How a section is drawn; where its selectors begin also says what can be selected."""
-    begin = begin or {}
-    return {"view": view, "table": table, "choose": tuple(begin), "begin": begin, **columns}
-
-
 def _heatmap(table: str, x: str, y: str, value: str, begin: Begin) -> dict[str, Any]:
-    return _drawn("heatmap", table, begin, x=x, y=y, value=value)
+    return drawn("heatmap", table, begin, x=x, y=y, value=value)
 
 
 def _sides(settings: RepairStudySettings) -> str:
@@ -126,7 +120,7 @@ def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
         "Each point is a model between before and after. To the left the forgotten tasks are known better, further down the "
         "learned ones. After is the point at the far right, before the one at the top left; a good repair lies in the corner "
         "at the lower left.",
-        **_drawn("scatter", "repair_front", begin, x="old", y="new", color="method", trace="front"),
+        **drawn("scatter", "repair_front", begin, x="old", y="new", color="method", trace="front"),
         note=f"Mean loss of the forgotten and of the learned tasks, nats per token. {sides}, and over seeds where there are "
         "several. Thin lines join the points that no other of the method beats on the validation rows.",
     )
@@ -136,7 +130,7 @@ def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
         "The share of the room between before and after that a front dominates: 0 where nothing comes back but for a price "
         "of all that was forgotten, 1 where all of the old comes back at no cost. Trade-offs that cost more nats of the new "
         "than all that was forgotten do not count.",
-        **_drawn("bars", "repair_fronts", y="method", value="value"),
+        **drawn("bars", "repair_fronts", y="method", value="value"),
         note="The room ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains none "
         "there, so look at the front and at the same question too. Taken from the best of several noisy points, so a little "
         "too high, alike for methods with equally many points.",
@@ -153,7 +147,7 @@ def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
                 f"over-{other}",
                 f"Does it beat {rival}?",
                 f"{lead}. An interval that holds 0 is no difference shown.",
-                **_drawn("bars", "repair_fronts", y="method", value=f"over_{other}"),
+                **drawn("bars", "repair_fronts", y="method", value=f"over_{other}"),
                 note=note,
             )
 
@@ -168,7 +162,7 @@ def _same_question(answers: Table, pick: Point, sides: str) -> Iterator[Section]
             f"more-{name}",
             f"At the same question: {title}",
             f"Asked the same, the method {does} than the rival, in nats per token.",
-            **_drawn("bars", "repair_answers", begin, y="question", value=f"more_{name}"),
+            **drawn("bars", "repair_answers", begin, y="question", value=f"more_{name}"),
             note=f"{sides}. A replay fine-tune answers with its stop that is best on rows it did not learn.",
         )
 
@@ -243,7 +237,7 @@ def _accounts(run: Run, pick: Point, lost: Begin) -> Iterator[Section]:
         "agreement",
         "Do ledger and rollback predict the repair?",
         "Rank correlation of what was taken back (1 − coefficient) with what each account says of the forgotten tasks.",
-        **_drawn("table", "repair_why", {"method": pick.method, "label": pick.label}),
+        **drawn("table", "repair_why", {"method": pick.method, "label": pick.label}),
         note="The intervals treat components as independent, so they are a guide.",
     )
 
@@ -253,10 +247,10 @@ def _models() -> Iterator[Section]:
         "How the models before, after and repaired go on from the beginning of test rows, greedily."
     )
     note = "A few rows are an illustration, not a measurement."
-    spoken = _drawn("table", "repair_generations")
+    spoken = drawn("table", "repair_generations")
     yield Section("generations", "In its own words", lead, **spoken, note=note)
     lead = "All points of all methods, with how many numbers each could choose."
-    every = _drawn("table", "repair_front", where={"points": fronts.WITH_BEFORE})
+    every = drawn("table", "repair_front", where={"points": fronts.WITH_BEFORE})
     yield Section("points", "Every point", lead, **every)
     lead = (
         "Evaluations of loss and gradient on the validation rows (looks), tokens and seconds of each method. A method begins "
