@@ -27,8 +27,6 @@ SMALL = {
 TWICE = {
     "Prepared": "what each study shares between its cells; a study knows its own only",
     "Repair": "what `repair` returns, and the study that asks for it",
-    "Point": "a model between two others, and a node of a quadrature",
-    "Peak": "of a profile over layers, and of memory",
     "Factors": "of an adapter's weight, and of a sample's gradient: both wings' field says so",
     "Estimate": "a value with its interval, and at the face of circuits what a measurement costs",
 }
