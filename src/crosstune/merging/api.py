@@ -42,8 +42,8 @@ def repair(
 ) -> Repair:
     """Give back what a fine-tune forgot: search the models between two checkpoints for the best trade-offs.
 
-    The models given are left as they are. Rows are split by group into those that choose (validation) and those that report (test);
-    a `Task` brings its own split.
+    The models given are left as they are. Rows are split by group into those that choose (validation) and those that
+    report (test); a `Task` brings its own split.
 
     Args:
         before: The model before: a model, a PEFT model, a folder or a hub id.
