@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from tests.merging import pairs, tuned
 import crosstune
 from crosstune.foundation.errors import CrosstuneError, DataError, SettingsError
 from crosstune.merging import repair
+from crosstune.merging.api import repair_endpoints
+from crosstune.merging.result import Repair
+from crosstune.merging.scoring import most_evaluations
+from crosstune.merging.selection import as_tasks
+from crosstune.merging.session import Watch
+from crosstune.merging.settings import RepairSettings
 
 KEEP = tuned.keep()
 TINY: dict[str, Any] = {
@@ -68,3 +75,54 @@ def test_what_cannot_be_is_refused_with_argument_law_finding_and_remedy(case: st
     assert error.argument == argument
     assert error.law and error.found is not None and error.remedy
     assert words in str(error)
+
+
+def of(settings: RepairSettings, watch: Watch | None = None, **options: Any) -> Repair:
+    ends = tuned.opened(*tuned.pair(), **options)
+    return repair_endpoints(ends, as_tasks(tuned.keep(), settings), settings, watch)
+
+
+def test_who_listens_hears_of_every_evaluation_within_what_was_announced() -> None:
+    heard: list[tuple[str, int, int]] = []
+    settings = replace(tuned.SMALL, granularity=("component",), replay=True, replay_rates=(1e-3,))
+    found = of(settings, Watch(listener=lambda *what: heard.append(what)))
+    doings = list(dict.fromkeys(doing for doing, _, _ in heard))
+    assert doings == ["straight line", "global", "component", "replay fine-tune"]
+    searched = [done for doing, done, _ in heard if doing != "replay fine-tune"]
+    assert found.found is not None
+    assert searched == list(range(1, found.found.session.evaluator.made + 1))
+    assert {most for doing, _, most in heard if doing != "replay fine-tune"} == {
+        most_evaluations(settings)
+    }
+    assert searched[-1] <= most_evaluations(settings)
+    assert [cost.method for cost in found.costs] == ["global", "component", "replay"]
+
+
+@pytest.mark.parametrize("target", ["text", "checkpoints"])
+def test_ends_are_measured_by_what_was_minimised(target: Any) -> None:
+    """Else a point's divergence would be held against the ends' nats, and the front be nonsense."""
+    found = of(replace(tuned.SMALL, target=target, learned=("bn",), penalties=(0.0, 0.1)))
+    before, after = found.points[:2]
+    assert (before.kind, after.kind) == ("before", "after")
+    if target == "checkpoints":
+        assert before.validation["en"] == after.validation["bn"] == 0.0
+        fronts = found.tables["repair_points"].rows()
+        assert all(row["on_front"] for row in fronts if row["kind"] in ("before", "after"))
+    else:
+        assert dict(before.validation) == pytest.approx(dict(found.roles.before), rel=1e-5)
+        assert dict(after.validation) == pytest.approx(dict(found.roles.after), rel=1e-5)
+    # test rows give nats of the text, whatever was minimised
+    rows = found.tables["repair_tasks"].where(label="before", method="component", task="en").rows()
+    assert rows[0]["loss"] > 1.0
+
+
+def test_a_soup_of_several_checkpoints_is_searched_and_is_at_least_as_good() -> None:
+    settings = replace(tuned.SMALL, penalties=(0.0,), evaluations=4)
+    middle = pairs.moved(tuned.pair()[1])
+    found = of(settings, between=[middle])
+    ends = [point for point in found.points if point.is_end]
+    for point in found.points:
+        if point.kind == "rate":
+            value = point.validation["bn"] + point.rate * point.validation["en"]
+            assert value <= min(e.validation["bn"] + point.rate * e.validation["en"] for e in ends)
+    assert set(found.tables["repair_coefficients"].column("checkpoint")) == {1, 2}

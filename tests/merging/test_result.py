@@ -15,12 +15,12 @@ from tests.merging import tuned
 
 from crosstune.foundation.errors import MeasurementError, SettingsError
 from crosstune.foundation.models import load_model
+from crosstune.merging import api as harness
 from crosstune.merging import repair
 from crosstune.merging import result as outcome
-from crosstune.merging import search as harness
+from crosstune.merging.api import repair_endpoints
 from crosstune.merging.result import Repair
 from crosstune.merging.scoring import score_at
-from crosstune.merging.search import repair_endpoints
 
 SETTINGS = replace(
     tuned.SMALL, max_loss={"bn": 0.2}, replay=True, replay_rates=(1e-3,), penalties=(0.0,)

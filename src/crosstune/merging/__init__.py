@@ -9,10 +9,9 @@ from crosstune.merging.settings import GRANULARITIES, RepairSettings
 from crosstune.merging.stage.settings import StageRepairSettings
 
 if TYPE_CHECKING:
-    from crosstune.merging.api import repair
+    from crosstune.merging.api import repair, repair_endpoints
     from crosstune.merging.checkpoints.endpoints import Endpoints, open_endpoints
     from crosstune.merging.result import Pick, Repair
-    from crosstune.merging.search import repair_endpoints
     from crosstune.merging.session import Watch
     from crosstune.merging.stage.callback import RepairAtStageEnd
     from crosstune.merging.stage.in_place import StageRepair
@@ -35,10 +34,9 @@ __all__ = [
 __getattr__ = _fetched_from(
     __name__,
     {
-        "api": "repair",
+        "api": "repair repair_endpoints",
         "result": "Repair Pick",
         "checkpoints.endpoints": "Endpoints open_endpoints",
-        "search": "repair_endpoints",
         "session": "Watch",
         "stage.callback": "RepairAtStageEnd",
         "stage.in_place": "StageRepair",

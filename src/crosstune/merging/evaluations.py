@@ -6,10 +6,9 @@ begun again is given the same figures at no cost and so takes the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,16 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crosstune.foundation import ranks
-from crosstune.foundation.data import Encoded
-from crosstune.foundation.errors import DataError, MeasurementError
-from crosstune.foundation.evaluation import token_nats
+from crosstune.foundation.data import UNSCORED, Encoded
+from crosstune.foundation.errors import DataError, MeasurementError, UnsupportedError
+from crosstune.foundation.evaluation import token_logits, token_nats
 from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.gradients.gradients import batch_of, evaluating, micro_batches
 from crosstune.foundation.gradients.settings import GradientSettings
 from crosstune.foundation.seeds import content_key
 from crosstune.foundation.storage import atomic_write, fingerprint
+from crosstune.merging.checkpoints.endpoints import Endpoints
+from crosstune.merging.groups import wide
 from crosstune.merging.interpolation import InterpolationSpace
 from crosstune.merging.optimise.archive import pull_back
+from crosstune.merging.scoring import place_end
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,8 @@ class Item:
     rows: tuple[Encoded, ...]
 
 
-class Target(Protocol):
-    """What is minimised, summed over the scored tokens of a batch, in nats; `place` is the item's number."""
-
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor: ...  # noqa: D102
+Target = Callable[[nn.Module, dict[str, Tensor], int], Tensor]
+"""What is minimised, summed over the scored tokens of a batch, in nats; the integer is the item's number."""
 
 
 def text_nats(model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor:
@@ -189,3 +189,51 @@ def _write(path: Path, evaluation: Evaluation) -> None:
     tensors = {name: torch.from_numpy(value) for name, value in vars(evaluation).items()}
     with atomic_write(path) as scratch:
         save_file(tensors, scratch)
+
+
+class Teachers:
+    """KL(teacher ‖ θ(w)) in nats: for users without labels, what the checkpoints say at every scored position.
+
+    `learned` are the places of the tasks whose teacher is `after`; that of all others is `before`.
+    """
+
+    def __init__(
+        self,
+        ends: Endpoints,
+        items: Sequence[Item],
+        learned: Collection[int],
+        *,
+        settings: GradientSettings,
+        most: int,
+    ) -> None:
+        model = ends.model
+        vocabulary = int(model.config.vocab_size)
+        scored = sum(row.scored_tokens for item in items for row in item.rows)
+        if 4 * scored * vocabulary > most:
+            raise UnsupportedError(
+                "teacher_bytes",
+                law=f"must hold {scored} scored tokens × {vocabulary} entries of float32",
+                found=f"{most} bytes for {4 * scored * vocabulary}",
+                remedy="Lower `rows` or `length`, or raise `teacher_bytes`.",
+            )
+        self._teachers: dict[int, Tensor] = {}
+        for value in (0.0, 1.0):
+            place_end(ends, value)
+            with evaluating(model, settings), torch.no_grad():
+                device = next(model.parameters()).device
+                for place, item in enumerate(items):
+                    if (item.task in learned) == (value == 1.0):
+                        batch = batch_of(item.rows, pad_id(ends.tokenizer), device)
+                        self._teachers[place] = _log_probabilities(model, batch).cpu()
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor], place: int) -> Tensor:
+        """The summed divergence of one batch from its teacher, a float64 scalar that can be differentiated."""
+        student = _log_probabilities(model, batch)
+        teacher = self._teachers[place].to(student.device)
+        return (teacher.exp() * (teacher - student)).sum(dtype=torch.float64)
+
+
+def _log_probabilities(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Log-probabilities at the positions that predict a scored token, [tokens, V]."""
+    scored = batch["labels"][:, 1:] != UNSCORED
+    return torch.log_softmax(wide(token_logits(model, batch)[:, :-1][scored]), dim=-1)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from crosstune.foundation.models import Part
 from crosstune.merging.checkpoints.endpoints import Endpoints
-from crosstune.merging.directions import Directions, as_matrix, wide
-from crosstune.merging.groups import ParameterGroup
+from crosstune.merging.groups import Directions, ParameterGroup, as_matrix, wide
 
 CACHE_BYTES = 2**30  # changes are kept on the device while all of them need no more than this
 

@@ -14,10 +14,15 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.models import Anatomy, Part
 from crosstune.foundation.storage import fingerprint
 from crosstune.merging.checkpoints.endpoints import Endpoints
-from crosstune.merging.directions import Directions, leading, wide
-from crosstune.merging.divergence import Teachers
-from crosstune.merging.evaluations import Evaluator, Target, make_items, text_nats
-from crosstune.merging.groups import ParameterGroup, parameter_groups, row_classes
+from crosstune.merging.evaluations import Evaluator, Target, Teachers, make_items, text_nats
+from crosstune.merging.groups import (
+    Directions,
+    ParameterGroup,
+    leading,
+    parameter_groups,
+    row_classes,
+    wide,
+)
 from crosstune.merging.interpolation import InterpolationSpace
 from crosstune.merging.scoring import losses_at_ends
 from crosstune.merging.settings import RepairSettings

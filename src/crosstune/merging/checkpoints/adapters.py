@@ -35,7 +35,7 @@ _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")  # the others move
 
 
 @dataclass(frozen=True)
-class Factors:
+class LoraFactors:
     """One module's update: weight + scale · B A, for each of its experts; bare if it adapts a parameter and no module.
 
     Shapes:
@@ -58,7 +58,7 @@ class Adapter:
     """A plain LoRA adapter: path of each adapted module in the base model → its factors, on the CPU, as stored."""
 
     config: LoraConfig
-    factors: Mapping[str, Factors]
+    factors: Mapping[str, LoraFactors]
 
     @property
     def changes_nothing(self) -> bool:
@@ -204,9 +204,9 @@ def _check_keys(stored: Weights, layers: Mapping[str, Any], role: str) -> None:
         )
 
 
-def _factors(layer: Any, adapter: str, a: Tensor, b: Tensor) -> Factors:
+def _factors(layer: Any, adapter: str, a: Tensor, b: Tensor) -> LoraFactors:
     experts = getattr(layer, "num_experts", 1)
-    return Factors(
+    return LoraFactors(
         a=a.view(experts, -1, a.shape[1]),
         b=b.view(b.shape[0], -1, experts),
         scale=float(layer.scaling[adapter]),

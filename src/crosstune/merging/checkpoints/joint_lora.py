@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from crosstune.foundation.errors import CheckpointError, StorageError, UnsupportedError
 from crosstune.merging.checkpoints.adapters import (
     Adapter,
-    Factors,
+    LoraFactors,
     active_adapter,
     base_weights,
     is_adapter_folder,
@@ -66,7 +66,7 @@ def join(ends: Sequence[Adapter | None], base: nn.Module) -> Joint:
     blocks = _blocks(ends) or (_Block(after, (len(ends) - 1,)),)
     config = _kept(blocks, after) or _stacked(blocks, after, base)
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-    paths: dict[str, Factors] = {}
+    paths: dict[str, LoraFactors] = {}
     for block in blocks:
         paths = {**block.first.factors, **paths}
     made = []
@@ -148,14 +148,14 @@ def _targets(paths: set[str], base: nn.Module) -> list[str]:
     return sorted(words if meant == paths else paths)
 
 
-def _a(block: _Block, path: str, example: Factors) -> Tensor:
+def _a(block: _Block, path: str, example: LoraFactors) -> Tensor:
     found = block.first.factors.get(path)
     a = example.a[:, :0] if found is None else found.a
     return torch.cat([a, a.new_zeros(a.shape[0], block.rank - a.shape[1], a.shape[2])], dim=1)
 
 
 def _b(
-    block: _Block, path: str, example: Factors, end: Adapter | None, number: int, scale: float
+    block: _Block, path: str, example: LoraFactors, end: Adapter | None, number: int, scale: float
 ) -> Tensor:
     found: Any = end.factors.get(path) if end is not None and number in block.members else None
     if found is None:

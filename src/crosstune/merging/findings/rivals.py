@@ -18,8 +18,6 @@ from crosstune.merging.findings.scored import (
     Figure,
     ScoredPoints,
     cells,
-    counted,
-    place_of_after,
     validation_loss,
 )
 from crosstune.merging.points import Point
@@ -43,7 +41,7 @@ def rivals_table(scored: ScoredPoints) -> Table:
                 "answer": "after" if other.starts_replay else other.label,
                 "same_model": _same_model(point, other),
                 **cells(figures, at),
-                **counted(scored, scored.tasks),
+                **scored.counted(scored.tasks),
             }
         )
     return Table(tables.RIVALS, tables.RIVALS_COLUMNS, rows)
@@ -95,7 +93,7 @@ def _figures(scored: ScoredPoints, pairs: list[tuple[str, int, int]]) -> dict[st
     learned, forgotten = scored.learned, scored.forgotten
     old, new = scored.mean_loss(forgotten), scored.mean_loss(learned)
     mine, theirs = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
-    after = [place_of_after(scored)]
+    after = [scored.after]
     rates = torch.tensor([scored.points[at].rate for at in mine], dtype=torch.float64)
 
     def objective(losses: Tensor) -> Tensor:

@@ -62,6 +62,11 @@ class ScoredPoints:
         """Learned tasks, then forgotten ones."""
         return (*self.learned, *self.forgotten)
 
+    @property
+    def after(self) -> int:
+        """The place of after in `points`."""
+        return next(at for at, point in enumerate(self.points) if point.kind == "after")
+
     @cached_property
     def methods(self) -> dict[str, list[int]]:
         """The places in `points` of each method's points: before first, after last.
@@ -138,11 +143,11 @@ class ScoredPoints:
         """The places of a method's points but those asked for and a replay's step 0, which is `after` once more."""
         return [at for at in self.methods[method] if self.points[at].swept]
 
-    def n(self, tasks: Sequence[str]) -> tuple[int, str]:
-        """Units that some tasks stand on, and whether they are rows or groups."""
+    def counted(self, tasks: Sequence[str]) -> dict[str, object]:
+        """The cells of what some tasks stand on: rows or groups, and how many."""
         held = {unit for task in tasks for unit in self.scores[0][task].units}
         names = {self.scores[0][task].unit_name for task in tasks}
-        return len(held), "groups" if "groups" in names else "rows"
+        return {"n": len(held), "n_unit": "groups" if "groups" in names else "rows"}
 
     @cached_property
     def _units(self) -> dict[str, int]:
@@ -188,14 +193,12 @@ class ScoredPoints:
 def points_table(scored: ScoredPoints) -> Table:
     """The table `repair_points`: what every point promised on validation rows and what it holds on test rows."""
     old, new = (scored.mean_loss(tasks) for tasks in (scored.forgotten, scored.learned))
-    after = place_of_after(scored)
     figures = {
         "old": scored.interval(old, scored.forgotten),
         "new": scored.interval(new, scored.learned),
-        "regained": scored.interval(_against(old, after, sign=-1), scored.forgotten),
-        "paid": scored.interval(_against(new, after), scored.learned),
+        "regained": scored.interval(_against(old, scored.after, sign=-1), scored.forgotten),
+        "paid": scored.interval(_against(new, scored.after), scored.learned),
     }
-    stands_on = counted(scored, scored.tasks)
     on_front = {method: _on_front(scored, method) for method in scored.methods}
     rows = []
     for method, place, at in _places(scored):
@@ -213,7 +216,7 @@ def points_table(scored: ScoredPoints) -> Table:
                 "selection_new": validation_loss(point, scored.learned),
                 **cells(figures, at),
                 "on_front": on_front[method][place],
-                **stands_on,
+                **scored.counted(scored.tasks),
             }
         )
     return Table(tables.POINTS, tables.POINTS_COLUMNS, rows)
@@ -221,12 +224,12 @@ def points_table(scored: ScoredPoints) -> Table:
 
 def tasks_table(scored: ScoredPoints) -> Table:
     """The table `repair_tasks`: every task at every point."""
-    figures, after = {}, place_of_after(scored)
+    figures = {}
     for task in scored.tasks:
         loss = scored.mean_loss([task])
         figures[task] = {
             "loss": scored.interval(loss, [task]),
-            "change": scored.interval(_against(loss, after), [task]),
+            "change": scored.interval(_against(loss, scored.after), [task]),
         }
     rows = [
         {
@@ -237,7 +240,7 @@ def tasks_table(scored: ScoredPoints) -> Table:
             "role": "learned" if task in scored.learned else "forgotten",
             "selection": scored.points[at].validation.get(task, math.nan),
             **cells(figures[task], at),
-            **counted(scored, [task]),
+            **scored.counted([task]),
         }
         for method, place, at in _places(scored)
         for task in scored.tasks
@@ -258,7 +261,7 @@ def hypervolume_table(scored: ScoredPoints) -> Table:
             **cells({"over_global": found}, (at, 1)),
             **cells({"over_replay": found}, (at, 2)),
             "points": len(scored.swept(method)),
-            **counted(scored, scored.tasks),
+            **scored.counted(scored.tasks),
         }
         for at, method in enumerate(scored.methods)
     ]
@@ -285,17 +288,6 @@ def _places(scored: ScoredPoints) -> Iterator[tuple[str, int, int]]:
     """Method, place in the method's list, place in `points`."""
     for method, places in scored.methods.items():
         yield from ((method, place, at) for place, at in enumerate(places))
-
-
-def place_of_after(scored: ScoredPoints) -> int:
-    """The place of after in `points`."""
-    return next(at for at, point in enumerate(scored.points) if point.kind == "after")
-
-
-def counted(scored: ScoredPoints, tasks: Sequence[str]) -> dict[str, object]:
-    """The cells of what some tasks stand on: rows or groups, and how many."""
-    n, n_unit = scored.n(tasks)
-    return {"n": n, "n_unit": n_unit}
 
 
 def cells(figures: Mapping[str, Interval], at: int | tuple[int, int]) -> dict[str, float]:
