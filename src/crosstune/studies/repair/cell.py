@@ -10,9 +10,9 @@ from crosstune.foundation.data import Row
 from crosstune.foundation.models import save_model
 from crosstune.foundation.seeds import Seeds
 from crosstune.interference import measure_rollback
+from crosstune.merging.api import repair_endpoints
 from crosstune.merging.result import Repair
 from crosstune.merging.scoring import most_evaluations, place_end
-from crosstune.merging.api import repair_endpoints
 from crosstune.merging.session import Watch
 from crosstune.studies.frame.cell import Cell, Phase
 from crosstune.studies.repair.prepare import Prepared
