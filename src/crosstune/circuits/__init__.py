@@ -1,4 +1,8 @@
-"""Circuits: how two tasks meet in attention heads, sample by sample, in the Q, K, V and O blocks of every head."""
+"""Circuits: how two tasks meet in attention heads, sample by sample, in the Q, K, V and O blocks of every head.
+
+Where the numbers are made: the score of a pair in `scoring/variants.py`, from gradients of single samples (`scoring/tiles.py`) and a Fisher
+(`scoring/fisher.py`, `scoring/kfac.py`); intervals and bands of heads in `summary.py`, the cosine of two tasks in `cosine.py`.
+"""
 
 from __future__ import annotations
 

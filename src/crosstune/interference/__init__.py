@@ -3,6 +3,9 @@
 `ForgettingLedger` attributes the change of a task's loss along the path of the weights to components, in nats that add up.
 `ConflictProbe` and `measure_conflict` ask whether gradients agree, over windows of states and at one state.
 `measure_rollback` puts one component back to where it was and measures what returns.
+
+Where the numbers are made: the integral of the ledger in `ledger/quadrature.py`, its sums in `ledger/accounts.py`; rollback in
+`ledger/rollback.py`; the corrected cosine in `conflict/cosine.py`, of windows in `conflict/windows.py`, peaks in `conflict/peaks.py`.
 """
 
 from __future__ import annotations

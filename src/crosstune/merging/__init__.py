@@ -1,4 +1,8 @@
-"""Repair: give back what a fine-tune forgot, by choosing weights between the model before and the model after."""
+"""Repair: give back what a fine-tune forgot, by choosing weights between the model before and the model after.
+
+Where the numbers are made: the gradient of a coefficient in `interpolation.py`, for every task and fold at once in `evaluations.py`; the search
+over coefficients in `optimise/descent.py`, the front and its hypervolume in `optimise/archive.py`; intervals in `findings/scored.py`.
+"""
 
 from __future__ import annotations
 
