@@ -77,7 +77,7 @@ def measure_circuits(
     heads = HeadMap.of(loaded)
     check_finite(loaded)
     check_length(loaded, chosen)
-    chosen.check_places(heads)
+    chosen.check_places(heads.num_layers, heads.num_heads)
     a, b = choose_samples(task_a, task_b, encoder, chosen)
     if not (len(a) and len(b)):
         return CircuitScores.create(a.unmeasured, b.unmeasured, heads, chosen).finish()

@@ -55,7 +55,7 @@ class Axes:
         settings: CircuitSettings,
     ) -> Axes:
         """The axes of a measurement."""
-        settings.check_places(heads)
+        settings.check_places(heads.num_layers, heads.num_heads)
         counts = HeadCounts.of(heads)
         layers, chosen = (
             tuple(range(count)) if some is None else tuple(sorted(some))

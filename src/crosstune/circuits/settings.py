@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.gradients.settings import GradientSettings
 from crosstune.foundation.settings.options import at_least
-
-if TYPE_CHECKING:
-    from crosstune.foundation.models import HeadMap
 
 BLOCKS = ("q", "k", "v", "o")
 """The four projections of attention; a head owns output rows of Q, K and V and input columns of O."""
@@ -150,11 +147,11 @@ class CircuitSettings:
         """How the model is evaluated."""
         return GradientSettings(self.precision, self.batch_tokens)
 
-    def check_places(self, heads: HeadMap) -> None:
-        """Raise a SettingsError unless the model has the layers and heads that are asked for."""
+    def check_places(self, num_layers: int, num_heads: int) -> None:
+        """Raise a SettingsError unless a model of this size has the layers and heads that are asked for."""
         for argument, places, count in (
-            ("layers", self.layers, heads.num_layers),
-            ("heads", self.heads, heads.num_heads),
+            ("layers", self.layers, num_layers),
+            ("heads", self.heads, num_heads),
         ):
             beyond = [place for place in places or () if place >= count]
             if beyond:

@@ -29,7 +29,7 @@ class Scope:
     @classmethod
     def of(cls, heads: HeadMap, settings: CircuitSettings) -> Scope:
         """What the settings ask for."""
-        settings.check_places(heads)
+        settings.check_places(heads.num_layers, heads.num_heads)
         layers = range(heads.num_layers) if settings.layers is None else settings.layers
         blocks = tuple(block for block in BLOCKS if block in settings.blocks)
         return cls(heads, tuple(sorted(layers)), blocks)

@@ -118,7 +118,7 @@ class Prepared(Procedure[CircuitStudySettings]):
                 words.enter_context(renamed(name, f"measurement.{name}"))
             check_length(model, measured)
             heads = HeadMap.of(model)
-            measured.check_places(heads)
+            measured.check_places(heads.num_layers, heads.num_heads)
         return heads
 
     def samples_of(self, key: CellKey, tokenizer: Any) -> tuple[Samples, Samples]:
