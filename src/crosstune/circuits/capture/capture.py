@@ -233,9 +233,11 @@ class _Job:
                 limit = rounding(among, tf32=self.tf32)
                 if seen[-1] > limit and kernel != KERNELS[-1]:
                     continue
-                leak = difference(among, -1, self._beside_others(index), -1)
-            # What rounding to half precision would hide shows in the same shapes, which round alike.
-            if seen[-1] <= limit and leak <= same_shape_rounding(among, tf32=self.tf32):
+                # What coarse rounding would hide shows in the same shapes, which round alike.
+                fine = same_shape_rounding(among, tf32=self.tf32)
+                is_known = seen[-1] <= fine
+                leak = 0.0 if is_known else difference(among, -1, self._beside_others(index), -1)
+            if seen[-1] <= limit and leak <= fine:
                 shards.settle(kernel, seen[0])
                 shards.write(index, among)
                 return kernel, seen[0]
