@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
@@ -30,6 +31,11 @@ FORKED.set_forkserver_preload(
 def in_processes(count: int, work: Callable[..., object], *args: Any) -> None:
     """`work(rank, *args)` in so many processes of one thread; an error of one is raised here."""
     start_processes(_single_threaded, (work, args), nprocs=count, start_method="forkserver")
+
+
+def forked_pool(workers: int, mp_context: object) -> ProcessPoolExecutor:
+    """In place of the pool of spawned workers that a study opens."""
+    return ProcessPoolExecutor(workers, FORKED)
 
 
 def in_two(work: Callable[..., object], *args: Any) -> None:

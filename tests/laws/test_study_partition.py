@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from tests.processes import FORKED
+from tests.processes import forked_pool
 from tests.studies import small_study
 
 from crosstune.foundation.records import Run
@@ -44,11 +43,7 @@ def test_worker_processes_find_what_one_finds(
     folder: Path, grown: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread a worker, as here
-
-    def pool(workers: int, mp_context: object) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, FORKED)
-
-    monkeypatch.setattr(processes, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", forked_pool)
     chosen = small_study.settings(folder, output=str(folder / "two"), seeds=[0, 1], workers=2)
     run = small_study.run_cells(chosen)
     assert small_study.differences(small_study.figures(run), small_study.figures(grown)) == []

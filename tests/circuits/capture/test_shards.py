@@ -61,7 +61,7 @@ def shards(folder: Path) -> list[Path]:
 
 def test_the_same_capture_is_found_again(tmp_path: Path, passes: list[int]) -> None:
     first = capture(tmp_path)
-    # Three batches; one row alone and once beside other rows, to see whether the others in the batch matter.
+    # Three batches, and one row alone, to see whether the others in its batch matter.
     assert sorted(passes) == [1, 1, 2, 3]
     passes.clear()
     with capture(tmp_path, budget_gib=1e-6) as again:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from tests.interference import tiny
 from tests.merging import pairs
+from tests.processes import in_two
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from crosstune.foundation.data import collate, encode
@@ -249,12 +248,8 @@ def test_a_fresh_adapter_is_repaired_and_its_base_left(
     assert any("o_proj" in name for name in moved)
 
 
-def work(number: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", address, rank=number, world_size=2)
+def work(number: int, folder: str) -> None:
     save_file(repaired_pair(), f"{folder}/{number}.safetensors")
-    torch.distributed.destroy_process_group()
 
 
 def repaired_pair() -> dict[str, torch.Tensor]:
@@ -278,10 +273,7 @@ def repaired_pair() -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_repair_as_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
+    in_two(work, str(tmp_path))
     first, second = (load_file(tmp_path / f"{number}.safetensors") for number in range(2))
     assert same(first, second)
     one = repaired_pair()

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.processes import forked_pool
 from tests.studies.frame import tiny_study
 
 from crosstune.cli.main import main
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.records import Run
-from crosstune.studies.frame import procedure
+from crosstune.studies.frame import procedure, processes
 from crosstune.studies.frame.loading import load_procedure
 
 FILE = Path(tiny_study.__file__)
@@ -64,9 +65,15 @@ def test_a_file_is_loaded_once_and_found_again_by_its_path() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("packaged", "workers"), [(False, 1), (True, 1), (False, 2), (True, 2)])
 def test_a_study_runs_by_its_path(
-    packaged: bool, workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    packaged: bool,
+    workers: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if packaged:
+        # The other one has spawned workers, as users have.
+        monkeypatch.setattr(processes, "ProcessPoolExecutor", forked_pool)
         file = in_a_package(tmp_path)
     else:  # a folder that Python does not know, so that a worker can only find it by its path
         file = Path(shutil.copy(FILE, tmp_path / "tiny_study.py"))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.processes import forked_pool
 from tests.studies import small_study
 from tests.studies.frame.tiny_study import Tiny, TinySettings
 
@@ -34,7 +35,10 @@ def test_what_workers_tell_is_handed_on_and_an_error_comes_through() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds_though_a_cell_failed(tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds_though_a_cell_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", forked_pool)
     chosen = TinySettings(output=str(tmp_path / "two"), seeds=(0, 1), workers=2)
     with pytest.raises(ValueError, match="seed 1 was told to fail"):
         small_study.undrawn(Tiny(replace(chosen, fails=(1,))))
