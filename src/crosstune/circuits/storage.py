@@ -170,7 +170,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A disk that is full, or refuses, is told in the user's words."""
+        """A disk that is full, or refuses, is reported in the user's words."""
         try:
             yield
         except (SafetensorError, OSError) as error:

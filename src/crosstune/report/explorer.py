@@ -80,7 +80,7 @@ def _table(name: str | None, contents: Contents) -> Table | None:
 
 
 def _facts(source: SectionTable) -> list[Column]:
-    """What is told of a cell besides its place: its other values and labels."""
+    """What is shown of a cell besides its place: its other values and labels."""
     named = source.section.value
     return [c for c in source.columns if c.role in ("value", "label") and c.name != named]
 
@@ -178,10 +178,10 @@ def _pairs(source: SectionTable, contents: Contents) -> dict[str, Any] | None:
     if table is None:
         return None
     shared = _shared(table, source)
-    told = [column for column in table.columns if column.name not in shared]
+    shown = [column for column in table.columns if column.name not in shared]
     return {
         "shared": shared,
-        "columns": [_fact(column, table) for column in told],
+        "columns": [_fact(column, table) for column in shown],
         "table": packed(_cut(table)),
         "left": max(0, len(table) - MOST_PAIRS),
     }

@@ -47,7 +47,7 @@ def page_html(
         _section(contents, section, index, section.id in specifications)
         for index, section in enumerate(page.sections, start=1)
     )
-    told = {
+    shown = {
         "title": escape(page.title),
         "subtitle": escape(page.subtitle),
         "contents": _contents_list(contents),
@@ -57,7 +57,7 @@ def page_html(
     }
     template = Template(_asset("page.html"))
     return template.substitute(
-        {name: visible(html) for name, html in told.items()},
+        {name: visible(html) for name, html in shown.items()},
         style=_asset("page.css") + _asset("explorer.css"),
         data=script_json(_data(contents, specifications)),
         vega=vega_bundle,

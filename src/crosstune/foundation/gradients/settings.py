@@ -66,7 +66,7 @@ class LedgerSettings:
     relative: float | None = None
     """Share of the segment's loss change it may miss by; None: by the precision of the weights."""
     by_head: bool = False
-    """Whether contributions of attention are told head by head as well, in the table `forgetting_heads`."""
+    """Whether contributions of attention are given head by head as well, in the table `forgetting_heads`."""
     track: bool = True
     """Whether the running change of every loss goes to the trainer's trackers and log."""
     level: float = 0.95

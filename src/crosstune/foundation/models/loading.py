@@ -64,7 +64,7 @@ def load_model(
         dtype=wanted,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # told by _check_whole, with the name of the weight
+        ignore_mismatched_sizes=True,  # reported by _check_whole, with the name of the weight
         trust_remote_code=trust_remote_code,
     )
     _check_whole(info, where)
@@ -229,7 +229,7 @@ def _resolve(path_or_id: str | Path, or_else: str = "config.json") -> str:
 
 
 def _read(auto: Any, where: str, **options: Any) -> Any:
-    """Call `from_pretrained`, with what the library could not read told in our words."""
+    """Call `from_pretrained`, with what the library could not read said in our words."""
     try:
         return auto.from_pretrained(where, **options)
     except (OSError, ValueError, SafetensorError) as error:

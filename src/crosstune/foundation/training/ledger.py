@@ -182,11 +182,11 @@ class LossLedger:
         return Table("loss_ledger", COLUMNS, self.rows)
 
     def save_state(self, folder: Path) -> None:
-        """Write the books, exact to the bit."""
+        """Write the ledger, exact to the bit."""
         write_json(folder / "ledger.json", {"logged_step": self.logged_step, "rows": self.rows})
 
     def load_state(self, folder: Path) -> None:
-        """Go on from written books."""
+        """Go on from a written ledger."""
         state = read_json(folder / "ledger.json")
         self.logged_step = state["logged_step"]
         self.rows = state["rows"]

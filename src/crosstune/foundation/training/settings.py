@@ -98,7 +98,7 @@ class TrainingSettings:
     keep_checkpoints: int = 2
     """Whole checkpoints that are kept; older ones are removed."""
     log_every: int = 10
-    """Steps between lines of the training log; the loss ledger books every step all the same."""
+    """Steps between lines of the training log; the loss ledger has every step all the same."""
     report_to: tuple[str, ...] = ()
     """Trackers by their transformers names (wandb, trackio, tensorboard)."""
 

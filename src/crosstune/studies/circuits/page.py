@@ -160,11 +160,11 @@ def _sections(run: Run, done: Mapping[CellKey, Run]) -> Iterator[Section]:
             choose = (name for name in several if name != facet)
             yield replace(section, facet=facet, choose=(*choose, *section.choose))
     first = next(iter(done))
-    told = " ".join(event["text"] for event in done[first].events(METHODS))
+    methods = " ".join(event["text"] for event in done[first].events(METHODS))
     yield Section(
         id="methods",
         title="Methods",
         lead="A paragraph for a paper, written from the settings of the first pair of tasks.",
         view="text",
-        note=f"Task A is {first.task_a}, task B is {first.task_b}. {told}",
+        note=f"Task A is {first.task_a}, task B is {first.task_b}. {methods}",
     )

@@ -1,4 +1,4 @@
-"""Everything a circuit study can be told. No torch here: the command line reads its help from this file."""
+"""The settings of a circuit study. No torch here: the command line reads its help from this file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class CircuitStudySettings(StudySettings):
     ablate: bool = False
     """Whether all pair scores are compared with each other, block by block: do pooling and sign matter here?"""
     top_pairs: int = 5
-    """Pairs of samples that are told of a head with their texts, for the heads of which the most is shown."""
+    """Pairs of samples of a head that are listed with their texts, for the heads of which the most is shown."""
     factors: str | None = None
     """Where captured factors are kept, for other runs to ask other questions; none keeps them in the run folder."""
     keep_factors: bool = True

@@ -1,4 +1,4 @@
-"""The page of a conflict study: which tables are drawn, in which order, and what a reader is told about each."""
+"""The page of a conflict study: which tables are drawn, in which order, and what is said about each."""
 
 from __future__ import annotations
 
@@ -171,8 +171,8 @@ def _agreement(begin: Begin) -> Iterator[Section]:
     yield Section(
         "peaks",
         "Is there a peak?",
-        "A site is called a peak only if it is told apart from every other by its standardised difference; else "
-        "the sites that cannot be told apart are named.",
+        "A site is called a peak only if it is distinguished from every other by its standardised difference; else "
+        "the sites that cannot be distinguished are named.",
         **drawn("table", "peaks_over_seeds", choose=("scope",)),
     )
     lead = "The slope of agreement on depth, and whether it changes over the stage."

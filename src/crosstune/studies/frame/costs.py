@@ -45,7 +45,7 @@ def time_training(
         model: A model that may be spoilt.
         data: The study's rows.
         training: The study's training.
-        callbacks: What looks on; its own time is not the training's.
+        callbacks: What measures; its own time is not the training's.
         steps: Optimizer steps that are timed.
 
     Returns:

@@ -103,7 +103,7 @@ def by_task(tasks: Table) -> Table:
 
 
 def fronts(found: Table) -> Table:
-    """The table `repair_fronts`: how much of the room between before and after each method opens up, and more than its rivals."""
+    """The table `repair_fronts`: how much of the area between before and after each method dominates, and more than its rivals."""
     rows = (_mean(seeds, FRONTS) for _, seeds in by_key(found, ("method",)))
     return Table("repair_fronts", FRONTS, rows)
 

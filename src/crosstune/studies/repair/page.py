@@ -1,4 +1,4 @@
-"""The page of a repair study: which tables are drawn, in which order, and what a reader is told about each."""
+"""The page of a repair study: which tables are drawn, in which order, and what is said about each."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
     )
     yield Section(
         "room",
-        "How much room each front opens up",
-        "The share of the room between before and after that a front dominates: 0 where nothing comes back but for a price "
+        "How much of the area each front dominates",
+        "The share of the area between before and after that a front dominates (hypervolume): 0 where nothing comes back but for a price "
         "of all that was forgotten, 1 where all of the old comes back at no cost. Trade-offs that cost more nats of the new "
         "than all that was forgotten do not count.",
         **drawn("bars", "repair_fronts", y="method", value="value"),
-        note="The room ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains none "
+        note="The area ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains none "
         "there, so look at the front and at the same question too. Taken from the best of several noisy points, so a little "
         "too high, alike for methods with equally many points.",
     )
@@ -142,7 +142,7 @@ def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
         ("replay", "a replay fine-tune", paired + budget),
     ):
         if other in methods and len(methods) > 1:
-            lead = f"What each front opens up more (right) or less (left) than that of {rival}"
+            lead = f"What each front dominates more (right) or less (left) than that of {rival}"
             yield Section(
                 f"over-{other}",
                 f"Does it beat {rival}?",

@@ -69,9 +69,9 @@ def _reasons(over: dict[str, Table], coefficients: Table) -> list[Table]:
 
 
 def _room(opened: Table, seeds: tuple[int, ...]) -> Iterator[Measurement]:
-    """How much of the room between before and after the front of each method opens up, by `repair_fronts`."""
+    """How much of the area between before and after the front of each method dominates, by `repair_fronts`."""
     for row in opened.rows():
-        if not math.isnan(row["value"]):  # with nothing to repair there is no room to open up
+        if not math.isnan(row["value"]):  # with nothing to repair there is no area
             yield Measurement(
                 name=f"room opened up by {row['method']}",
                 value=row["value"],

@@ -66,7 +66,7 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
 
 
 def _comparisons(fronts: Table, settings: RepairStudySettings, pick: Point) -> Iterator[Statement]:
-    """Whether each granularity that was asked for opens up more room than its rivals; the picked one first."""
+    """Whether each granularity that was asked for dominates more of the area than its rivals; the picked one first."""
     asked = [name for name in settings.repair.methods if name in settings.repair.granularity]
     pairs = [(pick.method, "global"), (pick.method, "replay")]
     pairs += [(name, "global") for name in asked if name != pick.method]
