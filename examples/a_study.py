@@ -27,13 +27,13 @@ class Cost(Procedure[LearningSettings]):
     question = "What does learning a language cost one that the model knows?"
 
     def prepare(self) -> list[str]:
-        (known, new), length = self.read_tasks(), self.settings.training.length
+        (known, *_, new), length = self.read_tasks(), self.settings.training.length
         self.start = StartModel(self.settings, "model")
         self.data = self.start.stage_data(new.train, {"known": known.test}, length)
         return []  # nothing to warn of
 
     def page(self, run: Run) -> Page:
-        known, new = self.settings.task_names
+        known, *_, new = self.settings.task_names
         change = mean_over_seeds(run.table("cost").column("change")).estimate
         said = f"Learning {new} changed the loss of {known} by {change} nats per token."
         bars = Section("cost", "Seeds", "After − before", "bars", "cost", y="seed", value="change")

@@ -141,7 +141,9 @@ def _tables(run: Any) -> Any:
             if not any(word in name for word in (*TIMINGS, "cost")):
                 rows = place.table(name).rows()
                 yield f"{where}{name}", [_plain(row) for row in rows]
-        yield f"{where}measurements", [_plain(vars(one)) for one in place.measurements()]
+        # How a figure was made is a sentence.
+        measured = [{**vars(one), "how": ""} for one in place.measurements()]
+        yield f"{where}measurements", [_plain(one) for one in measured]
 
 
 def _plain(row: Any) -> dict[str, str]:

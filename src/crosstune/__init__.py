@@ -1,6 +1,6 @@
 """Crosstune measures, acts on and proves what happens when a model's learning crosses something else.
 
-The plan of the house; imports only go down, and the wings are strangers to each other::
+The plan of the house; imports only go down, and no wing imports another::
 
     cli                 run, plan, show, list: the front door
     studies             one question per file; the only place where wings meet

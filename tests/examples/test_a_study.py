@@ -82,3 +82,16 @@ def test_what_was_killed_goes_on_to_the_same_bits(finished: Run, tmp_path: Path)
 def test_the_report_says_it(finished: Run) -> None:
     page = (finished.folder / "report.html").read_text(encoding="utf-8")
     assert "Learning bn changed the loss of en by" in page
+
+
+def test_it_is_planned_and_bad_settings_are_refused_though_it_says_nothing_of_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL, encoding="utf-8")
+    words = [STUDY, "--config", str(tmp_path / "small.yaml"), "--output", str(tmp_path / "run")]
+    assert main(["plan", *words]) == 0
+    said = capsys.readouterr().out
+    assert "whole study" in said and "training" in said and not (tmp_path / "run").exists()
+    alone = '[{"name": "en", "source": "toy:latin-svo"}]'
+    assert main(["run", *words, "--tasks", alone]) == 2
+    assert "`tasks` must be at least two" in capsys.readouterr().err

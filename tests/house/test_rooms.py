@@ -30,7 +30,7 @@ TWICE = {
     "Estimate": "a value with its interval, and at the face of circuits what a measurement costs",
 }
 
-# Lines of a room, docstrings included; a tenth more is let pass.
+# Lines of a room, docstrings included. More needs a decision (docs/decisions), and then another number here.
 FRAMED = tuple(f"studies/{name}/" for name in ("frame", "conflict", "circuits", "repair"))
 BUDGETS: dict[tuple[str, ...], int] = {
     ("foundation/",): 12_500,
@@ -38,7 +38,8 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("circuits/",): 6_000,
     ("merging/",): 7_000,
     ("report/",): 3_500,
-    FRAMED: 5_700,  # docs/decisions/0007
+    ("cli/",): 600,
+    FRAMED: 6_300,  # docs/decisions/0007
 }
 A_STUDY = 900
 
@@ -60,7 +61,7 @@ def too_small(lines: Mapping[str, int]) -> list[str]:
 
 
 def over_budget(lines: Mapping[str, int]) -> list[str]:
-    """Rooms with more lines than theirs and a tenth; a study without a budget of its own has that of a new one."""
+    """Rooms with more lines than theirs; a study without a budget of its own has that of a new one."""
     folders = {"/".join(PurePosixPath(file).parts[:2]) + "/" for file in lines}
     new = {
         (folder,): A_STUDY
@@ -74,7 +75,7 @@ def over_budget(lines: Mapping[str, int]) -> list[str]:
     return [
         f"{', '.join(rooms)}: {count} lines of {budget}"
         for rooms, (count, budget) in sums.items()
-        if count > 1.1 * budget
+        if count > budget
     ]
 
 
@@ -122,8 +123,8 @@ def test_planted_violations_are_seen() -> None:
     assert crowded([*room, "report/__init__.py"]) == []
     assert crowded([*room, "report/one_more.py"]) == ["report: 15"]
     assert too_small({"a/b.py": 59, "a/c.py": 60, "a/__init__.py": 1}) == ["a/b.py"]
-    assert over_budget({"report/a.py": 3850, "studies/catalogue.py": 999}) == []
-    assert over_budget({"report/a.py": 3800, "report/b.py": 51}) == ["report/: 3851 lines of 3500"]
-    assert over_budget({"studies/new/a.py": 991}) == ["studies/new/: 991 lines of 900"]
+    assert over_budget({"report/a.py": 3500, "studies/catalogue.py": 999}) == []
+    assert over_budget({"report/a.py": 3450, "report/b.py": 51}) == ["report/: 3501 lines of 3500"]
+    assert over_budget({"studies/new/a.py": 901}) == ["studies/new/: 901 lines of 900"]
     planted = {"a.py": "class X:\n    class Y: ...\n", "b.py": "class X(Y): ...\nclass Z: ...\n"}
     assert named_twice(planted) == {"X": ["a.py", "b.py"]}

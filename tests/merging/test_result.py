@@ -238,7 +238,7 @@ def test_the_sentences_stand_in_their_order(compared: Repair) -> None:
         ("Where one nat of the old is worth 1 of the new",),
     )
     assert [text for text, of in zip(said, openings, strict=False) if not text.startswith(of)] == []
-    assert all("front of one coefficient a" in text for text in said[5:])
+    assert all("front of one coefficient per" in text for text in said[5:])
     assert len(said) == 8
     assert [statement.text for statement in compared.statements] == said
 

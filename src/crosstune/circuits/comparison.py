@@ -31,6 +31,7 @@ from crosstune.circuits.settings import Form
 from crosstune.circuits.summary import Margins, rows_of_heads, sample_counts
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.records import Table
+from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.statistics.intervals import (
     Interval,
     interval_from,
@@ -329,7 +330,4 @@ def _interval(figures: Tensor, folds: tuple[int, int], shared: Tensor | None) ->
 
 
 def _in_words(row: dict[str, Any], name: str) -> str:
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if math.isnan(value):
-        return "–"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if low == low else f"{value:.2f}"
+    return "–" if math.isnan(row[name]) else str(Estimate.of(row, name))

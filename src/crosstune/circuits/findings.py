@@ -263,14 +263,14 @@ def _sizes(row: Row) -> str:
 
 
 def _figure(row: Row) -> str:
-    return f"{_place(row)}: {row['mean']:.3g} [{row['band_low']:.3g}, {row['band_high']:.3g}]"
+    return f"{_place(row)}: {Estimate.of(row, 'mean', ('band_low', 'band_high'))}"
 
 
 def _contrast(row: Row) -> str:
     """A head beside the mean head: the band is that of the difference."""
     return (
         f"{_place(row)}: {row['mean']:.3g}, the mean head {row['mean'] - row['contrast']:.3g}, difference "
-        f"{row['contrast']:.3g} [{row['contrast_low']:.3g}, {row['contrast_high']:.3g}]"
+        f"{Estimate.of(row, 'contrast')}"
     )
 
 

@@ -154,7 +154,7 @@ class Store:
                 mark = json.loads(file.metadata()["marks"])[part]
                 names = [name for name in file.keys() if name.split(".")[0] == part]  # noqa: SIM118
                 found = {name.partition(".")[2]: file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(path, f"{type(error).__name__}: {error}") from error
         if _mark(found | dict(elsewhere)) != mark:
             raise self._damaged(path, "other bits than were written")

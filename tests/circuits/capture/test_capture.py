@@ -217,6 +217,25 @@ def test_a_model_that_mixes_rows_whatever_the_kernel_is_refused_unless_rows_go_a
     assert len(alone.batches) == len(ROWS)
 
 
+def test_a_leak_between_rows_without_padding_is_seen() -> None:
+    """Kernels are chosen by shape: what batches with padding do says nothing of those without."""
+
+    def of_two(out: Any) -> Any:
+        return out + 0.1 * out.roll(1, dims=0) if len(out) == 2 else out
+
+    size = 2 * len(ROWS[0].input_ids)
+    with pytest.raises(MeasurementError, match="what other rows"):
+        captured(planted(of_two), [ROWS[0], *ROWS], batch_tokens=size)
+
+
+def test_a_leak_into_the_first_row_alone_is_seen() -> None:
+    def into_the_first(out: Any) -> Any:
+        leaked = 0.3 * out[-1:].detach() * (len(out) > 1)
+        return torch.cat([out[:1] + leaked, out[1:]])
+
+    assert captured(planted(into_the_first), ROWS).kernel == "alone"
+
+
 def test_rows_go_alone_where_half_precision_would_hide_a_leak() -> None:
     factors = captured(planted(a_little_of_the_next_row).bfloat16(), ROWS, precision="model")
     assert factors.kernel == "alone" and factors.difference < 2.0**-3.5

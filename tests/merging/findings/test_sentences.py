@@ -101,11 +101,11 @@ def test_what_was_done_is_said_of_every_kind_of_point() -> None:
     for point, opening in (
         (
             Point("component", "rate", rate=1.0, coefficients=mixed),
-            "The repair with one coefficient a component (rate 1) gave",
+            "The repair with one coefficient per component (rate 1) gave",
         ),
         (
             Point("layer", "budget", budget=0.02, coefficients=mixed[:, :1]),
-            "Keeping 0.21 of every change, with one coefficient a layer, gave",
+            "Keeping 0.21 of every change, with one coefficient per layer, gave",
         ),
         (Point("replay", "replay", step=30), "A replay fine-tune of 30 steps gave"),
         (Point("component", "before"), "Going back to the model before gave"),
@@ -163,7 +163,7 @@ def test_identical_checkpoints_have_nothing_to_repair() -> None:
         ((0.08, 0.05, 0.11), "shown", "beats one global coefficient"),
         ((-0.08, -0.11, -0.05), "shown", "does not beat one global coefficient"),
         ((0.01, -0.02, 0.04), "not_shown", "differs from that of one global coefficient is not"),
-        ((0.01, *NOTHING), "too_noisy", "cannot be told"),
+        ((0.01, *NOTHING), "too_noisy", "too noisy to say"),
     ],
 )
 def test_fronts_are_told_apart_only_by_their_paired_difference(
@@ -197,7 +197,7 @@ def test_more_points_than_the_rival_are_not_kept_quiet() -> None:
         ((0.01, 0.0, 0.02), "shown", "kept"),
         ((0.04, 0.03, 0.05), "warning", "exceeded"),
         ((0.02, 0.01, 0.03), "not_shown", "neither kept nor exceeded is shown"),
-        ((0.02, *NOTHING), "too_noisy", "cannot be told"),
+        ((0.02, *NOTHING), "too_noisy", "too noisy to say"),
     ],
 )
 def test_a_limit_is_kept_where_the_whole_interval_keeps_it(bn: Span, tone: str, says: str) -> None:
@@ -336,9 +336,9 @@ def test_a_budget_names_what_was_regained_and_both_rivals() -> None:
         rival("replay", budget=0.02, more_regained=(-0.7, -0.8, -0.6), more_paid=SURE),
     )
     assert found.text == (
-        "At a cost of at most 0.02 nats a learned task (on validation rows), one coefficient a component regains 0.90 "
+        "At a cost of at most 0.02 nats a learned task (on validation rows), one coefficient per component regains 0.90 "
         "[0.80, 1.00] nats more of the old than one global coefficient, which pays 0.50 [0.40, 0.60] nats more of the new: "
-        "one coefficient a component is better in both; regains 0.70 [0.60, 0.80] nats less of the old than a replay "
+        "one coefficient per component is better in both; regains 0.70 [0.60, 0.80] nats less of the old than a replay "
         "fine-tune, which pays 0.50 [0.40, 0.60] nats less of the new: a replay fine-tune is better in both; by itself it "
         "regains 3.59 [3.50, 3.68] nats of the old and pays 0.03 [0.01, 0.05] of the new."
     )
@@ -350,7 +350,7 @@ def test_a_budget_names_what_was_regained_and_both_rivals() -> None:
 @pytest.mark.parametrize(
     ("more", "paid", "better"),
     [
-        (SURE, _minus(SURE), "one coefficient a component is better in both"),
+        (SURE, _minus(SURE), "one coefficient per component is better in both"),
         (_minus(SURE), SURE, "a replay fine-tune is better in both"),
         (SURE, SURE, ""),
         (_minus(SURE), OPEN, ""),
@@ -420,7 +420,7 @@ def test_answers_are_right_on_real_tables() -> None:
     assert "component regains 0.60 [0.60, 0.60] nats more of the old than one global" in budget
     assert "does 0.85 [0.85, 0.85] nats better together than one global coefficient" in rate
     limited = words.answer(table, "component", "asked: bn ≤ 0.2")
-    assert limited.text.startswith("Asked for bn ≤ 0.2 (on validation rows), one coefficient a")
+    assert limited.text.startswith("Asked for bn ≤ 0.2 (on validation rows), one coefficient per")
 
 
 @pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
@@ -448,7 +448,7 @@ def test_the_same_model_is_said_to_be(budget: float) -> None:
     zero = (0.0, 0.0, 0.0)
     spans = dict.fromkeys(("more_regained", "more_paid", "objective"), zero)
     found = said(rival(budget=budget, same_model=True, **spans))
-    assert "one coefficient a component is the same model as that of one global" in found.text
+    assert "one coefficient per component is the same model as that of one global" in found.text
     assert "0.00 [0.00, 0.00]" not in found.text
     assert "differ" not in found.text
     assert found.tone == "shown"

@@ -40,7 +40,7 @@ def test_help_is_told_from_harm(tmp_path):
         found(tmp_path, closing=[closing("ar", -2.0, -2.5, -1.5)]), "Learning bn helped ar by 2"
     )
     assert one.tone == "shown"
-    assert "components add up to -2" in one.detail
+    assert "components add up to −2" in one.detail
 
 
 def test_the_learned_task_is_not_called_helped(tmp_path):

@@ -126,6 +126,53 @@ def test_a_file_without_one_study_is_refused(
     assert found in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("def f(:\n", "SyntaxError in"),
+        ("import nothing_of_this_name\n", "nothing_of_this_name"),
+        (
+            OWN.replace("counting.", "tests.studies.frame.").split("    kind")[0] + "    pass\n",
+            None,
+        ),
+        (
+            "from crosstune.studies.frame import Procedure\n\nclass P(Procedure):\n    kind = 'p'\n",
+            "must say its `question`",
+        ),
+    ],
+    ids=["syntax", "import", "whole", "half"],
+)
+def test_a_file_says_what_it_lacks(text: str, found: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "half_study.py"
+    file.write_text(text, encoding="utf-8")
+    if found is None:
+        assert load_procedure(str(file)).kind == "tiny"
+        return
+    with pytest.raises(SettingsError, match=found):
+        load_procedure(str(file))
+
+
+def test_cells_of_other_code_are_no_figures_of_this_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = FILE.read_text(encoding="utf-8")
+    words = [f"--output={tmp_path / 'run'}", "--seeds=[0]"]
+
+    def run(name: str, text: str) -> int:
+        file = tmp_path / name
+        file.write_text(text, encoding="utf-8")
+        return main(["run", str(file), *words])
+
+    assert run("first.py", text) == 0
+    shown = text.replace("def page(self", "def page(self").replace("Counting", "Counted")
+    assert shown != text and run("shown.py", shown) == 0
+    assert run("commented.py", text.replace("# it would", "# Really, it would")) == 0
+    capsys.readouterr()
+    assert run("changed.py", text.replace("(part + 1) *", "(part + 2) *")) == 2
+    assert "other code" in capsys.readouterr().err
+    assert Run.open(tmp_path / "run").table("counts").column("count") == [11, 21, 31]
+
+
 def test_a_package_of_the_same_name_is_not_taken_for_it(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()

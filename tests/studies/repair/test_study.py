@@ -50,7 +50,7 @@ def test_a_run_has_the_tables_of_the_documentation_and_no_other(repaired):
 
 def test_the_page_is_written_with_the_trade_off_first(repaired):
     written = read_json(repaired.folder / PAGE_FILE)
-    assert "one coefficient a component (rate 1)" in written["statements"][0]["text"]
+    assert "one coefficient per component (rate 1)" in written["statements"][0]["text"]
     assert written["sections"][0]["id"] == "front"
 
 

@@ -223,36 +223,41 @@ class _Job:
         if not several:
             shards.settle(KERNELS[0], math.nan)
             return KERNELS[0], math.nan
-        index = max(several, key=self._padding)
-        last = self.rows[self.batches[index][-1]]
+        # Attention takes other kernels for batches with padding and without.
+        tried = {max(several, key=self._padding), min(several, key=self._padding)}
         seen: list[float] = []
         for kernel in KERNELS:
             with attention_kernel(kernel):
-                among, alone = self._capture(index), self.run([last])
-                seen.append(difference(among, -1, alone))
-                limit = rounding(among, tf32=self.tf32)
-                if seen[-1] > limit and kernel != KERNELS[-1]:
-                    continue
-                # What coarse rounding would hide shows in the same shapes, which round alike.
-                fine = same_shape_rounding(among, tf32=self.tf32)
-                is_known = seen[-1] <= fine
-                leak = 0.0 if is_known else difference(among, -1, self._beside_others(index), -1)
-            if seen[-1] <= limit and leak <= fine:
+                captured = {index: self._capture(index) for index in tried}
+                found = [self._company(index, among) for index, among in captured.items()]
+            apart, leak, limit, fine = map(max, zip(*found, strict=True))
+            seen.append(apart)
+            if apart <= limit and leak <= fine:
                 shards.settle(kernel, seen[0])
-                shards.write(index, among)
+                for index, among in captured.items():
+                    shards.write(index, among)
                 return kernel, seen[0]
-            break
         # A row may depend on the shape of its batch and not on what is in it: positions that stretch with the longest row, or
         # the rounding of half precision. Then, or where others leak into it no more than rounding does, it goes alone.
         if leak <= limit:
             shards.settle(ALONE, seen[0])
             return ALONE, seen[0]
+        row = self.rows[self.batches[max(tried)][-1]]
         raise MeasurementError(
-            f"row {last.row_id!r}",
+            f"row {row.row_id!r}",
             law="must have gradients that do not change with what other rows of its batch say",
             found=f"a change by {leak:.1e} of their size, whatever the kernel of attention",
             remedy="Set batch_tokens=1, so that each row goes alone.",
         )
+
+    def _company(self, index: int, among: Shard) -> tuple[float, float, float, float]:
+        """How far rows of a batch are from themselves alone, and from themselves beside other tokens; and what rounding may make of both."""
+        limit, fine = (f(among, tf32=self.tf32) for f in (rounding, same_shape_rounding))
+        first, *_, last = (self.rows[place] for place in self.batches[index])
+        apart = [difference(among, at, self.run([row])) for at, row in ((0, first), (-1, last))]
+        # The same shapes round alike: what coarse rounding may hide shows there.
+        leak = difference(among, -1, self._beside_others(index), -1) if max(apart) > fine else 0.0
+        return max(apart), leak, limit, fine
 
     def _padding(self, index: int) -> int:
         """The tokens that fill up a batch's last row, which is its shortest."""

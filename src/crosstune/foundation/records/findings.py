@@ -1,9 +1,7 @@
-"""A value of a table with its interval: what may be said of its sign, and with how many digits.
+"""Findings: what may be said of a value's sign by its interval, with how many digits, and which claim a sentence opens with.
 
-The claims of one sentence: which stands first, and with which tone the sentence is read.
-
-The tone of a sentence is that of the claim it opens with, and of claims of one kind those stand first that may be
-relied on: what was found against expectation, what is shown, what is not shown, what cannot be told.
+The tone of a sentence is that of the claim it opens with. First stands what may be relied on: what was found against expectation,
+what is shown, what is not shown, what is too noisy to say.
 """
 
 from __future__ import annotations
@@ -83,7 +81,9 @@ class Estimate:
         half = (self.high - self.low) / 2
         needed = [number for number in (half, abs(self.low), abs(self.high)) if number > 0]
         smallest = min(needed, default=1.0)
-        return min(max(-math.floor(math.log10(smallest)), _FEWEST_DECIMALS), _MOST_DECIMALS)
+        # Of a wide interval the decimals say nothing: none from 100 on.
+        fewest = max(0, _FEWEST_DECIMALS - max(0, math.floor(math.log10(half)))) if half else 2
+        return min(max(-math.floor(math.log10(smallest)), fewest), _MOST_DECIMALS)
 
     def _rounded(self, number: float) -> float:
         return round(number, self.decimals)
@@ -92,6 +92,11 @@ class Estimate:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 seed`, `2 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def signed(number: float) -> str:
+    """A number with its sign, in four digits: `+0.0096`, `−1.2`."""
+    return _minus(f"{number:+.4g}")
 
 
 def _minus(text: str) -> str:

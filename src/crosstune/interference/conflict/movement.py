@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.statistics.intervals import (
     Interval,
     Spread,
@@ -173,7 +174,7 @@ def _verdict(interval: Interval, relevant: float, basis: _Basis, scope: str) -> 
         verdict = "shown"
         words = (
             f"Movement is shown ({scope}): the slope of agreement on depth changed by "
-            f"{float(interval.value):.3g} [{low:.3g}, {high:.3g}] per layer."
+            f"{Estimate(float(interval.value), low, high)} per layer."
         )
     elif excluded <= relevant:
         verdict = "not shown"

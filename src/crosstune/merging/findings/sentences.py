@@ -32,14 +32,14 @@ TWO_THINGS = "A divergence is what chose, a loss is what is reported: the two ar
 _METHODS = {
     "global": "one global coefficient",
     "ramp": "a ramp over depth",
-    "layer": "one coefficient a layer",
-    "component": "one coefficient a component",
-    "expert": "one coefficient an expert",
-    "tensor": "one coefficient a tensor",
-    "embedding_rows": "one coefficient a class of embedding rows",
-    "kv_head": "one coefficient a key-value group of heads",
-    "head": "one coefficient an attention head",
-    "singular": "one coefficient a singular direction",
+    "layer": "one coefficient per layer",
+    "component": "one coefficient per component",
+    "expert": "one coefficient per expert",
+    "tensor": "one coefficient per tensor",
+    "embedding_rows": "one coefficient per class of embedding rows",
+    "kv_head": "one coefficient per key-value group of heads",
+    "head": "one coefficient per attention head",
+    "singular": "one coefficient per singular direction",
     "replay": "a replay fine-tune",
 }
 
@@ -220,7 +220,7 @@ def comparison(hypervolume: Table, method: str, other: str) -> Statement:
         f"{basis([row])}. A front takes the best of noisy points, which favours the one with more."
     )
     if not more.has_interval:
-        text = f"Whether the front of {mine} beats {theirs} cannot be told."
+        text = f"Whether the front of {mine} beats {theirs} is too noisy to say."
         return Statement(text, "too_noisy", detail)
     covers = f"it dominates {value.value:.2f} of the area between before and after"
     favoured = points > rival if more.is_positive else points < rival
@@ -252,7 +252,7 @@ def constraints(
 def _constraint(row: Row, limit: float) -> Statement:
     change = Estimate.of(row, "change")
     if not change.has_interval:
-        claim = Claim("whether the limit is kept cannot be told", "too_noisy")
+        claim = Claim("whether the limit is kept is too noisy to say", "too_noisy")
     elif change.high <= limit:
         claim = Claim("kept", "shown")
     elif change.low > limit:

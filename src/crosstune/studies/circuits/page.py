@@ -49,7 +49,7 @@ _COSINES = {
         value="cosine",
         choose=("block",),
         where={"variant": variant},
-        note="1 is what two halves of one task have. Only where each task can be told to share something with itself: of what a model has "
+        note="1 is what two halves of one task have. Only where the gradients within each task are shown to agree: of what a model has "
         "learned already little mean gradient is left. It is hatched where that lies within its error, and blank where the "
         "figure within a task is not even above 0. Intervals are of single heads, in the numbers below.",
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.findings import Estimate, counted
+from crosstune.foundation.records.findings import Estimate, counted, signed
 from crosstune.foundation.records.page import Statement, Tone
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE
@@ -81,8 +81,8 @@ def _forgotten(run: Run) -> Iterator[Statement]:
             "info"
             if alone and said.tone == "shown"
             else said.tone,  # one seed speaks of itself alone
-            f"{change} nats per held-out token, over rows and {counted(row['seeds'], 'seed')}; the components add up to "
-            f"{row['booked']:+.4g}, largest residual of a seed {row['residual']:.2g} ({row['relative']:.1e} of the "
+            f"{change} nats per held-out token, over rows and {counted(row['seeds'], 'seed')}; measured "
+            f"{signed(row['measured'])}, and the components add up to {signed(row['booked'])}: largest residual of a seed {row['residual']:.2g} ({row['relative']:.1e} of the "
             f"change), m = {row['every']} steps a segment.",
         )
 
@@ -132,7 +132,7 @@ def _agreed(pair: str, rows: Sequence[Row]) -> tuple[str, Tone, str]:
     # Conflict and agreement rest on the inner product, which has its interval also where a cosine is below
     # the noise floor; both are counted after Holm over the sites.
     if all(math.isnan(row["inner_low"]) for row in rows):
-        return f"{pair} cannot be told, too few blocks or states for an interval", "too_noisy", ""
+        return f"{pair} cannot be judged: too few blocks or states for an interval", "too_noisy", ""
     fighting = sorted((row for row in rows if row["conflict"]), key=lambda row: row["inner"])
     agreeing = f"at {sum(row['agree'] for row in rows)} of {len(rows)} sites"
     noisy = sum(not row["resolved"] for row in rows)

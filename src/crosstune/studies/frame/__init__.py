@@ -9,7 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crosstune.foundation import fetched_from as _fetched_from
-from crosstune.studies.frame.settings import LearningSettings, SeededSettings, StudySettings
+from crosstune.studies.frame.settings import (
+    LearningSettings,
+    SeededSettings,
+    StudySettings,
+    require,
+)
 
 if TYPE_CHECKING:
     from crosstune.studies.frame.cell import Cell, Phase
@@ -26,6 +31,7 @@ __all__ = [
     "StudySettings",
     "SeededSettings",
     "LearningSettings",
+    "require",
     "StartModel",
     "Timing",
     "time_training",

@@ -52,6 +52,13 @@ def run_groups(
                 ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
+            except ray.exceptions.RayError as error:
+                raise MeasurementError(
+                    "engine",
+                    law=f"must keep a cell's worker alive, or begin it again at most {_TRIES} times",
+                    found=f"{type(error).__name__}: {error}",
+                    remedy="Run again: cells go on from their checkpoints. Look at the memory of the nodes.",
+                ) from error
     finally:
         if started:
             ray.shutdown()
@@ -133,4 +140,4 @@ def _cores(ray: Any, groups: int) -> int:
     """The share of the cluster's cores that a group gets, at most those of the smallest node."""
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     having = [cores for cores in nodes if cores]
-    return max(1, min(min(having), sum(having) // groups))
+    return max(1, min(min(having, default=1), sum(having) // groups))

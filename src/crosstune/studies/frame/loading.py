@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.storage import fingerprint
 
 
 def load_procedure(where: str) -> Any:
@@ -27,12 +29,20 @@ def load_procedure(where: str) -> Any:
             found=f"no file {where}",
             remedy="`crosstune list` names the studies that come with Crosstune.",
         )
-    module = _module_of(file)
+    try:
+        module = _module_of(file)
+    except (SyntaxError, ImportError) as error:
+        raise SettingsError(
+            "study",
+            law="must be a Python file that can be loaded",
+            found=f"{type(error).__name__} in {where}: {error}",
+            remedy="Mend it there, or install what it imports.",
+        ) from error
     found: list[Any] = [
         value
         for value in vars(module).values()
         if isinstance(value, type)
-        and hasattr(value, "settings_class")
+        and any(base.__name__ == "Procedure" for base in value.__mro__[1:])
         and value.__module__ == module.__name__
     ]
     if len(found) != 1:
@@ -42,8 +52,32 @@ def load_procedure(where: str) -> Any:
             found=f"{len(found)} in {where}",
             remedy="Keep one study in each file.",
         )
-    found[0].file = str(file)
+    for name in ("kind", "question", "settings_class", "cell"):
+        if not hasattr(found[0], name):
+            raise SettingsError(
+                "study",
+                law=f"must say its `{name}`",
+                found=f"{found[0].__name__} without it in {where}",
+                remedy=f"Write `{name} = …` in the class.",
+            )
+    found[0].file, found[0].code = str(file), _fingerprint(file)
     return found[0]
+
+
+def _fingerprint(file: Path) -> str:
+    """Of the code of a study's file, or of all files of its package, without what only sums up and shows."""
+    is_package = (file.parent / "__init__.py").is_file()
+    files = sorted(file.parent.rglob("*.py")) if is_package else [file]
+    shown = ("summarise", "page", "plan")
+    parts = []
+    for one in files:
+        tree = ast.parse(one.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                node.body = [part for part in node.body if getattr(part, "name", "") not in shown]
+        name = one.relative_to(file.parent).as_posix() if is_package else ""
+        parts.append([name, ast.dump(tree)])
+    return fingerprint(parts)
 
 
 def _module_of(file: Path) -> ModuleType:

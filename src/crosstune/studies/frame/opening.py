@@ -22,16 +22,18 @@ _LEARNED = ("cells/*/**/*.safetensors", "cells/*/**/*.npy")
 _SUMMED_UP = ("cells", "tables", "measurements.parquet", "page.json", "report.html", "events.jsonl")
 
 
-def open_run(settings: S, kind: str) -> Run:
+def open_run(settings: S, kind: str, code: str = "") -> Run:
     """The run folder of a study; every process sees it.
 
     It is new, or gone on with where the settings differ in nothing but seeds, or begun anew with other settings where no
-    cell has weights or scores yet. A folder with another run is refused.
+    cell has weights or scores yet. A folder with another run is refused, and one whose cells other code of the study has made.
     """
     folder = Path(settings.output)
     old = Run.open(folder) if (folder / "run.json").exists() else None
     # Every process looks, so that all of them stop; the first one alone then writes.
     changed = {} if old is None else _changes(old, settings, kind)
+    if old is not None and not changed:
+        _check_code(old, code)
     ranks.wait_for_all()
     if ranks.is_first():
         if old is None:
@@ -46,6 +48,8 @@ def open_run(settings: S, kind: str) -> Run:
                     (folder / name).unlink(missing_ok=True)
             kept = settings if changed else _with_all_seeds(opened, settings)
             write_text(folder / "settings.yaml", to_yaml(kept))
+        if code:
+            Run.open(folder).event("code", code=code)
     ranks.wait_for_all()
     return Run.open(folder)
 
@@ -91,6 +95,19 @@ def _changes(old: Run, settings: StudySettings, kind: str) -> dict[str, tuple[An
         found=f"{old.folder} with {found or f'a run of kind {old.kind!r}'}",
         remedy="Name another folder with `--output`, or take back the change to go on with that run.",
     )
+
+
+def _check_code(old: Run, code: str) -> None:
+    """Raise where cells were begun by other code of a study outside the package: their figures are not this study's."""
+    known = [event["code"] for event in old.all_events() if event["kind"] == "code"]
+    if known and known[-1] != code and old.cells():
+        raise StorageError(
+            "output",
+            law="must be a new folder, or a run of the study as it is written now",
+            found=f"{old.folder} with cells that other code has run",
+            remedy="Name another folder with `--output`, or delete that one. (What sums up and draws may change: "
+            "`summarise`, `page` and `plan`.)",
+        )
 
 
 def _with_all_seeds(old: Run, settings: S) -> S:

@@ -18,6 +18,7 @@ from crosstune.foundation.records.page import PAGE_FILE, Page, Statement
 from crosstune.foundation.storage import write_json
 from crosstune.studies.frame import cluster, processes
 from crosstune.studies.frame.cell import Cell
+from crosstune.studies.frame.costs import as_plan, time_training
 from crosstune.studies.frame.opening import (
     finished_cells,
     open_cell,
@@ -46,6 +47,8 @@ class Procedure(Generic[S]):
 
     file: ClassVar[str] = ""
     """The file that a study outside the package was loaded from."""
+    code: ClassVar[str] = ""
+    """A fingerprint of what is written there, but for how it is summed up and shown."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -84,12 +87,27 @@ class Procedure(Generic[S]):
         raise NotImplementedError
 
     def plan(self) -> Plan:
-        """What it will cost; nothing is left on disk, and no run folder is made."""
-        raise UnsupportedError(
-            "plan",
-            law=f"must be written by the study {self.kind!r} itself",
-            found="a study without a plan",
-            remedy="Write its `plan` with `time_training` and `as_plan`, or run it with fewer steps first.",
+        """What it will cost; nothing is left on disk, and no run folder is made.
+
+        A study whose cells train a model of `self.start` on `self.data`, as `prepare` left them, needs no plan of its own.
+        """
+        warnings, settings = self.prepare(), self.settings
+        start, data, training = (
+            getattr(where, name, None)
+            for where, name in ((self, "start"), (self, "data"), (settings, "training"))
+        )
+        if start is None or data is None or training is None:
+            raise UnsupportedError(
+                "plan",
+                law=f"must be written by the study {self.kind!r} itself",
+                found="a study without a plan",
+                remedy="Write its `plan` with `time_training` and `as_plan`, or run it with fewer steps first.",
+            )
+        timing = time_training(start.load(training.lora), data, training)
+        costs = {"training": training.steps * timing.step_seconds, "loading": timing.warm_seconds}
+        cells, workers = len(self.cell_names), settings.workers
+        return as_plan(costs, cells=cells, workers=workers, peak_bytes=timing.peak_bytes).warned(
+            warnings
         )
 
     # ---- what all studies share ----------------------------------------------------------------------
@@ -107,7 +125,7 @@ class Procedure(Generic[S]):
         # Bars of single files would tear the study's own line of progress.
         transformers.utils.logging.disable_progress_bar()
         warnings = self.prepare()
-        opened = open_run(self.settings, self.kind)
+        opened = open_run(self.settings, self.kind, self.code)
         if ranks.is_first():
             for text in warnings:
                 opened.event("warning", text=text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from crosstune.foundation.data.settings import TaskSettings
@@ -90,7 +90,10 @@ class StudySettings:
 
     def same_numbers(self) -> Self:
         """The settings without what changes no number of a cell."""
-        usual: dict[str, Any] = {each.name: each.default for each in fields(self)}
+        usual: dict[str, Any] = {
+            one.name: one.default if one.default_factory is MISSING else one.default_factory()
+            for one in fields(self)
+        }
         return replace(self, **{name: usual[name] for name in self.NO_NUMBERS})
 
 
@@ -138,6 +141,11 @@ class LearningSettings(SeededSettings):
     """The tasks: the first one is known, the last one is learned."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """How the last task is learned."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run before anything is loaded."""
+        super().__post_init__()
+        require(len(self.tasks) >= 2, "tasks", "must be at least two", len(self.tasks))
 
 
 def require(holds: bool, argument: str, law: str, found: object) -> None:

@@ -11,7 +11,7 @@ from crosstune.foundation.models import save_model
 from crosstune.foundation.seeds import Seeds
 from crosstune.interference import measure_rollback
 from crosstune.merging.api import repair_endpoints
-from crosstune.merging.result import Repair
+from crosstune.merging.result import Pick, Repair
 from crosstune.merging.scoring import most_evaluations, place_end
 from crosstune.merging.session import Watch
 from crosstune.studies.frame.cell import Cell, Phase
@@ -70,28 +70,31 @@ class RepairCell(Cell[Prepared]):
 
         watch = Watch(self.run.folder / "looks", searching)
         repair = repair_endpoints(ends, study.keep, study.repair, watch)
-        self._record(repair)
+        pick = repair.pick()  # one that was not searched for yet adds its point to the tables
+        self._record(repair, pick)
         if self.settings.rollback != "none":
             self.tell("rolling back", most)
             self._roll_back(repair)
+        if (
+            ranks.is_first()
+        ):  # after all that takes time: a repair that is begun again would say them again
+            for statement in repair.statements:
+                self.run.event("statement", **vars(statement))
+            if repair.found is not None:
+                self.run.event(PICKED, method=pick.point.method, label=pick.point.label)
 
-    def _record(self, repair: Repair) -> None:
+    def _record(self, repair: Repair, pick: Pick) -> None:
         """Write the tables, and save the point that is picked as an ordinary model."""
-        pick = repair.pick()  # one that was not searched for yet adds its point to the tables
         prompts = {
             name: [_beginning(row) for row in task.test[:_SPOKEN]]
             for name, task in self.procedure.keep.items()
         }
         spoken = repair.generations(prompts, pick)
         self.write(*repair.tables.values(), spoken)
-        if ranks.is_first():
-            for statement in repair.statements:
-                self.run.event("statement", **vars(statement))
-            if repair.found is not None:
-                folder = self.run.folder / REPAIRED
-                shutil.rmtree(folder, ignore_errors=True)
-                repair.save(folder, pick)
-                self.run.event(PICKED, method=pick.point.method, label=pick.point.label)
+        if ranks.is_first() and repair.found is not None:
+            folder = self.run.folder / REPAIRED
+            shutil.rmtree(folder, ignore_errors=True)
+            repair.save(folder, pick)
         ranks.wait_for_all()
 
     def _roll_back(self, repair: Repair) -> None:
