@@ -10,6 +10,7 @@ from tests.circuits.known_scores import World, rows
 from crosstune.circuits import findings
 from crosstune.circuits.settings import Form
 from crosstune.foundation.records import Table
+from crosstune.foundation.records.findings import Estimate
 
 ORDER = ("signed (pooled", "symmetric (pooled", "directional (pooled")
 HEAVY = ("directional", "symmetric")
@@ -157,7 +158,7 @@ def test_heads_stand_out_block_by_block() -> None:
     (row,) = scores.summary.where(variant="symmetric", block="k", layer=2, head=1).rows()
     middle = sum(scores.summary.where(variant="symmetric", block="k").column("mean")) / 6
     assert f"{row['mean']:.3g}, the mean head {middle:.3g}, difference" in found.text
-    assert f"[{row['contrast_low']:.3g}, {row['contrast_high']:.3g}]" in found.text
+    assert str(Estimate.of(row, "contrast")) in found.text
     (note,) = [
         one for one in scores.statements if "directional" in one.text and "M/‖g_j‖₁" in one.text
     ]
