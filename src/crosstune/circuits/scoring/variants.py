@@ -69,11 +69,11 @@ class Normaliser:
     def divide(self, tile: Tensor, features: slice, out: Tensor) -> Tensor:
         """Each sample's gradient over its D; tile, out: [nA, heads, features, d]."""
         if self.inverse is None:
-            return torch.mul(tile, self._others(tile, features), out=out)
+            return torch.mul(tile, self._others(tile), out=out)
         part = self.inverse[:, :, features]
         return torch.mul(tile, part if len(part) == 1 else part[self.halves], out=out)
 
-    def _others(self, tile: Tensor, features: slice) -> Tensor:
+    def _others(self, tile: Tensor) -> Tensor:
         """1 / D of the other samples, for each sample.
 
         In float64: what one strong sample leaves of the sum would be its rounding error.

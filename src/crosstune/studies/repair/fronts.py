@@ -19,6 +19,7 @@ METHOD = Column.axis("method", about="The granularity or baseline.")
 LABEL = Column.axis("label", about="What the point answers, in a few words.")
 
 
+_FEWEST = "Test rows or groups, the fewest of a seed."
 _HOW = "Over seeds and rows; over rows for one seed."
 
 
@@ -27,12 +28,13 @@ def _interval(name: str, about: str) -> tuple[Column, ...]:
 
 
 def _over_seeds(columns: Sequence[Column]) -> tuple[Column, ...]:
-    ends = ("low", "high")
-    return (*(replace(one, about=_HOW) if one.role in ends else one for one in columns), SEEDS)
+    about = {"low": _HOW, "high": _HOW, "n": _FEWEST}
+    words = (about.get(one.name if one.name == "n" else one.role, one.about) for one in columns)
+    return (*(replace(one, about=text) for one, text in zip(columns, words, strict=True)), SEEDS)
 
 
 _UNITS = (
-    Column.label("n", "int64", about="Test rows or groups, the fewest of a seed."),
+    Column.label("n", "int64", about=_FEWEST),
     Column.label("n_unit", about="What n counts: rows or groups."),
     SEEDS,
 )

@@ -253,7 +253,7 @@ def _models() -> Iterator[Section]:
     every = drawn("table", "repair_front", where={"points": fronts.WITH_BEFORE})
     yield Section("points", "Every point", lead, **every)
     lead = (
-        "Evaluations of loss and gradient on the validation rows (looks), tokens and seconds of each method. A method begins "
+        "Evaluations of loss and gradient on the validation rows (column `looks`), tokens and seconds of each method. A method begins "
         "with what coarser ones have seen, and so pays only for what is new."
     )
     yield Section("cost", "What it cost", lead, "table", "repair_cost")
