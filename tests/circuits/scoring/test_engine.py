@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.circuits.toy_attention import BLOCKS, Batch, Layer, Toy
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import _disable_current_modes
 
 from crosstune.circuits.scoring.engine import BlockScores, score_layer
 from crosstune.circuits.settings import FISHERS, CircuitSettings, Form
@@ -123,7 +124,11 @@ def random_layer(samples: int, tokens: int, width: int, heads: int, size: int, s
 
 def peak_of(run: Callable[[], object]) -> int:
     """The most bytes that torch had allocated at once since the call began."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    # Memory, and not the copies that another arithmetic makes.
+    with (
+        _disable_current_modes(),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found,
+    ):
         run()
     live = peak = 0
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
