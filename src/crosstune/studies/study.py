@@ -30,14 +30,7 @@ class Study:
 
     @classmethod
     def of_file(cls, file: str) -> Study:
-        """The study in a file that the user named; its code is run.
-
-        Args:
-            file: A Python file with one `Procedure`.
-
-        Returns:
-            The study.
-        """
+        """The study in a file that the user named; its code is run."""
         procedure = load_procedure(file)
         return cls(procedure.kind, procedure.question, "", file)
 
@@ -48,24 +41,9 @@ class Study:
         )
 
     def run(self, settings: Any, listener: Listener) -> Run:
-        """Answer the question in a run folder.
-
-        Args:
-            settings: A value of the settings class.
-            listener: Told how far the run has come.
-
-        Returns:
-            The finished run.
-        """
+        """The finished run, with its folder; the listener gets its progress."""
         return cast("Run", load_procedure(self.procedure)(settings).run(listener))
 
     def plan(self, settings: Any) -> Plan:
-        """Say what the run would cost.
-
-        Args:
-            settings: A value of the settings class.
-
-        Returns:
-            The plan.
-        """
+        """Say what the run would cost."""
         return cast("Plan", load_procedure(self.procedure)(settings).plan())
