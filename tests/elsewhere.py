@@ -3,7 +3,7 @@
 `CROSSTUNE_ARITHMETIC=1 make test`: torch's products, sums and transcendental functions differ by up to two units in the last place
 (numpy's and scipy's do not). Which way a result is off follows
 from its own bits and the number given, so that one number is one machine: the same operation on the same numbers gives the same
-bits, wherever they stand. `CROSSTUNE_SEEDS=1 make test`: every seed is another one. Spawned processes take part.
+bits, wherever they stand. `CROSSTUNE_SEEDS=1 make test`: every seed is another one. Spawned processes take part; workers of Ray do not.
 """
 
 from __future__ import annotations

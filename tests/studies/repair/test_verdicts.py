@@ -47,8 +47,8 @@ def test_the_pick_is_what_the_cells_saved(run):
 def test_the_picked_method_meets_both_rivals_and_the_others_one(said):
     fronts = [text for text in said if "The front" in text]
     assert len(fronts) == 4
-    assert "a component beats one global coefficient" in fronts[0]
-    assert "a component beats a replay fine-tune" in fronts[1]
+    assert "per component beats one global coefficient" in fronts[0]
+    assert "per component beats a replay fine-tune" in fronts[1]
     assert all("global" in text for text in fronts[2:])
 
 
