@@ -5,7 +5,6 @@ Captured factors are stored so, one file a batch, and scores, one file a layer. 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -17,13 +16,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from crosstune.foundation import ranks
 from crosstune.foundation.errors import StorageError
+from crosstune.foundation.models.loading import tensors_fingerprint
 from crosstune.foundation.storage import atomic_write, fingerprint, read_json, write_json
 
 Tensors = Mapping[str, Tensor]
@@ -210,12 +209,7 @@ def _check_space(folder: Path | None, what: str, expected: int) -> None:
 
 
 def _mark(tensors: Tensors) -> str:
-    """A hash of names, shapes, dtypes and bits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    return tensors_fingerprint(sorted(tensors.items()))
 
 
 def _sized(size: int) -> str:

@@ -225,24 +225,25 @@ class _Job:
             return KERNELS[0], math.nan
         # Attention takes other kernels for batches with padding and without.
         tried = {max(several, key=self._padding), min(several, key=self._padding)}
-        seen: list[float] = []
+        seen = math.nan  # with the first kernel
         for kernel in KERNELS:
             with attention_kernel(kernel):
                 captured = {index: self._capture(index) for index in tried}
-                found = [self._company(index, among) for index, among in captured.items()]
-            apart, leak, limit, fine = map(max, zip(*found, strict=True))
-            seen.append(apart)
+                found = {index: self._company(index, among) for index, among in captured.items()}
+            apart, leak, limit, fine = map(max, zip(*found.values(), strict=True))
+            seen = apart if kernel == KERNELS[0] else seen
             if apart <= limit and leak <= fine:
-                shards.settle(kernel, seen[0])
+                shards.settle(kernel, seen)
                 for index, among in captured.items():
                     shards.write(index, among)
-                return kernel, seen[0]
+                return kernel, seen
         # A row may depend on the shape of its batch and not on what is in it: positions that stretch with the longest row, or
         # the rounding of half precision. Then, or where others leak into it no more than rounding does, it goes alone.
         if leak <= limit:
-            shards.settle(ALONE, seen[0])
-            return ALONE, seen[0]
-        row = self.rows[self.batches[max(tried)][-1]]
+            shards.settle(ALONE, seen)
+            return ALONE, seen
+        worst = max(found, key=lambda index: found[index][1])
+        row = self.rows[self.batches[worst][-1]]
         raise MeasurementError(
             f"row {row.row_id!r}",
             law="must have gradients that do not change with what other rows of its batch say",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -277,8 +278,13 @@ def weights_fingerprint(model: nn.Module) -> str:
     Returns:
         16 hexadecimal digits.
     """
+    return tensors_fingerprint(model.named_parameters())
+
+
+def tensors_fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash of names, shapes, dtypes and bits, in the order given: 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for name, value in model.named_parameters():
+    for name, value in named:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(flat.numpy().data)

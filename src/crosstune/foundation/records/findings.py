@@ -82,7 +82,8 @@ class Estimate:
         needed = [number for number in (half, abs(self.low), abs(self.high)) if number > 0]
         smallest = min(needed, default=1.0)
         # Of a wide interval the decimals say nothing: none from 100 on.
-        fewest = max(0, _FEWEST_DECIMALS - max(0, math.floor(math.log10(half)))) if half else 2
+        tens = max(0, math.floor(math.log10(half))) if half else 0
+        fewest = max(0, _FEWEST_DECIMALS - tens)
         return min(max(-math.floor(math.log10(smallest)), fewest), _MOST_DECIMALS)
 
     def _rounded(self, number: float) -> float:

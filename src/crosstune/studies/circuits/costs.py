@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from crosstune.circuits.forecast import Estimate, estimate
 from crosstune.foundation.errors import MeasurementError
 from crosstune.studies.circuits.prepare import Prepared
+from crosstune.studies.frame import memory
 from crosstune.studies.frame.costs import GIB
 from crosstune.studies.frame.plan import Plan, PlanLine
 
@@ -28,7 +29,7 @@ def plan_of(study: Prepared) -> Plan:
         cost.check()
     except MeasurementError as error:
         warnings.append(f"The run would refuse to start: {error}")
-    weights = sum(one.numel() * one.element_size() for one in model.parameters()) / GIB
+    weights = memory.size(model) / GIB
     lines = [PlanLine(*line) for line in _lines(study, cost, f"{n_a}×{n_b}", weights)]
     lines.append(PlanLine("tokens of a sample", tokens, "tokens", "mean of the first two tasks"))
     return Plan(tuple(lines), tuple(warnings))
@@ -46,14 +47,14 @@ def _lines(
     at_once = min(study.settings.workers, states)
     whole = (capture + score) * -(-states // at_once) / states + _REPORT_SECONDS
     beside = f", {at_once} at a time" if at_once > 1 else ""
-    memory = at_once * (weights + cost.memory_gib)
+    most = at_once * (weights + cost.memory_gib)
     factors, scores = times * cost.factor_gib, cells * cost.score_gib
     # fmt: off
     yield "whole study", whole, "seconds", f"{cells} cells at {states} checkpoints{beside}, and the report"
     yield "  capturing", capture, "seconds", f"{captured} passes over a task; each is captured once a checkpoint"
     yield "  scoring", score, "seconds", f"{scored} × {pairs} pairs of samples"
     yield "  start and report", _REPORT_SECONDS, "seconds", "loading libraries, summing up, drawing"
-    yield "peak memory", memory, "GiB", f"the model, and the larger of capturing and scoring{beside}"
+    yield "peak memory", most, "GiB", f"the model, and the larger of capturing and scoring{beside}"
     yield "  model", weights, "GiB", "its weights"
     yield "  one pass", cost.pass_gib, "GiB", "activations and logits of a batch, about"
     yield "  tiles", cost.tile_gib, "GiB", "gradients of all samples in some heads of a layer; never above budget_gib"

@@ -14,6 +14,7 @@ from crosstune.merging.scoring import most_evaluations
 from crosstune.merging.stage.in_place import stage_rows
 from crosstune.studies.conflict.prepare import Prepared
 from crosstune.studies.conflict.tables import SIDES
+from crosstune.studies.frame import memory
 from crosstune.studies.frame.costs import FEWEST_STEPS, GIB, Timing, as_plan, time_training
 from crosstune.studies.frame.plan import Plan, PlanLine
 
@@ -46,7 +47,7 @@ def plan_of(study: Prepared) -> Plan:
     warnings = study.prepare()
     model = study.start.load(settings.training.lora, settings.seeds[0])
     loaded = time.perf_counter() - began
-    memory = _memory(study, model)
+    parts = _memory(study, model)
     sites = len({(site.layer, site.component) for site in Anatomy.of(model).sites})
     measured = calibrate(study, model, loaded)
     costs = cell_seconds(study, measured, sites)
@@ -60,7 +61,7 @@ def plan_of(study: Prepared) -> Plan:
         cells=len(settings.seeds),
         workers=settings.workers,
         peak_bytes=measured.timing.peak_bytes,
-        more=(*overheads, *memory, PlanLine("training rows", rows, "rows", "of the smallest task")),
+        more=(*overheads, *parts, PlanLine("training rows", rows, "rows", "of the smallest task")),
         caution=lambda name: _CAUTIONS.get(name, ""),
     ).warned(warnings)
 
@@ -157,12 +158,11 @@ def _memory(study: Prepared, model: Any) -> Sequence[PlanLine]:
     """What the memory is taken by, from shapes alone."""
     probe = study.settings.probe_settings("plan")
     named = dict(model.named_parameters())
-    weights = sum(one.numel() * one.element_size() for one in named.values())
     trainable = sum(one.numel() for one in named.values() if one.requires_grad)
     looked_at = names_of(model, "trained" if probe is None else probe.weights)
     probed = sum(named[name].numel() for name in looked_at)
     return [
-        PlanLine("  weights", weights / GIB, "GiB", "as loaded"),
+        PlanLine("  weights", memory.size(model) / GIB, "GiB", "as loaded"),
         PlanLine("  gradients", 4 * trainable / GIB, "GiB", "float32, trainable parameters"),
         PlanLine(
             "  probe", 4 * probed / GIB, "GiB", "float32, one block's gradient of its weights"

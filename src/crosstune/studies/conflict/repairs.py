@@ -64,16 +64,12 @@ def means(trades: Table) -> Table:
     rows = (
         {
             **place,
-            **{name: _mean([row[name] for row in found]) for name in ("trained", "repaired")},
+            **{n: sum(row[n] for row in found) / len(found) for n in ("trained", "repaired")},
             **MEANS.cells(SeedMean.of(found, "change", PLAIN)),
         }
         for place, found in by_place(trades, KEY)
     )
     return Table(MEANS.name, (*MEANS.axes, _TRAINED, _REPAIRED, *MEANS.figures), rows)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def statements(found: Table, stages: Sequence[str]) -> Iterator[Statement]:

@@ -60,12 +60,13 @@ def load_procedure(where: str) -> Any:
                 found=f"{found[0].__name__} without it in {where}",
                 remedy=f"Write `{name} = …` in the class.",
             )
-    found[0].file, found[0].code = str(file), _fingerprint(file)
+    found[0].file = str(file)
     return found[0]
 
 
-def _fingerprint(file: Path) -> str:
-    """Of the code of a study's file, or of all files of its package, without what only sums up and shows."""
+def code_of(where: str) -> str:
+    """A fingerprint of a study's file, or of all files of its package, without what only sums up and shows."""
+    file = Path(where)
     is_package = (file.parent / "__init__.py").is_file()
     files = sorted(file.parent.rglob("*.py")) if is_package else [file]
     shown = ("summarise", "page", "plan")

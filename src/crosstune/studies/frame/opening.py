@@ -32,8 +32,7 @@ def open_run(settings: S, kind: str, code: str = "") -> Run:
     old = Run.open(folder) if (folder / "run.json").exists() else None
     # Every process looks, so that all of them stop; the first one alone then writes.
     changed = {} if old is None else _changes(old, settings, kind)
-    if old is not None and not changed:
-        _check_code(old, code)
+    known = "" if old is None or changed else _code_of_cells(old, code)
     ranks.wait_for_all()
     if ranks.is_first():
         if old is None:
@@ -48,7 +47,7 @@ def open_run(settings: S, kind: str, code: str = "") -> Run:
                     (folder / name).unlink(missing_ok=True)
             kept = settings if changed else _with_all_seeds(opened, settings)
             write_text(folder / "settings.yaml", to_yaml(kept))
-        if code:
+        if code != known:
             Run.open(folder).event("code", code=code)
     ranks.wait_for_all()
     return Run.open(folder)
@@ -97,10 +96,10 @@ def _changes(old: Run, settings: StudySettings, kind: str) -> dict[str, tuple[An
     )
 
 
-def _check_code(old: Run, code: str) -> None:
-    """Raise where cells were begun by other code of a study outside the package: their figures are not this study's."""
-    known = [event["code"] for event in old.all_events() if event["kind"] == "code"]
-    if known and known[-1] != code and old.cells():
+def _code_of_cells(old: Run, code: str) -> str:
+    """The code that a run was begun with; other code than that of its cells is refused, since their figures are not this study's."""
+    known = next((e["code"] for e in reversed(old.all_events()) if e["kind"] == "code"), "")
+    if known not in ("", code) and old.cells():
         raise StorageError(
             "output",
             law="must be a new folder, or a run of the study as it is written now",
@@ -108,6 +107,7 @@ def _check_code(old: Run, code: str) -> None:
             remedy="Name another folder with `--output`, or delete that one. (What sums up and draws may change: "
             "`summarise`, `page` and `plan`.)",
         )
+    return str(known)
 
 
 def _with_all_seeds(old: Run, settings: S) -> S:

@@ -19,6 +19,7 @@ from crosstune.foundation.storage import write_json
 from crosstune.studies.frame import cluster, processes
 from crosstune.studies.frame.cell import Cell
 from crosstune.studies.frame.costs import as_plan, time_training
+from crosstune.studies.frame.loading import code_of
 from crosstune.studies.frame.opening import (
     finished_cells,
     open_cell,
@@ -47,8 +48,6 @@ class Procedure(Generic[S]):
 
     file: ClassVar[str] = ""
     """The file that a study outside the package was loaded from."""
-    code: ClassVar[str] = ""
-    """A fingerprint of what is written there, but for how it is summed up and shown."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -92,10 +91,8 @@ class Procedure(Generic[S]):
         A study whose cells train a model of `self.start` on `self.data`, as `prepare` left them, needs no plan of its own.
         """
         warnings, settings = self.prepare(), self.settings
-        start, data, training = (
-            getattr(where, name, None)
-            for where, name in ((self, "start"), (self, "data"), (settings, "training"))
-        )
+        start, data = getattr(self, "start", None), getattr(self, "data", None)
+        training = getattr(settings, "training", None)
         if start is None or data is None or training is None:
             raise UnsupportedError(
                 "plan",
@@ -125,7 +122,7 @@ class Procedure(Generic[S]):
         # Bars of single files would tear the study's own line of progress.
         transformers.utils.logging.disable_progress_bar()
         warnings = self.prepare()
-        opened = open_run(self.settings, self.kind, self.code)
+        opened = open_run(self.settings, self.kind, code_of(self.file) if self.file else "")
         if ranks.is_first():
             for text in warnings:
                 opened.event("warning", text=text)
