@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crosstune.foundation.records.page import Tone
+from crosstune.foundation.records.page import Statement, Tone
 
 _FEWEST_DECIMALS, _MOST_DECIMALS = 2, 5
 
@@ -104,7 +104,7 @@ def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-_ORDER: tuple[Tone, ...] = ("warning", "shown", "not_shown", "too_noisy")
+_ORDER: tuple[Tone, ...] = ("warning", "shown", "info", "not_shown", "too_noisy")
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ def ordered(claims: Sequence[Claim]) -> list[Claim]:
         The same claims; the first one's tone is that of their sentence.
     """
     return sorted(claims, key=lambda claim: _ORDER.index(claim.tone))
+
+
+def ranked(statements: Sequence[Statement]) -> list[Statement]:
+    """Findings as a page lists them: by how firmly they stand, then the largest first; those alike in the order given."""
+    return sorted(statements, key=lambda one: (_ORDER.index(one.tone), -one.size))
 
 
 def open_tone(figure: Estimate) -> Tone:

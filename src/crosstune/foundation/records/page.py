@@ -42,11 +42,13 @@ class Statement:
         text: The sentence.
         tone: "shown", "not_shown" or "too_noisy" for a verdict; "info" or "warning" otherwise.
         detail: The figures behind it: estimate, interval, sample size, what chance gives.
+        size: How large what it tells of is, in the unit that the page's findings share; orders findings of one tone.
     """
 
     text: str
     tone: Tone
     detail: str = ""
+    size: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("statement.tone", self.tone, get_args(Tone))
@@ -87,6 +89,8 @@ class Section:
             its column ``file`` names a .npy array in the run folder, whose first two axes are the matrix, and ``index``
             the place on the others (``"3,0"``).
         pairs: A table of noteworthy entries of matrices, with texts (explorer). Shared axes say behind which cell.
+        most: Only so many of the largest bars; 0 draws all (bars).
+        aside: Whether it stands closed behind its title, for those who check: residuals, segments, costs.
         names: A table of what the matrices' rows and columns are (explorer): ``side`` (``row`` or ``column``), ``place``
             from 0, ``of`` (what they are of), ``id`` and ``text``; further shared axes say of which matrices.
     """
@@ -115,6 +119,8 @@ class Section:
     matrices: str | None = None
     pairs: str | None = None
     names: str | None = None
+    most: int = 0
+    aside: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.id):
@@ -158,18 +164,22 @@ class Page:
     Args:
         title: The heading of the page.
         subtitle: One line below it: which model, which data, how many seeds.
-        statements: The findings, the most important first.
+        statements: The findings; `ranked` puts the firmest and largest first.
         sections: The parts; their ids differ.
+        answer: What the study found, in one sentence; the first that is read on the page and in the terminal.
+        pictures: At most two sections that are drawn under the answer, without selectors: what it looks like at a glance.
     """
 
     title: str
     subtitle: str
     statements: tuple[Statement, ...] = ()
     sections: tuple[Section, ...] = ()
+    answer: Statement | None = None
+    pictures: tuple[Section, ...] = ()
 
     def __post_init__(self) -> None:
         _not_empty("page.title", self.title)
-        ids = [section.id for section in self.sections]
+        ids = [section.id for section in (*self.pictures, *self.sections)]
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
             raise SettingsError(
@@ -182,7 +192,7 @@ class Page:
     def to_json(self) -> dict[str, Any]:
         """The page as plain JSON values; `Page.from_json` gives an equal page back."""
         plain = asdict(self)
-        for section in plain["sections"]:
+        for section in (*plain["pictures"], *plain["sections"]):
             section["where"] = dict(section["where"])
             section["begin"] = dict(section["begin"])
         value: dict[str, Any] = json.loads(json.dumps(plain))
@@ -197,7 +207,13 @@ class Page:
             for item in plain.pop("statements", [])
         )
         sections = tuple(_section(item) for item in plain.pop("sections", []))
-        return cls(**plain, statements=statements, sections=sections)
+        pictures = tuple(_section(item) for item in plain.pop("pictures", []))
+        answer = plain.pop("answer", None)
+        if answer is not None:
+            answer = Statement(**_known("statement", answer, Statement))
+        return cls(
+            **plain, statements=statements, sections=sections, pictures=pictures, answer=answer
+        )
 
 
 def _section(value: object) -> Section:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,6 +15,7 @@ from crosstune.foundation import ranks
 from crosstune.foundation.data import Task, read_tasks
 from crosstune.foundation.errors import SettingsError, UnsupportedError
 from crosstune.foundation.records import Measurement, Run, Table
+from crosstune.foundation.records.findings import ranked
 from crosstune.foundation.records.page import PAGE_FILE, Page, Statement
 from crosstune.foundation.storage import write_json
 from crosstune.studies.frame import cluster, processes
@@ -167,7 +169,9 @@ class Procedure(Generic[S]):
             opened.write_table(table)
         for found in measurements:
             opened.measure(found)
-        write_json(opened.folder / PAGE_FILE, self.page(opened).to_json())
+        page = self.page(opened)
+        page = replace(page, statements=tuple(ranked(page.statements)))
+        write_json(opened.folder / PAGE_FILE, page.to_json())
 
     def _check_workers(self) -> None:
         alone = self.settings.workers == 1 and self.settings.engine == "local"
