@@ -63,14 +63,31 @@ def test_every_section_can_be_drawn(circuited: Run, single: Run) -> None:
     ]  # fmt: skip
 
 
-def test_findings_and_methods_are_those_of_the_cells(single: Run) -> None:
+def test_findings_are_those_of_the_cells_and_the_firmest_is_the_answer(single: Run) -> None:
     page, (cell,) = page_of(single), single.cells()
     said = [f"en:evil. {event['text']}" for event in cell.events("statement")]
-    assert [one.text for one in page.statements[: len(said)]] == said != []
+    listed = [one.text for one in page.statements]
+    assert page.answer is not None
+    assert page.answer.text in said
+    assert set(said) <= {page.answer.text, *listed}
+    assert page.answer.text not in listed
+
+
+def test_the_methods_are_those_of_the_cells(single: Run) -> None:
+    page = page_of(single)
     note = page.sections[-1].note
     assert note.startswith("Task A is en, task B is evil.")
     assert "12 samples of task A" in note
     assert "Σ_k g_ik g_jk/D_k" in note
+
+
+def test_the_picture_is_the_map_of_the_block_with_the_head_that_stands_out_most(
+    single: Run,
+) -> None:
+    (picture,) = page_of(single).pictures
+    heads = single.table("circuit_heads")
+    assert len(heads.where(**picture.where)) == 4 * heads.column("layer")[-1] + 4
+    assert picture.where["variant"] in ("signed", "symmetric")
 
 
 def test_texts_of_rows_are_escaped_in_the_page(single: Run) -> None:

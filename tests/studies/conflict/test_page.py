@@ -63,6 +63,28 @@ def test_figures_begin_at_the_largest_rise_of_a_held_out_loss(tmp_path):
     assert ledger.begin == {"stage": "3-ar", "task": "bn", "side": "test"}
 
 
+def test_the_first_screen_has_the_changes_and_the_three_largest_components_of_the_worst_loss(
+    tmp_path,
+):
+    rows = [closing("en", 0.5, 0.4, 0.6), closing("bn", -9.0, -9.1, -8.9)]
+    changes, largest = written(tmp_path, closing=rows).pictures
+    assert (changes.table, changes.x, changes.y) == ("closing", "task", "stage")
+    assert largest.where == {"stage": "2-bn", "task": "en", "side": "test"}
+    assert (largest.order, largest.most) == ("size", 3)
+
+
+def test_gradients_begin_at_the_pair_that_meets_where_most_was_lost(tmp_path):
+    rows = [closing("en", 0.5, 0.4, 0.6), closing("en", 0.9, 0.8, 1.0, stage="3-ar")]
+    sections = {section.id: section for section in written(tmp_path, closing=rows).sections}
+    assert sections["agreement"].begin == {"stage": "3-ar", "pair": "en – ar"}
+    assert sections["learning"].begin == {"stage": "3-ar"}
+
+
+def test_residuals_and_costs_stand_aside(tmp_path):
+    aside = {section.id for section in written(tmp_path).sections if section.aside}
+    assert aside >= {"closing", "cost", "references", "training-loss"}
+
+
 def test_what_was_not_asked_for_has_no_section(tmp_path):
     bare = replace(SETTINGS, probe=None, rollback="none", training=TrainingSettings())
     ids = {section.id for section in written(tmp_path, bare).sections}

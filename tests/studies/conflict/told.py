@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from crosstune.foundation.records import Run, Table
+from crosstune.interference.ledger import tables as ledger
 from crosstune.studies.conflict import accounts, agreement, depth, retention, summary, tables
 from crosstune.studies.frame.over_seeds import SEED
 
@@ -32,6 +33,12 @@ def closing(task, measured, low, high, stage="2-bn", side="test", seeds=5):
         relative=1e-4,
         every=10,
         seeds=seeds,
+    )
+
+
+def at_seed(seed, nats, low, high, task="en", stage="2-bn", side="test"):
+    return cells(
+        TOTALS, seed=seed, stage=stage, task=task, side=side, nats=nats, low=low, high=high
     )
 
 
@@ -105,9 +112,11 @@ def known(task, nats, stage="2-bn", side="test"):
 
 
 SCORES = (SEED, *tables.SCORES)
+TOTALS = (SEED, *ledger.TOTALS)
 TABLES = {
     "scores": SCORES,
     "closing": accounts._CLOSING,
+    "forgetting_totals": TOTALS,
     "forgetting_components": accounts.COMPONENTS.columns,
     "agreement": agreement._AGREEMENT,
     "peaks_over_seeds": depth._PEAKS,
@@ -134,6 +143,7 @@ def run_with(folder: Path, **rows) -> Run:
     given = {
         "scores": [cells(SCORES, seed=0, stage="0-base", task="en", side="test")],
         "closing": [closing("en", 0.5, 0.4, 0.6)],
+        "forgetting_totals": [at_seed(seed, 0.5, 0.4, 0.6) for seed in range(5)],
         "forgetting_components": [component("attn.v", 0.5)],
         "agreement": [site("L0 attn.v", 0.5), site("L1 attn.v", 0.1)],
         "peaks_over_seeds": [peak("No peak: L0 attn.v, L1 attn.v cannot be told apart (p = 0.4).")],

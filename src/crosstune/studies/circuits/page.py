@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 from crosstune.circuits import tables
+from crosstune.circuits.checks import INVARIANT
 from crosstune.foundation.records import Run
 from crosstune.foundation.records.page import Page, Section
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.studies.circuits.cell import METHODS
-from crosstune.studies.circuits.head_pairs import MATRICES, ROWS
+from crosstune.studies.circuits.head_pairs import MATRICES, ROWS, standing
 from crosstune.studies.circuits.prepare import CellKey
 from crosstune.studies.circuits.settings import CircuitStudySettings
 from crosstune.studies.circuits.summary import CHECKPOINTS
@@ -119,6 +120,7 @@ _SLICES = Section(
     view="table",
     table=tables.SLICES,
     choose=("block", "fisher"),
+    aside=True,
 )
 
 
@@ -129,8 +131,25 @@ def page(run: Run, done: Mapping[CellKey, Run], settings: CircuitStudySettings) 
         title=f"How {', '.join(first)} and {last} meet in attention heads",
         subtitle=_subtitle(done, settings),
         statements=tuple(statements(run, done, settings)),
+        pictures=tuple(_pictures(run)),
         sections=tuple(_sections(run, done)),
     )
+
+
+def _pictures(run: Run) -> Iterator[Section]:
+    """The map of the block in which a head stands out most, by scores that rank heads."""
+    rows = [row for row in run.table(tables.HEADS).rows() if row["variant"] in INVARIANT]
+    if rows:
+        most = max(rows, key=standing)
+        where = {name: most[name] for name in ("checkpoint", "pair", "block", "variant", "fisher")}
+        yield _heads(
+            id="glance",
+            title=f"Mean {most['variant']} score of each head of block {most['block'].upper()}, {most['pair']}",
+            lead="",
+            view="heatmap",
+            value="mean",
+            where=where,
+        )
 
 
 def _subtitle(done: Mapping[CellKey, Run], settings: CircuitStudySettings) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.page import Page, Section, drawn
 from crosstune.studies.conflict import repairs
-from crosstune.studies.conflict.agreement import WHOLE, WINDOW
-from crosstune.studies.conflict.settings import ConflictSettings
+from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE, WINDOW
+from crosstune.studies.conflict.settings import ConflictSettings, learned_in
 from crosstune.studies.conflict.tables import KEY
-from crosstune.studies.conflict.verdicts import statements
+from crosstune.studies.conflict.verdicts import answer, statements
 
 Begin = dict[str, object]
 """Where selectors stand at first."""
@@ -19,11 +19,34 @@ Begin = dict[str, object]
 
 def page(run: Run, settings: ConflictSettings) -> Page:
     """What the report of a conflict study says and draws, from the tables over seeds."""
+    begin = _most_forgotten(run.table("closing"))
+    others = [task for task in settings.reference_tasks if task not in settings.stage_tasks]
     return Page(
-        title=f"What learning {' → '.join(settings.stage_tasks)} does to each of them",
+        title=f"What learning {' → '.join(settings.stage_tasks)} does to {' and '.join(['each of them', *others])}",
         subtitle=_subtitle(settings, run.table("scores").column("seed")),
+        answer=answer(run, settings),
+        pictures=tuple(_pictures(begin)),
         statements=tuple(statements(run, settings)),
-        sections=tuple(_sections(run, settings)),
+        sections=tuple(_sections(run, settings, begin)),
+    )
+
+
+def _pictures(begin: Begin) -> Iterator[Section]:
+    yield Section(
+        "changes",
+        "What each stage did to each task",
+        "Change of the held-out loss in nats per token, mean over seeds.",
+        **drawn(
+            "heatmap", "closing", x="task", y="stage", value="measured", where={"side": "test"}
+        ),
+    )
+    yield Section(
+        "largest",
+        f"Through which components {begin['task']} was lost in stage {begin['stage']}",
+        "The three largest parts of the change, in nats per token.",
+        **drawn("bars", "forgetting_components", y="component", value="nats", where=begin),
+        order="size",
+        most=3,
     )
 
 
@@ -38,15 +61,14 @@ def _subtitle(settings: ConflictSettings, seeds: Sequence[int]) -> str:
     )
 
 
-def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
-    begin = _most_forgotten(run.table("closing"))
+def _sections(run: Run, settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
     yield from _ledger(settings, begin)
     if run.has_table("forgetting_head_means"):
         yield _heads(begin)
     if settings.rollback != "none":
         yield _rollback(begin)
     if settings.probe is not None:
-        yield from _agreement(begin)
+        yield from _agreement(settings, begin, moves=run.has_table("movement_over_seeds"))
     if settings.repair is not None and run.has_table(repairs.MEANS.name):
         yield repairs.section()
     yield from _retention(settings, run.table("chance"))
@@ -54,9 +76,10 @@ def _sections(run: Run, settings: ConflictSettings) -> Iterator[Section]:
 
 
 def _most_forgotten(closing: Table) -> Begin:
-    """Where a reader will want to look first: the stage and task with the largest rise of held-out loss."""
-    rows = [row for row in closing.rows() if row["side"] == "test"]
-    worst = max(rows, key=lambda row: row["measured"])
+    """Where a reader will want to look first: the stage and task with the largest rise of held-out loss, the learned one aside."""
+    rows = closing.where(side="test").rows()
+    others = [row for row in rows if row["task"] != learned_in(row["stage"])]
+    worst = max(others or rows, key=lambda row: row["measured"])
     return {name: worst[name] for name in KEY}
 
 
@@ -94,6 +117,7 @@ def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
         "left over. An account that does not close stops the run.",
         **drawn("table", "closing"),
         note="Side train: rows of the kind that was trained on (retention); side test: held out (capability).",
+        aside=True,
     )
 
 
@@ -129,8 +153,10 @@ def _rollback(begin: Begin) -> Section:
     )
 
 
-def _agreement(begin: Begin) -> Iterator[Section]:
-    stage = {"stage": begin["stage"]}
+def _agreement(settings: ConflictSettings, begin: Begin, *, moves: bool) -> Iterator[Section]:
+    meet = (learned_in(str(begin["stage"])), begin["task"])
+    pair = PAIR_JOINT.join(task for task in settings.reference_tasks if task in meet)
+    first = {"stage": begin["stage"], "pair": pair}
     yield Section(
         "agreement",
         "Do gradients agree?",
@@ -139,8 +165,7 @@ def _agreement(begin: Begin) -> Iterator[Section]:
         **drawn(
             "heatmap",
             "agreement",
-            stage,
-            choose=("stage", "pair"),
+            first,
             x="component",
             y="layer",
             value="corrected",
@@ -157,7 +182,7 @@ def _agreement(begin: Begin) -> Iterator[Section]:
         **drawn(
             "lines",
             "agreement",
-            stage,
+            first,
             choose=("stage", "pair", "layer"),
             x="stop_step",
             value="corrected",
@@ -174,11 +199,16 @@ def _agreement(begin: Begin) -> Iterator[Section]:
         "A site is called a peak only if it is distinguished from every other by its standardised difference; else "
         "the sites that cannot be distinguished are named.",
         **drawn("table", "peaks_over_seeds", choose=("scope",)),
+        aside=True,
     )
-    lead = "The slope of agreement on depth, and whether it changes over the stage."
-    yield Section(
-        "movement", "Does it move through depth?", lead, **drawn("table", "movement_over_seeds")
-    )
+    if moves:
+        yield Section(
+            "movement",
+            "Does it move through depth?",
+            "The slope of agreement on depth, and whether it changes over the stage.",
+            **drawn("table", "movement_over_seeds"),
+            aside=True,
+        )
 
 
 def _retention(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
@@ -208,7 +238,8 @@ def _learning(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
     held_out = chance.where(side="test").rows()
     uniform = ("uniform", held_out[0]["uniform"])
     unigrams = ((f"unigram {row['task']}", row["nats"]) for row in held_out)
-    course: dict[str, Any] = {"x": "step", "choose": ("stage",), "trace": "seed"}
+    last = {"stage": settings.stage_names[-1]}
+    course: dict[str, Any] = {"begin": last, "x": "step", "trace": "seed"}
     if settings.training.evaluate_every:
         yield Section(
             "learning",
@@ -224,6 +255,7 @@ def _learning(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
         "The optimised loss, as the loss ledger has it.",
         **drawn("lines", "learning", value="loss", **course),
         lines=(uniform,),
+        aside=True,
     )
     yield Section(
         "references",
@@ -231,6 +263,7 @@ def _learning(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
         "Reference blocks of ledger and rollback: rows of one task that are left out together by the jackknife.",
         **drawn("table", "references"),
         note="The probe's blocks are drawn from the training rows in the same way.",
+        aside=True,
     )
     lead = "Time, rows, tokens and memory of every stage and seed."
-    yield Section("cost", "What it cost", lead, **drawn("table", "cost"))
+    yield Section("cost", "What it cost", lead, **drawn("table", "cost"), aside=True)

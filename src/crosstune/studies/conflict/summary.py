@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from crosstune.foundation.evaluation import chance_lines
 from crosstune.foundation.gradients.blocks import make_blocks
 from crosstune.foundation.records import Column, Measurement, Run, Table
+from crosstune.interference.conflict.movement import MIN_PROBES
 from crosstune.interference.ledger.rollback import compare_with_ledger
 from crosstune.studies.conflict import accounts, agreement, depth, repairs, retention
 from crosstune.studies.conflict.prepare import Prepared
@@ -85,8 +86,9 @@ def over_seeds(
             agreement.agreement(probes),
             agreement.at_one_state(probes),
             depth.peaks(probes),
-            depth.movement(probes),
         ]
+        if settings.training.steps // settings.probe.every >= MIN_PROBES:
+            means.append(depth.movement(probes))
     found = [
         *accounts.measurements(closed, seeds),
         *retention.measurements(over["scores"], settings.stage_names),

@@ -4,34 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.findings import Estimate, counted, signed
+from crosstune.foundation.records.findings import Claim, Estimate, counted, signed
 from crosstune.foundation.records.page import Statement, Tone
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE
 from crosstune.studies.conflict.settings import ConflictSettings, learned_in
+from crosstune.studies.conflict.tables import BASE, KEY
 from crosstune.studies.frame.over_seeds import PLAIN, by_key
 from crosstune.studies.frame.procedure import warnings_of
 
 Row = Mapping[str, Any]
 _NAMED = 3  # components named in a sentence
+_FEW_SEEDS = 8  # below, an interval over seeds is wide for want of seeds
 # Bytes a token below which nats per token and bits per byte tell different stories.
 _SPELLED_IN_BYTES = 1.2
 
 
+def answer(run: Run, settings: ConflictSettings) -> Statement:
+    """What was lost most, in one sentence."""
+    costs = [one for one in _forgotten(run, settings) if one.size > 0 and one.tone != "not_shown"]
+    if costs:
+        return max(costs, key=lambda one: (one.tone == "shown", one.size))
+    return Statement(
+        f"That learning {' → '.join(settings.stage_tasks)} cost any other task anything is not shown.",
+        "not_shown",
+    )
+
+
 def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
-    """Warnings first, then forgetting, repairs, conflict, peaks and movement, from the tables over seeds."""
-    found = [*_warnings(run), *_forgotten(run), *_over_confident(run, settings)]
+    """Warnings, forgetting, repairs, conflict, peaks and movement, from the tables over seeds; the answer is not among them."""
+    first = answer(run, settings)
+    found = [*_warnings(run), *(one for one in _forgotten(run, settings) if one != first)]
+    found += _over_confident(run, settings)
     if run.has_table(repairs.MEANS.name):
         found += repairs.statements(run.table(repairs.MEANS.name), settings.stage_names)
-    if settings.probe is not None:
-        found += [
-            *_conflicts(run.table("agreement")),
-            *_peaks(run.table("peaks_over_seeds")),
-            *_movements(run.table("movement_over_seeds")),
-        ]
+    for table, of in (
+        ("agreement", _conflict),
+        ("peaks_over_seeds", _peak),
+        ("movement_over_seeds", _movement),
+    ):
+        if run.has_table(table):
+            found += [of(*place, rows) for place, rows in _met(run.table(table), settings)]
     if run.has_table("ledger_rollback_agreement"):
         found += _instruments(run.table("ledger_rollback_agreement"))
     return found
@@ -59,47 +76,79 @@ def _warnings(run: Run) -> Iterator[Statement]:
     yield from warnings_of(run)
 
 
-def _forgotten(run: Run) -> Iterator[Statement]:
+def _forgotten(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
     """Each other task after each stage: how its held-out loss changed, and through what."""
-    components = run.table("forgetting_components")
+    components, totals = run.table("forgetting_components"), run.table("forgetting_totals")
     for row in run.table("closing").where(side="test").rows():
-        stage, task = row["stage"], row["task"]
-        learned = learned_in(stage)
-        if task == learned:
+        place = {name: row[name] for name in KEY}
+        if row["task"] == learned_in(row["stage"]):
             continue
-        change, alone = Estimate.of(row, "measured", PLAIN), row["seeds"] == 1
-        so = f"In the one seed that was run, learning {learned}" if alone else f"Learning {learned}"
-        amount = f"{abs(row['measured']):.3g} nats per token"
-        parts = _largest(components.where(stage=stage, task=task, side="test"))
-        said = change.says(
-            f"{so} cost {task} {amount}, {parts}.",
-            f"{so} helped {task} by {amount}.",
-            f"Whether learning {learned} cost {task} anything is not shown.",
+        seeds = [Estimate.of(one, "nats", PLAIN) for one in totals.where(**place).rows()]
+        said = _change(row, seeds, _largest(components.where(**place)))
+        of_seeds = (
+            f"; seed by seed {', '.join(map(str, seeds))}" if 1 < len(seeds) < _FEW_SEEDS else ""
         )
         yield Statement(
             said.text,
-            "info"
-            if alone and said.tone == "shown"
-            else said.tone,  # one seed speaks of itself alone
-            f"{change} nats per held-out token, over rows and {counted(row['seeds'], 'seed')}; measured "
-            f"{signed(row['measured'])}, and the components add up to {signed(row['booked'])}: largest residual of a seed {row['residual']:.2g} ({row['relative']:.1e} of the "
-            f"change), m = {row['every']} steps a segment.",
+            said.tone,
+            f"Held-out loss, interval over rows and {counted(row['seeds'], 'seed')}{of_seeds}. Measured "
+            f"{signed(row['measured'])}, booked {signed(row['booked'])}: largest residual of a seed "
+            f"{row['residual']:.2g}.",
+            size=row["measured"],
         )
+
+
+def _change(row: Row, seeds: Sequence[Estimate], parts: str) -> Claim:
+    """How the loss of a task changed while another was learned, in words; `seeds` are the changes over rows at each seed."""
+    change, task, learned = (
+        Estimate.of(row, "measured", PLAIN),
+        row["task"],
+        learned_in(row["stage"]),
+    )
+    cost, helped = f"cost {task} {{}} nats per token", f"helped {task} by {{}} nats per token"
+    if len(seeds) == 1:  # one seed speaks of itself alone
+        so = f"In the one seed that was run, learning {learned}"
+        said = change.says(
+            f"{so} {cost}{parts}.", f"{so} {helped}.", f"{so} is not shown to have {cost}."
+        )
+        return replace(said, tone="info") if said.tone == "shown" else said
+    said = change.says(
+        f"Learning {learned} {cost}{parts}.",
+        f"Learning {learned} {helped}.",
+        f"That learning {learned} cost {task} anything is not shown ({{}} nats per token).",
+    )
+    if said.tone == "shown" or len(seeds) >= _FEW_SEEDS:
+        return said
+    alike = all(one.is_positive for one in seeds) or all(one.is_negative for one in seeds)
+    if not alike:
+        return said
+    values = ", ".join(str(one if one.is_positive else -one) for one in seeds)
+    verb = "cost" if seeds[0].is_positive else "helped"
+    return Claim(
+        f"In each of the {len(seeds)} seeds learning {learned} {verb} {task} ({values} nats per token, over rows); "
+        f"so few seeds do not say that others would ({change} over seeds).",
+        "info",
+    )
 
 
 def _largest(components: Table) -> str:
     ordered = sorted(components.rows(), key=lambda row: -row["nats"])[:_NAMED]
     named = [f"{row['component']} ({row['nats']:.2g})" for row in ordered if row["nats"] > 0]
-    return f"the largest parts through {', '.join(named)}"
+    return f", most through {', '.join(named)}" if named else ""
 
 
 def _over_confident(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
-    """A learned task's loss above ln V is not lost knowledge: a model that knows nothing pays less."""
+    """A known task's loss above ln V is not lost knowledge: a model that knows nothing pays less."""
     known = run.table("chance").where(side="test").rows()
     unigram = {row["task"]: row["nats"] for row in known}
-    learned: list[str] = []
+    retention = run.table("retention").where(side="test")
+    learned = [
+        row["task"]
+        for row in retention.where(stage=BASE).rows()
+        if row["task"] not in settings.stage_tasks and row["nats"] < row["uniform"]
+    ]
     for stage, task in zip(settings.stage_names, settings.stage_tasks, strict=True):
-        for row in run.table("retention").where(side="test", stage=stage).rows():
+        for row in retention.where(stage=stage).rows():
             if row["task"] in learned and row["low"] > row["uniform"]:
                 yield Statement(
                     f"After stage {stage}, {row['task']} costs more than guessing uniformly: beyond that level the "
@@ -111,40 +160,42 @@ def _over_confident(run: Run, settings: ConflictSettings) -> Iterator[Statement]
         learned.append(task)
 
 
-def _conflicts(agreement: Table) -> Iterator[Statement]:
-    """One finding a stage: what the task that is learned does to the gradients of each other task."""
-    for stage, rows in _stages(agreement.where(scope=WHOLE)):
-        found = [_agreed(pair, own) for (pair,), own in by_key(rows, ("pair",))]
-        basis = rows[0]
-        means = (
-            f"Means over {basis['states']} states, {basis['blocks']} blocks a task, {counted(basis['seeds'], 'seed')}; "
-            "Holm over the sites."
-        )
-        yield Statement(
-            f"While learning {stage}: {'; '.join(words for words, _, _ in found)}.",
-            _strongest([tone for _, tone, _ in found]),
-            " ".join([*(detail for _, _, detail in found if detail), means]),
-        )
+def _met(table: Table, settings: ConflictSettings) -> Iterator[tuple[tuple[str, str], list[Row]]]:
+    """The rows of each stage and pair that meets in it: the task that is learned, and one that is not learned later."""
+    for (stage, pair), rows in by_key(table, ("stage", "pair")):
+        number, both = settings.stage_names.index(stage), pair.split(PAIR_JOINT)
+        later = settings.stage_tasks[number + 1 :]
+        if learned_in(stage) in both and not set(both) & set(later):
+            yield (stage, pair), rows
 
 
-def _agreed(pair: str, rows: Sequence[Row]) -> tuple[str, Tone, str]:
-    """Words, tone and figures of one pair over a stage."""
-    # Conflict and agreement rest on the inner product, which has its interval also where a cosine is below
-    # the noise floor; both are counted after Holm over the sites.
-    if all(math.isnan(row["inner_low"]) for row in rows):
-        return f"{pair} cannot be judged: too few blocks or states for an interval", "too_noisy", ""
-    fighting = sorted((row for row in rows if row["conflict"]), key=lambda row: row["inner"])
-    agreeing = f"at {sum(row['agree'] for row in rows)} of {len(rows)} sites"
-    noisy = sum(not row["resolved"] for row in rows)
-    noise = f" ({counted(noisy, 'cosine')} below the noise floor)" if noisy else ""
-    if fighting:
-        named = ", ".join(map(_cosine, fighting[:_NAMED]))
-        words = f"{pair} conflict at {counted(len(fighting), 'site')}, agreement {agreeing}{noise}"
-        return words, "shown", f"Strongest conflicts of {pair}, as corrected cosines: {named}."
-    if any(row["agree"] for row in rows):
-        return f"{pair} agree {agreeing}, no conflict is shown{noise}", "shown", ""
-    tone: Tone = "too_noisy" if noisy == len(rows) else "not_shown"
-    return f"neither conflict nor agreement of {pair} is shown{noise}", tone, ""
+def _conflict(stage: str, pair: str, rows: Sequence[Row]) -> Statement:
+    """Do the gradients of two tasks conflict or agree while one of them is learned?"""
+    # Both rest on the inner product, which has its interval also where a cosine is below the noise floor; both are
+    # counted after Holm over the sites.
+    whole = [row for row in rows if row["scope"] == WHOLE]
+    fighting = sorted((row for row in whole if row["conflict"]), key=lambda row: row["inner"])
+    agreeing, noisy = sum(row["agree"] for row in whole), sum(not row["resolved"] for row in whole)
+    basis = whole[0]
+    detail = (
+        f"Means over {basis['states']} states, {basis['blocks']} blocks a task, {counted(basis['seeds'], 'seed')}; Holm "
+        f"over {len(whole)} sites, {noisy} of whose cosines are below the noise floor."
+    )
+    where, tone = f"While learning {learned_in(stage)}", "shown"
+    if all(math.isnan(row["inner_low"]) for row in whole):
+        text, tone = f"{where}, {pair} cannot be judged: too few blocks or states.", "too_noisy"
+    elif fighting:
+        also = f" and agree at {agreeing}" if agreeing else ""
+        text = (
+            f"{where}, gradients of {pair} conflict at {len(fighting)} of {len(whole)} sites{also}."
+        )
+        detail = f"Strongest conflicts: {', '.join(map(_cosine, fighting[:_NAMED]))}. {detail}"
+    elif agreeing:
+        text = f"{where}, gradients of {pair} agree at {agreeing} of {len(whole)} sites; no conflict is shown."
+    else:
+        tone = "too_noisy" if noisy == len(whole) else "not_shown"
+        text = f"{where}, neither conflict nor agreement of the gradients of {pair} is shown."
+    return Statement(text, tone, detail)
 
 
 def _cosine(row: Row) -> str:
@@ -153,43 +204,31 @@ def _cosine(row: Row) -> str:
     return f"{row['where']} {Estimate.of(row, 'corrected', PLAIN)}"
 
 
-def _stages(table: Table) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of each stage: of the pairs that its task is one of, or of all pairs where it is in none."""
-    for (stage,), rows in by_key(table, ("stage",)):
-        own = [row for row in rows if learned_in(stage) in row["pair"].split(PAIR_JOINT)]
-        yield stage, own or rows
-
-
-def _words(rows: Sequence[Row]) -> str:
-    return " ".join(f"{row['pair']}: {row['words']}" for row in rows)
-
-
-def _peaks(peaks: Table) -> Iterator[Statement]:
-    """One finding a stage: is there a layer and component that stands out?"""
+def _peak(stage: str, pair: str, rows: Sequence[Row]) -> Statement:
+    """Is there a layer and component that stands out?"""
     tones: dict[str, Tone] = {
         "conflict peak": "shown",
         "most dissimilar": "shown",
         "no peak": "not_shown",
     }
-    for stage, rows in _stages(peaks.where(scope="all sites")):
-        yield Statement(
-            f"Peaks while learning {stage}: {_words(rows)}",
-            _strongest([tones.get(row["kind"], "too_noisy") for row in rows]),
-            f"Over the whole stage and {counted(rows[0]['seeds'], 'seed')}; the smallest standardised difference decides.",
-        )
+    (row,) = (row for row in rows if row["scope"] == "all sites")
+    return Statement(
+        f"While learning {learned_in(stage)}, {pair}: {row['words']}",
+        tones.get(row["kind"], "too_noisy"),
+        f"Over the whole stage and {counted(row['seeds'], 'seed')}; the smallest standardised difference decides.",
+    )
 
 
-def _movements(movement: Table) -> Iterator[Statement]:
-    """One finding a stage: does agreement move through depth while it lasts?"""
+def _movement(stage: str, pair: str, rows: Sequence[Row]) -> Statement:
+    """Does agreement move through depth while a task is learned?"""
     tones: dict[str, Tone] = {"shown": "shown", "not shown": "not_shown"}
-    for stage, rows in _stages(movement):
-        sites = ", ".join(str(row["sites"]) for row in rows)
-        yield Statement(
-            f"Movement while learning {stage}: {_words(rows)}",
-            _strongest([tones.get(row["verdict"], "too_noisy") for row in rows]),
-            f"{rows[0]['probes']} probes, {counted(rows[0]['seeds'], 'seed')}; sites above the noise floor at every "
-            f"probe: {sites}.",
-        )
+    (row,) = rows
+    return Statement(
+        f"While learning {learned_in(stage)}, {pair}: {row['words']}",
+        tones.get(row["verdict"], "too_noisy"),
+        f"{row['probes']} probes, {counted(row['seeds'], 'seed')}; {row['sites']} sites are above the noise floor at every "
+        "probe.",
+    )
 
 
 def _instruments(table: Table) -> Iterator[Statement]:
@@ -206,11 +245,6 @@ def _instruments(table: Table) -> Iterator[Statement]:
             f"Spearman over {lost[0]['sites']} sites, {len(values)} stages, tasks and seeds: {min(values):.2f} to "
             f"{max(values):.2f}. The two need not agree: sites interact, most at high learning rates.",
         )
-
-
-def _strongest(tones: Sequence[Tone]) -> Tone:
-    order: tuple[Tone, ...] = ("shown", "not_shown", "too_noisy")
-    return next(tone for tone in order if tone in tones)
 
 
 def decision(found: Sequence[Statement]) -> list[dict[str, str]]:

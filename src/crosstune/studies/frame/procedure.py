@@ -169,9 +169,7 @@ class Procedure(Generic[S]):
             opened.write_table(table)
         for found in measurements:
             opened.measure(found)
-        page = self.page(opened)
-        page = replace(page, statements=tuple(ranked(page.statements)))
-        write_json(opened.folder / PAGE_FILE, page.to_json())
+        write_json(opened.folder / PAGE_FILE, _answered(self.page(opened)).to_json())
 
     def _check_workers(self) -> None:
         alone = self.settings.workers == 1 and self.settings.engine == "local"
@@ -182,6 +180,13 @@ class Procedure(Generic[S]):
                 found=f"{self.settings.workers} with engine {self.settings.engine} in {ranks.world_size()} processes",
                 remedy="Set `workers: 1` and `engine: local`, or start the command without the launcher.",
             )
+
+
+def _answered(page: Page) -> Page:
+    """The page with its findings in order; one without an answer of its own opens with the firmest of them."""
+    found = ranked(page.statements)
+    answer = page.answer or next((one for one in found if one.tone != "warning"), None)
+    return replace(page, answer=answer, statements=tuple(one for one in found if one != answer))
 
 
 def warnings_of(run: Run) -> list[Statement]:

@@ -22,7 +22,13 @@ def run_groups(
     study: Any, groups: Sequence[Sequence[str]], folder: Path, listener: Listener
 ) -> None:
     """Run groups of cells beside each other, as many as the settings allow."""
-    context = multiprocessing.get_context("spawn")
+    # A server that has loaded the libraries forks the workers, where the system can; no worker loads them again.
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload(
+            ["crosstune.studies.frame.procedure", type(study).__module__]
+        )
     workers = min(study.settings.workers, len(groups))
     threads = max(1, (os.cpu_count() or 1) // workers)
     where = (type(study).where(), to_yaml(study.settings))
