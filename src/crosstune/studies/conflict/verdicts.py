@@ -181,7 +181,8 @@ def _conflict(stage: str, pair: str, rows: Sequence[Row]) -> Statement:
         f"Means over {basis['states']} states, {basis['blocks']} blocks a task, {counted(basis['seeds'], 'seed')}; Holm "
         f"over {len(whole)} sites, {noisy} of whose cosines are below the noise floor."
     )
-    where, tone = f"While learning {learned_in(stage)}", "shown"
+    where = f"While learning {learned_in(stage)}"
+    tone: Tone = "shown"
     if all(math.isnan(row["inner_low"]) for row in whole):
         text, tone = f"{where}, {pair} cannot be judged: too few blocks or states.", "too_noisy"
     elif fighting:
