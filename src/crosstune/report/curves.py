@@ -58,8 +58,9 @@ def _is_crowded(source: SectionTable) -> bool:
     section = source.section
     if section.color is None or section.facet is not None:
         return False
-    is_lone = source.measured(str(section.value)).low is None and not section.trace
-    return not (is_lone and not section.thin) and len(source.levels(section.color)) > _MOST_TOGETHER
+    has_band = source.measured(str(section.value)).low is not None and not section.combine
+    is_wide = has_band or section.trace is not None or section.thin is not None
+    return is_wide and len(source.levels(section.color)) > _MOST_TOGETHER
 
 
 def _by_end(source: SectionTable, chart: Figure, columns: int, predicates: list[Any]) -> Figure:

@@ -21,7 +21,7 @@ from crosstune.report.reading import (
 _HATCH = "M-1,1L1,-1"
 # From these shares of a scale on, text in the loud colour has more contrast, light and dark page alike.
 _LOUD_DIVERGING, _LOUD_RAMP = 0.75, 0.63
-_MOST_TELLING = 20  # cells that each say the word of their sign
+_MOST_TELLING = 25  # cells that each say the word of their sign
 
 
 def heatmap(source: SectionTable, predicates: list[Any]) -> Figure:

@@ -132,7 +132,7 @@ def level_rules(source: SectionTable, base: Figure, height: int) -> list[Figure]
         once.mark_rule(style="level").encode(y=alt.YDatum(level, type="quantitative"))
         for _, level in source.section.lines
     ]
-    for group in _apart(source, height):
+    for group in names_apart(source, height):
         middle = sum(level for _, level in group) / len(group)
         names = once.mark_text(
             style="level-name",
@@ -154,7 +154,7 @@ def level_rules(source: SectionTable, base: Figure, height: int) -> list[Figure]
     return layers
 
 
-def _apart(source: SectionTable, height: int) -> list[list[tuple[str, float]]]:
+def names_apart(source: SectionTable, height: int) -> list[list[tuple[str, float]]]:
     """The levels from high to low, those whose names would overlap together.
 
     A choice of the reader has at most the range of the whole table, so that its levels are no closer than taken here.
