@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from tests.report.figure_words import COLUMNS, fills, heat, row, texts
 
@@ -34,10 +35,14 @@ def test_a_matrix_prints_every_value_column() -> None:
         Column.value("perplexity"),
         Column.value("change_percent", unit="%"),
     )
-    rows = [{"task": "en", "stage": "bn", "nats": 2.5, "perplexity": 12.18, "change_percent": 8.0}]
+    first = {"task": "en", "stage": "bn", "nats": 2.5, "perplexity": 12.18, "change_percent": 8.0}
+    rows = [first, {**first, "stage": "ar", "change_percent": 0.01}]
     section = Section("m", "M", "", "matrix", "t", x="task", y="stage", value="nats")
     words = texts(section, Table("t", columns, rows))
     assert {"2.50", "perplexity 12.2", "change +8.0 %"} <= set(words)
+    signed = replace(section, beside=("change_percent",), ends=("gained", "lost"))
+    words = texts(signed, Table("t", columns, rows))
+    assert {"2.50", "perplexity 12.2", "change +8.0 % lost", "change +0.0 %"} <= set(words)
 
 
 def test_a_small_map_says_the_word_of_each_sign() -> None:

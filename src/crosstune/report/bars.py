@@ -19,7 +19,7 @@ from crosstune.report.reading import SectionTable, ValueColumns
 
 MOST_BARS = 30
 MOST_GROUPS = 16
-_FEW = 5
+_FEW = 5  # bars that may be thick
 _INTERVAL = 1.25  # pixels
 _NUMBERS = 46  # pixels to the right of the plot
 _LETTER = 6.2  # pixels of the words after them

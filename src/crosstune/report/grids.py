@@ -231,7 +231,8 @@ def matrix(source: SectionTable, predicates: list[Any]) -> Figure:
     is_loud = f"{cell(measured.value.name)} > {low + _LOUD_RAMP * (high - low)}"
     for style, when in (("cell-loud", is_loud), ("cell-quiet", f"!({is_loud})")):
         layers += _stacked(there.transform_filter(when), style, printed)
-    width = int(min(132, max(92, source.width / max(1, len(across)))))
+    most = 160 if any(section.ends) else 132
+    width = int(min(most, max(92, source.width / max(1, len(across)))))
     chart = alt.layer(*layers, data=ROWS).properties(
         width=alt.Step(width), height=alt.Step(26 + 14 * len(printed))
     )
@@ -268,9 +269,12 @@ def _printed(measured: ValueColumns, form: str, others: list[ValueColumns]) -> l
         is_percent = unit in ("%", "percent") or column.name.endswith("percent")
         number = cell(column.name)
         shown = f"format({number}, {json.dumps('+,.1f' if is_percent else ',.3~r')})"
-        unit = " % " if is_percent else " "
-        tail = f"({number} < 0 ? {json.dumps(unit + below)} : {json.dumps(unit + above)})"
-        lines.append(f"isValid({number}) ? trim({json.dumps(words + ' ')} + {shown} + {tail}) : ''")
+        tail = json.dumps(" %" if is_percent else "")
+        word = f"({number} < 0 ? {json.dumps(f' {below}')} : {json.dumps(f' {above}')})"
+        word = f"(test(/[1-9]/, {shown}) ? {word} : '')" if above else "''"
+        lines.append(
+            f"isValid({number}) ? {json.dumps(words + ' ')} + {shown} + {tail} + {word} : ''"
+        )
     return lines
 
 
