@@ -10,8 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.report.small_run import small_run
 from tests.report.synthetic_run import make_run, page
 
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.records.page import Section
 from crosstune.report import draw
 
 CHROMIUM = next(
@@ -54,11 +57,19 @@ def test_every_figure_is_drawn_and_the_console_is_silent(
     body = re.sub(r"<script.*?</script>", "", dom, flags=re.S)
     assert "could not be drawn" not in body
     figures = re.findall(
-        r'<figure data-section="([^"]+)" data-view="\w+">(.*?)</figure>', dom, re.S
+        r'<figure (?:class="picture" )?data-section="([^"]+)" data-view="\w+">(.*?)</figure>',
+        dom,
+        re.S,
     )
-    expected = {s.id for s in page().sections if s.view not in ("table", "text")} - {"movement"}
-    assert {name for name, _ in figures} == expected
+    every = (*page().pictures, *page().sections)
+    there = {s.id for s in every if s.view not in ("table", "text")} - {"movement"}
+    expected = there - {
+        s.id for s in every if s.aside
+    }  # what stands closed is drawn when it is opened
+    assert {name for name, _ in figures} == there
     for name, inside in figures:
+        if name not in expected:
+            continue
         assert re.search(r"<svg[^>]*>.*<(path|text)", inside, re.S), name
     assert f'data-appearance="{appearance}"' in dom
     assert f'data-drawn="{len(expected)}"' in dom
@@ -88,6 +99,37 @@ def test_a_choice_redraws_the_figure_or_says_not_measured(report: Path, tmp_path
     dom, console = browse(copy, tmp_path, "--dump-dom")
     assert console == []
     assert "<title>changed true rows 2</title>" in dom
+
+
+def test_where_a_choice_has_no_rows_the_others_change_as_little_as_can_be(tmp_path: Path) -> None:
+    columns = (*map(Column.axis, ("stage", "pair", "layer")), Column.value("nats"))
+    places = (("1", "a", "x"), ("1", "b", "y"), ("2", "a", "x"), ("2", "b", "x"), ("2", "a", "z"))
+    rows = [
+        dict(zip(("stage", "pair", "layer", "nats"), (*place, 1.0), strict=True))
+        for place in places
+    ]
+    section = Section(
+        "holes", "H", "", "bars", "t", y="pair", value="nats", choose=("stage", "pair", "layer"),
+        begin={"stage": "1", "pair": "b", "layer": "y"},
+    )  # fmt: skip
+    small_run(tmp_path / "run", (section,), Table("t", columns, rows))
+    probe = """
+    <script>
+    addEventListener("load", () => setTimeout(() => {
+      const selects = [...document.querySelectorAll("figure select")];
+      const said = () => selects.map((one) => one.selectedOptions[0].textContent).join(" ");
+      const before = said();
+      selects[0].value = "1";
+      selects[0].dispatchEvent(new Event("change", { bubbles: true }));
+      document.title = `${before}, then ${said()}`;
+    }, 20000));
+    </script></body>"""
+    path = draw(tmp_path / "run")
+    before, _, after = path.read_text("utf-8").rpartition("</body>")
+    path.write_text(before + probe + after, encoding="utf-8")
+    dom, console = browse(path, tmp_path / "profile", "--dump-dom")
+    assert console == []
+    assert "<title>1 b y, then 2 b x</title>" in dom
 
 
 def test_a_picture_can_be_taken(report: Path, tmp_path: Path) -> None:

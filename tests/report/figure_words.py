@@ -53,3 +53,8 @@ def marks(section: Section, table: Table) -> set[str]:
     name = str(section.value)
     found = re.findall(rf"{name}: ([^;\"]+)", _svg(section, table))
     return {value.strip() for value in found}
+
+
+def fills(section: Section, table: Table) -> set[str]:
+    """The colours that the figure's shapes are filled with."""
+    return set(re.findall(r'<path[^>]* fill="(#[0-9a-f]+|rgb[^"]+)"', _svg(section, table)))

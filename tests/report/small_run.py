@@ -13,7 +13,9 @@ from crosstune.foundation.records.page import PAGE_FILE, Page, Section
 from crosstune.foundation.storage import write_json
 from crosstune.report.figures import is_figure
 
-FIGURES = [s.id for s in page().sections if is_figure(s) and s.table != "movement"]
+FIGURES = [
+    s.id for s in (*page().pictures, *page().sections) if is_figure(s) and s.table != "movement"
+]
 
 
 def small_run(folder: Path, sections: tuple[Section, ...], table: Table) -> Run:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
-from tests.report.figure_words import COLUMNS, row, texts
+import pytest
+from tests.report.figure_words import COLUMNS, fills, row, texts
 
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.bars import MOST_BARS
+from crosstune.report.theme import LIGHT
 
 
 def test_bars_without_a_value_say_why() -> None:
@@ -42,3 +45,25 @@ def test_grouped_bars_have_a_legend() -> None:
     section = Section("b", "B", "", "bars", "t", y="component", value="cosine", color="stage")
     words = texts(section, Table("t", COLUMNS, rows))
     assert words.count("bn") == words.count("ar") == words.count("attn.q") == 1
+
+
+def test_only_the_most_asked_for_are_drawn() -> None:
+    rows = [row(0, f"c{index}", (-1) ** index * index / 100) for index in range(1, 8)]
+    section = Section("b", "B", "", "bars", "t", y="component", value="cosine", most=2)
+    words = texts(section, Table("t", COLUMNS, rows))
+    assert [word for word in words if re.fullmatch(r"c\d", word)] == ["c6", "c7"]
+
+
+@pytest.mark.parametrize("worse", ["above", "below"])
+def test_the_worse_end_is_warm_and_every_number_has_its_word(worse: Any) -> None:
+    rows = [row(0, "up", 0.3), row(0, "down", -0.5), row(0, "gone", math.nan)]
+    section = Section(
+        "b", "B", "", "bars", "t", y="component", value="cosine", ends=("less", "more"), worse=worse
+    )
+    table = Table("t", COLUMNS, rows)
+    words = texts(section, table)
+    assert (words.count("less"), words.count("more")) == (1, 1)
+    assert "← less · cosine · more →" in words
+    calm, warm = LIGHT.category[:2]
+    up, down = (fills(section, Table("t", COLUMNS, [one])) & {calm, warm} for one in rows[:2])
+    assert (up, down) == (({warm}, {calm}) if worse == "above" else ({calm}, {warm}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tests.report.figure_words import COLUMNS, marks, row, texts
@@ -9,6 +10,8 @@ from tests.report.figure_words import COLUMNS, marks, row, texts
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.figures import specification
+from crosstune.report.marks import names_apart
+from crosstune.report.reading import SectionTable
 
 
 def test_levels_are_named_in_every_small_chart() -> None:
@@ -84,3 +87,39 @@ def test_zero_is_ruled_only_where_values_reach_it() -> None:
     assert layers_of(scattered((1.0, 2.0), (2.0, 1.5))) == ["point"]
     assert layers_of(scattered((-1.0, 2.0), (2.0, 1.5))) == ["rule", "point"]
     assert layers_of(scattered((-1.0, 2.0), (2.0, -1.5))) == ["rule", "rule", "point"]
+
+
+def banded(series: int) -> tuple[Section, Table]:
+    """So many components whose lines end the higher the later they come in the table; the last one's end is negative."""
+    rows = []
+    for place in range(series):
+        for layer in (0, 1, 2):
+            nats = layer * (place + 1) / 10 * (-1 if place == series - 1 else 1)
+            rows.append(row(layer, f"c{place}", nats))
+    return Section("l", "L", "", "lines", "t", x="layer", value="cosine", color="component"), Table(
+        "t", COLUMNS, rows
+    )
+
+
+def test_nine_bands_stand_apart_the_largest_end_first_and_four_together() -> None:
+    section, table = banded(9)
+    words = texts(section, table)
+    assert [word for word in words if word.startswith("c") and word[1:].isdigit()] == [
+        f"c{place}" for place in range(8, -1, -1)
+    ]
+    assert "facet" in specification(section, table)
+    assert "facet" not in specification(*banded(4))
+    lone = Table("t", COLUMNS, ({**one, "low": math.nan} for one in table.rows()))
+    assert "facet" not in specification(section, lone)  # no bands: the lines can be followed
+
+
+def test_names_of_levels_never_overlap() -> None:
+    section = Section(
+        "l", "L", "", "lines", "t", x="layer", value="cosine",
+        lines=(("a", 0.50), ("b", 0.52), ("c", 0.55), ("d", 2.0), ("e", 2.0), ("f", 9.0)),
+    )  # fmt: skip
+    source = SectionTable(section, Table("t", COLUMNS, [row(0, "x", 0.1), row(1, "x", 9.0)]))
+    groups = names_apart(source, 300)
+    assert [[name for name, _ in group] for group in groups] == [["f"], ["d", "e"], ["c", "b", "a"]]
+    words = texts(section, source.table)
+    assert "f 9" in words

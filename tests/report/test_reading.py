@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.report.sited_table import COLUMNS, ROWS, table
 
@@ -41,3 +43,26 @@ def test_digits_tell_values_apart(largest: float, digits: int) -> None:
 def test_a_title_does_not_repeat_its_unit() -> None:
     assert titled(COLUMNS[1]) == "nats per token"
     assert titled(Column.value("change_percent", unit="%")) == "change percent (%)"
+
+
+def test_selectors_begin_as_near_as_can_be_to_where_they_should() -> None:
+    columns = (
+        Column.axis("stage"),
+        Column.axis("pair"),
+        Column.axis("layer"),
+        Column.value("nats"),
+    )
+    places = (("en", "a", "0"), ("bn", "b", "1"), ("bn", "c", "0"), ("en", "c", "1"))
+    rows = [
+        {**dict(zip(("stage", "pair", "layer"), place, strict=True)), "nats": 1.0}
+        for place in places
+    ]
+    section = Section(
+        "s", "S", "", "bars", "t", y="pair", value="nats", choose=("layer", "stage"),
+        begin={"stage": "bn", "pair": "c", "layer": "1"},
+    )  # fmt: skip
+    source = SectionTable(section, Table("t", columns, rows))
+    assert source.first_choices() == {"layer": "1", "stage": "bn"}
+    asked = replace(section, choose=("stage", "pair", "layer"))
+    # Nothing was measured at all three: the stage and the pair, which are named first, are kept.
+    assert list(SectionTable(asked, source.table).first_choices().values()) == ["bn", "c", "0"]

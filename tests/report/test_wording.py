@@ -8,6 +8,7 @@ from tests.report.figure_words import COLUMNS, heat, row
 from tests.report.sited_table import table
 
 from crosstune.foundation.records import Column, Measurement, Table
+from crosstune.foundation.records.page import Section
 from crosstune.report.reading import SectionTable
 from crosstune.report.wording import (
     aligned,
@@ -91,3 +92,25 @@ def test_values_are_escaped() -> None:
 
 def test_without_a_choice_there_is_nothing() -> None:
     assert selectors(SectionTable(heat(), Table("t", COLUMNS, [row(0, "a", 0.3)]))) == ""
+
+
+def test_signed_numbers_of_a_table_have_their_word_and_constants_are_said_once() -> None:
+    columns = (
+        Column.axis("task"), Column.axis("side"), Column.axis("stage"),
+        *Column.interval("nats", names=("low", "high")), Column.value("residual"),
+    )  # fmt: skip
+    rows = [
+        {"task": task, "side": "test", "stage": task, "nats": nats, "low": nats - 1, "high": nats + 1, "residual": 0.5}
+        for task, nats in (("en", 0.25), ("bn", -2.0), ("ar", 0.0))
+    ]  # fmt: skip
+    section = Section(
+        "t", "T", "", "table", "t", value="nats", choose=("stage",), ends=("gained", "lost")
+    )
+    found = html_table(Table("t", columns, rows), limit=9, caption="c", section=section)
+    text = found.replace("\u00a0", " ")
+    assert '<td class="num worse">+0.25 lost [−0.75, 1.25]</td>' in text
+    assert '<td class="num better">−2.00 gained [−3.00, −1.00]</td>' in text
+    assert "<td class=num>0.00 [−1.00, 1.00]</td>" in text
+    assert "In every row: side test." in text
+    assert "stage" not in text  # the selector says it
+    assert text.count(">0.50<") == 3

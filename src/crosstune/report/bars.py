@@ -7,7 +7,6 @@ from typing import Any
 import altair as alt
 
 from crosstune.report.marks import (
-    PLOT_WIDTH,
     Figure,
     cell,
     colored,
@@ -16,16 +15,18 @@ from crosstune.report.marks import (
     tooltip,
     with_words,
 )
-from crosstune.report.reading import SectionTable, ValueColumns, titled
+from crosstune.report.reading import SectionTable, ValueColumns
 
 MOST_BARS = 30
 MOST_GROUPS = 16
+_FEW = 5  # bars that may be thick
 _INTERVAL = 1.25  # pixels
 _NUMBERS = 46  # pixels to the right of the plot
+_LETTER = 6.2  # pixels of the words after them
 
 
 def bars(source: SectionTable, predicates: list[Any]) -> Figure:
-    """Horizontal bars from zero, the largest 30 (16 groups); below and above zero differ by colour, side and printed sign."""
+    """Horizontal bars from zero, the largest 30 (16 groups); below and above zero differ by colour, side, sign and word."""
     section = source.section
     assert section.value is not None
     assert section.y is not None
@@ -33,14 +34,21 @@ def bars(source: SectionTable, predicates: list[Any]) -> Figure:
     form = "+,.3r"  # a choice may hold much smaller numbers than the table
     panels = len(source.levels(section.facet)) if section.facet else 1
     columns = min(panels, 3)
-    height = alt.Step(20) if section.color is None else alt.Step(12, **{"for": "offset"})
+    step = 34 if 0 < section.most <= _FEW else 20
+    height = alt.Step(step) if section.color is None else alt.Step(12, **{"for": "offset"})
+    words = _room_for(measured) if section.color is None else 0
     chart = alt.layer(*_layers(source, measured)).properties(
-        width=(PLOT_WIDTH - 40 * (columns - 1)) // columns, height=height
+        width=(source.width - 40 * (columns - 1)) // columns - words, height=height
     )
     whole = faceted(source, chart, columns)
-    most = MOST_BARS if section.color is None else MOST_GROUPS
+    most = section.most or (MOST_BARS if section.color is None else MOST_GROUPS)
     whole = with_words(filtered(whole, predicates), measured, form)
     return _ranked(whole, section.value, section.y, most)
+
+
+def _room_for(measured: ValueColumns) -> int:
+    """Pixels for the longer word of the ends, after a number."""
+    return int(_LETTER * max(len(word) + 1 for word in measured.ends)) if any(measured.ends) else 0
 
 
 def _ranked(chart: Figure, value: str, place: str, most: int) -> Figure:
@@ -76,14 +84,17 @@ def _places(source: SectionTable) -> alt.Y:
 
 
 def _layers(source: SectionTable, measured: ValueColumns) -> list[Figure]:
-    axis = alt.Axis(title=titled(measured.value), grid=True)
+    axis = alt.Axis(title=measured.title, grid=True)
     base = alt.Chart().encode(y=_places(source), tooltip=tooltip(source, measured))
     if source.section.color is None:
         base = base.transform_calculate(side="datum.drawn < 0 ? 'below zero' : 'above zero'")
+        calm_first = ["below zero", "above zero"]
+        if source.section.worse == "below":
+            calm_first.reverse()
         color = alt.Color(
             "side",
             type="nominal",
-            scale=alt.Scale(domain=["below zero", "above zero"], range="category"),
+            scale=alt.Scale(domain=calm_first, range="category"),
             legend=None,
         )
         offset: dict[str, Any] = {}
@@ -106,12 +117,16 @@ def _layers(source: SectionTable, measured: ValueColumns) -> list[Figure]:
             )
         )
     if source.section.color is None:
-        layers.append(_value_names(base))
+        layers += _value_names(base, measured)
     return layers
 
 
-def _value_names(base: Figure) -> Figure:
-    """The values as a column of numbers at the right edge, where they collide with nothing."""
-    return base.mark_text(style="value-name", align="right", dx=_NUMBERS).encode(
-        x=alt.value(alt.ExprRef("width")), text=alt.Text("printed", type="nominal")
-    )
+def _value_names(base: Figure, measured: ValueColumns) -> list[Figure]:
+    """The values as a column of numbers at the right edge, where they collide with nothing, and the words of their ends."""
+    edge = base.encode(x=alt.value(alt.ExprRef("width")))
+    numbers = edge.mark_text(style="value-name", align="right", dx=_NUMBERS)
+    drawn = [numbers.encode(text=alt.Text("printed", type="nominal"))]
+    if any(measured.ends):
+        words = edge.mark_text(style="value-name", align="left", dx=_NUMBERS + 5)
+        drawn.append(words.encode(text=alt.Text("word", type="nominal")))
+    return drawn

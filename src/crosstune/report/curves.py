@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
 
 from crosstune.report.marks import (
-    PLOT_WIDTH,
     ROWS,
     Figure,
     cell,
@@ -22,22 +22,75 @@ from crosstune.report.marks import (
 from crosstune.report.reading import SectionTable, ValueColumns, is_number, number_format, titled
 
 _FEW_POINTS = 16
+_MOST_TOGETHER = 4  # lines with bands or traces in one chart
+_NAMES = 110  # pixels of the names of levels, in the right margin
 
 
 def lines(source: SectionTable, predicates: list[Any]) -> Figure:
-    """A line for every colour (and dash), with its band; thin lines for every seed or for figures at one state."""
+    """A line for every colour (and dash), with its band; thin lines for every seed or for figures at one state.
+
+    From five colours with bands or thin lines on, each has a small chart.
+    """
     section = source.section
-    panels = len(source.levels(section.facet)) if section.facet else 1
+    is_split = _is_crowded(source)
+    if is_split:
+        apart = replace(section, color=None, facet=section.color)
+        source = replace(source, section=apart)
+    panels = len(source.levels(str(source.section.facet))) if source.section.facet else 1
     columns = min(panels, 3)
-    chart = alt.layer(*_line_layers(source, alt.Chart()), *level_rules(source, alt.Chart()))
+    height = 300 if columns == 1 else 110 if is_split else 210
+    # Of small charts one title stands above all.
+    title = None if is_split else source.measured(str(section.value)).title
+    drawn = _line_layers(source, alt.Chart(), title)
+    chart = alt.layer(*drawn, *level_rules(source, alt.Chart(), height))
+    names = _NAMES if section.lines else 0
     chart = chart.properties(
-        width=(PLOT_WIDTH - 46 * (columns - 1)) // columns, height=300 if columns == 1 else 210
+        width=(source.width - 46 * (columns - 1)) // columns - names, height=height
     )
+    if is_split:
+        return _by_end(source, chart, columns, predicates)
     whole = filtered(faceted(source, chart, columns), predicates)
     return whole if section.facet is None else whole.resolve_scale(x="independent")
 
 
-def _line_layers(source: SectionTable, base: Figure) -> list[Figure]:
+def _is_crowded(source: SectionTable) -> bool:
+    """Whether the colours, each with a band or thin lines, would cover each other in one chart."""
+    section = source.section
+    if section.color is None or section.facet is not None:
+        return False
+    has_band = source.measured(str(section.value)).low is not None and not section.combine
+    is_wide = has_band or section.trace is not None or section.thin is not None
+    return is_wide and len(source.levels(section.color)) > _MOST_TOGETHER
+
+
+def _by_end(source: SectionTable, chart: Figure, columns: int, predicates: list[Any]) -> Figure:
+    """A small chart for each value of the facet, by the magnitude at its end, on one scale."""
+    section = source.section
+    measured = source.measured(str(section.value))
+    name, value = str(section.facet), cell(measured.value.name)
+    stands = f"isValid({value}) && !datum.is_thin"
+    if measured.mask is not None:
+        stands += f" && {cell(measured.mask)} !== false"
+    header = alt.Header(labelAnchor="start", labelLimit=chart.width - 10)
+    by_size = alt.EncodingSortField(field="end", op="max", order="descending")
+    facet = alt.Facet(name, type="nominal", sort=by_size, title=None, header=header)
+    whole = chart.facet(facet=facet, columns=columns, data=ROWS).properties(
+        spacing={"row": 14, "column": 28},
+        title=alt.TitleParams(measured.title, fontWeight="normal", offset=12),
+    )
+    return (
+        filtered(whole, predicates)
+        .transform_calculate(place=f"{stands} ? {cell(str(section.x))} : null")
+        .transform_joinaggregate(until="max(place)", groupby=[name])
+        .transform_calculate(
+            at_end=f"isValid(datum.place) && datum.place === datum.until ? {value} : 0"
+        )
+        .transform_joinaggregate(total="sum(at_end)", groupby=[name])
+        .transform_calculate(end="abs(datum.total)")
+    )
+
+
+def _line_layers(source: SectionTable, base: Figure, title: str | None) -> list[Figure]:
     section = source.section
     measured = source.measured(str(section.value))
     is_plain = not (section.trace or section.combine)
@@ -46,10 +99,12 @@ def _line_layers(source: SectionTable, base: Figure) -> list[Figure]:
         base = base.transform_filter(f"{cell(measured.mask)} !== false")
     thin = _combined(source, base.transform_filter("datum.is_thin"))
     main = _combined(source, base.transform_filter("!datum.is_thin"))
-    looks = _looks(source)
+    looks = _looks(source, title)
     layers: list[Figure] = []
+    if any(measured.ends):
+        layers.append(alt.Chart().mark_rule(style="zero").encode(y=alt.YDatum(0)))
     if is_plain and measured.low is not None and measured.high is not None:
-        layers.append(_band(main, measured, looks))
+        layers.append(_band(main, measured, looks, title))
     if section.thin is not None:
         layers.append(_trace(thin, section.trace, looks))
     if section.trace is not None:
@@ -59,7 +114,12 @@ def _line_layers(source: SectionTable, base: Figure) -> list[Figure]:
         layers.append(_chance(base, measured.chance.name, looks))
     layers.append(main.mark_line().encode(**looks))
     layers.append(
-        _points(source, main, measured if is_plain else ValueColumns(measured.value), looks)
+        _points(
+            source,
+            main,
+            measured if is_plain else ValueColumns(measured.value, ends=measured.ends),
+            looks,
+        )
     )
     return layers
 
@@ -105,9 +165,9 @@ def _short_hints(source: SectionTable, places: list[str]) -> list[alt.Tooltip]:
     return [*hints, alt.Tooltip("said", type="nominal", title=title)]
 
 
-def _looks(source: SectionTable) -> dict[str, Any]:
+def _looks(source: SectionTable, title: str | None) -> dict[str, Any]:
     section = source.section
-    x_column, value = source.column(str(section.x)), source.column(str(section.value))
+    x_column = source.column(str(section.x))
     looks: dict[str, Any] = {
         "x": alt.X(
             str(section.x),
@@ -119,7 +179,7 @@ def _looks(source: SectionTable) -> dict[str, Any]:
         "y": alt.Y(
             str(section.value),
             type="quantitative",
-            title=titled(value),
+            title=title,
             axis=alt.Axis(domain=False, ticks=False),
             scale=alt.Scale(zero=False),
         ),
@@ -139,10 +199,10 @@ def _looks(source: SectionTable) -> dict[str, Any]:
     return looks
 
 
-def _band(base: Figure, measured: ValueColumns, looks: dict[str, Any]) -> Figure:
+def _band(base: Figure, measured: ValueColumns, looks: dict[str, Any], title: str | None) -> Figure:
     ends = {
         **{key: value for key, value in looks.items() if key not in ("y", "strokeDash")},
-        "y": alt.Y(str(measured.low), type="quantitative", title=titled(measured.value)),
+        "y": alt.Y(str(measured.low), type="quantitative", title=title),
         "y2": alt.Y2(str(measured.high)),
     }
     return base.mark_area(opacity=0.16, line=False).encode(**ends)

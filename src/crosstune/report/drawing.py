@@ -14,6 +14,7 @@ from crosstune.report.figures import is_figure, specification
 from crosstune.report.folder import Contents
 from crosstune.report.packing import drawn_rows
 from crosstune.report.page_text import page_html
+from crosstune.report.reading import PICTURE_WIDTH, PLOT_WIDTH
 from crosstune.report.theme import FILE_FONT, LIGHT, vega_config
 
 VEGA_LITE = "6.4"
@@ -33,8 +34,12 @@ def draw(run: Run | Path | str) -> Path:
     """
     contents = Contents.of(run)
     specifications = {
-        section.id: specification(section, contents.tables[str(section.table)])
-        for section in contents.page.sections
+        section.id: specification(
+            section,
+            contents.tables[str(section.table)],
+            PICTURE_WIDTH if section in contents.page.pictures else PLOT_WIDTH,
+        )
+        for section in contents.sections
         if is_figure(section) and not contents.obstacle(section)
     }
     _write_tables(contents)
@@ -64,7 +69,7 @@ def _write_tables(contents: Contents) -> None:
 
 def _write_figures(contents: Contents, specifications: dict[str, dict[str, Any]]) -> None:
     config = vega_config(LIGHT, FILE_FONT) | {"background": LIGHT.background}
-    for section in contents.page.sections:
+    for section in contents.sections:
         if section.id not in specifications:
             continue
         thin = contents.tables.get(section.thin) if section.thin else None

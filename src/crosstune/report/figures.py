@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -15,7 +14,7 @@ from crosstune.report.bars import bars
 from crosstune.report.curves import lines, scatter
 from crosstune.report.grids import heatmap, matrix
 from crosstune.report.marks import Figure
-from crosstune.report.reading import SectionTable
+from crosstune.report.reading import PLOT_WIDTH, SectionTable
 
 _VIEWS: dict[str, Callable[[SectionTable, list[Any]], Figure]] = {
     "bars": bars,
@@ -32,16 +31,15 @@ def is_figure(section: Section) -> bool:
     return section.view in _VIEWS
 
 
-def specification(section: Section, table: Table) -> dict[str, Any]:
+def specification(section: Section, table: Table, width: int = PLOT_WIDTH) -> dict[str, Any]:
     """The Vega-Lite specification of a section, over a data source named ``rows``, without data.
 
     Each column of ``choose`` becomes a parameter ``choose_0``, ``choose_1``, … that holds the chosen value. Of an explorer it is
     the map at its first choices, as it is when it is opened.
     """
-    source = SectionTable(section, table)
+    source = SectionTable(section, table, width)
     if section.view == "explorer":
-        where = {**section.where, **source.first_choices()}
-        source = SectionTable(replace(section, where=where, choose=()), table)
+        source = source.at_first()
     drawn: dict[str, Any] = _VIEWS[section.view](source, selection(source)).to_dict()
     drawn["params"] = [
         {"name": f"choose_{index}", "value": value}

@@ -9,6 +9,7 @@ from pathlib import Path
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import PAGE_FILE, Page, Section, Statement
 from crosstune.foundation.storage import read_json
+from crosstune.report.reading import SectionTable
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Contents:
         opened = run if isinstance(run, Run) else Run.open(Path(run))
         tables = {name: opened.table(name) for name in opened.tables()}
         environment = opened.folder / "environment.json"
-        return cls(
+        contents = cls(
             folder=opened.folder,
             page=_page(opened, tables),
             tables=tables,
@@ -36,6 +37,19 @@ class Contents:
             settings=opened.settings_yaml,
             environment=read_json(environment) if environment.is_file() else {},
         )
+        pictures = tuple(map(contents._at_first, contents.page.pictures))
+        return replace(contents, page=replace(contents.page, pictures=pictures))
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The page's pictures and its sections."""
+        return (*self.page.pictures, *self.page.sections)
+
+    def _at_first(self, picture: Section) -> Section:
+        """A picture has no selectors and shows what they would begin with."""
+        if self.obstacle(picture):
+            return picture
+        return SectionTable(picture, self.tables[str(picture.table)]).at_first().section
 
     def obstacle(self, section: Section) -> str:
         """Why a section cannot be drawn, in a sentence; empty where nothing stands in its way."""

@@ -7,8 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from crosstune.foundation.records import Column
-from crosstune.report.marks import PLOT_WIDTH, ROWS, Figure, cell, filtered, tooltip, with_words
+from crosstune.report.marks import ROWS, Figure, cell, filtered, tooltip, with_words
 from crosstune.report.reading import (
     NOT_MEASURED,
     OUTSIDE,
@@ -22,6 +21,7 @@ from crosstune.report.reading import (
 _HATCH = "M-1,1L1,-1"
 # From these shares of a scale on, text in the loud colour has more contrast, light and dark page alike.
 _LOUD_DIVERGING, _LOUD_RAMP = 0.75, 0.63
+_MOST_TELLING = 25  # cells that each say the word of their sign
 
 
 def heatmap(source: SectionTable, predicates: list[Any]) -> Figure:
@@ -64,9 +64,13 @@ class _Grid:
         self.x_inside = self._present(self.x, inside)
         self.x_outside = self._present(self.x, outside)
         self.y_inside = self._present(self.y, inside)
-        room = (PLOT_WIDTH - 70 * (columns - 1)) / columns
-        self.width = min(76, max(5, int(room / max(1, len(self.x_inside)))))
+        room = int((source.width - 70 * (columns - 1)) / columns / max(1, len(self.x_inside)))
+        is_small = len(self.x_inside) * len(self.y_inside) <= _MOST_TELLING
+        self.tells = any(measured.ends) and is_small and room >= 50
+        self.width = min(110 if self.tells else 76, max(5, room))
         self.height = 26 if len(self.y_inside) <= 12 else 18 if len(self.y_inside) <= 40 else 12
+        if self.tells:
+            self.height = 40
         self.prints = self.width >= 34 and self.height >= 16
         self.form = number_format(self.reach, signed=True)
 
@@ -100,7 +104,9 @@ def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> 
         ticks=False,
         domain=False,
         orient="bottom",
-        title=None if is_strip or not is_number else titled(grid.source.column(grid.x)),
+        title=None
+        if is_strip or not (is_number or grid.tells)
+        else titled(grid.source.column(grid.x)),
     )
     y_axis = alt.Axis(
         ticks=False,
@@ -110,7 +116,8 @@ def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> 
         title=None if is_strip else titled(grid.source.column(grid.y)),
     )
     if grid.source.column(grid.y).kind == "string":
-        y_axis = alt.Axis(ticks=False, domain=False, title=None)
+        y_title = titled(grid.source.column(grid.y)) if grid.tells else None
+        y_axis = alt.Axis(ticks=False, domain=False, title=y_title)
     cells = alt.Chart().encode(
         x=alt.X(grid.x, type="ordinal", sort=across, axis=x_axis, scale=_band(across)),
         y=alt.Y(grid.y, type="ordinal", sort=down, axis=y_axis, scale=_band(down)),
@@ -132,10 +139,15 @@ def _states(grid: _Grid, base: Figure) -> list[Figure]:
     stands = base.transform_filter("datum.stands")
     hidden = base.transform_filter(f"!datum.stands && isValid({cell(name)})")
     absent = base.transform_filter(f"!isValid({cell(name)})")
+    # Where every number is printed, small ones may be coloured more than in proportion beside large ones.
     scale = alt.Scale(
-        domain=[-grid.reach, grid.reach], domainMid=0, range="diverging", interpolate="lab"
+        type="sqrt" if grid.tells else "linear",
+        domain=[-grid.reach, grid.reach],
+        domainMid=0,
+        range="diverging",
+        interpolate="lab",
+        reverse=grid.source.section.worse == "below",
     )
-    legend = alt.Legend(title=titled(grid.source.column(str(grid.source.section.value))))
     layers = [
         absent.mark_rect(style="absent"),
         hidden.mark_rect(style="hidden"),
@@ -143,18 +155,35 @@ def _states(grid: _Grid, base: Figure) -> list[Figure]:
             style="hatch", shape=_HATCH, size=(min(grid.width, grid.height) * 0.5) ** 2
         ),
         stands.mark_rect().encode(
-            color=alt.Color(name, type="quantitative", scale=scale, legend=legend)
+            color=alt.Color(name, type="quantitative", scale=scale, legend=_legend(grid))
         ),
     ]
     if grid.prints:
-        is_loud = f"abs({cell(name)}) > {_LOUD_DIVERGING * grid.reach}"
+        is_loud = f"abs({cell(name)}) > {_LOUD_DIVERGING ** (2 if grid.tells else 1) * grid.reach}"
         for style, when in (("cell-loud", is_loud), ("cell-quiet", f"!({is_loud})")):
-            layers.append(
-                stands.transform_filter(when)
-                .mark_text(style=style)
-                .encode(text=alt.Text("printed", type="nominal"))
-            )
+            there = stands.transform_filter(when)
+            shift = "datum.word ? -6 : 0" if grid.tells else "0"
+            number = there.mark_text(style=style, dy=alt.ExprRef(shift))
+            layers.append(number.encode(text=alt.Text("printed", type="nominal")))
+            if grid.tells:
+                word = there.mark_text(style=style, dy=8)
+                layers.append(word.encode(text=alt.Text("word", type="nominal")))
     return layers
+
+
+def _legend(grid: _Grid) -> alt.Legend:
+    """The colours; their ends bear the words of the section."""
+    title = titled(grid.source.column(str(grid.source.section.value)))
+    if not any(grid.measured.ends):
+        return alt.Legend(title=title)
+    below, above = (json.dumps(f" {word}") for word in grid.measured.ends)
+    word = f"datum.value < 0 ? {below} : {above}"
+    return alt.Legend(
+        title=title,
+        gradientLength=min(260, grid.width * len(grid.x_inside)),
+        values=[-grid.reach, grid.reach],
+        labelExpr=f"format(datum.value, {json.dumps(grid.form)}) + ({word})",
+    )
 
 
 def matrix(source: SectionTable, predicates: list[Any]) -> Figure:
@@ -198,11 +227,12 @@ def matrix(source: SectionTable, predicates: list[Any]) -> Figure:
         .mark_text(style="level-name")
         .encode(text=alt.Text("words", type="nominal")),
     ]
-    printed = _printed(measured, form, others)
+    printed = _printed(measured, form, [source.measured(column.name) for column in others])
     is_loud = f"{cell(measured.value.name)} > {low + _LOUD_RAMP * (high - low)}"
     for style, when in (("cell-loud", is_loud), ("cell-quiet", f"!({is_loud})")):
         layers += _stacked(there.transform_filter(when), style, printed)
-    width = int(min(132, max(92, PLOT_WIDTH / max(1, len(across)))))
+    most = 160 if any(section.ends) else 132
+    width = int(min(most, max(92, source.width / max(1, len(across)))))
     chart = alt.layer(*layers, data=ROWS).properties(
         width=alt.Step(width), height=alt.Step(26 + 14 * len(printed))
     )
@@ -226,7 +256,7 @@ def _side(name: str, levels: list[Any], source: SectionTable) -> Any:
     )  # fmt: skip
 
 
-def _printed(measured: ValueColumns, form: str, others: list[Column]) -> list[str]:
+def _printed(measured: ValueColumns, form: str, others: list[ValueColumns]) -> list[str]:
     """The lines of a cell as Vega expressions: value, interval, then the other value columns."""
     value = f"format({cell(measured.value.name)}, {json.dumps(form)})"
     lines = [value]
@@ -234,13 +264,17 @@ def _printed(measured: ValueColumns, form: str, others: list[Column]) -> list[st
         low, high = cell(measured.low), cell(measured.high)
         ends = f"format({low}, {json.dumps(form)}) + '–' + format({high}, {json.dumps(form)})"
         lines.append(f"isValid({low}) && isValid({high}) ? {ends} : 'no interval'")
-    for column in others:
+    for column, (below, above) in ((other.value, other.ends) for other in others):
         words, unit = column.name.replace("_", " ").removesuffix(" percent"), column.unit
         is_percent = unit in ("%", "percent") or column.name.endswith("percent")
         number = cell(column.name)
         shown = f"format({number}, {json.dumps('+,.1f' if is_percent else ',.3~r')})"
         tail = json.dumps(" %" if is_percent else "")
-        lines.append(f"isValid({number}) ? {json.dumps(words + ' ')} + {shown} + {tail} : ''")
+        word = f"({number} < 0 ? {json.dumps(f' {below}')} : {json.dumps(f' {above}')})"
+        word = f"(test(/[1-9]/, {shown}) ? {word} : '')" if above else "''"
+        lines.append(
+            f"isValid({number}) ? {json.dumps(words + ' ')} + {shown} + {tail} + {word} : ''"
+        )
     return lines
 
 

@@ -3,6 +3,8 @@
   const root = document.documentElement;
   const drawn = new Map(); // section id -> Vega view
   const explorers = new Map(); // section id -> what `explorerOf` gives
+  const FIGURES = "figure[data-view]:not([data-view=explorer])";
+  const CLOSED = "details.aside:not([open])";
 
   // ---- tables -------------------------------------------------------------------------------------------
 
@@ -45,7 +47,8 @@
       const match = /^choose_(\d+)$/.exec(param.name);
       return match ? { ...param, value: section.choose[match[1]].values[places[match[1]]] } : param;
     });
-    return { ...section.spec, params, datasets: { rows: rowsOf(section) } };
+    const columns = section.spec.facet ? { columns: columnsOf(section.spec) } : {};
+    return { ...section.spec, ...columns, params, datasets: { rows: rowsOf(section) } };
   }
 
   async function draw(figure) {
@@ -64,7 +67,7 @@
       drawn.set(figure.dataset.section, result.view);
       chart.replaceChildren(holder);
       sayIfEmpty(figure);
-      chart.classList.toggle("fits", result.view.width() < 1100);
+      await fit(chart, section.spec, result.view);
     } catch (error) {
       const line = document.createElement("p");
       line.className = "failed";
@@ -72,6 +75,24 @@
       chart.replaceChildren(line);
       console.error(error);
     }
+  }
+
+  // A plot with a width of its own gets narrower with the page, and small charts stand in fewer columns; what is then still
+  // too wide is drawn smaller, and where its words could not be read any more it scrolls.
+  async function fit(chart, spec, view) {
+    const drawing = chart.querySelector("svg");
+    const tooWide = () => drawing.width.baseVal.value - chart.clientWidth;
+    const signal = spec.facet ? "child_width" : "width";
+    const own = (spec.spec ?? spec).width;
+    if (typeof own === "number" && tooWide() > 0) {
+      const columns = spec.facet ? columnsOf(spec) : 1;
+      await view.signal(signal, Math.max(90, own - Math.ceil(tooWide() / columns))).resize().runAsync();
+    }
+    chart.classList.toggle("fits", chart.clientWidth > 0.7 * drawing.width.baseVal.value);
+  }
+
+  function columnsOf(spec) {
+    return Math.min(spec.columns, innerWidth < 760 ? 2 : 3);
   }
 
   // Where no row has all chosen values, the other selectors follow the one that was changed.
@@ -82,7 +103,11 @@
     if (rows.some((row) => fits(section, row, placesOf(figure)))) return;
     const choice = section.choose[selects.indexOf(changed)];
     const wanted = choice.values[Number(changed.value)];
-    const row = rows.find((one) => isWithin(section, one) && one[choice.column] === wanted);
+    const places = placesOf(figure);
+    const near = (row) => section.choose.filter((one, i) => row[one.column] === one.values[places[i]]).length;
+    const row = rows
+      .filter((one) => isWithin(section, one) && one[choice.column] === wanted)
+      .reduce((best, one) => (near(one) > near(best) ? one : best));
     section.choose.forEach((one, i) => { selects[i].value = String(one.values.indexOf(row[one.column])); });
   }
 
@@ -192,8 +217,16 @@
     root.dataset.appearance = appearance;
     switchButton.textContent = appearance === "dark" ? "Light page" : "Dark page";
     for (const explorer of explorers.values()) explorer.draw();
-    for (const figure of document.querySelectorAll("figure:not(.table):not([data-view=explorer])")) await draw(figure);
+    for (const figure of document.querySelectorAll(FIGURES)) if (!figure.closest(CLOSED)) await draw(figure);
     root.dataset.drawn = String(drawn.size + explorers.size);
+  }
+
+  // What stands closed is drawn each time it is opened: the appearance may have changed.
+  for (const aside of document.querySelectorAll("details.aside")) {
+    aside.addEventListener("toggle", async () => {
+      for (const figure of aside.open ? aside.querySelectorAll(FIGURES) : []) await draw(figure);
+      root.dataset.drawn = String(drawn.size + explorers.size);
+    });
   }
 
   switchButton.addEventListener("click", () => appear(root.dataset.appearance === "dark" ? "light" : "dark"));
@@ -217,6 +250,20 @@
 
   // ---- contents -----------------------------------------------------------------------------------------
 
+  const contents = document.getElementById("contents");
+  const isNarrow = matchMedia("(max-width: 980px)");
+  const fold = () => { contents.open = !isNarrow.matches; };
+  isNarrow.addEventListener("change", fold);
+  fold();
+
+  // A link into what stands closed opens it.
+  const reveal = () => {
+    const aside = document.getElementById(location.hash.slice(1))?.querySelector(CLOSED);
+    if (aside) aside.open = true;
+  };
+  addEventListener("hashchange", reveal);
+  reveal();
+
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver(
     (entries) => {
@@ -229,7 +276,7 @@
     },
     { rootMargin: "-10% 0px -75% 0px" },
   );
-  for (const section of document.querySelectorAll("main > section")) watcher.observe(section);
+  for (const section of document.querySelectorAll("#body > section")) watcher.observe(section);
 
   const asked = new URLSearchParams(location.hash.slice(1)).get("appearance");
   appear(asked ?? (prefersDark.matches ? "dark" : "light"));

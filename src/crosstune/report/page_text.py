@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import count
 from string import Template
 from typing import Any
 
 from crosstune.foundation.records import Table
-from crosstune.foundation.records.page import Section
+from crosstune.foundation.records.findings import counted
+from crosstune.foundation.records.page import Section, Statement
 from crosstune.report.explorer import bounds, explorer_data, explorer_html
 from crosstune.report.folder import Contents
 from crosstune.report.packing import packed, script_json
@@ -27,6 +29,7 @@ from crosstune.report.wording import (
 
 _FIRST_ROWS = 12
 _TABLE_ROWS = 60
+_EMPTY = "<p class=absent hidden>Nothing above the noise floor for this choice.</p>"
 _APPENDIX = (
     ("measurements", "Measurements"),
     ("files", "Files"),
@@ -43,16 +46,19 @@ def page_html(
     `specifications` are those of the sections that can be drawn, by id.
     """
     page = contents.page
-    sections = "\n".join(
-        _section(contents, section, index, section.id in specifications)
-        for index, section in enumerate(page.sections, start=1)
-    )
+    read = [section for section in page.sections if not section.aside]
+    aside = [section for section in page.sections if section.aside]
     shown = {
         "title": escape(page.title),
+        "answer": "" if page.answer is None else _answer(page.answer),
+        "pictures": "".join(_picture(contents, one) for one in page.pictures),
         "subtitle": escape(page.subtitle),
         "contents": _contents_list(contents),
-        "statements": _statements(contents),
-        "sections": sections,
+        "statements": _statements(page.statements),
+        "sections": "\n".join(
+            _section(contents, section, section.id in specifications, number)
+            for section, number in zip((*read, *aside), count(1), strict=False)
+        ),
         "appendix": _appendix(contents, specifications),
     }
     template = Template(_asset("page.html"))
@@ -70,27 +76,70 @@ def _asset(name: str) -> str:
 
 
 def _contents_list(contents: Contents) -> str:
-    entries = [("findings", "Findings")] if contents.page.statements else []
-    entries += [(f"s-{section.id}", section.title) for section in contents.page.sections]
-    entries += list(_APPENDIX)
-    return "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in entries)
+    """What is read, and apart from it what is looked up."""
+    sections = contents.page.sections
+    read = [("findings", "Findings")] if contents.page.statements else []
+    read += [(f"s-{one.id}", one.title) for one in sections if not one.aside]
+    looked_up = [(f"s-{one.id}", one.title) for one in sections if one.aside] + list(_APPENDIX)
+    return "".join(
+        f"<ol{kind}>"
+        + "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in entries)
+        + "</ol>"
+        for kind, entries in (("", read), (' class=aside aria-label="To look up"', looked_up))
+    )
 
 
-def _statements(contents: Contents) -> str:
-    if not contents.page.statements:
+def _tone(statement: Statement) -> str:
+    sign, word = TONES[statement.tone]
+    return f"<p class=tone><span aria-hidden=true>{sign}</span> {word}</p>"
+
+
+def _detail(statement: Statement) -> str:
+    return f"<p class=detail>{escape(statement.detail)}</p>" if statement.detail else ""
+
+
+def _answer(answer: Statement) -> str:
+    return (
+        f'<div class="answer {answer.tone}">{_tone(answer)}<p class=said>{escape(answer.text)}</p>'
+        f"{_detail(answer)}</div>"
+    )
+
+
+def _picture(contents: Contents, section: Section) -> str:
+    obstacle = contents.obstacle(section)
+    alt_text = escape(f"{section.title}: {section.view}. {section.lead}")
+    chart = f'<div class=chart role=img aria-label="{alt_text}"></div>'
+    body = f"<p class=absent>{escape(obstacle)}</p>" if obstacle else f"{chart}{_EMPTY}"
+    figure = "" if obstacle else f' data-section="{section.id}" data-view="{section.view}"'
+    return (
+        f"<figure class=picture{figure}><h2>{escape(section.title)}</h2>{body}"
+        f"<figcaption>{escape(section.lead)}</figcaption></figure>"
+    )
+
+
+def _statements(statements: Sequence[Statement]) -> str:
+    """The findings; those that show nothing behind one line, which is open where there are no others."""
+    if not statements:
         return ""
-    items = []
-    for statement in contents.page.statements:
-        sign, word = TONES[statement.tone]
-        detail = f"<p class=detail>{escape(statement.detail)}</p>" if statement.detail else ""
-        items.append(
-            f'<li class="{statement.tone}"><p class=tone><span aria-hidden=true>{sign}</span> {word}</p>'
-            f"<div><p class=finding>{escape(statement.text)}</p>{detail}</div></li>"
+    hidden = [one for one in statements if one.tone in ("not_shown", "too_noisy")]
+    shown = [one for one in statements if one not in hidden]
+    lists = f"<ul class=statements>{''.join(map(_finding, shown))}</ul>" if shown else ""
+    if hidden:
+        lists += (
+            f"<details class=more-findings{'' if shown else ' open'}><summary>{counted(len(hidden), 'finding')} "
+            f"not shown or too noisy</summary><ul class=statements>{''.join(map(_finding, hidden))}</ul></details>"
         )
-    return f'<section id="findings"><h2>Findings</h2><ul class=statements>{"".join(items)}</ul></section>'
+    return f'<section id="findings"><h2>Findings</h2>{lists}</section>'
 
 
-def _section(contents: Contents, section: Section, index: int, is_drawn: bool) -> str:
+def _finding(statement: Statement) -> str:
+    return (
+        f'<li class="{statement.tone}">{_tone(statement)}'
+        f"<div><p class=finding>{escape(statement.text)}</p>{_detail(statement)}</div></li>"
+    )
+
+
+def _section(contents: Contents, section: Section, is_drawn: bool, number: int) -> str:
     obstacle = contents.obstacle(section)
     if obstacle:
         body = f"<p class=absent>{escape(obstacle)}</p>"
@@ -103,10 +152,12 @@ def _section(contents: Contents, section: Section, index: int, is_drawn: bool) -
     else:
         body = _note(section)
     lead = f"<p class=lead>{escape(section.lead)}</p>" if section.lead else ""
-    return (
-        f'<section id="s-{section.id}"><h2><span class=index>{index}</span>{escape(section.title)}</h2>'
-        f"{lead}{body}</section>"
-    )
+    heading = f"<h2><span class=index>{number}</span>{escape(section.title)}</h2>"
+    if section.aside:
+        body = f"<details class=aside><summary>{heading}</summary>{lead}{body}</details>"
+    else:
+        body = f"{heading}{lead}{body}"
+    return f'<section id="s-{section.id}">{body}</section>'
 
 
 def _note(section: Section) -> str:
@@ -120,13 +171,12 @@ def _figure(contents: Contents, section: Section) -> str:
     alt_text = escape(
         f"{section.title}: {section.view} drawn from {len(shown):,} rows. {section.lead}"
     )
-    rows = html_table(shown, limit=_FIRST_ROWS, caption=section.title)
+    rows = html_table(shown, limit=_FIRST_ROWS, caption=section.title, section=section)
     return (
         f'<figure data-section="{section.id}" data-view="{section.view}">'
         f"{selectors(SectionTable(section, table))}"
         f'<div class=chart role=img aria-label="{alt_text}"></div>'
-        f"<p class=absent hidden>Nothing above the noise floor for this choice.</p>"
-        f"<figcaption>{legend}</figcaption>{_note(section)}"
+        f"{_EMPTY}<figcaption>{legend}</figcaption>{_note(section)}"
         f"<div class=foot>{_downloads('svg', 'png', 'csv', 'md')}"
         f"<details><summary>Numbers ({len(shown):,} rows)</summary>{rows}</details></div></figure>"
     )
@@ -146,7 +196,7 @@ def _table(contents: Contents, section: Section) -> str:
         for row in (table.rows() if levels else [])
     ]
     limit = len(table) if levels else _TABLE_ROWS
-    rows = html_table(table, limit=limit, caption=section.title, marks=marks)
+    rows = html_table(table, limit=limit, caption=section.title, marks=marks, section=section)
     return (
         f'<figure class=table data-section="{section.id}">'
         f"{selectors(SectionTable(section, table))}{rows}{_note(section)}"
@@ -249,7 +299,7 @@ def _files(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> 
 
     figures = "".join(
         f"<tr><td>{escape(section.title)}</td><td>{links('figures', section.id, ('svg', 'png'))}</td></tr>"
-        for section in contents.page.sections
+        for section in contents.sections
         if section.id in specifications
     )
     tables = "".join(
@@ -268,7 +318,7 @@ def _files(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> 
 def _data(contents: Contents, specifications: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     sections: dict[str, Any] = {}
     used: dict[str, Table] = {}
-    for section in contents.page.sections:
+    for section in contents.sections:
         if section.table is None or contents.obstacle(section):
             continue
         names = [name for name in (section.table, section.thin) if name in contents.tables]

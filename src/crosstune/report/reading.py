@@ -13,6 +13,8 @@ from crosstune.foundation.records.page import Section
 BELOW_NOISE = "below noise floor"
 NOT_MEASURED = "not measured"
 OUTSIDE = "outside layers"
+PLOT_WIDTH = 700
+PICTURE_WIDTH = 330
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class ValueColumns:
     high: str | None = None
     mask: str | None = None
     chance: Column | None = None
+    ends: tuple[str, str] = ("", "")
 
     @classmethod
     def of(cls, table: Table, name: str) -> ValueColumns:
@@ -38,16 +41,19 @@ class ValueColumns:
 
     @property
     def title(self) -> str:
-        """The column's name in words, with its unit."""
-        return titled(self.value)
+        """The column's name in words, with its unit, between the words of its ends."""
+        below, above = self.ends
+        name = titled(self.value)
+        return f"← {below} · {name} · {above} →" if above else name
 
 
 @dataclass(frozen=True)
 class SectionTable:
-    """A section with the table it draws."""
+    """A section with the table it draws, and how wide a plot may be, in pixels."""
 
     section: Section
     table: Table
+    width: int = PLOT_WIDTH
 
     def column(self, name: str) -> Column:
         """A column of the table."""
@@ -71,6 +77,8 @@ class SectionTable:
     def measured(self, name: str) -> ValueColumns:
         """A value column with what belongs to it; no low and high where no row has an interval."""
         own = ValueColumns.of(self.table, name)
+        if name in signed(self.section):
+            own = replace(own, ends=self.section.ends)
         if own.low is None or own.high is None:
             return own
         low, high = own.low, own.high
@@ -90,13 +98,20 @@ class SectionTable:
     def first_choices(self) -> dict[str, Any]:
         """What the selectors show at first: a combination that exists and, if any does, was measured.
 
-        That of ``begin`` where it was measured there.
+        The one nearest to ``begin``, whose first columns count most.
         """
-        name, begin = self.section.value, self.section.begin
+        name, begin, choose = self.section.value, self.section.begin, self.section.choose
         measured = [row for row in self.rows if name is None or self.stands(row)]
-        wanted = [row for row in measured if all(row[key] == begin[key] for key in begin)]
-        first = (wanted or measured or self.rows)[0]
-        return {column: first[column] for column in self.section.choose}
+        wanted = [key for key in begin if key in choose]
+        first = max(
+            measured or self.rows, key=lambda row: [row[key] == begin[key] for key in wanted]
+        )
+        return {column: first[column] for column in choose}
+
+    def at_first(self) -> SectionTable:
+        """The same without selectors, at what they show at first."""
+        where = {**self.section.where, **self.first_choices()}
+        return replace(self, section=replace(self.section, where=where, choose=()))
 
     def magnitudes(self, name: str) -> list[float]:
         """The magnitudes in a value column, of what may be read."""
@@ -129,6 +144,13 @@ class SectionTable:
         labels = [column for column in self.columns if column.role == "label"]
         varying = [column for column in axes if len({row[column.name] for row in rows}) > 1]
         return [*(varying or axes), *labels]
+
+
+def signed(section: Section) -> tuple[str | None, ...]:
+    """The columns whose values below and above zero have words in a section."""
+    if not any(section.ends):
+        return ()
+    return section.beside if section.view == "matrix" else (section.value, *section.beside)
 
 
 def titled(column: Column) -> str:

@@ -128,6 +128,7 @@ def _axis(palette: Palette) -> dict[str, Any]:
         **_words(palette, 11),
         "labelLimit": 190,
         "labelPadding": 5,
+        "labelSeparation": 6,
         "tickSize": 4,
         "titlePadding": 9,
     }

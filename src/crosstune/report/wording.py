@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from crosstune.foundation.records import Column, Measurement, Table
+from crosstune.foundation.records.page import Section
 from crosstune.report.reading import (
     BELOW_NOISE,
     NOT_MEASURED,
@@ -16,10 +18,12 @@ from crosstune.report.reading import (
     ValueColumns,
     decimals,
     is_number,
+    signed,
     titled,
 )
 
 _LONG = 28  # characters from which a cell is wrapped text
+_WORD = 12  # characters up to which it is never wrapped
 
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {
     0x7F: 0x2421,
@@ -114,30 +118,72 @@ def is_numeric(column: Column) -> bool:
     return column.kind in ("int64", "float64")
 
 
-def html_table(table: Table, *, limit: int, caption: str, marks: Sequence[str] = ()) -> str:
-    """The first rows of a table as HTML with every cell escaped, and a line on what was left out."""
-    shown = headings(table)
+def html_table(
+    table: Table,
+    *,
+    limit: int,
+    caption: str,
+    marks: Sequence[str] = (),
+    section: Section | None = None,
+) -> str:
+    """The first rows of a table as HTML with every cell escaped, and a line on what was left out.
+
+    The values of a section whose ends have words bear their sign and its word. What is the same in every row is said once, below.
+    """
+    rows = table.rows()
+    chosen = section.choose if section and section.view == "table" else ()
+    listed = [column for column in headings(table) if column.name not in chosen]
+    same = [
+        c
+        for c in listed
+        if c.role != "value" and len({row[c.name] for row in rows}) == 1 < len(rows)
+    ]
+    shown = [column for column in listed if column not in same]
+    places = [headings(table).index(column) for column in shown]
     heads = "".join(
         f'<th scope="col"{" class=num" if is_numeric(c) else ""}'
         f"{f' title={chr(34)}{escape(c.about)}{chr(34)}' if c.about else ''}>"
-        f"{escape(titled(c))}</th>"
+        f"{escape(titled(c)).replace('/', '/<wbr>')}</th>"
         for c in shown
     )
     body = []
     for index, row in enumerate(cells(table, limit)):
         mark = f" {marks[index]}" if marks else ""
         tds = "".join(
-            f"<td{_cell_class(column, text)}>{escape(text)}</td>"
-            for column, text in zip(shown, row, strict=True)
+            _signed_cell(row[place], rows[index][column.name], section)
+            if section and column.name in signed(section)
+            else f"<td{_cell_class(column, row[place])}>{_whole(row[place]) if is_numeric(column) else escape(row[place])}</td>"
+            for column, place in zip(shown, places, strict=True)
         )
         body.append(f"<tr{mark}>{tds}</tr>")
     left = len(table) - len(body)
-    more = f"<p class=more>and {left:,} more rows in the files</p>" if left > 0 else ""
+    said = [f"and {left:,} more rows in the files"] if left > 0 else []
+    if same:
+        first = cells(table, 1)[0]
+        told = (f"{titled(c)} {first[headings(table).index(c)]}" for c in same)
+        said.append(f"In every row: {', '.join(told)}")
+    more = "".join(f"<p class=more>{escape(line)}.</p>" for line in said)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
         f"<caption class=unseen>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>{more}"
     )
+
+
+def _whole(text: str) -> str:
+    """A number that breaks before its interval and not within."""
+    return escape(text.replace(", ", ",\u00a0"))
+
+
+def _signed_cell(text: str, value: float, section: Section) -> str:
+    """A number with its sign, the word of its end and whether that is the worse one; other words as they are."""
+    if not re.match(r"−?[\d.,]*[1-9]", text):
+        return f"<td class=num>{escape(text)}</td>"
+    is_above = value > 0
+    kind = "worse" if is_above == (section.worse == "above") else "better"
+    number, _, interval = text.partition(" ")
+    words = f"{'+' if is_above else ''}{number} {section.ends[is_above]}".replace(" ", "\u00a0")
+    return f'<td class="num {kind}">{escape(words)} {_whole(interval)}</td>'
 
 
 def shortened(text: str, most: int) -> str:
@@ -153,7 +199,9 @@ def visible(text: str) -> str:
 def _cell_class(column: Column, text: str) -> str:
     if is_numeric(column):
         return " class=num"
-    return " class=words" if len(text) > _LONG else " class=word"
+    if len(text) > _LONG:
+        return " class=words"
+    return " class=word" if len(text) <= _WORD or " " not in text else ""
 
 
 def measurement_cells(measurement: Measurement) -> tuple[str, str, str, str, str]:

@@ -14,7 +14,7 @@ def example() -> Page:
     section = Section(
         "map", "Map", "Read it so.", "heatmap", "t", x="component", y="layer", value="nats",
         choose=("seed", "stage"), where={"side": "test", "layer": 3}, lines=(("uniform", 6.24),),
-        beside=("naive",),
+        beside=("naive",), ends=("gained", "lost"),
     )  # fmt: skip
     return Page("Title", "Below", (Statement("It is so.", "shown", "n = 3"),), (section,))
 

@@ -19,6 +19,7 @@ Tone = Literal["shown", "not_shown", "too_noisy", "info", "warning"]
 View = Literal["bars", "heatmap", "lines", "matrix", "table", "text", "scatter", "explorer"]
 Order = Literal["given", "size"]
 Combine = Literal["", "sum", "mean"]
+End = Literal["below", "above"]
 
 PAGE_FILE = "page.json"
 
@@ -74,12 +75,13 @@ class Section:
         color: A column whose values are told apart by colour (and dash or shape).
         facet: A column whose values get a small chart each.
         choose: Columns offered as selectors; the first value in the table is chosen at first.
-        begin: Where the selectors stand at first, as far as it names columns of ``choose``.
+        begin: Where the selectors stand at first, as far as it names columns of ``choose`` and was measured; where not all of it
+            was measured together, the columns named first count most.
         where: Only rows with these values.
         note: What the figure rests on, below it.
         lines: Labelled levels drawn across the figure, such as the loss of a uniform guess.
         order: Bars as "given" in the table, or by "size".
-        beside: Further value columns drawn beside ``value`` on the same colour scale (heatmap).
+        beside: Further value columns drawn beside ``value`` on the same colour scale (heatmap), or that have its ``ends`` too.
         trace: A column whose values are drawn as thin lines around the thick mean, such as the seed (lines); or
             whose points are joined by a thin line, but for those where it is empty (scatter).
         thin: A table of the same columns drawn as thin lines behind, such as figures at one state (lines).
@@ -91,6 +93,9 @@ class Section:
         pairs: A table of noteworthy entries of matrices, with texts (explorer). Shared axes say behind which cell.
         most: Only so many of the largest bars; 0 draws all (bars).
         aside: Whether it stands closed behind its title, for those who check: residuals, segments, costs.
+        ends: Words for a value below and for one above zero, such as ``("gained", "lost")``: they stand with every such value, at
+            the axis and in the legend (bars, heatmap, lines, table; of a matrix with the values ``beside``).
+        worse: The end that has the warm colour (bars, heatmap).
         names: A table of what the matrices' rows and columns are (explorer): ``side`` (``row`` or ``column``), ``place``
             from 0, ``of`` (what they are of), ``id`` and ``text``; further shared axes say of which matrices.
     """
@@ -121,6 +126,8 @@ class Section:
     names: str | None = None
     most: int = 0
     aside: bool = False
+    ends: tuple[str, str] = ("", "")
+    worse: End = "above"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.id):
@@ -133,6 +140,7 @@ class Section:
         one_of(f"sections[{self.id!r}].view", self.view, get_args(View))
         one_of(f"sections[{self.id!r}].order", self.order, get_args(Order))
         one_of(f"sections[{self.id!r}].combine", self.combine, get_args(Combine))
+        one_of(f"sections[{self.id!r}].worse", self.worse, get_args(End))
         missing = [name for name in _NEEDED[self.view] if getattr(self, name) is None]
         if missing:
             raise SettingsError(
@@ -218,8 +226,8 @@ class Page:
 
 def _section(value: object) -> Section:
     plain = _known("section", value, Section)
-    for name in ("choose", "beside"):
-        plain[name] = tuple(plain.get(name, ()))
+    for name in {"choose", "beside", "ends"} & set(plain):
+        plain[name] = tuple(plain[name])
     plain["lines"] = tuple((label, level) for label, level in plain.get("lines", ()))
     return Section(**plain)
 
