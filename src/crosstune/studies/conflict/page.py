@@ -13,6 +13,8 @@ from crosstune.studies.conflict.settings import ConflictSettings, learned_in
 from crosstune.studies.conflict.tables import KEY
 from crosstune.studies.conflict.verdicts import answer, statements
 
+_LOST: dict[str, Any] = {"ends": ("gained", "lost")}  # the words for a fall and a rise of a loss
+_PULL: dict[str, Any] = {"ends": ("conflict", "agreement"), "worse": "below"}
 Begin = dict[str, object]
 """Where selectors stand at first."""
 
@@ -39,12 +41,14 @@ def _pictures(begin: Begin) -> Iterator[Section]:
         **drawn(
             "heatmap", "closing", x="task", y="stage", value="measured", where={"side": "test"}
         ),
+        **_LOST,
     )
     yield Section(
         "largest",
         f"Through which components {begin['task']} was lost in stage {begin['stage']}",
         "The three largest parts of the change, in nats per token.",
         **drawn("bars", "forgetting_components", y="component", value="nats", where=begin),
+        **_LOST,
         order="size",
         most=3,
     )
@@ -91,6 +95,7 @@ def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
         "How many nats per token each task lost (right) or gained (left) through each component while another was "
         "learned. The bars of a task add up to the measured change of its loss.",
         **drawn("bars", "forgetting_components", begin, y="component", value="nats"),
+        **_LOST,
         note=f"Path integral of the task's gradient (loss change allocation), {segment}; intervals over seeds alone, "
         "because the rows of different layers are the same rows.",
     )
@@ -100,6 +105,7 @@ def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
         "The same account cut by layer and component. Layer −1 holds what is outside the blocks: embeddings, "
         "last norm, head.",
         **drawn("heatmap", "forgetting", begin, x="component", y="layer", value="nats"),
+        **_LOST,
         note="Positive is forgotten. Hover for intervals over seeds and rows.",
     )
     yield Section(
@@ -108,6 +114,7 @@ def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
         "The account along training: what each component had cost the task by each step, its layers added up. The "
         "lines of a step add up to the change of the task's loss so far.",
         **drawn("lines", "forgetting_course", begin, x="step", value="nats", color="component"),
+        **_LOST,
         note=f"Mean over seeds, bands over seeds alone; {segment}.",
     )
     yield Section(
@@ -115,7 +122,9 @@ def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
         "The accounts close",
         "For every stage, task and side: the measured change of the loss, the sum of all contributions, and what is "
         "left over. An account that does not close stops the run.",
-        **drawn("table", "closing"),
+        **drawn("table", "closing", value="measured"),
+        beside=("booked",),
+        **_LOST,
         note="Side train: rows of the kind that was trained on (retention); side test: held out (capability).",
         aside=True,
     )
@@ -136,6 +145,7 @@ def _heads(begin: Begin) -> Section:
             y="layer",
             value="nats",
         ),
+        **_LOST,
         note="Positive is forgotten. A head owns rows of the query, key and value weights and columns of the output's. The "
         "heads of a layer add up to its component above, but for what belongs to no head (a bias of the output, a LoRA "
         "factor). Hover for intervals over seeds and rows.",
@@ -149,6 +159,8 @@ def _rollback(begin: Begin) -> Section:
         "The causal check: put one component back to where it was before the stage, and read how much of a task's "
         "loss comes back (right) or is lost again (left).",
         **drawn("bars", "rollback_means", begin, y="where", value="nats", order="size"),
+        ends=("lost again", "comes back"),
+        worse="below",
         note="Intervals over seeds and rows. Putting one component back and then another need not add up: they interact.",
     )
 
@@ -170,6 +182,7 @@ def _agreement(settings: ConflictSettings, begin: Begin, *, moves: bool) -> Iter
             y="layer",
             value="corrected",
         ),
+        **_PULL,
         beside=("naive",),
         where={"scope": WHOLE},
         note="Window means over states and seeds: U-statistics over blocks, jackknife over blocks, t over seeds.",
@@ -188,6 +201,7 @@ def _agreement(settings: ConflictSettings, begin: Begin, *, moves: bool) -> Iter
             value="corrected",
             color="component",
         ),
+        **_PULL,
         where={"scope": WINDOW},
         thin="agreement_at_one_state",
         note="Thick: window means over states and seeds. Thin: the first seed at one state. What is below the noise "
@@ -221,6 +235,8 @@ def _retention(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
             "Nats per token of every task (columns) after every stage (rows), the base model first; with "
             f"perplexity and its change against the base model.{repaired}",
             **drawn("matrix", "retention", x="task", y="stage", value="nats", where={"side": side}),
+            beside=("change_percent",),
+            **_LOST,
             note=_chance_words(chance, side),
         )
 

@@ -133,6 +133,7 @@ def section() -> Section:
         value="change",
         choose=("stage", "side"),
         begin={"side": "test"},
+        ends=("given back", "paid"),
         note="Loss of the repaired model minus that of the trained one, on the same rows; intervals over seeds and rows. "
         "Ledger and rollback above account for the training alone; the next stage goes on from the repaired model.",
     )
