@@ -11,7 +11,6 @@ from crosstune.foundation.records import Column, Measurement, Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.reading import SectionTable
 from crosstune.report.wording import (
-    aligned,
     cells,
     html_table,
     measurement_cells,
@@ -54,11 +53,6 @@ def test_a_measurement_is_printed_with_interval_n_unit_and_chance() -> None:
     )  # fmt: skip
     gone = Measurement.unmeasured("slope", "per step", "fewer than 10 probes")
     assert measurement_cells(gone)[1] == "not measured"
-
-
-def test_aligned_columns_stand_under_their_heads() -> None:
-    text = aligned(("a", "n"), [("xx", "1"), ("y", "22")], (False, True))
-    assert text.splitlines() == ["a    n", "──  ──", "xx   1", "y   22"]
 
 
 def test_what_is_smaller_than_the_last_digit_is_not_shown_as_zero() -> None:

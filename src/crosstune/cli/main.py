@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from crosstune import __version__
 from crosstune.cli import printing, repair
-from crosstune.foundation.errors import CrosstuneError, SettingsError
-from crosstune.foundation.settings import from_yaml, to_yaml
+from crosstune.cli.words import nearest, options, own_parser, short_help, split
+from crosstune.foundation.errors import CrosstuneError, SettingsError, StorageError
+from crosstune.foundation.settings import Words, from_yaml, to_yaml
 from crosstune.foundation.storage import read_json
 from crosstune.studies.catalogue import STUDIES, find_study
 from crosstune.studies.study import Study
@@ -47,6 +49,7 @@ def build_parser(outside: Study | None = None) -> ArgumentParser:
         description="Print what a run found and draw its page.", exit_on_error=False
     )
     show.add_argument("run", type=str, help="The run folder.")
+    show.add_argument("--all", action="store_true", help="Print every finding, figure and table.")
     show.add_argument("--draw", type=bool, default=True, help="Whether to draw report.html again.")
     commands.add_subcommand("show", show, help="Print what a run found and draw its page.")
     listing = ArgumentParser(description="Name the studies and the runs.", exit_on_error=False)
@@ -81,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        outside = _outside(words)
-        return _dispatch(_parse(words, outside), outside)
+        return _command(words, _outside(words))
     except CrosstuneError as error:
         printing.error(error)
         return 2
@@ -98,36 +100,40 @@ def _outside(words: Sequence[str]) -> Study | None:
     return None
 
 
-def _parse(words: list[str], outside: Study | None) -> Namespace:
-    """What the words say; of a study's settings only those that were given."""
+def _command(words: list[str], outside: Study | None) -> int:
+    """Do what the words say; where they only begin a command, its help is the answer."""
     parser = build_parser(outside)
+    if words in ([], ["run"], ["plan"]):
+        with suppress(SystemExit):
+            parser.parse_args([*words, "--help"])
+        return 2
     spoken = words if outside is None else [words[0], _OUTSIDE, *words[2:]]
+    own, study = own_parser(parser, spoken), _study_of(words, outside)
+    cls = study.settings_class() if study else None
+    names = {field.name for field in fields(cls)} if cls else set()
+    names &= {option.lstrip("-").split(".")[0] for option in options(own)}
+    if words[-1] in ("-h", "--help") and cls and cls.COMMON:
+        command = " ".join(["crosstune", *words[:-1]])
+        printing.text(short_help(command, own, names, cls.COMMON))
+        return 0
+    given, others = split(spoken[:-1] if spoken[-2:] == ["--help", "all"] else spoken, cls, names)
     try:
-        return parser.parse_args(spoken, defaults=False)
+        arguments = parser.parse_args(others, defaults=False)
     except ArgumentError as error:
         raise SettingsError(
             "command",
             law="must be made of the documented words",
-            found=" ".join(str(error).split()),
-            remedy=f"{repair.hint(words)}{_nearest(words, outside)}{_helps(words)}",
+            found=" ".join(str(error).split()).rstrip("."),
+            remedy=f"{repair.hint(words)}{nearest(others, own)}{_helps(words)}",
         ) from error
+    return _dispatch(arguments, given, study)
 
 
-def _nearest(words: list[str], outside: Study | None) -> str:
-    """A hint at the study or option that was probably meant."""
-    studies = STUDIES if outside is None else (outside,)
-    parsers = [*map(_study_parser, studies), repair.parser()]
-    known = {study.name for study in STUDIES} | {
-        option
-        for parser in parsers
-        for action in parser._actions
-        for option in action.option_strings
-    }
-    for word in words:
-        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
-        if near and near[0] != word.split("=")[0]:
-            return f"Did you mean `{near[0]}`? "
-    return ""
+def _study_of(words: list[str], outside: Study | None) -> Study | None:
+    """The study that the first words ask for, if they do."""
+    if words[0] in ("run", "plan"):
+        return outside or next((one for one in STUDIES if one.name == words[1]), None)
+    return find_study("repair") if words[0] == "repair" else None
 
 
 def _helps(words: Sequence[str]) -> str:
@@ -137,28 +143,32 @@ def _helps(words: Sequence[str]) -> str:
         known = [study.name for study in STUDIES]
         chosen = (word for word in words[1:2] if word in known or word.endswith(".py"))
         study = next(chosen, known[0])
-        return f"`crosstune --help` and `crosstune {command} {study} --help` name them all."
+        return f"`crosstune --help` and `crosstune {command} {study} --help all` name them all."
     if command in ("repair", "show", "list"):
-        return f"`crosstune {command} --help` names them all."
+        every = " all" if command == "repair" else ""
+        return f"`crosstune {command} --help{every}` names them all."
     return "`crosstune --help` names them all."
 
 
-def _dispatch(arguments: Namespace, outside: Study | None) -> int:
+def _dispatch(arguments: Namespace, given: dict[str, Words], study: Study | None) -> int:
     command = arguments.command
     if command == "list":
-        return _list(Path(arguments.list.get("folder", "runs")))
-    if command == "show":
-        return _show(Path(arguments.show.run), draw=arguments.show.get("draw", True))
+        return _list(arguments.list.get("folder"))
+    if study is None:
+        show = arguments.show
+        return _show(Path(show.run), draw=show.get("draw", True), all=show.get("all", False))
     if command == "repair":
-        return _study("run", find_study("repair"), repair.settings(arguments.repair.as_dict()))
+        return _study("run", study, repair.settings(arguments.repair.as_dict()), given)
     verb = arguments[command]
-    return _study(command, outside or find_study(verb.study), verb[verb.study].as_dict())
+    return _study(command, study, verb[verb.study].as_dict(), given)
 
 
-def _study(verb: str, study: Study, given: dict[str, Any]) -> int:
+def _study(verb: str, study: Study, others: dict[str, Any], given: dict[str, Words]) -> int:
     """Run or plan a study with the settings of a file and, over them, those that were given in words."""
-    file, prints = given.pop("config", None), given.pop("print_config", None) is not None
-    settings: Any = from_yaml(study.settings_class(), Path(file) if file else "\n", _dotted(given))
+    file, prints = others.pop("config", None), others.pop("print_config", None) is not None
+    settings: Any = from_yaml(
+        study.settings_class(), Path(file) if file else "\n", {**_dotted(others), **given}
+    )
     if prints:
         printing.text(to_yaml(settings))
     elif verb == "plan":
@@ -169,37 +179,40 @@ def _study(verb: str, study: Study, given: dict[str, Any]) -> int:
         from crosstune.foundation import ranks  # torch, which the help does without
 
         if ranks.is_first():
-            return _show(run.folder, draw=False)
+            return _show(run.folder, draw=False, all=False)
     return 0
 
 
 def _dotted(given: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Settings given on the command line as plain values, by dotted name."""
+    """Nested settings as plain values, by dotted name."""
     found: dict[str, Any] = {}
     for name, value in given.items():
-        if isinstance(value, Mapping):
-            found.update(_dotted(value, f"{path}{name}."))
-        elif isinstance(value, (list, tuple)):
-            items = [item.as_dict() if isinstance(item, Namespace) else item for item in value]
-            found[f"{path}{name}"] = items
-        else:
-            found[f"{path}{name}"] = value
+        inner = isinstance(value, Mapping)
+        found.update(_dotted(value, f"{path}{name}.") if inner else {f"{path}{name}": value})
     return found
 
 
-def _show(folder: Path, *, draw: bool) -> int:
+def _show(folder: Path, *, draw: bool, all: bool) -> int:
     # The report needs neither torch nor a model, and the help needs neither of them.
     from crosstune import report
     from crosstune.foundation.records import Run
 
     run = Run.open(folder)
     page = report.draw(run) if draw else folder / "report.html"
-    printing.text(report.summary(run))
+    printing.text(report.summary(run, all=all))
     printing.text(f"Report: {page}")
     return 0
 
 
-def _list(folder: Path) -> int:
+def _list(asked: str | None) -> int:
+    folder = Path(asked or "runs")
+    if asked and not folder.is_dir():
+        raise StorageError(
+            asked,
+            law="must be a folder with runs",
+            found="a file" if folder.exists() else "no such folder",
+            remedy="`crosstune list` without a word looks in `runs`.",
+        )
     printing.text("Studies")
     for study in STUDIES:
         printing.text(f"  {study.name:<12} {study.question}")

@@ -1,11 +1,10 @@
-"""What the terminal shows: errors, plans, and one line of progress with the time still to go."""
+"""What the terminal shows: errors, plans, and one bar of progress with the time still to go."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import psutil
@@ -57,51 +56,55 @@ def plan(value: Plan) -> None:
 
 
 class ProgressLine:
-    """A listener that prints how far all cells have come and how long the rest will take."""
+    """A listener that shows how far all cells have come and how long the rest will take: a bar on a terminal, else lines."""
 
     def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
         self._began = time.monotonic()
-        self._printed = 0.0
+        self._printed = -_QUIET_REFRESH
         self._cells: dict[str, Progress] = {}
-        # Steps that an earlier attempt did say nothing about the speed of this one.
-        self._first: dict[str, int] = {}
-        self._on_terminal = sys.stderr.isatty()
+        console = Console(stderr=True)
+        self._on_terminal = console.is_terminal
+        says = progress.TextColumn("{task.description}", markup=False)
+        self._bar = progress.Progress(
+            *(progress.BarColumn(16), progress.TaskProgressColumn(), says),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            disable=not self._on_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> ProgressLine:
+        self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._on_terminal and self._printed:
-            print(file=sys.stderr)
+    def __exit__(self, *problem: object) -> None:
+        self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Take in how far a cell has come, and print if it is time to."""
-        self._first.setdefault(progress.cell, progress.done)
+        """Take in how far a cell has come, and show it if it is time to."""
         self._cells[progress.cell] = progress
         now = time.monotonic()
         if now - self._printed < (_REFRESH if self._on_terminal else _QUIET_REFRESH):
             return
         self._printed = now
-        line = self._line(progress, now - self._began)
-        end = "" if self._on_terminal else "\n"
-        print(
-            f"\r\033[K{line}" if self._on_terminal else line, end=end, file=sys.stderr, flush=True
+        done, total, earlier = (
+            sum(getattr(cell, name) for cell in self._cells.values())
+            for name in ("done", "total", "earlier")
         )
-
-    def _line(self, progress: Progress, elapsed: float) -> str:
-        done = sum(cell.done for cell in self._cells.values())
-        total = sum(cell.total for cell in self._cells.values())
-        fresh = done - sum(self._first.values())
-        left = f", {duration(elapsed / fresh * (total - done))} to go" if fresh else ""
-        share = f"{done / total:>4.0%}" if total else "  0%"
-        return (
-            f"{share} {progress.cell}: {progress.doing}; {duration(elapsed)} gone{left}{_memory()}"
-        )
+        # Steps that an earlier attempt did say nothing about the speed of this one.
+        elapsed, fresh = now - self._began, done - earlier
+        left = f", {duration(elapsed / fresh * (total - done))} to go" if fresh > 0 else ""
+        says = f"{duration(elapsed)} gone{left}{_memory()}; {progress.cell}: {progress.doing}"
+        if self._on_terminal:
+            self._bar.update(
+                self._task, completed=done, total=total, description=says, refresh=True
+            )
+        else:
+            print(f"{done / max(1, total):>4.0%} {says}", file=sys.stderr, flush=True)
 
 
 def _memory() -> str:

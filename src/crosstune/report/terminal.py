@@ -1,19 +1,26 @@
-"""A run in the terminal: its findings, its measurements and the small tables of its page, aligned."""
+"""A run in the terminal: its answer and first findings in 15 lines, or all of it, with tables of 80 columns."""
 
 from __future__ import annotations
 
+import io
+import re
 import textwrap
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
+from rich import box
+from rich import table as tables
+from rich.console import Console
+from rich.text import Text
+
 from crosstune.foundation.records import Column, Run, Table
-from crosstune.foundation.records.page import Section
+from crosstune.foundation.records.page import Page, Section, Statement
 from crosstune.report.folder import Contents
 from crosstune.report.reading import SectionTable, titled
 from crosstune.report.wording import (
     TONES,
-    aligned,
     cells,
     headings,
     is_numeric,
@@ -21,35 +28,71 @@ from crosstune.report.wording import (
     shortened,
 )
 
-_WIDTH = 100
+_WIDTH = 80
+_LINES = 14  # of a summary; the path of the page is the fifteenth
+_FINDINGS = 5
 _MOST_ROWS = 24
 _LARGEST = 10
 _CELL = 36
 
 
-def summary(run: Run | Path | str) -> str:
-    """The run as text for a terminal.
+def summary(run: Run | Path | str, *, all: bool = False) -> str:
+    """The run as text for a terminal, 80 columns wide.
 
     Args:
         run: The run, or its folder.
+        all: Whether to say everything instead of at most 14 lines.
 
     Returns:
-        Findings first, then measurements, then the page's sections as tables at their first choices: bars by
-        size with their ten largest, other tables where they have at most 24 rows.
+        The page's answer, its first five findings that say something, and how many there are besides. With `all`
+        every finding with its figures, then measurements, then the page's sections as tables at their first choices:
+        bars by size with their ten largest, other tables where they have at most 24 rows. Columns that do not fit are named.
     """
     contents = Contents.of(run)
     page = contents.page
-    parts = ["\n".join([page.title, *textwrap.wrap(page.subtitle, _WIDTH)])]
-    parts += [_finding(s.text, s.tone, s.detail) for s in page.statements]
+    if not all:
+        return _harmless("\n".join(_first(page)))
+    parts = ["\n".join([*_wrapped(page.title), *_wrapped(page.subtitle)])]
+    parts += [
+        _finding(one) for one in ([page.answer] if page.answer else []) + list(page.statements)
+    ]
     if contents.measurements:
         rows = [measurement_cells(one)[:4] for one in contents.measurements]
         heads = ("measurement", "value and interval", "n", "chance")
-        parts.append(aligned(heads, rows, (False, False, True, True)))
+        parts.append(_aligned(heads, rows, (False, False, True, True)))
     for section in page.sections:
         if section.table is not None:
             obstacle = contents.obstacle(section)
             parts.append(f"{section.title}\n{obstacle or _section(section, contents)}")
     return _harmless("\n\n".join(parts) + "\n")
+
+
+def _first(page: Page) -> list[str]:
+    """The answer, what is most worth knowing, and a line on the rest; every number of a finding that stands here is told."""
+    answer = page.answer.text if page.answer else page.title
+    others = [one for one in page.statements if one.text != answer]
+    told = [one for one in others if one.tone not in ("not_shown", "too_noisy")]
+    lines = _wrapped(answer)
+    findings = [_wrapped(f"{TONES[one.tone][0]} {one.text}", "  ") for one in told[:_FINDINGS]]
+    if sum(map(len, findings), len(lines)) >= _LINES:
+        findings = list(map(_brief, findings))
+    ends = [end for end in accumulate(map(len, findings), initial=len(lines)) if end < _LINES]
+    lines += [line for finding in findings[: len(ends) - 1] for line in finding]
+    rest = {name: sum(one.tone == name for one in others) for name in ("not_shown", "too_noisy")}
+    counts = {"more": len(told) - len(ends) + 1, **rest}
+    left = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n)
+    return [*lines, f"Not here: {left or 'tables'}; see `crosstune show RUN --all`."]
+
+
+def _brief(lines: list[str]) -> list[str]:
+    """Two lines of a finding with a mark that it goes on; all of it where a number stands further on."""
+    if len(lines) < 3 or re.search(r"\d", "".join(lines[2:])):
+        return lines
+    return [lines[0], f"{lines[1][: _WIDTH - 1]}…"]
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent)
 
 
 def _harmless(text: str) -> str:
@@ -92,14 +135,40 @@ def _kept(section: Section, table: Table, first: Mapping[str, object]) -> list[C
     return [column for column in table.columns if column.name in kept]
 
 
-def _finding(text: str, tone: str, detail: str) -> str:
-    sign, word = TONES[tone]
+def _finding(one: Statement) -> str:
+    sign, word = TONES[one.tone]
     head = f"{sign} {word:<9}  "
-    lines = textwrap.wrap(text, _WIDTH - len(head)) + textwrap.wrap(detail, _WIDTH - len(head))
+    lines = [
+        line for part in (one.text, one.detail) for line in textwrap.wrap(part, _WIDTH - len(head))
+    ]
     return head + f"\n{' ' * len(head)}".join(lines)
 
 
 def _text(table: Table) -> str:
     shown = headings(table)
     rows = [[shortened(cell, _CELL) for cell in row] for row in cells(table)]
-    return aligned([titled(c) for c in shown], rows, [is_numeric(c) for c in shown])
+    return _aligned([titled(c) for c in shown], rows, [is_numeric(c) for c in shown])
+
+
+def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """Rows under their headings: numbers stay on one line, words wrap, and the last columns are named if they do not fit."""
+    columns = [[_harmless(cell) for cell in column] for column in zip(*rows, strict=True)]
+    least = [
+        max(map(len, [*head.split(), *(column if whole else " ".join(column).split()), ""]))
+        for head, column, whole in zip(heads, columns, right, strict=True)
+    ]
+    fit = max(1, sum(end <= _WIDTH + 2 for end in accumulate(width + 2 for width in least)))
+    drawn = tables.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    for head, width, whole in list(zip(heads, least, right, strict=True))[:fit]:
+        name = textwrap.fill(head, width) if whole else head
+        side = "right" if whole else "left"
+        drawn.add_column(Text(name), no_wrap=whole, justify=side, overflow="fold")
+    for row in zip(*columns[:fit], strict=True):
+        drawn.add_row(*map(Text, row))
+    page = Console(width=_WIDTH, file=io.StringIO(), color_system=None)
+    with page.capture() as caught:
+        page.print(drawn)
+    lines = [line.rstrip() for line in caught.get().splitlines()]
+    if fit < len(heads):
+        lines += _wrapped(f"(not here: {', '.join(heads[fit:])})")
+    return "\n".join(lines)

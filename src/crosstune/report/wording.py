@@ -1,4 +1,4 @@
-"""Numbers and tables as text a person reads: value with interval, aligned columns, escaped HTML."""
+"""Numbers and tables as text a person reads: value with interval, escaped HTML."""
 
 from __future__ import annotations
 
@@ -221,21 +221,6 @@ def measurement_cells(measurement: Measurement) -> tuple[str, str, str, str, str
         chance,
         measurement.how + seeds,
     )
-
-
-def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Rows as columns of text under their headings."""
-    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-
-    def line(row: Sequence[str]) -> str:
-        parts = [
-            text.rjust(width) if is_right else text.ljust(width)
-            for text, width, is_right in zip(row, widths, right, strict=True)
-        ]
-        return "  ".join(parts).rstrip()
-
-    rule = "  ".join("─" * width for width in widths)
-    return "\n".join([line(heads), rule, *map(line, rows)])
 
 
 def selectors(source: SectionTable) -> str:

@@ -46,16 +46,17 @@ def plan(study: str, settings: Any = None, **options: Any) -> Plan:
     return find_study(study).plan(_settings(study, settings, options))
 
 
-def show(folder: Path | str) -> str:
-    """What a run found, as text for a terminal.
+def show(folder: Path | str, *, all: bool = False) -> str:
+    """What a run found, as text for a terminal of 80 columns.
 
     Args:
         folder: The run folder.
+        all: Whether every finding, figure and table is told, instead of what is most worth knowing in 14 lines.
 
     Returns:
-        Statements first, then the main tables.
+        The answer and the first findings; with `all` the others, measurements and tables too.
     """
     from crosstune.foundation.records import Run
     from crosstune.report import summary
 
-    return summary(Run.open(folder))
+    return summary(Run.open(folder), all=all)

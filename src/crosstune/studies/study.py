@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from crosstune.studies.frame.loading import load, load_procedure
 from crosstune.studies.frame.plan import Listener, Plan
+from crosstune.studies.frame.settings import StudySettings, check_machine
 
 if TYPE_CHECKING:
     from crosstune.foundation.records import Run
@@ -40,8 +41,9 @@ class Study:
             load(self.settings) if self.settings else load_procedure(self.procedure).settings_class
         )
 
-    def run(self, settings: Any, listener: Listener) -> Run:
-        """The finished run, with its folder; the listener gets its progress."""
+    def run(self, settings: StudySettings, listener: Listener) -> Run:
+        """The finished run, with its folder; the listener gets its progress. What this machine cannot do is refused at once."""
+        check_machine(settings)
         return cast("Run", load_procedure(self.procedure)(settings).run(listener))
 
     def plan(self, settings: Any) -> Plan:

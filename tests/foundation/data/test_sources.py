@@ -95,7 +95,9 @@ def test_templates_have_no_formats(tmp_path, template):
         ("x.jsonl", '{"text": "a"}', {"group": "doc"}, "'doc', which `group` names"),
         ("x.jsonl", '{"text": "a"}\n{"text": }', {}, "line 2.*character 10"),
         ("x.jsonl", "[1]", {}, "found a list"),
-        ("x.jsonl", '{"text": ["a"]}', {}, "found a list"),
+        ("x.jsonl", '{"text": "a"}\n{"text": 5}', {}, "line 2` must have text in the .*the int 5"),
+        ("x.jsonl", '{"text": ["a"]}', {}, "found the list"),
+        ("x.jsonl", '{"a": {}}', {"response": "{a}"}, "text or a number in .*found the dict"),
         (
             "x.jsonl",
             '{"text": ""}\n{"text": "a"}\n{"text": null}',

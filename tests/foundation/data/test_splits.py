@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from crosstune.foundation.data import Pool, Row, parse_language, sample_warnings, split_tasks
+from crosstune.foundation.data import (
+    Pool,
+    Row,
+    Task,
+    parse_language,
+    sample_warnings,
+    split_tasks,
+)
 from crosstune.foundation.errors import DataError, SettingsError
 
 
@@ -156,3 +163,13 @@ def test_small_and_unequal_tasks_are_warned_of_with_what_it_costs():
     assert len(unequal) == 1
     assert "unequal" in unequal[0]
     assert sample_warnings(split(pool("a", 900), pool("b", 900), samples=500)) == []
+
+
+def test_a_row_as_long_as_a_book_is_named_with_its_size():
+    tasks = split(pool("a", 900), pool("b", 900))
+    book = Row("line 7", "word " * 2_000_000)
+    tasks[1] = Task("b", (*tasks[1].train, book), tasks[1].test)
+    assert [text for text in sample_warnings(tasks) if "book" in text] == [
+        "Task b has rows as long as books: line 7 (10.0 MB). Such a row is tokenised whole and counts as one: "
+        "split it into documents."
+    ]

@@ -91,6 +91,7 @@ def test_rows_come_from_a_data_set_and_from_a_task():
         ([], "must have rows"),
         ([{"sentence": "a"}], "sentence"),
         ([None], r"x\[0\]"),
+        (["a", {"text": 5}], r"x\[1\]` must be rows.*and 5 as text"),
     ],
 )
 def test_what_is_no_row_is_named(value, said):

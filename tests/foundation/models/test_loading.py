@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tests.foundation.models.decoders import CONFIGS, ROWS, decoder, with_lora
 from tests.foundation.training import tiny
@@ -18,6 +20,7 @@ from crosstune.foundation.errors import ModelError, StorageError
 from crosstune.foundation.models import (
     load_model,
     load_tokenizer,
+    loading,
     save_model,
     weights_fingerprint,
 )
@@ -97,6 +100,48 @@ def test_an_unknown_hub_id_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(StorageError, match=r"'x/y': x/y is not a local folder\. Check"):
         load_model("x/y")
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that refuses every connection, and no patience with it."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub is asked again"))
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_hub_that_does_not_answer_is_asked_once() -> None:
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(StorageError, match=r"'who/what': .*couldn't connect"):
+            load("who/what")
+    assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_model_in_the_local_cache_is_loaded_without_the_hub(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "hub" / "models--who--what"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40, encoding="utf-8")
+    (place / "snapshots").mkdir()
+    folder.rename(place / "snapshots" / ("0" * 40))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert weights_fingerprint(load_model("who/what")) == weights_fingerprint(decoder("llama"))
+    assert load_tokenizer("who/what").eos_token == "<eos>"
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_hub_that_answers_is_left_to_its_library(
+    offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(loading, "urlopen", lambda *a, **b: asked.append(a) or nullcontext())
+    with loading.hub_or_cache("who/what"):
+        assert offline == constants.HF_HUB_OFFLINE
+    assert len(asked) == (not offline)
 
 
 def test_a_folder_without_configuration_is_told(tmp_path: Path) -> None:

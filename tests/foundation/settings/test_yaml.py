@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
 
 from crosstune.foundation.errors import SettingsError
-from crosstune.foundation.settings import from_yaml, to_yaml
+from crosstune.foundation.settings import Words, from_yaml, known_name, to_yaml
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Study:
     """A group that has a name."""
     pair: Pair = field(default_factory=lambda: Pair(7, 8))
     """A group whose default is not that of its class."""
+    layers: tuple[int, ...] | None = None
+    """Numbers, or all."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """A number a task."""
 
 
 def test_a_whole_value_round_trips():
@@ -79,6 +84,9 @@ def test_dotted_overrides_win_and_reach_into_groups():
         ("needed: {}\n", r"`needed.name` must be given"),
         ("- a\n- b\n", "must be a mapping"),
         ("rate: [1\n", "readable YAML"),
+        ("training: 3\n", "`training` must be a group of settings; found 3"),
+        ("rate: null\n", "`rate` must be a number; found None"),
+        ("limits: {en: much}\n", "`limits` must be a mapping, each value a number"),
     ],
     ids=[
         "unknown",
@@ -92,6 +100,9 @@ def test_dotted_overrides_win_and_reach_into_groups():
         "left out",
         "list",
         "syntax",
+        "value for a group that is always there",
+        "nothing for something",
+        "value of a mapping",
     ],
 )
 def test_what_does_not_fit_is_named(text, words):
@@ -101,3 +112,46 @@ def test_what_does_not_fit_is_named(text, words):
 
 def test_a_group_keeps_the_rest_of_its_default():
     assert from_yaml(Study, "pair: {second: 3}\n").pair == Pair(7, 3)
+
+
+def test_a_missing_file_is_said_to_be_missing():
+    with pytest.raises(SettingsError, match=r"`nix\.yaml` must be an existing YAML file; found no"):
+        from_yaml(Study, "nix.yaml")
+
+
+def test_one_value_stands_for_a_list_of_one():
+    found = from_yaml(Study, "stages: en\nmany: {rank: 3}\nlayers: 2\n")
+    assert (found.stages, found.many, found.layers) == (("en",), (Lora(3),), (2,))
+
+
+def test_words_are_read_as_the_setting_says(tmp_path):
+    (tmp_path / "group.yaml").write_text("rank: 5\n", encoding="utf-8")
+    said = {
+        "stages": "[a, b]",
+        "rate": "1e-4",
+        "layers": "null",
+        "limits.en-us": "0.5",
+        "needed.name": "2024",
+        "lora": str(tmp_path / "group.yaml"),
+        "many": "[{rank: 3}]",
+        "training.rank": "7",
+    }
+    found = from_yaml(Study, "\n", {name: Words(text) for name, text in said.items()})
+    assert found == Study(
+        stages=("a", "b"),
+        rate=1e-4,
+        limits={"en-us": 0.5},
+        needed=Named("2024"),
+        lora=Lora(5),
+        many=(Lora(3),),
+        training=Lora(7),
+    )
+
+
+def test_a_dash_is_an_underscore_but_in_the_keys_of_a_mapping():
+    @dataclass
+    class Outer:
+        one_more: Study
+
+    assert known_name(Outer, "one-more.limits.en-us") == "one_more.limits.en-us"
+    assert known_name(Outer, "one-more.no-such") == "one_more.no_such"

@@ -49,7 +49,7 @@ def test_a_phase_that_was_done_is_not_done_again(made: Make) -> None:
     cell = made(told)
     assert not cell.run.finished
     cell.go()
-    assert told == [Progress("seed-4", "part 2", 2, 3)]
+    assert told == [Progress("seed-4", "part 2", 2, 3, earlier=2)]
     assert cell.run.table("counts").column("count") == [15, 25, 35]
     assert cell.run.finished
 
@@ -70,3 +70,21 @@ def test_every_optimizer_step_is_told_with_the_most_there_will_be() -> None:
     for step in (1, 2):
         callback.on_step_end(None, SimpleNamespace(global_step=step, max_steps=5), None)
     assert told == [(1, 5), (2, 5)]
+
+
+def test_what_lies_before_the_first_step_that_is_told_was_done_earlier(made: Make) -> None:
+    told: list[Progress] = []
+    cell = made(told, parts=9)
+    for steps in (0, 3, 4):  # gone on with after two steps of this part
+        cell.tell("training", steps)
+    cell.passed(4)
+    for steps in (0, 1, 2):
+        cell.tell("training", steps)
+    assert [(one.done, one.earlier) for one in told] == [
+        (0, 0),
+        (3, 2),
+        (4, 2),
+        (4, 2),
+        (5, 2),
+        (6, 2),
+    ]

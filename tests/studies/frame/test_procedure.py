@@ -58,7 +58,7 @@ def test_a_finished_study_is_only_summed_up_again(chosen: TinySettings) -> None:
     before = small_study.figures(run(chosen))
     told: list[Progress] = []
     again = run(chosen, told)
-    assert told == [Progress(name, "finished", 3, 3) for name in ("seed-4", "seed-0")]
+    assert told == [Progress(name, "finished", 3, 3, earlier=3) for name in ("seed-4", "seed-0")]
     assert again.finished
     assert small_study.figures(again) == before
     # The warning of both calls is shown once.

@@ -11,7 +11,7 @@ from crosstune.foundation import fetched_from as _fetched_from
 from crosstune.foundation.data.languages import MEANINGS, Language, parse_language
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.data.sources import read_rows, read_tasks
-from crosstune.foundation.data.splits import Pool, sample_warnings, split_tasks
+from crosstune.foundation.data.splits import Pool, large_rows, sample_warnings, split_tasks
 from crosstune.foundation.data.task import Row, Task, as_rows, check_disjoint, check_enough
 from crosstune.foundation.data.tokens import UNSCORED, Encoded, EncodingReport, encode
 
@@ -30,6 +30,7 @@ __all__ = [
     "Pool",
     "split_tasks",
     "sample_warnings",
+    "large_rows",
     "UNSCORED",
     "Encoded",
     "EncodingReport",

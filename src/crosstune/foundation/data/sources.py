@@ -110,8 +110,11 @@ def _records(settings: TaskSettings, source: str, split: str) -> Iterator[_Locat
 def _read_hub(settings: TaskSettings, source: str, split: str) -> Iterator[_Located]:
     import datasets  # noqa: PLC0415 - slow to import, and only hub ids need it
 
+    from crosstune.foundation.models.loading import hub_or_cache  # noqa: PLC0415 - likewise
+
     try:
-        found = datasets.load_dataset(source, settings.subset, split=split)
+        with hub_or_cache(source):
+            found = datasets.load_dataset(source, settings.subset, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             _argument(settings, source),
@@ -292,13 +295,14 @@ def _value(record: _Record, field: str, where: str, argument: str) -> str:
     value = record[field]
     if value is None:
         return ""
-    if isinstance(value, str | int | float):
+    # A number is an answer that a template spells; alone it is no text that is learned.
+    if isinstance(value, str) or (isinstance(value, int | float) and argument != "text"):
         return str(value)
     raise DataError(
         where,
-        law=f"must have text or a number in the field {field!r}",
-        found=f"a {type(value).__name__}",
-        remedy=f"Name another field with `{argument}`, or flatten the data first.",
+        law=f"must have text{' or a number' * (argument != 'text')} in the field {field!r}",
+        found=f"the {type(value).__name__} {str(value)[:40]}",
+        remedy=f"Name another field with `{argument}`, write a template as `response`, or flatten the data first.",
     )
 
 

@@ -6,15 +6,23 @@ is a seeded hash of their group (or text), so it depends neither on the order of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from crosstune.foundation.data.task import Row, Task, check_disjoint, refuse_repeated_names, ties
+from crosstune.foundation.data.task import (
+    Row,
+    Task,
+    check_disjoint,
+    named,
+    refuse_repeated_names,
+    ties,
+)
 from crosstune.foundation.errors import DataError, SettingsError
 from crosstune.foundation.seeds import content_key
 
 ENOUGH_ROWS = 500  # below this many training rows per task a warning is given
+LARGE_ROW = 2**20  # characters of a row from which a warning is given: a book
 
 _Tie = tuple[str, str]
 
@@ -166,6 +174,23 @@ def _tied_across(first: str, second: str, label: _Tie) -> DataError:
     )
 
 
+def large_rows(rows: Mapping[str, Iterable[Row]]) -> list[str]:
+    """A sentence on each task, by name, with rows as long as books, which are tokenised whole and then cut."""
+    warnings = []
+    for task, own in rows.items():
+        large = [
+            f"{row.id} ({len(row.content.encode()) / 1e6:.1f} MB)"
+            for row in own
+            if len(row.content) >= LARGE_ROW
+        ]
+        if large:
+            warnings.append(
+                f"Task {task} has rows as long as books: {named(large)}. Such a row is tokenised whole and counts as one: "
+                "split it into documents."
+            )
+    return warnings
+
+
 def sample_warnings(tasks: Sequence[Task]) -> list[str]:
     """Sentences about tasks whose numbers of training rows cost precision or comparability.
 
@@ -173,7 +198,7 @@ def sample_warnings(tasks: Sequence[Task]) -> list[str]:
         tasks: The tasks of a run.
 
     Returns:
-        Nothing when every task has the same number of rows and at least 500.
+        Nothing when every task has the same number of rows and at least 500, and no row is as long as a book.
     """
     sizes = {task.name: len(task.train) for task in tasks}
     warnings = [
@@ -189,4 +214,4 @@ def sample_warnings(tasks: Sequence[Task]) -> list[str]:
             f"intervals of {least} are about {sqrt(sizes[most] / sizes[least]):.1f} times as wide as those of {most}, "
             f"and forgetting also reflects how much was trained. Set `samples` to {sizes[least]} to make them equal."
         )
-    return warnings
+    return [*warnings, *large_rows({task.name: (*task.train, *task.test) for task in tasks})]

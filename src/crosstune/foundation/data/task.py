@@ -220,10 +220,13 @@ def _as_row(item: object, number: int, argument: str) -> Row:
 
 
 def _not_rows(argument: str, found: object) -> DataError:
-    fields = f" with fields {sorted(map(str, found))}" if isinstance(found, Mapping) else ""
+    fields = ""
+    if isinstance(found, Mapping):
+        fields = f" with fields {sorted(map(str, found))}"
+        fields += f" and {found['text']!r:.40} as text" if "text" in found else ""
     return DataError(
         argument,
         law="must be rows: Row, a string, or a mapping with a string under `text`",
         found=type(found).__name__ + fields,
-        remedy="Rename the field to `text`, or read the source with TaskSettings(text=...).",
+        remedy="Write the text as a string under `text`, or read the source with TaskSettings(text=...).",
     )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -23,6 +28,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 _TOKENIZER = "tokenizer_config.json"
+_HUB_SECONDS = 3.0  # in which the hub must answer
 _DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 
 
@@ -48,7 +54,7 @@ def load_model(
         ModelError: Not a decoder, an unknown dtype, or weights that are not finite.
         StorageError: A folder or file is missing, or does not hold the whole model.
     """
-    wanted, place = _dtype(dtype), _device(device)
+    wanted, place = _dtype(dtype), check_device(device)
     where = _resolve(path_or_id)
     config = read_config(path_or_id, trust_remote_code=trust_remote_code)
     if Path(where).is_dir() and not list(Path(where).glob("*.safetensors")):
@@ -191,7 +197,8 @@ def _dtype(name: str) -> Any:
     return DTYPES.get(name, name)
 
 
-def _device(name: str) -> torch.device:
+def check_device(name: str) -> torch.device:
+    """The device of that name, if torch sees it here."""
     known = {"cpu"} | {str(torch.accelerator.current_accelerator())}
     kind = name.split(":")[0]
     if kind not in known:
@@ -232,15 +239,43 @@ def _resolve(path_or_id: str | Path, or_else: str = "config.json") -> str:
 def _read(auto: Any, where: str, **options: Any) -> Any:
     """Call `from_pretrained`, with what the library could not read said in our words."""
     try:
-        return auto.from_pretrained(where, **options)
+        with hub_or_cache(where):
+            return auto.from_pretrained(where, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise StorageError(
             "path_or_id",
             law="must be readable by transformers",
             found=f"{where!r}: {first_line}",
             remedy="Check the name or path, the network, and whether the model needs trust_remote_code.",
         ) from error
+
+
+@contextmanager
+def hub_or_cache(where: str) -> Iterator[None]:
+    """Inside, where the hub does not answer at once, its libraries look in their cache alone, as if HF_HUB_OFFLINE were set.
+
+    They would otherwise ask for every file six times, half a minute long. A folder needs no hub.
+    """
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or not (Path(where).is_dir() or _hub_answers())
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _hub_answers() -> bool:
+    """Whether the hub answers one short question; a refusal, and a certificate that only Python does not know, are answers."""
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_SECONDS):
+            return True
+    except HTTPError:
+        return True
+    except URLError as error:
+        return isinstance(error.reason, ssl.SSLError)
+    except OSError:
+        return False
 
 
 def _check_decoder(config: Any, where: str) -> None:

@@ -19,6 +19,12 @@ from crosstune.foundation.storage import canonical
 S = TypeVar("S")
 
 
+class Words(str):
+    """The value of a setting as it was said on a command line: YAML, but for a setting that takes text."""
+
+    __slots__ = ()
+
+
 def to_yaml(value: Any) -> str:
     """The whole settings as YAML that `from_yaml` reads back to an equal value.
 
@@ -46,16 +52,7 @@ def from_yaml(cls: type[S], source: str | Path, overrides: Mapping[str, Any] | N
         SettingsError: The file cannot be read, is not YAML, or holds an unknown or impossible key.
     """
     is_text = isinstance(source, str) and ("\n" in source or ": " in source)
-    try:
-        text = str(source) if is_text else Path(source).read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(
-            "settings" if is_text else str(source),
-            law="must be a readable YAML file",
-            found=f"{type(error).__name__}: {' '.join(str(error).split())}",
-            remedy="Check the path and the indentation; `--print_config` writes a whole example.",
-        ) from error
+    values = _loaded(source, is_text=is_text)
     values = {} if values is None else values
     if not isinstance(values, Mapping):
         raise SettingsError(
@@ -65,6 +62,36 @@ def from_yaml(cls: type[S], source: str | Path, overrides: Mapping[str, Any] | N
             remedy="Write `name: value` lines.",
         )
     return from_mapping(cls, _merged(values, overrides or {}))
+
+
+def _loaded(source: str | Path, *, is_text: bool) -> Any:
+    """What a YAML text or file holds."""
+    try:
+        text = str(source) if is_text else Path(source).read_text(encoding="utf-8")
+        return yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise SettingsError(
+            str(source),
+            law="must be an existing YAML file",
+            found="no such file",
+            remedy="Check the spelling; a path is read from the current folder.",
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(
+            "settings" if is_text else str(source),
+            law="must be a readable YAML file",
+            found=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            remedy="Check the path and the indentation; `--print_config` writes a whole example.",
+        ) from error
+
+
+def known_name(cls: type | None, dotted: str) -> str:
+    """The dotted name of a setting with underscores for dashes; the keys of a mapping, which users choose, stay."""
+    parts = []
+    for part in dotted.split("."):
+        parts.append(part if cls is None else part.replace("-", "_"))
+        cls = cls and _dataclass_in(typing.get_type_hints(cls).get(parts[-1]))
+    return ".".join(parts)
 
 
 def from_mapping(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -172,23 +199,50 @@ def _default(field: dataclasses.Field[Any], start: Any) -> Any:
 
 def _value(hint: Any, value: Any, dotted: str, default: Any) -> Any:
     inner = _dataclass_in(hint)
+    if isinstance(value, Words):
+        value = _meant(hint, value)
+    if _is_list(hint) and isinstance(value, (bool, int, float, str, Mapping)):
+        value = [value]
     if inner is not None and isinstance(value, Mapping):
         return _built(inner, value, f"{dotted}.", default if isinstance(default, inner) else None)
     if inner is not None and isinstance(value, (list, tuple)):
         return tuple(_value(inner, item, f"{dotted}[{at}]", None) for at, item in enumerate(value))
     if inner is not None and isinstance(value, inner):
         return value
+    if inner is hint or (value is None and type(None) not in typing.get_args(hint)):
+        raise _mistyped(dotted, hint, value)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
         return parser.parse_object({"value": value}).value
     except (ArgumentError, TypeError, ValueError) as error:
-        raise SettingsError(
-            dotted,
-            law=f"must be {_type_words(hint)}",
-            found=repr(value),
-            remedy="Compare with the help text of the command or the docstring of the settings.",
-        ) from error
+        raise _mistyped(dotted, hint, value) from error
+
+
+def _meant(hint: Any, words: Words) -> Any:
+    """What was said on the command line, as its type takes it; a group of settings may be a YAML file."""
+    if hint is str or typing.get_origin(hint) is typing.Literal:
+        return str(words)
+    value = _loaded(f"{words}\n", is_text=True)
+    if isinstance(value, str) and _dataclass_in(hint) is not None:
+        return _loaded(value, is_text=False)
+    is_text = str in typing.get_args(hint) and not isinstance(value, (list, type(None)))
+    return str(words) if is_text else value
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether values are lists, of which a single item may stand for itself."""
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return str not in parts and any(typing.get_args(part)[1:] == (...,) for part in parts)
+
+
+def _mistyped(dotted: str, hint: Any, value: Any) -> SettingsError:
+    return SettingsError(
+        dotted,
+        law=f"must be {_type_words(hint)}",
+        found=repr(value),
+        remedy="Compare with the help text of the command or the docstring of the settings.",
+    )
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -206,6 +260,8 @@ def _type_words(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, inner))
+    if origin is Mapping:
+        return f"a mapping, each value {_type_words(inner[1])}"
     words = " or ".join(dict.fromkeys(_type_words(part) for part in inner))
     return f"a list, each item {words}" if origin in (tuple, list) else words
 

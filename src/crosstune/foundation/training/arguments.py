@@ -23,7 +23,7 @@ def training_arguments(
 
     A model on the CPU stays there also where there is a GPU.
     """
-    _check_trackers(settings.report_to)
+    check_trackers(settings.report_to)
     evaluates = evaluates and settings.evaluate_every > 0
     arguments = TrainingArguments(
         output_dir=str(output_folder),
@@ -54,7 +54,8 @@ def training_arguments(
     return arguments
 
 
-def _check_trackers(names: tuple[str, ...]) -> None:
+def check_trackers(names: tuple[str, ...]) -> None:
+    """Refuse trackers that are not installed."""
     installed = sorted(get_available_reporting_integrations())
     missing = [name for name in names if name not in installed]
     if missing:

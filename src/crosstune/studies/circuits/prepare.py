@@ -13,7 +13,7 @@ import yaml
 from crosstune.circuits.capture.labels import Labels
 from crosstune.circuits.samples import Samples, check_length, choose_samples
 from crosstune.circuits.settings import FISHERS, CircuitSettings
-from crosstune.foundation.data import read_rows
+from crosstune.foundation.data import large_rows, read_rows
 from crosstune.foundation.errors import DataError, SettingsError, renamed
 from crosstune.foundation.models import HeadMap, check_finite
 from crosstune.foundation.records import Column, Run, Table
@@ -158,7 +158,8 @@ class Prepared(Procedure[CircuitStudySettings]):
     def _warnings(self) -> list[str]:
         measured = self.settings.measurement
         few = _FEW * measured.min_samples
-        found = [
+        found = large_rows(self.rows)
+        found += [
             f"Task {name} has {len(own)} rows of the {measured.rows} that were asked for."
             for name, own in self.rows.items()
             if len(own) < measured.rows

@@ -52,6 +52,10 @@ class CircuitStudySettings(StudySettings):
     keep_factors: bool = True
     """Whether factors in the run folder stay when the run has finished."""
 
+    COMMON: ClassVar = (
+        *("output", "model", "checkpoints", "conflict", "tasks", "pairs", "device"),
+        *("measurement.rows", "measurement.length", "measurement.variants"),
+    )
     NO_NUMBERS: ClassVar = (*StudySettings.NO_NUMBERS, "factors", "keep_factors")
 
     def __post_init__(self) -> None:

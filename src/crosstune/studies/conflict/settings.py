@@ -64,6 +64,10 @@ class ConflictSettings(SeededSettings):
     """Repairs the model at the end of every stage but the first, on training rows of the tasks learned so far (length,
     windows, seed and precision as above); the next stage goes on from the repaired model."""
 
+    COMMON: ClassVar = (
+        *("output", "model", "tasks", "stages", "seeds", "device"),
+        *("training.learning_rate", "training.steps", "training.batch_rows", "training.length"),
+    )
     FOLLOWS: ClassVar = {
         "blocks": {"length": "training.length", "window": "windows", "seed": "data_seed"}
     }

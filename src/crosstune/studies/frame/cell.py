@@ -57,7 +57,8 @@ class Cell(Generic[P]):
         self.procedure, self.name, self.run = procedure, name, run
         self.settings: Any = settings
         self._listener = listener
-        self._behind = 0
+        self._behind = self._earlier = 0
+        self._skips, self._begins = False, True
         self._spent: list[Path] = []
 
     @property
@@ -83,7 +84,8 @@ class Cell(Generic[P]):
         events = self.run.all_events()
         for phase in self.phases():
             mark = {"kind": phase.event, **phase.fields}
-            if not any(mark.items() <= event.items() for event in events):
+            self._skips = any(mark.items() <= event.items() for event in events)
+            if not self._skips:
                 phase.work()
                 ranks.wait_for_all()
                 if ranks.is_first():
@@ -96,13 +98,22 @@ class Cell(Generic[P]):
         ranks.wait_for_all()
 
     def tell(self, doing: str, steps: int = 0) -> None:
-        """Say in a few words what the cell is doing now, and how many steps of this phase are behind it."""
+        """Say in a few words what the cell is doing now, and how many steps of this phase are behind it.
+
+        Steps are told one by one: what lies before the first that is told was done by an earlier attempt.
+        """
+        if steps and self._begins:
+            self._earlier += steps - 1
+            self._begins = False
         if ranks.is_first():
-            self._listener(Progress(self.name, doing, self._behind + steps, self.steps))
+            done = self._behind + steps
+            self._listener(Progress(self.name, doing, done, self.steps, self._earlier))
 
     def passed(self, steps: int) -> None:
         """Count steps of the cell that are behind it."""
         self._behind += steps
+        self._earlier += steps if self._skips else 0
+        self._begins = True
 
     def write(self, *tables: Table) -> None:
         """Write whole tables, from the first process."""

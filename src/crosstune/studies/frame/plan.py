@@ -16,6 +16,8 @@ class Progress:
     """What it is doing now, in a few words."""
     done: int
     total: int
+    earlier: int = 0
+    """How many of `done` an earlier attempt did."""
 
 
 Listener = Callable[[Progress], None]

@@ -133,11 +133,9 @@ class Procedure(Generic[S]):
         missing = [name for name in self.cell_names if name not in finished]
         for name in self.cell_names:
             steps = self.cell(self, self.settings.of_cell(name), name, opened, listener).steps
-            waits = name in missing
+            doing, done = ("waiting", 0) if name in missing else ("finished", steps)
             if ranks.is_first():
-                listener(
-                    Progress(name, "waiting" if waits else "finished", 0 if waits else steps, steps)
-                )
+                listener(Progress(name, doing, done, steps, earlier=done))
         groups = self.groups(missing)
         if self.settings.engine == "ray" and groups:
             cluster.run_groups(self, groups, opened.folder, listener)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from crosstune.foundation.data.settings import TaskSettings
-from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.errors import SettingsError, StorageError, renamed
 from crosstune.foundation.settings.options import left_to
 from crosstune.foundation.storage import safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
+from crosstune.studies.frame.loading import load
+
+_LITTLE = 2**30  # bytes of free space below which a warning is given
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class StudySettings:
 
     NO_NUMBERS: ClassVar[tuple[str, ...]] = ("output", "workers", "engine", "address")
     """Settings that change no number of a cell: a run may go on with others."""
+    COMMON: ClassVar[tuple[str, ...]] = ()
+    """The settings that the short help names; none: that help names all."""
     FOLLOWS: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Part → its field → the setting of the study that it follows, and which must therefore be left alone in the part."""
 
@@ -146,6 +155,35 @@ class LearningSettings(SeededSettings):
         """Refuse what cannot be run before anything is loaded."""
         super().__post_init__()
         require(len(self.tasks) >= 2, "tasks", "must be at least two", len(self.tasks))
+
+
+def check_machine(settings: StudySettings) -> None:
+    """Refuse, before anything is loaded, what this machine cannot do: write there, follow with that tracker, compute on that device."""
+    place = Path(settings.output)
+    try:
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryDirectory(dir=place):
+            free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise StorageError(
+            "output",
+            law="must be a folder that can be made and written",
+            found=f"{settings.output}, and nothing can be written in {place} ({error.strerror})",
+            remedy="Name another folder with `--output`.",
+        ) from error
+    if free < _LITTLE:
+        logging.getLogger("crosstune").warning(
+            "warning: only %.2f GiB are free in %s", free / 2**30, place
+        )
+    if settings.engine != "local":
+        return  # another machine does the work
+    trackers = getattr(getattr(settings, "training", None), "report_to", ())
+    if trackers:
+        with renamed("report_to", "training.report_to"):
+            load("crosstune.foundation.training.arguments:check_trackers")(trackers)
+    if settings.device not in ("auto", "cpu"):
+        load("crosstune.foundation.models.loading:check_device")(settings.device)
 
 
 def require(holds: bool, argument: str, law: str, found: object) -> None:

@@ -6,7 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crosstune.foundation.data import Row, Task, TaskSettings, check_enough, read_rows
+from crosstune.foundation.data import (
+    Row,
+    Task,
+    TaskSettings,
+    check_enough,
+    large_rows,
+    read_rows,
+)
 from crosstune.foundation.errors import renamed
 from crosstune.foundation.records import Run
 from crosstune.foundation.training import StageData
@@ -50,7 +57,8 @@ class Prepared(Procedure[RepairStudySettings]):
             held_out, self.learn = {task.name: _rows(task) for task in settings.tasks}, ()
         with renamed("keep", "tasks"):
             self.keep = as_tasks(held_out, settings.part("repair"))
-        return [*_few_rows(self.keep, settings.repair), *_untied_rows(self.keep)]
+        large = large_rows({name: (*one.train, *one.test) for name, one in self.keep.items()})
+        return [*_few_rows(self.keep, settings.repair), *_untied_rows(self.keep), *large]
 
     @property
     def repair(self) -> RepairSettings:

@@ -52,6 +52,10 @@ class RepairStudySettings(SeededSettings):
     rollback: Literal["component", "none"] = "component"
     """Whether each component is put back alone, to compare with what the repair took back."""
 
+    COMMON: ClassVar = (
+        *("output", "before", "after", "tasks", "seeds", "device"),
+        *("training.learning_rate", "training.steps", "repair.granularity", "repair.max_loss"),
+    )
     FOLLOWS: ClassVar = {
         "repair": {"device": "device", "seed": "data_seed"},
         "blocks": {"length": "repair.length", "window": "repair.windows", "seed": "data_seed"},
