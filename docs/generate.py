@@ -42,13 +42,14 @@ COMMANDS: list[list[str]] = [
     [],
     ["run"],
     ["run", "conflict"],
+    ["run", "conflict", "--help", "all"],
     ["run", "repair"],
+    ["run", "repair", "--help", "all"],
     ["run", "circuits"],
+    ["run", "circuits", "--help", "all"],
     ["plan"],
-    ["plan", "conflict"],
-    ["plan", "repair"],
-    ["plan", "circuits"],
     ["repair"],
+    ["repair", "--help", "all"],
     ["show"],
     ["list"],
 ]
@@ -218,19 +219,22 @@ def house_map() -> str:
 
 
 def help_text(words: list[str]) -> str:
-    """What ``crosstune WORDS --help`` prints, at a width of 100 columns and without colour."""
+    """What ``crosstune WORDS --help`` prints, or that of all options if the words ask for it, at a width of 100 columns and without colour."""
     from crosstune.cli.main import main
 
     page = io.StringIO()
     plain = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
     with patch.dict(os.environ, plain), redirect_stdout(page), suppress(SystemExit):
-        main([*words, "--help"])
+        main(words if "--help" in words else [*words, "--help"])
     return page.getvalue().rstrip()
 
 
 def commands_page() -> str:
     """The page of all help texts."""
-    parts = ["# Commands\n\nThis page is written by `make docs` from the code."]
+    parts = [
+        "# Commands\n\nThis page is written by `make docs` from the code. `crosstune plan STUDY` takes the words of "
+        "`crosstune run STUDY`. In the name of an option `-` is `_`: `--max-loss` is `--max_loss`."
+    ]
     for words in COMMANDS:
         line = " ".join(["crosstune", *words])
         parts.append(f"## `{line}`\n\n```text\n{help_text(words)}\n```")

@@ -141,9 +141,10 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "one block": (nested(blocks={"blocks": 1}), "`blocks.blocks` must be at least 2"),
     "level of the ledger": (nested(ledger={"level": 2.0}), "`ledger.level` must lie between"),
+    "device that is not there": (nested(device="toaster"), "`device` must be a device"),
     "device with a number": (nested(device="cuda:7"), "`device` must be a kind of device"),
     "output with other files": (foreign, "`output` must be a new or empty folder"),
-    "output that is a file": (taken, "`output` must be a new or empty folder"),
+    "output that is a file": (taken, "`output` must be a folder that can be made and written"),
     "longer than the model": (
         nested(training={"length": 5000}),
         "`training.length` must not exceed what the model can read (256 tokens)",
@@ -155,7 +156,6 @@ CASES: dict[str, tuple[Change, str]] = {
     # From here on the model is loaded, and the run folder is there.
     "NaN weights": (of_model(with_nan), "layers.1.mlp.up_proj.weight` must be finite"),
     "half a model": (of_model(cut_off), "`model` must be readable"),
-    "device that is not there": (nested(device="toaster"), "`device` must be a device"),
     "more blocks than rows": (
         nested(blocks={"blocks": 99}),
         "`tasks['en']` must fill 99 blocks",
@@ -177,7 +177,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "tracker that is not installed": (
         nested(training={"report_to": ["nonsense"]}),
-        "`report_to` must name trackers that are installed",
+        "`training.report_to` must name trackers that are installed",
     ),
 }
 
@@ -213,16 +213,23 @@ def test_a_bad_setting_is_named_and_leaves_nothing_in_the_way(
     ("words", "message"),
     [
         (["run", "conflikt"], "Did you mean `conflict`?"),
-        (["rn", "conflict"], "invalid choice: 'rn'"),
-        (["run"], "one of {conflict,repair,circuits}"),
+        (["rnu", "conflict"], "Did you mean `run`?"),
         (["run", "conflict", "--seedz", "1"], "Did you mean `--seeds`?"),
-        (["run", "conflict", "--training.stepz=1"], "Did you mean `--training.steps`?"),
-        (["run", "conflict", "--training.steps", "many"], "training.steps"),
+        (["run", "conflict", "--training.stepz=1"], "Did you mean `training.steps`?"),
+        (
+            ["run", "conflict", "--training.learning-rate", "abc"],
+            "`training.learning_rate` must be a number; found 'abc'",
+        ),
+        (["run", "conflict", "--seeds", "--workers", "2"], "`--seeds` needs a value; found none"),
+        (["list", "nowhere"], "`nowhere` must be a folder with runs; found no such folder"),
         (
             ["run", "conflict", "--probe.batch_tokens", "0"],
             "`probe.batch_tokens` must be at least 1",
         ),
-        (["run", "conflict", "--config", "nowhere.yaml"], "`nowhere.yaml` must be a readable YAML"),
+        (
+            ["run", "conflict", "--config", "nowhere.yaml"],
+            "`nowhere.yaml` must be an existing YAML",
+        ),
         (["plan", "conflict", "--tasks", "[]"], "`tasks` must be at least two"),
         (["show"], "run"),
         (["show", "nowhere"], "`nowhere` must be a run folder; found no such folder"),

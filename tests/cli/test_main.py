@@ -17,6 +17,7 @@ from crosstune.cli.main import main
 from crosstune.foundation import ranks
 from crosstune.foundation.records import Run
 from crosstune.foundation.settings import from_yaml
+from crosstune.studies.catalogue import find_study
 from crosstune.studies.conflict.settings import ConflictSettings
 from crosstune.studies.frame.plan import Progress
 from crosstune.studies.study import Study
@@ -127,17 +128,57 @@ def test_a_run_is_stopped_gone_on_with_shown_and_listed(
     assert main(words) == 0
     told = capsys.readouterr()
     page = tmp_path / "run" / "report.html"
-    assert told.out.splitlines()[-1] == f"Report: {page}"
+    *_, besides, last = lines = told.out.splitlines()
+    assert last == f"Report: {page}" and "crosstune show RUN --all" in besides
+    assert len(lines) <= 15 and max(map(len, lines[:-1])) <= 80
     drawn = page.stat().st_mtime_ns
     assert main(["show", str(tmp_path / "run"), "--draw", "false"]) == 0
     assert capsys.readouterr().out == told.out
     assert page.stat().st_mtime_ns == drawn
     assert crosstune.show(tmp_path / "run") in told.out
+    assert main(["show", str(tmp_path / "run"), "--draw", "false", "--all"]) == 0
+    assert crosstune.show(tmp_path / "run", all=True) in capsys.readouterr().out
     run = Run.open(tmp_path / "run")
     assert run.finished
     assert not run.has_table("agreement") and not run.has_table("rollback_means")
     assert main(["list", str(tmp_path)]) == 0
     assert "conflict, 1 cell, finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "names"), [([], "list"), (["run"], "conflict")])
+def test_half_a_command_is_answered_by_its_help(
+    words: list[str], names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("usage: crosstune") and f"\n    {names} " in told.out
+    assert told.err == ""
+
+
+@pytest.mark.parametrize("words", [["run", "conflict"], ["plan", "circuits"], ["repair"]], ids=str)
+def test_help_names_what_matters_first_and_the_rest_when_asked(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*words, "--help"]) == 0
+    short = capsys.readouterr().out
+    assert len(short.splitlines()) <= 36 and max(map(len, short.splitlines())) <= 80
+    with pytest.raises(SystemExit):
+        main([*words, "--help", "all"])
+    long = capsys.readouterr().out
+    for word in (line.split()[0] for line in short.splitlines() if line.startswith("  --")):
+        assert word in long
+    assert "--workers" in long and "--workers" not in short and len(long.splitlines()) > 100
+    for name in find_study(words[1]).settings_class().COMMON if words[1:] else ("task", "max_loss"):
+        assert f"  --{name} " in short
+
+
+def test_a_list_of_runs_that_nobody_named_may_be_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["list"]) == 0
+    assert "none yet" in capsys.readouterr().out
 
 
 def test_only_the_first_process_prints(
@@ -162,4 +203,4 @@ def test_a_study_in_a_file_has_its_own_words(capsys: pytest.CaptureFixture[str])
     assert main(["run", file, "--partz=7"]) == 2
     told = capsys.readouterr().err
     assert "Did you mean `--parts`?" in told
-    assert f"`crosstune run {file} --help`" in told
+    assert f"`crosstune run {file} --help all`" in told

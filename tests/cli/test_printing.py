@@ -1,6 +1,8 @@
-"""What the terminal shows: durations, plans, and one line of progress with the time still to go."""
+"""What the terminal shows: durations, plans, and one bar of progress with the time still to go."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,28 +40,54 @@ def test_errors_and_interrupts_go_to_standard_error(capsys: pytest.CaptureFixtur
     assert "`crosstune run conflict --output 'a folder'` goes on from there" in told.err
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock, in seconds; its last value is read."""
+    found = [100.0]
+    monkeypatch.setattr(printing.time, "monotonic", lambda: found[-1])
+    return found
+
+
 def test_the_time_to_go_counts_only_what_was_done_now(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    now: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(printing.time, "monotonic", lambda: now[0])
     line = printing.ProgressLine()
-    line(Progress("seed-0", "finished", 10, 10))  # by an earlier attempt
-    line(Progress("seed-1", "step 0", 0, 10))
-    now[0] += 20.0
-    line(Progress("seed-1", "step 5", 5, 10))
+    line(Progress("seed-0", "finished", 10, 10, earlier=10))
+    line(Progress("seed-1", "waiting", 0, 10))
+    now.append(120.0)
+    line(Progress("seed-1", "step 7", 7, 10, earlier=3))
     last = capsys.readouterr().err.splitlines()[-1]
-    # 15 of 20 steps; 5 of them took 20 seconds, and 5 are left.
-    assert last.startswith(" 75% seed-1: step 5; 20 s gone, 20 s to go")
+    # 17 of 20 steps; 4 of them took 20 seconds, and 3 are left.
+    assert last.startswith(" 85% 20 s gone, 15 s to go; ")
+    assert last.endswith("; seed-1: step 7")
 
 
-def test_a_file_gets_few_lines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(printing.time, "monotonic", lambda: now[0])
+def test_a_file_gets_few_lines(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with printing.ProgressLine() as line:
         for step in range(100):
-            now[0] += 0.5
+            now.append(now[-1] + 0.5)
             line(Progress("seed-0", f"step {step}", step, 100))
     assert len(capsys.readouterr().err.splitlines()) <= 5
+
+
+def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
+    now: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "100")):
+        monkeypatch.setenv(name, value)
+    with printing.ProgressLine() as line:
+        line(Progress("seed-0", "step [b]1[/b]", 3, 10))
+        now.append(100.1)
+        line(Progress("seed-0", "too soon", 4, 10))
+        drawn = capsys.readouterr().err
+        assert " 30%" in drawn and "seed-0: step [b]1[/b]" in drawn and "━" in drawn
+        assert "too soon" not in drawn
+    assert "\x1b[2K" in capsys.readouterr().err  # the line is cleared
+
+
+def test_full_memory_is_warned_of(
+    now: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(printing.psutil, "virtual_memory", lambda: SimpleNamespace(percent=95.0))
+    printing.ProgressLine()(Progress("seed-0", "step 1", 1, 10))
+    assert "memory 95%: stop and lower `workers` or the batch; seed-0" in capsys.readouterr().err

@@ -58,8 +58,10 @@ def test_a_file_may_say_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ([*TASKS, "--max_loss", "fr=0.1"], "`repair.max_loss` must name tasks (en, bn)"),
         ([*TASKS, "--granularity", "atom"], "`repair.granularity` must be of global"),
         ([*TASKS, "--maxloss", "bn=1"], "Did you mean `--max_loss`?"),
-        ([*TASKS, "--repair.rowz", "3"], "Did you mean `--repair.rows`?"),
-        ([*TASKS, "--repair.rowz", "3"], "`crosstune repair --help` names them all."),
+        ([*TASKS, "--repair.rowz", "3"], "Did you mean `repair.rows`?"),
+        ([*TASKS, "--maxloss", "bn=1"], "`crosstune repair --help all` names them all."),
+        ([*TASKS, "--max-loss", "bn"], "`--max_loss` must be NAME=NATS"),
+        ([*TASKS, "--seeds", "1"], "unrecognized arguments: --seeds 1"),
         (["--task", "en.jsonl"], "`crosstune repair --help` names all words."),
         (["--task", "en", "a"], "NAME=ROWS, without a space: did you mean `--task en=a`? "),
         ([*TASKS, "--max_loss", "bn", "0.1"], "did you mean `--max_loss bn=0.1`? "),
@@ -83,11 +85,10 @@ def test_a_mistake_is_named(
 @pytest.mark.parametrize(
     ("words", "help_of"),
     [
-        (["run", "repair", "--sedes", "1"], "`crosstune run repair --help`"),
-        (["plan", "conflict", "--sedes", "1"], "`crosstune plan conflict --help`"),
+        (["run", "repair", "--sedes", "1"], "`crosstune run repair --help all`"),
+        (["plan", "conflict", "--sedes", "1"], "`crosstune plan conflict --help all`"),
         (["show", "a", "b"], "`crosstune show --help` names"),
         (["repare"], "`crosstune --help` names"),
-        ([], "`crosstune --help` names"),
     ],
 )
 def test_an_error_points_to_the_help_of_its_own_command(

@@ -38,7 +38,7 @@ LIGHT = [
 # Third-party libraries come first: what they do when imported is not what is watched here.
 PRELOAD = """
 import accelerate, altair, datasets, jsonargparse, peft, psutil, pyarrow.parquet, safetensors.torch
-import scipy.stats, tokenizers, torch.func, torch.utils.data, transformers.integrations, vl_convert
+import rich.progress, rich.table, scipy.stats, tokenizers, torch.func, torch.utils.data, transformers.integrations, vl_convert
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Trainer
 """
 WATCH = """

@@ -45,5 +45,7 @@ def test_options_are_not_lost_beside_a_value(handed: list[Any]) -> None:
 def test_show_says_what_the_run_found(finished: Run) -> None:
     said = crosstune.show(finished.folder)
     assert said == crosstune.show(str(finished.folder))
-    assert "retention" in said.lower()
-    assert "1-en" in said
+    assert "--all" in said
+    whole = crosstune.show(finished.folder, all=True)
+    assert "retention" in whole.lower()
+    assert "1-en" in whole

@@ -15,7 +15,8 @@ from crosstune import __version__
 from crosstune.cli import printing, repair
 from crosstune.cli.words import nearest, options, own_parser, short_help, split
 from crosstune.foundation.errors import CrosstuneError, SettingsError, StorageError
-from crosstune.foundation.settings import Words, from_yaml, to_yaml
+from crosstune.foundation.settings import from_yaml, to_yaml
+from crosstune.foundation.settings.yaml import Words
 from crosstune.foundation.storage import read_json
 from crosstune.studies.catalogue import STUDIES, find_study
 from crosstune.studies.study import Study
@@ -54,7 +55,7 @@ def build_parser(outside: Study | None = None) -> ArgumentParser:
     commands.add_subcommand("show", show, help="Print what a run found and draw its page.")
     listing = ArgumentParser(description="Name the studies and the runs.", exit_on_error=False)
     listing.add_argument(
-        "folder", type=str, nargs="?", default="runs", help="Where to look for runs."
+        "folder", type=str, nargs="?", help="Where to look for runs, instead of in `runs`."
     )
     commands.add_subcommand("list", listing, help="Name the studies and the runs under a folder.")
     return parser

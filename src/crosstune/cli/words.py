@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 from jsonargparse import ArgumentParser
 
 from crosstune.foundation.errors import SettingsError
-from crosstune.foundation.settings import Words, known_name
+from crosstune.foundation.settings.yaml import Words, known_name
 
 _WIDTH = 80  # of the short help
 _COLUMN = 28  # where its sentences begin
@@ -100,7 +100,7 @@ def _entry(name: str, text: str) -> list[str]:
     """An entry of the short help: a default is told where it is short."""
     about = _ABOUT.search(text)
     default = about[0].partition("default: ")[2][:-1] if about else ""
-    if default in ("", "null", "()", "{}") or len(default) > _LONG:
+    if default in ("", "null", "()", "{}", "False") or len(default) > _LONG:
         default = ""
     elif not default.startswith("("):
         default = f"({default})"

@@ -31,6 +31,7 @@ from crosstune.report.wording import (
 _WIDTH = 80
 _LINES = 14  # of a summary; the path of the page is the fifteenth
 _FINDINGS = 5
+_WARNINGS = 2  # of the findings: more would leave no room for what was found
 _MOST_ROWS = 24
 _LARGEST = 10
 _CELL = 36
@@ -60,7 +61,7 @@ def summary(run: Run | Path | str, *, all: bool = False) -> str:
         rows = [measurement_cells(one)[:4] for one in contents.measurements]
         heads = ("measurement", "value and interval", "n", "chance")
         parts.append(_aligned(heads, rows, (False, False, True, True)))
-    for section in page.sections:
+    for section in (*page.pictures, *page.sections):
         if section.table is not None:
             obstacle = contents.obstacle(section)
             parts.append(f"{section.title}\n{obstacle or _section(section, contents)}")
@@ -71,7 +72,8 @@ def _first(page: Page) -> list[str]:
     """The answer, what is most worth knowing, and a line on the rest; every number of a finding that stands here is told."""
     answer = page.answer.text if page.answer else page.title
     others = [one for one in page.statements if one.text != answer]
-    told = [one for one in others if one.tone not in ("not_shown", "too_noisy")]
+    warnings = [one for one in others if one.tone == "warning"]
+    told = warnings[:_WARNINGS] + [one for one in others if one.tone in ("shown", "info")]
     lines = _wrapped(answer)
     findings = [_wrapped(f"{TONES[one.tone][0]} {one.text}", "  ") for one in told[:_FINDINGS]]
     if sum(map(len, findings), len(lines)) >= _LINES:
@@ -79,7 +81,8 @@ def _first(page: Page) -> list[str]:
     ends = [end for end in accumulate(map(len, findings), initial=len(lines)) if end < _LINES]
     lines += [line for finding in findings[: len(ends) - 1] for line in finding]
     rest = {name: sum(one.tone == name for one in others) for name in ("not_shown", "too_noisy")}
-    counts = {"more": len(told) - len(ends) + 1, **rest}
+    more = len(warnings[_WARNINGS:]) + len(told) - len(ends) + 1
+    counts = {"more": more, **rest}
     left = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n)
     return [*lines, f"Not here: {left or 'tables'}; see `crosstune show RUN --all`."]
 
@@ -92,7 +95,7 @@ def _brief(lines: list[str]) -> list[str]:
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent)
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _harmless(text: str) -> str:
@@ -158,11 +161,12 @@ def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
         for head, column, whole in zip(heads, columns, right, strict=True)
     ]
     fit = max(1, sum(end <= _WIDTH + 2 for end in accumulate(width + 2 for width in least)))
-    drawn = tables.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    drawn = tables.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head, width, whole in list(zip(heads, least, right, strict=True))[:fit]:
         name = textwrap.fill(head, width) if whole else head
-        side = "right" if whole else "left"
-        drawn.add_column(Text(name), no_wrap=whole, justify=side, overflow="fold")
+        drawn.add_column(
+            Text(name), no_wrap=whole, justify="right" if whole else "left", overflow="fold"
+        )
     for row in zip(*columns[:fit], strict=True):
         drawn.add_row(*map(Text, row))
     page = Console(width=_WIDTH, file=io.StringIO(), color_system=None)

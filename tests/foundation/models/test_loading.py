@@ -107,6 +107,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub that refuses every connection, and no patience with it."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub is asked again"))
 
 

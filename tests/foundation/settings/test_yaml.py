@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from crosstune.foundation.errors import SettingsError
-from crosstune.foundation.settings import Words, from_yaml, known_name, to_yaml
+from crosstune.foundation.settings import from_yaml, to_yaml
+from crosstune.foundation.settings.yaml import Words, known_name
 
 
 @dataclass(frozen=True)

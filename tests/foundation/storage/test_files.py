@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +13,7 @@ from crosstune.foundation.storage import (
     atomic_folder,
     atomic_write,
     cache_folder,
+    check_room,
     read_json,
     safe_name,
     write_json,
@@ -100,3 +103,25 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     monkeypatch.setattr("sys.platform", "linux")
     assert cache_folder() == Path(tmp_path / "x" / "crosstune")
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"`output` must be .*/file \(Not a directory\)"):
+        check_room(tmp_path / place, "output")
+    check_room(tmp_path / "new" / "run", "output")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system of Linux")
+def test_a_place_that_only_looks_writable_is_refused():
+    with pytest.raises(StorageError, match="nothing can be written in /proc"):
+        check_room("/proc/x", "output")
+
+
+def test_little_space_is_said_and_no_reason_to_stop(tmp_path, monkeypatch, caplog):
+    for free, said in ((2**31, []), (2**28, [f"warning: only 0.25 GiB are free in {tmp_path}"])):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        check_room(tmp_path / "run", "output")
+        assert caplog.messages == said

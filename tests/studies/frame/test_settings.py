@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -96,8 +94,7 @@ def test_reading_the_settings_loads_no_torch() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"output": "{}/file/run"}, r"`output` must be a folder .*/file \(Not a directory\)"),
-        ({"output": "{}/file"}, r"`output` must be a folder .*/file \(Not a directory\)"),
+        ({"output": "{}/file/run"}, "`output` must be a folder that can be made and written"),
         ({"device": "toaster"}, "`device` must be a device that torch sees here"),
         (
             {"training": TrainingSettings(report_to=("nonsense",))},
@@ -116,22 +113,5 @@ def test_what_a_machine_cannot_do_is_refused_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system of Linux")
-def test_a_place_that_only_looks_writable_is_refused() -> None:
-    with pytest.raises(CrosstuneError, match="nothing can be written in /proc"):
-        check_machine(StudySettings(output="/proc/x"))
-
-
 def test_other_machines_of_a_cluster_have_devices_of_their_own(tmp_path: Path) -> None:
     check_machine(StudySettings(output=str(tmp_path), device="toaster", engine="ray"))
-
-
-def test_little_space_is_said_and_no_reason_to_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for free, said in ((2**31, []), (2**28, [f"warning: only 0.25 GiB are free in {tmp_path}"])):
-        monkeypatch.setattr(
-            shutil, "disk_usage", lambda place, free=free: SimpleNamespace(free=free)
-        )
-        check_machine(StudySettings(output=str(tmp_path / "run")))
-        assert caplog.messages == said

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from crosstune.foundation.errors import StorageError
+
+_LITTLE = 2**30  # bytes of free space below which a warning is given
 
 
 def _flush(path: Path) -> None:
@@ -146,6 +150,34 @@ def read_json(path: Path | str) -> Any:
             found=f"{type(error).__name__}: {error}",
             remedy="Restore the file, or delete the folder that holds it and run again.",
         ) from error
+
+
+def check_room(folder: Path | str, argument: str) -> None:
+    """Refuse a folder that cannot be made or written, before there is anything to write; little free space is warned of.
+
+    Args:
+        folder: The folder; nothing is left in it, and it is not made.
+        argument: What the user calls it, for the error.
+
+    Raises:
+        StorageError: No file can be written in it, or in the first folder above it that exists.
+    """
+    place = Path(folder)
+    try:
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryDirectory(dir=place):
+            free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise StorageError(
+            argument,
+            law="must be a folder that can be made and written",
+            found=f"{folder}, and nothing can be written in {place} ({error.strerror})",
+            remedy="Name another folder.",
+        ) from error
+    if free < _LITTLE:
+        words = "warning: only %.2f GiB are free in %s"
+        logging.getLogger("crosstune").warning(words, free / 2**30, place)
 
 
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")

@@ -98,15 +98,11 @@ class Cell(Generic[P]):
         ranks.wait_for_all()
 
     def tell(self, doing: str, steps: int = 0) -> None:
-        """Say in a few words what the cell is doing now, and how many steps of this phase are behind it.
-
-        Steps are told one by one: what lies before the first that is told was done by an earlier attempt.
-        """
-        if steps and self._begins:
-            self._earlier += steps - 1
-            self._begins = False
+        """Say in a few words what the cell is doing now, and how many steps of this phase are behind it, each when it is."""
+        if steps and self._begins:  # what lies before the first step that is told was done earlier
+            self._earlier, self._begins = self._earlier + steps - 1, False
+        done = self._behind + steps
         if ranks.is_first():
-            done = self._behind + steps
             self._listener(Progress(self.name, doing, done, self.steps, self._earlier))
 
     def passed(self, steps: int) -> None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from crosstune.foundation.data.settings import TaskSettings
-from crosstune.foundation.errors import SettingsError, StorageError, renamed
+from crosstune.foundation.errors import SettingsError, renamed
 from crosstune.foundation.settings.options import left_to
-from crosstune.foundation.storage import safe_name
+from crosstune.foundation.storage import check_room, safe_name
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.studies.frame.loading import load
-
-_LITTLE = 2**30  # bytes of free space below which a warning is given
 
 
 @dataclass(frozen=True)
@@ -158,26 +152,10 @@ class LearningSettings(SeededSettings):
 
 
 def check_machine(settings: StudySettings) -> None:
-    """Refuse, before anything is loaded, what this machine cannot do: write there, follow with that tracker, compute on that device."""
-    place = Path(settings.output)
-    try:
-        while not place.exists():
-            place = place.parent
-        with tempfile.TemporaryDirectory(dir=place):
-            free = shutil.disk_usage(place).free
-    except OSError as error:
-        raise StorageError(
-            "output",
-            law="must be a folder that can be made and written",
-            found=f"{settings.output}, and nothing can be written in {place} ({error.strerror})",
-            remedy="Name another folder with `--output`.",
-        ) from error
-    if free < _LITTLE:
-        logging.getLogger("crosstune").warning(
-            "warning: only %.2f GiB are free in %s", free / 2**30, place
-        )
+    """Refuse, before anything is loaded, what cannot be done here: write there, follow with that tracker, compute on that device."""
+    check_room(settings.output, "output")
     if settings.engine != "local":
-        return  # another machine does the work
+        return  # other machines do the work
     trackers = getattr(getattr(settings, "training", None), "report_to", ())
     if trackers:
         with renamed("report_to", "training.report_to"):

@@ -6,14 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crosstune.foundation.data import (
-    Row,
-    Task,
-    TaskSettings,
-    check_enough,
-    large_rows,
-    read_rows,
-)
+from crosstune.foundation.data import Row, Task, TaskSettings, check_enough, large_rows, read_rows
 from crosstune.foundation.errors import renamed
 from crosstune.foundation.records import Run
 from crosstune.foundation.training import StageData
