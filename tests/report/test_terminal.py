@@ -40,7 +40,7 @@ def test_the_answer_and_five_findings_two_of_them_warnings_stand_before_a_line_o
 ) -> None:
     findings = [(f"finding {n}", "warning" if n < 3 else "shown") for n in range(8)]
     unsure = [("not 1", "not_shown"), ("noise 1", "too_noisy"), ("noise 2", "too_noisy")]
-    assert told(*findings, *unsure, ("An answer.", "shown"), answer="An answer.").splitlines() == [
+    assert told(*findings, *unsure, answer="An answer.").splitlines() == [
         "An answer.",
         *("! finding 0", "! finding 1"),
         *(f"✓ finding {n}" for n in (3, 4, 5)),

@@ -125,7 +125,7 @@ def _command(words: list[str], outside: Study | None) -> int:
             "command",
             law="must be made of the documented words",
             found=" ".join(str(error).split()).rstrip("."),
-            remedy=f"{repair.hint(words)}{nearest(others, own)}{_helps(words)}",
+            remedy=f"{repair.hint(words)}{nearest(others, own)}{_helps(words, study)}",
         ) from error
     return _dispatch(arguments, given, study)
 
@@ -137,18 +137,14 @@ def _study_of(words: list[str], outside: Study | None) -> Study | None:
     return find_study("repair") if words[0] == "repair" else None
 
 
-def _helps(words: Sequence[str]) -> str:
+def _helps(words: Sequence[str], study: Study | None) -> str:
     """Where the words of this command are named."""
-    command = next(iter(words), "")
+    command = words[0]
     if command in ("run", "plan"):
-        known = [study.name for study in STUDIES]
-        chosen = (word for word in words[1:2] if word in known or word.endswith(".py"))
-        study = next(chosen, known[0])
-        return f"`crosstune --help` and `crosstune {command} {study} --help all` name them all."
-    if command in ("repair", "show", "list"):
-        every = " all" if command == "repair" else ""
-        return f"`crosstune {command} --help{every}` names them all."
-    return "`crosstune --help` names them all."
+        name = words[1] if study else STUDIES[0].name
+        return f"`crosstune --help` and `crosstune {command} {name} --help all` name them all."
+    every = {"repair": "repair --help all", "show": "show --help", "list": "list --help"}
+    return f"`crosstune {every.get(command, '--help')}` names them all."
 
 
 def _dispatch(arguments: Namespace, given: dict[str, Words], study: Study | None) -> int:

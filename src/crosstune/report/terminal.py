@@ -70,19 +70,17 @@ def summary(run: Run | Path | str, *, all: bool = False) -> str:
 
 def _first(page: Page) -> list[str]:
     """The answer, what is most worth knowing, and a line on the rest; every number of a finding that stands here is told."""
-    answer = page.answer.text if page.answer else page.title
-    others = [one for one in page.statements if one.text != answer]
-    warnings = [one for one in others if one.tone == "warning"]
-    told = warnings[:_WARNINGS] + [one for one in others if one.tone in ("shown", "info")]
-    lines = _wrapped(answer)
+    warnings = [one for one in page.statements if one.tone == "warning"]
+    told = warnings[:_WARNINGS] + [one for one in page.statements if one.tone in ("shown", "info")]
+    lines = _wrapped(page.answer.text if page.answer else page.title)
     findings = [_wrapped(f"{TONES[one.tone][0]} {one.text}", "  ") for one in told[:_FINDINGS]]
     if sum(map(len, findings), len(lines)) >= _LINES:
         findings = list(map(_brief, findings))
     ends = [end for end in accumulate(map(len, findings), initial=len(lines)) if end < _LINES]
     lines += [line for finding in findings[: len(ends) - 1] for line in finding]
-    rest = {name: sum(one.tone == name for one in others) for name in ("not_shown", "too_noisy")}
-    more = len(warnings[_WARNINGS:]) + len(told) - len(ends) + 1
-    counts = {"more": more, **rest}
+    counts = {"more": len(warnings[_WARNINGS:]) + len(told) - len(ends) + 1}
+    for tone in ("not_shown", "too_noisy"):
+        counts[tone] = sum(one.tone == tone for one in page.statements)
     left = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n)
     return [*lines, f"Not here: {left or 'tables'}; see `crosstune show RUN --all`."]
 
