@@ -73,14 +73,14 @@ def test_a_file_gets_few_lines(now: list[float], capsys: pytest.CaptureFixture[s
 def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
     now: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "100")):
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
         monkeypatch.setenv(name, value)
     with printing.ProgressLine() as line:
-        line(Progress("seed-0", "step [b]1[/b]", 3, 10))
+        line(Progress("seed-0", f"step [b]1[/b] {'and more' * 9}", 3, 10))
         now.append(100.1)
         line(Progress("seed-0", "too soon", 4, 10))
         drawn = capsys.readouterr().err
-        assert " 30%" in drawn and "seed-0: step [b]1[/b]" in drawn and "━" in drawn
+        assert " 30%" in drawn and "seed-0: step [b]1[/b]" in drawn and "━" * 4 in drawn
         assert "too soon" not in drawn
     assert "\x1b[2K" in capsys.readouterr().err  # the line is cleared
 

@@ -61,17 +61,20 @@ class ProgressLine:
     def __init__(self) -> None:
         from rich import progress
         from rich.console import Console
+        from rich.table import Column
 
         self._began = time.monotonic()
         self._printed = -_QUIET_REFRESH
         self._cells: dict[str, Progress] = {}
         console = Console(stderr=True)
         self._on_terminal = console.is_terminal
-        says = progress.TextColumn("{task.description}", markup=False)
+        rest = Column(ratio=1, no_wrap=True)
+        says = progress.TextColumn("{task.description}", markup=False, table_column=rest)
         self._bar = progress.Progress(
             *(progress.BarColumn(16), progress.TaskProgressColumn(), says),
             console=console,
             auto_refresh=False,
+            expand=True,
             transient=True,
             disable=not self._on_terminal,
         )
