@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.interference.planted import blocks_of, generator, sums_of
 
-from crosstune.interference.conflict.cosine import agreement
+from crosstune.interference.conflict.cosine import agreement, conflicts
 from crosstune.interference.conflict.history import ProbeHistory, State
 from crosstune.interference.conflict.movement import movement_across_seeds
 from crosstune.interference.conflict.peaks import find_peak
@@ -27,7 +27,7 @@ def share_of_peaks(tops: int, noise: float, studies: int) -> float:
     for _ in range(studies):
         found = agreement(sums_of(*blocks_of(cosines, source, noise=noise, dimension=175)))
         spreads = [found.u.spread(found.u.cosine_without)]
-        peak = find_peak(found.cosine.value, spreads, found.resolved, found.conflict)
+        peak = find_peak(found.cosine.value, spreads, found.resolved, conflicts(found.inner)[0])
         named += peak.site == PLANTED if tops == 1 else peak.site >= 0
     return named / studies
 
