@@ -14,7 +14,7 @@ from peers.command import command, publish
 from scipy import stats
 from torch import Tensor
 
-from crosstune.interference.conflict.cosine import Agreement, agreement
+from crosstune.interference.conflict.cosine import Agreement, agreement, conflicts
 from crosstune.interference.conflict.movement import (
     Movement,
     movement_across_seeds,
@@ -104,7 +104,7 @@ def named_peak(world: World, generator: torch.Generator) -> int:
         return find_peak(seen.cosine.value, seen.spreads_cosine, seen.resolved, seen.conflict).site
     state = one_state(world, generator)
     spreads = [state.u.spread(state.u.cosine_without)]
-    return find_peak(state.cosine.value, spreads, state.resolved, state.conflict).site
+    return find_peak(state.cosine.value, spreads, state.resolved, conflicts(state.inner)[0]).site
 
 
 def profile(tops: int, layers: int = LAYERS) -> Tensor:

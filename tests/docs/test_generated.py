@@ -10,7 +10,7 @@ import pytest
 from tests.docs.markdown import CHECKOUT
 
 from crosstune.foundation.records import Run
-from crosstune.interference.conflict.measure import CONFLICT_COLUMNS
+from crosstune.interference.conflict.measure import ONE_STATE_COLUMNS, SEVERAL_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,14 @@ def test_every_column_has_a_meaning(generate: ModuleType) -> None:
 
 
 def test_measure_conflict_has_the_columns_that_the_page_says(generate: ModuleType) -> None:
-    states = generate.cell_tables()["agreement_states"]
-    assert {"stage", "step", "reference"} == {c.name for c in states} - {
-        c.name for c in CONFLICT_COLUMNS
-    }
-    assert set(CONFLICT_COLUMNS) <= set(states)
+    cell = generate.cell_tables()
+    for name, columns, where in (
+        ("agreement_states", ONE_STATE_COLUMNS, {"step"}),
+        ("agreement_windows", SEVERAL_COLUMNS, {"start_step", "stop_step"}),
+    ):
+        left_out = {column.name for column in cell[name]} - {column.name for column in columns}
+        assert left_out == {"stage", "reference"} | where
+        assert set(columns) <= set(cell[name])
 
 
 def test_a_run_has_the_tables_of_the_page_and_no_other(

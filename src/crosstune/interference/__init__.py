@@ -1,7 +1,7 @@
 """Interference: do two learning signals pull apart, and where? Three instruments, side by side.
 
 `ForgettingLedger` attributes the change of a task's loss along the path of the weights to components, in nats that add up.
-`ConflictProbe` and `measure_conflict` ask whether gradients agree, over windows of states and at one state.
+`ConflictProbe` and `measure_conflict` ask whether gradients agree: at one state, and with a verdict over several.
 `measure_rollback` puts one component back to where it was and measures what returns.
 
 Where the numbers are made: the integral of the ledger in `ledger/quadrature.py`, its sums in `ledger/accounts.py`; rollback in
@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 
 from crosstune.foundation import fetched_from as _fetched_from
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings, LedgerSettings
-from crosstune.interference.conflict.settings import AgreementSettings, ProbeSettings
+from crosstune.interference.conflict.settings import (
+    AgreementSettings,
+    MeasureSettings,
+    ProbeSettings,
+)
 
 if TYPE_CHECKING:
     from crosstune.interference.conflict.measure import measure_conflict
@@ -32,6 +36,7 @@ __all__ = [
     "ProbeCost",
     "probe_cost",
     "AgreementSettings",
+    "MeasureSettings",
     "ProbeSettings",
     "BlockSettings",
     "GradientSettings",

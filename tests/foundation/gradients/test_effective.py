@@ -96,8 +96,8 @@ def test_the_table_says_whose_gradients_they_are() -> None:
     table = measure_conflict(model, tiny.tokenizer(), tasks, weights="effective", **SMALL)
     assert [row["where"] for row in table.rows()] == ["L0 attn.q", "L1 attn.q"]
     assert set(table.column("weights")) == {"effective"}
-    assert set(table.column("factor")) == {""} and set(table.column("note")) == {""}
-    assert not any(row["verdict"].startswith("undefined") for row in table.rows())
+    assert set(table.column("factor")) == {""}
+    assert set(table.column("note")) <= {"", "below noise floor"}
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     factors = measure_conflict(model, tiny.tokenizer(), tasks, **SMALL)
     assert set(factors.column("weights")) == {"trained"}

@@ -73,6 +73,20 @@ def test_only_equal_columns_are_concatenated():
         Table.concat([table, Table("f", COLUMNS[:1], [{"task": "en"}])])
 
 
+def test_a_note_goes_wherever_the_rows_go(tmp_path):
+    table = Table("f", COLUMNS, [row(), row("bn")], note="At one state.")
+    table.write(tmp_path / "t.parquet")
+    for same in (
+        Table.read(tmp_path / "t.parquet"),
+        table.where(task="bn"),
+        table.with_columns({Column.axis("seed", "int64"): 7}),
+        Table.concat([table, table]),
+    ):
+        assert same.note == "At one state."
+        assert same.markdown(limit=1).endswith("\n\nAt one state.\n")
+    assert Table("f", COLUMNS, [row()]).note == ""
+
+
 def test_markdown_escapes_and_says_what_is_left_out():
     text = Table("f", COLUMNS, [row("a|b", math.nan), row()]).markdown(limit=1)
     assert "a\\|b" in text

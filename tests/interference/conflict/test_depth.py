@@ -84,11 +84,3 @@ def test_a_burst_cut_short_is_no_probe_of_movement() -> None:
     assert (found.probes, found.verdict) == (10, "not shown")
     none = history({0: [*still, 0.2]}, burst=2)
     assert movement_of_run(none, SITES, "current", ("en", "bn")).verdict == "too few"
-
-
-def test_a_lopsided_schedule_is_said_in_the_words() -> None:
-    made = history({4 * probe: [0.5, 0.2, -0.2, -0.5] for probe in range(10)}, burst=1)
-    found = movement_of_run(made, SITES, "current", ("en", "bn"))
-    assert found.words.endswith(
-        "Caution: only even steps were seen, so an oscillation does not cancel."
-    )

@@ -23,7 +23,9 @@ from crosstune.foundation.errors import (
 from crosstune.foundation.records import Run
 from crosstune.interference import ConflictProbe
 
-PROBE = {"every": 3, "burst": 2, "window": 2, "blocks": 8, "rows_per_block": 1, "length": 16}
+# Of the seeds the first whose probes begin at the beginning of their stretches: at steps 0, 3 and 6.
+PROBE = {"every": 3, "burst": 2, "window": 2, "seed": 3}
+PROBE |= {"blocks": 8, "rows_per_block": 1, "length": 16}
 STEPS = {"max_steps": 7, "logging_steps": 100}
 
 

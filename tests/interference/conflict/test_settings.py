@@ -6,33 +6,38 @@ import pytest
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings import from_yaml, to_yaml
-from crosstune.interference.conflict.settings import AgreementSettings, ProbeSettings
-
-
-def test_bursts_and_windows_on_the_clock() -> None:
-    settings = ProbeSettings(every=5, burst=2, window=2)
-    steps = range(21)
-    assert [s for s in steps if settings.measures(s)] == [0, 1, 5, 6, 10, 11, 15, 16, 20]
-    assert [s for s in steps if settings.measures(s) and settings.ends_burst(s)] == [1, 6, 11, 16]
-    assert [s for s in steps if settings.measures(s) and settings.ends_window(s)] == [6, 16]
-    assert settings.states(20) == 9
-
-
-def test_a_burst_as_long_as_the_interval_sees_every_state() -> None:
-    settings = ProbeSettings(every=2, burst=5, window=1)
-    assert [s for s in range(6) if settings.measures(s)] == list(range(6))
-    assert [s for s in range(6) if settings.ends_burst(s)] == [1, 3, 5]
-
-
-@pytest.mark.parametrize(
-    ("every", "burst", "said"),
-    [(10, 2, ""), (7, 1, ""), (2, 5, ""), (10, 1, "only even steps"), (10, 3, "more often")],
+from crosstune.interference.conflict.settings import (
+    AgreementSettings,
+    MeasureSettings,
+    ProbeSettings,
 )
-def test_a_schedule_that_prefers_even_steps_is_cautioned(every: int, burst: int, said: str) -> None:
-    settings = ProbeSettings(every=every, burst=burst)
-    seen = [step % 2 for step in range(20 * every) if settings.measures(step)]
-    assert (2 * sum(seen) == len(seen)) == (said == "")
-    assert said in settings.caution and bool(settings.caution) == bool(said)
+
+
+@pytest.mark.parametrize(("every", "burst"), [(5, 2), (7, 1), (4, 4), (2, 5)])
+def test_every_stretch_has_one_whole_burst(every: int, burst: int) -> None:
+    settings = ProbeSettings(every=every, burst=burst, window=2)
+    last = 6 * every - 1
+    seen = [step for step in range(last + 1) if settings.measures(step)]
+    whole = min(every, burst)
+    assert len(seen) == settings.states(last) == 6 * whole
+    assert seen[:whole] == list(range(whole))  # the first state is measured
+    ends = [step for step in seen if settings.ends_burst(step)]
+    assert ends == seen[whole - 1 :: whole]
+    assert [step for step in seen if settings.ends_window(step)] == ends[1::2]
+    for probe in range(6):
+        burst_of = seen[probe * whole : (probe + 1) * whole]
+        assert burst_of == list(range(burst_of[0], burst_of[0] + whole))
+        assert {settings.probe_at(step) for step in burst_of} == {probe}
+
+
+@pytest.mark.parametrize("period", [2, 3, 5, 8, 10, 11])
+def test_no_oscillation_keeps_step_with_the_probes(period: int) -> None:
+    """Evenly spaced probes would see one phase of an oscillation whose period divides their distance."""
+    settings = ProbeSettings(every=2 * period)
+    steps = [settings.first_step(probe) for probe in range(400)]
+    phases = [sum(step % period == phase for step in steps) for phase in range(period)]
+    expected = len(steps) / period
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in phases)
 
 
 @pytest.mark.parametrize("blocks", [8, "auto"])
@@ -60,3 +65,11 @@ def test_settings_survive_yaml(blocks: int | str) -> None:
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         AgreementSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"every": 0}, {"batch_rows": 0}, {"learning_rate": 0.0}], ids=str
+)
+def test_an_impossible_burst_is_refused(wrong: dict) -> None:
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        MeasureSettings(**wrong)

@@ -11,7 +11,7 @@ from tests.interference.planted import blocks_of, constant, generator, sums_of
 from crosstune.foundation.errors import MeasurementError
 from crosstune.foundation.statistics.intervals import Interval, interval_from
 from crosstune.interference.conflict import windows
-from crosstune.interference.conflict.cosine import Agreement, agreement
+from crosstune.interference.conflict.cosine import Agreement, agreement, agrees
 from crosstune.interference.conflict.windows import across_seeds, window_of
 
 
@@ -183,7 +183,7 @@ def test_agreement_pays_for_the_number_of_sites_as_conflict_does() -> None:
     a, b = blocks_of(constant(0.0, 34 * 60), generator(9), noise=4.0)
     pairs = [agreement(sums_of(a[:, s : s + 34], b[:, s : s + 34])) for s in range(0, 2040, 34)]
     assert sum(bool((pair.inner.low > 0).any()) for pair in pairs) > 15
-    assert sum(bool(pair.agree.any()) for pair in pairs) <= 6
+    assert sum(bool(agrees(pair.inner).any()) for pair in pairs) <= 6
     found = window_of(oscillating(0.6, 0.2, 12, generator()), generator())
     assert found.agree.all() and not found.conflict.any()
     assert across_seeds([found] * 3).agree.all()

@@ -30,7 +30,7 @@ _ARROW: dict[str, pa.DataType] = {
     "float64": pa.float64(),
     "bool": pa.bool_(),
 }
-_FIELD, _TABLE = b"crosstune.column", b"crosstune.table"
+_FIELD, _TABLE, _NOTE = b"crosstune.column", b"crosstune.table", b"crosstune.note"
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,19 @@ class Table:
         name: The table's name, also its file's.
         columns: What the columns hold.
         rows: One mapping a row; every column must be there, and no other. None in a float column is NaN.
+        note: What a reader must know of all rows; stands under the table where it is printed.
 
     Raises:
         MeasurementError: A row lacks a column, has an unknown one, or a value of another type.
     """
 
     def __init__(
-        self, name: str, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]] = ()
+        self,
+        name: str,
+        columns: Sequence[Column],
+        rows: Iterable[Mapping[str, Any]] = (),
+        *,
+        note: str = "",
     ) -> None:
         names = [column.name for column in columns]
         _check_columns(name, columns, names)
@@ -140,7 +146,8 @@ class Table:
                 value = row[column.name]
                 is_missing = value is None and column.kind == "float64"
                 cells[column.name].append(math.nan if is_missing else value)
-        schema = pa.schema([column._field() for column in columns], {_TABLE: name.encode()})
+        about = {_TABLE: name.encode(), **({_NOTE: note.encode()} if note else {})}
+        schema = pa.schema([column._field() for column in columns], about)
         try:
             self.arrow = pa.Table.from_pydict(cells, schema=schema)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -169,6 +176,11 @@ class Table:
     def name(self) -> str:
         """The table's name."""
         return str((self.arrow.schema.metadata or {})[_TABLE].decode())
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of all rows, or nothing."""
+        return str((self.arrow.schema.metadata or {}).get(_NOTE, b"").decode())
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -262,7 +274,7 @@ class Table:
             {**{column.name: value for column, value in constants.items()}, **row}
             for row in self.rows()
         ]
-        return Table(self.name, (*constants, *self.columns), rows)
+        return Table(self.name, (*constants, *self.columns), rows, note=self.note)
 
     @staticmethod
     def concat(tables: Sequence[Table]) -> Table:
@@ -343,6 +355,8 @@ class Table:
         lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in shown]
         if len(shown) < len(self):
             lines.append(f"\n… and {len(self) - len(shown)} more rows")
+        if self.note:
+            lines.append(f"\n{self.note}")
         return "\n".join(lines) + "\n"
 
 

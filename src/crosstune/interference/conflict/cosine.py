@@ -123,9 +123,8 @@ class Agreement:
     """How two tasks' gradients agree at one state, per site; every tensor is [S].
 
     ``u`` holds the unbiased inner products; ``cosine`` and ``inner`` (U_AB) have jackknife-t intervals (NaN below 8
-    blocks). A site that is not ``resolved`` lies below the noise floor: its cosine is not to be shown. ``conflict`` is
-    True where U_AB lies below 0 after Holm over the sites, with the adjusted one-sided p ``conflict_p``; ``agree`` is True
-    where it lies above 0.
+    blocks). A site that is not ``resolved`` lies below the noise floor: its cosine is not to be shown. There is no verdict:
+    the sign at one state may be the opposite of that of the states around.
     """
 
     u: UStatistics
@@ -141,9 +140,6 @@ class Agreement:
     noise_scale_a: Tensor  # blocks at which the noise of the mean equals the signal
     noise_scale_b: Tensor
     resolved: Tensor
-    conflict: Tensor
-    conflict_p: Tensor
-    agree: Tensor
     blocks_needed: Tensor  # see `blocks_to_resolve`
 
 
@@ -158,12 +154,10 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
     noise_scale_a = _noise_scale(sums.own_a, energy_a, u.aa)
     noise_scale_b = _noise_scale(sums.own_b, energy_b, u.bb)
     low_aa, low_bb, sd_aa, sd_bb = norm_bounds(u, level)
-    inner = interval_from(u.ab, [u.spread(u.ab_without)], level)
-    conflict, conflict_p = conflicts(inner)
     return Agreement(
         u=u,
         cosine=interval_from(u.cosine, [u.spread(u.cosine_without)], level),
-        inner=inner,
+        inner=interval_from(u.ab, [u.spread(u.ab_without)], level),
         naive_cosine=mean_ab / (energy_a * energy_b).sqrt(),
         reliability_a=reliability_a,
         reliability_b=reliability_b,
@@ -176,9 +170,6 @@ def agreement(sums: PairSums, level: float = LEVEL) -> Agreement:
         resolved=(low_aa > 0)
         & (low_bb > 0)
         & (torch.minimum(reliability_a, reliability_b) >= MIN_RELIABILITY),
-        conflict=conflict,
-        conflict_p=conflict_p,
-        agree=agrees(inner),
         blocks_needed=torch.maximum(
             blocks_to_resolve(u.aa, sd_aa, noise_scale_a, blocks_a, level),
             blocks_to_resolve(u.bb, sd_bb, noise_scale_b, blocks_b, level),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def peak_cells(
     peak: PeakVerdict, names: Sequence[str], blocks: int, caution: str = ""
 ) -> dict[str, Any]:
     """What is said of a peak, or that there are too few blocks to say it."""
-    words = cautioned(peak.words(names), caution)
+    words = f"{peak.words(names)} Caution: {caution}." if caution else peak.words(names)
     if blocks < MIN_BLOCKS_FOR_PEAKS:
         peak = PeakVerdict(NO_PEAK, "too few blocks", NO_PEAK, math.nan, math.nan, ())
         words = f"Peak cannot be judged: it takes {MIN_BLOCKS_FOR_PEAKS} blocks per task."
@@ -54,11 +54,6 @@ def peak_cells(
         "indistinguishable": ", ".join(names[i] for i in peak.indistinguishable),
         "words": words,
     }
-
-
-def cautioned(words: str, caution: str) -> str:
-    """The words of a verdict, with the caution that a probe's schedule may need."""
-    return f"{words} Caution: {caution}." if caution else words
 
 
 def site_name(names: Sequence[str], place: int) -> str:
@@ -130,7 +125,7 @@ def movement_of_run(
         return too_few(seeds=1)
     kept = always_resolved(profiles.resolved) & (profiles.depth >= 0)
     u = profiles.bursts[0][0].u
-    found = movement_within_run(
+    return movement_within_run(
         profiles.cosine[:, kept],
         profiles.cosine_without[..., kept],
         profiles.depth[kept],
@@ -139,4 +134,3 @@ def movement_of_run(
         shared=u.shared,
         level=history.settings.level,
     )
-    return replace(found, words=cautioned(found.words, history.settings.caution))

@@ -1,7 +1,7 @@
 """ConflictProbe: a callback that measures, while any trainer trains, whether tasks' gradients agree, and where.
 
-At every probe a burst of consecutive optimizer states is measured; conflict, peak and movement are said of means over a
-window of probes. Training itself is bit for bit what it would be without the probe.
+One state, or a burst of consecutive ones, is measured in every stretch of so many optimizer steps, where the seed puts it;
+conflict, peak and movement are said of means over a window of probes. Training itself is bit for bit what it would be without the probe.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
     """Measures the agreement of every pair of tasks during training, per layer and component.
 
     Put it into ``callbacks=[...]`` of any transformers or TRL trainer. Tables grow in
-    ``agreement_states`` (each labelled "at one state"), ``agreement_windows``, ``peaks`` and
+    ``agreement_states`` (each at one state, without a verdict), ``agreement_windows``, ``peaks`` and
     ``movement``, and in the run folder, if one is given; a few scalars of each probe go to the
     trainer's trackers and log history.
 
@@ -55,7 +55,7 @@ class ConflictProbe(TrainerCallback):  # type: ignore[misc]
         settings: When and how to measure; the default is `ProbeSettings()`.
         run: The run folder that gets the tables.
         tokenizer: The model's tokenizer; by default the trainer's.
-        options: Single settings by name: ``every=100, burst=4, blocks=16, reference="frozen", …``.
+        options: Single settings by name: ``every=25, window=20, blocks=16, reference="frozen", …``.
     """
 
     state_name = "conflict_probe"

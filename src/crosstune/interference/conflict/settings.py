@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.gradients.settings import BlockSettings, GradientSettings
+from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.settings.options import at_least, one_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 S = TypeVar("S", bound="DataclassInstance")
+
+LONG = 16
+"""Optimizer steps: most oscillations that were measured are shorter (docs/oscillation.md)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class AgreementSettings:
     window_rows: bool = False
     """Whether a long row is scored in windows of `length` tokens instead of being cut."""
     seed: int = 0
-    """Changes which rows are chosen and how they fall into blocks."""
+    """Changes which rows are chosen, how they fall into blocks, and at which steps a probe looks."""
     precision: str = "float32"
     """`float32`: weights kept in half precision are evaluated as float32; `model`: as they are."""
     batch_tokens: int = 4096
@@ -86,15 +90,45 @@ class AgreementSettings:
 
 
 @dataclass(frozen=True)
+class MeasureSettings(AgreementSettings):
+    """Whether `measure_conflict` looks at one state or at a burst of them, and what the burst learns."""
+
+    burst: int | None = None
+    """Consecutive states that a copy of the model goes through, so that a verdict can be given (64 is enough for most
+    oscillations); none measures the one state. A burst takes the memory of four models beside the gradients."""
+    every: int = 4
+    """Of so many states of the burst one is measured, as a probe would."""
+    learning: str | None = None
+    """The task whose rows the burst learns; none learns all tasks, as many rows of each."""
+    learning_rate: float = 2e-4
+    """Learning rate of the burst: that of your training, for the oscillation depends on it."""
+    batch_rows: int = 8
+    """Rows of one step of the burst."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("every", self.every, 1)
+        at_least("batch_rows", self.batch_rows, 1)
+        if not self.learning_rate > 0:
+            raise SettingsError(
+                "learning_rate",
+                law="must be above 0",
+                found=self.learning_rate,
+                remedy="Use the rate that you train at.",
+            )
+
+
+@dataclass(frozen=True)
 class ProbeSettings(AgreementSettings):
     """When the probe measures during training, and what it compares with."""
 
-    every: int = 100
-    """A probe starts at optimizer step 0, `every`, 2 × `every`, …"""
-    burst: int = 4
-    """Consecutive states measured by one probe: the optimizer's oscillation, which a single state shows, cancels in an
-    even number. An odd burst with an even `every` sees even steps more often, at 1 no others: every verdict says so."""
-    window: int = 5
+    every: int = 25
+    """Of so many optimizer steps one probe looks: the first at step 0, each other where the seed puts it, so that no
+    oscillation keeps step with the probes."""
+    burst: int = 1
+    """Consecutive states measured by one probe. Measured oscillations are longer than a few steps: twice the probes tell more
+    than twice the burst."""
+    window: int = 20
     """Probes that make one window; conflict is said only of window means."""
     reference: Literal["current", "frozen"] = "current"
     """`frozen` shows beside the current comparison what a stale first gradient would have said."""
@@ -110,20 +144,23 @@ class ProbeSettings(AgreementSettings):
 
     @property
     def states_a_burst(self) -> int:
-        """How many states a whole burst has; a burst ends where the next probe begins."""
+        """How many states a whole burst has: at most all."""
         return min(self.burst, self.every)
 
     @property
     def caution(self) -> str:
-        """What every verdict over several states must add; empty where even and odd steps are measured equally often."""
-        if self.states_a_burst % 2 == 0 or self.every % 2 == 1:
-            return ""
-        seen = "only even steps were" if self.states_a_burst == 1 else "even steps were more often"
-        return f"{seen} seen, so an oscillation does not cancel"
+        """What every verdict over a window must add; empty where it spans more than the oscillations measured so far."""
+        span = self.every * self.window
+        return "" if span >= LONG else f"its {span} steps may lie within one oscillation"
+
+    def first_step(self, probe: int) -> int:
+        """The step at which a probe begins: the same for all seeds of a study, whose windows are compared step by step."""
+        room = self.every - self.states_a_burst + 1
+        return probe * self.every + (Seeds(self.seed).derive("probe", probe) % room if probe else 0)
 
     def measures(self, step: int) -> bool:
         """Whether the state after this many optimizer steps belongs to a probe's burst."""
-        return step % self.every < self.burst
+        return 0 <= step - self.first_step(self.probe_at(step)) < self.states_a_burst
 
     def probe_at(self, step: int) -> int:
         """The number, from 0, of the probe whose burst this step belongs to."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from crosstune.foundation.models import Site
 from crosstune.foundation.records import Column, Table
-from crosstune.foundation.records.sites import SITE_COLUMNS, site_cells
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.reliability import corrected_cosine
 from crosstune.interference.conflict.collect import Pair, over_groups
@@ -25,14 +23,15 @@ from crosstune.interference.conflict.depth import (
     site_name,
 )
 from crosstune.interference.conflict.history import ProbeHistory, State
-from crosstune.interference.conflict.measure import (
-    FIGURE_COLUMNS,
+from crosstune.interference.conflict.peaks import find_peak, heuristics
+from crosstune.interference.conflict.rows import (
     PAIR_COLUMNS,
     STATE_COLUMNS,
-    conflict_rows,
-    interval_cells,
+    WINDOW_COLUMNS,
+    Row,
+    state_rows,
+    window_rows,
 )
-from crosstune.interference.conflict.peaks import find_peak, heuristics
 from crosstune.interference.conflict.windows import WindowAgreement, window_of
 
 _STAGE = Column.axis("stage")
@@ -41,32 +40,17 @@ _SPAN = (
     Column.axis("start_step", "int64", unit="optimizer steps"),
     Column.axis("stop_step", "int64", unit="optimizer steps"),
 )
-_STATES = Column.label("states", "int64", unit="states")
+
+ONE_STATE = "At one state: cosines and their intervals over rows, and no verdict."
 
 STATES_COLUMNS = (
     _STAGE,
     Column.axis("step", "int64", unit="optimizer steps"),
     _REFERENCE,
     *PAIR_COLUMNS,
-    *SITE_COLUMNS,
-    *FIGURE_COLUMNS,
     *STATE_COLUMNS,
 )
-WINDOWS_COLUMNS = (
-    _STAGE,
-    *_SPAN,
-    _REFERENCE,
-    *PAIR_COLUMNS,
-    *SITE_COLUMNS,
-    *FIGURE_COLUMNS,
-    Column.value("conflict_p", about="One-sided p of the conflict, Holm-adjusted."),
-    Column.label("agree", "bool", about="Lower bound of U_AB above 0 after Holm over the sites."),
-    Column.value("sd_states", about="Spread of the one-state cosines in the window."),
-    Column.value("sd_states_inner", about="Spread of the one-state U_AB."),
-    _STATES,
-    Column.label("effective_states", "float64", unit="states", about="Worth as independent ones."),
-    Column.label("blocks", "int64", unit="blocks", about="Blocks per task."),
-)
+WINDOWS_COLUMNS = (_STAGE, *_SPAN, _REFERENCE, *PAIR_COLUMNS, *WINDOW_COLUMNS)
 PEAKS_COLUMNS = (
     _STAGE,
     *_SPAN,
@@ -99,22 +83,19 @@ MOVEMENT_COLUMNS = (
     Column.label("words"),
 )
 
-Row = dict[str, Any]
 _RowsOf = Callable[[ProbeHistory, Sequence[Site], Sequence[State], tuple[str, Pair]], Iterator[Row]]
 
 
 def states_table(history: ProbeHistory, sites: Sequence[Site], states: Iterable[State]) -> Table:
     """The table ``agreement_states``: what each single state says, labelled so."""
-    settings = history.settings
+    level = history.settings.level
     rows = (
-        {"stage": settings.stage, "step": state.step, "reference": reference, **row}
+        {**_of(history, reference, pair), "step": state.step, **row}
         for state in states
         for reference, pair in history.series()
-        for row in conflict_rows(
-            pair, sites, state.agreement(reference, pair, settings.level), settings.weights
-        )
+        for row in state_rows(sites, state.agreement(reference, pair, level))
     )
-    return Table("agreement_states", STATES_COLUMNS, rows)
+    return Table("agreement_states", STATES_COLUMNS, rows, note=ONE_STATE)
 
 
 def windows_table(
@@ -204,33 +185,9 @@ def _of(history: ProbeHistory, reference: str, pair: Pair) -> Row:
 def _window_rows(
     history: ProbeHistory, sites: Sequence[Site], states: Sequence[State], series: tuple[str, Pair]
 ) -> Iterator[Row]:
-    found = window_agreement(history, states, *series)
-    for place, site in enumerate(sites):
-        yield {
-            **site_cells(site),
-            **interval_cells(found, place),
-            "verdict": _verdict(found, place, history.settings.caution),
-            "conflict_p": float(found.conflict_p[place]),
-            "agree": bool(found.agree[place]),
-            "sd_states": float(found.state_sd_cosine[place]),
-            "sd_states_inner": float(found.state_sd_inner[place]),
-            "states": found.states,
-            "effective_states": float(found.effective_states[place]),
-            "blocks": found.u.sizes[0],
-        }
-
-
-def _verdict(found: WindowAgreement, place: int, caution: str) -> str:
-    if float(found.u.aa[place]) == 0 or float(found.u.bb[place]) == 0:
-        return "undefined: a gradient is exactly zero"
-    if math.isnan(float(found.inner.low[place])):
-        return "too few blocks or states for an interval"
-    if not bool(found.resolved[place]):
-        return "below noise floor"
-    shown = "conflict" if found.conflict[place] else "agreement" if found.agree[place] else ""
-    if not shown:
-        return "neither shown"
-    return f"{shown}; {caution}" if caution else shown
+    yield from window_rows(
+        sites, window_agreement(history, states, *series), history.settings.caution
+    )
 
 
 def _peak_rows(

@@ -58,7 +58,9 @@ class WindowAgreement:
         spreads_cosine, spreads_inner: Their deviations, blocks then states; for differences of sites.
         state_sd_cosine, state_sd_inner: Standard deviation between states.
         effective_states: Independent states about the line whose mean of U_AB would be as precise, at most all.
-        resolved, conflict, conflict_p, agree: As at one state, from the window's figures.
+        resolved: As at one state, from the window's figures.
+        conflict, conflict_p: U_AB lies below 0 after Holm over the sites, and the adjusted one-sided p.
+        agree: U_AB lies above 0 likewise.
 
     Shapes: every tensor [S]; rows of the spreads [D, S].
     """

@@ -13,7 +13,7 @@ from crosstune.foundation.records import Column, Run, Table
 from crosstune.foundation.records.sites import site_cells, site_of
 from crosstune.interference.conflict.cosine import Agreement
 from crosstune.interference.conflict.history import ProbeHistory, State
-from crosstune.interference.conflict.measure import WEIGHTS
+from crosstune.interference.conflict.rows import WEIGHTS
 from crosstune.interference.conflict.tables import window_agreement
 from crosstune.interference.conflict.windows import SeedAgreement, across_seeds
 from crosstune.studies.conflict.accounts import COMPONENT, LAYER, WHERE

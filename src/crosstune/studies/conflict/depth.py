@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +10,10 @@ import torch
 from crosstune.foundation.records import Column, Table
 from crosstune.interference.conflict.depth import (
     Profiles,
-    cautioned,
     movement_of_run,
     peak_cells,
     scopes,
 )
-from crosstune.interference.conflict.measure import WEIGHTS
 from crosstune.interference.conflict.movement import (
     Movement,
     always_resolved,
@@ -24,6 +21,7 @@ from crosstune.interference.conflict.movement import (
     too_few,
 )
 from crosstune.interference.conflict.peaks import find_peak
+from crosstune.interference.conflict.rows import WEIGHTS
 from crosstune.studies.conflict.agreement import PAIR, PAIR_JOINT, Pair, StageProbe
 from crosstune.studies.conflict.tables import STAGE
 from crosstune.studies.frame.over_seeds import PLAIN
@@ -79,7 +77,7 @@ def _peaks(probe: StageProbe) -> Iterator[dict[str, Any]]:
                 settings.level,
             )
             names = [str(probe.sites[place]) for place in places]
-            cells = peak_cells(peak, names, blocks, settings.caution)
+            cells = peak_cells(peak, names, blocks)
             yield {
                 "stage": probe.stage,
                 "pair": PAIR_JOINT.join(pair),
@@ -117,5 +115,4 @@ def _moved(probe: StageProbe, pair: Pair) -> Movement:
     depth, steps = profiles[0].depth, profiles[0].steps
     kept = always_resolved(torch.stack([one.resolved for one in profiles])) & (depth >= 0)
     cosines = torch.stack([one.cosine for one in profiles])[..., kept]
-    found = movement_across_seeds(cosines, depth[kept], steps, level=first.settings.level)
-    return replace(found, words=cautioned(found.words, first.settings.caution))
+    return movement_across_seeds(cosines, depth[kept], steps, level=first.settings.level)

@@ -56,7 +56,7 @@ class ConflictSettings(SeededSettings):
     """Reference rows of ledger and rollback (length and seed follow `training.length` and `data_seed`)."""
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     """The forgetting ledger."""
-    probe: ProbeSettings | None = field(default_factory=lambda: ProbeSettings(every=20))
+    probe: ProbeSettings | None = field(default_factory=lambda: ProbeSettings(every=5))
     """The conflict probe (length, seed and precision as above); none leaves it out."""
     rollback: Literal["component", "layer", "site", "none"] = "component"
     """What is put back to the start of a stage, one at a time, at its end."""
