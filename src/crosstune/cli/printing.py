@@ -59,16 +59,15 @@ class ProgressLine:
     """A listener that shows how far all cells have come and how long the rest will take: a bar on a terminal, else lines."""
 
     def __init__(self) -> None:
-        from rich import progress
+        from rich import progress, table
         from rich.console import Console
-        from rich.table import Column
 
         self._began = time.monotonic()
         self._printed = -_QUIET_REFRESH
         self._cells: dict[str, Progress] = {}
         console = Console(stderr=True)
         self._on_terminal = console.is_terminal
-        rest = Column(ratio=1, no_wrap=True)
+        rest = table.Column(ratio=1, no_wrap=True)
         says = progress.TextColumn("{task.description}", markup=False, table_column=rest)
         self._bar = progress.Progress(
             *(progress.BarColumn(16), progress.TaskProgressColumn(), says),
