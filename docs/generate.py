@@ -66,7 +66,7 @@ STUDY_ROWS = {
     "agreement": "one site and pair of tasks in one window, or over the whole stage, over seeds",
     "agreement_at_one_state": "one site and pair at one state of the first seed",
     "peaks_over_seeds": "the verdict on one pair in one scope, over a whole stage and all seeds",
-    "movement_over_seeds": "the verdict on one pair in one stage, over seeds",
+    "movement_over_seeds": "the verdict on one pair in one stage of at least ten probes, over seeds",
     "stage_repair_means": "what a repair between stages did to one task and side, over seeds (option `repair`)",
     "retention": "what was known of one task and side after one stage (0-base: before any), over seeds",
     "chance": "what a model that knows only token frequencies would pay on one task and side",
