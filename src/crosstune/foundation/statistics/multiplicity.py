@@ -73,9 +73,9 @@ def simultaneous_interval(
 
     The deviations are multiplied by independent normal numbers, which keeps the values' dependence; the quantile of
     the largest standardised sum sets the tail that each band leaves out, by Student's t of its own degrees of freedom.
-    Few deviations make independent values look dependent: two alike, whatever the truth. So correlations r are first
-    shrunk by 1/(df · mean r²), at most wholly: where they are no larger than chance makes them, values count as
-    independent; from some twenty deviations on true dependence is kept. Unmeasured values take no part and have NaN bounds.
+    Few deviations make independent values look dependent, two of them wholly. So correlations are first shrunk by the
+    part of their square that is chance: where they are no larger than chance makes them, values count as independent;
+    from some twenty deviations on true dependence is kept. Unmeasured values take no part and have NaN bounds.
 
     Args:
         value: The values, [S].
@@ -89,8 +89,8 @@ def simultaneous_interval(
 
     Source: Westfall & Young (1993), *Resampling-based multiple testing*, §2 (max-T); Chernozhukov, Chetverikov & Kato
     (2013), *Gaussian approximations and multiplier bootstrap*; Schäfer & Strimmer (2005), *A shrinkage approach to
-    large-scale covariance matrix estimation* (target D), with Var r = 1/df, its largest; the tail of t for that of the
-    normal is ours.
+    large-scale covariance matrix estimation* (target D); the variance of a correlation as (1 − ρ²)/df, which is
+    more than the normal (1 − ρ²)²/df, and the tail of t for that of the normal are ours.
     """
     check_level(level)
     variance, df = total_variance(spreads)
@@ -114,13 +114,17 @@ def simultaneous_interval(
 
 
 def _shrinkage(scaled: Tensor, df: Tensor) -> float:
-    """By how much correlations of S values must be shrunk, from their standardised deviations [D, S]: the share of r² that is chance."""
+    """λ = Σ Var r / Σ r², by which correlations of S values are shrunk, from their standardised deviations [D, S]; 1 for one degree of freedom."""
     count = scaled.shape[1]
     if count < 2:
         return 0.0
     squares = float((scaled @ scaled.T).square().sum() - count) / (count * (count - 1))
-    chance = float((1 / df).mean())
-    return chance / max(chance, squares)
+    chance = float((1 / df).mean())  # the mean r² of independent values
+    if not chance < 1:
+        return 1.0
+    squares = min(1.0, max(chance, squares))
+    # With E r² = ρ² + (1 − ρ²)/df.
+    return min(1.0, chance / (1 - chance) * (1 - squares) / squares)
 
 
 def smallest_attainable_p(units: int, resamples: int | None = None) -> float:
