@@ -135,6 +135,6 @@ def test_with_copies_the_interval_covers_as_often_as_it_says() -> None:
             )
             figure = scores.nats_per_token
             covered[name] += figure.low <= 2 <= figure.high
-    # Of 800: ± 3.3 binomial errors of .008 below the nominal .95 less what a jackknife of 30 ratios gives away.
+    # Nominal .95; a jackknife of 30 ratios reaches about .945, and 3.3 binomial errors of 800 draws are .027.
     assert covered["unit"] / 800 >= 0.92
-    assert covered["id"] / 800 < 0.85
+    assert covered["id"] / 800 < 0.75

@@ -94,7 +94,7 @@ def simulated(studies: int, n: int, values: int, correlation: float) -> torch.Te
 
 
 @pytest.mark.parametrize("values", [1, 10, 50])
-@pytest.mark.parametrize("deviations", [2, 3, 5, 10, 20, 40])
+@pytest.mark.parametrize("deviations", [2, 4, 20])
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_bands_hold_all_at_once(correlation: float, deviations: int, values: int) -> None:
     held, narrower, generator = 0, 0.0, torch.Generator().manual_seed(4)
@@ -107,7 +107,7 @@ def test_bands_hold_all_at_once(correlation: float, deviations: int, values: int
         narrower += float((band.half_width / bonferroni.half_width).mean()) / len(studies)
     # Nominal 0.9, less 0.02 for a quantile of 400 draws, ± 3.5 binomial errors of 0.0173.
     assert held / len(studies) > 0.82
-    if deviations >= 20 and values == 50 and correlation:
+    if deviations == 20 and values == 50 and correlation:
         # Known correlations would make it 0.72; the bound of Bonferroni, which asks for none, is needlessly wide.
         assert narrower < 0.85
 
