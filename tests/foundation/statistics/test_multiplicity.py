@@ -108,7 +108,7 @@ def test_bands_hold_all_at_once(correlation: float, deviations: int, values: int
     # Nominal 0.9, less 0.02 for a quantile of 400 draws, ± 3.5 binomial errors of 0.0173.
     assert held / len(studies) > 0.82
     if deviations == 20 and values == 50 and correlation:
-        # Known correlations would make it 0.72; the bound of Bonferroni, which asks for none, is needlessly wide.
+        # The quantile of the deviations alone would make it 0.69; the bound of Bonferroni, which asks for none, is needlessly wide.
         assert narrower < 0.85
 
 

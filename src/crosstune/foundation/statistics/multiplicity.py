@@ -74,8 +74,8 @@ def simultaneous_interval(
     The deviations are multiplied by independent normal numbers, which keeps the values' dependence; the quantile of
     the largest standardised sum sets the tail that each band leaves out, by Student's t of its own degrees of freedom.
     Few deviations make independent values look dependent, two of them wholly. So correlations are first shrunk by the
-    part of their square that is chance: where they are no larger than chance makes them, values count as independent;
-    from some twenty deviations on true dependence is kept. Unmeasured values take no part and have NaN bounds.
+    part of their square that is chance: where they are no larger than chance makes them, values count as independent.
+    Unmeasured values take no part and have NaN bounds.
 
     Args:
         value: The values, [S].
