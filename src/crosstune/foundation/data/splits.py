@@ -6,7 +6,7 @@ tied rows is a seeded hash of their group (or text), so it depends neither on th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -130,9 +130,9 @@ class _Components:
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self._above: dict[_Tie, _Tie] = {}
-        made = [pool for pool in pools if pool.test_rows is not None]
-        tested = {row.wording for pool in made for row in pool.test_rows or ()}
-        apart = tested & {row.wording for pool in made for row in pool.rows}
+        parted = [pool for pool in pools if pool.test_rows is not None]
+        tested = {row.wording for pool in parted for row in pool.test_rows or ()}
+        apart = tested & {row.wording for pool in parted for row in pool.rows}
         for row in (row for pool in pools for row in (*pool.rows, *(pool.test_rows or ()))):
             first, *others = ties(row)
             if row.wording not in apart:
