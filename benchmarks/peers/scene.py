@@ -205,7 +205,7 @@ def _random_rows(
     ids = torch.randint(vocabulary, (count, settings.length), generator=generator).tolist()
     scored = settings.length - 1
     return [
-        Encoded(f"{seed}-{at}", row, [-100, *row[1:]], scored, scored, False)
+        Encoded(f"{seed}-{at}", row, [-100, *row[1:]], scored, scored, False, unit=f"{seed}-{at}")
         for at, row in enumerate(ids)
     ]
 

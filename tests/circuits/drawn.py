@@ -26,10 +26,10 @@ def rows(
     for number, length in enumerate(lengths):
         draw = random.Random(number)
         ids = [draw.randrange(3, vocabulary) for _ in range(length)]
-        silent = min(1 + prompt, length - 1)
+        silent, group = min(1 + prompt, length - 1), f"g{number // 2}"
         labels = [UNSCORED] * silent + ids[silent:]
         found.append(
-            Encoded(f"r{number}", ids, labels, length - silent, 0, False, f"g{number // 2}")
+            Encoded(f"r{number}", ids, labels, length - silent, 0, False, group, unit=group)
         )
     return found
 

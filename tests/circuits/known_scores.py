@@ -41,6 +41,7 @@ def rows(task: str, n: int, group: int = 0) -> tuple[FactorRow, ...]:
         FactorRow(
             row_id=f"{task}-{at}",
             group=f"{task}-group-{at // group}" if group else None,
+            unit=f"{task}-group-{at // group}" if group else f"{task}-{at}",
             tokens=5 + at,
             text=f"what {task} {at} says",
             loss=1.5 + at,

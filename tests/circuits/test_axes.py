@@ -37,21 +37,14 @@ def test_units_are_groups_where_there_are_groups() -> None:
 
 
 def test_units_go_across_tasks_by_group_and_not_by_number() -> None:
-    one, other = rows("a", 2), tuple(replace(row, text="other") for row in rows("a", 2))
+    one, other = rows("a", 2), tuple(replace(row, unit=f"other {row.unit}") for row in rows("a", 2))
     numbered = Axes.of(one, other, Heads(), SETTINGS)
     assert not set(numbered.units_a) & set(numbered.units_b)
-    grouped = (tuple(replace(row, group="talk") for row in task) for task in (one, other))
+    grouped = (tuple(replace(row, unit="talk") for row in task) for task in (one, other))
     translated = Axes.of(*grouped, Heads(), SETTINGS)
-    assert set(translated.units_a) == set(translated.units_b) == {"group talk"}
+    assert set(translated.units_a) == set(translated.units_b) == {"talk"}
     same = Axes.of(one, one, Heads(), SETTINGS)
     assert same.units_a == same.units_b
-
-
-def test_copies_of_a_text_are_one_unit_and_rows_without_text_are_not() -> None:
-    text = tuple(replace(row, text="once more") for row in rows("a", 3))
-    empty = tuple(replace(row, text="") for row in rows("b", 3))
-    found = Axes.of(text, empty, Heads(), SETTINGS)
-    assert len(set(found.units_a)) == 1 and len(set(found.units_b)) == 3
 
 
 def test_a_wrong_layer_or_head_is_named() -> None:

@@ -156,8 +156,8 @@ def test_large_measurements_are_thinned_and_say_so(monkeypatch: pytest.MonkeyPat
 
 
 def test_translations_are_left_out_together() -> None:
-    same = tuple(replace(row, group=f"sentence {at}") for at, row in enumerate(rows("a", 12)))
-    other = tuple(replace(row, group=f"sentence {at}") for at, row in enumerate(rows("b", 12)))
+    same = tuple(replace(row, unit=f"sentence {at}") for at, row in enumerate(rows("a", 12)))
+    other = tuple(replace(row, unit=f"sentence {at}") for at, row in enumerate(rows("b", 12)))
     world = replace(ABLATED, n_a=12, rows_a=same, rows_b=other).with_settings(blocks=("q",))
     apart = replace(ABLATED, n_a=12).with_settings(blocks=("q",))
     joined, alone = (ablate([one.scores()]).rows()[0] for one in (world, apart))

@@ -149,11 +149,13 @@ def test_an_unknown_loss_equals_itself(tmp_path: Path) -> None:
         World().begin(folder=tmp_path)
 
 
-def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", ["settings", "rows"])
+def test_a_measurement_of_another_version_is_refused(tmp_path: Path, of: str) -> None:
     World().begin(folder=tmp_path)
     plain = json.loads((tmp_path / "scores.json").read_text())
-    plain["about"]["settings"]["unheard_of"] = 1
+    about = plain["about"]
+    (about["settings"] if of == "settings" else about["axes"]["rows_a"][0])["unheard_of"] = 1
     plain["fingerprint"] = fingerprint(plain["about"])
     (tmp_path / "scores.json").write_text(json.dumps(plain))
-    with pytest.raises(StorageError, match="settings of this version.*unheard_of"):
+    with pytest.raises(StorageError, match="of this version.*unheard_of"):
         Record.open(tmp_path)

@@ -89,7 +89,7 @@ def test_the_same_rows_dealt_to_other_tasks_or_folds_are_other_rows() -> None:
     first = tuned.session(tuned.opened(*tuned.pair()), rows=rows).evaluator.identity
     shifted = {"en": [*rows["en"], rows["bn"][0]], "bn": rows["bn"][1:]}
     regrouped = {
-        name: [replace(row, group=f"{row.group}x") for row in given] for name, given in rows.items()
+        name: [replace(row, unit=f"{row.unit}x") for row in given] for name, given in rows.items()
     }
     for other in (shifted, regrouped):
         assert tuned.session(tuned.opened(*tuned.pair()), rows=other).evaluator.identity != first

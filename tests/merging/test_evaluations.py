@@ -59,7 +59,7 @@ def test_folds_are_of_like_size_and_of_the_seed() -> None:
 
 
 def test_more_folds_than_groups_are_refused() -> None:
-    alike = [[replace(row, group="one") for row in given] for given in rows()]
+    alike = [[replace(row, unit="one") for row in given] for given in rows()]
     with pytest.raises(DataError) as refused:
         make_items(alike, 2, 40, seed=0)
     assert refused.value.argument == "keep"

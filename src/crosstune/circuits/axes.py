@@ -73,7 +73,7 @@ class Axes:
 
     @property
     def units_a(self) -> list[str]:
-        """What counts as one independent draw, for each sample of A: groups and texts go across tasks, as translations and copies do."""
+        """What counts as one independent draw, for each sample of A; units go across tasks, as translations and copies do."""
         return [row.unit for row in self.rows_a]
 
     @property

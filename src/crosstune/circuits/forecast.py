@@ -293,7 +293,9 @@ def _pass_bytes(model: Any, settings: CircuitSettings, length: int) -> float:
 
 def _capture_seconds(model: Any, tokens: int, length: int, settings: CircuitSettings) -> float:
     rows = [
-        Encoded(str(at), [0] * length, [-100, *[0] * (length - 1)], length - 1, 0, cut=False)
+        Encoded(
+            str(at), [0] * length, [-100, *[0] * (length - 1)], length - 1, 0, False, unit=str(at)
+        )
         for at in range(_ROWS)
     ]
     batch = batch_of(rows, 0, next(model.parameters()).device)

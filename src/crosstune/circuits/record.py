@@ -441,15 +441,14 @@ def _described(store: Store) -> tuple[Axes, CircuitSettings]:
     """What the scores of a folder are of, and how they were scored."""
     about = store.about()
     try:
-        settings = from_mapping(CircuitSettings, about["settings"])
-    except CrosstuneError as error:
+        return Axes.from_plain(about["axes"]), from_mapping(CircuitSettings, about["settings"])
+    except (CrosstuneError, TypeError) as error:
         raise StorageError(
             str(store.manifest),
-            law="must hold settings of this version",
+            law="must hold a measurement of this version",
             found=str(error),
             remedy="Delete the folder and measure again.",
         ) from error
-    return Axes.from_plain(about["axes"]), settings
 
 
 def _check_same(

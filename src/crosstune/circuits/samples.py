@@ -35,7 +35,7 @@ class Samples:
     def unmeasured(self) -> tuple[FactorRow, ...]:
         """The samples as scores name them, of which no loss is known."""
         return tuple(
-            FactorRow(row.row_id, row.group, row.scored_tokens, text, math.nan)
+            FactorRow(row.row_id, row.group, row.unit, row.scored_tokens, text, math.nan)
             for row, text in zip(self.encoded, self.texts, strict=True)
         )
 
@@ -43,10 +43,10 @@ class Samples:
 def choose_samples(
     task_a: object, task_b: object, tokenizer: Any, settings: CircuitSettings
 ) -> tuple[Samples, Samples]:
-    """The samples of both tasks: at most `settings.rows` rows each, of as many groups as there are.
+    """The samples of both tasks: at most `settings.rows` rows each, of as many units as there are.
 
     A task is rows in any form that `as_rows` takes, or a `Task`, of which the train rows are taken; without rows it has no samples.
-    Groups are ordered by a seeded hash of their label, which does not know the task, so parallel tasks are paired on translations of
+    Units are ordered by a seeded hash of their name, which does not know the task, so parallel tasks are paired on translations of
     the same sentences.
 
     Raises:
@@ -97,15 +97,13 @@ def _samples(
 
 
 def _choose(rows: Sequence[Row], settings: CircuitSettings) -> list[Row]:
-    """One row of each group, then a second one of each, until there are enough."""
-    groups: dict[str, list[Row]] = {}
+    """One row of each unit, then a second one of each, until there are enough."""
+    units: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row.prompt, row.text, row.id)):
-        groups.setdefault(row.group or row.content, []).append(row)
-    labels = sorted(groups, key=lambda label: content_key(label, "circuits", settings.seed))
-    rounds = max(map(len, groups.values()), default=0)
-    ordered = [
-        groups[label][at] for at in range(rounds) for label in labels if at < len(groups[label])
-    ]
+        units.setdefault(row.unit, []).append(row)
+    names = sorted(units, key=lambda name: content_key(name, "circuits", settings.seed))
+    rounds = max(map(len, units.values()), default=0)
+    ordered = [units[name][at] for at in range(rounds) for name in names if at < len(units[name])]
     return ordered[: settings.rows]
 
 

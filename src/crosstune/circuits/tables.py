@@ -23,7 +23,7 @@ _SAMPLES = (
     Column.label("n_a", "int64", about="Samples of task A."),
     Column.label("n_b", "int64", about="Samples of task B."),
     Column.label(
-        "units_a", "int64", about="Independent samples of A: groups and texts count once."
+        "units_a", "int64", about="Independent samples of A: groups, and copies, count once."
     ),
     Column.label("units_b", "int64", about="Likewise of B."),
 )

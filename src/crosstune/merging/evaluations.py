@@ -78,7 +78,7 @@ def make_items(
 ) -> tuple[Item, ...]:
     """The rows of all tasks by fold, in batches of like length.
 
-    A fold is dealt by group over all tasks at once, so that a sentence and its translation share one.
+    A fold is dealt by unit over all tasks at once, so that a sentence and its translation share one.
     """
     units = {row.unit for task in rows for row in task}
     dealt = sorted(units, key=lambda unit: (content_key(unit, "fold", seed), unit))

@@ -113,14 +113,14 @@ def choose_rows(
 ) -> list[Encoded]:
     """Some rows of one side of a task, encoded; windows of one row stand one after another.
 
-    One row of every group is taken, then a second of each, and so on: few rows of many groups tell most.
+    One row of every unit is taken, then a second of each, and so on: few rows of many groups tell most.
     """
-    # Groups stand in an order of their names alone, so that parallel tasks keep the same ones.
+    # Units stand in an order of their names alone, so that parallel tasks keep the same ones.
     seed = settings.seed
-    groups: dict[str, list[Row]] = {}
+    units: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (content_key(row.content, "repair", seed), row.id)):
-        groups.setdefault(row.content if row.group is None else row.group, []).append(row)
-    ordered = sorted(groups, key=lambda group: (content_key(group, "repair", seed), group))
-    rounds = zip_longest(*(groups[group] for group in ordered))
+        units.setdefault(row.unit, []).append(row)
+    ordered = sorted(units, key=lambda unit: (content_key(unit, "repair", seed), unit))
+    rounds = zip_longest(*(units[unit] for unit in ordered))
     chosen = [row for dealt in rounds for row in dealt if row is not None][:most]
     return encode(chosen, tokenizer, settings.length, window=settings.windows)

@@ -45,7 +45,7 @@ _CHECKPOINT = Column.axis("checkpoint", "int64", about="Which checkpoint after b
 _LABEL = Column.label("label", about="What the point answers, in a few words.")
 _UNITS = (
     Column.label("n", "int64", about="Test rows or groups the intervals stand on."),
-    Column.label("n_unit", about="What n counts: rows or groups."),
+    Column.label("n_unit", about="What n counts: rows, groups or texts."),
 )
 
 

@@ -9,8 +9,8 @@ from crosstune.foundation.data import Encoded, collate, padding_fraction
 from crosstune.foundation.errors import DataError, SettingsError
 
 EOS = 2
-LONG = Encoded("a", [1, 5, 6, EOS], [-100, 5, 6, EOS], 3, 3, False)
-SHORT = Encoded("b", [1, EOS], [-100, EOS], 1, 0, False)
+LONG = Encoded("a", [1, 5, 6, EOS], [-100, 5, 6, EOS], 3, 3, False, unit="a")
+SHORT = Encoded("b", [1, EOS], [-100, EOS], 1, 0, False, unit="b")
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

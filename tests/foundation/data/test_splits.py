@@ -139,6 +139,21 @@ def test_a_contradiction_through_a_third_task_is_refused():
         split(english, tying)
 
 
+def test_near_copies_share_a_side_but_where_the_user_has_parted_them():
+    rows = tuple(
+        Row(f"{i}.{n}", text) for i in range(40) for n, text in enumerate((f"a {i}", f"A  {i}"))
+    )
+    whole, again = split(Pool("a", rows), Pool("b", tuple(Row(r.id, f"{r.text}\n") for r in rows)))
+    for task in (whole, again):
+        assert {row.id for row in task.test} == {row.id for row in whole.test}
+        assert {row.wording for row in task.train}.isdisjoint(row.wording for row in task.test)
+    parted = Pool("en", (Row("1", "yes"), Row("3", "what")), (Row("2", "Yes"), Row("4", "no")))
+    for seed in range(8):
+        mine, other = split(parted, Pool("b", (Row("x", "NO"), Row("y", "WHAT"), *rows)), seed=seed)
+        assert (mine.train, mine.test) == (parted.rows, parted.test_rows)
+        assert Row("x", "NO") in other.test and Row("y", "WHAT") in other.train
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -1, float("nan")])
 def test_an_impossible_share_is_refused(share):
     with pytest.raises(SettingsError, match="test_share"):

@@ -22,6 +22,23 @@ def test_half_a_surrogate_pair_is_refused_and_placed():
         Row("a", "ok\ud800")
 
 
+def test_copies_are_one_unit_but_for_a_group_that_says_otherwise():
+    said = Row("a", "the big cat is ﬁne", prompt="Say: ")
+    near = (
+        " SAY:  The big\u00a0cat\tis fine\n",
+        "say: the big CAT is \N{FULLWIDTH LATIN SMALL LETTER F}INE",
+    )
+    assert {Row(text, text).unit for text in near} == {said.unit}
+    assert Row("ß", "Straße").unit == Row("ss", "STRASSE").unit
+    assert Row("é", "caf\u00e9").unit == Row("e", "CAFE\u0301").unit
+    assert (
+        len({Row(t, t).unit for t in ("the cat", "the cats", "thecat", "the, cat", "la cat")}) == 5
+    )
+    grouped = [Row("a", "the cat", group=group) for group in ("g", "G", "", " ", None)]
+    assert [row.unit for row in grouped] == ["g", "G", *[Row("b", "The cat").unit] * 3]
+    assert [row.group for row in grouped] == ["g", "G", None, None, None]
+
+
 @pytest.mark.parametrize(("train", "test", "side"), [((), ("a",), "train"), (("a",), (), "test")])
 def test_a_task_has_rows_on_both_sides(train, test, side):
     with pytest.raises(DataError, match=rf"\.{side}` must have at least one row"):

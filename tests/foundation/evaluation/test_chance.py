@@ -13,7 +13,7 @@ from crosstune.foundation.evaluation import chance_lines
 
 def row(name: str, *tokens: int, prompt: int = 1) -> Encoded:
     labels = [-100] * prompt + list(tokens[prompt:])
-    return Encoded(name, list(tokens), labels, len(tokens) - prompt, 9, False)
+    return Encoded(name, list(tokens), labels, len(tokens) - prompt, 9, False, unit=name)
 
 
 def test_by_hand() -> None:

@@ -158,19 +158,24 @@ def test_figures_are_sums_over_sums_with_their_chance() -> None:
 
 def test_rows_of_a_group_and_windows_of_a_row_are_one_unit() -> None:
     rows = tiny.rows(8)
-    grouped = [dataclasses.replace(row, group=f"g{at // 2}") for at, row in enumerate(rows)]
+    units = [f"g{at // 2}" for at in range(8)]
+    grouped = [
+        dataclasses.replace(row, group=unit, unit=unit)
+        for row, unit in zip(rows, units, strict=True)
+    ]
     scores = score_rows(tiny.model(), grouped, pad_id=0)
     figure = scores.nats_per_token
     assert (figure.n, figure.n_unit) == (4, "groups")
-    assert [row.unit for row in grouped] == [f"g{at // 2}" for at in range(8)]
-    assert [row.unit for row in rows] == [row.row_id for row in rows]
     torch.testing.assert_close(scores.by_unit(scores.nats), scores.nats.view(4, 2).sum(dim=1))
     alone = score_rows(tiny.model(), rows, pad_id=0).nats_per_token
     assert figure.value == pytest.approx(alone.value)
+    copies = [dataclasses.replace(row, unit=unit) for row, unit in zip(rows, units, strict=True)]
     windows = [
-        dataclasses.replace(row, row_id=f"r{at // 2}", window=at % 2) for at, row in enumerate(rows)
+        dataclasses.replace(row, row_id=row.unit, window=at % 2) for at, row in enumerate(copies)
     ]
-    assert score_rows(tiny.model(), windows, pad_id=0).nats_per_token.n == 4
+    for some, name in ((copies, "texts"), (windows, "rows")):
+        figure = score_rows(tiny.model(), some, pad_id=0).nats_per_token
+        assert (figure.n, figure.n_unit) == (4, name)
 
 
 def test_the_cut_share_is_told() -> None:

@@ -29,7 +29,7 @@ def turned() -> StageData:
     """One text to learn, and to look at the same text backwards, which costs nats more with every step from the eighth on."""
 
     def row(name: str, ids: list[int]) -> tiny.Encoded:
-        return tiny.Encoded(name, [1, *ids], [-100, *ids], len(ids), 2 * len(ids), False)
+        return tiny.Encoded(name, [1, *ids], [-100, *ids], len(ids), 2 * len(ids), False, unit=name)
 
     ids = list(range(3, 15))
     learnt = [row(f"row{at}", ids) for at in range(8)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,20 +109,15 @@ def test_a_poisoned_row_is_named_before_any_weight_moves(tmp_path: Path) -> None
     clean = [
         row
         if at == victim
-        else type(row)(
-            row.row_id,
-            [min(token, 30) for token in row.input_ids],
-            [min(label, 30) for label in row.labels],
-            row.scored_tokens,
-            row.scored_bytes,
-            row.cut,
+        else replace(
+            row,
+            input_ids=[min(token, 30) for token in row.input_ids],
+            labels=[min(label, 30) for label in row.labels],
         )
         for at, row in enumerate(data.train)
     ]
     ids = [*clean[victim].input_ids[:-1], 31]
-    clean[victim] = type(clean[victim])(
-        "the-victim", [31, *ids[1:]], clean[victim].labels, clean[victim].scored_tokens, 2, False
-    )
+    clean[victim] = replace(clean[victim], row_id="the-victim", input_ids=[31, *ids[1:]])
     with pytest.raises(NonFiniteLossError, match=r"optimizer step 2.*next_token.*the-victim"):
         train_stage(
             poisoned,
@@ -224,7 +220,7 @@ def test_a_held_out_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
 
 
 def test_a_held_out_set_without_a_token_to_predict_is_refused(tmp_path: Path) -> None:
-    nothing = [tiny.Encoded("empty", [1], [-100], 0, 0, False)]
+    nothing = [tiny.Encoded("empty", [1], [-100], 0, 0, False, unit="empty")]
     data = StageData(tiny.rows(8), 0, held_out={"empty": nothing})
     with pytest.raises(DataError, match="at least one token to predict"):
         train_stage(tiny.model(), data, tiny.settings(evaluate_every=1), output_folder=tmp_path)

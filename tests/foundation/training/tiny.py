@@ -50,7 +50,7 @@ def _row(row_id: str, draw: random.Random) -> Encoded:
     prompt = draw.randrange(1, 3)
     labels = [-100] * prompt + ids[prompt:]
     scored = len(ids) - prompt
-    return Encoded(row_id, ids, labels, scored_tokens=scored, scored_bytes=2 * scored, cut=False)
+    return Encoded(row_id, ids, labels, scored, 2 * scored, cut=False, unit=row_id)
 
 
 def data(count: int = 21, held_out: int = 5) -> StageData:

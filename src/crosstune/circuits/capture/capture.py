@@ -316,6 +316,6 @@ def _with_losses(
         for place, loss in zip(batch, shards.nats(index).tolist(), strict=True)
     }
     return tuple(
-        FactorRow(row.row_id, row.group, row.scored_tokens, "", losses[place])
+        FactorRow(row.row_id, row.group, row.unit, row.scored_tokens, "", losses[place])
         for place, row in enumerate(rows)
     )

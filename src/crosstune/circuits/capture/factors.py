@@ -25,6 +25,7 @@ class FactorRow:
 
     Attributes:
         group: Its group; None where it has none.
+        unit: What is one independent draw (`Row.unit`).
         tokens: Its scored tokens.
         text: What it says; empty where nobody said so.
         loss: Its summed loss, nats.
@@ -32,16 +33,10 @@ class FactorRow:
 
     row_id: str
     group: str | None
+    unit: str
     tokens: int
     text: str
     loss: float
-
-    @property
-    def unit(self) -> str:
-        """What is counted as one independent draw: its group, or its text, so that copies of one row are one."""
-        if self.group:
-            return f"group {self.group}"
-        return f"text {self.text}" if self.text else f"row {self.row_id}"
 
 
 @dataclass(frozen=True)

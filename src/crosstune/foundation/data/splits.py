@@ -1,7 +1,7 @@
 """Who is trained on and who is tested: one split for all tasks of a run.
 
-Rows that share a group or an exact text, in whichever task, are tied together and stand on one side. The side of tied rows
-is a seeded hash of their group (or text), so it depends neither on the order of rows nor on which other rows there are.
+Rows that share a group or a text (near copies too), in whichever task, are tied together and stand on one side. The side of
+tied rows is a seeded hash of their group (or text), so it depends neither on the order of rows nor on those not tied to them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def split_tasks(
         )
     refuse_repeated_names([pool.name for pool in pools])
     check_disjoint([_task(pool, pool.rows, pool.test_rows) for pool in pools if pool.test_rows])
-    components = _Components(row for pool in pools for row in (*pool.rows, *(pool.test_rows or ())))
+    components = _Components(pools)
     chosen = _chosen_by_user(pools, components)
 
     def is_test(row: Row) -> bool:
@@ -123,12 +123,20 @@ def _capped(
 
 
 class _Components:
-    """Rows tied by group or by exact text, directly or through others (union-find)."""
+    """Rows tied by group or by text, directly or through others (union-find).
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    Near copies are tied but where the user has put them on both sides; only exact copies are refused there.
+    """
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
         self._above: dict[_Tie, _Tie] = {}
-        for row in rows:
+        parted = [pool for pool in pools if pool.test_rows is not None]
+        tested = {row.wording for pool in parted for row in pool.test_rows or ()}
+        apart = tested & {row.wording for pool in parted for row in pool.rows}
+        for row in (row for pool in pools for row in (*pool.rows, *(pool.test_rows or ()))):
             first, *others = ties(row)
+            if row.wording not in apart:
+                others.append(("wording", row.wording))  # never the smallest of its ties
             for other in others:
                 self._join(first, other)
 
@@ -168,7 +176,7 @@ def _chosen_by_user(pools: Sequence[Pool], components: _Components) -> dict[_Tie
 def _tied_across(first: str, second: str, label: _Tie) -> DataError:
     return DataError(
         "tasks",
-        law="must not train on a row that is tied to a test row by group or exact text",
+        law="must not train on a row that is tied to a test row by group or text",
         found=f"{first} and {second} on different sides, tied through {label[0]} {label[1][:60]!r}",
         remedy="Remove one of them, or let the rows be split here by leaving `test_source` out.",
     )

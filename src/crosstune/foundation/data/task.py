@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from crosstune.foundation.errors import DataError
+from crosstune.foundation.storage import fingerprint
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Row:
         id: Names the row inside its task.
         text: What is scored.
         prompt: Context before the text.
-        group: Document or translation id; rows of one group stay on one side in all tasks of a run.
+        group: Document or translation id; rows of one group stay on one side in all tasks of a run, and are one
+            independent draw. An empty one is none.
     """
 
     id: str
@@ -26,7 +29,9 @@ class Row:
     group: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse rows that say nothing or cannot be written as UTF-8."""
+        """Refuse rows that say nothing or cannot be written as UTF-8; an empty group is none."""
+        if self.group is not None and not self.group.strip():
+            object.__setattr__(self, "group", None)
         if not self.id:
             raise DataError("id", law="must not be empty", found="''", remedy="Name every row.")
         if not self.text.strip():
@@ -51,6 +56,17 @@ class Row:
     def content(self) -> str:
         """Everything a model reads of this row."""
         return self.prompt + self.text
+
+    @property
+    def wording(self) -> str:
+        """A name of what the row says, the same for near copies: Unicode form (NFKC), case and white space do not count."""
+        once = normalize("NFKC", self.content).casefold()
+        return f"text:{fingerprint(' '.join(normalize('NFKC', once).split()))}"
+
+    @property
+    def unit(self) -> str:
+        """What is one independent draw, for every interval, block and fold: its group, since the user said so; else its wording."""
+        return self.group or self.wording
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ token. Padding is known by its place, never by its id, so a real end-of-sequence
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crosstune.foundation.data.spelling import byte_ends
@@ -30,6 +30,7 @@ class Encoded:
         cut: Whether the end of the row did not fit.
         group: The row's group.
         window: Which window of the row, from 0.
+        unit: The row's unit (`Row.unit`): what intervals leave out and folds keep together. Windows share it.
     """
 
     row_id: str
@@ -40,11 +41,7 @@ class Encoded:
     cut: bool
     group: str | None = None
     window: int = 0
-
-    @property
-    def unit(self) -> str:
-        """Its group, or the row where it has none: what intervals leave out and folds keep together."""
-        return self.group or self.row_id
+    unit: str = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -211,4 +208,5 @@ def _sequence(
         cut=cut,
         group=row.group,
         window=window,
+        unit=row.unit,
     )

@@ -122,9 +122,9 @@ class RowScores:
     bytes: Tensor
     """Bytes of text that the scored tokens spell."""
     units: tuple[str, ...]
-    """The row or group each entry belongs to: the unit that intervals leave out."""
+    """The unit of each entry's row: what intervals leave out."""
     unit_name: str
-    """``"rows"`` or ``"groups"``."""
+    """``"rows"``; where a unit has several, ``"groups"``, or ``"texts"`` if no row has a group."""
     cut_share: float
     """Share of rows whose text did not fit the length and lost its end."""
     vocabulary: int
@@ -137,7 +137,7 @@ class RowScores:
 
     @property
     def nats_per_token(self) -> Measurement:
-        """The mean cost of a token, with a jackknife interval over rows or groups."""
+        """The mean cost of a token, with a jackknife interval over units."""
         return self._ratio(
             "nats_per_token", 1.0, self.tokens, "nats/token", chance=math.log(self.vocabulary)
         )
@@ -181,7 +181,7 @@ class RowScores:
         )
 
     def by_unit(self, values: Tensor) -> Tensor:
-        """Values of the rows summed within each row or group, in order of first appearance, float64."""
+        """Values of the rows summed within each unit, in order of first appearance, float64."""
         place = {unit: at for at, unit in enumerate(dict.fromkeys(self.units))}
         index = torch.tensor([place[unit] for unit in self.units])
         empty = torch.zeros(len(place), dtype=torch.float64)
@@ -199,8 +199,8 @@ def score_rows(
 
     Args:
         model: A causal language model; it is left exactly as it was found.
-        encoded: The rows, encoded; several windows of one row, and rows of one group, are one unit
-            of the intervals.
+        encoded: The rows, encoded; windows of one row, rows of one group, and copies of a row
+            without one, are one unit of the intervals.
         pad_id: The token that fills short rows.
         batch_tokens: At most this many positions, padding included, go through the model at once.
 
@@ -252,6 +252,7 @@ def _exp(value: float) -> float:
 
 
 def _unit_name(encoded: Sequence[Encoded]) -> str:
-    """Groups that hold one row each are rows."""
-    rows = {row.row_id for row in encoded}
-    return "rows" if len({row.unit for row in encoded}) == len(rows) else "groups"
+    """Units that hold one row each are rows."""
+    if len({row.unit for row in encoded}) == len({row.row_id for row in encoded}):
+        return "rows"
+    return "groups" if any(row.group is not None for row in encoded) else "texts"

@@ -183,7 +183,7 @@ def _alone(
 
 def _filled(rows: Sequence[Encoded], count: int, pad_id: int) -> list[Encoded]:
     """The rows and as many that score nothing as make this many."""
-    silent = Encoded("", [pad_id], [UNSCORED], 0, 0, False)
+    silent = Encoded("", [pad_id], [UNSCORED], 0, 0, False, unit="")
     return [*rows, *[silent] * (count - len(rows))]
 
 

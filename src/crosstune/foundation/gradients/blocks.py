@@ -14,7 +14,6 @@ from crosstune.foundation.data import Encoded, Row, Task, as_rows, encode
 from crosstune.foundation.errors import DataError
 from crosstune.foundation.gradients.settings import BlockSettings
 from crosstune.foundation.seeds import content_key
-from crosstune.foundation.storage import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +27,7 @@ class Block:
         task: The task's name.
         index: The block's place, 0..K−1.
         rows: The encoded rows.
-        groups: What the block holds, by group and by content; two blocks that meet in one of
+        groups: What the block holds, by unit and by wording; two blocks that meet in one of
             these share noise.
         expected_tokens: The mean scored tokens of the task's K blocks: the one constant by which
             every block's summed loss is divided.
@@ -58,9 +57,10 @@ def make_blocks(
 ) -> tuple[Block, ...]:
     """Blocks that depend on what the rows say and on the seed, never on the order of the rows.
 
-    Groups are ordered by a seeded hash of their label, which does not know the task: parallel
-    tasks put translations of one sentence into the same block, so that the fewest pairs of blocks
-    share noise. A group never spans two blocks; what does not fit its block is left out.
+    Units (`Row.unit`: groups, and rows that say the same) are ordered by a seeded hash of their name,
+    which does not know the task: parallel tasks put translations of one sentence into the same block,
+    so that the fewest pairs of blocks share noise. A unit never spans two blocks, so blocks are
+    independent draws however often a text is given; what does not fit its block is left out.
 
     Args:
         task: The task's name.
@@ -97,19 +97,17 @@ def make_blocks(
 
 def _choose(argument: str, rows: Sequence[Row], settings: BlockSettings) -> list[list[Row]]:
     wanted = settings.blocks * settings.rows_per_block
-    by_group: dict[str, list[Row]] = defaultdict(list)
+    by_unit: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_group[_group(row)].append(row)
-    labels = sorted(
-        by_group, key=lambda label: (content_key(label, "blocks", settings.seed), label)
-    )
+        by_unit[row.unit].append(row)
+    ordered = sorted(by_unit, key=lambda u: (content_key(f"group:{u}", "blocks", settings.seed), u))
     blocks: list[list[Row]] = [[]]
-    for label in labels:
+    for unit in ordered:
         if len(blocks[-1]) == settings.rows_per_block:
             if len(blocks) == settings.blocks:
                 break
             blocks.append([])
-        members = sorted(by_group[label], key=lambda row: (row.prompt, row.text, row.id))
+        members = sorted(by_unit[unit], key=lambda row: (row.prompt, row.text, row.id))
         room = settings.rows_per_block - len(blocks[-1])
         blocks[-1].extend(members[:room])
     usable = sum(len(block) for block in blocks)
@@ -117,23 +115,15 @@ def _choose(argument: str, rows: Sequence[Row], settings: BlockSettings) -> list
         raise DataError(
             argument,
             law=f"must fill {settings.blocks} blocks of {settings.rows_per_block} rows ({wanted} "
-            "rows, no group in two blocks)",
-            found=f"{len(rows)} rows in {len(by_group)} groups, of which {usable} can be placed",
+            "rows, no group or copied text in two blocks)",
+            found=f"{len(rows)} rows in {len(by_unit)} groups, of which {usable} can be placed",
             remedy="Give more rows, or ask for fewer blocks or fewer rows per block.",
         )
     return blocks
 
 
-def _content(row: Row) -> str:
-    return f"content:{fingerprint(row.content)}"
-
-
-def _group(row: Row) -> str:
-    return _content(row) if row.group is None else f"group:{row.group}"
-
-
 def _groups(rows: Sequence[Row]) -> frozenset[str]:
-    return frozenset(label for row in rows for label in (_group(row), _content(row)))
+    return frozenset(name for row in rows for name in (row.unit, row.wording))
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -145,7 +135,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def shared_pairs(blocks_a: Sequence[Block], blocks_b: Sequence[Block]) -> Tensor:
-    """True where block i of A and block j of B share a row or a group, hence noise, [K_A, K_B]; a block shares with itself."""
+    """True where block i of A and block j of B share a unit or a wording, hence noise, [K_A, K_B]; a block shares with itself."""
     return torch.tensor(
         [[not a.groups.isdisjoint(b.groups) for b in blocks_b] for a in blocks_a], dtype=torch.bool
     )

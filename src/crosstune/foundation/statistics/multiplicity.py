@@ -73,6 +73,8 @@ def simultaneous_interval(
 
     The deviations are multiplied by independent normal numbers, which keeps the values' dependence; the quantile of
     the largest standardised sum sets the tail that each band leaves out, by Student's t of its own degrees of freedom.
+    Few deviations make independent values look dependent, two of them wholly. So correlations are first shrunk by the
+    part of their square that is chance: where they are no larger than chance makes them, values count as independent.
     Unmeasured values take no part and have NaN bounds.
 
     Args:
@@ -86,7 +88,9 @@ def simultaneous_interval(
         The values with their bands.
 
     Source: Westfall & Young (1993), *Resampling-based multiple testing*, §2 (max-T); Chernozhukov, Chetverikov & Kato
-    (2013), *Gaussian approximations and multiplier bootstrap*; the tail of t for that of the normal is ours.
+    (2013), *Gaussian approximations and multiplier bootstrap*; Schäfer & Strimmer (2005), *A shrinkage approach to
+    large-scale covariance matrix estimation* (target D); the variance of a correlation as (1 − ρ²)/df, which is
+    more than the normal (1 − ρ²)²/df, and the tail of t for that of the normal are ours.
     """
     check_level(level)
     variance, df = total_variance(spreads)
@@ -95,15 +99,32 @@ def simultaneous_interval(
     # is not known.
     varies = error > 8 * torch.finfo(torch.float64).eps * value.abs()
     scaled = torch.cat([torch.where(varies, s.rows / error, 0.0) for s in spreads])
-    multipliers = torch.randn(draws, len(scaled), generator=generator, dtype=torch.float64)
-    largest = torch.cat(
-        [(part @ scaled).abs().amax(1) for part in multipliers.split(_DRAWS_AT_ONCE)]
-        if scaled.shape[1]
-        else [multipliers.new_zeros(draws)]
-    )
+    scaled = scaled[:, varies]
+    own = _shrinkage(scaled, df[varies])
+    largest = torch.zeros(draws, dtype=torch.float64)
+    for part in largest.split(_DRAWS_AT_ONCE) if scaled.shape[1] else ():
+        shared, alone = (
+            torch.randn(len(part), count, generator=generator, dtype=torch.float64)
+            for count in scaled.shape
+        )
+        part[:] = (math.sqrt(1 - own) * shared @ scaled + math.sqrt(own) * alone).abs().amax(1)
     critical = largest.kthvalue(min(math.ceil(level * (draws + 1)), draws)).values
     reach = t_quantile(float(special.ndtr(float(critical))), df) * error
     return Interval(value, value - reach, value + reach, level, df)
+
+
+def _shrinkage(scaled: Tensor, df: Tensor) -> float:
+    """λ = Σ Var r / Σ r², by which correlations of S values are shrunk, from their standardised deviations [D, S]; 1 for one degree of freedom."""
+    count = scaled.shape[1]
+    if count < 2:
+        return 0.0
+    squares = float((scaled @ scaled.T).square().sum() - count) / (count * (count - 1))
+    chance = float((1 / df).mean())  # the mean r² of independent values
+    if not chance < 1:
+        return 1.0
+    squares = min(1.0, max(chance, squares))
+    # With E r² = ρ² + (1 − ρ²)/df.
+    return min(1.0, chance / (1 - chance) * (1 - squares) / squares)
 
 
 def smallest_attainable_p(units: int, resamples: int | None = None) -> float:

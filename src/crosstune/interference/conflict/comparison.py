@@ -223,6 +223,5 @@ def choose_blocks(
 
 
 def _fillable(rows: Sequence[Row], settings: AgreementSettings) -> int:
-    """Blocks that can surely be filled: every group gives at least one row."""
-    groups = {row.content if row.group is None else row.group for row in rows}
-    return len(groups) // settings.rows_per_block
+    """Blocks that can surely be filled: every unit gives at least one row."""
+    return len({row.unit for row in rows}) // settings.rows_per_block

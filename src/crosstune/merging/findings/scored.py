@@ -1,6 +1,6 @@
 """What the test rows say of every point: losses, what came back and what it cost, and figures of whole fronts.
 
-All intervals come from one jackknife. A unit is a row or group; leaving it out removes it from every task that has it (a
+All intervals come from one jackknife. A unit (`Row.unit`) is a row or group; leaving it out removes it from every task that has it (a
 translation shares its group with the other language) and from every point, so differences are paired. The choice is
 held fixed: the intervals say what other test rows of the same kind would have given for these models, not what another
 seed of the training, or another choice of coefficients, would have given.
@@ -144,10 +144,10 @@ class ScoredPoints:
         return [at for at in self.methods[method] if self.points[at].swept]
 
     def counted(self, tasks: Sequence[str]) -> dict[str, object]:
-        """The cells of what some tasks stand on: rows or groups, and how many."""
+        """The cells of what some tasks stand on: rows, groups or texts, and how many."""
         held = {unit for task in tasks for unit in self.scores[0][task].units}
-        names = {self.scores[0][task].unit_name for task in tasks}
-        return {"n": len(held), "n_unit": "groups" if "groups" in names else "rows"}
+        names = ["rows", *(self.scores[0][task].unit_name for task in tasks)]
+        return {"n": len(held), "n_unit": min(names, key=("groups", "texts", "rows").index)}
 
     @cached_property
     def _units(self) -> dict[str, int]:

@@ -35,7 +35,7 @@ def _over_seeds(columns: Sequence[Column]) -> tuple[Column, ...]:
 
 _UNITS = (
     Column.label("n", "int64", about=_FEWEST),
-    Column.label("n_unit", about="What n counts: rows or groups."),
+    Column.label("n_unit", about="What n counts: rows, groups or texts."),
     SEEDS,
 )
 FRONT = (
