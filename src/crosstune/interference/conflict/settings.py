@@ -126,8 +126,7 @@ class ProbeSettings(AgreementSettings):
     """Of so many optimizer steps one probe looks: the first at step 0, each other where the seed puts it, so that no
     oscillation keeps step with the probes."""
     burst: int = 1
-    """Consecutive states measured by one probe. Measured oscillations are longer than a few steps: twice the probes tell more
-    than twice the burst."""
+    """Consecutive states measured by one probe; as many single states tell as much or more (docs/oscillation.md)."""
     window: int = 20
     """Probes that make one window; conflict is said only of window means."""
     reference: Literal["current", "frozen"] = "current"
