@@ -49,7 +49,7 @@ def test_a_cell_is_counted_part_by_part(folder):
     assert found["searching: component"] == pytest.approx(0.7 * most["component"] * 3.0)
     searching = sum(value for name, value in found.items() if name.startswith("searching"))
     assert found["replay fine-tune"] == pytest.approx(1.25 * searching)
-    assert found["test rows"] == pytest.approx(8 * 200 * 0.001)  # 2 ends and 3 points twice
+    assert found["test rows"] == pytest.approx(27 * 200 * 0.001)  # the line and 3 points twice
     assert found["rollback"] == pytest.approx(12 * 100 * 0.001)
 
 
