@@ -16,7 +16,7 @@ from crosstune.merging.evaluations import Evaluation
 from crosstune.merging.groups import Coordinates, coordinates
 from crosstune.merging.optimise.archive import Archive, Evaluate, Evaluated, Goal, excess
 from crosstune.merging.optimise.descent import minimise, sweep, within
-from crosstune.merging.optimise.margin import STEPS, HeldOut, steps_within
+from crosstune.merging.optimise.margin import STEPS, HeldOut, by_unit, steps_within
 from crosstune.merging.optimise.penalty import Folds, choose_penalty
 from crosstune.merging.points import Kind, Point
 from crosstune.merging.scoring import penalty_evaluations, score_at
@@ -217,7 +217,7 @@ class Method:
 
         def changes(fold: int, at: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
             here = scores(fold, at)
-            return [_by_unit(here[task], after[fold][task]) for task in most]
+            return [by_unit(here[task], after[fold][task]) for task in most]
 
         held_out = HeldOut(len(folds), search, changes)
         level = session.settings.level
@@ -246,12 +246,3 @@ class Method:
             penalty=self.penalty,
             **asked,
         )
-
-
-def _by_unit(here: RowScores, after: RowScores) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nats lost against after and the tokens of each row or group, [D] each."""
-    units = {unit: at for at, unit in enumerate(dict.fromkeys(here.units))}
-    index = torch.tensor([units[unit] for unit in here.units])
-    empty = torch.zeros(len(units), dtype=torch.float64)
-    nats = empty.index_add(0, index, here.nats - after.nats)
-    return nats, empty.index_add(0, index, here.tokens.double())

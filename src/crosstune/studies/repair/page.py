@@ -287,5 +287,5 @@ def _method(settings: RepairStudySettings) -> Section:
         "compared.",
         "text",
         note=f"Range of coefficients [{repair.low:g}, {repair.high:g}]; at most {repair.evaluations} evaluations a point; "
-        f"{repair.folds} folds; rates {', '.join(f'{rate:g}' for rate in repair.exchange_rates)}; target: {repair.target}.",
+        f"{repair.folds} folds; rates {', '.join(f'{rate:g}' for rate in repair.exchange_rates) or 'none'}; target: {repair.target}.",
     )
