@@ -102,7 +102,6 @@ class Method:
         if len(strengths) == 1:
             self.penalty = strengths[0]
             return
-
         self.penalty = choose_penalty(
             Folds(settings.folds, self._without, lambda fold, at: self.evaluate(at, [fold]).losses),
             self.goal(1.0),

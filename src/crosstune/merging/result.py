@@ -148,6 +148,8 @@ class Repair:
 
     def _fronts(self) -> Iterator[Statement]:
         """Whole fronts of what was asked for as one's own, the picked granularity first."""
+        if not self.settings.exchange_rates:
+            return  # single points are no front
         fronts = self.tables[tables.HYPERVOLUME]
         others = [name for name in self.settings.granularity if name != self.granularity]
         for method in (self.granularity, *others):

@@ -100,6 +100,17 @@ def test_what_was_not_searched_has_no_section(tmp_path):
     assert {"front", "room", "coefficients", "ledger"} <= ids
 
 
+def test_single_points_are_no_front(tmp_path):
+    asked = replace(told.SETTINGS, repair=replace(told.SETTINGS.repair, exchange_rates=()))
+    run = told.run_with(tmp_path / "run", asked)
+    found = told.summed_up(run, asked)
+    ids = {section.id for section in found.sections}
+    assert "front" in ids
+    assert not ids & {"room", "over-global", "over-replay"}
+    assert not any("The front of" in one.text for one in found.statements)
+    assert run.measurements() == []
+
+
 def test_titles_and_subtitles_say_what_was_compared(run, written):
     assert written.title == "What learning bn cost en, and what comes back"
     assert "seeds 0, 7" in written.subtitle

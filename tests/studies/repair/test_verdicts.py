@@ -11,7 +11,6 @@ from crosstune.foundation.records import Run, Table
 from crosstune.merging import tables
 from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair import why
-from crosstune.studies.repair.cell import PICKED
 from crosstune.studies.repair.verdicts import picked, statements
 
 ALONE = replace(told.SETTINGS, seeds=(0,))
@@ -61,7 +60,7 @@ def test_where_components_do_not_pay_the_answer_says_so(tmp_path):
 
 
 def test_a_budget_that_was_picked_is_a_limit(tmp_path):
-    run = told.run_with(tmp_path / "run", ALONE)
+    run = told.run_with(tmp_path / "run", ALONE, "lose ≤ 0.1")
     (cell,) = run.cells()
     for name in (tables.POINTS, tables.TASKS, tables.COEFFICIENTS):
         table = cell.table(name)
@@ -70,7 +69,6 @@ def test_a_budget_that_was_picked_is_a_limit(tmp_path):
             if row["label"] == "rate 1":
                 row |= {"label": "lose ≤ 0.1"} | ({"kind": "budget"} if "kind" in row else {})
         cell.write_table(Table(name, table.columns, rows))
-    cell.event(PICKED, method="component", label="lose ≤ 0.1")
     page = told.summed_up(run, ALONE)
     assert picked(run, ALONE).budget == 0.1
     assert "(limit 0.1:" in page.answer.text

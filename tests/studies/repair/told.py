@@ -207,7 +207,9 @@ def others() -> list[Table]:
     ]
 
 
-def run_with(folder: Path, settings: RepairStudySettings = SETTINGS) -> Run:
+def run_with(
+    folder: Path, settings: RepairStudySettings = SETTINGS, label: str = "rate 1"
+) -> Run:
     """A study whose cells are finished and whose tables over seeds are still to be written."""
     run = Run.create(folder, to_yaml(settings), kind="repair")
     for name, seed in zip(settings.cell_names, settings.seeds, strict=True):
@@ -216,7 +218,7 @@ def run_with(folder: Path, settings: RepairStudySettings = SETTINGS) -> Run:
             cell.write_table(make(seed))
         for made in (*accounts(), *others()):
             cell.write_table(made)
-        cell.event(PICKED, method="component", label="rate 1")
+        cell.event(PICKED, method="component", label=label)
         cell.finish()
     run.event("warning", text="Task en has few rows.")
     return run

@@ -4,6 +4,9 @@ w(s) = 1 + s · (w − 1) for s = 0.1, 0.2, …, 1, stopped before the first s w
 the loss against after on held-out folds: each fold judges the point that was chosen without it. Because s goes up from
 after, which loses nothing, and stops at the first failure, the many looks need no correction.
 
+One thing is not held out: how strongly coefficients are pulled to 1 was chosen on all folds. A fold's point has seen fewer rows
+than the one that goes the way, and so fits them by chance a little more: the bound errs to the safe side.
+
 Source: fixed-sequence testing as in Angelopoulos, Bates, Candès, Jordan & Lei (2021, arXiv 2110.01052), *Learn then Test*.
 """
 

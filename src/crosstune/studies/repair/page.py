@@ -96,7 +96,9 @@ def _sections(run: Run, settings: RepairStudySettings, pick: Point | None) -> It
         return
     lost: Begin = {"task": fronts.forgotten(run.table("repair_by_task"))[0]}
     sides = _sides(settings)
-    yield from _fronts(run.table("repair_fronts").column("method"), sides)
+    yield _front(sides)
+    if settings.repair.exchange_rates:  # single points are no front
+        yield from _areas(run.table("repair_fronts").column("method"))
     if run.has_table("repair_answers"):
         yield from _same_price(run.table("repair_answers"), pick, sides)
     yield Section(
@@ -127,9 +129,9 @@ def _sides(settings: RepairStudySettings) -> str:
     return f"Validation rows and test rows share no {apart}. Intervals are paired jackknife over test {units}"
 
 
-def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
+def _front(sides: str) -> Section:
     begin: Begin = {"points": fronts.NEAR_AFTER}
-    yield Section(
+    return Section(
         "front",
         "The front",
         "Each point is a model between before and after. To the left the forgotten tasks are known better, further down the "
@@ -139,6 +141,9 @@ def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
         note=f"Mean loss of the forgotten and of the learned tasks, nats per token. {sides}, and over seeds where there are "
         "several. Thin lines join the points that no other of the method beats on the validation rows.",
     )
+
+
+def _areas(methods: Sequence[str]) -> Iterator[Section]:
     yield Section(
         "room",
         "How much of the area each front dominates",

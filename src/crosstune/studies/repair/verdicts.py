@@ -53,7 +53,8 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
         found[0] = replace(found[0], detail=basis)
     if rivals is not None:
         found += words.answers(rivals, pick.method, repair.target)
-    found += _comparisons(run.table("repair_fronts"), settings, pick)
+    if repair.exchange_rates:  # single points are no front
+        found += _comparisons(run.table("repair_fronts"), settings, pick)
     if run.has_table("repair_why"):
         found += _why(run.table("repair_why").where(**own))
     first, *others = (_with_seeds(statement, len(cells), settings) for statement in found)
