@@ -207,9 +207,7 @@ def others() -> list[Table]:
     ]
 
 
-def run_with(
-    folder: Path, settings: RepairStudySettings = SETTINGS, label: str = "rate 1"
-) -> Run:
+def run_with(folder: Path, settings: RepairStudySettings = SETTINGS, label: str = "rate 1") -> Run:
     """A study whose cells are finished and whose tables over seeds are still to be written."""
     run = Run.create(folder, to_yaml(settings), kind="repair")
     for name, seed in zip(settings.cell_names, settings.seeds, strict=True):
