@@ -173,6 +173,15 @@ def test_every_method_has_its_cost(found: Repair) -> None:
     assert rows["test rows"]["tokens"] >= 21 * tokens
 
 
+def test_what_was_asked_is_picked_before_a_budget_of_the_same_limit(found: Repair) -> None:
+    count = len(found.points)
+    found.points.append(replace(found.pick().point, kind="budget", limits={}, budget=0.2))
+    found.points.insert(2, found.points.pop())
+    found.scores.insert(2, found.scores[2])
+    assert found.pick().point.kind == "asked"
+    assert len(found.points) == count + 1
+
+
 def test_the_rival_is_drawn_on_test_rows_in_21_models_though_it_was_not_searched() -> None:
     """A sweep may be left out: then the smallest budget is picked."""
     found = searched(baselines=(), exchange_rates=(), budgets=(0.3, 0.1))

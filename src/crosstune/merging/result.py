@@ -202,12 +202,15 @@ class Repair:
         if rate is None and not limits and not self.settings.exchange_rates:
             limits = dict.fromkeys(self.roles.learned, min(self.settings.budgets))
         wanted = 1.0 if rate is None else rate
+        found: dict[str, int] = {}
         for at, point in enumerate(self.points):
             own = dict(point.limits) or dict.fromkeys(self.roles.learned, point.budget)
-            asked = point.kind in ("asked", "budget") and own == limits
+            limited = point.kind in ("asked", "budget") and own == limits
             rated = not limits and point.kind == "rate" and point.rate == wanted
-            if point.method == method and (asked or rated):
-                return self._picked(at)
+            if point.method == method and (limited or rated):
+                found.setdefault(point.kind, at)
+        if found:  # `asked` before a budget of the same limits
+            return self._picked(found[min(found)])
         return self._search(self.found.methods[method], limits, wanted)
 
     def _check(self, method: str, limits: Mapping[str, float]) -> None:

@@ -212,7 +212,9 @@ def test_a_limit_is_confirmed_where_the_whole_interval_keeps_it(
         Point("component", "asked", limits={"bn": 0.02}),
         Point("component", "budget", budget=0.02),
     ):
-        text = words.trade_off(point, table, 1).text
+        trade_off = words.trade_off(point, table, 1)
+        text = trade_off.text
+        assert trade_off.tone == (tone if tone in ("shown", "warning") else "info")
         assert held in text
         assert "not shown to cost" not in text
         of_divergence = words.trade_off(point, table, 1, "checkpoints").text

@@ -163,7 +163,7 @@ def trade_off(
 ) -> Statement:
     """What a point gave back, what it cost and, by `repair_rivals`, whether one global coefficient does as well.
 
-    Shown where a gain is and nothing is lost further.
+    Shown where a gain is, nothing is lost further, and test rows confirm every limit.
     """
     if point.kind == "after":
         return Statement(
@@ -179,11 +179,15 @@ def trade_off(
     if point.kind == "budget" and criterion == "text":
         limits = dict.fromkeys(changes["learned"], point.budget)
     claims += ordered([_cost(t, one, limits.get(t)) for t, one in changes["learned"].items()])
+    held = [_held(one, limits[t]) for t, one in changes["learned"].items() if t in limits]
+    tone, open_ones = claims[0].tone, {one.tone for one in held} - {"shown"}
+    if tone == "shown" and open_ones:
+        tone = "warning" if "warning" in open_ones else "info"
     own = {"method": point.method, "question": point.label, "rival": "global"}
     worth = [] if rivals is None else [f"{_pays_off(row)}; " for row in rivals.where(**own).rows()]
     return Statement(
         f"{_deed(point, criterion)} {joined([claim.text for claim in claims])}; {''.join(worth)}{basis(rows)}.",
-        claims[0].tone,
+        tone,
         f"{picked_as(point.label, criterion)}. Differences to the model after, paired; the checkpoints and the choice "
         "are held fixed, so another seed of the training may differ.",
     )

@@ -50,11 +50,12 @@ def page(run: Run, settings: RepairStudySettings) -> Page:
 def _pictures(sections: Sequence[Section], pick: Point) -> Iterator[Section]:
     """The front and what was kept of each component, as they begin."""
     own = {section.id: section for section in sections}
-    yield replace(
-        own["front"], id="glance", choose=(), where={"points": fronts.NEAR_AFTER}, note=""
-    )
+    near = {"points": fronts.NEAR_AFTER}
+    lead = "Left is more of the old, down more of the new; after is at the far right. Global is the line to beat."
+    yield replace(own["front"], id="glance", lead=lead, choose=(), where=near, note="")
     where = {"method": pick.method, "label": pick.label, "checkpoint": 1}
-    yield replace(own["coefficients"], id="kept", choose=(), where=where, note="")
+    lead = "1 keeps the whole change of a component, 0 takes it back."
+    yield replace(own["coefficients"], id="kept", lead=lead, choose=(), where=where, note="")
 
 
 def _title(settings: RepairStudySettings) -> str:
