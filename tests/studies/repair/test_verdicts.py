@@ -56,7 +56,7 @@ def test_where_components_do_not_pay_the_answer_says_so(tmp_path):
         table = cell.table(tables.RIVALS)
         cell.write_table(Table(table.name, table.columns, [row | no_gain for row in table.rows()]))
     answer = told.summed_up(run).answer
-    assert "; one global coefficient does as well (0.01 [" in answer.text
+    assert "; as far as is shown, one global coefficient does as well (0.01 [" in answer.text
 
 
 def test_a_budget_that_was_picked_is_a_limit(tmp_path):

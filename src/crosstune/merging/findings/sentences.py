@@ -355,7 +355,7 @@ def _pays_off(row: Row) -> str:
     return more.says(
         "that is {} nats more than one global coefficient gives back at the same price",
         "one global coefficient gives back {} nats more at the same price",
-        "one global coefficient does as well ({} nats more or less at the same price)",
+        "as far as is shown, one global coefficient does as well ({} nats less at the same price)",
     ).text
 
 
