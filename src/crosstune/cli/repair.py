@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from crosstune.foundation.errors import SettingsError
@@ -30,7 +28,6 @@ _ELSEWHERE = {
 _NAMED = {"--task": "NAME=ROWS", "--max_loss": "NAME=NATS"}
 _SHORT = ("task", "max_loss", "granularity", "text", "group", "quick")
 _QUICK: dict[str, Any] = {"baselines": [], "replay": False, "exchange_rates": []}
-_QUICK_BUDGETS = [0.02]  # where no limit is asked for
 
 
 def parser() -> ArgumentParser:
@@ -51,7 +48,7 @@ def parser() -> ArgumentParser:
     found.add_argument(
         "--quick",
         action="store_true",
-        help="Search only the limit that was asked for, or else the smallest of the budgets: no sweep, baselines, replay or rollback.",
+        help="Search only the limit that was asked for, or else a loss of 0.02: no sweep, baselines, replay or rollback.",
     )
     for option, says in (
         ("text", "Field of the rows that holds the text."),
@@ -71,14 +68,7 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the study that the words say, as plain values by name."""
     rest = {name: value for name, value in given.items() if name not in _SHORT}
     fields = {name: given[name] for name in ("text", "group") if name in given}
-    tasks, filed = _named("task", given.get("task") or (), "en=rows.jsonl"), _filed(given)
-    if not (tasks or "tasks" in filed):
-        raise SettingsError(
-            "--task",
-            law="must name the tasks to keep: what AFTER learned, and what it may have forgotten",
-            found="none",
-            remedy="Add `--task en=en.jsonl --task bn=bn.jsonl`, or a `--config` with `tasks`.",
-        )
+    tasks = _named("task", given.get("task") or (), "en=rows.jsonl")
     if tasks:
         rest["tasks"] = [
             {"name": name, "source": source, **fields} for name, source in tasks.items()
@@ -90,23 +80,9 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("granularity"):
         repair["granularity"] = list(given["granularity"])
     if given.get("quick"):
-        asked = {**filed.get("repair", {}), **repair}
-        budgets = asked.get("budgets") or _QUICK_BUDGETS
-        repair |= {**_QUICK, "budgets": [] if asked.get("max_loss") else [min(budgets)]}
+        repair |= {**_QUICK, "budgets": [] if "max_loss" in repair else [0.02]}
         rest["rollback"] = "none"
     return {**rest, **({"repair": repair} if repair else {})}
-
-
-def _filed(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the file of `--config` holds, before it is checked."""
-    if not given.get("config"):
-        return {}
-    try:
-        found = yaml.safe_load(Path(given["config"]).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        found = None
-    # A file that cannot be read is refused where all settings are.
-    return found if isinstance(found, Mapping) else {"tasks": ()}
 
 
 def hint(words: Sequence[str]) -> str:

@@ -54,7 +54,8 @@ def test_a_cell_is_counted_part_by_part(folder):
 
 
 def test_what_is_left_out_costs_nothing(folder):
-    pair = RepairStudySettings(before="a", after="b", rollback="none", ledger=None)
+    tasks = small_repair.settings(folder).tasks
+    pair = RepairStudySettings(before="a", after="b", tasks=tasks, rollback="none", ledger=None)
     pair = replace(pair, repair=replace(pair.repair, replay=False))
     found = cell_seconds(pair, SECONDS)
     for name in ("fine-tuning", "forgetting ledger", "replay fine-tune", "rollback"):
