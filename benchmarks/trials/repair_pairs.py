@@ -40,6 +40,7 @@ CHAINS = (("en", "bn", "ar"), ("wikitext",), ("code",))
 TRANSITIONS = {  # name: (stage before, stage after, tasks to keep)
     "en-bn": ("en", "bn", ("en", "bn")),
     "en-bn-ar": ("bn", "ar", ("en", "bn", "ar")),
+    "stories-en": (None, "en", ("stories", "en")),
     "stories-wikitext": (None, "wikitext", ("stories", "wikitext")),
     "stories-code": (None, "code", ("stories", "code")),
 }

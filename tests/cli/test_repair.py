@@ -39,6 +39,24 @@ def test_limits_granularities_fields_and_any_setting(capsys: pytest.CaptureFixtu
     assert {(task.group, task.text) for task in found.tasks} == {("doc", "body")}
 
 
+def test_quick_asks_for_one_limit_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed([*TASKS, "--quick"], capsys)
+    repair = found.repair
+    assert (repair.budgets, repair.exchange_rates, repair.methods) == ((0.02,), (), ("component",))
+    assert not repair.replay
+    assert found.rollback == "none"
+    limited = printed([*TASKS, "--quick", "--max_loss", "bn=0.1"], capsys).repair
+    assert (limited.budgets, dict(limited.max_loss)) == ((), {"bn": 0.1})
+    own = printed([*TASKS, "--quick", "--repair.budgets", "[0.3]"], capsys).repair
+    assert own.budgets == (0.3,)
+
+
+def test_a_file_may_name_the_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "repair.yaml"
+    file.write_text("tasks: [{name: a, source: a.txt}, {name: b, source: b.txt}]\n", "utf-8")
+    assert printed(["--config", str(file)], capsys).task_names == ("a", "b")
+
+
 def test_a_file_may_say_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "repair.yaml"
     file.write_text("repair: {rows: 16, folds: 2}\n", encoding="utf-8")
@@ -50,6 +68,7 @@ def test_a_file_may_say_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([], "`tasks` must be named where `after` is given, in words by `--task en=en.jsonl"),
         (["--task", "en.jsonl"], "`--task` must be NAME=ROWS; found 'en.jsonl'"),
         ([*TASKS, "--task", "en=again"], "`--task` must name each task once; found en twice"),
         (["--task", "en=a"], "`tasks` must be at least two"),

@@ -13,7 +13,6 @@ STUDY = CHECKOUT / "src" / "crosstune" / "studies" / "repair" / "page.py"
 # Titles that are made of words.
 MADE = [
     *(f"Does it beat {rival}?" for rival in ("one global coefficient", "a replay fine-tune")),
-    *(f"At the same question: what {words} more" for words in ("comes back", "it costs")),
 ]
 
 

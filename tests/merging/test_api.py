@@ -95,7 +95,9 @@ def test_who_listens_hears_of_every_evaluation_within_what_was_announced() -> No
         most_evaluations(settings)
     }
     assert searched[-1] <= most_evaluations(settings)
-    assert [cost.method for cost in found.costs] == ["global", "component", "replay"]
+    assert [cost.method for cost in found.costs] == [
+        *("straight line", "global", "component", "test rows", "replay")
+    ]
 
 
 @pytest.mark.parametrize("target", ["text", "checkpoints"])

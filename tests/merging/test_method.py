@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.merging import pairs, tuned
 
 from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.statistics.intervals import ratio_jackknife
 from crosstune.merging.line import integrate
 from crosstune.merging.method import Method
+from crosstune.merging.scoring import score_at
 from crosstune.merging.session import Session
 
 
@@ -136,6 +140,35 @@ def test_what_is_asked_later_keeps_its_limits_and_takes_no_part_in_the_sweep(
     assert asked.validation["en"] <= after[0]
     rated = method.answer({}, 3.0)
     assert (rated.kind, rated.rate, rated.swept) == ("rate", 3.0, False)
+
+
+def test_a_margin_goes_as_many_tenths_of_the_way_as_the_upper_bound_allows(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fold is given one point here, so that its bound is that of all validation rows, which can be told otherwise."""
+    method = Method.begin(under(session, margin=True, level=0.9), "component")
+    most = {"bn": 0.3}
+    best = method._within(most, method.evaluate, method.archive)
+    assert best is not None
+    monkeypatch.setattr(method, "_within", lambda *_: best)
+    found = method.within(most)
+    assert found is not None
+    moved = best.at < 0.99
+    (tenths,) = {round(10 * share, 6) for share in (1 - found.at[moved]) / (1 - best.at[moved])}
+    rows = {"bn": [row for item in session.evaluator.items if item.task == 1 for row in item.rows]}
+
+    def bound(step: float) -> float:
+        scores = [
+            score_at(session.space, torch.from_numpy(method.values(at)), rows, session.settings)[
+                "bn"
+            ]
+            for at in (1 + step / 10 * (best.at - 1), np.ones(len(best.at)))
+        ]
+        changes = scores[0].nats - scores[1].nats  # every row is a unit of its own
+        return ratio_jackknife(changes, scores[0].tokens, 0.8).high.item()
+
+    assert tenths == round(tenths)
+    assert bound(tenths) <= 0.3 < (bound(tenths + 1) if tenths < 10 else math.inf)
 
 
 def test_what_cannot_be_kept_is_refused_with_what_could(session: Session) -> None:

@@ -9,6 +9,7 @@ from crosstune.merging.points import Point
 LABELS = {
     "before": Point("component", "before"),
     "after": Point("component", "after"),
+    "keep 0.35": Point("global", "line", share=0.35),
     "rate 0.125": Point("component", "rate", rate=0.125),
     "lose ≤ 0.02": Point("component", "budget", budget=0.02),
     "asked: bn ≤ 0.02, ar ≤ 0.1": Point("component", "asked", limits={"bn": 0.02, "ar": 0.1}),

@@ -79,7 +79,7 @@ def test_a_limit_is_kept_on_the_rows_that_chose(found: Repair) -> None:
     pick = found.pick(max_loss={"bn": 0.4})
     assert pick.point.validation["bn"] <= after.validation["bn"] + 0.4
     assert pick.point.validation["en"] < after.validation["en"]
-    assert "Asked to lose at most 0.4 nats of bn" in str(pick)
+    assert "Limit of 0.4 nats of bn: met on validation rows" in str(pick)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
@@ -164,9 +164,40 @@ def test_prompts_are_gone_on_with_by_all_three(found: Repair) -> None:
 
 def test_every_method_has_its_cost(found: Repair) -> None:
     rows = {row["method"]: row for row in found.tables["repair_cost"].rows()}
-    assert set(rows) == {"global", "component", "replay"}
+    assert set(rows) == {"straight line", "global", "component", "test rows", "replay"}
     assert all(row["tokens"] > 0 and row["seconds"] > 0 for row in rows.values())
-    assert rows["component"]["looks"] > 0 == rows["replay"]["looks"]
+    assert rows["component"]["looks"] > 0 == rows["replay"]["looks"] == rows["test rows"]["looks"]
+    assert rows["straight line"]["looks"] == 21
+    tokens = sum(row.scored_tokens for task in found.rows.test.values() for row in task)
+    assert rows["test rows"]["tokens"] % tokens == 0
+    assert rows["test rows"]["tokens"] >= 21 * tokens
+
+
+def test_what_was_asked_is_picked_before_a_budget_of_the_same_limit(found: Repair) -> None:
+    count = len(found.points)
+    found.points.append(replace(found.pick().point, kind="budget", limits={}, budget=0.2))
+    found.points.insert(2, found.points.pop())
+    found.scores.insert(2, found.scores[2])
+    assert found.pick().point.kind == "asked"
+    assert len(found.points) == count + 1
+
+
+def test_the_rival_is_drawn_on_test_rows_in_21_models_though_it_was_not_searched() -> None:
+    """A sweep may be left out: then the smallest budget is picked."""
+    found = searched(baselines=(), exchange_rates=(), budgets=(0.3, 0.1))
+    line = found.tables["repair_points"].where(method="global")
+    assert line.column("label") == [
+        "before",
+        *(f"keep {at / 20:g}" for at in range(1, 20)),
+        "after",
+    ]
+    rivals = found.tables["repair_rivals"].where(rival="global")
+    assert rivals.column("question") == ["lose ≤ 0.3", "lose ≤ 0.1"]
+    count = len(found.points)
+    assert found.pick().point.label == "lose ≤ 0.1"
+    assert found.pick(max_loss={"bn": 0.3}).point.label == "lose ≤ 0.3"
+    assert len(found.points) == count
+    assert "keep 0.5" not in found.tables["repair_coefficients"].column("label")
 
 
 @pytest.fixture(scope="module")

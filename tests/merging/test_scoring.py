@@ -69,8 +69,11 @@ COUNTED = RepairSettings(
 
 def test_evaluations_are_counted_point_by_point() -> None:
     assert evaluations_by_method(COUNTED) == {
-        "straight line": 17,
+        "straight line": 21,
         "global": 4 * 9,
         "component": 4 * 9 + 2 * 2 * 3,  # folds × penalties × a third of the evaluations
     }
     assert evaluations_by_method(replace(COUNTED, penalties=(0.1,)))["component"] == 4 * 9
+    # Each of two limits is searched without either fold too, and its point is one more.
+    safe = evaluations_by_method(replace(COUNTED, penalties=(0.1,), margin=True))
+    assert safe["component"] == (4 + 2 * 2) * 9 + 2

@@ -24,6 +24,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "selection_share": {"selection_share": 1.0},
     "level": {"level": 0.0},
     "learned": {"target": "checkpoints"},
+    "margin": {"target": "checkpoints", "learned": ("bn",), "margin": True},
     "rows": {"rows": 1},
     "folds": {"folds": 1},
     "evaluations": {"evaluations": 0},
@@ -68,6 +69,13 @@ def test_what_is_no_number_or_has_no_end_is_refused(argument: str, value: float)
 
 def test_a_wider_range_than_0_to_1_is_allowed() -> None:
     assert RepairSettings(low=-0.5, high=1.5).high == 1.5
+
+
+def test_a_sweep_may_be_left_out_where_something_else_is_asked() -> None:
+    assert RepairSettings(exchange_rates=(), budgets=(0.02,)).exchange_rates == ()
+    assert RepairSettings(exchange_rates=(), budgets=(), max_loss={"bn": 0.1}).budgets == ()
+    with pytest.raises(SettingsError, match="neither `budgets` nor `max_loss`"):
+        RepairSettings(exchange_rates=(), budgets=())
 
 
 def test_methods_are_searched_from_coarse_to_fine_and_each_once() -> None:

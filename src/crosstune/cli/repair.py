@@ -26,7 +26,8 @@ _ELSEWHERE = {
 }
 
 _NAMED = {"--task": "NAME=ROWS", "--max_loss": "NAME=NATS"}
-_SHORT = ("task", "max_loss", "granularity", "text", "group")
+_SHORT = ("task", "max_loss", "granularity", "text", "group", "quick")
+_QUICK: dict[str, Any] = {"baselines": [], "replay": False, "exchange_rates": []}
 
 
 def parser() -> ArgumentParser:
@@ -44,6 +45,11 @@ def parser() -> ArgumentParser:
         ("granularity", "What shares a coefficient (component); several are compared."),
     ):
         found.add_argument(f"--{option}", type=str, action="append", help=says)
+    found.add_argument(
+        "--quick",
+        action="store_true",
+        help="Search only the limit that was asked for, or else a loss of 0.02: no sweep, baselines, replay or rollback.",
+    )
     for option, says in (
         ("text", "Field of the rows that holds the text."),
         (
@@ -73,6 +79,9 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
         repair["max_loss"] = {name: _nats(name, text) for name, text in limits.items()}
     if given.get("granularity"):
         repair["granularity"] = list(given["granularity"])
+    if given.get("quick"):
+        repair |= {**_QUICK, "budgets": [] if "max_loss" in repair else [0.02]}
+        rest["rollback"] = "none"
     return {**rest, **({"repair": repair} if repair else {})}
 
 

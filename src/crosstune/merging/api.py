@@ -19,7 +19,7 @@ from crosstune.foundation.settings import from_mapping
 from crosstune.merging.checkpoints.endpoints import Endpoints, open_endpoints
 from crosstune.merging.checkpoints.lora_heads import by_input
 from crosstune.merging.checkpoints.opening import Checkpoint
-from crosstune.merging.line import Line, integrate
+from crosstune.merging.line import Line, at_share, integrate, line_points
 from crosstune.merging.method import Method
 from crosstune.merging.points import Point
 from crosstune.merging.replay import replay
@@ -122,13 +122,19 @@ def repair_endpoints(
     session = open_session(ends, rows.validation, roles, settings, watch)
     line, methods, found, costs = _search(session, watch)
     points = [*_ends_as_seen(session), *found]
+    began = time.perf_counter()
     scores = _score_ends(ends, rows, settings)
     scores += list(_score(session, rows, found, scores))
+    read = len({id(one) for one in scores}) * sum(
+        row.scored_tokens for task in rows.test.values() for row in task
+    )
+    costs.append(Cost("test rows", 0, read, time.perf_counter() - began))
     if settings.replay:
         # Every evaluation counts: a fine granularity begins with what the line and the coarser ones have seen.
         made = len(session.evaluator.seen)
         watch.tell("replay fine-tune", made, made)
-        stops = len(settings.exchange_rates) + len(settings.budgets)
+        asked = len(settings.exchange_rates) + len(settings.budgets)
+        stops = max(asked, len(settings.replay_rates))
         replayed = replay(session, rows, made * session.evaluator.tokens, stops)
         points += [point for point, _ in replayed.points]
         scores += [scored for _, scored in replayed.points]
@@ -144,9 +150,7 @@ def _ends_as_seen(session: Session) -> Iterator[Point]:
     """Both endpoints by what was minimised, as all other points are; without labels that is no loss of the text."""
     ends: tuple[Literal["before", "after"], ...] = ("before", "after")
     for value, kind in enumerate(ends):
-        values = np.zeros(session.space.shape)
-        values[-1] = value
-        losses = session.evaluator(values).losses()
+        losses = session.evaluator(at_share(session, float(value))).losses()
         yield _end(kind, dict(zip(session.roles.tasks, map(float, losses), strict=True)))
 
 
@@ -155,16 +159,15 @@ def _search(
 ) -> tuple[Line, dict[str, Method], list[Point], list[Cost]]:
     evaluator, settings = session.evaluator, session.settings
     most = most_evaluations(settings)
-    doing = LINE
+    doing, began, seen = LINE, time.perf_counter(), 0
     evaluator.progress = lambda: watch.tell(doing, len(evaluator.seen), most)
-    line = integrate(session)
-    methods, points, costs = {}, [], []
-    for name in settings.methods:
-        doing = name
-        began, seen = time.perf_counter(), len(evaluator.seen)
-        method = Method.begin(session, name)
-        points += method.search()
-        methods[name] = method
+    line, points = integrate(session), line_points(session)
+    methods, costs = {}, []
+    for name in [LINE, *settings.methods]:
+        if name != LINE:
+            doing, began, seen = name, time.perf_counter(), len(evaluator.seen)
+            methods[name] = Method.begin(session, name)
+            points += methods[name].search()
         made = len(evaluator.seen) - seen
         costs.append(Cost(name, made, made * evaluator.tokens, time.perf_counter() - began))
     return line, methods, points, costs

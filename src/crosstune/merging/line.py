@@ -1,7 +1,7 @@
-"""The straight-line ledger: what each component contributes on the way from before to after, L(1) − L(0) = Σ ∫ ⟨g_s, Δθ_s⟩ dt.
+"""The straight line from before to after: one coefficient for every change, and the ledger L(1) − L(0) = Σ ∫ ⟨g_s, Δθ_s⟩ dt.
 
-It allocates the loss change along the straight line between two checkpoints, not along the path that training took;
-where the path is known, the forgetting ledger is the better account.
+Its models are the rival of every finer cut (WiSE-FT), and where every search starts. The ledger allocates the loss change along
+this line, not along the path that training took; where the path is known, the forgetting ledger is the better account.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.sites import site_cells
 from crosstune.merging import tables
+from crosstune.merging.points import Point
+from crosstune.merging.scoring import LINE_STEPS, line_shares
 from crosstune.merging.session import Session
-
-FIRST_PANELS, MOST_PANELS = 2, 8
-CLOSES = 0.01  # share of a task's change that may be missed before panels are halved
-NEGLIGIBLE = 1e-4  # nats per token
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class Line:
 
     contributions: np.ndarray
     measured: np.ndarray
-    panels: int
 
     @property
     def residual(self) -> np.ndarray:
@@ -38,34 +36,40 @@ class Line:
         return np.asarray(self.contributions.sum(axis=1) - self.measured)
 
 
-def integrate(session: Session) -> Line:
-    """The account by composite Simpson, with panels halved until it closes to 1 % or 8 panels are reached."""
-    panels = FIRST_PANELS
-    line = _simpson(session, panels)
-    while panels < MOST_PANELS:
-        allowed = np.maximum(CLOSES * np.abs(line.measured), NEGLIGIBLE)
-        if (np.abs(line.residual) <= allowed).all():
-            break
-        panels *= 2
-        line = _simpson(session, panels)
-    return line
-
-
-def _simpson(session: Session, panels: int) -> Line:
-    count = 2 * panels
-    weights = np.ones(count + 1)
+def integrate(session: Session, steps: int = LINE_STEPS) -> Line:
+    """The account by composite Simpson over an even number of steps, whose points are the line's own."""
+    weights = np.ones(steps + 1)
     weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
-    weights /= 3 * count
-    ends, groups = session.space.shape
-    contributions = np.zeros((len(session.roles.tasks), groups))
-    losses = []
-    for at, weight in enumerate(weights):
-        values = np.zeros((ends, groups))
-        values[-1] = at / count
-        found = session.evaluator(values)
-        contributions = contributions + weight * found.loss_slopes()[:, -1]
-        losses.append(found.losses())
-    return Line(contributions, losses[-1] - losses[0], panels)
+    weights /= 3 * steps
+    found = [session.evaluator(at_share(session, at / steps)) for at in range(steps + 1)]
+    slopes = [weight * one.loss_slopes()[:, -1] for weight, one in zip(weights, found, strict=True)]
+    return Line(np.sum(slopes, axis=0), found[-1].losses() - found[0].losses())
+
+
+def at_share(session: Session, share: float) -> np.ndarray:
+    """The values [J, P] of the model that keeps one share of every change to the last checkpoint."""
+    values = np.zeros(session.space.shape)
+    values[-1] = share
+    return values
+
+
+def line_points(session: Session) -> list[Point]:
+    """The line's models, as the validation rows see them; all but before and after, which every method has."""
+    points = []
+    for share in line_shares(session.settings):
+        if share not in (0.0, 1.0):
+            values = at_share(session, share)
+            losses = session.evaluator(values).losses()
+            point = Point(
+                "global",
+                "line",
+                share=share,
+                validation=dict(zip(session.roles.tasks, map(float, losses), strict=True)),
+                coefficients=torch.from_numpy(values),
+                coordinates=1,
+            )
+            points.append(point)
+    return points
 
 
 def line_table(session: Session, line: Line) -> Table:

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from crosstune.foundation.errors import MeasurementError
+from crosstune.foundation.evaluation import RowScores
 from crosstune.merging.evaluations import Evaluation
 from crosstune.merging.groups import Coordinates, coordinates
-from crosstune.merging.optimise.archive import Archive, Evaluate, Evaluated, Goal
+from crosstune.merging.optimise.archive import Archive, Evaluate, Evaluated, Goal, excess
 from crosstune.merging.optimise.descent import minimise, sweep, within
+from crosstune.merging.optimise.margin import STEPS, HeldOut, by_unit, steps_within
 from crosstune.merging.optimise.penalty import Folds, choose_penalty
 from crosstune.merging.points import Kind, Point
-from crosstune.merging.scoring import penalty_evaluations
+from crosstune.merging.scoring import penalty_evaluations, score_at
 from crosstune.merging.session import Session
 
 _EVERYTHING = 2  # with this many coordinates or fewer there is nothing to shrink
@@ -100,21 +102,25 @@ class Method:
         if len(strengths) == 1:
             self.penalty = strengths[0]
             return
-
-        def without(fold: int) -> Evaluate:
-            rest = [other for other in range(settings.folds) if other != fold]
-            return lambda at: self.evaluate(at, rest)
-
-        starts = np.zeros((4, self._size))  # the straight line, which no fold's rows have chosen
-        starts[:, -self.axes.count :] = np.array([1.0, 0.75, 0.5, 0.25])[:, None]
         self.penalty = choose_penalty(
-            Folds(settings.folds, without, lambda fold, at: self.evaluate(at, [fold]).losses),
+            Folds(settings.folds, self._without, lambda fold, at: self.evaluate(at, [fold]).losses),
             self.goal(1.0),
             strengths,
             self.bounds,
             penalty_evaluations(settings),
-            starts,
+            self._on_line(1.0, 0.75, 0.5, 0.25),
         )
+
+    def _without(self, fold: int) -> Evaluate:
+        """Evaluations on the rows outside a fold."""
+        rest = [other for other in range(self.session.settings.folds) if other != fold]
+        return lambda at: self.evaluate(at, rest)
+
+    def _on_line(self, *shares: float) -> np.ndarray:
+        """Coordinates [N, J · S] on the straight line, which no rows have chosen."""
+        found = np.zeros((len(shares), self._size))
+        found[:, -self.axes.count :] = np.array(shares)[:, None]
+        return found
 
     def search(self) -> list[Point]:
         """The points of the sweep and of the maximum loss increases, and the one that was asked for."""
@@ -159,26 +165,74 @@ class Method:
 
     def within(self, most: Mapping[str, float]) -> Evaluated | None:
         """The point that wins back most while the named tasks lose at most so many nats against `after`."""
-        roles = self.session.roles
-        limits = {
-            roles.tasks.index(task): self._after[roles.tasks.index(task)] + budget
-            for task, budget in most.items()
-        }
-        return within(
-            self.evaluate,
-            self.archive,
-            limits,
-            self.goal(1.0),
-            self.bounds,
-            self.session.settings.evaluations,
-        )
+        best = self._within(most, self.evaluate, self.archive)
+        if best is None or not self.session.settings.margin:
+            return best
+        limits = self._limits(most, self.evaluate)
+        part = self.evaluate(self._part_way(best.at, self._steps_within(most) / STEPS))
+        kept = [
+            one for one in (part, self.evaluate(self._on_line(1.0)[0])) if excess(one, limits) <= 0
+        ]
+        return kept[0] if kept else None
+
+    def _within(
+        self, most: Mapping[str, float], evaluate: Evaluate, archive: Archive
+    ) -> Evaluated | None:
+        limits, evaluations = self._limits(most, evaluate), self.session.settings.evaluations
+        return within(evaluate, archive, limits, self.goal(1.0), self.bounds, evaluations)
+
+    def _limits(self, most: Mapping[str, float], evaluate: Evaluate) -> dict[int, float]:
+        """The losses that the named tasks, by their places, may have on the rows of an evaluation."""
+        tasks, after = self.session.roles.tasks, evaluate(self._on_line(1.0)[0]).losses
+        return {tasks.index(task): after[tasks.index(task)] + more for task, more in most.items()}
+
+    def _steps_within(self, most: Mapping[str, float]) -> int:
+        """How many tenths of the way from after keep the limits by their upper bound on folds that did not choose."""
+        session, (end,) = self.session, self._on_line(1.0)
+        items = session.evaluator.items
+
+        def scores(fold: int, at: np.ndarray) -> dict[str, RowScores]:
+            places = {task: session.roles.tasks.index(task) for task in most}
+            rows = {
+                task: [
+                    row
+                    for item in items
+                    if (item.task, item.fold) == (place, fold)
+                    for row in item.rows
+                ]
+                for task, place in places.items()
+            }
+            values = torch.from_numpy(self.values(at))
+            return score_at(session.space, values, rows, session.settings)
+
+        folds = range(session.settings.folds)
+        after = [scores(fold, end) for fold in folds]
+
+        def search(fold: int) -> np.ndarray:
+            evaluate = self._without(fold)
+            line = Archive([evaluate(at) for at in self._on_line(1.0, 0.75, 0.5, 0.25)])
+            found = self._within(most, evaluate, line)
+            return end if found is None else found.at
+
+        def changes(fold: int, at: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            here = scores(fold, at)
+            return [by_unit(here[task], after[fold][task]) for task in most]
+
+        held_out = HeldOut(len(folds), search, changes)
+        level = session.settings.level
+        return steps_within(held_out, self._part_way, list(most.values()), level)
+
+    def _part_way(self, at: np.ndarray, share: float) -> np.ndarray:
+        """The coordinates so far from after towards others; of several checkpoints the last one's share moves."""
+        found = at.copy()
+        last = slice(-self.axes.count, None)
+        found[last] = 1 + share * (at[last] - 1)
+        return found
 
     @property
     def _after(self) -> np.ndarray:
         """The losses at `after`, by the arithmetic of the evaluations themselves."""
-        at = np.zeros(self._size)
-        at[-self.axes.count :] = 1.0
-        return self.evaluate(at).losses
+        return self.evaluate(self._on_line(1.0)[0]).losses
 
     def point(self, kind: Kind, best: Evaluated, **asked: Any) -> Point:
         """The point that was found."""

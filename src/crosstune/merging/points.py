@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Kind = Literal["before", "after", "rate", "budget", "asked", "replay"]
+Kind = Literal["before", "after", "line", "rate", "budget", "asked", "replay"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,8 @@ class Point:
     Attributes:
         method: The granularity or baseline it belongs to. Both endpoints belong to every method.
         kind: What it answers: a trade-off weight (`rate`), a maximum loss increase of all learned tasks (`budget`) or
-            of named ones (`asked`), a step of the replay fine-tune, or nothing (the endpoints).
+            of named ones (`asked`), a step of the replay fine-tune, or nothing (the endpoints and the `line` between).
+        share: Of the line: the share of every change that is kept.
         rate: The trade-off weight, nats of the new that one nat of the old is worth; the learning rate of a replay.
         budget: Nats the learned tasks may lose; NaN but for the kind `budget`.
         limits: What each task may lose against after; for the kind `asked`.
@@ -33,6 +34,7 @@ class Point:
     method: str
     kind: Kind
     _: KW_ONLY
+    share: float = math.nan
     rate: float = math.nan
     budget: float = math.nan
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Point:
         return {
             "before": "before",
             "after": "after",
+            "line": f"keep {self.share:g}",
             "rate": f"rate {self.rate:g}",
             "budget": f"lose ≤ {self.budget:g}",
             "asked": f"asked: {limits}",

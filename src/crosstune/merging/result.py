@@ -110,7 +110,7 @@ class Repair:
                 (place, self.points[at])
                 for places in scored.methods.values()
                 for place, at in enumerate(places)
-                if not self.points[at].is_end
+                if not (self.points[at].is_end or self.points[at].kind == "line")
             ]
             made.append(rivals_table(scored))
             made.append(coefficients_table(self.found.session, numbered))
@@ -148,6 +148,8 @@ class Repair:
 
     def _fronts(self) -> Iterator[Statement]:
         """Whole fronts of what was asked for as one's own, the picked granularity first."""
+        if not self.settings.exchange_rates:
+            return  # single points are no front
         fronts = self.tables[tables.HYPERVOLUME]
         others = [name for name in self.settings.granularity if name != self.granularity]
         for method in (self.granularity, *others):
@@ -168,7 +170,7 @@ class Repair:
             max_loss: What named tasks may lose at most against `after`, in nats per token; all that can be is
                 won back of the forgotten tasks.
             rate: The trade-off weight: how many nats of the learned tasks one nat of the forgotten ones is worth. By
-                default `max_loss` of the settings, or else a weight of 1.
+                default `max_loss` of the settings, or else a weight of 1; without a sweep the smallest budget.
             method: The granularity; by default the finest that was asked for.
 
         Returns:
@@ -197,12 +199,18 @@ class Repair:
         method = method or self.granularity
         self._check(method, max_loss or {})
         limits = dict(max_loss or ({} if rate is not None else self.settings.max_loss))
+        if rate is None and not limits and not self.settings.exchange_rates:
+            limits = dict.fromkeys(self.roles.learned, min(self.settings.budgets))
         wanted = 1.0 if rate is None else rate
+        found: dict[str, int] = {}
         for at, point in enumerate(self.points):
-            asked = point.kind == "asked" and dict(point.limits) == limits
+            own = dict(point.limits) or dict.fromkeys(self.roles.learned, point.budget)
+            limited = point.kind in ("asked", "budget") and own == limits
             rated = not limits and point.kind == "rate" and point.rate == wanted
-            if point.method == method and (asked or rated):
-                return self._picked(at)
+            if point.method == method and (limited or rated):
+                found.setdefault(point.kind, at)
+        if found:  # `asked` before a budget of the same limits
+            return self._picked(found[min(found)])
         return self._search(self.found.methods[method], limits, wanted)
 
     def _check(self, method: str, limits: Mapping[str, float]) -> None:
@@ -241,7 +249,7 @@ class Repair:
         place = methods[method].index(at)
         tasks = self.tables[tables.TASKS]
         chose = self.settings.target
-        found = [words.trade_off(point, tasks, place, chose)]
+        found = [words.trade_off(point, tasks, place, chose, self.tables.get(tables.RIVALS))]
         if point.limits:
             found += words.constraints(point, tasks, place, point.limits, chose)
         return Pick(point, tasks.where(method=method, point=place), tuple(found))

@@ -5,6 +5,7 @@ How many evaluations a search may make is counted from its settings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -80,8 +81,14 @@ def losses_at_ends(
 
 
 LINE = "straight line"
-_LINE_EVALUATIONS = 17  # at its finest; 5 where the account closes at once
+LINE_STEPS = 20  # from before to after
 _FREE = ("global", "ramp")  # too few coordinates to be pulled towards anything
+
+
+def line_shares(settings: RepairSettings) -> list[float]:
+    """The shares of the change that the models of the line keep: 0, 0.05, …, 1, and so on where the range is wider."""
+    low, high = (round(bound * LINE_STEPS, 9) for bound in (settings.low, settings.high))
+    return [at / LINE_STEPS for at in range(math.ceil(low), math.floor(high) + 1)]
 
 
 def penalty_evaluations(settings: RepairSettings) -> int:
@@ -91,13 +98,16 @@ def penalty_evaluations(settings: RepairSettings) -> int:
 
 def evaluations_by_method(settings: RepairSettings) -> dict[str, int]:
     """The most evaluations of each method, the straight line first; most searches end far earlier."""
-    points = len(settings.exchange_rates) + len(settings.budgets) + bool(settings.max_loss)
+    limits = len(settings.budgets) + bool(settings.max_loss)
+    points = len(settings.exchange_rates) + limits + settings.margin * limits * settings.folds
     strengths = len(settings.penalties) if len(settings.penalties) > 1 else 0
     shrinking = settings.folds * strengths * penalty_evaluations(settings)
     return {
-        LINE: _LINE_EVALUATIONS,
+        LINE: len(line_shares(settings)),
         **{
-            name: points * settings.evaluations + (name not in _FREE) * shrinking
+            name: points * settings.evaluations
+            + settings.margin * limits
+            + (name not in _FREE) * shrinking
             for name in settings.methods
         },
     }

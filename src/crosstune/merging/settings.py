@@ -47,6 +47,9 @@ class RepairSettings:
     """Maximum loss increases: nats per token that each learned task may lose, one point of the front each."""
     max_loss: Mapping[str, float] = field(default_factory=dict)
     """Maximum loss increase of named tasks against `after`, in nats per token: one more point, the one that is picked."""
+    margin: bool = False
+    """Whether the limits of `max_loss` and `budgets` are kept with a margin: by the upper bound, one-sided at `level`, of what is
+    lost on folds of the validation rows that did not choose. Takes `folds` times the evaluations of each limit."""
     learned: tuple[str, ...] = ()
     """The tasks whose learning is to be kept; empty: those whose loss fell on the validation rows."""
     low: float = 0.0
@@ -107,6 +110,8 @@ class RepairSettings:
             _require(0 < value < 1, argument, "must lie between 0 and 1", value)
         law = "must name the learned tasks where there are no labels (target: checkpoints)"
         _require(self.target == "text" or bool(self.learned), "learned", law, "none")
+        law = "must be false without labels (target: checkpoints): its bound is of the loss of the text"
+        _require(self.target == "text" or not self.margin, "margin", law, "true")
 
     def _check_numbers(self) -> None:
         numbers = {
@@ -120,8 +125,11 @@ class RepairSettings:
             _require(all(map(math.isfinite, values)), argument, "must be finite", values)
         for argument in ("exchange_rates", "replay_rates"):
             values = numbers[argument]
-            law = "must hold at least one, and only positive ones"
-            _require(bool(values) and min(values) > 0, argument, law, values)
+            _require(min(values, default=1.0) > 0, argument, "must be positive", values)
+        asks = bool(self.exchange_rates or self.budgets or self.max_loss)
+        law = "must hold at least one where neither `budgets` nor `max_loss` asks for a point"
+        _require(asks, "exchange_rates", law, "none")
+        _require(bool(self.replay_rates), "replay_rates", "must hold at least one", "none")
         law = "must hold at least one and none below 0"
         _require(
             bool(self.penalties) and min(self.penalties) >= 0, "penalties", law, self.penalties

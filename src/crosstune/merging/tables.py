@@ -56,7 +56,7 @@ def _with_interval(name: str, about: str, unit: str = NATS) -> tuple[Column, Col
 
 POINTS_COLUMNS = (
     *_PLACE,
-    Column.label("kind", about="before, after, rate, budget, asked or replay."),
+    Column.label("kind", about="before, after, line, rate, budget, asked or replay."),
     _LABEL,
     _RATE,
     _BUDGET,
@@ -116,22 +116,23 @@ HYPERVOLUME_COLUMNS = (
 
 RIVALS_COLUMNS = (
     _METHOD,
-    Column.axis("question", about="What both answer: a budget, a rate, or what was asked."),
-    Column.axis("rival", about="The method it is compared with: global or replay."),
+    Column.axis(
+        "question", about="What the method's point answers: a budget, a rate, or what was asked."
+    ),
+    Column.axis("rival", about="What it is compared with: global (the dense line) or replay."),
     Column.label("kind", about="budget, rate or asked."),
     _RATE,
     _BUDGET,
-    Column.label("answer", about="The rival's point that answers it, by validation rows."),
-    Column.label("same_model", "bool", about="Whether both keep the same share of every change."),
+    Column.label(
+        "same_model",
+        "bool",
+        about="Whether it keeps one share of every change: a model of the line.",
+    ),
     *_with_interval("regained", "Old loss of after minus that of the method's point."),
     *_with_interval("paid", "New loss of the method's point minus that of after."),
     *_with_interval(
-        "more_regained", "Regained here minus regained by the rival; positive is better."
-    ),
-    *_with_interval("more_paid", "Paid here minus paid by the rival; positive is worse."),
-    *_with_interval(
-        "objective",
-        "New loss + rate × old loss, here minus the rival's; negative is better. NaN but for rates.",
+        "more_regained",
+        "Regained here minus the most that the rival regains for the same price; positive is better.",
     ),
     *_UNITS,
 )
@@ -160,6 +161,6 @@ GENERATIONS_COLUMNS = (
 COST_COLUMNS = (
     _METHOD,
     Column.value("looks", "int64", about="Evaluations of the losses and their slopes."),
-    Column.value("tokens", "int64", about="Tokens read with gradient."),
+    Column.value("tokens", "int64", about="Scored tokens read: with gradient, but for test rows."),
     Column.value("seconds", unit="s", about="Wall-clock time."),
 )

@@ -9,12 +9,10 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import torch
 from tests.merging import scores
-from tests.merging.findings.test_rivals import exact
 
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Statement
 from crosstune.merging.findings import sentences as words
-from crosstune.merging.findings.rivals import rivals_table
 from crosstune.merging.findings.scored import ScoredPoints, hypervolume_table, tasks_table
 from crosstune.merging.findings.sentences import Criterion
 from crosstune.merging.points import Point
@@ -194,16 +192,33 @@ def test_more_points_than_the_rival_are_not_kept_quiet() -> None:
 @pytest.mark.parametrize(
     ("bn", "tone", "says"),
     [
-        ((0.01, 0.0, 0.02), "shown", "kept"),
-        ((0.04, 0.03, 0.05), "warning", "exceeded"),
-        ((0.02, 0.01, 0.03), "not_shown", "neither kept nor exceeded is shown"),
-        ((0.02, *NOTHING), "too_noisy", "too noisy to say"),
+        ((0.01, 0.0, 0.02), "shown", "confirmed on test rows (+0.01 [0.00, 0.02])"),
+        ((-0.01, -0.03, 0.01), "shown", "confirmed on test rows (−0.01 [−0.03, 0.01])"),
+        ((0.04, 0.03, 0.05), "warning", "exceeded on test rows (+0.04 [0.03, 0.05])"),
+        ((0.02, -0.02, 0.07), "not_shown", "not confirmed on test rows (+0.02 [−0.02, 0.07])"),
+        ((0.02, *NOTHING), "too_noisy", "too noisy to confirm on test rows (+0.02 [no interval])"),
     ],
 )
-def test_a_limit_is_kept_where_the_whole_interval_keeps_it(bn: Span, tone: str, says: str) -> None:
-    (found,) = words.constraints(PICKED, tasks((0.3, 0.1, 0.5), bn), 1, {"bn": 0.02})
+def test_a_limit_is_confirmed_where_the_whole_interval_keeps_it(
+    bn: Span, tone: str, says: str
+) -> None:
+    """The trade-off says the same of it, and never that nothing is shown to be lost."""
+    table = tasks((0.3, 0.1, 0.5), bn)
+    (found,) = words.constraints(PICKED, table, 1, {"bn": 0.02})
     assert found.tone == tone
-    assert says in found.text
+    assert found.text == f"Limit of 0.02 nats of bn: met on validation rows, {says}."
+    held = f"(limit 0.02: {says.split(' on test')[0]})"
+    for point in (
+        Point("component", "asked", limits={"bn": 0.02}),
+        Point("component", "budget", budget=0.02),
+    ):
+        trade_off = words.trade_off(point, table, 1)
+        text = trade_off.text
+        assert trade_off.tone == (tone if tone in ("shown", "warning") else "info")
+        assert held in text
+        assert "not shown to cost" not in text
+        of_divergence = words.trade_off(point, table, 1, "checkpoints").text
+        assert "limit 0.02:" not in of_divergence
 
 
 def test_sentences_are_right_on_real_tables() -> None:
@@ -309,13 +324,12 @@ def rival(name: str = "global", *, budget: float = math.nan, **given: Any) -> di
         "kind": "rate" if is_rate else "budget",
         "rate": 1.0 if is_rate else math.nan,
         "budget": budget,
-        "answer": given.pop("answer", "its point"),
         "same_model": given.pop("same_model", False),
         "n": 40,
         "n_unit": "rows",
     }
-    spans = {"regained": (3.59, 3.5, 3.68), "paid": OPEN, "more_regained": OPEN, "more_paid": OPEN}
-    for column, span in {**spans, "objective": OPEN, **given}.items():
+    spans = {"regained": (3.59, 3.5, 3.68), "paid": OPEN, "more_regained": OPEN}
+    for column, span in {**spans, **given}.items():
         row |= dict(zip((column, f"{column}_low", f"{column}_high"), span, strict=True))
     return row
 
@@ -325,63 +339,41 @@ def said(*rows: dict[str, Any], criterion: Criterion = "text") -> Any:
     return words.answer(table, "component", rows[0]["question"], criterion)
 
 
-def test_a_budget_names_what_was_regained_and_both_rivals() -> None:
+def test_a_budget_names_what_was_regained_and_both_rivals_at_its_price() -> None:
     found = said(
-        rival(
-            budget=0.02,
-            paid=(0.03, 0.01, 0.05),
-            more_regained=(0.9, 0.8, 1.0),
-            more_paid=_minus(SURE),
-        ),
-        rival("replay", budget=0.02, more_regained=(-0.7, -0.8, -0.6), more_paid=SURE),
+        rival(budget=0.02, paid=(0.03, 0.01, 0.05), more_regained=(0.9, 0.8, 1.0)),
+        rival("replay", budget=0.02, more_regained=(-0.7, -0.8, -0.6)),
     )
     assert found.text == (
         "At a cost of at most 0.02 nats a learned task (on validation rows), one coefficient per component regains 0.90 "
-        "[0.80, 1.00] nats more of the old than one global coefficient, which pays 0.50 [0.40, 0.60] nats more of the new: "
-        "one coefficient per component is better in both; regains 0.70 [0.60, 0.80] nats less of the old than a replay "
-        "fine-tune, which pays 0.50 [0.40, 0.60] nats less of the new: a replay fine-tune is better in both; by itself it "
-        "regains 3.59 [3.50, 3.68] nats of the old and pays 0.03 [0.01, 0.05] of the new."
+        "[0.80, 1.00] nats more of the old than one global coefficient at the same price; regains 0.70 [0.60, 0.80] nats less of "
+        "the old than a replay fine-tune at the same price; by itself it regains 3.59 [3.50, 3.68] nats of the old and pays "
+        "0.03 [0.01, 0.05] of the new."
     )
     assert found.tone == "shown"
-    assert "one global coefficient by 'its point'" in found.detail
-
-
-@pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
-@pytest.mark.parametrize(
-    ("more", "paid", "better"),
-    [
-        (SURE, _minus(SURE), "one coefficient per component is better in both"),
-        (_minus(SURE), SURE, "a replay fine-tune is better in both"),
-        (SURE, SURE, ""),
-        (_minus(SURE), OPEN, ""),
-        (OPEN, _minus(SURE), ""),
-        (UNKNOWN, UNKNOWN, ""),
-    ],
-)
-def test_better_in_both_needs_both_intervals(
-    budget: float, more: Span, paid: Span, better: str
-) -> None:
-    text = said(rival("replay", budget=budget, more_regained=more, more_paid=paid)).text
-    assert ("better in both" in text) == bool(better)
-    assert better in text
+    assert "where even its cheapest model costs more" in found.detail
 
 
 @pytest.mark.parametrize(
-    ("span", "tone", "at_rate", "at_budget"),
+    ("span", "tone", "says", "pays"),
     [
-        (SURE, "shown", "does 0.50 [0.40, 0.60] nats worse together than", "regains 0.50 [0.40, 0.60] nats more of the old than"),
-        (_minus(SURE), "shown", "does 0.50 [0.40, 0.60] nats better together", "regains 0.50 [0.40, 0.60] nats less"),
-        (OPEN, "not_shown", "is not shown to differ together from one", "is not shown to differ in the old"),
-        (UNKNOWN, "too_noisy", "cannot be told apart together from one", "one global coefficient (0.5 [no"),
+        (SURE, "shown", "regains 0.50 [0.40, 0.60] nats more of the old than", "0.50 [0.40, 0.60] nats more than one global"),
+        (_minus(SURE), "shown", "regains 0.50 [0.40, 0.60] nats less", "one global coefficient gives back 0.50 [0.40, 0.60] nats more"),
+        (OPEN, "not_shown", "is not shown to regain more or less", "one global coefficient does as well (0.01 [−0.10, 0.12]"),
+        (UNKNOWN, "too_noisy", "at the same price (0.5 [no", "one global coefficient does as well (0.5 [no"),
     ],
 )  # fmt: skip
-def test_the_difference_decides_the_tone(
-    span: Span, tone: str, at_rate: str, at_budget: str
+def test_the_difference_at_the_same_price_decides_the_tone(
+    span: Span, tone: str, says: str, pays: str
 ) -> None:
-    rated, limited = said(rival(objective=span)), said(rival(budget=0.1, more_regained=span))
-    assert (rated.tone, limited.tone) == (tone, tone)
-    assert at_rate in rated.text
-    assert at_budget in limited.text
+    for row in (rival(more_regained=span), rival(budget=0.1, more_regained=span)):
+        found = said(row)
+        assert found.tone == tone
+        assert says in found.text
+        table = Table("repair_rivals", RIVALS_COLUMNS, [row])
+        point = Point("component", row["kind"], rate=row["rate"], budget=row["budget"])
+        spent = words.trade_off(point, tasks((0.3, 0.1, 0.5), (0.2, 0.1, 0.3)), 1, rivals=table)
+        assert pays in spent.text
 
 
 def test_what_is_not_shown_is_not_claimed_of_the_method_itself() -> None:
@@ -389,13 +381,6 @@ def test_what_is_not_shown_is_not_claimed_of_the_method_itself() -> None:
     assert "is not shown to regain any of the old (0.01 [−0.10, 0.12] nats) and pays 0.50" in text
     assert "loses a further 0.50" in said(rival(regained=_minus(SURE))).text
     assert "wins a further 0.50 [0.40, 0.60] of the new" in said(rival(paid=_minus(SURE))).text
-
-
-def test_a_replay_that_cannot_do_better_than_after_is_said_to() -> None:
-    for budget in (math.nan, 0.02):
-        found = said(rival("replay", budget=budget, answer="after", more_regained=SURE))
-        assert "a replay fine-tune (no stop does better than the model after)" in found.text
-        assert "pays 0.5" not in found.text
 
 
 def test_the_smallest_budget_and_the_rate_nearest_to_1_are_told() -> None:
@@ -409,48 +394,33 @@ def test_the_smallest_budget_and_the_rate_nearest_to_1_are_told() -> None:
     assert words.answers(table, "layer") == []
 
 
-def test_answers_are_right_on_real_tables() -> None:
-    """At rate 1 the component wins back 0.8 nats more than global for 0.05 nats less."""
-    table = rivals_table(exact())
-    # An interval as wide as rounding, or none, is told with more digits than two, all of them 0.
-    budget, rate = (
-        re.sub(r"(\.\d\d)0+\b", r"\1", one.text) for one in words.answers(table, "component")
-    )
-    assert "regains 0.80 [0.80, 0.80] nats of the old and pays 0.06" in budget
-    assert "component regains 0.60 [0.60, 0.60] nats more of the old than one global" in budget
-    assert "does 0.85 [0.85, 0.85] nats better together than one global coefficient" in rate
-    limited = words.answer(table, "component", "asked: bn ≤ 0.2")
-    assert limited.text.startswith("Asked for bn ≤ 0.2 (on validation rows), one coefficient per")
+def test_what_was_asked_is_told_first() -> None:
+    asked = rival() | {"kind": "asked", "question": "asked: bn ≤ 0.2"}
+    table = Table("repair_rivals", RIVALS_COLUMNS, [rival(), asked])
+    first, rate = words.answers(table, "component")
+    assert first.text.startswith("Asked for bn ≤ 0.2 (on validation rows), one coefficient per")
+    assert rate.text.startswith("Where one nat of the old")
 
 
 @pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
 def test_what_is_shown_opens_the_sentence_and_gives_it_its_tone(budget: float) -> None:
     """The rivals are given the other way round, and by itself the method is not shown to regain anything."""
-    name = "objective" if math.isnan(budget) else "more_regained"
-    shown = rival("replay", budget=budget, regained=OPEN, **{name: SURE})
+    shown = rival("replay", budget=budget, regained=OPEN, more_regained=SURE)
     for weaker in (OPEN, UNKNOWN):
-        found = said(rival(budget=budget, regained=OPEN, **{name: weaker}), shown)
+        found = said(rival(budget=budget, regained=OPEN, more_regained=weaker), shown)
         opening, second, itself = found.text.split("; ")
         assert found.tone == "shown"
         assert "0.50 [0.40, 0.60] nats" in opening
-        assert "not shown to differ" not in opening
-        assert second.startswith(("is not shown to differ", "cannot be told apart"))
+        assert second.startswith("is not shown to regain more or less")
         assert itself.startswith("by itself it is not shown to regain any of the old")
-    unclear = said(
-        rival(budget=budget, **{name: UNKNOWN}), rival("replay", budget=budget, **{name: OPEN})
-    )
-    assert unclear.tone == "not_shown"
-    assert "component is not shown to differ" in unclear.text
 
 
 @pytest.mark.parametrize("budget", [math.nan, 0.02], ids=["rate", "budget"])
-def test_the_same_model_is_said_to_be(budget: float) -> None:
-    zero = (0.0, 0.0, 0.0)
-    spans = dict.fromkeys(("more_regained", "more_paid", "objective"), zero)
-    found = said(rival(budget=budget, same_model=True, **spans))
-    assert "one coefficient per component is the same model as that of one global" in found.text
+def test_one_global_coefficient_is_said_to_be_one(budget: float) -> None:
+    row = rival(budget=budget, same_model=True, more_regained=(0.0, 0.0, 0.0))
+    found = said(row)
+    assert "one coefficient per component is itself one global coefficient;" in found.text
     assert "0.00 [0.00, 0.00]" not in found.text
-    assert "differ" not in found.text
     assert found.tone == "shown"
 
 
@@ -468,6 +438,5 @@ def test_a_divergence_is_said_to_be_what_chose_and_no_loss() -> None:
     for found in (budget, rate, asked):
         assert "At a cost" not in found.text
         assert "the two are different things" in found.detail
-        assert "(a replay fine-tune's by its loss on those that it did not learn)" in found.detail
     for found in (said(rival(budget=0.05)), said(rival())):
         assert "divergence" not in f"{found.text} {found.detail}"

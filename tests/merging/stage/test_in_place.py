@@ -63,7 +63,7 @@ def forced(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
         return Point(self.axes.name, "rate", rate=rate, coefficients=values)
 
     monkeypatch.setattr(Method, "answer", answer)
-    monkeypatch.setattr(in_place, "integrate", lambda session: None)
+    monkeypatch.setattr(in_place, "integrate", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -124,7 +124,7 @@ def test_a_search_that_fails_leaves_the_model_as_trained(monkeypatch: pytest.Mon
     model, before = trained()
     after = state(model)
 
-    def fail(session: Any) -> None:
+    def fail(session: Any, steps: int) -> None:
         session.evaluator(torch.zeros(session.space.shape, dtype=torch.float64).numpy())
         raise MeasurementError("keep", law="must be finite", found="NaN", remedy="None.")
 

@@ -49,12 +49,13 @@ def test_a_cell_is_counted_part_by_part(folder):
     assert found["searching: component"] == pytest.approx(0.7 * most["component"] * 3.0)
     searching = sum(value for name, value in found.items() if name.startswith("searching"))
     assert found["replay fine-tune"] == pytest.approx(1.25 * searching)
-    assert found["test rows"] == pytest.approx(8 * 200 * 0.001)  # 2 ends and 3 points twice
+    assert found["test rows"] == pytest.approx(27 * 200 * 0.001)  # the line and 3 points twice
     assert found["rollback"] == pytest.approx(12 * 100 * 0.001)
 
 
 def test_what_is_left_out_costs_nothing(folder):
-    pair = RepairStudySettings(before="a", after="b", rollback="none", ledger=None)
+    tasks = small_repair.settings(folder).tasks
+    pair = RepairStudySettings(before="a", after="b", tasks=tasks, rollback="none", ledger=None)
     pair = replace(pair, repair=replace(pair.repair, replay=False))
     found = cell_seconds(pair, SECONDS)
     for name in ("fine-tuning", "forgetting ledger", "replay fine-tune", "rollback"):

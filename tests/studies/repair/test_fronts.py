@@ -43,11 +43,11 @@ def test_one_seed_keeps_its_rows_interval():
 
 def test_every_point_is_there_once_with_and_once_without_before():
     table = fronts.front(told.over(told.points, 0, 7))
-    spans = {span: table.where(points=span) for span in (fronts.WITH_BEFORE, fronts.WITHOUT_BEFORE)}
-    assert len(spans[fronts.WITH_BEFORE]) == 3 * len(told.METHODS)
-    assert len(spans[fronts.WITHOUT_BEFORE]) == 2 * len(told.METHODS)
-    assert "before" not in spans[fronts.WITHOUT_BEFORE].column("kind")
-    assert table.column("points")[0] == fronts.WITHOUT_BEFORE
+    spans = {span: table.where(points=span) for span in (fronts.EVERY, fronts.NEAR_AFTER)}
+    assert len(spans[fronts.EVERY]) == 3 * len(told.METHODS)
+    assert len(spans[fronts.NEAR_AFTER]) == 2 * len(told.METHODS)
+    assert "before" not in spans[fronts.NEAR_AFTER].column("kind")
+    assert table.column("points")[0] == fronts.NEAR_AFTER
 
 
 def test_a_replay_is_one_point_though_its_steps_differ_from_seed_to_seed():
@@ -55,7 +55,7 @@ def test_a_replay_is_one_point_though_its_steps_differ_from_seed_to_seed():
         return {**row, "label": row["label"].replace("step 9", f"step {step}")}
 
     table = fronts.front(changed(told.points, at_step, 9, 11, method="replay"))
-    replayed = table.where(points=fronts.WITH_BEFORE)
+    replayed = table.where(points=fronts.EVERY)
     assert replayed.column("label") == ["before", "replay, stop 0 at 0.001", "after"]
     assert set(replayed.column("seeds")) == {2}
 
@@ -83,7 +83,7 @@ def test_the_front_of_a_method_is_judged_on_the_validation_rows():
         for label, (old, new) in losses.items()
     )
     given = told.table(tables.POINTS, tables.POINTS_COLUMNS, rows).with_columns({SEED: 0})
-    whole = fronts.front(given).where(points=fronts.WITH_BEFORE)
+    whole = fronts.front(given).where(points=fronts.EVERY)
     found = dict(zip(whole.column("label"), whole.column("front"), strict=True))
     assert found == {"before": "layer", "rate 1": "layer", "rate 2": "", "after": "layer"}
 
@@ -99,11 +99,13 @@ def test_answers_to_the_same_question_are_means_over_seeds():
         assert row["seeds"] == 2
 
 
-def test_every_seeds_answer_of_a_rival_is_told():
-    """A replay that stays at after for one seed only is not said to stay there."""
-
-    def given(row, seed):
-        return {**row, "answer": "replay, step 9 at 0.001" if seed == 1 else "after"}
-
-    found = fronts.answers(changed(told.rivals, given, 0, 1, 2, method="component"))
-    assert set(found.column("answer")) == {"after; replay, step 9 at 0.001"}
+def test_of_the_line_only_what_lies_no_dearer_than_other_points_is_near_after():
+    losses = {"rate 1": ("rate", 3.0), "keep 0.9": ("line", 2.5), "keep 0.2": ("line", 5.0)}
+    losses |= {"before": ("before", 9.0), "after": ("after", 2.0)}
+    rows = (
+        {"method": "global", "label": label, "kind": kind, "new": new, "n": 9}
+        for label, (kind, new) in losses.items()
+    )
+    given = told.table(tables.POINTS, tables.POINTS_COLUMNS, rows).with_columns({SEED: 0})
+    near = fronts.front(given).where(points=fronts.NEAR_AFTER)
+    assert near.column("label") == ["rate 1", "keep 0.9", "after"]

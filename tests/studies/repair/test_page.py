@@ -27,7 +27,24 @@ def written(run) -> Page:
 def test_every_section_can_be_drawn(run, written):
     contents = Contents.of(run)
     assert len(written.sections) >= 12
-    assert [section.id for section in written.sections if contents.obstacle(section)] == []
+    drawn = (*written.pictures, *written.sections)
+    assert [section.id for section in drawn if contents.obstacle(section)] == []
+
+
+def test_the_first_screen_has_the_answer_the_front_and_what_was_kept(written):
+    assert written.answer is not None
+    assert "gave back 1.4" in written.answer.text
+    assert written.answer not in written.statements
+    front, kept = written.pictures
+    assert (front.view, front.table, dict(front.where)) == (
+        *("scatter", "repair_front"),
+        {"points": "near after"},
+    )
+    assert kept.table == "repair_map"
+    assert dict(kept.where) == {"method": "component", "label": "rate 1", "checkpoint": 1}
+    assert not (front.choose or kept.choose)
+    aside = {section.id for section in written.sections if section.aside}
+    assert aside == {"agreement", "points", "cost"}
 
 
 def test_figures_begin_at_the_pick_and_at_what_was_forgotten(written):
@@ -77,10 +94,21 @@ def test_what_was_not_searched_has_no_section(tmp_path):
         for name in ("rollback", "repair_rivals"):
             (cell.folder / "tables" / f"{name}.parquet").unlink()
     ids = {section.id for section in told.summed_up(run).sections}
-    compared = {"more-regained", "more-paid", "over-global", "over-replay", "rollback"}
+    compared = {"more-regained", "over-global", "over-replay", "rollback"}
     assert not ids & {*compared, *(f"coefficient-{name}" for name in ("rows", "heads"))}
     assert "coefficient-directions" not in ids
     assert {"front", "room", "coefficients", "ledger"} <= ids
+
+
+def test_single_points_are_no_front(tmp_path):
+    asked = replace(told.SETTINGS, repair=replace(told.SETTINGS.repair, exchange_rates=()))
+    run = told.run_with(tmp_path / "run", asked)
+    found = told.summed_up(run, asked)
+    ids = {section.id for section in found.sections}
+    assert "front" in ids
+    assert not ids & {"room", "over-global", "over-replay"}
+    assert not any("The front of" in one.text for one in found.statements)
+    assert run.measurements() == []
 
 
 def test_titles_and_subtitles_say_what_was_compared(run, written):
@@ -117,7 +145,9 @@ def test_the_page_says_no_more_of_groups_than_is_known(run, written, groups, sai
         tasks = (replace(task, source="rows.jsonl", group=group) for task, group in pairs)
         asked = replace(asked, tasks=tuple(tasks))
     sections = page._sections(run, asked, verdicts.picked(run, asked))
-    notes = [section.note for section in sections if section.id in ("front", "tasks", "more-paid")]
+    notes = [
+        section.note for section in sections if section.id in ("front", "tasks", "more-regained")
+    ]
     assert len(notes) == 3
     assert all(said in note for note in notes)
 
@@ -132,12 +162,13 @@ def test_what_chose_is_said_to_be_a_divergence_where_it_was(tmp_path, target):
     if target == "text":
         read = [*said, *(f"{one.lead} {one.note}" for one in found.sections)]
         assert [text for text in read if "diverge" in text] == []
-        assert any(text.startswith("Asked to lose at most 0.02 nats of bn") for text in said)
+        assert any(text.startswith("Limit of 0.02 nats of bn") for text in said)
         return
-    assert notes == {"front", "tasks", "more-regained", "more-paid", "ledger", "method"}
-    assert not any(text.startswith(("At a cost", "Asked to lose")) for text in said)
+    assert notes == {"front", "tasks", "more-regained", "ledger", "method"}
+    assert not any(text.startswith(("At a cost", "Limit of")) for text in said)
     assert sum(text.startswith("At a divergence from the checkpoint") for text in said) == 1
     (limit,) = (one for one in found.statements if one.text.startswith("Asked that bn"))
     assert limit.tone == "info"
     assert "kept" not in limit.text
-    assert f"by {DIVERGENCE}" in said[0]
+    assert found.answer is not None
+    assert f"by {DIVERGENCE}" in found.answer.detail

@@ -34,7 +34,7 @@ def test_the_last_task_is_learned_unless_one_is_named() -> None:
 
 def test_cells_are_seeds_or_a_pair() -> None:
     assert RepairStudySettings(seeds=(0, 7)).cell_names == ("seed-0", "seed-7")
-    pair = RepairStudySettings(before="a", after="b", between=("m",))
+    pair = RepairStudySettings(before="a", after="b", between=("m",), tasks=NAMED)
     assert pair.cell_names == ("pair",)
 
 
@@ -56,8 +56,9 @@ def test_the_instruments_follow_the_study() -> None:
         ({"repair": RepairSettings(seed=3)}, "repair.seed"),
         ({"between": ("m",)}, "between"),
         ({"after": "b"}, "before"),
-        ({"before": "a", "after": "b", "seeds": (0, 1)}, "seeds"),
-        ({"before": "a", "after": "b", "learn": "bn"}, "learn"),
+        ({"before": "a", "after": "b"}, "tasks"),
+        ({"before": "a", "after": "b", "tasks": NAMED, "seeds": (0, 1)}, "seeds"),
+        ({"before": "a", "after": "b", "tasks": NAMED, "learn": "a"}, "learn"),
         ({"training": STOPPING}, "training.early_stopping.restore_best"),
     ],
 )

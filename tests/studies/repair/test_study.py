@@ -48,9 +48,10 @@ def test_a_run_has_the_tables_of_the_documentation_and_no_other(repaired):
     assert set(told) - written <= finer
 
 
-def test_the_page_is_written_with_the_trade_off_first(repaired):
+def test_the_page_is_written_with_the_trade_off_as_its_answer(repaired):
     written = read_json(repaired.folder / PAGE_FILE)
-    assert "one coefficient per component (rate 1)" in written["statements"][0]["text"]
+    assert "one coefficient per component (rate 1)" in written["answer"]["text"]
+    assert "one global coefficient" in written["answer"]["text"]
     assert written["sections"][0]["id"] == "front"
 
 
@@ -72,7 +73,7 @@ def test_two_given_models_are_one_cell_without_a_ledger_of_training(models, tmp_
     assert (cell.folder / "repaired" / "model.safetensors").is_file()
     assert set(run.table("repair_ledger").column("account")) == {"along the straight line"}
     said = [one["text"] for one in read_json(run.folder / PAGE_FILE)["statements"]]
-    assert any(text.startswith("Asked to lose at most 0.5 nats of bn") for text in said)
+    assert any(text.startswith("Limit of 0.5 nats of bn: met on validation") for text in said)
 
 
 def test_identical_models_leave_nothing_to_repair(models, tmp_path):
@@ -80,7 +81,7 @@ def test_identical_models_leave_nothing_to_repair(models, tmp_path):
     run = small_repair.run_cells(small_repair.settings(tmp_path, before=after, after=after))
     assert run.finished
     written = read_json(run.folder / PAGE_FILE)
-    assert written["statements"][0]["text"].startswith("Nothing to repair: the two checkpoints")
+    assert written["answer"]["text"].startswith("Nothing to repair: the two checkpoints")
     assert run.measurements() == []
     assert not (run.cells()[0].folder / "repaired").exists()
 

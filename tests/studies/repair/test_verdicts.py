@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.studies.repair import told
 
-from crosstune.foundation.records import Run
+from crosstune.foundation.records import Run, Table
 from crosstune.merging import tables
 from crosstune.merging.settings import RepairSettings
 from crosstune.studies.repair import why
@@ -33,6 +33,11 @@ def test_the_trade_off_stands_first_and_cautions_next(run, said):
     assert trade_off.tone == "shown"
     assert "gave back 1.4" in trade_off.text
     assert "2.00 nats of en" in trade_off.text
+    assert "that is 0.40" in trade_off.text
+    assert (
+        "more than one global coefficient gives back at the same price; 40 test rows"
+        in trade_off.text
+    )
     assert "at every seed anew" in trade_off.detail
     assert "Means over 2 fine-tunes" in trade_off.detail
     assert "cells/seed-0/repaired, cells/seed-7/repaired" in said[-1]
@@ -42,6 +47,31 @@ def test_the_trade_off_stands_first_and_cautions_next(run, said):
 def test_the_pick_is_what_the_cells_saved(run):
     pick = picked(run, told.SETTINGS)
     assert (pick.method, pick.kind, pick.label) == ("component", "rate", "rate 1")
+
+
+def test_where_components_do_not_pay_the_answer_says_so(tmp_path):
+    run = told.run_with(tmp_path / "run")
+    no_gain = told.about("more_regained", 0.01, 0.05)
+    for cell in run.cells():
+        table = cell.table(tables.RIVALS)
+        cell.write_table(Table(table.name, table.columns, [row | no_gain for row in table.rows()]))
+    answer = told.summed_up(run).answer
+    assert "; as far as is shown, one global coefficient does as well (0.01 [" in answer.text
+
+
+def test_a_budget_that_was_picked_is_a_limit(tmp_path):
+    run = told.run_with(tmp_path / "run", ALONE, "lose ≤ 0.1")
+    (cell,) = run.cells()
+    for name in (tables.POINTS, tables.TASKS, tables.COEFFICIENTS):
+        table = cell.table(name)
+        rows = table.rows()
+        for row in rows:
+            if row["label"] == "rate 1":
+                row |= {"label": "lose ≤ 0.1"} | ({"kind": "budget"} if "kind" in row else {})
+        cell.write_table(Table(name, table.columns, rows))
+    page = told.summed_up(run, ALONE)
+    assert picked(run, ALONE).budget == 0.1
+    assert "(limit 0.1:" in page.answer.text
 
 
 def test_the_picked_method_meets_both_rivals_and_the_others_one(said):
@@ -72,7 +102,7 @@ def test_intervals_of_one_fine_tune_hold_no_seeds_and_given_models_have_none(tmp
 def test_a_limit_that_was_asked_for_is_checked_on_test_rows(run):
     asked = replace(told.SETTINGS, repair=RepairSettings(max_loss={"bn": 0.02}))
     found = [one.text for one in statements(run, asked)]
-    assert any(text.startswith("Asked to lose at most 0.02 nats of bn") for text in found)
+    assert any(text.startswith("Limit of 0.02 nats of bn: met on valid") for text in found)
 
 
 @pytest.mark.parametrize(

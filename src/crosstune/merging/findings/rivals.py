@@ -1,132 +1,162 @@
-"""Every searched method against its rivals at the same question: what it regains and pays more, on test rows.
+"""Every searched method against its rivals at the same price: how much more of the old it regains, on the same test rows.
 
-A front as a whole says little of the one trade-off that a user wants. Here the rival's point is the one that answers the
-same trade-off weight or maximum loss increase, chosen on validation rows; differences are paired by row or group.
+Two models that cost differently cannot be compared by what they regain. So a rival is not one model but a path: of one
+global coefficient the dense line from before to after, of a replay fine-tune its stops one after another. At the price
+p that a method's point pays, the rival regains R(p) = max {regained(q) : q on its path, paid(q) ≤ p}; where even its cheapest
+model costs more (often `after`, which costs nothing), R is that of the cheapest. All of it is read on the test rows and anew in each
+leave-one-out replicate, the place on the path too. The rival's best is found with hindsight, which favours it a little.
+
+Between two models of the line losses are read off a cubic spline in the share that is kept: near `after` the price
+grows with the square of what is taken back, and a chord would make the rival poorer than it is. Between stops they are linear.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from crosstune.foundation.records import Table
 from crosstune.foundation.statistics.intervals import Interval
 from crosstune.merging import tables
-from crosstune.merging.findings.scored import (
-    Figure,
-    ScoredPoints,
-    cells,
-    validation_loss,
-)
+from crosstune.merging.findings.scored import ScoredPoints, cells
 from crosstune.merging.points import Point
+
+RIVALS = ("global", "replay")
+_PARTS = 20  # of a step of the line, between which losses are linear
+
+
+@dataclass(frozen=True)
+class Path:
+    """Models of a rival in their order, and what the losses along the path are made of.
+
+    Shapes:
+        places: [N] in `points`; mix: [F, N], whose rows add up to 1.
+    """
+
+    places: list[int]
+    mix: Tensor
 
 
 def rivals_table(scored: ScoredPoints) -> Table:
-    """The table `repair_rivals`: each searched method at each question against `global` and `replay`, where both answer."""
-    pairs = list(_pairs(scored))
-    figures = _figures(scored, pairs) if pairs else {}
+    """The table `repair_rivals`: each searched method at each question against `global` and `replay`, at the price it pays."""
+    paths = {"global": _line(scored), "replay": list(_runs(scored))}
+    asked = [
+        at for at, point in enumerate(scored.points) if point.kind in ("budget", "rate", "asked")
+    ]
     rows = []
-    for at, (rival, mine, theirs) in enumerate(pairs):
-        point, other = scored.points[mine], scored.points[theirs]
-        rows.append(
-            {
+    for rival in RIVALS:
+        mine = [at for at in asked if scored.points[at].method != rival]
+        if not (mine and paths[rival]):
+            continue
+        same = [rival == "global" and _is_global(scored.points[at]) for at in mine]
+        figures = _figures(scored, mine, paths[rival], torch.tensor(same))
+        for place, at in enumerate(mine):
+            point = scored.points[at]
+            row = {
                 "method": point.method,
                 "question": point.label,
                 "rival": rival,
                 "kind": point.kind,
                 "rate": point.rate,
                 "budget": point.budget,
-                "answer": "after" if other.starts_replay else other.label,
-                "same_model": _same_model(point, other),
-                **cells(figures, at),
+                "same_model": same[place],
+                **cells(figures, place),
                 **scored.counted(scored.tasks),
             }
-        )
+            rows.append(row)
     return Table(tables.RIVALS, tables.RIVALS_COLUMNS, rows)
 
 
-def replay_answer(scored: ScoredPoints, question: Point) -> int | None:
-    """The place of the replay fine-tunes' stop that answers a question, by the rows that judge them; None without stops.
-
-    For a trade-off weight it is the stop with the least mean(new) + rate · mean(old). For a maximum loss increase it has
-    the least old loss of those whose every limited task loses at most that against step 0 of the same run, which is
-    `after` as those rows see it, and qualifies itself.
-    """
-    points = scored.points
-    stops = [at for at, point in enumerate(points) if point.kind == "replay"]
-    starts = {points[at].rate: points[at].validation for at in stops if points[at].starts_replay}
-    limits = question.limits
-    if question.kind == "budget":
-        limits = dict.fromkeys(scored.learned, question.budget)
-
-    def keeps(point: Point) -> bool:
-        start = starts[point.rate]
-        return all(point.validation[task] <= start[task] + most for task, most in limits.items())
-
-    def objective(at: int) -> float:
-        old = validation_loss(points[at], scored.forgotten)
-        if question.kind != "rate":
-            return old
-        return validation_loss(points[at], scored.learned) + question.rate * old
-
-    return min((at for at in stops if keeps(points[at])), key=objective, default=None)
+def most_regained(prices: Tensor, paid: list[Tensor], regained: list[Tensor]) -> Tensor:
+    """R(p) at prices [..., M] along paths that each paid and regained [..., F]; between neighbours both are linear."""
+    cheapest = torch.stack([one.amin(-1) for one in paid]).amin(0)
+    never = torch.tensor(-math.inf, dtype=torch.float64)
+    found = []
+    for price in torch.maximum(prices, cheapest[..., None]).unbind(-1):
+        best = never.expand(price.shape)
+        for costs, gains in zip(paid, regained, strict=True):
+            afforded = costs <= price[..., None]
+            crossed = afforded[..., 1:] != afforded[..., :-1]
+            share = (price[..., None] - costs[..., :-1]) / costs.diff(dim=-1)
+            between = gains[..., :-1] + share * gains.diff(dim=-1)
+            within = torch.where(afforded, gains, never), torch.where(crossed, between, never)
+            best = torch.maximum(best, torch.cat(within, dim=-1).amax(-1))
+        found.append(best)
+    return torch.stack(found, dim=-1)
 
 
-def _pairs(scored: ScoredPoints) -> Iterator[tuple[str, int, int]]:
-    """A rival, a method's point that answers a question and the rival's; both as places in `points`."""
-    points = scored.points
-    asked = [at for at, point in enumerate(points) if point.kind in ("budget", "rate", "asked")]
-    globally = {points[at].label: at for at in asked if points[at].method == "global"}
-    for mine in asked:
-        label = points[mine].label
-        if points[mine].method != "global" and label in globally:
-            yield "global", mine, globally[label]
-        theirs = replay_answer(scored, points[mine])
-        if theirs is not None:
-            yield "replay", mine, theirs
+def _line(scored: ScoredPoints) -> list[Path]:
+    """The line with both endpoints; none where it was not drawn."""
+    ends = {"before": 0.0, "after": 1.0}
+    shares = {
+        at: ends.get(point.kind, point.share)
+        for at, point in enumerate(scored.points)
+        if point.is_end or point.kind == "line"
+    }
+    places = sorted(shares, key=shares.__getitem__)
+    if len(places) <= len(ends):
+        return []
+    knots = np.array([shares[at] for at in places])
+    parts = np.arange(_PARTS) / _PARTS
+    fine = np.append((knots[:-1, None] + np.diff(knots)[:, None] * parts).ravel(), knots[-1])
+    mix = CubicSpline(knots, np.eye(len(knots)))(fine)
+    mix[::_PARTS] = np.eye(len(knots))  # at the models themselves to the bit
+    return [Path(places, torch.from_numpy(mix))]
 
 
-def _figures(scored: ScoredPoints, pairs: list[tuple[str, int, int]]) -> dict[str, Interval]:
-    """What each pair's method regained and paid, and how much more than its rival."""
-    learned, forgotten = scored.learned, scored.forgotten
-    old, new = scored.mean_loss(forgotten), scored.mean_loss(learned)
-    mine, theirs = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
-    after = [scored.after]
-    rates = torch.tensor([scored.points[at].rate for at in mine], dtype=torch.float64)
+def _runs(scored: ScoredPoints) -> Iterator[Path]:
+    """The stops of each replay fine-tune, from `after` on."""
+    runs: dict[float, list[int]] = {}
+    for at, point in enumerate(scored.points):
+        if point.kind == "replay":
+            runs.setdefault(point.rate, []).append(at)
+    for run in runs.values():
+        places = sorted(run, key=lambda at: scored.points[at].step)
+        yield Path(places, torch.eye(len(places), dtype=torch.float64))
 
-    def objective(losses: Tensor) -> Tensor:
-        both = torch.stack([new(losses), old(losses)], dim=-1)
-        apart = both[..., mine, :] - both[..., theirs, :]
-        return apart[..., 0] + rates * apart[..., 1]
+
+def _figures(
+    scored: ScoredPoints, mine: list[int], paths: list[Path], same: Tensor
+) -> Mapping[str, Interval]:
+    """What each point regained and paid, and how much more than the rival at that price; of the rival's own models 0."""
+    old, new = scored.mean_loss(scored.forgotten), scored.mean_loss(scored.learned)
+
+    def regained(losses: Tensor) -> Tensor:
+        of = old(losses)
+        return of[..., scored.after, None] - of
+
+    def paid(losses: Tensor) -> Tensor:
+        of = new(losses)
+        return of - of[..., scored.after, None]
+
+    def more(losses: Tensor) -> Tensor:
+        gains, costs = regained(losses), paid(losses)
+        theirs = most_regained(
+            costs[..., mine],
+            [costs[..., path.places] @ path.mix.T for path in paths],
+            [gains[..., path.places] @ path.mix.T for path in paths],
+        )
+        return torch.where(same, 0.0, gains[..., mine] - theirs)
 
     return {
-        "regained": scored.interval(_apart(old, after, mine), forgotten),
-        "paid": scored.interval(_apart(new, mine, after), learned),
-        "more_regained": scored.interval(_apart(old, theirs, mine), forgotten),
-        "more_paid": scored.interval(_apart(new, mine, theirs), learned),
-        "objective": scored.interval(objective, scored.tasks),
+        "regained": scored.interval(lambda losses: regained(losses)[..., mine], scored.forgotten),
+        "paid": scored.interval(lambda losses: paid(losses)[..., mine], scored.learned),
+        "more_regained": scored.interval(more, scored.tasks),
     }
 
 
-def _apart(loss: Figure, first: list[int], second: list[int]) -> Figure:
-    """The loss at some points minus that at others."""
-
-    def figure(losses: Tensor) -> Tensor:
-        of = loss(losses)
-        return of[..., first] - of[..., second]
-
-    return figure
-
-
-def _same_model(mine: Point, theirs: Point) -> bool:
-    """Whether both keep the same shares of every change; step 0 of a replay keeps all of the last, as after does."""
-    if mine.coefficients is None:
+def _is_global(point: Point) -> bool:
+    """Whether it keeps one share of every change to the last checkpoint, as the line's models do."""
+    shares = point.coefficients
+    if shares is None:
         return False
-    other = theirs.coefficients
-    if theirs.starts_replay:
-        other = torch.zeros_like(mine.coefficients)
-        other[-1] = 1.0
     # Coefficients of coarser granularities come back from a projection, to twelve digits.
-    return other is not None and torch.allclose(mine.coefficients, other, rtol=0.0, atol=1e-11)
+    line = torch.zeros_like(shares)
+    line[-1] = shares[-1, 0]
+    return torch.allclose(shares, line, rtol=0.0, atol=1e-11)

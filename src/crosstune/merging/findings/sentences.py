@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from crosstune.foundation.records import Table
-from crosstune.foundation.records.findings import Claim, Estimate, open_tone, ordered
+from crosstune.foundation.records.findings import Claim, Estimate, ordered
 from crosstune.foundation.records.page import Statement
 from crosstune.merging import tables as names
 from crosstune.merging.points import Point
@@ -154,8 +154,17 @@ def _nothing(role: str, figures: Mapping[str, Estimate], detail: str) -> Stateme
     )
 
 
-def trade_off(point: Point, tasks: Table, place: int, criterion: Criterion = "text") -> Statement:
-    """What a point gave back and what it cost; shown where a gain is and nothing is lost further."""
+def trade_off(
+    point: Point,
+    tasks: Table,
+    place: int,
+    criterion: Criterion = "text",
+    rivals: Table | None = None,
+) -> Statement:
+    """What a point gave back, what it cost and, by `repair_rivals`, whether one global coefficient does as well.
+
+    Shown where a gain is, nothing is lost further, and test rows confirm every limit.
+    """
     if point.kind == "after":
         return Statement(
             "The model after was picked as it is: nothing is given back and nothing paid.", "info"
@@ -166,19 +175,19 @@ def trade_off(point: Point, tasks: Table, place: int, criterion: Criterion = "te
     for row in rows:
         changes[row["role"]][row["task"]] = Estimate.of(row, "change")
     claims = ordered([_gain(t, -one, forgotten[t]) for t, one in changes["forgotten"].items()])
-    claims += ordered(
-        [
-            one.says(
-                f"cost {{}} nats of {task}",
-                f"won a further {{}} nats of {task}",
-                f"is not shown to cost any {task} ({{}} nats)",
-            )
-            for task, one in changes["learned"].items()
-        ]
-    )
+    limits = dict(point.limits) if criterion == "text" else {}
+    if point.kind == "budget" and criterion == "text":
+        limits = dict.fromkeys(changes["learned"], point.budget)
+    claims += ordered([_cost(t, one, limits.get(t)) for t, one in changes["learned"].items()])
+    held = [_held(one, limits[t]) for t, one in changes["learned"].items() if t in limits]
+    tone, open_ones = claims[0].tone, {one.tone for one in held} - {"shown"}
+    if tone == "shown" and open_ones:
+        tone = "warning" if "warning" in open_ones else "info"
+    own = {"method": point.method, "question": point.label, "rival": "global"}
+    worth = [] if rivals is None else [f"{_pays_off(row)}; " for row in rivals.where(**own).rows()]
     return Statement(
-        f"{_deed(point, criterion)} {joined([claim.text for claim in claims])}; {basis(rows)}.",
-        claims[0].tone,
+        f"{_deed(point, criterion)} {joined([claim.text for claim in claims])}; {''.join(worth)}{basis(rows)}.",
+        tone,
         f"{picked_as(point.label, criterion)}. Differences to the model after, paired; the checkpoints and the choice "
         "are held fixed, so another seed of the training may differ.",
     )
@@ -206,6 +215,17 @@ def _gain(task: str, gain: Estimate, forgotten: Estimate) -> Claim:
     worse = f"raised the loss of {task} by a further {{}} nats"
     claim = gain.says(gave, worse, f"is not shown to give back any of {task} ({{}} nats)")
     return _unexpected(gain, claim)
+
+
+def _cost(task: str, change: Estimate, limit: float | None) -> Claim:
+    """What a learned task lost; where it was to lose no more than a limit, whether that is confirmed."""
+    won = f"won a further {{}} nats of {task}"
+    if limit is None:
+        unsure = f"is not shown to cost any {task} ({{}} nats)"
+        return change.says(f"cost {{}} nats of {task}", won, unsure)
+    held = f"(limit {limit:g}: {_held(change, limit).text})"
+    moved = f"changed the loss of {task} by {{}} nats {held}"
+    return change.says(f"cost {{}} nats of {task} {held}", won, moved)
 
 
 def comparison(hypervolume: Table, method: str, other: str) -> Statement:
@@ -251,18 +271,23 @@ def constraints(
 
 def _constraint(row: Row, limit: float) -> Statement:
     change = Estimate.of(row, "change")
-    if not change.has_interval:
-        claim = Claim("whether the limit is kept is too noisy to say", "too_noisy")
-    elif change.high <= limit:
-        claim = Claim("kept", "shown")
-    elif change.low > limit:
-        claim = Claim("exceeded", "warning")
-    else:
-        claim = Claim("neither kept nor exceeded is shown", "not_shown")
+    held, plus = _held(change, limit), "+" if change.value > 0 else ""
     return Statement(
-        f"Asked to lose at most {limit:g} nats of {row['task']}: {claim.text}, on test rows it is {change}.",
-        claim.tone,
-        f"Loss minus loss of after, paired, {basis([row])}; the limit was held on other rows.",
+        f"Limit of {limit:g} nats of {row['task']}: met on validation rows, {held.text} on test rows ({plus}{change}).",
+        held.tone,
+        f"Loss minus loss of after, paired, {basis([row])}. Confirmed where the whole interval keeps the limit, exceeded "
+        "where none of it does. `margin` asks for a point that keeps it on rows that did not choose.",
+    )
+
+
+def _held(change: Estimate, limit: float) -> Claim:
+    """Whether test rows confirm a limit that validation rows met."""
+    if not change.has_interval:
+        return Claim("too noisy to confirm", "too_noisy")
+    if change.high <= limit:
+        return Claim("confirmed", "shown")
+    return (
+        Claim("exceeded", "warning") if change.low > limit else Claim("not confirmed", "not_shown")
     )
 
 
@@ -295,12 +320,13 @@ def _of_method(tasks: Table, method: str) -> Table:
 
 
 def answers(rivals: Table, method: str, criterion: Criterion = "text") -> list[Statement]:
-    """A method against its rivals at the smallest maximum loss increase and at the trade-off weight nearest to 1.
+    """A method against its rivals at what was asked, the smallest maximum loss increase and the trade-off weight nearest to 1.
 
     `rivals` is the table `repair_rivals`, or its means over seeds.
     """
     rows = rivals.where(method=method).rows()
-    nearest: dict[str, Callable[[Row], float]] = {
+    nearest: dict[str, Callable[[Row], Any]] = {
+        "asked": lambda row: row["question"],
         "budget": lambda row: row["budget"],
         "rate": lambda row: abs(math.log(row["rate"])),
     }
@@ -310,20 +336,27 @@ def answers(rivals: Table, method: str, criterion: Criterion = "text") -> list[S
 
 
 def answer(rivals: Table, method: str, question: str, criterion: Criterion = "text") -> Statement:
-    """A method against its rivals at one question of the table; rivals it is shown to differ from come first.
-
-    Shown where the difference is: in the old at a maximum loss increase, in both together at a trade-off weight.
-    """
+    """A method against its rivals at the price that its point pays; rivals it is shown to differ from come first."""
     rows = rivals.where(method=method, question=question).rows()
-    is_rate = rows[0]["kind"] == "rate"
-    compare = _together if is_rate else _of_the_old
-    claims = ordered([_same(row) if row["same_model"] else compare(row) for row in rows])
+    claims = ordered([_at_that_price(row) for row in rows])
     text = "; ".join(claim.text for claim in claims)
     return Statement(
         f"{_opening(rows[0], criterion)}, {method_words(method)} {text}; by itself it {_absolutely(rows[0])}.",
         claims[0].tone,
-        _detail(rows, is_rate, criterion),
+        _detail(rows, criterion),
     )
+
+
+def _pays_off(row: Row) -> str:
+    """Whether a point is worth more than one global coefficient at its price, in a clause: an advantage that is not shown is none."""
+    more = Estimate.of(row, "more_regained")
+    if row["same_model"]:
+        return "it is one global coefficient"
+    return more.says(
+        "that is {} nats more than one global coefficient gives back at the same price",
+        "one global coefficient gives back {} nats more at the same price",
+        "as far as is shown, one global coefficient does as well ({} nats less at the same price)",
+    ).text
 
 
 def _opening(row: Row, criterion: Criterion) -> str:
@@ -354,72 +387,26 @@ def _absolutely(row: Row) -> str:
     return f"{regained.text} and {paid.text}"
 
 
-def _same(row: Row) -> Claim:
-    return Claim(f"is the same model as that of {_rival(row)}", "shown")
-
-
-def _of_the_old(row: Row) -> Claim:
-    """How much more of the old than the rival, and what the rival pays."""
-    more, theirs = Estimate.of(row, "more_regained"), _rival(row)
-    claim = more.says(
+def _at_that_price(row: Row) -> Claim:
+    """How much more of the old than the rival regains for the same price."""
+    theirs = f"{method_words(row['rival'])} at the same price"
+    if row["same_model"]:
+        return Claim(f"is itself {method_words(row['rival'])}", "shown")
+    return Estimate.of(row, "more_regained").says(
         f"regains {{}} nats more of the old than {theirs}",
         f"regains {{}} nats less of the old than {theirs}",
-        _unclear(more, theirs, "in the old"),
+        f"is not shown to regain more or less of the old than {theirs} ({{}} nats)",
     )
-    if row["answer"] == "after":
-        return claim
-    pays = (-Estimate.of(row, "more_paid")).says(
-        "which pays {} nats more of the new",
-        "which pays {} nats less of the new",
-        "which is not shown to pay more or less of the new ({})",
+
+
+def _detail(rows: Sequence[Row], criterion: Criterion) -> str:
+    chosen = (
+        f" What was asked is of the {DIVERGENCE}. {TWO_THINGS}"
+        if criterion == "checkpoints"
+        else ""
     )
-    return replace(claim, text=f"{claim.text}, {pays.text}{_verdict(row)}")
-
-
-def _rival(row: Row) -> str:
-    stays = " (no stop does better than the model after)" if row["answer"] == "after" else ""
-    return f"{method_words(row['rival'])}{stays}"
-
-
-def _together(row: Row) -> Claim:
-    """How much better the trade-off is than the rival's, in nats of the new."""
-    objective, theirs = Estimate.of(row, "objective"), _rival(row)
-    claim = objective.says(
-        f"does {{}} nats worse together than {theirs}",
-        f"does {{}} nats better together than {theirs}",
-        _unclear(objective, theirs, "together"),
-    )
-    return replace(claim, text=f"{claim.text}{_verdict(row)}")
-
-
-def _unclear(figure: Estimate, theirs: str, where: str) -> str:
-    if open_tone(figure) == "too_noisy":
-        return f"cannot be told apart {where} from {theirs} ({{}})"
-    return f"is not shown to differ {where} from {theirs} ({{}})"
-
-
-def _verdict(row: Row) -> str:
-    """Who regains more and pays less, where either does both."""
-    more, paid = Estimate.of(row, "more_regained"), Estimate.of(row, "more_paid")
-    if more.is_positive and paid.is_negative:
-        return f": {method_words(row['method'])} is better in both"
-    if more.is_negative and paid.is_positive:
-        return f": {method_words(row['rival'])} is better in both"
-    return ""
-
-
-def _detail(rows: Sequence[Row], is_rate: bool, criterion: Criterion) -> str:
-    what = (
-        "Together: new + rate × old, in nats of the new."
-        if is_rate
-        else "What was asked was kept on validation rows; what was paid is read on test rows."
-    )
-    by = ""
-    if criterion == "checkpoints":
-        what, by = f"{what} Regained, paid and together are losses. {TWO_THINGS}", " its loss on"
-    found = joined([f"{method_words(row['rival'])} by {row['answer']!r}" for row in rows])
     return (
-        f"Regained and paid against after, differences paired, {basis([rows[0]])}. {what} The same question is answered: "
-        f"{found}, chosen by validation rows (a replay fine-tune's by{by} those that it did not learn). The choices are held "
-        "fixed."
+        f"Regained and paid against after, paired, {basis([rows[0]])}. At the price that the point pays on these rows the "
+        "rival regains the most that it can for it: one global coefficient along its line, a replay fine-tune along its stops; "
+        f"where even its cheapest model costs more, what that one regains. The choice of the point is held fixed.{chosen}"
     )

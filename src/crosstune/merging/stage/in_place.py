@@ -172,7 +172,7 @@ def repair_in_place(
 
 def _place_best(session: Session, settings: StageRepairSettings) -> Point | None:
     """Place the best trade-off in the live model; None where that is the model as trained."""
-    integrate(session)  # where the search starts from
+    integrate(session, steps=4)  # where the search starts from
     method = Method.begin(session, settings.granularity)
     method.choose_penalty()
     point = method.answer(settings.max_loss, settings.exchange_rate)

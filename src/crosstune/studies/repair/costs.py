@@ -14,7 +14,7 @@ from crosstune.foundation.data import Encoded
 from crosstune.foundation.models import Anatomy
 from crosstune.merging.checkpoints.endpoints import Endpoints
 from crosstune.merging.checkpoints.lora_heads import by_input
-from crosstune.merging.scoring import LINE, evaluations_by_method, score_tasks
+from crosstune.merging.scoring import LINE, evaluations_by_method, line_shares, score_tasks
 from crosstune.merging.selection import encode_rows
 from crosstune.merging.session import Roles, Watch, open_session
 from crosstune.studies.frame import memory
@@ -143,7 +143,7 @@ def cell_seconds(settings: RepairStudySettings, measured: Calibration) -> dict[s
     usual = {name: _USUAL * most for name, most in evaluations_by_method(repair).items()}
     each = measured.evaluation_seconds
     questions = len(repair.exchange_rates) + len(repair.budgets) + bool(repair.max_loss)
-    points = 2 + len(repair.methods) * questions
+    points = len(line_shares(repair)) + len(repair.methods) * questions
     rolled = 0 if settings.rollback == "none" else measured.sites + 2
     return {
         "fine-tuning": steps * measured.step_seconds,

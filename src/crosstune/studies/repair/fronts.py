@@ -14,7 +14,7 @@ from crosstune.merging.optimise.archive import non_dominated
 from crosstune.merging.tables import CHOSE, HYPERVOLUME_COLUMNS, NATS, RIVALS_COLUMNS
 from crosstune.studies.frame.over_seeds import SEEDS, Rows, SeedMean, by_key
 
-WITHOUT_BEFORE, WITH_BEFORE = "all but before", "every point"
+NEAR_AFTER, EVERY = "near after", "every point"
 METHOD = Column.axis("method", about="The granularity or baseline.")
 LABEL = Column.axis("label", about="What the point answers, in a few words.")
 
@@ -39,10 +39,10 @@ _UNITS = (
     SEEDS,
 )
 FRONT = (
-    Column.axis("points", about="Whether the model before is among them."),
+    Column.axis("points", about="Whether the model before and the line next to it are among them."),
     METHOD,
     LABEL,
-    Column.label("kind", about="before, after, rate, budget, asked or replay."),
+    Column.label("kind", about="before, after, line, rate, budget, asked or replay."),
     Column.axis(
         "front",
         about="The method, where no other point of it is as good on the validation rows; else empty.",
@@ -69,9 +69,9 @@ FRONTS, ANSWERS = _over_seeds(HYPERVOLUME_COLUMNS), _over_seeds(RIVALS_COLUMNS)
 
 
 def front(points: Table) -> Table:
-    """The table `repair_front`: each point of each method of `repair_points`, without and with `before`.
+    """The table `repair_front`: each point of each method of `repair_points`, without and with what lies near `before`.
 
-    The losses of the model before may lie so far off that nothing else could be told apart beside them.
+    The losses of the model before, and of the line next to it, may lie so far off that nothing else could be told apart.
     """
     means: list[dict[str, Any]] = []
     chosen = []
@@ -83,9 +83,11 @@ def front(points: Table) -> Table:
         own = [at for at, row in enumerate(means) if row["method"] == method]
         for at, stays in zip(own, non_dominated(np.array([chosen[at] for at in own])), strict=True):
             means[at]["front"] = method if stays else ""
+    dearest = max(row["new"] for row in means if row["kind"] not in ("before", "line"))
+    near = [row for row in means if row["kind"] != "before"]
     spans = {
-        WITHOUT_BEFORE: [row for row in means if row["kind"] != "before"],
-        WITH_BEFORE: means,
+        NEAR_AFTER: [row for row in near if row["kind"] != "line" or row["new"] <= dearest],
+        EVERY: means,
     }
     rows = [{"points": span, **row} for span, kept in spans.items() for row in kept]
     return Table("repair_front", FRONT, rows)
@@ -115,7 +117,6 @@ def answers(rivals: Table) -> Table:
     rows = (
         {
             **_mean(found, ANSWERS),
-            "answer": "; ".join(dict.fromkeys(row["answer"] for row in found)),
             "same_model": all(row["same_model"] for row in found),
         }
         for _, found in by_key(rivals, ("method", "question", "rival"))

@@ -23,23 +23,39 @@ _BY_DIVERGENCE = (
     f"Points were chosen by the {DIVERGENCE}, those of a replay fine-tune by loss: rates, budgets, limits and what "
     f"“{why.LINE}” accounts for are of what chose. Everything else is the loss of the text."
 )
-_OF_WHAT_CHOSE = {"front", "more-regained", "more-paid", "tasks", "ledger", "method"}
+_OF_WHAT_CHOSE = {"front", "more-regained", "tasks", "ledger", "method"}
 
 
 def page(run: Run, settings: RepairStudySettings) -> Page:
     """What the report of a repair study says and draws."""
-    sections = _sections(run, settings, picked(run, settings))
+    pick = picked(run, settings)
+    sections = _sections(run, settings, pick)
     if settings.repair.target == "checkpoints":
         sections = (
             replace(one, note=f"{one.note} {_BY_DIVERGENCE}") if one.id in _OF_WHAT_CHOSE else one
             for one in sections
         )
+    answer, *others = statements(run, settings)
+    drawn_once = tuple(sections)
     return Page(
         title=_title(settings),
         subtitle=_subtitle(run, settings),
-        statements=tuple(statements(run, settings)),
-        sections=tuple(sections),
+        answer=answer,
+        pictures=() if pick is None else tuple(_pictures(drawn_once, pick)),
+        statements=tuple(others),
+        sections=drawn_once,
     )
+
+
+def _pictures(sections: Sequence[Section], pick: Point) -> Iterator[Section]:
+    """The front and what was kept of each component, as they begin."""
+    own = {section.id: section for section in sections}
+    near = {"points": fronts.NEAR_AFTER}
+    lead = "Left is more of the old, down more of the new; after is at the far right. Global is the line to beat."
+    yield replace(own["front"], id="glance", lead=lead, choose=(), where=near, note="")
+    where = {"method": pick.method, "label": pick.label, "checkpoint": 1}
+    lead = "1 keeps the whole change of a component, 0 takes it back."
+    yield replace(own["coefficients"], id="kept", lead=lead, choose=(), where=where, note="")
 
 
 def _title(settings: RepairStudySettings) -> str:
@@ -81,9 +97,11 @@ def _sections(run: Run, settings: RepairStudySettings, pick: Point | None) -> It
         return
     lost: Begin = {"task": fronts.forgotten(run.table("repair_by_task"))[0]}
     sides = _sides(settings)
-    yield from _fronts(run.table("repair_fronts").column("method"), sides)
+    yield _front(sides)
+    if settings.repair.exchange_rates:  # single points are no front
+        yield from _areas(run.table("repair_fronts").column("method"))
     if run.has_table("repair_answers"):
-        yield from _same_question(run.table("repair_answers"), pick, sides)
+        yield from _same_price(run.table("repair_answers"), pick, sides)
     yield Section(
         "tasks",
         "Task by task",
@@ -112,18 +130,21 @@ def _sides(settings: RepairStudySettings) -> str:
     return f"Validation rows and test rows share no {apart}. Intervals are paired jackknife over test {units}"
 
 
-def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
-    begin: Begin = {"points": fronts.WITHOUT_BEFORE}
-    yield Section(
+def _front(sides: str) -> Section:
+    begin: Begin = {"points": fronts.NEAR_AFTER}
+    return Section(
         "front",
         "The front",
         "Each point is a model between before and after. To the left the forgotten tasks are known better, further down the "
-        "learned ones. After is the point at the far right, before the one at the top left; a good repair lies in the corner "
-        "at the lower left.",
+        "learned ones. After is the point at the far right; a good repair lies in the corner at the lower left, and below the line "
+        "of one global coefficient (method global).",
         **drawn("scatter", "repair_front", begin, x="old", y="new", color="method", trace="front"),
         note=f"Mean loss of the forgotten and of the learned tasks, nats per token. {sides}, and over seeds where there are "
         "several. Thin lines join the points that no other of the method beats on the validation rows.",
     )
+
+
+def _areas(methods: Sequence[str]) -> Iterator[Section]:
     yield Section(
         "room",
         "How much of the area each front dominates",
@@ -132,7 +153,7 @@ def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
         "than all that was forgotten do not count.",
         **drawn("bars", "repair_fronts", y="method", value="value"),
         note="The area ends at the loss of after: what learns the new still better, as a replay fine-tune may, gains none "
-        "there, so look at the front and at the same question too. Taken from the best of several noisy points, so a little "
+        "there, so look at the front and at the same price too. Taken from the best of several noisy points, so a little "
         "too high, alike for methods with equally many points.",
     )
     paired = "Paired: both fronts are read on the same rows."
@@ -152,19 +173,17 @@ def _fronts(methods: Sequence[str], sides: str) -> Iterator[Section]:
             )
 
 
-def _same_question(answers: Table, pick: Point, sides: str) -> Iterator[Section]:
+def _same_price(answers: Table, pick: Point, sides: str) -> Iterator[Section]:
     begin: Begin = {"method": pick.method, "rival": answers.column("rival")[0]}
-    for name, title, does in (
-        ("regained", "what comes back more", "regains more (right) or less (left) of the old"),
-        ("paid", "what it costs more", "pays more (right) or less (left) of the new"),
-    ):
-        yield Section(
-            f"more-{name}",
-            f"At the same question: {title}",
-            f"Asked the same, the method {does} than the rival, in nats per token.",
-            **drawn("bars", "repair_answers", begin, y="question", value=f"more_{name}"),
-            note=f"{sides}. A replay fine-tune answers with its stop that is best on rows it did not learn.",
-        )
+    yield Section(
+        "more-regained",
+        "At the same price: what comes back more",
+        "For what its point pays on the test rows, the method regains more (right) or less (left) of the old than the rival can, in "
+        "nats per token. An interval that holds 0 is no advantage shown.",
+        **drawn("bars", "repair_answers", begin, y="question", value="more_regained"),
+        note=f"{sides}. The rival is a path, read where it pays the same: of one global coefficient the line from before to after in "
+        "steps of 0.05, of a replay fine-tune its stops; where even its cheapest model costs more, that one.",
+    )
 
 
 def _maps(run: Run, pick: Point) -> Iterator[Section]:
@@ -239,6 +258,7 @@ def _accounts(run: Run, pick: Point, lost: Begin) -> Iterator[Section]:
         "Rank correlation of what was taken back (1 − coefficient) with what each account says of the forgotten tasks.",
         **drawn("table", "repair_why", {"method": pick.method, "label": pick.label}),
         note="The intervals treat components as independent, so they are a guide.",
+        aside=True,
     )
 
 
@@ -250,13 +270,13 @@ def _models() -> Iterator[Section]:
     spoken = drawn("table", "repair_generations")
     yield Section("generations", "In its own words", lead, **spoken, note=note)
     lead = "All points of all methods, with how many numbers each could choose."
-    every = drawn("table", "repair_front", where={"points": fronts.WITH_BEFORE})
-    yield Section("points", "Every point", lead, **every)
+    every = drawn("table", "repair_front", where={"points": fronts.EVERY})
+    yield Section("points", "Every point", lead, **every, aside=True)
     lead = (
         "Evaluations of loss and gradient on the validation rows (column `looks`), tokens and seconds of each method. A method begins "
-        "with what coarser ones have seen, and so pays only for what is new."
+        "with what the straight line and coarser ones have seen, and so pays only for what is new."
     )
-    yield Section("cost", "What it cost", lead, "table", "repair_cost")
+    yield Section("cost", "What it cost", lead, "table", "repair_cost", aside=True)
 
 
 def _method(settings: RepairStudySettings) -> Section:
@@ -273,5 +293,5 @@ def _method(settings: RepairStudySettings) -> Section:
         "compared.",
         "text",
         note=f"Range of coefficients [{repair.low:g}, {repair.high:g}]; at most {repair.evaluations} evaluations a point; "
-        f"{repair.folds} folds; rates {', '.join(f'{rate:g}' for rate in repair.exchange_rates)}; target: {repair.target}.",
+        f"{repair.folds} folds; rates {', '.join(f'{rate:g}' for rate in repair.exchange_rates) or 'none'}; target: {repair.target}.",
     )

@@ -100,6 +100,13 @@ class RepairStudySettings(SeededSettings):
             "must be given where `after` is: the two are checkpoints of one model",
             self.before,
         )
+        require(
+            self.tasks != _TOY_TASKS,
+            "tasks",
+            "must be named where `after` is given, in words by `--task en=en.jsonl --task bn=bn.jsonl`: what it learned and "
+            "what it may have forgotten",
+            "none",
+        )
         require(not self.learn, "learn", "must be empty where `after` is given", self.learn)
         require(
             len(self.seeds) == 1,

@@ -44,7 +44,8 @@ class Repair(Prepared):
         figures: list[Measurement] = []
         if names.HYPERVOLUME in over:
             means.append(fronts.fronts(over[names.HYPERVOLUME]))
-            figures += _room(means[-1], () if self.settings.after is not None else seeds)
+            if self.settings.repair.exchange_rates:  # single points are no front
+                figures += _room(means[-1], () if self.settings.after is not None else seeds)
         if names.RIVALS in over:
             means.append(fronts.answers(over[names.RIVALS]))
         if coefficients is not None:

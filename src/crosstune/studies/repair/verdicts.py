@@ -1,10 +1,10 @@
-"""What a repair study found, in sentences: the trade-off first, then cautions, what was lost, whether it pays, and why there."""
+"""What a repair study found, in sentences: the answer first (what came back, its price, and whether that pays), then all else."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from crosstune.foundation.records import Run, Table
 from crosstune.foundation.records.findings import Estimate
@@ -26,13 +26,13 @@ def picked(run: Run, settings: RepairStudySettings) -> Point | None:
             method, label = event["method"], event["label"]
             kind = run.table("repair_front").where(method=method, label=label).column("kind")[0]
             limits = settings.repair.max_loss if kind == "asked" else {}
-            rate = float(label.split()[-1]) if kind == "rate" else math.nan
-            return Point(method, kind, rate=rate, limits=limits)
+            asked: Any = {kind: float(label.split()[-1])} if kind in ("rate", "budget") else {}
+            return Point(method, kind, limits=limits, **asked)
     return None
 
 
 def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
-    """The findings with their figures, the most important first."""
+    """The findings with their figures; the first is the answer."""
     cells = finished_cells(run, settings.cell_names)
     pick = picked(run, settings)
     if pick is None:  # why not, in the words of the first cell
@@ -42,17 +42,19 @@ def statements(run: Run, settings: RepairStudySettings) -> list[Statement]:
     repair, tasks = settings.repair, run.table("repair_by_task")
     own = {"method": pick.method, "label": pick.label}
     place = tasks.where(**own).column("point")[0]
+    rivals = run.table("repair_answers") if run.has_table("repair_answers") else None
     found = [
-        words.trade_off(pick, tasks, place, repair.target),
+        words.trade_off(pick, tasks, place, repair.target, rivals),
         *words.ends(tasks, named=bool(repair.learned)),
         *words.constraints(pick, tasks, place, repair.max_loss, repair.target),
     ]
     if len(cells) > 1:
         basis = f"{words.picked_as(pick.label, repair.target)}, at every seed anew. Differences to the model after, paired."
         found[0] = replace(found[0], detail=basis)
-    if run.has_table("repair_answers"):
-        found += words.answers(run.table("repair_answers"), pick.method, repair.target)
-    found += _comparisons(run.table("repair_fronts"), settings, pick)
+    if rivals is not None:
+        found += words.answers(rivals, pick.method, repair.target)
+    if repair.exchange_rates:  # single points are no front
+        found += _comparisons(run.table("repair_fronts"), settings, pick)
     if run.has_table("repair_why"):
         found += _why(run.table("repair_why").where(**own))
     first, *others = (_with_seeds(statement, len(cells), settings) for statement in found)
