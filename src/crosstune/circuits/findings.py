@@ -96,7 +96,7 @@ def _not_ranked(rows: Sequence[Row], record: Record) -> Statement:
     )
     return Statement(
         f"No head stands out by {_form(rows)} scores: {WHY_NOT_ACROSS_HEADS}.{share}",
-        "info",
+        "not_shown",
         _sizes(first),
     )
 

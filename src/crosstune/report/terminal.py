@@ -61,7 +61,7 @@ def summary(run: Run | Path | str, *, all: bool = False) -> str:
         rows = [measurement_cells(one)[:4] for one in contents.measurements]
         heads = ("measurement", "value and interval", "n", "chance")
         parts.append(_aligned(heads, rows, (False, False, True, True)))
-    for section in (*page.pictures, *page.sections):
+    for section in page.sections:
         if section.table is not None:
             obstacle = contents.obstacle(section)
             parts.append(f"{section.title}\n{obstacle or _section(section, contents)}")

@@ -61,7 +61,7 @@ def _checkpoints(run: Run) -> Iterator[Statement]:
         yield Statement(
             f"{pair}. Heads rank alike at {against} and later in {alike} of {len(known)} comparisons of {variant} scores "
             f"(least alike: block {row['block'].upper()} at {row['checkpoint']}, rank correlation {rho}).",
-            "shown" if alike else "not_shown",
+            "shown" if alike == len(known) else "info" if alike else "not_shown",
             _GUIDE,
         )
 

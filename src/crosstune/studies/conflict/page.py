@@ -72,7 +72,7 @@ def _sections(run: Run, settings: ConflictSettings, begin: Begin) -> Iterator[Se
     if settings.rollback != "none":
         yield _rollback(begin)
     if settings.probe is not None:
-        yield from _agreement(settings, begin, moves=run.has_table("movement_over_seeds"))
+        yield from _agreement(run, settings, begin)
     if settings.repair is not None and run.has_table(repairs.MEANS.name):
         yield repairs.section()
     yield from _retention(settings, run.table("chance"))
@@ -165,7 +165,7 @@ def _rollback(begin: Begin) -> Section:
     )
 
 
-def _agreement(settings: ConflictSettings, begin: Begin, *, moves: bool) -> Iterator[Section]:
+def _agreement(run: Run, settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
     meet = (learned_in(str(begin["stage"])), begin["task"])
     pair = PAIR_JOINT.join(task for task in settings.reference_tasks if task in meet)
     first = {"stage": begin["stage"], "pair": pair}
@@ -187,26 +187,26 @@ def _agreement(settings: ConflictSettings, begin: Begin, *, moves: bool) -> Iter
         where={"scope": WHOLE},
         note="Window means over states and seeds: U-statistics over blocks, jackknife over blocks, t over seeds.",
     )
-    yield Section(
-        "agreement-time",
-        "Agreement over time",
-        "The corrected cosine in each window of the stage. One state alone flips its sign with the optimizer's "
-        "oscillation; only window means over states and seeds are read here.",
-        **drawn(
-            "lines",
-            "agreement",
-            first,
-            choose=("stage", "pair", "layer"),
-            x="stop_step",
-            value="corrected",
-            color="component",
-        ),
-        **_PULL,
-        where={"scope": WINDOW},
-        thin="agreement_at_one_state",
-        note="Thick: window means over states and seeds. Thin: the first seed at one state. What is below the noise "
-        "floor is left out.",
-    )
+    if len({row["stop_step"] for row in run.table("agreement").where(scope=WINDOW).rows()}) > 1:
+        yield Section(
+            "agreement-time",
+            "Agreement over time",
+            "The corrected cosine in each window of the stage. One state alone may have the other sign a few "
+            "steps later; only window means over states and seeds are read here.",
+            **drawn(
+                "lines",
+                "agreement",
+                {**first, "layer": 0},
+                x="stop_step",
+                value="corrected",
+                color="component",
+            ),
+            **_PULL,
+            where={"scope": WINDOW},
+            thin="agreement_at_one_state",
+            note="Thick: window means over states and seeds. Thin: the first seed at one state. What is below the noise "
+            "floor is left out.",
+        )
     yield Section(
         "peaks",
         "Is there a peak?",
@@ -215,7 +215,7 @@ def _agreement(settings: ConflictSettings, begin: Begin, *, moves: bool) -> Iter
         **drawn("table", "peaks_over_seeds", choose=("scope",)),
         aside=True,
     )
-    if moves:
+    if run.has_table("movement_over_seeds"):
         yield Section(
             "movement",
             "Does it move through depth?",
