@@ -16,7 +16,7 @@ from crosstune.merging.evaluations import Evaluation
 from crosstune.merging.groups import Coordinates, coordinates
 from crosstune.merging.optimise.archive import Archive, Evaluate, Evaluated, Goal, excess
 from crosstune.merging.optimise.descent import minimise, sweep, within
-from crosstune.merging.optimise.margin import STEPS, HeldOut, by_unit, steps_within
+from crosstune.merging.optimise.margin import STEPS, HeldOut, steps_within
 from crosstune.merging.optimise.penalty import Folds, choose_penalty
 from crosstune.merging.points import Kind, Point
 from crosstune.merging.scoring import penalty_evaluations, score_at
@@ -215,8 +215,12 @@ class Method:
             return end if found is None else found.at
 
         def changes(fold: int, at: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            lost = []
             here = scores(fold, at)
-            return [by_unit(here[task], after[fold][task]) for task in most]
+            for task in most:
+                change = here[task].nats - after[fold][task].nats
+                lost.append((here[task].by_unit(change), here[task].by_unit(here[task].tokens)))
+            return lost
 
         held_out = HeldOut(len(folds), search, changes)
         level = session.settings.level

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.foundation.evaluation import RowScores
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 from crosstune.merging.optimise.archive import Array
 
@@ -50,12 +49,3 @@ def steps_within(
             if not ratio_jackknife(nats, tokens, 2 * level - 1).high <= limit:
                 return step - 1
     return STEPS
-
-
-def by_unit(here: RowScores, after: RowScores) -> tuple[Tensor, Tensor]:
-    """The nats lost against after, and the tokens, of each unit that is left out at once, [D] each."""
-    units = {unit: at for at, unit in enumerate(dict.fromkeys(here.units))}
-    index = torch.tensor([units[unit] for unit in here.units])
-    empty = torch.zeros(len(units), dtype=torch.float64)
-    nats = empty.index_add(0, index, here.nats - after.nats)
-    return nats, empty.index_add(0, index, here.tokens.double())
