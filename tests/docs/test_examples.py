@@ -59,12 +59,13 @@ def test_a_documented_command_line_parses(
 ) -> None:
     monkeypatch.chdir(CHECKOUT)
     monkeypatch.setattr(main, "build_parser", build_parser)
-    assert main._parse(words, main._outside(words)), place
+    monkeypatch.setattr(main, "_dispatch", lambda arguments, given, study: 0)
+    assert main._command(words, main._outside(words)) == 0, place
 
 
 def test_a_planted_command_line_is_refused() -> None:
     with pytest.raises(SettingsError, match="no_such_key"):
-        main._parse(["run", "conflict", "--no_such_key", "1"], None)
+        main._command(["run", "conflict", "--no_such_key", "1"], None)
 
 
 def test_every_link_inside_the_checkout_leads_somewhere() -> None:

@@ -14,7 +14,7 @@ from crosstune.foundation.evaluation import RowScores
 from crosstune.foundation.records import Run, Table
 from crosstune.merging import StageRepairSettings
 from crosstune.studies.conflict import repairs
-from crosstune.studies.conflict.page import _sections
+from crosstune.studies.conflict.page import page
 from crosstune.studies.conflict.verdicts import statements
 
 QUICK = {"rows": 8, "folds": 2, "penalties": [0.0], "evaluations": 4}
@@ -118,7 +118,7 @@ def test_the_page_tells_what_was_given_back(repaired: Run) -> None:
         "The repair after stage 2-bn",
         "The repair after stage 3-ar",
     ]
-    section = next(one for one in _sections(repaired, settings) if one.id == "stage-repair")
+    section = next(one for one in page(repaired, settings).sections if one.id == "stage-repair")
     assert set(section.columns()) <= {"stage", "task", "side", "change"}
 
 
