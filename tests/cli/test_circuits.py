@@ -36,10 +36,12 @@ def test_a_study_runs_from_a_file_and_is_shown_and_listed(
     monkeypatch.setattr(procedure.report, "draw", lambda run: None)
     assert main(["run", "circuits", "--config", file, "--measurement.layers=[1]"]) == 0
     said = capsys.readouterr().out
-    assert "How en and bn meet in attention heads" in said
+    assert said.startswith("en:bn. ")
     assert "Head by head" not in said
     assert main(["show", str(tmp_path / "run"), "--draw=false", "--all"]) == 0
-    assert "Head by head" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "How en and bn meet in attention heads" in said
+    assert "Head by head" in said
     assert main(["list", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert "circuits, 1 cell, finished" in listed

@@ -15,7 +15,7 @@ from tests.interference.planted import (
     sums_of,
 )
 
-from crosstune.interference.conflict.cosine import PairSums, agreement
+from crosstune.interference.conflict.cosine import PairSums, agreement, conflicts
 
 ERRORS = 4.0  # binomial errors that a share over independent draws may be off: one in 30 000 is
 
@@ -49,7 +49,7 @@ def test_minus_the_loss_on_disjoint_rows_is_minus_one() -> None:
     a, b = blocks_of(constant(1.0, 200), generator(), noise=4.0)
     found = agreement(sums_of(a, -b))
     assert float(found.cosine.value.mean()) == pytest.approx(-1, abs=0.02)  # error 0.003
-    assert found.conflict.all()
+    assert conflicts(found.inner)[0].all()
 
 
 def test_coverage_holds_where_sites_are_resolved() -> None:
@@ -109,5 +109,6 @@ def test_conflict_is_said_by_chance_in_no_more_families_than_promised() -> None:
     gram = gram_of(torch.cat([a, b])).unflatten(2, (150, 12))
     said = 0
     for family in range(150):
-        said += bool(agreement(PairSums.from_gram(gram[:, :, family], 16)).conflict.any())
+        inner = agreement(PairSums.from_gram(gram[:, :, family], 16)).inner
+        said += bool(conflicts(inner)[0].any())
     assert said / 150 < 0.025 + ERRORS * math.sqrt(0.025 * 0.975 / 150)

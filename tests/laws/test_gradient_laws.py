@@ -20,7 +20,7 @@ from crosstune.foundation.gradients.blocks import Block
 from crosstune.foundation.gradients.gradients import evaluating
 from crosstune.interference.conflict.collect import CurrentGradients, collect_sums
 from crosstune.interference.conflict.comparison import Comparison
-from crosstune.interference.conflict.cosine import PairSums, agreement
+from crosstune.interference.conflict.cosine import PairSums, agreement, conflicts
 
 FIGURES = ("own_a", "within_a", "across_a", "own_b", "within_b", "across_b")
 ROUNDING = 2e-5  # float32: 1e3 terms (tokens × width) in another order, 1.2e-7 * sqrt(1e3), times a condition of 5
@@ -88,7 +88,7 @@ def test_the_opposite_of_the_loss_on_other_rows_disagrees_entirely() -> None:
         found.cosine.value[found.resolved].median(), torch.tensor(-1.0).double(), atol=0.05, rtol=0
     )
     assert float(((low <= -1) & (high >= -1)).double().mean()) >= 0.8
-    assert bool(found.conflict[found.resolved].any())
+    assert bool(conflicts(found.inner)[0][found.resolved].any())
 
 
 class Scaled(CurrentGradients):

@@ -63,12 +63,12 @@ def test_every_section_can_be_drawn(circuited: Run, single: Run) -> None:
     ]  # fmt: skip
 
 
-def test_findings_are_those_of_the_cells_and_the_firmest_is_the_answer(single: Run) -> None:
+def test_findings_are_those_of_the_cells_and_the_first_verdict_is_the_answer(single: Run) -> None:
     page, (cell,) = page_of(single), single.cells()
     said = [f"en:evil. {event['text']}" for event in cell.events("statement")]
     listed = [one.text for one in page.statements]
     assert page.answer is not None
-    assert page.answer.text in said
+    assert page.answer.text == said[0]
     assert set(said) <= {page.answer.text, *listed}
     assert page.answer.text not in listed
 
@@ -95,4 +95,4 @@ def test_texts_of_rows_are_escaped_in_the_page(single: Run) -> None:
     assert "<script>alert(" not in html
     assert "\\u003cscript\\u003ealert(" in html
     assert html.count("</script>") == 3
-    assert "How en and evil meet in attention heads" in summary(single)
+    assert "How en and evil meet in attention heads" in summary(single, all=True)

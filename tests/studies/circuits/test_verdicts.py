@@ -33,8 +33,9 @@ def test_what_both_directions_of_a_pair_say_is_said_once(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("figures", "tone", "said"),
     [
-        ((ALIKE, NOT_SHOWN), "shown", "in 1 of 2 comparisons of signed scores"),
-        ((ALIKE, NOT_SHOWN), "shown", "block O at 1-bn, rank correlation 0.20 [−0.10, 0.50]"),
+        ((ALIKE, NOT_SHOWN), "info", "in 1 of 2 comparisons of signed scores"),
+        ((ALIKE,), "shown", "in 1 of 1 comparisons"),
+        ((ALIKE, NOT_SHOWN), "info", "block O at 1-bn, rank correlation 0.20 [−0.10, 0.50]"),
         ((NOT_SHOWN,), "not_shown", "in 0 of 1 comparisons"),
         (({"block": "q"},), "", ""),  # without an interval nothing is said
     ],

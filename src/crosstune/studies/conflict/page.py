@@ -22,9 +22,9 @@ Begin = dict[str, object]
 def page(run: Run, settings: ConflictSettings) -> Page:
     """What the report of a conflict study says and draws, from the tables over seeds."""
     begin = _most_forgotten(run.table("closing"))
-    others = [task for task in settings.reference_tasks if task not in settings.stage_tasks]
+    *others, last = settings.reference_tasks
     return Page(
-        title=f"What learning {' → '.join(settings.stage_tasks)} does to {' and '.join(['each of them', *others])}",
+        title=f"What learning {' → '.join(settings.stage_tasks)} does to {' and '.join([', '.join(others), last])}",
         subtitle=_subtitle(settings, run.table("scores").column("seed")),
         answer=answer(run, settings),
         pictures=tuple(_pictures(begin)),

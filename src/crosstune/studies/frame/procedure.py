@@ -181,10 +181,11 @@ class Procedure(Generic[S]):
 
 
 def _answered(page: Page) -> Page:
-    """The page with its findings in order; one without an answer of its own opens with the firmest of them."""
-    found = ranked(page.statements)
-    answer = page.answer or next((one for one in found if one.tone != "warning"), None)
-    return replace(page, answer=answer, statements=tuple(one for one in found if one != answer))
+    """The page with its findings in order; one without an answer of its own opens with its first verdict."""
+    verdicts = (one for one in page.statements if one.tone in ("shown", "not_shown", "too_noisy"))
+    answer = page.answer or next(verdicts, None)
+    others = (one for one in ranked(page.statements) if one != answer)
+    return replace(page, answer=answer, statements=tuple(others))
 
 
 def warnings_of(run: Run) -> list[Statement]:
