@@ -54,7 +54,7 @@ class RepairStudySettings(SeededSettings):
 
     COMMON: ClassVar = (
         *("output", "before", "after", "tasks", "seeds", "device"),
-        *("training.learning_rate", "training.steps", "repair.granularity", "repair.max_loss"),
+        *("training.learning_rate", "training.steps", "repair.max_loss", "repair.margin"),
     )
     FOLLOWS: ClassVar = {
         "repair": {"device": "device", "seed": "data_seed"},
