@@ -67,7 +67,7 @@ def run(case: Case, transition: str, pairs: Path, out: Path, every: dict[str, Ta
         settings=replace(SETTINGS, **LIGHTER.get(case.model, {})),
     )
     with atomic_folder(folder) as scratch:
-        for name in KEPT:
+        for name in KEPT if found.found else ():  # nothing forgotten, nothing to compare
             found.tables[name].write(scratch / f"{name}.parquet")
     print(f"{folder}: {time.perf_counter() - began:.0f} s", flush=True)
 
@@ -82,7 +82,7 @@ def kept(out: Path) -> Iterator[tuple[Place, Rows, Rows]]:
         for case in cases([model], list(RATES), list(SEEDS)):
             for transition in TRANSITIONS:
                 folder = out / f"{case.name}-{transition}"
-                if folder.exists():
+                if (folder / "repair_rivals.parquet").exists():
                     points, rivals = (
                         Table.read(folder / f"repair_{name}.parquet").rows()
                         for name in ("points", "rivals")
@@ -218,7 +218,7 @@ most {SETTINGS.evaluations} evaluations a point. Intervals over seeds are Studen
 *lose ≤ {LIMIT:g}*: the point that may lose at most {LIMIT:g} nats of what was learned, on validation rows; *rate 1*: a nat of the old is
 worth a nat of the new; *regained* and *paid* are against the model after. *More than the line*: at the price that the point pays
 on the test rows, what it regains minus what one global coefficient regains for it (dense line of 21 models, see docs/repair.md).
-Components alone were searched: no replay fine-tune, and no layers, heads, tensors or singular directions. Six evaluations bound what is
+Pairs that had forgotten nothing are left out. Components alone were searched: no replay fine-tune, and no layers, heads, tensors or singular directions. Six evaluations bound what is
 found: where the advantage is 0.000 the search ended on the line itself.
 """
 
