@@ -162,7 +162,7 @@ def test_heads_stand_out_block_by_block() -> None:
     (note,) = [
         one for one in scores.statements if "directional" in one.text and "M/‖g_j‖₁" in one.text
     ]
-    assert note.tone == "info" and "heads are not ranked by it" in note.text
+    assert note.tone == "not_shown" and "heads are not ranked by it" in note.text
     shares = scores.summary.where(variant="directional").column("mean_l1")
     assert f"between {min(shares):.3g} and {max(shares):.3g} over 36 slices" in note.text
     assert "16 × 12 samples" in found.detail and "against the mean head" in found.detail
