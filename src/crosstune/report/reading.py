@@ -41,10 +41,15 @@ class ValueColumns:
 
     @property
     def title(self) -> str:
-        """The column's name in words, with its unit, between the words of its ends."""
+        """The column's name in words, with its unit, between the words of its ends from left to right."""
         below, above = self.ends
         name = titled(self.value)
         return f"← {below} · {name} · {above} →" if above else name
+
+    @property
+    def upright(self) -> str:
+        """The same for a line of text that speaks of what goes up."""
+        return self.title.replace("←", "↓").replace("→", "↑")
 
 
 @dataclass(frozen=True)

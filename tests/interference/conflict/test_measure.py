@@ -156,7 +156,11 @@ def test_a_burst_depends_on_its_seed_and_rows_alone() -> None:
 def test_a_burst_gives_the_verdicts() -> None:
     table = measure_conflict(tiny.sure(), tiny.tokenizer(), tasks(), **BURST, **SMALL)
     verdicts = set(table.column("verdict"))
-    assert {"agreement", "below noise floor"} <= verdicts
+    # So few steps may lie within one oscillation, and every verdict says so.
+    assert "below noise floor" in verdicts
+    said = {verdict for verdict in verdicts if verdict.startswith("agreement")}
+    assert len(said) == 1
+    assert said.pop().endswith("steps may lie within one oscillation")
     assert set(table.column("states")) == {4}
 
 

@@ -9,7 +9,7 @@ import torch
 from tests.interference.planted import blocks_of, constant, generator, sums_of
 
 from crosstune.foundation.errors import MeasurementError
-from crosstune.foundation.statistics.intervals import Interval, interval_from
+from crosstune.foundation.statistics.intervals import Interval, Spread, interval_from, mean_spread
 from crosstune.interference.conflict import windows
 from crosstune.interference.conflict.cosine import Agreement, agreement, agrees
 from crosstune.interference.conflict.windows import across_seeds, window_of
@@ -87,6 +87,24 @@ def test_seeds_join_into_one_interval() -> None:
     torch.testing.assert_close(seeds.cosine.value, values.mean(0))
     assert seeds.seeds == 5 and seeds.resolved.all() and seeds.conflict.all()
     assert covers(seeds.cosine, -0.4)
+
+
+def test_what_one_state_says_at_every_seed_is_no_agreement_of_seeds() -> None:
+    """All seeds begin at the same model, whose gradients are forty times as large as those of the states that follow."""
+    first = blocks_of(constant(0.9, 3), generator())
+    begin = agreement(sums_of(40 * first[0], 40 * first[1]))
+    windows = [
+        window_of([begin, *oscillating(-0.2, 0.0, 4, generator(seed), 3)], generator(9))
+        for seed in range(1, 4)
+    ]
+    seeds = across_seeds(windows)
+    assert (seeds.inner.value > 0).all()
+    assert not seeds.agree.any() and not seeds.conflict.any()
+    # The seeds' own spread and the blocks alone would call it agreement.
+    blind = mean_spread(torch.stack([window.inner.value for window in windows]))
+    of_blocks = [window.spreads_inner[0] for window in windows]
+    blocks = Spread(torch.stack([one.rows for one in of_blocks]).mean(0), of_blocks[0].df)
+    assert agrees(interval_from(seeds.inner.value, [blocks, blind], 0.95)).all()
 
 
 def test_one_seed_has_no_interval_across_seeds() -> None:

@@ -60,6 +60,20 @@ def test_a_margin_keeps_the_limit_on_fresh_rows_as_often_as_its_level_says() -> 
     assert went > draws / 2  # and yet it does not stay at after
 
 
+def test_the_bound_is_one_sided() -> None:
+    values = torch.linspace(-1, 1, 30, dtype=torch.float64)
+    error = float(values.std()) / math.sqrt(30)
+    parts = values.chunk(FOLDS)
+
+    def changes(fold: int, at: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(parts[fold], torch.ones_like(parts[fold]))]
+
+    held_out = HeldOut(FOLDS, lambda fold: AFTER, changes)
+    # Of 29 degrees of freedom t is 1.31 at a level of 0.9 on one side, 1.70 on two.
+    assert steps_within(held_out, part_way, [1.5 * error], LEVEL) == STEPS
+    assert steps_within(held_out, part_way, [1.2 * error], LEVEL) == 0
+
+
 @pytest.mark.parametrize(("noise", "steps"), [(0.0, 10), (1e3, 0)])
 def test_rows_that_agree_take_nothing_back_and_rows_that_say_nothing_everything(
     noise: float, steps: int

@@ -90,11 +90,11 @@ def test_where_nothing_is_shown_to_be_lost_the_answer_says_so(tmp_path):
 def test_help_is_told_from_harm(tmp_path):
     one = only(
         found(tmp_path, closing=[closing("ar", -2.0, -2.5, -1.5)]),
-        "Learning bn helped ar by 2.00 [1.50, 2.50]",
+        "Learning bn helped ar (learned later) by 2.00 [1.50, 2.50]",
     )
     assert one.tone == "shown"
     assert one.size < 0
-    assert "booked −2" in one.detail
+    assert "over 100 rows and 5 seeds" in one.detail
 
 
 def test_the_learned_task_is_not_called_helped(tmp_path):

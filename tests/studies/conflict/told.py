@@ -136,9 +136,14 @@ def run_with(folder: Path, **rows) -> Run:
     ]
     references = [
         cells(
-            summary._REFERENCES, task=task, side="train", bytes_per_token=1.0 + 0.9 * (task == "en")
+            summary._REFERENCES,
+            task=task,
+            side=side,
+            rows=100,
+            bytes_per_token=1.0 + 0.9 * (task != "bn"),
         )
-        for task in ("en", "bn")
+        for task in ("en", "bn", "ar")
+        for side in ("train", "test")
     ]
     given = {
         "scores": [cells(SCORES, seed=0, stage="0-base", task="en", side="test")],

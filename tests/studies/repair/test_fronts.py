@@ -99,8 +99,9 @@ def test_answers_to_the_same_question_are_means_over_seeds():
         assert row["seeds"] == 2
 
 
-def test_of_the_line_only_what_lies_no_dearer_than_other_points_is_near_after():
+def test_the_line_near_after_ends_with_its_first_point_that_is_dearer_than_all_others():
     losses = {"rate 1": ("rate", 3.0), "keep 0.9": ("line", 2.5), "keep 0.2": ("line", 5.0)}
+    losses |= {"keep 0.1": ("line", 7.0)}
     losses |= {"before": ("before", 9.0), "after": ("after", 2.0)}
     rows = (
         {"method": "global", "label": label, "kind": kind, "new": new, "n": 9}
@@ -108,4 +109,4 @@ def test_of_the_line_only_what_lies_no_dearer_than_other_points_is_near_after():
     )
     given = told.table(tables.POINTS, tables.POINTS_COLUMNS, rows).with_columns({SEED: 0})
     near = fronts.front(given).where(points=fronts.NEAR_AFTER)
-    assert near.column("label") == ["rate 1", "keep 0.9", "after"]
+    assert near.column("label") == ["rate 1", "keep 0.9", "keep 0.2", "after"]

@@ -120,7 +120,7 @@ def _shrinkage(scaled: Tensor, df: Tensor) -> float:
         return 0.0
     squares = float((scaled @ scaled.T).square().sum() - count) / (count * (count - 1))
     chance = float((1 / df).mean())  # the mean r² of independent values
-    if not chance < 1:
+    if not chance < 1 - 1e-9:  # one degree of freedom, but for rounding
         return 1.0
     squares = min(1.0, max(chance, squares))
     # With E r² = ρ² + (1 − ρ²)/df.

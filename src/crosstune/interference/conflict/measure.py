@@ -40,7 +40,7 @@ from crosstune.interference.conflict.rows import (
     state_rows,
     window_rows,
 )
-from crosstune.interference.conflict.settings import MeasureSettings, ProbeSettings
+from crosstune.interference.conflict.settings import LONG, MeasureSettings, ProbeSettings
 from crosstune.interference.conflict.tables import ONE_STATE, window_agreement
 from crosstune.interference.conflict.windows import MIN_STATES
 
@@ -61,8 +61,8 @@ def measure_conflict(
 ) -> Table:
     """The agreement of every pair of tasks, one row per (pair, layer, component); with verdicts where there are several states.
 
-    At one state the table has cosines and intervals and no verdict. ``burst=16`` takes 16 optimizer steps on a copy of the
-    model and says of the mean over the states after each of them where tasks conflict and where they agree; the folders of
+    At one state the table has cosines and intervals and no verdict. ``burst=64`` takes 64 optimizer steps on a copy of the
+    model and says of the mean over 16 states on the way where tasks conflict and where they agree; the folders of
     checkpoints of one run, in order, do the same for these. The model is left exactly as it was: weights, gradients,
     buffers, training flags and random states. Figures depend on the blocks alone, not on batch sizes, padding or row order.
 
@@ -71,7 +71,7 @@ def measure_conflict(
         tokenizer: Its tokenizer; None takes the one stored with the first checkpoint.
         tasks: At least two: name to rows (texts, dicts with a ``text``, `Row`, a dataset), or `Task`s.
         settings: How to measure; the default is `MeasureSettings()`.
-        options: Single settings by name: ``burst=16, learning="bn", learning_rate=2e-4, blocks=16, …``.
+        options: Single settings by name: ``burst=64, learning="bn", learning_rate=2e-4, blocks=16, …``.
 
     Returns:
         The table ``agreement``; its note says what it stands on. A cosine below the noise floor is NaN, its row says so.
@@ -110,7 +110,7 @@ def measure_conflict(
         f"{len(states)} of {chosen.burst} states that a copy of the model went through (a fresh AdamW, learning rate "
         f"{chosen.learning_rate:g}, {chosen.batch_rows} rows a step of {', '.join(learned)})"
     )
-    return _over_states(comparison, states, what)
+    return _over_states(comparison, states, what, chosen.every)
 
 
 def _prepared(
@@ -134,16 +134,18 @@ def _at_one_state(comparison: Comparison, model: PreTrainedModel) -> Table:
     return Table("agreement", ONE_STATE_COLUMNS, cells, note=ONE_STATE)
 
 
-def _over_states(comparison: Comparison, states: Sequence[State], what: str) -> Table:
-    """What a probe that measured every one of these states in one window says of them."""
+def _over_states(comparison: Comparison, states: Sequence[State], what: str, every: int) -> Table:
+    """What a probe that looked at one of `every` steps, and so at these states, says of them."""
     shared = {name: getattr(comparison.settings, name) for name in ("level", "seed", "weights")}
-    history = ProbeHistory(ProbeSettings(burst=1, window=len(states), **shared))
+    history = ProbeHistory(ProbeSettings(every=every, burst=1, window=len(states), **shared))
     history.states = list(states)
     cells = (
         {"task_a": a, "task_b": b, "weights": history.settings.weights, **row}
         for a, b in comparison.pairs
         for row in window_rows(
-            comparison.sites, window_agreement(history, states, "current", (a, b))
+            comparison.sites,
+            window_agreement(history, states, "current", (a, b)),
+            history.settings.caution,
         )
     )
     note = (
@@ -164,7 +166,7 @@ def _over_checkpoints(
             "model",
             law=f"must be one model, or at least {MIN_STATES} checkpoints of one run and no `burst`",
             found=f"{len(folders)} folders" + ("" if chosen.burst is None else " and a burst"),
-            remedy="Give one folder, with `burst=16` for a verdict, or more checkpoints.",
+            remedy="Give one folder, with `burst=64` for a verdict, or more checkpoints.",
         )
     tokenizer = tokenizer or load_tokenizer(folders[0])
     states: list[State] = []
@@ -183,7 +185,7 @@ def _over_checkpoints(
         check_finite(model)
         states.append(State(len(states), comparison.sums(model)))
     ends = f"{folders[0].name} to {folders[-1].name}"
-    return _over_states(comparison, states, f"{len(folders)} checkpoints of one run, {ends}")
+    return _over_states(comparison, states, f"{len(folders)} checkpoints of one run, {ends}", LONG)
 
 
 def _along(

@@ -84,8 +84,9 @@ class WindowAgreement:
 class SeedAgreement:
     """Agreement over windows of several seeds, per site: means over seeds of the windows' figures.
 
-    The interval combines the spread between seeds (which contains that between states) and, since all seeds are probed
-    with the same blocks, the joint jackknife over blocks. One seed has NaN bounds.
+    The interval holds the spread between seeds and, since all seeds are probed at the same steps and with the same blocks, the joint
+    errors of states and of blocks: what one state says at every seed (the start model, a common phase) is no agreement of seeds.
+    The states' error is partly in the spread between seeds as well, so intervals err on the wide side. One seed has NaN bounds.
 
     Shapes: every tensor [S]; rows of the spreads [D, S].
     """
@@ -158,8 +159,13 @@ def across_seeds(windows: Sequence[WindowAgreement], level: float = LEVEL) -> Se
         )
     cosines = torch.stack([window.cosine.value for window in windows])
     inners = torch.stack([window.inner.value for window in windows])
-    spreads = (_mean_rows([w.spreads_cosine[0] for w in windows]), mean_spread(cosines))
-    spreads_inner = (_mean_rows([w.spreads_inner[0] for w in windows]), mean_spread(inners))
+    spreads, spreads_inner = (
+        (*map(_mean_rows, zip(*parts, strict=True)), mean_spread(values))
+        for parts, values in (
+            ([w.spreads_cosine for w in windows], cosines),
+            ([w.spreads_inner for w in windows], inners),
+        )
+    )
     inner = interval_from(inners.mean(0), spreads_inner, level)
     conflict, conflict_p = conflicts(inner)
     return SeedAgreement(
@@ -218,8 +224,9 @@ def _effective(inner: Tensor, by_inner: Spread) -> Tensor:
 
 
 def _mean_rows(spreads: Sequence[Spread]) -> Spread:
-    """The deviations of a mean over seeds when the same block is deleted at all of them."""
-    return Spread(torch.stack([spread.rows for spread in spreads]).mean(0), spreads[0].df)
+    """The deviations of a mean over seeds when the same block, or the same states, are left out at all of them."""
+    fewest = min(spread.df for spread in spreads)
+    return Spread(torch.stack([spread.rows for spread in spreads]).mean(0), fewest)
 
 
 def _cosines(products: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def _pictures(begin: Begin) -> Iterator[Section]:
     yield Section(
         "largest",
         f"Through which components {begin['task']} was lost in stage {begin['stage']}",
-        "The three largest parts of the change, in nats per token.",
+        "The three largest parts; intervals over seeds alone.",
         **drawn("bars", "forgetting_components", y="component", value="nats", where=begin),
         **_LOST,
         order="size",
@@ -88,7 +88,6 @@ def _most_forgotten(closing: Table) -> Begin:
 
 
 def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
-    segment = f"m = {settings.ledger.every} optimizer steps a segment"
     yield Section(
         "forgetting",
         "The forgetting ledger",
@@ -96,8 +95,7 @@ def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
         "learned. The bars of a task add up to the measured change of its loss.",
         **drawn("bars", "forgetting_components", begin, y="component", value="nats"),
         **_LOST,
-        note=f"Path integral of the task's gradient (loss change allocation), {segment}; intervals over seeds alone, "
-        "because the rows of different layers are the same rows.",
+        note="Path integral of the task's gradient (loss change allocation); intervals over seeds alone, without the error of the rows.",
     )
     yield Section(
         "forgetting-sites",
@@ -115,13 +113,13 @@ def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
         "lines of a step add up to the change of the task's loss so far.",
         **drawn("lines", "forgetting_course", begin, x="step", value="nats", color="component"),
         **_LOST,
-        note=f"Mean over seeds, bands over seeds alone; {segment}.",
+        note="Mean over seeds, bands over seeds alone.",
     )
     yield Section(
         "closing",
         "The accounts close",
         "For every stage, task and side: the measured change of the loss, the sum of all contributions, and what is "
-        "left over. An account that does not close stops the run.",
+        f"left over, with segments of {settings.ledger.every} optimizer steps. An account that does not close stops the run.",
         **drawn("table", "closing", value="measured"),
         beside=("booked",),
         **_LOST,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from crosstune.foundation.records import Run, Table
-from crosstune.foundation.records.findings import Claim, Estimate, counted, signed
+from crosstune.foundation.records.findings import Claim, Estimate, counted
 from crosstune.foundation.records.page import Statement, Tone
 from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE
@@ -79,32 +79,30 @@ def _warnings(run: Run) -> Iterator[Statement]:
 def _forgotten(run: Run, settings: ConflictSettings) -> Iterator[Statement]:
     """Each other task after each stage: how its held-out loss changed, and through what."""
     components, totals = run.table("forgetting_components"), run.table("forgetting_totals")
+    rows = {row["task"]: row["rows"] for row in run.table("references").where(side="test").rows()}
     for row in run.table("closing").where(side="test").rows():
         place = {name: row[name] for name in KEY}
         if row["task"] == learned_in(row["stage"]):
             continue
         seeds = [Estimate.of(one, "nats", PLAIN) for one in totals.where(**place).rows()]
-        said = _change(row, seeds, _largest(components.where(**place)))
+        number = settings.stage_names.index(row["stage"])
+        is_later = row["task"] in settings.stage_tasks[number:]
+        name = f"{row['task']} (learned later)" if is_later else row["task"]
+        said = _change(row, name, seeds, _largest(components.where(**place)))
         of_seeds = (
             f"; seed by seed {', '.join(map(str, seeds))}" if 1 < len(seeds) < _FEW_SEEDS else ""
         )
         yield Statement(
             said.text,
             said.tone,
-            f"Held-out loss, interval over rows and {counted(row['seeds'], 'seed')}{of_seeds}. Measured "
-            f"{signed(row['measured'])}, booked {signed(row['booked'])}: largest residual of a seed "
-            f"{row['residual']:.2g}.",
+            f"Held-out loss, interval over {counted(rows[row['task']], 'row')} and {counted(row['seeds'], 'seed')}{of_seeds}.",
             size=row["measured"],
         )
 
 
-def _change(row: Row, seeds: Sequence[Estimate], parts: str) -> Claim:
+def _change(row: Row, task: str, seeds: Sequence[Estimate], parts: str) -> Claim:
     """How the loss of a task changed while another was learned, in words; `seeds` are the changes over rows at each seed."""
-    change, task, learned = (
-        Estimate.of(row, "measured", PLAIN),
-        row["task"],
-        learned_in(row["stage"]),
-    )
+    change, learned = Estimate.of(row, "measured", PLAIN), learned_in(row["stage"])
     cost, helped = f"cost {task} {{}} nats per token", f"helped {task} by {{}} nats per token"
     if len(seeds) == 1:  # one seed speaks of itself alone
         so = f"In the one seed that was run, learning {learned}"

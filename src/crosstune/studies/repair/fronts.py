@@ -84,6 +84,8 @@ def front(points: Table) -> Table:
         for at, stays in zip(own, non_dominated(np.array([chosen[at] for at in own])), strict=True):
             means[at]["front"] = method if stays else ""
     dearest = max(row["new"] for row in means if row["kind"] not in ("before", "line"))
+    beyond = [row["new"] for row in means if row["kind"] == "line" and row["new"] > dearest]
+    dearest = min(beyond, default=dearest)  # the line goes past the price at which it is compared
     near = [row for row in means if row["kind"] != "before"]
     spans = {
         NEAR_AFTER: [row for row in near if row["kind"] != "line" or row["new"] <= dearest],

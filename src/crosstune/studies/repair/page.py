@@ -60,15 +60,18 @@ def _pictures(sections: Sequence[Section], pick: Point) -> Iterator[Section]:
 
 def _title(settings: RepairStudySettings) -> str:
     if settings.after is not None:
-        lost = f"{_name(settings.after)} lost against {_name(settings.before)}"
+        models = (str(settings.after), str(settings.before))
+        parts = 1 if _name(models[0]) != _name(models[1]) else 2
+        after, before = (_name(model, parts) for model in models)
+        lost = f"{after} lost against {before}"
     else:
         others = [name for name in settings.task_names if name != settings.learn_task]
         lost = f"learning {settings.learn_task} cost {' and '.join(others)}"
     return f"What {lost}, and what comes back"
 
 
-def _name(model: str) -> str:
-    return model.rstrip("/").split("/")[-1]
+def _name(model: str, parts: int = 1) -> str:
+    return "/".join(model.rstrip("/").split("/")[-parts:])
 
 
 def _subtitle(run: Run, settings: RepairStudySettings) -> str:
