@@ -104,7 +104,7 @@ def _ledger(settings: ConflictSettings, begin: Begin) -> Iterator[Section]:
         "last norm, head.",
         **drawn("heatmap", "forgetting", begin, x="component", y="layer", value="nats"),
         **_LOST,
-        note="Positive is forgotten. Hover for intervals over seeds and rows.",
+        note="Hover for intervals over seeds and rows.",
     )
     yield Section(
         "forgetting-path",
@@ -144,7 +144,7 @@ def _heads(begin: Begin) -> Section:
             value="nats",
         ),
         **_LOST,
-        note="Positive is forgotten. A head owns rows of the query, key and value weights and columns of the output's. The "
+        note="A head owns rows of the query, key and value weights and columns of the output's. The "
         "heads of a layer add up to its component above, but for what belongs to no head (a bias of the output, a LoRA "
         "factor). Hover for intervals over seeds and rows.",
     )
@@ -261,7 +261,6 @@ def _learning(settings: ConflictSettings, chance: Table) -> Iterator[Section]:
             "Held-out loss of every task while one of them is learned.",
             **drawn("lines", "evaluation", value="nats", color="task", **course),
             lines=(uniform, *unigrams),
-            note="Thin lines are seeds, the thick line is their mean.",
         )
     yield Section(
         "training-loss",
