@@ -161,15 +161,18 @@ def _search(
     most = most_evaluations(settings)
     doing, began, seen = LINE, time.perf_counter(), 0
     evaluator.progress = lambda: watch.tell(doing, len(evaluator.seen), most)
-    line, points = integrate(session), line_points(session)
-    methods, costs = {}, []
-    for name in [LINE, *settings.methods]:
-        if name != LINE:
-            doing, began, seen = name, time.perf_counter(), len(evaluator.seen)
-            methods[name] = Method.begin(session, name)
-            points += methods[name].search()
+
+    def spent() -> Cost:
         made = len(evaluator.seen) - seen
-        costs.append(Cost(name, made, made * evaluator.tokens, time.perf_counter() - began))
+        return Cost(doing, made, made * evaluator.tokens, time.perf_counter() - began)
+
+    line, points = integrate(session), line_points(session)
+    methods, costs = {}, [spent()]
+    for name in settings.methods:
+        doing, began, seen = name, time.perf_counter(), len(evaluator.seen)
+        methods[name] = Method.begin(session, name)
+        points += methods[name].search()
+        costs.append(spent())
     return line, methods, points, costs
 
 

@@ -76,7 +76,7 @@ def _by_end(source: SectionTable, chart: Figure, columns: int, predicates: list[
     facet = alt.Facet(name, type="nominal", sort=by_size, title=None, header=header)
     whole = chart.facet(facet=facet, columns=columns, data=ROWS).properties(
         spacing={"row": 14, "column": 28},
-        title=alt.TitleParams(measured.upright, fontWeight="normal", offset=12),
+        title=alt.TitleParams(measured.vertical_title, fontWeight="normal", offset=12),
     )
     return (
         filtered(whole, predicates)

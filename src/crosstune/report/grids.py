@@ -21,7 +21,7 @@ from crosstune.report.reading import (
 _HATCH = "M-1,1L1,-1"
 # From these shares of a scale on, text in the loud colour has more contrast, light and dark page alike.
 _LOUD_DIVERGING, _LOUD_RAMP = 0.75, 0.63
-_MOST_TELLING = 25  # cells that each say the word of their sign
+_MOST_WITH_WORDS = 25  # cells that each say the word of their sign
 
 
 def heatmap(source: SectionTable, predicates: list[Any]) -> Figure:
@@ -65,11 +65,11 @@ class _Grid:
         self.x_outside = self._present(self.x, outside)
         self.y_inside = self._present(self.y, inside)
         room = int((source.width - 70 * (columns - 1)) / columns / max(1, len(self.x_inside)))
-        is_small = len(self.x_inside) * len(self.y_inside) <= _MOST_TELLING
-        self.tells = any(measured.ends) and is_small and room >= 50
-        self.width = min(110 if self.tells else 76, max(5, room))
+        is_small = len(self.x_inside) * len(self.y_inside) <= _MOST_WITH_WORDS
+        self.has_words = any(measured.ends) and is_small and room >= 50
+        self.width = min(110 if self.has_words else 76, max(5, room))
         self.height = 26 if len(self.y_inside) <= 12 else 18 if len(self.y_inside) <= 40 else 12
-        if self.tells:
+        if self.has_words:
             self.height = 40
         self.prints = self.width >= 34 and self.height >= 16
         self.form = number_format(self.reach, signed=True)
@@ -105,7 +105,7 @@ def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> 
         domain=False,
         orient="bottom",
         title=None
-        if is_strip or not (is_number or grid.tells)
+        if is_strip or not (is_number or grid.has_words)
         else titled(grid.source.column(grid.x)),
     )
     y_axis = alt.Axis(
@@ -116,7 +116,7 @@ def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> 
         title=None if is_strip else titled(grid.source.column(grid.y)),
     )
     if grid.source.column(grid.y).kind == "string":
-        y_title = titled(grid.source.column(grid.y)) if grid.tells else None
+        y_title = titled(grid.source.column(grid.y)) if grid.has_words else None
         y_axis = alt.Axis(ticks=False, domain=False, title=y_title)
     cells = alt.Chart().encode(
         x=alt.X(grid.x, type="ordinal", sort=across, axis=x_axis, scale=_band(across)),
@@ -141,7 +141,7 @@ def _states(grid: _Grid, base: Figure) -> list[Figure]:
     absent = base.transform_filter(f"!isValid({cell(name)})")
     # Where every number is printed, small ones may be coloured more than in proportion beside large ones.
     scale = alt.Scale(
-        type="sqrt" if grid.tells else "linear",
+        type="sqrt" if grid.has_words else "linear",
         domain=[-grid.reach, grid.reach],
         domainMid=0,
         range="diverging",
@@ -159,13 +159,15 @@ def _states(grid: _Grid, base: Figure) -> list[Figure]:
         ),
     ]
     if grid.prints:
-        is_loud = f"abs({cell(name)}) > {_LOUD_DIVERGING ** (2 if grid.tells else 1) * grid.reach}"
+        is_loud = (
+            f"abs({cell(name)}) > {_LOUD_DIVERGING ** (2 if grid.has_words else 1) * grid.reach}"
+        )
         for style, when in (("cell-loud", is_loud), ("cell-quiet", f"!({is_loud})")):
             there = stands.transform_filter(when)
-            shift = "datum.word ? -6 : 0" if grid.tells else "0"
+            shift = "datum.word ? -6 : 0" if grid.has_words else "0"
             number = there.mark_text(style=style, dy=alt.ExprRef(shift))
             layers.append(number.encode(text=alt.Text("printed", type="nominal")))
-            if grid.tells:
+            if grid.has_words:
                 word = there.mark_text(style=style, dy=8)
                 layers.append(word.encode(text=alt.Text("word", type="nominal")))
     return layers

@@ -47,7 +47,7 @@ class ValueColumns:
         return f"← {below} · {name} · {above} →" if above else name
 
     @property
-    def upright(self) -> str:
+    def vertical_title(self) -> str:
         """The same for a line of text that speaks of what goes up."""
         return self.title.replace("←", "↓").replace("→", "↑")
 

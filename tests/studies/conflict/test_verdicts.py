@@ -18,14 +18,13 @@ from tests.studies.conflict.told import (
 )
 
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.conflict.verdicts import answer, decision, statements
+from crosstune.studies.conflict.verdicts import decision, statements
 
 SETTINGS = ConflictSettings()
 
 
 def found(folder, settings=SETTINGS, **rows):
-    run = run_with(folder / "run", **rows)
-    return [answer(run, settings), *statements(run, settings)]
+    return statements(run_with(folder / "run", **rows), settings)
 
 
 def only(statements, words):
@@ -73,18 +72,19 @@ def test_the_answer_is_the_firmest_and_largest_loss_and_is_not_repeated(tmp_path
     ]
     unsure = [at_seed(seed, 2.0, -1.0, 5.0, task="bn", stage="3-ar") for seed in (0, 1)]
     run = run_with(tmp_path / "run", closing=rows, forgetting_totals=unsure)
-    first = answer(run, SETTINGS)
+    first, *others = statements(run, SETTINGS)
     assert (first.text, first.tone) == (
         "Learning ar cost en 0.70 [0.60, 0.80] nats per token.",
         "shown",
     )
-    assert first not in statements(run, SETTINGS)
+    assert first not in others
 
 
 def test_where_nothing_is_shown_to_be_lost_the_answer_says_so(tmp_path):
     run = run_with(tmp_path / "run", closing=[closing("ar", -2.0, -2.5, -1.5)])
-    assert answer(run, SETTINGS).tone == "not_shown"
-    assert "cost any other task anything is not shown" in answer(run, SETTINGS).text
+    first = statements(run, SETTINGS)[0]
+    assert first.tone == "not_shown"
+    assert "cost any other task anything is not shown" in first.text
 
 
 def test_help_is_told_from_harm(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from unicodedata import normalize
 
 from crosstune.foundation.errors import DataError
@@ -57,7 +58,7 @@ class Row:
         """Everything a model reads of this row."""
         return self.prompt + self.text
 
-    @property
+    @cached_property
     def wording(self) -> str:
         """A name of what the row says, the same for near copies: Unicode form (NFKC), case and white space do not count."""
         once = normalize("NFKC", self.content).casefold()

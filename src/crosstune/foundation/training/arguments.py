@@ -8,10 +8,9 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.ranks import world_size
 from crosstune.foundation.seeds import Seeds
-from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.training.settings import TrainingSettings, check_trackers
 
 _OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd", "adafactor": "adafactor"}
 
@@ -23,7 +22,7 @@ def training_arguments(
 
     A model on the CPU stays there also where there is a GPU.
     """
-    check_trackers(settings.report_to)
+    check_trackers(settings.report_to, sorted(get_available_reporting_integrations()))
     evaluates = evaluates and settings.evaluate_every > 0
     arguments = TrainingArguments(
         output_dir=str(output_folder),
@@ -52,19 +51,6 @@ def training_arguments(
     arguments.per_device_train_batch_size = max(1, micro_rows)
     arguments._n_gpu = min(1, arguments.n_gpu)  # never nn.DataParallel: one process per device
     return arguments
-
-
-def check_trackers(names: tuple[str, ...]) -> None:
-    """Refuse trackers that are not installed."""
-    installed = sorted(get_available_reporting_integrations())
-    missing = [name for name in names if name not in installed]
-    if missing:
-        raise SettingsError(
-            "report_to",
-            law="must name trackers that are installed",
-            found=f"{', '.join(missing)}; installed are {', '.join(installed) or 'none'}",
-            remedy="Install the tracker's package, or leave it out: tables are written all the same.",
-        )
 
 
 def learning_rate_factor(step: int, *, kind: str, steps: int, warmup: int) -> float:

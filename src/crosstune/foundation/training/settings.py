@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings.options import one_of
+
+_PACKAGES = {"azure_ml": "azureml", "flyte": "flytekit", "tensorboard": "tensorboardX"}
+"""Names of trackers' packages, where they may be others than the trackers'."""
+
+
+def check_trackers(names: Sequence[str], installed: Collection[str] | None = None) -> None:
+    """Refuse trackers that are not installed: not among those, or else without a package, which needs no library to be loaded."""
+
+    def is_there(name: str) -> bool:
+        packages = (name.replace(".", "_"), _PACKAGES.get(name, name))
+        return any(map(find_spec, packages)) if installed is None else name in installed
+
+    missing = [name for name in names if not is_there(name)]
+    if missing:
+        known = "" if installed is None else f"; installed are {', '.join(installed) or 'none'}"
+        raise SettingsError(
+            "report_to",
+            law="must name trackers that are installed",
+            found=f"{', '.join(missing)}{known}",
+            remedy="Install the tracker's package, or leave it out: tables are written all the same.",
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from crosstune.studies.conflict import repairs
 from crosstune.studies.conflict.agreement import PAIR_JOINT, WHOLE, WINDOW
 from crosstune.studies.conflict.settings import ConflictSettings, learned_in
 from crosstune.studies.conflict.tables import KEY
-from crosstune.studies.conflict.verdicts import answer, statements
+from crosstune.studies.conflict.verdicts import statements
 
 _LOST: dict[str, Any] = {"ends": ("gained", "lost")}  # the words for a fall and a rise of a loss
 _PULL: dict[str, Any] = {"ends": ("conflict", "agreement"), "worse": "below"}
@@ -23,12 +23,13 @@ def page(run: Run, settings: ConflictSettings) -> Page:
     """What the report of a conflict study says and draws, from the tables over seeds."""
     begin = _most_forgotten(run.table("closing"))
     *others, last = settings.reference_tasks
+    answer, *findings = statements(run, settings)
     return Page(
         title=f"What learning {' → '.join(settings.stage_tasks)} does to {' and '.join([', '.join(others), last])}",
         subtitle=_subtitle(settings, run.table("scores").column("seed")),
-        answer=answer(run, settings),
+        answer=answer,
         pictures=tuple(_pictures(begin)),
-        statements=tuple(statements(run, settings)),
+        statements=tuple(findings),
         sections=tuple(_sections(run, settings, begin)),
     )
 

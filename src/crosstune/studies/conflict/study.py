@@ -12,7 +12,7 @@ from crosstune.studies.conflict.cell import ConflictCell
 from crosstune.studies.conflict.costs import plan_of
 from crosstune.studies.conflict.prepare import Prepared
 from crosstune.studies.conflict.settings import ConflictSettings
-from crosstune.studies.conflict.verdicts import answer, decision, statements
+from crosstune.studies.conflict.verdicts import decision, statements
 from crosstune.studies.frame.plan import Plan
 
 DECISION_FILE = "decision.json"
@@ -42,7 +42,7 @@ class Conflict(Prepared):
     def sum_up(self, opened: Run) -> None:
         """Write tables, page, and `decision.json`: the findings for a program."""
         super().sum_up(opened)
-        found = [answer(opened, self.settings), *statements(opened, self.settings)]
+        found = statements(opened, self.settings)
         write_json(opened.folder / DECISION_FILE, decision(found))
 
     def plan(self) -> Plan:

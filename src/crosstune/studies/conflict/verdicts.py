@@ -24,21 +24,11 @@ _FEW_SEEDS = 8  # below, an interval over seeds is wide for want of seeds
 _SPELLED_IN_BYTES = 1.2
 
 
-def answer(run: Run, settings: ConflictSettings) -> Statement:
-    """What was lost most, in one sentence."""
-    costs = [one for one in _forgotten(run, settings) if one.size > 0 and one.tone != "not_shown"]
-    if costs:
-        return max(costs, key=lambda one: (one.tone == "shown", one.size))
-    return Statement(
-        f"That learning {' → '.join(settings.stage_tasks)} cost any other task anything is not shown.",
-        "not_shown",
-    )
-
-
 def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
-    """Warnings, forgetting, repairs, conflict, peaks and movement, from the tables over seeds; the answer is not among them."""
-    first = answer(run, settings)
-    found = [*_warnings(run), *(one for one in _forgotten(run, settings) if one != first)]
+    """The answer, warnings, forgetting, repairs, conflict, peaks and movement, from the tables over seeds."""
+    changes = list(_forgotten(run, settings))
+    answer = _answer(changes, settings)
+    found = [answer, *_warnings(run), *(one for one in changes if one != answer)]
     found += _over_confident(run, settings)
     if run.has_table(repairs.MEANS.name):
         found += repairs.statements(run.table(repairs.MEANS.name), settings.stage_names)
@@ -52,6 +42,17 @@ def statements(run: Run, settings: ConflictSettings) -> list[Statement]:
     if run.has_table("ledger_rollback_agreement"):
         found += _instruments(run.table("ledger_rollback_agreement"))
     return found
+
+
+def _answer(changes: Sequence[Statement], settings: ConflictSettings) -> Statement:
+    """What was lost most, in one sentence."""
+    costs = [one for one in changes if one.size > 0 and one.tone != "not_shown"]
+    if costs:
+        return max(costs, key=lambda one: (one.tone == "shown", one.size))
+    learned = " → ".join(settings.stage_tasks)
+    return Statement(
+        f"That learning {learned} cost any other task anything is not shown.", "not_shown"
+    )
 
 
 def _warnings(run: Run) -> Iterator[Statement]:

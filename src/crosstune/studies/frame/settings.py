@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, Self
 
 from crosstune.foundation.data.settings import TaskSettings
-from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.errors import SettingsError, renamed
 from crosstune.foundation.settings.options import left_to
 from crosstune.foundation.storage import check_room, safe_name
-from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.training.settings import TrainingSettings, check_trackers
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.studies.frame.loading import load
 
@@ -158,23 +157,10 @@ def check_machine(settings: StudySettings) -> None:
     if settings.engine != "local":
         return  # other machines do the work
     trackers = getattr(getattr(settings, "training", None), "report_to", ())
-    # By their packages: what transformers knows of them would take seconds to load.
-    missing = [name for name in trackers if not any(map(find_spec, _packages(name)))]
-    if missing:
-        raise SettingsError(
-            "training.report_to",
-            law="must name trackers that are installed",
-            found=f"{', '.join(missing)}, which is not",
-            remedy="Install the tracker's package, or leave it out: tables are written all the same.",
-        )
+    with renamed("report_to", "training.report_to"):
+        check_trackers(trackers)
     if settings.device not in ("auto", "cpu"):
         load("crosstune.foundation.models.loading:check_device")(settings.device)
-
-
-def _packages(tracker: str) -> tuple[str, ...]:
-    """What the package of one of transformers' trackers may be called."""
-    others = {"azure_ml": "azureml", "flyte": "flytekit", "tensorboard": "tensorboardX"}
-    return tracker.replace(".", "_"), others.get(tracker, tracker)
 
 
 def require(holds: bool, argument: str, law: str, found: object) -> None:
