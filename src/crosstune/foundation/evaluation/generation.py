@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import DataError, SettingsError
-from crosstune.foundation.evaluation.scoring import positions
-from crosstune.foundation.models import measuring
+from crosstune.foundation.models import measuring, positions
 
 
 def continuations(

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crosstune.foundation.data import UNSCORED, Encoded, collate
 from crosstune.foundation.errors import DataError
-from crosstune.foundation.models import measuring
+from crosstune.foundation.models import measuring, model_inputs
 from crosstune.foundation.records import Measurement
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 
@@ -55,20 +55,8 @@ def token_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     Returns:
         Logits of token t+1 given tokens up to t.
     """
-    mask = batch["attention_mask"]
-    outputs = model(
-        input_ids=batch["input_ids"],
-        attention_mask=mask,
-        position_ids=positions(mask),
-        use_cache=False,
-    )
-    logits: Tensor = outputs.logits
+    logits: Tensor = model(**model_inputs(batch)).logits
     return logits
-
-
-def positions(mask: Tensor) -> Tensor:
-    """The place of each token counted from its row's first real one, 0 on padding before it; [B, T] as the mask."""
-    return (mask.cumsum(dim=-1) - 1).clamp(min=0)
 
 
 def logits_nats(logits: Tensor, targets: Tensor) -> Tensor:

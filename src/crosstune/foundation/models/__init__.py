@@ -2,7 +2,7 @@
 
 `Anatomy` names every element of a decoder by `Site`, `HeadMap` says which features of which module are which
 attention head's; `load_model` and `save_model` read and write ordinary Hugging Face folders; `measuring` and `weights_at`
-let a model be differentiated without leaving a trace; `capture` sees what goes into each module and what gradient comes
+let a model be differentiated without leaving a trace; `Stream` reads and writes the residual stream; `capture` sees what goes into each module and what gradient comes
 back, and `grouped_gradients` turns that into gradients of groups of rows.
 """
 
@@ -22,6 +22,7 @@ from crosstune.foundation.models.loading import (
 )
 from crosstune.foundation.models.measuring import check_supported, measuring, weights_at
 from crosstune.foundation.models.site import Part, Site
+from crosstune.foundation.models.streams import Stream, model_inputs, positions
 from crosstune.foundation.models.taps import Capture, Tap, capture
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Part",
     "Projection",
     "Site",
+    "Stream",
     "Tap",
     "capture",
     "check_finite",
@@ -42,6 +44,8 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "measuring",
+    "model_inputs",
+    "positions",
     "read_config",
     "save_model",
     "weights_at",

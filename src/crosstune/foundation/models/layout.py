@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,9 +107,10 @@ class Slab:
         )
 
 
-def slabs_of_model(model: nn.Module) -> tuple[str, Any, tuple[Slab, ...]]:
-    """Return family name, configuration and slabs of a causal language model."""
-    config = _decoder_config(model)
+def family_of(model: nn.Module) -> tuple[Family, Any, nn.Module]:
+    """Return family, configuration and the decoder itself, without PEFT around it, of a causal language model."""
+    base = _decoder(model)
+    config: Any = base.config
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise UnknownFamilyError(
@@ -118,6 +119,12 @@ def slabs_of_model(model: nn.Module) -> tuple[str, Any, tuple[Slab, ...]]:
             found=f"model_type {config.model_type!r} ({type(model).__name__})",
             remedy=f"Known families: {', '.join(FAMILIES)}. A new one is one entry in families.py.",
         )
+    return family, config, base
+
+
+def slabs_of_model(model: nn.Module) -> tuple[str, Any, tuple[Slab, ...]]:
+    """Return family name, configuration and slabs of a causal language model."""
+    family, config, _ = family_of(model)
     reader = _Reader(config.model_type, family, HeadGeometry.of(config), _targeted(model))
     names = _all_names(model)
     slabs: list[Slab] = []
@@ -127,7 +134,7 @@ def slabs_of_model(model: nn.Module) -> tuple[str, Any, tuple[Slab, ...]]:
     return config.model_type, config, tuple(slabs)
 
 
-def _decoder_config(model: nn.Module) -> Any:
+def _decoder(model: nn.Module) -> nn.Module:
     inner: Any = model
     if hasattr(model, "get_base_model"):
         inner = inner.get_base_model()
@@ -145,7 +152,7 @@ def _decoder_config(model: nn.Module) -> Any:
             found=type(inner).__name__,
             remedy="Load it with load_model or AutoModelForCausalLM; unwrap DDP with model.module.",
         )
-    return config
+    return cast(nn.Module, inner)
 
 
 def _targeted(model: nn.Module) -> dict[str, tuple[str, int]]:
