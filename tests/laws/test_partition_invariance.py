@@ -13,19 +13,21 @@ from typing import Any
 import pytest
 import torch
 from tests import processes
-from tests.foundation.training import tiny
+from tests.foundation.training import tiny, toy
 from transformers import TrainerCallback
 
 from crosstune.foundation.errors import NonFiniteLossError
 from crosstune.foundation.ranks import gather_over_ranks, is_first
-from crosstune.foundation.training import StageData, train_stage
+from crosstune.foundation.training import Objective, StageData, train_stage
 
 # (rows per micro-batch, accumulation, processes), as in TRL's own invariance test
 SPLITS = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2)]
 RELATIVE = 1e-5  # float32: 2e2 tokens in another order, 1.2e-7 * sqrt(2e2), over 3 steps, times a condition of 2
 
 
-def curves(folder: Path, accumulation: int, batch_rows: int = 8) -> dict[str, Any]:
+def curves(
+    folder: Path, accumulation: int, batch_rows: int = 8, objective: Objective | None = None
+) -> dict[str, Any]:
     """What a stage reports, for rows of unequal length."""
     chosen = tiny.settings(
         batch_rows=batch_rows,
@@ -35,13 +37,18 @@ def curves(folder: Path, accumulation: int, batch_rows: int = 8) -> dict[str, An
         learning_rate=0.1,
         clip=0.3,
     )
-    result = train_stage(tiny.model(), tiny.data(21), chosen, output_folder=folder)
+    result = train_stage(
+        tiny.model(), tiny.data(21), chosen, output_folder=folder, objective=objective
+    )
     return {
         "losses": tiny.losses(result.history),
         "norms": [line["grad_norm"] for line in result.history if "grad_norm" in line],
         "looks": [line["eval_other_loss"] for line in result.history if "eval_other_loss" in line],
         "ledger": result.ledger.column("weighted"),
-        "counts": result.ledger.column("count"),
+        "final": [
+            line["eval_other_loss_final"] for line in result.history if "eval_other_loss" in line
+        ],
+        "counts": result.ledger.where(side="train").column("count"),
         "rows": result.cost.rows,
         "tokens": result.cost.tokens,
     }
@@ -52,8 +59,16 @@ def measured(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[Any, Any]:
     folder = tmp_path_factory.mktemp("splits")
-    alone = {split: curves(folder / str(split), split[1]) for split in SPLITS if split[2] == 1}
+    alone = {split: both(folder / str(split), split[1]) for split in SPLITS if split[2] == 1}
     return {**alone, **two_processes(folder)}
+
+
+def both(folder: Path, accumulation: int) -> dict[str, Any]:
+    """One term, and four of which two learn parameters of their own and two come from one head."""
+    return {
+        "one": curves(folder / "one", accumulation),
+        "four": curves(folder / "four", accumulation, objective=toy.objective()),
+    }
 
 
 def two_processes(folder: Path) -> dict[Any, Any]:
@@ -68,22 +83,30 @@ def two_processes(folder: Path) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])
-@pytest.mark.parametrize("figure", ["losses", "norms", "looks", "ledger"])
-def test_figures_do_not_depend_on_the_split(measured, split, figure: str) -> None:
-    reference = measured[SPLITS[0]][figure]
+@pytest.mark.parametrize("terms", ["one", "four"])
+@pytest.mark.parametrize("figure", ["losses", "norms", "looks", "final", "ledger"])
+def test_figures_do_not_depend_on_the_split(measured, split, terms: str, figure: str) -> None:
+    reference = measured[SPLITS[0]][terms][figure]
     assert len(reference) > 1
-    assert measured[split][figure] == pytest.approx(reference, rel=RELATIVE)
+    assert measured[split][terms][figure] == pytest.approx(reference, rel=RELATIVE)
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])
 def test_every_split_reads_the_same_rows_and_tokens(measured, split) -> None:
     for count in ("counts", "rows", "tokens"):
-        assert measured[split][count] == measured[SPLITS[0]][count]
+        assert measured[split]["four"][count] == measured[SPLITS[0]]["four"][count]
+
+
+def test_every_term_moves_the_loss(measured) -> None:
+    """The four-term figures are not those of one term."""
+    for figure in ("losses", "norms", "looks"):
+        one, four = (measured[SPLITS[0]][terms][figure] for terms in ("one", "four"))
+        assert four != pytest.approx(one, rel=1e-2)
 
 
 def test_a_wrong_scale_would_be_seen(measured) -> None:
     """The tolerance is far below what dividing by the accumulation or the processes would do."""
-    losses = measured[SPLITS[0]]["losses"]
+    losses = measured[SPLITS[0]]["one"]["losses"]
     assert [loss / 2 for loss in losses] != pytest.approx(losses, rel=1e-2)
     assert max(losses) - min(losses) > 100 * RELATIVE * max(losses)  # the curve itself moves
 
@@ -160,7 +183,7 @@ def launched(rank: int, port: int, folder: Path) -> None:
         "CUDA_VISIBLE_DEVICES": "",
     }
     found: dict[str, Any] = {
-        str(split): curves(folder / str(split), split[1]) for split in SPLITS if split[2] == 2
+        str(split): both(folder / str(split), split[1]) for split in SPLITS if split[2] == 2
     }
     found["uneven"] = curves(folder / "uneven", 1, batch_rows=7)
     found["poison"] = poison(folder / "poison")

@@ -13,7 +13,7 @@ from tests.foundation.training import tiny
 
 from crosstune.foundation.errors import CheckpointError
 from crosstune.foundation.storage import read_json, write_json
-from crosstune.foundation.training import Stateful, checkpoints, train_stage
+from crosstune.foundation.training import Objective, Stateful, checkpoints, train_stage
 from crosstune.foundation.training.checkpoints import stage_identity
 
 SETTINGS: dict[str, Any] = {"steps": 4, "checkpoint_every": 2}
@@ -37,20 +37,20 @@ def test_a_checkpoint_holds_no_pickled_settings_and_its_manifest_names_every_fil
     assert tiny.folder_names(stage) == ["checkpoint-2", "checkpoint-4"]
     last = stage / "checkpoint-4"
     files = {path.relative_to(last).as_posix() for path in last.rglob("*") if path.is_file()}
-    assert "training_args.bin" not in files
+    assert not {"training_args.bin", "optimizer.pt", "scheduler.pt"} & files
     assert set(read_json(last / checkpoints.MANIFEST)["files"]) == files - {checkpoints.MANIFEST}
     assert checkpoints.latest_whole(stage) == (last, [])
 
 
 def tear(folder: Path) -> None:
-    weights = folder / "model.safetensors"
+    weights = folder / "trained.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
 
 
 def flip(folder: Path) -> None:
-    optimizer = bytearray((folder / "optimizer.pt").read_bytes())
+    optimizer = bytearray((folder / "optimizer.safetensors").read_bytes())
     optimizer[200] ^= 1
-    (folder / "optimizer.pt").write_bytes(optimizer)
+    (folder / "optimizer.safetensors").write_bytes(optimizer)
 
 
 def other_schema(folder: Path) -> None:
@@ -63,8 +63,8 @@ def other_schema(folder: Path) -> None:
     [
         (lambda folder: (folder / checkpoints.MANIFEST).unlink(), "writing it was interrupted"),
         (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth is missing"),
-        (tear, "model.safetensors is not what was written"),
-        (flip, "optimizer.pt is not what was written"),
+        (tear, "trained.safetensors is not what was written"),
+        (flip, "optimizer.safetensors is not what was written"),
         (other_schema, "its manifest has schema 99"),
         (lambda folder: (folder / checkpoints.MANIFEST).write_text("{"), "cannot be read"),
     ],
@@ -164,7 +164,7 @@ def test_only_the_end_of_a_stage_is_dropped(tmp_path: Path) -> None:
 
 def test_every_setting_that_computes_is_in_it() -> None:
     settings = tiny.settings()
-    identity = stage_identity(tiny.model(), tiny.data(), settings, seed=0)
+    identity = stage_identity(tiny.model(), tiny.data(), settings, 0, Objective())
     fields = {field.name for field in dataclasses.fields(settings)}
     told = {name.removeprefix("settings.") for name in identity if name.startswith("settings.")}
     assert fields - told == {
@@ -180,6 +180,6 @@ def test_one_label_of_one_row_is_seen() -> None:
     data, other = tiny.data(), tiny.data()
     other.train[3].labels[-1] = -100
     assert (
-        stage_identity(tiny.model(), data, tiny.settings(), 0)["rows"]
-        != stage_identity(tiny.model(), other, tiny.settings(), 0)["rows"]
+        stage_identity(tiny.model(), data, tiny.settings(), 0, Objective())["rows"]
+        != stage_identity(tiny.model(), other, tiny.settings(), 0, Objective())["rows"]
     )

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from tests.foundation.training import tiny
-from torch import Tensor, nn
+from torch import Tensor
 
 from crosstune.foundation.errors import LedgerError
-from crosstune.foundation.evaluation import token_nats
-from crosstune.foundation.training import LossLedger, NextToken, StageTrainer
+from crosstune.foundation.evaluation.scoring import labels_nats
+from crosstune.foundation.training import (
+    LossLedger,
+    Needs,
+    NextToken,
+    Objective,
+    Seen,
+    StageTrainer,
+    train_stage,
+)
+from crosstune.foundation.training.loss import LossModule
+
+NOTHING, LOGITS = Needs(), Needs(logits=True)
 
 
 @dataclass(frozen=True)
@@ -22,12 +33,14 @@ class Anchor:
 
     name: str = "anchor"
     unit: str = "microbatch"
+    needs: Needs = NOTHING
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     def weight(self, step: int) -> float:
         return 0.1 * step
 
-    def sums(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        return sum(value.square().mean() for value in model.parameters())
+    def sums(self, seen: Seen) -> Tensor:
+        return sum(value.square().mean() for value in seen.model.parameters())
 
 
 @dataclass(frozen=True)
@@ -36,27 +49,29 @@ class Squared:
 
     name: str = "squared"
     unit: str = "tokens"
+    needs: Needs = LOGITS
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     def weight(self, step: int) -> float:
         return 0.5
 
-    def sums(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        return token_nats(model, batch).square().sum()
+    def sums(self, seen: Seen) -> Tensor:
+        return labels_nats(seen.logits, seen.batch["labels"]).square().sum()
 
 
-class ManyTerms(StageTrainer):
-    def terms(self):
-        return (NextToken(), Squared(), Anchor())
+MANY = Objective((NextToken(), Squared(), Anchor()))
 
 
 def run(folder: Path, accumulation: int):
     chosen = tiny.settings(accumulation=accumulation, log_every=3)
-    return ManyTerms(tiny.model(), tiny.data(), chosen, output_folder=folder).run()
+    return train_stage(
+        tiny.model(), tiny.data(held_out=0), chosen, output_folder=folder, objective=MANY
+    )
 
 
 def test_many_terms_add_up_for_every_split(tmp_path: Path) -> None:
     whole, split = run(tmp_path, 1), run(tmp_path, 4)
-    assert len(whole.ledger) == 6 * 3
+    assert len(whole.ledger) == 6 * 3 - 1  # the anchor's weight at the first step is 0: no row
     for row in whole.ledger.rows():
         assert row["weighted"] == row["weight"] * row["raw"]
         assert row["raw"] == row["sum"] / row["count"]
@@ -65,7 +80,7 @@ def test_many_terms_add_up_for_every_split(tmp_path: Path) -> None:
         assert split.ledger.column(figure) == pytest.approx(whole.ledger.column(figure), rel=1e-5)
     anchors = split.ledger.where(term="anchor").rows()
     assert {row["count"] for row in anchors} == {4}
-    assert [row["weight"] for row in anchors] == pytest.approx([0.1 * step for step in range(6)])
+    assert [row["weight"] for row in anchors] == pytest.approx([0.1 * step for step in range(1, 6)])
 
 
 def test_the_log_tells_each_terms_window_means(tmp_path: Path) -> None:
@@ -95,13 +110,13 @@ def book(ledger: LossLedger, step: int) -> None:
         for name, value in {"input_ids": [1, 5, 6], "labels": [-100, 5, 6]}.items()
     }
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-    ledger.open(step, {"tokens": 2, "microbatch": 1})
-    ledger.micro_loss(tiny.model(step), batch, processes=1, row_ids=["r"])
+    ledger.open(step, {"tokens": 2, "rows": 1, "microbatch": 1})
+    ledger.note(LossModule(tiny.model(step), Objective())(batch, ledger.factors), row_ids=["r"])
     ledger.close(step, gradient_norm=1.0)
 
 
 def test_the_window_is_the_steps_after_one_up_to_another() -> None:
-    ledger = LossLedger([NextToken()])
+    ledger = LossLedger(Objective())
     for step in range(4):
         book(ledger, step)
     raws = [row["raw"] for row in ledger.rows]
@@ -112,7 +127,7 @@ def test_the_window_is_the_steps_after_one_up_to_another() -> None:
 
 
 def test_the_books_are_restored_to_the_bit(tmp_path: Path) -> None:
-    ledger, other = LossLedger([NextToken()]), LossLedger([NextToken()])
+    ledger, other = LossLedger(Objective()), LossLedger(Objective())
     book(ledger, 0)
     ledger.logged_step = 1
     ledger.save_state(tmp_path)

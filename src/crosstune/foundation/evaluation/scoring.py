@@ -38,9 +38,14 @@ def token_nats(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     Returns:
         Nats of token t+1 given tokens up to t; 0 where its label is -100.
     """
+    return labels_nats(token_logits(model, batch), batch["labels"])
+
+
+def labels_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """The negative log-likelihood of each next label under logits [B, T, V]; [B, T-1], 0 where it is -100."""
     # The last position predicts nothing; cutting its logits off would copy all the others.
-    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=UNSCORED)
-    return logits_nats(token_logits(model, batch), targets)[:, :-1]
+    targets = functional.pad(labels[:, 1:], (0, 1), value=UNSCORED)
+    return logits_nats(logits, targets)[:, :-1]
 
 
 def token_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -208,7 +213,7 @@ def score_rows(
     nats = torch.zeros(len(encoded), dtype=torch.float64)
     device = next(model.parameters()).device
     with measuring(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for places in _batches(encoded, batch_tokens):
+        for places in batches_of(encoded, batch_tokens):
             batch = collate([encoded[at] for at in places], pad_id)
             scored = token_nats(model, {name: value.to(device) for name, value in batch.items()})
             nats[places] = scored.sum(dim=-1, dtype=torch.float64).cpu()
@@ -223,7 +228,7 @@ def score_rows(
     )
 
 
-def _batches(encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[list[int]]:
+def batches_of(encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[list[int]]:
     """Places of rows of like length, longest first, so that a too small memory is noticed at once."""
     order = sorted(range(len(encoded)), key=lambda at: -len(encoded[at].input_ids))
     start = 0

@@ -14,22 +14,37 @@ if TYPE_CHECKING:
     from crosstune.foundation.training.arguments import learning_rate_factor
     from crosstune.foundation.training.callbacks import EarlyStopping, StageCost
     from crosstune.foundation.training.checkpoints import Stateful, drop_end
-    from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
+    from crosstune.foundation.training.ledger import LossLedger
     from crosstune.foundation.training.settings import (
         LoraSettings,
         StoppingSettings,
         TrainingSettings,
     )
     from crosstune.foundation.training.stage import StageData, StageResult
+    from crosstune.foundation.training.terms import (
+        Group,
+        Line,
+        Needs,
+        NextToken,
+        Objective,
+        Seen,
+        Term,
+        Windowed,
+    )
     from crosstune.foundation.training.trainer import StageTrainer, train_stage
 
 
 __all__ = [
     "StageCost",
     "EarlyStopping",
+    "Group",
+    "Line",
     "LoraSettings",
     "LossLedger",
+    "Needs",
     "NextToken",
+    "Objective",
+    "Seen",
     "StageData",
     "StageResult",
     "StageTrainer",
@@ -37,6 +52,7 @@ __all__ = [
     "StoppingSettings",
     "Term",
     "TrainingSettings",
+    "Windowed",
     "drop_end",
     "learning_rate_factor",
     "train_stage",
@@ -50,7 +66,8 @@ __getattr__ = _fetched_from(
         "stage": "StageData StageResult",
         "trainer": "StageTrainer train_stage",
         "adapters": "with_lora",
-        "ledger": "LossLedger Term NextToken",
+        "ledger": "LossLedger",
+        "terms": "Group Line Needs NextToken Objective Seen Term Windowed",
         "callbacks": "StageCost EarlyStopping",
         "checkpoints": "Stateful drop_end",
         "arguments": "learning_rate_factor",

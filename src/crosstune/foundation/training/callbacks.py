@@ -122,9 +122,9 @@ class CostMeter(TrainerCallback):  # type: ignore[misc]
 
 
 class EarlyStopping(TrainerCallback):  # type: ignore[misc]
-    """Ends a stage when one held-out set's raw nats per token stop falling.
+    """Ends a stage when one held-out set's loss stops falling.
 
-    The metric is a raw held-out loss: term weights, curricula and the learning rate do not enter it,
+    The metric is the loss with the final weights of its terms: curricula and the learning rate do not enter it,
     so a phase that turns a term on cannot stop a stage. All counting is in evaluations, all schedules stay
     functions of the optimizer step: a stage that stops is the beginning of the stage that does not.
 
@@ -152,7 +152,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Compare with the best evaluation so far."""
-        loss = metrics[f"eval_{self.settings.metric}_loss"]
+        loss = metrics[f"eval_{self.settings.metric}_loss_final"]
         if loss < self.best_loss - self.settings.min_delta or self.best_step is None:
             self.best_loss, self.best_step, self._evaluations_since = loss, state.global_step, 0
             if self.settings.restore_best:

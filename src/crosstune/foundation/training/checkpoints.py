@@ -25,10 +25,11 @@ from crosstune.foundation.storage import (
 )
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.training.stage import StageData
+from crosstune.foundation.training.terms import Group, Objective, Term, lines_of
 
 MANIFEST = "crosstune-manifest.json"
 STATES = "crosstune"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @runtime_checkable
@@ -163,7 +164,7 @@ def check_fits(folder: Path, identity: Mapping[str, Any]) -> bool:
     if different:
         raise CheckpointError(
             folder.name,
-            law="must come from the same model, tokenizer, rows, settings and seed",
+            law="must come from the same model, tokenizer, rows, terms, settings and seed",
             found="; ".join(different),
             remedy="Restore what has changed, or train in another output folder.",
         )
@@ -195,7 +196,7 @@ _FREE = ("keep_checkpoints", "report_to", "checkpoint_every", "log_every", "eval
 
 
 def stage_identity(
-    model: nn.Module, data: StageData, settings: TrainingSettings, seed: int
+    model: nn.Module, data: StageData, settings: TrainingSettings, seed: int, objective: Objective
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed stage to equal an uninterrupted one, as JSON values."""
     chosen = {
@@ -203,8 +204,12 @@ def stage_identity(
         for field in dataclasses.fields(settings)
         if field.name not in _FREE
     }
+    second, before = objective.second_model, data.optimizer_from
     return {
         **chosen,
+        **{key: value for term in objective.terms for key, value in _term(term, settings.steps)},
+        "second_model": second and f"{type(second).__name__} {weights_fingerprint(second)}",
+        "optimizer_from": before and fingerprint(read_json(whole(before) / MANIFEST)["files"]),
         "model": type(model).__name__,
         "weights": weights_fingerprint(model),
         "tokenizer": data.tokenizer,
@@ -212,3 +217,33 @@ def stage_identity(
         "seed": seed,
         "processes": world_size(),
     }
+
+
+def _term(term: Term | Group, steps: int) -> Iterator[tuple[str, Any]]:
+    """What a term is, and the weight of each of its lines at every step."""
+    for line in lines_of(term):
+        weights = [line.weight(step) for step in range(steps)]
+        yield (
+            f"terms.{line.name}",
+            canonical(
+                {
+                    "kind": type(term).__name__,
+                    "unit": line.unit,
+                    "settings": term.settings,
+                    "weights": weights[0] if len(set(weights)) == 1 else fingerprint(weights),
+                }
+            ),
+        )
+
+
+def whole(output_folder: Path) -> Path:
+    """The newest whole checkpoint of another stage, or an error."""
+    folder, skipped = latest_whole(output_folder)
+    if folder is None:
+        raise CheckpointError(
+            "optimizer_from",
+            law="must be the folder of a stage with a whole checkpoint",
+            found=" ".join(skipped) or f"none in {output_folder.name}",
+            remedy="Train that stage with checkpoint_every.",
+        )
+    return folder

@@ -2,140 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from itertools import takewhile
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from crosstune.foundation.errors import LedgerError, NonFiniteLossError
-from crosstune.foundation.evaluation.scoring import token_nats
+from crosstune.foundation.errors import LedgerError, NonFiniteLossError, SettingsError
 from crosstune.foundation.ranks import gather_over_ranks, sum_over_ranks
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.storage import read_json, write_json
+from crosstune.foundation.training.loss import MicroLoss
+from crosstune.foundation.training.terms import Objective, Unit
 
-Unit = Literal["tokens", "microbatch"]
+TRAIN = "train"
+"""The side of the rows that are learned."""
 
 COLUMNS = (
     Column.axis("step", "int64", about="optimizer steps taken, this one included"),
+    Column.axis("side", about="train, or the held-out set's name"),
     Column.axis("term"),
     Column.value("raw", about="sum over sum of the whole step"),
     Column.value("weight"),
-    Column.value("weighted", about="raw x weight; the terms add up to the loss"),
+    Column.value(
+        "weighted", about="raw x weight; the terms add up to the loss of that step and side"
+    ),
     Column.value("sum"),
-    Column.value("count", "int64", about="tokens or micro-batches that the sum is divided by"),
+    Column.value(
+        "count", "int64", about="tokens, rows or micro-batches that the sum is divided by"
+    ),
 )
 
 
-class Term(Protocol):
-    """One part of the training loss: a sum and the unit it is a sum over, never a mean."""
-
-    @property
-    def name(self) -> str:
-        """What the log and the tables call it."""
-        ...
-
-    @property
-    def unit(self) -> Unit:
-        """What the sum is divided by: scored tokens, or micro-batches, of the whole step."""
-        ...
-
-    def weight(self, step: int) -> float:
-        """The factor at a step (counted from 0): a pure function of it."""
-        ...
-
-    def sums(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """The differentiable sum over one micro-batch, a scalar of at least float32."""
-        ...
-
-
-@dataclass(frozen=True)
-class NextToken:
-    """Cross entropy of the next token: ``token_nats``, summed."""
-
-    name: str = "next_token"
-    unit: Unit = "tokens"
-
-    def weight(self, step: int) -> float:
-        """The factor is always 1."""
-        return 1.0
-
-    def sums(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Nats of the micro-batch's scored tokens, added in float64."""
-        return token_nats(model, batch).sum(dtype=torch.float64)
-
-
 class LossLedger:
-    """Every term of every optimizer step, over all processes, closed against the Trainer's own account.
+    """Every line of every optimizer step, over all processes, closed against the Trainer's own account.
 
     Args:
-        terms: The parts of the loss.
+        objective: What is optimised.
     """
 
     state_name = "loss_ledger"
 
-    def __init__(self, terms: Sequence[Term]) -> None:
-        self.terms = tuple(terms)
+    def __init__(self, objective: Objective) -> None:
+        self.lines = objective.lines
         self.rows: list[dict[str, Any]] = []
         self.logged_step = 0
-        self._counts: dict[Unit, int] = {}
-        self._weights: list[float] = []
-        self._sums: list[list[Tensor]] = []
+        self.factors: dict[str, float] = {}
+        self._counts: Mapping[Unit, int] = {}
+        self._micro: list[MicroLoss] = []
         self._row_ids: list[list[str]] = []
 
-    def open(self, step: int, counts: dict[Unit, int]) -> None:
+    def weights(self, step: int) -> dict[str, float]:
+        """The weights of the lines that are present at optimizer step ``step`` (counted from 0): those that are not 0."""
+        weights = {line.name: line.weight(step) for line in self.lines}
+        wrong = [f"{name}: {weight}" for name, weight in weights.items() if not isfinite(weight)]
+        present = {name: weight for name, weight in weights.items() if weight != 0.0}
+        if wrong or not present:
+            raise SettingsError(
+                "terms",
+                law=f"must have finite weights, one of them not 0, at optimizer step {step + 1}",
+                found=", ".join(wrong) or "every weight 0",
+                remedy="Change the schedule of weights.",
+            )
+        return present
+
+    def open(self, step: int, counts: Mapping[Unit, int]) -> None:
         """Begin optimizer step ``step`` (counted from 0) with the denominators of its whole window."""
         self._counts = counts
-        self._weights = [term.weight(step) for term in self.terms]
-        self._sums = []
+        units = {line.name: line.unit for line in self.lines}
+        self.factors = {
+            name: weight / counts[units[name]] for name, weight in self.weights(step).items()
+        }
+        self._micro = []
         self._row_ids = []
 
-    def micro_loss(
-        self, model: nn.Module, batch: Mapping[str, Tensor], processes: int, row_ids: list[str]
-    ) -> Tensor:
-        """The scalar to go backward from, W · Σ w·S/D: summed over micro-batches and averaged over W processes it is the loss.
-
-        `row_ids` are named if a loss is not finite.
-        """
-        sums = [term.sums(model, batch) for term in self.terms]
-        self._sums.append([value.detach() for value in sums])
+    def note(self, micro: MicroLoss, row_ids: list[str]) -> None:
+        """Add a micro-batch; its rows are named if a loss is not finite."""
+        self._micro.append(micro._replace(loss=micro.loss.detach()))
         self._row_ids.append(row_ids)
-        loss = torch.stack(
-            [
-                value * (weight / self._counts[term.unit])
-                for term, weight, value in zip(self.terms, self._weights, sums, strict=True)
-            ]
-        ).sum()
-        return (processes * loss).float()
 
-    def close(self, step: int, gradient_norm: float) -> None:
-        """Book optimizer step ``step`` (counted from 0), before the weights move; what is not finite is an error."""
-        local = torch.stack([torch.stack(values).double() for values in self._sums])
-        totals = sum_over_ranks(local.sum(dim=0))
-        if not (bool(totals.isfinite().all()) and torch.isfinite(torch.tensor(gradient_norm))):
+    def close(self, step: int, gradient_norm: float) -> dict[str, Tensor]:
+        """Book optimizer step ``step`` (counted from 0), before the weights move; what is not finite is an error.
+
+        Returns:
+            The statistic of each windowed term, over all micro-batches and processes.
+        """
+        local = torch.stack(
+            [torch.stack([micro.sums[name] for name in self.factors]) for micro in self._micro]
+        )
+        windows = {
+            name: torch.stack([micro.windows[name] for micro in self._micro]).double().sum(dim=0)
+            for name in self._micro[0].windows
+        }
+        gathered = sum_over_ranks(
+            torch.cat([local.sum(dim=0), *(value.flatten() for value in windows.values())])
+        )
+        totals, rest = gathered[: len(self.factors)], gathered[len(self.factors) :]
+        if not (bool(totals.isfinite().all()) and isfinite(gradient_norm)):
             self._raise_non_finite(step, local, gradient_norm)
-        for term, weight, total in zip(self.terms, self._weights, totals.tolist(), strict=True):
-            count = self._counts[term.unit]
-            raw = total / count
-            self.rows.append(
-                {
-                    "step": step + 1,
-                    "term": term.name,
-                    "raw": raw,
-                    "weight": weight,
-                    "weighted": weight * raw,
-                    "sum": total,
-                    "count": count,
-                }
-            )
+        self._check_groups()
+        sums = dict(zip(self.factors, totals.tolist(), strict=True))
+        self.book(TRAIN, step + 1, sums, self._counts)
+        sizes = [value.numel() for value in windows.values()]
+        parts = zip(windows.items(), rest.split(sizes), strict=True)
+        return {name: part.view(value.shape) for (name, value), part in parts}
+
+    def book(
+        self, side: str, taken: int, sums: Mapping[str, float], counts: Mapping[Unit, int]
+    ) -> list[dict[str, Any]]:
+        """Add a row for each line's sum, with the weights that the last of ``taken`` optimizer steps was taken with."""
+        rows = []
+        for line in self.lines:
+            if line.name in sums:
+                weight, raw = line.weight(max(taken - 1, 0)), sums[line.name] / counts[line.unit]
+                row = {"step": taken, "side": side, "term": line.name, "raw": raw}
+                row |= {"weight": weight, "weighted": weight * raw}
+                rows.append(row | {"sum": sums[line.name], "count": counts[line.unit]})
+        self.rows += rows
+        return rows
+
+    def _check_groups(self) -> None:
+        """A group's differentiable scalar is what its factors and sums say."""
+        for micro in self._micro:
+            for name, pair in micro.fused.items():
+                given, booked = pair.tolist()
+                if not abs(given - booked) <= 1e-5 * abs(booked) + 1e-8:
+                    raise LedgerError(
+                        f"terms[{name!r}]",
+                        law="must give the scalar that its factors and sums add up to",
+                        found=f"{given!r}, and {booked!r} from the sums",
+                        remedy="Multiply each line by its factor before they are added, and nothing else.",
+                    )
 
     def _raise_non_finite(self, step: int, local: Tensor, gradient_norm: float) -> None:
         culprits = [
-            f"{term.name} in rows {', '.join(self._row_ids[micro])}"
+            f"{name} in rows {', '.join(self._row_ids[micro])}"
             for micro, values in enumerate(local)
-            for term, value in zip(self.terms, values, strict=True)
+            for name, value in zip(self.factors, values, strict=True)
             if not bool(value.isfinite())
         ]
         named = [culprit for some in gather_over_ranks(culprits) for culprit in some]
@@ -151,18 +157,20 @@ class LossLedger:
         )
 
     def mean(self, after: int, upto: int) -> dict[str, dict[str, float]]:
-        """Means of raw and weighted per term over the optimizer steps in (after, upto]."""
+        """Per line, over the optimizer steps in (after, upto]: `raw`, its mean where it was present, and `weighted`, its share of the mean loss."""
+        window = takewhile(lambda row: row["step"] > after, reversed(self.rows))
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row in reversed(list(window)):
+            if row["side"] == TRAIN and row["step"] <= upto:
+                rows.setdefault(row["term"], []).append(row)
         return {
-            term.name: {
-                part: _mean(self._window(part, after, upto, place)) for part in ("raw", "weighted")
+            line.name: {
+                "raw": sum(row["raw"] for row in rows[line.name]) / len(rows[line.name]),
+                "weighted": sum(row["weighted"] for row in rows[line.name]) / (upto - after),
             }
-            for place, term in enumerate(self.terms)
+            for line in self.lines
+            if line.name in rows
         }
-
-    def _window(self, part: str, after: int, upto: int, term: int) -> list[float]:
-        # Every step since the first has one row per term, in order.
-        every = len(self.terms)
-        return [row[part] for row in self.rows[after * every + term : upto * every : every]]
 
     def check(self, after: int, upto: int, loss: float) -> float:
         """Return ledger less Trainer, two sums of the loss of (after, upto]; more than 1e-5 · |loss| + 1e-8 is an error."""
@@ -190,7 +198,3 @@ class LossLedger:
         state = read_json(folder / "ledger.json")
         self.logged_step = state["logged_step"]
         self.rows = state["rows"]
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from crosstune.foundation.data import Encoded
@@ -15,7 +16,7 @@ from crosstune.foundation.training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class StageData:
-    """The rows of a stage, encoded."""
+    """The rows of a stage, encoded, and what its optimizer begins with."""
 
     train: Sequence[Encoded]
     """Rows that are learned."""
@@ -25,6 +26,8 @@ class StageData:
     """Named sets that are evaluated while training, never learned."""
     tokenizer: str = ""
     """Fingerprint of the tokenizer that encoded the rows; a checkpoint of another one is refused."""
+    optimizer_from: Path | None = None
+    """Folder of the stage before: what its optimizer knew of parameters that are trained on is carried over, by name."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class StageResult:
     steps: int
     """Optimizer steps taken."""
     ledger: Table
-    """The loss ledger: one row per step and term."""
+    """The loss ledger: one row per step, side (train, or a held-out set) and term."""
     history: tuple[dict[str, Any], ...]
     """The training log: loss, gradient norms, learning rate, held-out losses, each with its step."""
     cost: StageCost

@@ -17,7 +17,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import DataError, NonFiniteLossError, UnsupportedError
-from crosstune.foundation.evaluation.scoring import score_rows
+from crosstune.foundation.evaluation.scoring import batches_of
+from crosstune.foundation.models import measuring
 from crosstune.foundation.ranks import (
     from_first,
     is_first,
@@ -26,14 +27,19 @@ from crosstune.foundation.ranks import (
     wait_for_all,
     world_size,
 )
-from crosstune.foundation.training import checkpoints
+from crosstune.foundation.training import checkpoints, trained
 from crosstune.foundation.training.arguments import learning_rate_factor, training_arguments
 from crosstune.foundation.training.batches import StepBatches
 from crosstune.foundation.training.callbacks import Clock, CostMeter, EarlyStopping
 from crosstune.foundation.training.checkpoints import stage_identity
-from crosstune.foundation.training.ledger import LossLedger, NextToken, Term
+from crosstune.foundation.training.ledger import LossLedger
+from crosstune.foundation.training.loss import LossModule, MicroLoss
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.training.stage import StageData, StageResult, check_rows
+from crosstune.foundation.training.terms import UNITS, Objective, Windowed
+
+ROW_IDS = "row_ids"
+"""Where a micro-batch carries the ids of its rows, which no model reads."""
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]
@@ -59,13 +65,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         output_folder: Path,
         callbacks: Sequence[TrainerCallback] = (),
         seed: int = 0,
+        objective: Objective | None = None,
     ) -> None:
         check_rows(data, settings)
         self.data = data
+        self.objective = objective or Objective()
         self.settings = settings
         self.stage_seed = seed
         self.output_folder = Path(output_folder)
-        self.ledger = LossLedger(self.terms())
+        self.ledger = LossLedger(self.objective)
         self.meter = CostMeter()
         self.stopping = EarlyStopping(settings.early_stopping) if settings.early_stopping else None
         self._gradient_norm = float("nan")
@@ -91,7 +99,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self._refuse_sharding()
         checkpoints.check_names(self._stateful())
-        self.identity = stage_identity(model, data, settings, seed)
+        self.identity = stage_identity(model, data, settings, seed, self.objective)
+        device = next(model.parameters()).device
+        self.loss_module = LossModule(model, self.objective).to(device)
+        if self.objective.second_model is not None:
+            self.objective.second_model.eval()
         if settings.gradient_checkpointing:
             # transformers 5.23 renamed it; autograd.grad, which measures, cannot pass the reentrant kind.
             newest = getattr(self.model, "activation_checkpointing_enable", None)
@@ -105,10 +117,6 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 found="FSDP" if self.is_fsdp_enabled else "DeepSpeed",
                 remedy="Launch without sharding; a smaller model or LoRA needs less memory.",
             )
-
-    def terms(self) -> Sequence[Term]:
-        """The parts of the training loss; a distilling trainer has more."""
-        return (NextToken(),)
 
     # ---- running a stage ----
 
@@ -133,6 +141,21 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             notes=tuple(notes),
         )
 
+    # ---- what is trained ----
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of the model and its terms; it may begin with what that of another stage knew."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(self.loss_module)
+        trained.check_held([*self.objective.terms, *self.callback_handler.callbacks], optimizer)
+        if self.data.optimizer_from is not None:
+            before = checkpoints.whole(self.data.optimizer_from)
+            trained.load_optimizer(before, self.loss_module, optimizer, carried=True)
+        return optimizer
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> Any:
+        """The whole loss is one forward of what accelerate wraps; callbacks go on to see the model itself."""
+        return self.accelerator.prepare_model(self.loss_module)
+
     # ---- data ----
 
     def get_train_dataloader(self) -> DataLoader[Encoded]:
@@ -151,8 +174,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return DataLoader(
             self.data.train,  # type: ignore[arg-type]
             batch_sampler=sampler,
-            collate_fn=partial(_collate, pad_id=self.data.pad_id),
+            collate_fn=self._collate_with_ids,
         )
+
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Rows as a batch of the model, for training and for held-out losses; a subclass may add what its terms need."""
+        return collate(rows, self.data.pad_id)
+
+    def _collate_with_ids(self, rows: Sequence[Encoded]) -> dict[str, Any]:
+        return {**self.collate(rows), ROW_IDS: [row.row_id for row in rows]}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -177,7 +207,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 found=f"{rows} rows without one",
                 remedy="Give longer rows, or more of them per step.",
             )
-        self.ledger.open(self.state.global_step, {"tokens": scored, "microbatch": micro})
+        self.ledger.open(
+            self.state.global_step, {"tokens": scored, "rows": rows, "microbatch": micro}
+        )
         self.meter.count(rows, tokens, positions)
         return batches, None
 
@@ -199,12 +231,19 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
         """The micro-batch's share of the step's loss, added to the ledger as it is formed."""
-        return self.ledger.micro_loss(model, inputs, world_size(), inputs["row_ids"])
+        row_ids = inputs.pop(ROW_IDS)
+        micro: MicroLoss = model(inputs, self.ledger.factors)
+        self.ledger.note(micro, row_ids)
+        # Processes are averaged: each one's share counts once in the sum.
+        return (world_size() * micro.loss).float()
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:
         """The norm before clipping; the step's account is closed here, before any weight moves."""
         norm = float(super()._get_grad_norm(model, grad_norm))
-        self.ledger.close(self.state.global_step, norm)
+        windows = self.ledger.close(self.state.global_step, norm)
+        for name, term in self.loss_module.named_learning():
+            if isinstance(term, Windowed) and name in windows:
+                term.renew(windows[name])
         self._gradient_norm = norm
         self._learning_rate = float(self.optimizer.param_groups[0]["lr"])
         return norm
@@ -255,44 +294,66 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Nats per token of each held-out set, sum over sum, for any batch and any number of processes."""
-        metrics = {
-            f"{metric_key_prefix}_{name}_loss": self._held_out_loss(name, rows)
-            for name, rows in (eval_dataset or self.data.held_out).items()
-        }
+        """Each held-out set's loss with the present and with the final weights, for any batch and any number of processes."""
+        metrics: dict[str, float] = {}
+        final = self.ledger.weights(self.settings.steps - 1)
+        for name, rows in (eval_dataset or self.data.held_out).items():
+            booked = self._book_held_out(name, rows, final)
+            metrics[f"{metric_key_prefix}_{name}_loss"] = sum(row["weighted"] for row in booked)
+            metrics[f"{metric_key_prefix}_{name}_loss_final"] = sum(
+                final.get(row["term"], 0.0) * row["raw"] for row in booked
+            )
+            if len(self.ledger.lines) > 1:
+                for row in booked:
+                    metrics[f"{metric_key_prefix}_{name}_{row['term']}"] = row["raw"]
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
-    def _held_out_loss(self, name: str, rows: Sequence[Encoded]) -> float:
-        mine = rows[rank() :: world_size()]
-        sums = torch.zeros(2, dtype=torch.float64)
-        if mine:
-            scores = score_rows(
-                self.model,
-                mine,
-                pad_id=self.data.pad_id,
-                batch_tokens=self.settings.evaluation_tokens,
-            )
-            sums = torch.stack([scores.nats.sum(), scores.tokens.sum().double()])
-        nats, tokens = sum_over_ranks(sums).tolist()
-        if not tokens:
+    def _book_held_out(
+        self, name: str, rows: Sequence[Encoded], final: Mapping[str, float]
+    ) -> list[dict[str, Any]]:
+        taken = self.state.global_step
+        lines = {**self.ledger.weights(max(taken - 1, 0)), **final}
+        sums, counts = self.score_held_out(rows[rank() :: world_size()], list(lines))
+        totals = sum_over_ranks(torch.tensor([*sums, *counts], dtype=torch.float64)).tolist()
+        found = dict(zip(lines, totals, strict=False))
+        units = {unit: int(n) for unit, n in zip(UNITS, totals[len(lines) :], strict=True)}
+        if not units["tokens"]:
             raise DataError(
                 f"held_out[{name!r}]",
                 law="must hold at least one token to predict",
                 found=f"{len(rows)} rows without one",
                 remedy="Give longer rows or leave this set out.",
             )
-        if not math.isfinite(nats):
+        if not all(map(math.isfinite, found.values())):
             raise NonFiniteLossError(
                 f"held_out[{name!r}]",
-                law=f"must have a finite loss after optimizer step {self.state.global_step}",
-                found=nats,
+                law=f"must have a finite loss after optimizer step {taken}",
+                found=", ".join(f"{term}: {value}" for term, value in found.items()),
                 remedy="The weights have gone astray: lower the learning rate or clip gradients.",
             )
-        return float(nats / tokens)
+        return self.ledger.book(name, taken, found, units)
+
+    def score_held_out(
+        self, rows: Sequence[Encoded], lines: Sequence[str]
+    ) -> tuple[list[float], list[int]]:
+        """The sum of each line over this process's rows, and their scored tokens, rows and batches (`UNITS`)."""
+        sums, counts = [0.0] * len(lines), [0] * len(UNITS)
+        device = self.args.device
+        with measuring(self.loss_module), torch.no_grad():
+            for places in batches_of(rows, self.settings.evaluation_tokens):
+                some = [rows[at] for at in places]
+                batch = {name: value.to(device) for name, value in self.collate(some).items()}
+                micro = self.loss_module(batch, dict.fromkeys(lines, 1.0))
+                sums = [
+                    total + micro.sums[name].item() for total, name in zip(sums, lines, strict=True)
+                ]
+                scored = sum(row.scored_tokens for row in some)
+                counts = [a + b for a, b in zip(counts, (scored, len(some), 1), strict=True)]
+        return sums, counts
 
     # ---- checkpoints ----
 
@@ -329,21 +390,35 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.state.compute_steps(self.args, max_steps)
         return trained
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The model alone, as transformers saves it; in a checkpoint, what is trained by name."""
+        if not _internal_call:
+            super().save_model(output_dir)
+        elif is_first():
+            folder = Path(str(output_dir))
+            folder.mkdir(parents=True)
+            trained.save(folder, self.loss_module, self.optimizer)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Saved with the model; the scheduler is a pure function of the step."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Take over what was trained."""
+        trained.load_tensors(Path(resume_from_checkpoint), self.loss_module)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Restore the callbacks together with the optimizer, before ``on_train_begin``."""
-        super()._load_optimizer_and_scheduler(checkpoint)
+        """Restore optimizer, clock and callbacks, before ``on_train_begin``."""
         if checkpoint is not None:
-            checkpoints.load_states(Path(checkpoint), self._stateful())
+            folder = Path(checkpoint)
+            trained.load_optimizer(folder, self.loss_module, self.optimizer)
+            trained.set_clock(self.lr_scheduler, self.optimizer, self.state.global_step)
+            checkpoints.load_states(folder, self._stateful())
 
     def _load_finished(self, checkpoint: str) -> None:
         """Take over the state of a stage that had ended, without a step."""
         self._load_from_checkpoint(checkpoint)
         self.state = type(self.state).load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         checkpoints.load_states(Path(checkpoint), self._stateful())
-
-
-def _collate(rows: list[Encoded], pad_id: int) -> dict[str, Any]:
-    return {**collate(rows, pad_id), "row_ids": [row.row_id for row in rows]}
 
 
 def train_stage(
@@ -354,6 +429,7 @@ def train_stage(
     output_folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
     seed: int = 0,
+    objective: Objective | None = None,
 ) -> StageResult:
     """The model is trained in place; a stage killed before goes on from its last whole checkpoint.
 
@@ -365,6 +441,7 @@ def train_stage(
         output_folder: Where checkpoints lie; one folder per stage.
         callbacks: Callbacks of transformers; those that are ``Stateful`` are saved and restored.
         seed: Decides row order and dropout.
+        objective: The terms of the loss, and the second model they look at; the next token's alone where none is given.
 
     Returns:
         What happened.
@@ -372,8 +449,17 @@ def train_stage(
     Raises:
         DataError: There is nothing to learn, or early stopping watches a set that is not there.
         CheckpointError: The folder's checkpoint belongs to another stage.
+        SettingsError: Terms share a name, or at some step all weights are 0.
+        TrainingError: A term has no gradient, or parameters that no optimizer holds.
+        LedgerError: A group's scalar is not what its lines add up to.
         NonFiniteLossError: A loss or gradient is NaN or infinite.
     """
     return StageTrainer(
-        model, data, settings, output_folder=output_folder, callbacks=callbacks, seed=seed
+        model,
+        data,
+        settings,
+        output_folder=output_folder,
+        callbacks=callbacks,
+        seed=seed,
+        objective=objective,
     ).run()

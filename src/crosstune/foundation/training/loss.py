@@ -1,0 +1,152 @@
+"""One pass, many terms: the model and what its terms learn as one module, whose forward gives the loss of a micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.foundation.errors import TrainingError
+from crosstune.foundation.models import Stream, model_inputs
+from crosstune.foundation.training.terms import (
+    Group,
+    Needs,
+    Objective,
+    Seen,
+    Term,
+    Windowed,
+    lines_of,
+)
+
+
+class MicroLoss(NamedTuple):
+    """The loss of a micro-batch and what the ledger books of it."""
+
+    loss: Tensor
+    """Σ factor · sum, differentiable, float64."""
+    sums: dict[str, Tensor]
+    """Each line's sum, detached."""
+    fused: dict[str, Tensor]
+    """Each group's scalar and the Σ factor · sum of its lines, detached, by the name of its first line."""
+    windows: dict[str, Tensor]
+    """What each windowed term adds to its statistic."""
+
+
+class LossModule(nn.Module):
+    """The model and every parameter of its terms: all that has parameters runs inside one wrapped forward.
+
+    Outside it, processes that share gradients (DDP) would be told of a parameter twice, or never.
+
+    Args:
+        model: The model that is trained.
+        objective: Its terms.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.learning = nn.ModuleList(
+            term for term in objective.terms if isinstance(term, nn.Module)
+        )
+        self.objective = objective
+        # In a tuple: a frozen model is no submodule of what is trained, shared or saved.
+        self._second = (objective.second_model,)
+
+    def named_learning(self) -> Iterator[tuple[str, nn.Module]]:
+        """The terms that are modules, by the name of their (first) line."""
+        for term in self.objective.terms:
+            if isinstance(term, nn.Module):
+                yield lines_of(term)[0].name, term
+
+    def forward(self, batch: Mapping[str, Tensor], factors: Mapping[str, float]) -> MicroLoss:
+        """One micro-batch: one pass of each model, and all lines that have a factor."""
+        active = [
+            term
+            for term in self.objective.terms
+            if any(line.name in factors for line in lines_of(term))
+        ]
+        needs = reduce(lambda one, other: one | other, (term.needs for term in active))
+        seen = self._see(batch, needs)
+        micro = MicroLoss(torch.zeros(()), {}, {}, {})
+        shares = []
+        with torch.autocast(batch["input_ids"].device.type, enabled=False):
+            for term in active:
+                shares.append(self._share(term, seen, factors, micro))
+                if isinstance(term, Windowed) and torch.is_grad_enabled():
+                    micro.windows[lines_of(term)[0].name] = term.observe(seen)
+        return micro._replace(loss=torch.stack(shares).sum())
+
+    def _share(
+        self, term: Term | Group, seen: Seen, factors: Mapping[str, float], micro: MicroLoss
+    ) -> Tensor:
+        """A term's or group's Σ factor · sum."""
+        own = {line.name: factors[line.name] for line in lines_of(term) if line.name in factors}
+        if isinstance(term, Group):
+            share, sums = term.fused(seen, own)
+        else:
+            total = term.sums(seen)
+            share, sums = own[term.name] * total.double(), {term.name: total}
+        detached = {name: sums[name].detach().double() for name in own}
+        micro.sums.update(detached)
+        if isinstance(term, Group):
+            booked = torch.stack([own[name] * value for name, value in detached.items()]).sum()
+            micro.fused[next(iter(own))] = torch.stack([share.detach().double(), booked])
+        if torch.is_grad_enabled() and not share.requires_grad:
+            raise TrainingError(
+                "terms",
+                law="must each have a gradient",
+                found=f"none of {', '.join(own)}: nothing that is trained changes it",
+                remedy="Take out a detach() or no_grad(), or unfreeze what it should train.",
+            )
+        return share.double()
+
+    def _see(self, batch: Mapping[str, Tensor], needs: Needs) -> Seen:
+        (second,) = self._second
+        other = None
+        if needs.second and second is not None:
+            with torch.no_grad():
+                other = Seen(second, batch, _found(second, batch, needs.second))
+        return Seen(self.model, batch, _found(self.model, batch, needs), other)
+
+
+class _AllFound(Exception):
+    """All that was asked for has been seen: the rest of the model need not run."""
+
+
+def _found(model: Any, batch: Mapping[str, Tensor], needs: Needs) -> dict[str, Any]:
+    """What one forward pass shows, run as far as something is asked for."""
+    found: dict[str, Any] = {}
+    if not (needs.logits or needs.last_hidden_state or needs.states or needs.maps):
+        return found
+    with ExitStack() as stack:
+        if needs.states:
+            stream = Stream.of(model)
+            found["states"] = stack.enter_context(stream.watch(sorted(needs.states)))
+        if needs.last_hidden_state:
+            head = model.get_output_embeddings()
+            stack.enter_context(_before(head, partial(found.__setitem__, "last_hidden_state")))
+        if not needs.logits:
+            deep = needs.last_hidden_state or needs.maps
+            last = model.get_output_embeddings() if deep else stream.entries[max(needs.states)]
+            stack.enter_context(_before(last, _end))
+        with suppress(_AllFound):
+            found["logits"] = model(**model_inputs(batch)).logits
+    return found
+
+
+def _end(_: Tensor) -> None:
+    raise _AllFound
+
+
+@contextmanager
+def _before(module: nn.Module, look: Callable[[Tensor], None]) -> Iterator[None]:
+    """Look at what goes into a module."""
+    handle = module.register_forward_pre_hook(lambda _, inputs: look(inputs[0]))
+    try:
+        yield
+    finally:
+        handle.remove()

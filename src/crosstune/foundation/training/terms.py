@@ -1,0 +1,269 @@
+"""Terms of a training loss: what each asks one forward pass for, and the sum it makes of it. ``loss = Σ weight · sum / count``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.evaluation.scoring import labels_nats
+
+Unit = Literal["tokens", "rows", "microbatch"]
+UNITS: tuple[Unit, ...] = ("tokens", "rows", "microbatch")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a term asks one forward pass for; what no active term asks for is not computed."""
+
+    logits: bool = False
+    """[B, T, V]; without it the head does not run."""
+    last_hidden_state: bool = False
+    """What goes into the head, [B, T, H]: for a term that runs a head of its own."""
+    states: frozenset[int] = frozenset()
+    """Sites of the residual stream (see ``Stream``), each [B, T, H]."""
+    maps: frozenset[int] = frozenset()
+    """Layers whose attention probabilities are wanted, each [B, heads, T, T]."""
+    second: Needs | None = None
+    """The same of the frozen second model."""
+
+    def __or__(self, other: Needs) -> Needs:
+        second = (
+            self.second | other.second
+            if self.second and other.second
+            else self.second or other.second
+        )
+        return Needs(
+            self.logits or other.logits,
+            self.last_hidden_state or other.last_hidden_state,
+            self.states | other.states,
+            self.maps | other.maps,
+            second,
+        )
+
+    def __bool__(self) -> bool:
+        return self != Needs()
+
+
+class Seen:
+    """What one forward pass over a micro-batch let be seen; what was not asked for is an error.
+
+    Values are as the model computed them: upcast what a loss is made of.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Tensor],
+        found: Mapping[str, Any],
+        second: Seen | None = None,
+    ) -> None:
+        self.model = model
+        self.batch = batch
+        self._found = found
+        self._second = second
+
+    @property
+    def logits(self) -> Tensor:
+        """Scores of the next tokens, [B, T, V]."""
+        return self._get("logits")  # type: ignore[no-any-return]
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        """What goes into the head, [B, T, H]."""
+        return self._get("last_hidden_state")  # type: ignore[no-any-return]
+
+    @property
+    def states(self) -> Mapping[int, Tensor]:
+        """States of the residual stream by site, each [B, T, H]."""
+        return self._get("states")  # type: ignore[no-any-return]
+
+    @property
+    def maps(self) -> Mapping[int, Tensor]:
+        """Attention probabilities by layer, each [B, heads, T, T]."""
+        return self._get("maps")  # type: ignore[no-any-return]
+
+    @property
+    def second(self) -> Seen:
+        """The same of the second model, without gradient."""
+        if self._second is None:
+            raise _not_asked("second")
+        return self._second
+
+    def _get(self, name: str) -> Any:
+        if name not in self._found:
+            raise _not_asked(name)
+        return self._found[name]
+
+
+def _not_asked(name: str) -> SettingsError:
+    return SettingsError(
+        "needs",
+        law="must name all that a term looks at",
+        found=f"seen.{name}, which no active term asked for",
+        remedy=f"Give the term needs = Needs({name}=...).",
+    )
+
+
+class Line(Protocol):
+    """One line of the loss ledger: a name, what its sum is divided by, and its weight."""
+
+    @property
+    def name(self) -> str:
+        """What the log and the tables call it."""
+        ...
+
+    @property
+    def unit(self) -> Unit:
+        """What the sum is divided by, over the whole optimizer step: scored tokens, rows, or micro-batches.
+
+        A sum over micro-batches is for what does not depend on rows, such as a penalty on parameters.
+        """
+        ...
+
+    def weight(self, step: int) -> float:
+        """The factor at a step (counted from 0): a pure function of it. At 0 the line is absent."""
+        ...
+
+
+@runtime_checkable
+class Term(Line, Protocol):
+    """One part of the loss: a sum and the unit it is a sum over, never a mean.
+
+    A term with parameters is an ``nn.Module``: they are trained, clipped and kept in checkpoints with the model's, and
+    are not part of the model that is saved.
+    """
+
+    @property
+    def needs(self) -> Needs:
+        """What it looks at."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """JSON values that must be the same for a stage to be resumed."""
+        ...
+
+    def sums(self, seen: Seen) -> Tensor:
+        """The differentiable sum over one micro-batch, a scalar of at least float32; never under autocast."""
+        ...
+
+
+@runtime_checkable
+class Group(Protocol):
+    """Lines that one computation gives together, as a fused head does, which needs the factors before it runs."""
+
+    @property
+    def lines(self) -> Sequence[Line]:
+        """Its lines in the ledger."""
+        ...
+
+    @property
+    def needs(self) -> Needs:
+        """What it looks at."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """JSON values that must be the same for a stage to be resumed."""
+        ...
+
+    def fused(
+        self, seen: Seen, factors: Mapping[str, float]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The differentiable Σ factor · sum of a micro-batch, and the detached sums; of the lines that have a factor."""
+        ...
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A term that also needs a statistic of a whole optimizer step: it gets that of the step before.
+
+    In-window statistics would make the loss depend on how a step is split. The term is an ``nn.Module`` and keeps the
+    statistic in a persistent buffer, which checkpoints hold.
+    """
+
+    def observe(self, seen: Seen) -> Tensor:
+        """What this micro-batch adds to the statistic, detached, of one shape."""
+        ...
+
+    def renew(self, total: Tensor) -> None:
+        """Take over what all micro-batches and processes of the step that has ended added up to."""
+        ...
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Cross entropy of the next token, in nats: ``token_nats``, summed."""
+
+    name: str = "next_token"
+    unit: Unit = "tokens"
+    needs: Needs = Needs(logits=True)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def weight(self, step: int) -> float:
+        """The factor is always 1."""
+        return 1.0
+
+    def sums(self, seen: Seen) -> Tensor:
+        """Nats of the micro-batch's scored tokens, added in float64."""
+        return labels_nats(seen.logits, seen.batch["labels"]).sum(dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a stage minimises: the weighted sum of its terms."""
+
+    terms: Sequence[Term | Group] = (NextToken(),)
+    """Terms and groups of terms."""
+    second_model: nn.Module | None = None
+    """A frozen model that reads the same batches, such as a teacher; it is put in eval mode and never trained or saved."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be booked."""
+        for term in self.terms:
+            if not isinstance(term, Term | Group):
+                raise SettingsError(
+                    "terms",
+                    law="must be terms or groups: with needs, settings, and sums or fused",
+                    found=repr(term),
+                    remedy="Give objects such as NextToken().",
+                )
+        names = [line.name for line in self.lines]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice or not names:
+            raise SettingsError(
+                "terms",
+                law="must be at least one, each with its own name",
+                found=f"{', '.join(twice)} more than once" if twice else "none",
+                remedy="Rename or remove terms: the ledger books by name.",
+            )
+        wrong = [f"{line.name} in {line.unit!r}" for line in self.lines if line.unit not in UNITS]
+        if wrong:
+            raise SettingsError(
+                "terms",
+                law=f"must have a unit that is counted: {', '.join(UNITS)}",
+                found=", ".join(wrong),
+                remedy="Sum over tokens or rows, and let the ledger divide.",
+            )
+        if self.second_model is None and any(term.needs.second for term in self.terms):
+            raise SettingsError(
+                "second_model",
+                law="must be given where a term looks at it",
+                found="none",
+                remedy="Give Objective(terms, second_model=teacher).",
+            )
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """The lines of the ledger, in order."""
+        return tuple(line for term in self.terms for line in lines_of(term))
+
+
+def lines_of(term: Term | Group) -> Sequence[Line]:
+    """A group's lines; a term is its own."""
+    return term.lines if isinstance(term, Group) else (term,)
