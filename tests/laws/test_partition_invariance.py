@@ -18,28 +18,27 @@ from transformers import TrainerCallback
 
 from crosstune.foundation.errors import NonFiniteLossError
 from crosstune.foundation.ranks import gather_over_ranks, is_first
-from crosstune.foundation.training import Objective, StageData, train_stage
+from crosstune.foundation.training import StageData, Terms, train_stage
 
 # (rows per micro-batch, accumulation, processes), as in TRL's own invariance test
 SPLITS = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2)]
+TERMS = ("one", "four", "checkpointed")
 RELATIVE = 1e-5  # float32: 2e2 tokens in another order, 1.2e-7 * sqrt(2e2), over 3 steps, times a condition of 2
 
 
 def curves(
-    folder: Path, accumulation: int, batch_rows: int = 8, objective: Objective | None = None
+    folder: Path, accumulation: int, terms: Terms | None = None, **changes: Any
 ) -> dict[str, Any]:
     """What a stage reports, for rows of unequal length."""
     chosen = tiny.settings(
-        batch_rows=batch_rows,
         accumulation=accumulation,
         evaluate_every=3,
         optimizer="sgd",
         learning_rate=0.1,
         clip=0.3,
+        **changes,
     )
-    result = train_stage(
-        tiny.model(), tiny.data(21), chosen, output_folder=folder, objective=objective
-    )
+    result = train_stage(tiny.model(), tiny.data(21), chosen, output_folder=folder, terms=terms)
     return {
         "losses": tiny.losses(result.history),
         "norms": [line["grad_norm"] for line in result.history if "grad_norm" in line],
@@ -64,10 +63,13 @@ def measured(
 
 
 def both(folder: Path, accumulation: int) -> dict[str, Any]:
-    """One term, and four of which two learn parameters of their own and two come from one head."""
+    """One term, and four of which two learn parameters of their own and two come from one head, also with less memory."""
     return {
         "one": curves(folder / "one", accumulation),
-        "four": curves(folder / "four", accumulation, objective=toy.objective()),
+        "four": curves(folder / "four", accumulation, toy.terms()),
+        "checkpointed": curves(
+            folder / "less memory", accumulation, toy.terms(), gradient_checkpointing=True
+        ),
     }
 
 
@@ -83,7 +85,7 @@ def two_processes(folder: Path) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])
-@pytest.mark.parametrize("terms", ["one", "four"])
+@pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize("figure", ["losses", "norms", "looks", "final", "ledger"])
 def test_figures_do_not_depend_on_the_split(measured, split, terms: str, figure: str) -> None:
     reference = measured[SPLITS[0]][terms][figure]
@@ -98,10 +100,11 @@ def test_every_split_reads_the_same_rows_and_tokens(measured, split) -> None:
 
 
 def test_every_term_moves_the_loss(measured) -> None:
-    """The four-term figures are not those of one term."""
+    """The four-term figures are not those of one term, and the same however activations are kept."""
     for figure in ("losses", "norms", "looks"):
-        one, four = (measured[SPLITS[0]][terms][figure] for terms in ("one", "four"))
+        one, four, checkpointed = (measured[SPLITS[0]][terms][figure] for terms in TERMS)
         assert four != pytest.approx(one, rel=1e-2)
+        assert checkpointed == pytest.approx(four, rel=RELATIVE)
 
 
 def test_a_wrong_scale_would_be_seen(measured) -> None:

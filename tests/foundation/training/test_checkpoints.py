@@ -13,7 +13,7 @@ from tests.foundation.training import tiny
 
 from crosstune.foundation.errors import CheckpointError
 from crosstune.foundation.storage import read_json, write_json
-from crosstune.foundation.training import Objective, Stateful, checkpoints, train_stage
+from crosstune.foundation.training import Stateful, Terms, checkpoints, train_stage
 from crosstune.foundation.training.checkpoints import stage_identity
 
 SETTINGS: dict[str, Any] = {"steps": 4, "checkpoint_every": 2}
@@ -164,7 +164,7 @@ def test_only_the_end_of_a_stage_is_dropped(tmp_path: Path) -> None:
 
 def test_every_setting_that_computes_is_in_it() -> None:
     settings = tiny.settings()
-    identity = stage_identity(tiny.model(), tiny.data(), settings, 0, Objective())
+    identity = stage_identity(tiny.model(), tiny.data(), settings, 0, Terms())
     fields = {field.name for field in dataclasses.fields(settings)}
     told = {name.removeprefix("settings.") for name in identity if name.startswith("settings.")}
     assert fields - told == {
@@ -180,6 +180,6 @@ def test_one_label_of_one_row_is_seen() -> None:
     data, other = tiny.data(), tiny.data()
     other.train[3].labels[-1] = -100
     assert (
-        stage_identity(tiny.model(), data, tiny.settings(), 0, Objective())["rows"]
-        != stage_identity(tiny.model(), other, tiny.settings(), 0, Objective())["rows"]
+        stage_identity(tiny.model(), data, tiny.settings(), 0, Terms())["rows"]
+        != stage_identity(tiny.model(), other, tiny.settings(), 0, Terms())["rows"]
     )

@@ -17,9 +17,9 @@ from crosstune.foundation.training import (
     LossLedger,
     Needs,
     NextToken,
-    Objective,
     Seen,
     StageTrainer,
+    Terms,
     train_stage,
 )
 from crosstune.foundation.training.loss import LossModule
@@ -59,13 +59,13 @@ class Squared:
         return labels_nats(seen.logits, seen.batch["labels"]).square().sum()
 
 
-MANY = Objective((NextToken(), Squared(), Anchor()))
+MANY = Terms((NextToken(), Squared(), Anchor()))
 
 
 def run(folder: Path, accumulation: int):
     chosen = tiny.settings(accumulation=accumulation, log_every=3)
     return train_stage(
-        tiny.model(), tiny.data(held_out=0), chosen, output_folder=folder, objective=MANY
+        tiny.model(), tiny.data(held_out=0), chosen, output_folder=folder, terms=MANY
     )
 
 
@@ -111,12 +111,12 @@ def book(ledger: LossLedger, step: int) -> None:
     }
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     ledger.open(step, {"tokens": 2, "rows": 1, "microbatch": 1})
-    ledger.note(LossModule(tiny.model(step), Objective())(batch, ledger.factors), row_ids=["r"])
+    ledger.note(LossModule(tiny.model(step), Terms())(batch, ledger.factors), row_ids=["r"])
     ledger.close(step, gradient_norm=1.0)
 
 
 def test_the_window_is_the_steps_after_one_up_to_another() -> None:
-    ledger = LossLedger(Objective())
+    ledger = LossLedger(Terms())
     for step in range(4):
         book(ledger, step)
     raws = [row["raw"] for row in ledger.rows]
@@ -127,7 +127,7 @@ def test_the_window_is_the_steps_after_one_up_to_another() -> None:
 
 
 def test_the_books_are_restored_to_the_bit(tmp_path: Path) -> None:
-    ledger, other = LossLedger(Objective()), LossLedger(Objective())
+    ledger, other = LossLedger(Terms()), LossLedger(Terms())
     book(ledger, 0)
     ledger.logged_step = 1
     ledger.save_state(tmp_path)

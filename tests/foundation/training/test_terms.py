@@ -1,124 +1,18 @@
-"""What terms ask for is computed and nothing else; what cannot be booked is refused."""
+"""What cannot be booked, and what would be silent, is refused."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.foundation.training import tiny, toy
-from tests.foundation.training.tiny import same_bits, settings, weights
+from tests.foundation.training.tiny import settings
 from torch import nn
 from transformers import TrainerCallback
 
-from crosstune.foundation.data import collate
 from crosstune.foundation.errors import LedgerError, SettingsError, TrainingError
-from crosstune.foundation.training import Needs, NextToken, Objective, train_stage
-from crosstune.foundation.training.loss import LossModule
-
-
-def train(folder: Path, objective: Objective, **changes: Any) -> tuple[nn.Module, Any]:
-    model = tiny.model(attention_dropout=0.2)
-    chosen = settings(evaluate_every=3, **changes)
-    result = train_stage(model, tiny.data(), chosen, output_folder=folder, objective=objective)
-    return model, result
-
-
-def test_weight_0_is_a_term_removed_to_the_bit(tmp_path: Path) -> None:
-    without, gone = train(tmp_path / "without", Objective((NextToken(), toy.Balance())))
-    terms = (NextToken(), toy.Hidden(lambda step: 0.0), toy.Balance())
-    absent = Objective(terms, second_model=toy.teacher())
-    silent, result = train(tmp_path / "silent", absent)
-    assert same_bits(weights(silent), weights(without))
-    assert result.ledger.rows() == gone.ledger.rows()
-
-
-def test_a_term_that_begins_later_has_rows_from_then_on(tmp_path: Path) -> None:
-    late = Objective(
-        (NextToken(), toy.Hidden(lambda step: 0.25 * (step >= 4))), second_model=toy.teacher()
-    )
-    _, result = train(tmp_path, late)
-    rows = result.ledger.where(side="train", term="hidden").rows()
-    assert [row["step"] for row in rows] == [5, 6]
-    looks = result.ledger.where(side="other").rows()
-    assert [(row["step"], row["term"], row["weight"]) for row in looks] == [
-        (3, "next_token", 1.0),
-        (3, "hidden", 0.0),
-        (6, "next_token", 1.0),
-        (6, "hidden", 0.25),
-    ]
-    lines = [line for line in result.history if "eval_other_loss" in line]
-    for line, (one, other) in zip(lines, (looks[:2], looks[2:]), strict=True):
-        assert line["eval_other_loss"] == one["weighted"] + other["weighted"]
-        assert line["eval_other_loss_final"] == pytest.approx(one["raw"] + 0.25 * other["raw"])
-        assert line["eval_other_hidden"] == other["raw"]
-
-
-def test_held_out_terms_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    sides = [
-        train(tmp_path / str(tokens), toy.objective(), evaluation_tokens=tokens)[1].ledger
-        for tokens in (1, 50, 4096)
-    ]
-    raws = [side.where(side="other").column("raw") for side in sides]
-    assert len(raws[0]) == 2 * 5
-    assert raws[0] == pytest.approx(raws[2], rel=1e-5)
-    assert raws[1] == pytest.approx(raws[2], rel=1e-5)
-
-
-class Counting:
-    """How often each module of a model is called."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.calls: dict[str, int] = {}
-        for name, module in model.named_modules():
-            self.calls[name] = 0
-            module.register_forward_hook(lambda *_, name=name: self._count(name))
-
-    def _count(self, name: str) -> None:
-        self.calls[name] += 1
-
-
-@pytest.mark.parametrize(
-    ("factors", "head", "last_block", "teacher_head", "teacher_last"),
-    [
-        ({"next_token": 1.0}, 1, 1, 0, 0),
-        ({"hidden": 1.0}, 0, 0, 0, 0),
-        ({"balance": 1.0}, 0, 1, 0, 0),
-        ({"kd": 1.0}, 0, 1, 1, 1),
-        ({"next_token": 1.0, "hidden": 1.0, "balance": 1.0, "kd": 1.0, "z": 1.0}, 1, 1, 1, 1),
-    ],
-)
-def test_one_pass_runs_as_far_as_active_terms_ask(
-    factors, head, last_block, teacher_head, teacher_last
-) -> None:
-    objective = toy.objective()
-    model = tiny.model()
-    student, second = Counting(model), Counting(objective.second_model)
-    micro = LossModule(model, objective)(collate(tiny.rows(3), 0), factors)
-    assert micro.sums.keys() == factors.keys()
-    assert student.calls["model.embed_tokens"] == 1
-    assert (student.calls["lm_head"], student.calls["model.layers.1"]) == (head, last_block)
-    called = (second.calls["lm_head"], second.calls["model.layers.2"])
-    assert called == (teacher_head, teacher_last)
-
-
-def test_a_frozen_second_model_stays_what_it_was(tmp_path: Path) -> None:
-    objective = toy.objective()
-    before = weights(objective.second_model)
-    train(tmp_path, objective)
-    assert same_bits(weights(objective.second_model), before)
-    assert all(value.grad is None for value in objective.second_model.parameters())
-    assert not objective.second_model.training
-
-
-def test_parameters_of_terms_learn_and_are_clipped_with_the_models(tmp_path: Path) -> None:
-    objective = toy.objective()
-    gate = objective.terms[2].gate.weight.detach().clone()
-    _, result = train(tmp_path, objective, optimizer="sgd", clip=1e-3, learning_rate=1.0)
-    moved = (objective.terms[2].gate.weight - gate).norm()
-    assert 0.0 < moved < 6 * 1e-3  # six clipped steps at a learning rate of at most 1
-    assert all(line["grad_norm_clipped"] == 1e-3 for line in result.history if "grad_norm" in line)
+from crosstune.foundation.training import Needs, NextToken, Terms, train_stage
 
 
 @pytest.mark.parametrize(
@@ -133,7 +27,7 @@ def test_parameters_of_terms_learn_and_are_clipped_with_the_models(tmp_path: Pat
 )
 def test_what_cannot_be_booked_is_refused(terms, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        Objective(terms)
+        Terms(terms)
 
 
 class Undeclared(toy.Hidden):
@@ -159,26 +53,26 @@ class Keeper(TrainerCallback):
 
 
 @pytest.mark.parametrize(
-    ("objective", "callbacks", "error", "message"),
+    ("terms", "callbacks", "error", "message"),
     [
         (
-            Objective((Undeclared(),), toy.teacher()),
+            Terms((Undeclared(),), toy.teacher()),
             (),
             SettingsError,
             r"seen\.states.*Needs\(states",
         ),
-        (Objective((NextToken(), Constant())), (), TrainingError, "none of balance"),
-        (Objective((Hoarder(),)), (), TrainingError, r"`Hoarder` must have its parameters.*2 that"),
-        (Objective(), (Keeper(),), TrainingError, r"`Keeper` must have its parameters.*2 that"),
-        (Objective((toy.FusedHead(1.01),), toy.teacher()), (), LedgerError, r"terms\['z'\]"),
+        (Terms((NextToken(), Constant())), (), TrainingError, "none of balance"),
+        (Terms((Hoarder(),)), (), TrainingError, r"`Hoarder` must have its parameters.*2 that"),
+        (Terms(), (Keeper(),), TrainingError, r"`Keeper` must have its parameters.*2 that"),
+        (Terms((toy.FusedHead(1.01),), toy.teacher()), (), LedgerError, r"terms\['z'\]"),
         (
-            Objective((toy.Hidden(lambda step: 0.0),), toy.teacher()),
+            Terms((toy.Hidden(lambda step: 0.0),), toy.teacher()),
             (),
             SettingsError,
             "every weight 0",
         ),
         (
-            Objective((toy.Hidden(lambda step: math.nan),), toy.teacher()),
+            Terms((toy.Hidden(lambda step: math.nan),), toy.teacher()),
             (),
             SettingsError,
             "hidden: nan",
@@ -186,7 +80,7 @@ class Keeper(TrainerCallback):
     ],
 )
 def test_what_would_be_silent_is_an_error(
-    tmp_path: Path, objective: Objective, callbacks, error, message: str
+    tmp_path: Path, terms: Terms, callbacks, error, message: str
 ) -> None:
     with pytest.raises(error, match=message):
         train_stage(
@@ -195,5 +89,5 @@ def test_what_would_be_silent_is_an_error(
             settings(),
             output_folder=tmp_path,
             callbacks=callbacks,
-            objective=objective,
+            terms=terms,
         )

@@ -77,3 +77,8 @@ def losses(history: tuple[dict[str, Any], ...]) -> list[float]:
 
 def folder_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def comparable(history: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+    """The log without the wall-clock line that ends it."""
+    return [line for line in history if "train_runtime" not in line]

@@ -11,7 +11,7 @@ from tests.foundation.training import tiny
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstune.foundation.training import Needs, NextToken, Objective, Seen
+from crosstune.foundation.training import Needs, NextToken, Seen, Terms
 
 TEACHER = {"hidden_size": 24, "num_hidden_layers": 3}
 
@@ -73,7 +73,7 @@ class Balance(nn.Module):
 
 
 @dataclass(frozen=True)
-class Line:
+class Entry:
     name: str
     unit: str
     weight: Callable[[int], float]
@@ -87,9 +87,9 @@ class FusedHead:
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
         self.settings: dict[str, Any] = {}
-        self.lines = (
-            Line("kd", "tokens", lambda step: 0.7 if step else 0.0),
-            Line("z", "rows", lambda step: 0.01),
+        self.entries = (
+            Entry("kd", "tokens", lambda step: 0.7 if step else 0.0),
+            Entry("z", "rows", lambda step: 0.01),
         )
 
     def fused(
@@ -112,7 +112,7 @@ def teacher() -> nn.Module:
     return tiny.model(seed=9, **TEACHER)
 
 
-def objective(*more: object, without: tuple[str, ...] = ()) -> Objective:
+def terms(*more: object, without: tuple[str, ...] = ()) -> Terms:
     terms = (NextToken(), Hidden(), Balance(), FusedHead())
     kept = [term for term in terms if getattr(term, "name", "head") not in without]
-    return Objective((*kept, *more), second_model=teacher())
+    return Terms((*kept, *more), second_model=teacher())

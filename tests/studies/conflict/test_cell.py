@@ -73,9 +73,9 @@ def test_a_checkpoint_of_another_model_is_refused_and_a_half_written_one_skipped
         small_study.run_cells(chosen)
     file.write_bytes(own)
 
-    weights = newest / "model.safetensors"
+    weights = newest / "trained.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     run = small_study.run_cells(chosen)
     notes = [event["text"] for event in run.cells()[0].all_events() if event["kind"] == "note"]
-    assert notes == ["checkpoint-2 was skipped: model.safetensors is not what was written."]
+    assert notes == ["checkpoint-2 was skipped: trained.safetensors is not what was written."]
     assert run.finished

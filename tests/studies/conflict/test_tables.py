@@ -10,7 +10,7 @@ from tests.studies import small_study
 
 from crosstune.foundation.evaluation import RowScores
 from crosstune.foundation.records import Run
-from crosstune.foundation.training import LossLedger, NextToken, StageCost, StageResult
+from crosstune.foundation.training import LossLedger, StageCost, StageResult, Terms
 from crosstune.studies.conflict import tables
 
 HISTORY = (
@@ -23,7 +23,7 @@ HISTORY = (
 
 def result() -> StageResult:
     cost = StageCost(seconds=10.0, tokens=600, rows=12)
-    return StageResult(2, LossLedger((NextToken(),)).table(), HISTORY, cost)
+    return StageResult(2, LossLedger(Terms()).table(), HISTORY, cost)
 
 
 def by_name(tasks: tuple[str, ...] = ("en", "bn")) -> dict[str, list[dict[str, object]]]:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     )
     from crosstune.foundation.training.stage import StageData, StageResult
     from crosstune.foundation.training.terms import (
+        Entry,
         Group,
-        Line,
         Needs,
         NextToken,
-        Objective,
         Seen,
         Term,
+        Terms,
         Windowed,
     )
     from crosstune.foundation.training.trainer import StageTrainer, train_stage
@@ -38,12 +38,12 @@ __all__ = [
     "StageCost",
     "EarlyStopping",
     "Group",
-    "Line",
+    "Entry",
     "LoraSettings",
     "LossLedger",
     "Needs",
     "NextToken",
-    "Objective",
+    "Terms",
     "Seen",
     "StageData",
     "StageResult",
@@ -67,7 +67,7 @@ __getattr__ = _fetched_from(
         "trainer": "StageTrainer train_stage",
         "adapters": "with_lora",
         "ledger": "LossLedger",
-        "terms": "Group Line Needs NextToken Objective Seen Term Windowed",
+        "terms": "Group Entry Needs NextToken Terms Seen Term Windowed",
         "callbacks": "StageCost EarlyStopping",
         "checkpoints": "Stateful drop_end",
         "arguments": "learning_rate_factor",

@@ -25,7 +25,7 @@ from crosstune.foundation.storage import (
 )
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.training.stage import StageData
-from crosstune.foundation.training.terms import Group, Objective, Term, lines_of
+from crosstune.foundation.training.terms import Group, Term, Terms, entries_of
 
 MANIFEST = "crosstune-manifest.json"
 STATES = "crosstune"
@@ -196,7 +196,7 @@ _FREE = ("keep_checkpoints", "report_to", "checkpoint_every", "log_every", "eval
 
 
 def stage_identity(
-    model: nn.Module, data: StageData, settings: TrainingSettings, seed: int, objective: Objective
+    model: nn.Module, data: StageData, settings: TrainingSettings, seed: int, terms: Terms
 ) -> dict[str, Any]:
     """Everything that must be the same for a resumed stage to equal an uninterrupted one, as JSON values."""
     chosen = {
@@ -204,10 +204,10 @@ def stage_identity(
         for field in dataclasses.fields(settings)
         if field.name not in _FREE
     }
-    second, before = objective.second_model, data.optimizer_from
+    second, before = terms.second_model, data.optimizer_from
     return {
         **chosen,
-        **{key: value for term in objective.terms for key, value in _term(term, settings.steps)},
+        **{key: value for term in terms.members for key, value in _term(term, settings.steps)},
         "second_model": second and f"{type(second).__name__} {weights_fingerprint(second)}",
         "optimizer_from": before and fingerprint(read_json(whole(before) / MANIFEST)["files"]),
         "model": type(model).__name__,
@@ -221,14 +221,14 @@ def stage_identity(
 
 def _term(term: Term | Group, steps: int) -> Iterator[tuple[str, Any]]:
     """What a term is, and the weight of each of its lines at every step."""
-    for line in lines_of(term):
-        weights = [line.weight(step) for step in range(steps)]
+    for entry in entries_of(term):
+        weights = [entry.weight(step) for step in range(steps)]
         yield (
-            f"terms.{line.name}",
+            f"terms.{entry.name}",
             canonical(
                 {
                     "kind": type(term).__name__,
-                    "unit": line.unit,
+                    "unit": entry.unit,
                     "settings": term.settings,
                     "weights": weights[0] if len(set(weights)) == 1 else fingerprint(weights),
                 }

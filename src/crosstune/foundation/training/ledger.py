@@ -16,7 +16,7 @@ from crosstune.foundation.ranks import gather_over_ranks, sum_over_ranks
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.storage import read_json, write_json
 from crosstune.foundation.training.loss import MicroLoss
-from crosstune.foundation.training.terms import Objective, Unit
+from crosstune.foundation.training.terms import Terms, Unit
 
 TRAIN = "train"
 """The side of the rows that are learned."""
@@ -38,16 +38,16 @@ COLUMNS = (
 
 
 class LossLedger:
-    """Every line of every optimizer step, over all processes, closed against the Trainer's own account.
+    """Every entry of every optimizer step, over all processes, closed against the Trainer's own account.
 
     Args:
-        objective: What is optimised.
+        terms: What is optimised.
     """
 
     state_name = "loss_ledger"
 
-    def __init__(self, objective: Objective) -> None:
-        self.lines = objective.lines
+    def __init__(self, terms: Terms) -> None:
+        self.entries = terms.entries
         self.rows: list[dict[str, Any]] = []
         self.logged_step = 0
         self.factors: dict[str, float] = {}
@@ -56,8 +56,8 @@ class LossLedger:
         self._row_ids: list[list[str]] = []
 
     def weights(self, step: int) -> dict[str, float]:
-        """The weights of the lines that are present at optimizer step ``step`` (counted from 0): those that are not 0."""
-        weights = {line.name: line.weight(step) for line in self.lines}
+        """The weights of the entries that are present at optimizer step ``step`` (counted from 0): those that are not 0."""
+        weights = {entry.name: entry.weight(step) for entry in self.entries}
         wrong = [f"{name}: {weight}" for name, weight in weights.items() if not isfinite(weight)]
         present = {name: weight for name, weight in weights.items() if weight != 0.0}
         if wrong or not present:
@@ -72,7 +72,7 @@ class LossLedger:
     def open(self, step: int, counts: Mapping[Unit, int]) -> None:
         """Begin optimizer step ``step`` (counted from 0) with the denominators of its whole window."""
         self._counts = counts
-        units = {line.name: line.unit for line in self.lines}
+        units = {entry.name: entry.unit for entry in self.entries}
         self.factors = {
             name: weight / counts[units[name]] for name, weight in self.weights(step).items()
         }
@@ -113,14 +113,14 @@ class LossLedger:
     def book(
         self, side: str, taken: int, sums: Mapping[str, float], counts: Mapping[Unit, int]
     ) -> list[dict[str, Any]]:
-        """Add a row for each line's sum, with the weights that the last of ``taken`` optimizer steps was taken with."""
+        """Add a row for each entry's sum, with the weights that the last of ``taken`` optimizer steps was taken with."""
         rows = []
-        for line in self.lines:
-            if line.name in sums:
-                weight, raw = line.weight(max(taken - 1, 0)), sums[line.name] / counts[line.unit]
-                row = {"step": taken, "side": side, "term": line.name, "raw": raw}
+        for entry in self.entries:
+            if entry.name in sums:
+                weight, raw = entry.weight(max(taken - 1, 0)), sums[entry.name] / counts[entry.unit]
+                row = {"step": taken, "side": side, "term": entry.name, "raw": raw}
                 row |= {"weight": weight, "weighted": weight * raw}
-                rows.append(row | {"sum": sums[line.name], "count": counts[line.unit]})
+                rows.append(row | {"sum": sums[entry.name], "count": counts[entry.unit]})
         self.rows += rows
         return rows
 
@@ -134,7 +134,7 @@ class LossLedger:
                         f"terms[{name!r}]",
                         law="must give the scalar that its factors and sums add up to",
                         found=f"{given!r}, and {booked!r} from the sums",
-                        remedy="Multiply each line by its factor before they are added, and nothing else.",
+                        remedy="Multiply each entry by its factor before they are added, and nothing else.",
                     )
 
     def _raise_non_finite(self, step: int, local: Tensor, gradient_norm: float) -> None:
@@ -157,19 +157,19 @@ class LossLedger:
         )
 
     def mean(self, after: int, upto: int) -> dict[str, dict[str, float]]:
-        """Per line, over the optimizer steps in (after, upto]: `raw`, its mean where it was present, and `weighted`, its share of the mean loss."""
+        """Per entry, over the optimizer steps in (after, upto]: `raw`, its mean where it was present, and `weighted`, its share of the mean loss."""
         window = takewhile(lambda row: row["step"] > after, reversed(self.rows))
         rows: dict[str, list[dict[str, Any]]] = {}
         for row in reversed(list(window)):
             if row["side"] == TRAIN and row["step"] <= upto:
                 rows.setdefault(row["term"], []).append(row)
         return {
-            line.name: {
-                "raw": sum(row["raw"] for row in rows[line.name]) / len(rows[line.name]),
-                "weighted": sum(row["weighted"] for row in rows[line.name]) / (upto - after),
+            entry.name: {
+                "raw": sum(row["raw"] for row in rows[entry.name]) / len(rows[entry.name]),
+                "weighted": sum(row["weighted"] for row in rows[entry.name]) / (upto - after),
             }
-            for line in self.lines
-            if line.name in rows
+            for entry in self.entries
+            if entry.name in rows
         }
 
     def check(self, after: int, upto: int, loss: float) -> float:

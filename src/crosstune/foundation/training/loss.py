@@ -15,11 +15,11 @@ from crosstune.foundation.models import Stream, model_inputs
 from crosstune.foundation.training.terms import (
     Group,
     Needs,
-    Objective,
     Seen,
     Term,
+    Terms,
     Windowed,
-    lines_of,
+    entries_of,
 )
 
 
@@ -29,9 +29,9 @@ class MicroLoss(NamedTuple):
     loss: Tensor
     """Σ factor · sum, differentiable, float64."""
     sums: dict[str, Tensor]
-    """Each line's sum, detached."""
+    """Each entry's sum, detached."""
     fused: dict[str, Tensor]
-    """Each group's scalar and the Σ factor · sum of its lines, detached, by the name of its first line."""
+    """Each group's scalar and the Σ factor · sum of its entries, detached, by the name of the first."""
     windows: dict[str, Tensor]
     """What each windowed term adds to its statistic."""
 
@@ -43,31 +43,29 @@ class LossModule(nn.Module):
 
     Args:
         model: The model that is trained.
-        objective: Its terms.
+        terms: Its terms.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, terms: Terms) -> None:
         super().__init__()
         self.model = model
-        self.learning = nn.ModuleList(
-            term for term in objective.terms if isinstance(term, nn.Module)
-        )
-        self.objective = objective
+        self.learning = nn.ModuleList(term for term in terms.members if isinstance(term, nn.Module))
+        self.terms = terms
         # In a tuple: a frozen model is no submodule of what is trained, shared or saved.
-        self._second = (objective.second_model,)
+        self._second = (terms.second_model,)
 
     def named_learning(self) -> Iterator[tuple[str, nn.Module]]:
-        """The terms that are modules, by the name of their (first) line."""
-        for term in self.objective.terms:
+        """The terms that are modules, by the name of their (first) entry."""
+        for term in self.terms.members:
             if isinstance(term, nn.Module):
-                yield lines_of(term)[0].name, term
+                yield entries_of(term)[0].name, term
 
     def forward(self, batch: Mapping[str, Tensor], factors: Mapping[str, float]) -> MicroLoss:
-        """One micro-batch: one pass of each model, and all lines that have a factor."""
+        """One micro-batch: one pass of each model, and all entries that have a factor."""
         active = [
             term
-            for term in self.objective.terms
-            if any(line.name in factors for line in lines_of(term))
+            for term in self.terms.members
+            if any(entry.name in factors for entry in entries_of(term))
         ]
         needs = reduce(lambda one, other: one | other, (term.needs for term in active))
         seen = self._see(batch, needs)
@@ -77,14 +75,16 @@ class LossModule(nn.Module):
             for term in active:
                 shares.append(self._share(term, seen, factors, micro))
                 if isinstance(term, Windowed) and torch.is_grad_enabled():
-                    micro.windows[lines_of(term)[0].name] = term.observe(seen)
+                    micro.windows[entries_of(term)[0].name] = term.observe(seen)
         return micro._replace(loss=torch.stack(shares).sum())
 
     def _share(
         self, term: Term | Group, seen: Seen, factors: Mapping[str, float], micro: MicroLoss
     ) -> Tensor:
         """A term's or group's Σ factor · sum."""
-        own = {line.name: factors[line.name] for line in lines_of(term) if line.name in factors}
+        own = {
+            entry.name: factors[entry.name] for entry in entries_of(term) if entry.name in factors
+        }
         if isinstance(term, Group):
             share, sums = term.fused(seen, own)
         else:

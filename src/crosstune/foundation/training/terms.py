@@ -109,8 +109,8 @@ def _not_asked(name: str) -> SettingsError:
     )
 
 
-class Line(Protocol):
-    """One line of the loss ledger: a name, what its sum is divided by, and its weight."""
+class Entry(Protocol):
+    """One entry of the loss ledger: a name, what its sum is divided by, and its weight."""
 
     @property
     def name(self) -> str:
@@ -126,12 +126,12 @@ class Line(Protocol):
         ...
 
     def weight(self, step: int) -> float:
-        """The factor at a step (counted from 0): a pure function of it. At 0 the line is absent."""
+        """The factor at a step (counted from 0): a pure function of it. At 0 the entry is absent."""
         ...
 
 
 @runtime_checkable
-class Term(Line, Protocol):
+class Term(Entry, Protocol):
     """One part of the loss: a sum and the unit it is a sum over, never a mean.
 
     A term with parameters is an ``nn.Module``: they are trained, clipped and kept in checkpoints with the model's, and
@@ -155,11 +155,11 @@ class Term(Line, Protocol):
 
 @runtime_checkable
 class Group(Protocol):
-    """Lines that one computation gives together, as a fused head does, which needs the factors before it runs."""
+    """Entries that one computation gives together, as a fused head does, which needs the factors before it runs."""
 
     @property
-    def lines(self) -> Sequence[Line]:
-        """Its lines in the ledger."""
+    def entries(self) -> Sequence[Entry]:
+        """Its entries in the ledger."""
         ...
 
     @property
@@ -175,7 +175,7 @@ class Group(Protocol):
     def fused(
         self, seen: Seen, factors: Mapping[str, float]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The differentiable Σ factor · sum of a micro-batch, and the detached sums; of the lines that have a factor."""
+        """The differentiable Σ factor · sum of a micro-batch, and the detached sums; of the entries that have a factor."""
         ...
 
 
@@ -215,17 +215,17 @@ class NextToken:
 
 
 @dataclass(frozen=True)
-class Objective:
+class Terms:
     """What a stage minimises: the weighted sum of its terms."""
 
-    terms: Sequence[Term | Group] = (NextToken(),)
+    members: Sequence[Term | Group] = (NextToken(),)
     """Terms and groups of terms."""
     second_model: nn.Module | None = None
     """A frozen model that reads the same batches, such as a teacher; it is put in eval mode and never trained or saved."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be booked."""
-        for term in self.terms:
+        for term in self.members:
             if not isinstance(term, Term | Group):
                 raise SettingsError(
                     "terms",
@@ -233,7 +233,7 @@ class Objective:
                     found=repr(term),
                     remedy="Give objects such as NextToken().",
                 )
-        names = [line.name for line in self.lines]
+        names = [entry.name for entry in self.entries]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice or not names:
             raise SettingsError(
@@ -242,7 +242,9 @@ class Objective:
                 found=f"{', '.join(twice)} more than once" if twice else "none",
                 remedy="Rename or remove terms: the ledger books by name.",
             )
-        wrong = [f"{line.name} in {line.unit!r}" for line in self.lines if line.unit not in UNITS]
+        wrong = [
+            f"{entry.name} in {entry.unit!r}" for entry in self.entries if entry.unit not in UNITS
+        ]
         if wrong:
             raise SettingsError(
                 "terms",
@@ -250,20 +252,20 @@ class Objective:
                 found=", ".join(wrong),
                 remedy="Sum over tokens or rows, and let the ledger divide.",
             )
-        if self.second_model is None and any(term.needs.second for term in self.terms):
+        if self.second_model is None and any(term.needs.second for term in self.members):
             raise SettingsError(
                 "second_model",
                 law="must be given where a term looks at it",
                 found="none",
-                remedy="Give Objective(terms, second_model=teacher).",
+                remedy="Give Terms(terms, second_model=teacher).",
             )
 
     @property
-    def lines(self) -> tuple[Line, ...]:
-        """The lines of the ledger, in order."""
-        return tuple(line for term in self.terms for line in lines_of(term))
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries of an optimizer step in the ledger, in order."""
+        return tuple(entry for term in self.members for entry in entries_of(term))
 
 
-def lines_of(term: Term | Group) -> Sequence[Line]:
-    """A group's lines; a term is its own."""
-    return term.lines if isinstance(term, Group) else (term,)
+def entries_of(term: Term | Group) -> Sequence[Entry]:
+    """A group's entries; a term is its own."""
+    return term.entries if isinstance(term, Group) else (term,)

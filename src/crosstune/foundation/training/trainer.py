@@ -36,7 +36,7 @@ from crosstune.foundation.training.ledger import LossLedger
 from crosstune.foundation.training.loss import LossModule, MicroLoss
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.training.stage import StageData, StageResult, check_rows
-from crosstune.foundation.training.terms import UNITS, Objective, Windowed
+from crosstune.foundation.training.terms import UNITS, Terms, Windowed
 
 ROW_IDS = "row_ids"
 """Where a micro-batch carries the ids of its rows, which no model reads."""
@@ -65,15 +65,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         output_folder: Path,
         callbacks: Sequence[TrainerCallback] = (),
         seed: int = 0,
-        objective: Objective | None = None,
+        terms: Terms | None = None,
     ) -> None:
         check_rows(data, settings)
         self.data = data
-        self.objective = objective or Objective()
+        self.terms = terms or Terms()
         self.settings = settings
         self.stage_seed = seed
         self.output_folder = Path(output_folder)
-        self.ledger = LossLedger(self.objective)
+        self.ledger = LossLedger(self.terms)
         self.meter = CostMeter()
         self.stopping = EarlyStopping(settings.early_stopping) if settings.early_stopping else None
         self._gradient_norm = float("nan")
@@ -99,11 +99,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self._refuse_sharding()
         checkpoints.check_names(self._stateful())
-        self.identity = stage_identity(model, data, settings, seed, self.objective)
+        self.identity = stage_identity(model, data, settings, seed, self.terms)
         device = next(model.parameters()).device
-        self.loss_module = LossModule(model, self.objective).to(device)
-        if self.objective.second_model is not None:
-            self.objective.second_model.eval()
+        self.loss_module = LossModule(model, self.terms).to(device)
+        if self.terms.second_model is not None:
+            self.terms.second_model.eval()
         if settings.gradient_checkpointing:
             # transformers 5.23 renamed it; autograd.grad, which measures, cannot pass the reentrant kind.
             newest = getattr(self.model, "activation_checkpointing_enable", None)
@@ -146,7 +146,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the model and its terms; it may begin with what that of another stage knew."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(self.loss_module)
-        trained.check_held([*self.objective.terms, *self.callback_handler.callbacks], optimizer)
+        trained.check_held([*self.terms.members, *self.callback_handler.callbacks], optimizer)
         if self.data.optimizer_from is not None:
             before = checkpoints.whole(self.data.optimizer_from)
             trained.load_optimizer(before, self.loss_module, optimizer, carried=True)
@@ -303,7 +303,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             metrics[f"{metric_key_prefix}_{name}_loss_final"] = sum(
                 final.get(row["term"], 0.0) * row["raw"] for row in booked
             )
-            if len(self.ledger.lines) > 1:
+            if len(self.ledger.entries) > 1:
                 for row in booked:
                     metrics[f"{metric_key_prefix}_{name}_{row['term']}"] = row["raw"]
         self.log(metrics)
@@ -396,7 +396,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             super().save_model(output_dir)
         elif is_first():
             folder = Path(str(output_dir))
-            folder.mkdir(parents=True)
+            folder.mkdir(
+                parents=True, exist_ok=True
+            )  # another process may have made it for its random state
             trained.save(folder, self.loss_module, self.optimizer)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -429,7 +431,7 @@ def train_stage(
     output_folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
     seed: int = 0,
-    objective: Objective | None = None,
+    terms: Terms | None = None,
 ) -> StageResult:
     """The model is trained in place; a stage killed before goes on from its last whole checkpoint.
 
@@ -441,7 +443,7 @@ def train_stage(
         output_folder: Where checkpoints lie; one folder per stage.
         callbacks: Callbacks of transformers; those that are ``Stateful`` are saved and restored.
         seed: Decides row order and dropout.
-        objective: The terms of the loss, and the second model they look at; the next token's alone where none is given.
+        terms: The terms of the loss, and the second model they look at; the next token's alone where none is given.
 
     Returns:
         What happened.
@@ -461,5 +463,5 @@ def train_stage(
         output_folder=output_folder,
         callbacks=callbacks,
         seed=seed,
-        objective=objective,
+        terms=terms,
     ).run()
