@@ -25,6 +25,22 @@ def test_padding_is_masked_and_a_real_end_token_is_not(side):
     assert padding_fraction(batch) == pytest.approx(0.25)  # one division, in float64
 
 
+@pytest.mark.parametrize(
+    ("side", "positions"),
+    [
+        ("right", [[0, 1, 2, 3, 0], [0, 1, 0, 1, 2], [0, 0, 0, 1, 2]]),
+        ("left", [[0, 0, 1, 2, 3], [0, 1, 0, 1, 2], [0, 1, 2, 0, 0]]),
+    ],
+)
+def test_positions_begin_anew_at_packed_rows_and_at_padding(side, positions):
+    pack = Encoded("ab", [1, EOS, 1, 5, EOS], [-100] * 5, 0, 0, False, unit="", lengths=(2, 3))
+    ones = Encoded("cd", [1, 1], [-100] * 2, 0, 0, False, unit="", lengths=(1, 1))
+    batch = collate([LONG, pack, ones], EOS, side=side)
+    assert batch["position_ids"].tolist() == positions
+    assert batch["attention_mask"].sum(1).tolist() == [4, 5, 2]
+    assert set(collate([LONG, SHORT], EOS)) == {"input_ids", "attention_mask", "labels"}
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_scored_labels_after_the_shift_are_those_counted(side):
     # A model predicts labels[:, 1:]; with padding on the left nothing may predict a first token.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,6 +130,41 @@ def test_windows_score_every_token_and_byte_once(tokenizer, length):
         assert {(item.row_id, item.group, item.cut) for item in windows} == {(row.id, "g", False)}
 
 
+REAL = ["stories260K", "stories279K", "stories3M"]
+WRITTEN = "a🙂👩‍👩‍👧 漢字 e\u0301কী  \n\u00a0ﬁ z"  # emoji, CJK, combining marks, white space
+
+
+def check_ends(tokenizer, text: str) -> None:
+    (whole,) = encode([Row("r", text)], tokenizer, 10_000)
+    spoken = [i for i in whole.input_ids if i not in tokenizer.all_special_ids]
+    slices = [text.encode()[start:end] for start, end in pairwise((0, *whole.ends))]
+    assert list(whole.ends) == sorted(whole.ends)
+    before = len(spelled(tokenizer, spoken)) - len(text.encode())  # a space put before the text
+    expected = iter([spelled(tokenizer, [token]) for token in spoken])
+    assert slices == [
+        b"" if token in tokenizer.all_special_ids else next(expected)[before * (at == 1) :]
+        for at, token in enumerate(whole.input_ids)
+    ]
+    (asked,) = encode([Row("r", text[3:], prompt=text[:3])], tokenizer, 10_000)
+    assert asked.ends == whole.ends
+    windows = encode([Row("r", text)], tokenizer, 5, window=True)
+    assert {item.ends[0] for item in windows} == {0}
+    assert [end for item in windows for end in item.ends[1:]] == list(whole.ends[1:])
+
+
+@every_tokenizer
+@pytest.mark.parametrize("text", [WRITTEN, *(text for text in TEXTS if len(text) > 3)])
+def test_the_bytes_between_two_ends_are_what_the_token_spells(tokenizer, text):
+    check_ends(tokenizer, text)
+
+
+@pytest.mark.parametrize("model", REAL)
+def test_the_bytes_between_two_ends_are_what_a_real_token_spells(shared, model):
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / model)
+    for text in (WRITTEN, "Once upon a time, there was a little girl."):
+        check_ends(tokenizer, text)
+
+
 def test_without_an_opening_token_the_first_token_is_not_scored_and_windows_overlap_by_one():
     tokenizer = byte_level("$A", vocabulary=258)
     (whole,) = encode([Row("r", "abcdef")], tokenizer, 10)
@@ -135,6 +172,7 @@ def test_without_an_opening_token_the_first_token_is_not_scored_and_windows_over
     assert whole.labels == [UNSCORED, *whole.input_ids[1:]]
     windows = encode([Row("r", "abcdef")], tokenizer, 3, window=True)
     assert [tokenizer.decode(item.input_ids) for item in windows] == ["abc", "cde", "ef"]
+    assert [item.ends for item in windows] == [(1, 2, 3), (3, 4, 5), (5, 6)]
     assert sum(item.scored_bytes for item in windows) == 5
 
 

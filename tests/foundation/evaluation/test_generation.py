@@ -1,17 +1,20 @@
-"""A continuation depends on model and prompt alone: not on the batch, the padding, or random states."""
+"""A continuation depends on model and prompt alone: not on the batch, the padding, or random states; how texts repeat."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.foundation.training import tiny
 
 from crosstune.foundation.errors import DataError, SettingsError
-from crosstune.foundation.evaluation import continuations
-from crosstune.foundation.models import load_model, load_tokenizer
+from crosstune.foundation.evaluation import continuations, distinct_2, longest_repeat
+from crosstune.foundation.models import Stream, load_model, load_tokenizer
 
 
 class Letters:
@@ -109,6 +112,61 @@ def test_the_model_and_the_random_states_are_as_they_were() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     assert tiny.same_bits(before, tiny.weights(model))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_context_of_the_prefill_is_left_before_the_next_token() -> None:
+    """A prompt of one token looks like a step of decoding; by hand, only the first place is written."""
+
+    def rewritten(model: Any, count: int) -> str:
+        written: list[int] = []
+        while len(written) < count:
+            where = torch.arange(1 + len(written))[None] == 0
+            with torch.no_grad(), Stream.of(model).write(1, values, where):
+                found = model(input_ids=torch.tensor([[1, *written]])).logits[0, -1].argmax()
+            if found == Letters.eos_token_id:
+                break
+            written.append(int(found))
+        return Letters().decode(written, skip_special_tokens=True)
+
+    values = 3 * torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(0))
+    for seed in range(20):
+        model = lively(tiny.model(seed)).eval()
+        expected = rewritten(model, 12)
+        with Stream.of(model).write(1, values):
+            always = continuations(model, Letters(), [""], new_tokens=12)
+        if expected not in (*always, *continuations(model, Letters(), [""], new_tokens=12)):
+            break
+    else:
+        pytest.fail("written states never mattered")
+    prefill = Stream.of(model).write(1, values)
+    assert continuations(model, Letters(), [""], new_tokens=12, prefill=prefill) == [expected]
+
+
+SAID = st.lists(st.sampled_from(["a", "b", "cd"]), max_size=9).map(" ".join)
+
+
+@given(st.lists(SAID, max_size=4))
+def test_distinct_pairs_are_counted_one_by_one(texts: list[str]) -> None:
+    seen: list[str] = []
+    for text in texts:
+        words = text.split()
+        seen += [words[at] + " " + words[at + 1] for at in range(len(words) - 1)]
+    different = sum(pair not in seen[:at] for at, pair in enumerate(seen))
+    found = distinct_2(texts)
+    assert math.isnan(found) if not seen else found == different / len(seen)
+
+
+@given(SAID)
+def test_the_longest_repeat_is_that_of_any_two_places(text: str) -> None:
+    words = text.split()
+    repeats = [
+        size
+        for first in range(len(words))
+        for second in range(first)
+        for size in range(1, len(words) - first + 1)
+        if words[first : first + size] == words[second : second + size]
+    ]
+    assert longest_repeat(text) == max(repeats, default=0)
 
 
 def test_bad_prompts_and_lengths_are_refused() -> None:

@@ -100,7 +100,9 @@ def check_tokens(model: nn.Module, rows: Sequence[Encoded]) -> None:
 def trimmed(row: Encoded) -> Encoded:
     """The row up to its last scored token: what follows cannot change its loss."""
     size = max(at for at, label in enumerate(row.labels) if label != UNSCORED) + 1
-    return replace(row, input_ids=row.input_ids[:size], labels=row.labels[:size])
+    return replace(
+        row, input_ids=row.input_ids[:size], labels=row.labels[:size], ends=row.ends[:size]
+    )
 
 
 def plan_batches(rows: Sequence[Encoded], batch_tokens: int) -> tuple[tuple[int, ...], ...]:

@@ -1,6 +1,6 @@
 """Rows, tasks and tokens: disjoint train and test sides, labels that score each byte once, and toy languages.
 
-A row is read by `sources`, put on a side by `splits`, and made into ids and labels by `tokens` and `batches`.
+A row is read by `sources`, put on a side by `splits`, and made into ids and labels by `tokens`, `packing` and `batches`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from crosstune.foundation import fetched_from as _fetched_from
 from crosstune.foundation.data.languages import MEANINGS, Language, parse_language
+from crosstune.foundation.data.packing import pack
 from crosstune.foundation.data.settings import TaskSettings
 from crosstune.foundation.data.sources import read_rows, read_tasks
 from crosstune.foundation.data.splits import Pool, large_rows, sample_warnings, split_tasks
@@ -35,6 +36,7 @@ __all__ = [
     "Encoded",
     "EncodingReport",
     "encode",
+    "pack",
     "collate",
     "padding_fraction",
     "MEANINGS",

@@ -18,7 +18,8 @@ def collate(
     """Sequences side by side, padded to the longest.
 
     Shapes:
-        Every tensor is [B, T], int64; `attention_mask` is 1 on real tokens and 0 on padding.
+        Every tensor is [B, T], int64; `attention_mask` is 1 on real tokens and 0 on padding, `position_ids` begin
+        anew at each row of a packed sequence and at padding.
 
     Args:
         encoded: At least one sequence.
@@ -26,7 +27,8 @@ def collate(
         side: Where the padding goes.
 
     Returns:
-        `input_ids`, `attention_mask` and `labels` (−100 on padding).
+        `input_ids`, `attention_mask` and `labels` (−100 on padding), with packed rows also `position_ids`; a model reads
+        them by `models.model_inputs`, since it keeps packed rows apart only where it is given positions and no mask.
 
     Raises:
         DataError: There is no sequence.
@@ -47,7 +49,17 @@ def collate(
         input_ids[index, place] = torch.tensor(item.input_ids)
         attention_mask[index, place] = 1
         labels[index, place] = torch.tensor(item.labels)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    if any(item.lengths for item in encoded):
+        batch["position_ids"] = torch.stack([_positions(item, shape[1], side) for item in encoded])
+    return batch
+
+
+def _positions(item: Encoded, width: int, side: str) -> torch.Tensor:
+    """The place of each token in its row, and of padding in the padding; [T]."""
+    sizes, padding = item.lengths or (len(item.input_ids),), width - len(item.input_ids)
+    runs = (*sizes, padding) if side == "right" else (padding, *sizes)
+    return torch.cat([torch.arange(size) for size in runs])
 
 
 def padding_fraction(batch: Mapping[str, torch.Tensor]) -> float:

@@ -31,6 +31,8 @@ class Encoded:
         group: The row's group.
         window: Which window of the row, from 0.
         unit: The row's unit (`Row.unit`): what intervals leave out and folds keep together. Windows share it.
+        ends: The byte of the row's content (prompt and text) at which each token ends, or () where it is not known.
+        lengths: The tokens of each row that `pack` put into this sequence, or () for an ordinary row.
     """
 
     row_id: str
@@ -42,6 +44,20 @@ class Encoded:
     group: str | None = None
     window: int = 0
     unit: str = field(kw_only=True)
+    ends: tuple[int, ...] = field(default=(), kw_only=True)
+    lengths: tuple[int, ...] = field(default=(), kw_only=True)
+
+
+def refuse_packed(argument: str, encoded: Iterable[Encoded]) -> None:
+    """Packed rows have no unit of their own: what counts rows, or says how sure it is, needs them as they were encoded."""
+    packed = next((item.row_id for item in encoded if item.lengths), None)
+    if packed is not None:
+        raise DataError(
+            argument,
+            law="must be rows as `encode` returns them, one in a sequence",
+            found=f"packed rows {packed}",
+            remedy="Give the rows that were packed.",
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,7 @@ class EncodingReport:
     @classmethod
     def of(cls, encoded: Sequence[Encoded]) -> EncodingReport:
         """The sums and shares of what `encode` returned; for no sequences a cut share of NaN."""
+        refuse_packed("encoded", encoded)
         return cls(
             rows=len({item.row_id for item in encoded}),
             sequences=len(encoded),
@@ -79,11 +96,12 @@ class EncodingReport:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """All tokens of a row: ids, which are scored, and the bytes of text each spells."""
+    """All tokens of a row: ids, which are scored, the bytes of text each spells, and where it ends in the content's."""
 
     ids: list[int]
     scored: list[bool]
     bytes: list[int]
+    ends: list[int]
     opening: int  # special tokens before the first real one
 
 
@@ -153,6 +171,7 @@ def _tokenize(row: Row, tokenizer: Any) -> _Tokens:
         ids,
         [False] * opening + scored + [True] * closing,
         [0] * opening + sizes + [0] * closing,
+        [0] * opening + ends + [len(row.content.encode("utf-8"))] * closing,
         opening,
     )
 
@@ -209,4 +228,5 @@ def _sequence(
         group=row.group,
         window=window,
         unit=row.unit,
+        ends=tuple(tokens.ends[place] for place in places),
     )

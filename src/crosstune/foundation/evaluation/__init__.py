@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from crosstune.foundation.evaluation.chance import ChanceLines, chance_lines
-from crosstune.foundation.evaluation.generation import continuations
+from crosstune.foundation.evaluation.choices import ChoiceScores, score_choices
+from crosstune.foundation.evaluation.generation import continuations, distinct_2, longest_repeat
 from crosstune.foundation.evaluation.retention import RetentionMatrix
 from crosstune.foundation.evaluation.scoring import (
     RowScores,
@@ -15,11 +16,15 @@ from crosstune.foundation.evaluation.scoring import (
 
 __all__ = [
     "ChanceLines",
+    "ChoiceScores",
     "RetentionMatrix",
     "RowScores",
     "chance_lines",
     "continuations",
+    "distinct_2",
     "logits_nats",
+    "longest_repeat",
+    "score_choices",
     "score_rows",
     "token_logits",
     "token_nats",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crosstune.foundation.data import UNSCORED, Encoded
+from crosstune.foundation.data.tokens import refuse_packed
 from crosstune.foundation.errors import DataError
 from crosstune.foundation.records import Measurement
 from crosstune.foundation.statistics.intervals import ratio_jackknife
@@ -40,10 +41,11 @@ def chance_lines(train: Sequence[Encoded], test: Sequence[Encoded], vocabulary: 
         Both lines; the unigram's interval is a jackknife over test rows or groups.
 
     Raises:
-        DataError: A token does not exist in a vocabulary of this size.
+        DataError: A token does not exist in a vocabulary of this size, or test rows are packed.
 
     Source: Krichevsky and Trofimov 1981 (the half count).
     """
+    refuse_packed("test", test)
     counts = _count(train, vocabulary)
     nats = -((counts + 0.5) / (counts.sum() + 0.5 * vocabulary)).log()
     units: dict[str, tuple[float, int]] = {}

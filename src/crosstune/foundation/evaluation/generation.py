@@ -1,8 +1,12 @@
-"""What a model writes after a prompt: greedy continuations that depend on nothing but model and prompt."""
+"""What a model writes after a prompt: greedy continuations that depend on nothing but model and prompt, and how they repeat."""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,7 +17,12 @@ from crosstune.foundation.models import measuring, positions
 
 
 def continuations(
-    model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, new_tokens: int = 40
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    new_tokens: int = 40,
+    prefill: AbstractContextManager[Any] | None = None,
 ) -> list[str]:
     """Each prompt is continued by the most likely next token, again and again, as if it were alone.
 
@@ -26,6 +35,7 @@ def continuations(
         tokenizer: Its tokenizer.
         prompts: Texts to go on from.
         new_tokens: The most tokens of a continuation.
+        prefill: Entered around the forward pass that reads the prompts, and around no other.
 
     Returns:
         The continuations, without special tokens, in the order of the prompts; a prompt and its continuation, put
@@ -41,7 +51,9 @@ def continuations(
     _check_room(model, max(map(len, encoded)), new_tokens)
     device = next(model.parameters()).device
     with measuring(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        written = _greedy(model, encoded, tokenizer.eos_token_id, new_tokens)
+        written = _greedy(
+            model, encoded, tokenizer.eos_token_id, new_tokens, prefill or nullcontext()
+        )
     return [_text(tokenizer, *ids) for ids in zip(encoded, written, strict=True)]
 
 
@@ -82,20 +94,26 @@ def _check_room(model: nn.Module, longest: int, new_tokens: int) -> None:
 
 
 def _greedy(
-    model: nn.Module, prompts: list[list[int]], end: int | None, new_tokens: int
+    model: nn.Module,
+    prompts: list[list[int]],
+    end: int | None,
+    new_tokens: int,
+    prefill: AbstractContextManager[Any],
 ) -> list[list[int]]:
     """The new tokens of each prompt, up to its first end-of-text token."""
     ids, mask = _padded(prompts, next(model.parameters()).device)
     position = positions(mask)
-    cache, entered, written = None, ids, []
+    cache, entered, written, around = None, ids, [], prefill
     for _ in range(new_tokens):
-        outputs = model(
-            input_ids=entered,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with around:
+            outputs = model(
+                input_ids=entered,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        around = nullcontext()
         cache = outputs.past_key_values
         entered = outputs.logits[:, -1:].argmax(-1)
         written.append(entered)
@@ -113,3 +131,37 @@ def _padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Ten
     ids = [[0] * (length - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def distinct_2(texts: Sequence[str]) -> float:
+    """The share of different ones among all pairs of neighbouring words, over all texts; 1 where nothing is said twice.
+
+    Args:
+        texts: What was written; a word is what white space parts.
+
+    Returns:
+        From 0 to 1; NaN where no text has two words.
+
+    Source: Li, Galley, Brockett, Gao, Dolan 2016 (distinct-2), divided by pairs instead of words.
+    """
+    pairs = [pair for text in texts for pair in pairwise(text.split())]
+    return len(set(pairs)) / len(pairs) if pairs else math.nan
+
+
+def longest_repeat(text: str) -> int:
+    """How many words the longest run of words has that stands at two places of a text, which may overlap.
+
+    Args:
+        text: What was written; a word is what white space parts.
+
+    Returns:
+        0 where no word comes twice.
+    """
+    words = text.split()
+
+    def all_differ(size: int) -> bool:
+        runs = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
+        return len(set(runs)) == len(runs)
+
+    # A run that comes twice brings every shorter one along.
+    return bisect_left(range(1, len(words) + 1), True, key=all_differ)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from crosstune.foundation.data import UNSCORED, Encoded, collate
+from crosstune.foundation.data.tokens import refuse_packed
 from crosstune.foundation.errors import DataError
 from crosstune.foundation.models import measuring, model_inputs
 from crosstune.foundation.records import Measurement
@@ -175,10 +176,15 @@ class RowScores:
 
     def by_unit(self, values: Tensor) -> Tensor:
         """Values of the rows summed within each unit, in order of first appearance, float64."""
-        place = {unit: at for at, unit in enumerate(dict.fromkeys(self.units))}
-        index = torch.tensor([place[unit] for unit in self.units])
-        empty = torch.zeros(len(place), dtype=torch.float64)
-        return empty.index_add(0, index, values.double())
+        return unit_sums(values, self.units)
+
+
+def unit_sums(values: Tensor, units: Sequence[str]) -> Tensor:
+    """Values summed within each unit, in order of first appearance, float64."""
+    place = {unit: at for at, unit in enumerate(dict.fromkeys(units))}
+    index = torch.tensor([place[unit] for unit in units])
+    empty = torch.zeros(len(place), dtype=torch.float64)
+    return empty.index_add(0, index, values.double())
 
 
 def score_rows(
@@ -201,7 +207,7 @@ def score_rows(
         Sums per row, in the order given.
 
     Raises:
-        DataError: There are no rows.
+        DataError: There are no rows, or they are packed.
     """
     if not encoded:
         raise DataError(
@@ -210,6 +216,7 @@ def score_rows(
             found="none",
             remedy="Give the task more rows, or leave this side out.",
         )
+    refuse_packed("encoded", encoded)
     nats = torch.zeros(len(encoded), dtype=torch.float64)
     device = next(model.parameters()).device
     with measuring(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
