@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.foundation.models.decoders import (
     with_lora,
 )
 
-from crosstune.foundation.models import Anatomy, gradient_sites
+from crosstune.foundation.models import Anatomy, Site, gradient_sites
 from crosstune.foundation.models.families import FAMILIES
 
 # PEFT warns that some of these adapters cannot be merged; nothing is merged here.
@@ -97,8 +98,32 @@ def test_elements_are_partitioned_with_adapted_experts(name: str) -> None:
         assert found == (set() if dense else {0, 1, 2})
 
 
-def test_two_adapters_share_their_sites() -> None:
-    model = with_lora(decoder("llama"), target_modules=["q_proj"])
-    one = len(Anatomy.of(model).sites)
-    model.add_adapter("second", model.peft_config["default"])
-    assert len(check_partition(model).sites) == one
+@pytest.mark.parametrize("kind", LORA)
+@pytest.mark.parametrize("name", ["llama", "phi3", "gpt2", "gpt_neox", "gemma3_text", "qwen3_moe"])
+def test_adapters_have_sites_of_their_own(name: str, kind: str) -> None:
+    base = decoder(name, tie_word_embeddings=False)
+    bare = set(Anatomy.of(base).sites)
+    model = with_lora(base, target_modules=linear_targets(name), **LORA[kind])
+    one = Anatomy.of(model)
+    for other in ("code", "prose"):
+        model.add_adapter(other, model.peft_config["default"])
+    anatomy = check_partition(model)
+    held = {adapter: sites_holding(anatomy, adapter) for adapter in ("default", "code", "prose")}
+    assert set(anatomy.sites) == set(one.sites) | held["code"] | held["prose"]
+    for adapter in ("code", "prose"):
+        assert held[adapter] == {replace(site, adapter=adapter) for site in held["default"]}
+        assert not held[adapter] & (held["default"] | bare)
+
+
+def sites_holding(anatomy: Anatomy, adapter: str) -> set[Site]:
+    """The sites of all parameters whose own name says that they are this adapter's."""
+    return {part.site for part in anatomy.parts if f".{adapter}" in part.parameter}
+
+
+def test_stacked_experts_of_two_adapters_have_sites_of_their_own() -> None:
+    model = with_lora(decoder("mixtral"), target_modules=[], target_parameters=EXPERT_PARAMETERS)
+    one = {site for site in Anatomy.of(model).sites if site.factor}
+    model.add_adapter("code", model.peft_config["default"])
+    both = {site for site in check_partition(model).sites if site.factor}
+    assert both == one | {replace(site, adapter="code") for site in one}
+    assert len(both) == 2 * len(one)

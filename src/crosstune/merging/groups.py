@@ -44,8 +44,8 @@ class ParameterGroup:
 
     @property
     def site(self) -> Site:
-        """The component or head it belongs to; a LoRA factor counts as its component."""
-        return replace(self.elements.site, factor=None)
+        """The component or head it belongs to; an adapter counts as the component it adapts."""
+        return replace(self.elements.site, factor=None, adapter=None)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,19 @@ def test_an_adapter_that_is_more_than_a_product_is_refused_by_name(build: Any, w
         names_of(build(), "effective")
 
 
+def test_adapters_beside_one_weight_are_active_or_refused() -> None:
+    model = adapted()
+    model.add_adapter("code", model.peft_config["default"])
+    model.base_model.set_adapter(["default", "code"])
+    assert len(trainable_names(model)) == 8
+    assert names_of(model, "effective") == names_of(adapted(), "effective")
+    model.set_adapter("default")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".code." in name)
+    with pytest.raises(UnsupportedError, match=r"adapter code is trained but not active"):
+        names_of(model, "effective")
+
+
 def test_only_the_named_ask_for_gradients() -> None:
     model = adapted()
     wanted = names_of(model, "effective")

@@ -150,9 +150,15 @@ READ = {
     f"{Q}.base_layer.bias": ParameterName(Q, "features"),
     f"base_model.model.{Q}.lora_A.default.weight": ParameterName(Q, "weight", "A"),
     f"base_model.model.{Q}.lora_B.default.weight": ParameterName(Q, "weight", "B"),
-    f"base_model.model.{Q}.lora_B.my-task.bias": ParameterName(Q, "features", "B"),
+    f"base_model.model.{Q}.lora_B.my-task.bias": ParameterName(Q, "features", "B", "my-task"),
     f"base_model.model.{Q}.lora_magnitude_vector.default.weight": ParameterName(Q, "features"),
     "base_model.model.lm_head.modules_to_save.default.weight": ParameterName("lm_head", "weight"),
+    f"base_model.model.{Q}.lora_magnitude_vector.code.weight": ParameterName(
+        Q, "features", None, "code"
+    ),
+    "base_model.model.lm_head.modules_to_save.code.weight": ParameterName(
+        "lm_head", "weight", None, "code"
+    ),
     "base_model.model.lm_head.original_module.weight": ParameterName("lm_head", "weight"),
     "base_model.model.model.embed_tokens.lora_embedding_A.default": ParameterName(
         "model.embed_tokens", "weight", "A"

@@ -15,6 +15,7 @@ SITES = [
     Site(3, "attn.o", head=0),
     Site(1, "attn.v", kv_head=2, factor="B"),
     Site(2, "mlp.experts", expert=0),
+    Site(3, "attn.o", factor="B", adapter="code"),
 ]
 
 
@@ -32,3 +33,9 @@ def test_what_a_site_has_none_of_is_minus_one() -> None:
         "L1 attn.v kv-head 2 (B)",
     ]
     assert site_cells(SITES[5])["expert"] == 0
+
+
+def test_a_table_of_before_adapters_had_names_is_read() -> None:
+    cells = site_cells(SITES[2])
+    assert cells.pop("adapter") == ""
+    assert site_of(cells) == SITES[2]

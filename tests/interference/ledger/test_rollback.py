@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tests.interference import driven, tiny
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -114,6 +115,19 @@ def test_layers_and_lora_factors_can_be_put_back() -> None:
     both = cell(layers, "L0")["nats"] + cell(layers, "L1")["nats"]
     # A small step along the gradient: layers add up but for the second order, a few percent.
     assert both == pytest.approx(cell(layers, "all")["nats"], rel=0.2)
+
+
+def test_adapters_are_put_back_one_by_one_or_with_the_component_they_adapt() -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    before = get_peft_model(tiny.llama(), config, adapter_name="prose")
+    before.add_adapter("code", config)
+    before.base_model.set_adapter(["prose", "code"])
+    after = moved(before)
+    fine = rolled(before, after, by="site")
+    assert cell(fine, "L0 attn.q (code B)")["adapter"] == "code"
+    assert cell(fine, "L0 attn.q (code B)")["nats"] != cell(fine, "L0 attn.q (prose B)")["nats"]
+    together = rolled(before, after).where(layer=0, component="attn.q")
+    assert together.column("where") == ["L0 attn.q"] and together.column("nats") != [0]
 
 
 def test_tensors_may_leave_out_what_training_did_not_move() -> None:

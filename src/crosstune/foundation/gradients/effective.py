@@ -44,6 +44,9 @@ def _not_a_product(adapter: Any, factor: str) -> str:
         return f"the bare parameter {adapter.parameter_name} of {type(base).__name__} is adapted"
     if not isinstance(base, nn.Linear | Conv1D):
         return f"{type(base).__name__} is adapted"
+    name = factor.partition(".lora_")[2].split(".")[1]
+    if name not in adapter.active_adapters:
+        return f"the adapter {name} is trained but not active"
     if adapter.lora_variant:
         return " and ".join(sorted({type(one).__name__ for one in adapter.lora_variant.values()}))
     return "the adapter has a bias of its own" if factor.endswith(".bias") else ""

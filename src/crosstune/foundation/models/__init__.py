@@ -2,8 +2,8 @@
 
 `Anatomy` names every element of a decoder by `Site`, `HeadMap` says which features of which module are which
 attention head's; `load_model` and `save_model` read and write ordinary Hugging Face folders; `measuring` and `weights_at`
-let a model be differentiated without leaving a trace; `Stream` reads and writes the residual stream; `capture` sees what goes into each module and what gradient comes
-back, and `grouped_gradients` turns that into gradients of groups of rows.
+let a model be differentiated without leaving a trace; `Stream` reads and writes the residual stream, `read_projections` keys and values before rotation;
+`capture` sees what goes into each module and what gradient comes back, and `grouped_gradients` turns that into gradients of groups of rows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from crosstune.foundation.models.loading import (
     weights_fingerprint,
 )
 from crosstune.foundation.models.measuring import check_supported, measuring, weights_at
+from crosstune.foundation.models.projections import KeyValues, read_projections
 from crosstune.foundation.models.site import Part, Site
 from crosstune.foundation.models.streams import Stream, model_inputs, positions
 from crosstune.foundation.models.taps import Capture, Tap, capture
@@ -31,6 +32,7 @@ __all__ = [
     "Groups",
     "HeadGeometry",
     "HeadMap",
+    "KeyValues",
     "Part",
     "Projection",
     "Site",
@@ -47,6 +49,7 @@ __all__ = [
     "model_inputs",
     "positions",
     "read_config",
+    "read_projections",
     "save_model",
     "weights_at",
     "weights_fingerprint",

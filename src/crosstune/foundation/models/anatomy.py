@@ -208,7 +208,7 @@ class Anatomy:
         """One row per component, and one more where its size or number of experts changes with depth."""
         places: dict[Site, list[Site]] = {}
         for site in self.sites:
-            place = Site(site.layer, site.component, factor=site.factor)
+            place = replace(site.whole, expert=None)
             places.setdefault(place, []).append(site)
         rows: dict[tuple[str, int, bool], list[Site]] = {}
         for place, sites in places.items():

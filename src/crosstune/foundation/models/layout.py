@@ -300,7 +300,13 @@ class _Cutter:
         )
 
     def _site(self, component: str, expert: int | None = None) -> Site:
-        return Site(self.layer, component, expert=expert, factor=self.read.factor)
+        return Site(
+            self.layer,
+            component,
+            expert=expert,
+            factor=self.read.factor,
+            adapter=self.read.adapter,
+        )
 
     def _blocks(self, holds: Holds, shape: tuple[int, ...], axis: int) -> list[tuple[str, Cut]]:
         """Components that lie one after the other: q, k, v by their heads, others in equal shares."""
@@ -328,8 +334,9 @@ Shape = Literal["weight", "features"]
 
 # `base_layer` and `original_module` wrap the module PEFT found; `modules_to_save.<adapter>` is its trained copy.
 _WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
-_FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])\.[^.]+(\.weight|\.bias)?$")
-_MAGNITUDE = re.compile(r"\.lora_magnitude_vector\.[^.]+(\.weight)?$")
+_FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])\.([^.]+)(\.weight|\.bias)?$")
+_MAGNITUDE = re.compile(r"\.lora_magnitude_vector\.([^.]+)(\.weight)?$")
+_SAVED = re.compile(r"\.modules_to_save\.([^.]+)(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -344,17 +351,21 @@ class ParameterName:
     module: str
     role: Shape
     factor: Factor | None = None
+    adapter: str | None = None
 
 
 def read_name(name: str) -> ParameterName:
     """Return what a name of ``named_parameters()`` says, with PEFT's and torch.compile's wrapping removed."""
     plain = name.removeprefix("_orig_mod.").removeprefix("base_model.model.")
     factor: Factor | None = None
+    adapter: str | None = None
     role: Shape = "features" if plain.endswith(".bias") else "weight"
     if found := _FACTOR.search(plain):
-        factor = "A" if found[1] == "A" else "B"
+        factor, adapter = "A" if found[1] == "A" else "B", found[2]
         plain = plain[: found.start()]
     elif found := _MAGNITUDE.search(plain):
-        role, plain = "features", plain[: found.start()]
+        role, adapter, plain = "features", found[1], plain[: found.start()]
+    elif found := _SAVED.search(plain):
+        adapter = found[1]
     module = _WRAPPERS.sub("", plain).removesuffix(".weight").removesuffix(".bias")
-    return ParameterName(module, role, factor)
+    return ParameterName(module, role, factor, None if adapter == "default" else adapter)

@@ -41,7 +41,7 @@ _OUTSIDE_BEFORE = ("embed", "embed+head", "embed.position")
 
 @dataclass(frozen=True)
 class Site:
-    """One place in a decoder: a component of a layer, down to a head, an expert or a LoRA factor.
+    """One place in a decoder: a component of a layer, down to a head, an expert or a factor of one LoRA adapter.
 
     Args:
         layer: Index of the block, or None outside the blocks (embeddings, final norm, head).
@@ -51,6 +51,7 @@ class Site:
         kv_head: Index of a key-value head, where the site is that fine.
         expert: Index of the expert inside its layer.
         factor: ``"A"`` or ``"B"`` for the two factors of a LoRA adapter.
+        adapter: Name of the LoRA adapter; None outside adapters, and for PEFT's own name ``default``.
     """
 
     layer: int | None
@@ -59,6 +60,7 @@ class Site:
     kv_head: int | None = None
     expert: int | None = None
     factor: Factor | None = None
+    adapter: str | None = None
 
     def __str__(self) -> str:
         words = [] if self.layer is None else [f"L{self.layer}"]
@@ -71,8 +73,8 @@ class Site:
             words.append(f"head {self.head}")
         if self.kv_head is not None:
             words.append(f"kv-head {self.kv_head}")
-        if self.factor is not None:
-            words.append(f"({self.factor})")
+        if self.adapter or self.factor:
+            words.append(f"({' '.join(word for word in (self.adapter, self.factor) if word)})")
         return " ".join(words)
 
     def of_head(self, head: int) -> Site:
@@ -86,13 +88,16 @@ class Site:
         return replace(self, head=None, kv_head=None)
 
     @property
-    def depth_order(self) -> tuple[int, ...]:
-        """A key that sorts sites as a token meets them: embeddings, blocks, final norm, head."""
+    def depth_order(self) -> tuple[int, int, int, int, int, str, int]:
+        """A key that sorts sites as a token meets them: embeddings, blocks, final norm, head; adapters by name."""
         outside = -1 if self.component in _OUTSIDE_BEFORE else 1 << 30
+        numbers = (self.expert, self.kv_head, self.head)
+        expert, kv_head, head = (-1 if number is None else number for number in numbers)
         return (
             outside if self.layer is None else self.layer,
             COMPONENTS.index(self.component),
-            *(-1 if n is None else n for n in (self.expert, self.kv_head, self.head)),
+            *(expert, kv_head, head),
+            self.adapter or "",
             " AB".index(self.factor or " "),
         )
 

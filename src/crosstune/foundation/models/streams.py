@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -77,19 +78,15 @@ class Stream:
             sites: 0 to L.
 
         Yields:
-            A dictionary that the forward pass fills.
+            A dictionary that the forward pass fills; what is written at a site is what is seen there.
 
         Raises:
             ModelError: A site is out of range.
         """
         seen: dict[int, Tensor] = {}
-
-        def note(site: int) -> Callable[[Tensor], Tensor]:
-            return lambda states: (seen.setdefault(site, states), states)[1]
-
         with ExitStack() as stack:
             for site in sites:
-                stack.enter_context(self._at(site, note(site)))
+                stack.enter_context(self._meet(site, partial(seen.setdefault, site)))
             yield seen
 
     def read(self, batch: Mapping[str, Tensor], sites: Sequence[int]) -> dict[int, Tensor]:
@@ -108,12 +105,12 @@ class Stream:
             ModelError: A site is out of range.
         """
 
-        def end(states: Tensor) -> Tensor:
+        def end(states: Tensor) -> None:
             raise _AllRead
 
         with measuring(self.model), torch.no_grad(), self.watch(sites) as seen:
             try:
-                with self._at(max(sites), end):
+                with self._meet(max(sites), end):
                     self.model(**model_inputs(batch))
             except _AllRead:
                 pass
@@ -122,6 +119,8 @@ class Stream:
     @contextmanager
     def write(self, site: int, values: Tensor, where: Tensor | None = None) -> Iterator[None]:
         """Every forward pass inside goes on from these states at one site; gradients flow into them and past them.
+
+        The backward pass may run after the context has ended, under (non-reentrant) gradient checkpointing too.
 
         Args:
             site: 0 to L.
@@ -132,30 +131,56 @@ class Stream:
             Nothing.
 
         Raises:
-            ModelError: The site is out of range, or the values are of another width.
+            ModelError: The site is out of range, or the values or the mask do not fit the stream.
         """
+        self._check(site)
         if values.shape[-1] != self.width:
-            raise ModelError(
-                "values",
-                law=f"must have the stream's width of {self.width}",
-                found=f"shape {tuple(values.shape)}",
-                remedy="Map the states to this model's width first.",
-            )
+            raise _unfit("values", f"the stream's width of {self.width}", values)
 
         def edit(states: Tensor) -> Tensor:
+            for argument, given, whole in (
+                ("values", values, states.shape),
+                ("where", where, states.shape[:-1]),
+            ):
+                if given is not None and not _broadcasts(given.shape, whole):
+                    raise _unfit(argument, f"the shape {tuple(whole)} of this forward pass", given)
             new = values.to(states)
             if where is None:
                 return new.expand_as(states)
+            share = where[..., None].to(states.device)
             if where.dtype == torch.bool:
-                return torch.where(where[..., None], new, states)
-            return torch.lerp(states, new.expand_as(states), where[..., None].to(states))
+                return torch.where(share, new, states)
+            return torch.lerp(states, new.expand_as(states), share.to(states))
 
-        with self._at(site, edit):
+        # Before transformers' own hooks on a block's output, so that its `hidden_states` say what was written.
+        if site == 0:
+            handle = self.entries[0].register_forward_pre_hook(
+                lambda module, args: (edit(args[0]), *args[1:]), prepend=True
+            )
+        else:
+            handle = self.entries[site - 1].register_forward_hook(
+                lambda module, args, states: edit(states), prepend=True
+            )
+        try:
             yield
+        finally:
+            handle.remove()
 
     @contextmanager
-    def _at(self, site: int, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """What goes into a site's module is edited first."""
+    def _meet(self, site: int, see: Callable[[Tensor], object]) -> Iterator[None]:
+        """What goes into a site's module is seen first."""
+        self._check(site)
+
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+            see(args[0])
+
+        handle = self.entries[site].register_forward_pre_hook(before)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _check(self, site: int) -> None:
         if not 0 <= site <= self.num_layers:
             raise ModelError(
                 "site",
@@ -164,13 +189,17 @@ class Stream:
                 remedy="Count blocks from 0.",
             )
 
-        def before(module: nn.Module, args: Any, keywords: Any) -> Any:
-            if args:
-                return (edit(args[0]), *args[1:]), keywords
-            return args, {**keywords, "hidden_states": edit(keywords["hidden_states"])}
 
-        handle = self.entries[site].register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+def _broadcasts(shape: Sequence[int], whole: Sequence[int]) -> bool:
+    """True where a tensor of one shape spreads over another, as torch spreads it."""
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(size in (1, full) for size, full in pairs)
+
+
+def _unfit(argument: str, wanted: str, given: Tensor) -> ModelError:
+    return ModelError(
+        argument,
+        law=f"must have {wanted}, or broadcast to it",
+        found=f"shape {tuple(given.shape)}",
+        remedy="Map states to this model's width first, and write around the forward pass over these tokens alone.",
+    )

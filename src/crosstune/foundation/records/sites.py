@@ -1,7 +1,7 @@
 """Where a figure belongs: the columns by which every table of this wing names a site.
 
 `layer` is −1 outside the blocks (embeddings, final norm, head); `head`, `kv_head` and `expert` are −1 where a figure is of
-no single one; `factor` is `A` or `B` for a LoRA adapter and empty else; `where` says it all in words.
+no single one; `factor` is `A` or `B` for a LoRA adapter and empty else, `adapter` its name; `where` says it all in words.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ SITE_COLUMNS = (
     Column.axis("kv_head", "int64", about="Key-value head of k or v; −1 where of no single one."),
     Column.axis("expert", "int64", about="Expert index; −1 where there is none."),
     Column.axis("factor", about="LoRA factor A or B (gauge-dependent), or empty."),
+    Column.axis("adapter", about="Name of the LoRA adapter; empty outside, and for `default`."),
 )
 
 
@@ -33,11 +34,12 @@ def site_cells(site: Site) -> dict[str, object]:
         "kv_head": _index(site.kv_head),
         "expert": _index(site.expert),
         "factor": site.factor or "",
+        "adapter": site.adapter or "",
     }
 
 
 def site_of(cells: Mapping[str, Any]) -> Site:
-    """The site whose `site_cells` a row of a table holds."""
+    """The site whose `site_cells` a row of a table holds; older tables name no adapter."""
     return Site(
         _number(cells["layer"]),
         cells["component"],
@@ -45,6 +47,7 @@ def site_of(cells: Mapping[str, Any]) -> Site:
         kv_head=_number(cells["kv_head"]),
         expert=_number(cells["expert"]),
         factor=cells["factor"] or None,
+        adapter=cells.get("adapter") or None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,13 +27,12 @@ ALL_SITES = "all sites"
 
 
 def scopes(sites: Sequence[Site]) -> Iterator[tuple[str, list[int]]]:
-    """The name and site indices of each scope: all sites, and each component (and LoRA factor) found in two layers or more."""
+    """The name and site indices of each scope: all sites, and each component (and factor of an adapter) found in two layers or more."""
     yield ALL_SITES, list(range(len(sites)))
     kinds: dict[str, list[int]] = {}
     for place, site in enumerate(sites):
         if site.layer is not None and site.expert is None:
-            factor = "" if site.factor is None else f" ({site.factor})"
-            kinds.setdefault(f"{site.component}{factor}", []).append(place)
+            kinds.setdefault(str(replace(site.whole, layer=None)), []).append(place)
     yield from ((kind, places) for kind, places in kinds.items() if len(places) > 1)
 
 

@@ -198,7 +198,7 @@ def _groups(anatomy: Anatomy, by: str) -> dict[Site, list[Part]]:
         site = part.site
         if by != "site":
             component = "" if by == "layer" and site.layer is not None else site.component
-            site = replace(site, component=component, expert=None, factor=None)
+            site = replace(site, component=component, expert=None, factor=None, adapter=None)
         groups.setdefault(site, []).append(part)
     return groups
 
@@ -303,7 +303,7 @@ def compare_with_ledger(rollback: Table, sites: Table, level: float = 0.95) -> T
 
 
 def _key(row: Mapping[str, Any], by: str) -> tuple[object, ...]:
-    fine = (row["expert"], row["factor"]) if by == "site" else (-1, "")
+    fine = (row["expert"], row["factor"], row.get("adapter", "")) if by == "site" else (-1, "", "")
     head = (row["head"], row["kv_head"]) if by == "head" else (-1, -1)
     component = "" if by == "layer" and row["layer"] >= 0 else row["component"]
     return (by, row["task"], row["side"], row["layer"], component, *head, *fine)
