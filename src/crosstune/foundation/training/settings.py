@@ -102,6 +102,8 @@ class TrainingSettings:
     """Largest gradient norm of a step; 0 leaves the gradient as it is."""
     length: int = 128
     """Tokens of a row at most; longer rows are cut or windowed when they are encoded."""
+    packing: bool = False
+    """Put short rows side by side in sequences of at most `length`: less padding; rows of a step are then such sequences."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the training forward pass; weights, losses and every measurement stay as loaded."""
     lora: LoraSettings | None = None

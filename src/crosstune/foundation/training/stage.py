@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crosstune.foundation.data import Encoded
-from crosstune.foundation.errors import DataError
+from torch import nn
+
+from crosstune.foundation.data import Encoded, pack
+from crosstune.foundation.errors import DataError, UnsupportedError
 from crosstune.foundation.records import Table
 from crosstune.foundation.training.callbacks import StageCost
 from crosstune.foundation.training.settings import TrainingSettings
@@ -48,18 +50,32 @@ class StageResult:
     """The step whose state the model holds, where early stopping restored it; none for the last."""
     resumed_from: int | None = None
     """The step of the checkpoint the stage went on from."""
+    pack_lengths: tuple[int, ...] = ()
+    """Tokens of each packed sequence that there was to read; none without packing."""
     notes: tuple[str, ...] = ()
     """What a reader should know: checkpoints that were skipped, and why."""
 
 
-def check_rows(data: StageData, settings: TrainingSettings) -> None:
-    """The stage has rows for a step, and the held-out set that early stopping watches."""
-    if len(data.train) < settings.batch_rows:
+def rows_to_read(
+    data: StageData, settings: TrainingSettings, model: nn.Module
+) -> Sequence[Encoded]:
+    """The rows that steps are made of, packed where that is asked for; enough for a step, and for early stopping."""
+    rows = pack(data.train, settings.length) if settings.packing else data.train
+    if len(rows) < settings.batch_rows:
         raise DataError(
             "train",
             law=f"must hold the rows of one optimizer step ({settings.batch_rows})",
-            found=f"{len(data.train)}",
+            found=f"{len(rows)}",
             remedy="Give the task more rows or lower batch_rows.",
+        )
+    attention = str(getattr(getattr(model, "config", None), "_attn_implementation", None))
+    if settings.packing and "flash" in attention and settings.batch_rows > settings.accumulation:
+        # transformers takes positions for packing only in batches of one sequence there.
+        raise UnsupportedError(
+            "packing",
+            law="must keep rows apart, which FlashAttention does in batches of one sequence only",
+            found=f"{attention} and several sequences in a micro-batch",
+            remedy="Load the model with attn_implementation='sdpa', or set accumulation to batch_rows.",
         )
     stopping = settings.early_stopping
     if stopping and stopping.metric not in data.held_out:
@@ -69,3 +85,4 @@ def check_rows(data: StageData, settings: TrainingSettings) -> None:
             found=f"{stopping.metric!r}; there are {sorted(data.held_out)}",
             remedy="Hand that set over, or name one of these.",
         )
+    return rows

@@ -35,7 +35,7 @@ from crosstune.foundation.training.checkpoints import stage_identity
 from crosstune.foundation.training.ledger import LossLedger
 from crosstune.foundation.training.loss import LossModule, MicroLoss
 from crosstune.foundation.training.settings import TrainingSettings
-from crosstune.foundation.training.stage import StageData, StageResult, check_rows
+from crosstune.foundation.training.stage import StageData, StageResult, rows_to_read
 from crosstune.foundation.training.terms import UNITS, Terms, Windowed
 
 ROW_IDS = "row_ids"
@@ -67,7 +67,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         seed: int = 0,
         terms: Terms | None = None,
     ) -> None:
-        check_rows(data, settings)
+        self.rows = rows_to_read(data, settings, model)
         self.data = data
         self.terms = terms or Terms()
         self.settings = settings
@@ -79,7 +79,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self._gradient_norm = float("nan")
         self._learning_rate = float("nan")
         own = [
-            Clock(len(data.train), settings),
+            Clock(len(self.rows), settings),
             self.meter,
             *([self.stopping] if self.stopping else []),
         ]
@@ -92,7 +92,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 evaluates=bool(data.held_out),
                 on_cpu=next(model.parameters()).device.type == "cpu",
             ),
-            train_dataset=data.train,
+            train_dataset=self.rows,
             eval_dataset=data.held_out or None,
             callbacks=[*own, *callbacks],
         )
@@ -138,6 +138,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             stopped_early=self.state.global_step < self.settings.steps,
             best_step=self.stopping.best_step if self.stopping else None,
             resumed_from=int(folder.name.rpartition("-")[2]) if folder else None,
+            pack_lengths=tuple(len(row.input_ids) for row in self.rows if row.lengths),
             notes=tuple(notes),
         )
 
@@ -164,7 +165,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         accelerate's own sharding would repeat rows at an epoch's end, so it is not asked.
         """
         sampler = StepBatches(
-            len(self.data.train),
+            len(self.rows),
             steps=self.settings.steps,
             batch_rows=self.settings.batch_rows,
             accumulation=self.settings.accumulation,
@@ -172,7 +173,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             place=(rank(), world_size()),
         )
         return DataLoader(
-            self.data.train,  # type: ignore[arg-type]
+            self.rows,  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=self._collate_with_ids,
         )
@@ -193,7 +194,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             [
                 sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches),
                 len(batches),
-                sum(len(batch["labels"]) for batch in batches),
+                sum(map(_rows_in, batches)),
                 sum(int(batch["attention_mask"].sum()) for batch in batches),
                 sum(batch["labels"].numel() for batch in batches),
             ],
@@ -421,6 +422,14 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self._load_from_checkpoint(checkpoint)
         self.state = type(self.state).load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         checkpoints.load_states(Path(checkpoint), self._stateful())
+
+
+def _rows_in(batch: Mapping[str, Tensor]) -> int:
+    """Rows of a batch; in packed sequences each begins at position 0."""
+    packed = batch.get("position_ids")
+    if packed is None:
+        return len(batch["labels"])
+    return int(((packed == 0) & (batch["attention_mask"] == 1)).sum())
 
 
 def train_stage(
