@@ -111,7 +111,7 @@ def book(ledger: LossLedger, step: int) -> None:
     }
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     ledger.open(step, {"tokens": 2, "rows": 1, "microbatch": 1})
-    ledger.note(LossModule(tiny.model(step), Terms())(batch, ledger.factors), row_ids=["r"])
+    ledger.note(LossModule(tiny.model(step), Terms())(batch, ledger.factors, step), row_ids=["r"])
     ledger.close(step, gradient_norm=1.0)
 
 

@@ -92,7 +92,7 @@ def test_one_pass_runs_as_far_as_active_terms_ask(
     terms = toy.terms()
     model = tiny.model()
     student, second = Counting(model), Counting(terms.second_model)
-    micro = LossModule(model, terms)(collate(tiny.rows(3), 0), factors)
+    micro = LossModule(model, terms)(collate(tiny.rows(3), 0), factors, 0)
     assert micro.sums.keys() == factors.keys()
     assert student.calls["model.embed_tokens"] == 1
     assert (student.calls["lm_head"], student.calls["model.layers.1"]) == (head, last_block)

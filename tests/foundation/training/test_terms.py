@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.foundation.training import tiny, toy
@@ -47,6 +48,13 @@ class Hoarder(NextToken):
         object.__setattr__(self, "heads", [nn.Linear(2, 2)])
 
 
+class Clocked(toy.Balance):
+    """A term that looks at the step it is of."""
+
+    def sums(self, seen):
+        return (1 + seen.step) * super().sums(seen)
+
+
 class Keeper(TrainerCallback):
     def __init__(self) -> None:
         self.router = nn.Linear(4, 2)
@@ -56,7 +64,7 @@ class Keeper(TrainerCallback):
     ("terms", "callbacks", "error", "message"),
     [
         (
-            Terms((Undeclared(),), toy.teacher()),
+            Terms((Undeclared(lambda step: 1.0),), toy.teacher()),
             (),
             SettingsError,
             r"seen\.states.*Needs\(states",
@@ -91,3 +99,26 @@ def test_what_would_be_silent_is_an_error(
             callbacks=callbacks,
             terms=terms,
         )
+
+
+def test_a_second_model_that_is_trained_is_refused(tmp_path: Path) -> None:
+    model = tiny.model()
+    terms = Terms((NextToken(), toy.Hidden()), second_model=model)
+    with pytest.raises(SettingsError, match="must not share parameters"):
+        train_stage(model, tiny.data(), settings(), output_folder=tmp_path, terms=terms)
+
+
+def test_a_term_knows_its_step_in_training_and_on_held_out_rows(tmp_path: Path) -> None:
+    def rows(term: toy.Balance) -> list[dict[str, Any]]:
+        chosen = settings(steps=3, evaluate_every=1, optimizer="sgd", learning_rate=1e-30)
+        result = train_stage(
+            tiny.model(),
+            tiny.data(8),
+            chosen,
+            output_folder=tmp_path,
+            terms=Terms((NextToken(), term)),
+        )
+        return result.ledger.where(term="balance").rows()
+
+    for plain, clocked in zip(rows(toy.Balance()), rows(Clocked()), strict=True):
+        assert clocked["raw"] == pytest.approx(plain["step"] * plain["raw"])

@@ -33,7 +33,7 @@ class Hidden(nn.Module):
     name, unit = "hidden", "tokens"
     needs = Needs(states=frozenset({1}), second=Needs(states=frozenset({2})))
 
-    def __init__(self, weight: Callable[[int], float] = lambda step: 0.3) -> None:
+    def __init__(self, weight: Callable[[int], float] = lambda step: 0.3 * (step > 0)) -> None:
         super().__init__()
         self.weight = weight
         self.settings: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from crosstune.foundation.errors import TrainingError
+from crosstune.foundation.errors import SettingsError, TrainingError
 from crosstune.foundation.models import Stream, model_inputs
 from crosstune.foundation.training.terms import (
     Group,
@@ -53,6 +53,14 @@ class LossModule(nn.Module):
         self.terms = terms
         # In a tuple: a frozen model is no submodule of what is trained, shared or saved.
         self._second = (terms.second_model,)
+        own = set(map(id, model.parameters()))
+        if terms.second_model and any(id(p) in own for p in terms.second_model.parameters()):
+            raise SettingsError(
+                "second_model",
+                law="must not share parameters with the model that is trained",
+                found="some that are the same",
+                remedy="Load it a second time, or copy it with copy.deepcopy.",
+            )
 
     def named_learning(self) -> Iterator[tuple[str, nn.Module]]:
         """The terms that are modules, by the name of their (first) entry."""
@@ -60,7 +68,9 @@ class LossModule(nn.Module):
             if isinstance(term, nn.Module):
                 yield entries_of(term)[0].name, term
 
-    def forward(self, batch: Mapping[str, Tensor], factors: Mapping[str, float]) -> MicroLoss:
+    def forward(
+        self, batch: Mapping[str, Tensor], factors: Mapping[str, float], step: int
+    ) -> MicroLoss:
         """One micro-batch: one pass of each model, and all entries that have a factor."""
         active = [
             term
@@ -68,7 +78,7 @@ class LossModule(nn.Module):
             if any(entry.name in factors for entry in entries_of(term))
         ]
         needs = reduce(lambda one, other: one | other, (term.needs for term in active))
-        seen = self._see(batch, needs)
+        seen = self._see(batch, needs, step)
         micro = MicroLoss(torch.zeros(()), {}, {}, {})
         shares = []
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
@@ -104,13 +114,13 @@ class LossModule(nn.Module):
             )
         return share.double()
 
-    def _see(self, batch: Mapping[str, Tensor], needs: Needs) -> Seen:
+    def _see(self, batch: Mapping[str, Tensor], needs: Needs, step: int) -> Seen:
         (second,) = self._second
         other = None
         if needs.second and second is not None:
             with torch.no_grad():
-                other = Seen(second, batch, _found(second, batch, needs.second))
-        return Seen(self.model, batch, _found(self.model, batch, needs), other)
+                other = Seen(second, batch, _found(second, batch, needs.second), step=step)
+        return Seen(self.model, batch, _found(self.model, batch, needs), step=step, second=other)
 
 
 class _AllFound(Exception):

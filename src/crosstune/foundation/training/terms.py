@@ -60,10 +60,14 @@ class Seen:
         model: nn.Module,
         batch: Mapping[str, Tensor],
         found: Mapping[str, Any],
+        *,
+        step: int,
         second: Seen | None = None,
     ) -> None:
         self.model = model
         self.batch = batch
+        self.step = step
+        """The optimizer step (counted from 0) that this loss is of; on held-out rows the last one taken."""
         self._found = found
         self._second = second
 

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from crosstune.foundation.data import Encoded, collate
+from crosstune.foundation.data import UNSCORED, Encoded, collate
 from crosstune.foundation.errors import DataError, NonFiniteLossError, UnsupportedError
 from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import measuring
@@ -74,6 +75,10 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.stage_seed = seed
         self.output_folder = Path(output_folder)
         self.ledger = LossLedger(self.terms)
+        for step in range(settings.steps):
+            self.ledger.weights(
+                step
+            )  # a schedule that cannot be booked is told before the first step
         self.meter = CostMeter()
         self.stopping = EarlyStopping(settings.early_stopping) if settings.early_stopping else None
         self._gradient_norm = float("nan")
@@ -190,17 +195,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[list[dict[str, Any]], None]:
         """Fetch one optimizer step's micro-batches and count, in one reduction, what its sums are divided by."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        counts = torch.tensor(
-            [
-                sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches),
-                len(batches),
-                sum(map(_rows_in, batches)),
-                sum(int(batch["attention_mask"].sum()) for batch in batches),
-                sum(batch["labels"].numel() for batch in batches),
-            ],
-            device=device,
-        )
-        scored, micro, rows, tokens, positions = sum_over_ranks(counts).tolist()
+        units = [sum(unit) for unit in zip(*map(_units_in, batches), strict=True)]
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+        positions = sum(batch["labels"].numel() for batch in batches)
+        counts = torch.tensor([*units, tokens, positions], device=device)
+        *units, tokens, positions = sum_over_ranks(counts).tolist()
+        scored, rows, _ = units
         if not scored:
             raise DataError(
                 "train",
@@ -208,9 +208,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 found=f"{rows} rows without one",
                 remedy="Give longer rows, or more of them per step.",
             )
-        self.ledger.open(
-            self.state.global_step, {"tokens": scored, "rows": rows, "microbatch": micro}
-        )
+        self.ledger.open(self.state.global_step, dict(zip(UNITS, units, strict=True)))
         self.meter.count(rows, tokens, positions)
         return batches, None
 
@@ -233,7 +231,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """The micro-batch's share of the step's loss, added to the ledger as it is formed."""
         row_ids = inputs.pop(ROW_IDS)
-        micro: MicroLoss = model(inputs, self.ledger.factors)
+        micro: MicroLoss = model(inputs, self.ledger.factors, self.state.global_step)
         self.ledger.note(micro, row_ids)
         # Processes are averaged: each one's share counts once in the sum.
         return (world_size() * micro.loss).float()
@@ -317,11 +315,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self, name: str, rows: Sequence[Encoded], final: Mapping[str, float]
     ) -> list[dict[str, Any]]:
         taken = self.state.global_step
-        lines = {**self.ledger.weights(max(taken - 1, 0)), **final}
-        sums, counts = self.score_held_out(rows[rank() :: world_size()], list(lines))
+        names = list({**self.ledger.weights(max(taken - 1, 0)), **final})
+        sums, counts = self.score_held_out(rows[rank() :: world_size()], names)
         totals = sum_over_ranks(torch.tensor([*sums, *counts], dtype=torch.float64)).tolist()
-        found = dict(zip(lines, totals, strict=False))
-        units = {unit: int(n) for unit, n in zip(UNITS, totals[len(lines) :], strict=True)}
+        found = dict(zip(names, totals, strict=False))
+        units = {unit: int(n) for unit, n in zip(UNITS, totals[len(names) :], strict=True)}
         if not units["tokens"]:
             raise DataError(
                 f"held_out[{name!r}]",
@@ -339,22 +337,19 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return self.ledger.book(name, taken, found, units)
 
     def score_held_out(
-        self, rows: Sequence[Encoded], lines: Sequence[str]
+        self, rows: Sequence[Encoded], names: Sequence[str]
     ) -> tuple[list[float], list[int]]:
-        """The sum of each line over this process's rows, and their scored tokens, rows and batches (`UNITS`)."""
-        sums, counts = [0.0] * len(lines), [0] * len(UNITS)
-        device = self.args.device
+        """The sum of each named entry over this process's rows, and how many of each of `UNITS` there are."""
+        sums, counts = np.zeros(len(names)), np.zeros(len(UNITS), dtype=int)
+        step = max(self.state.global_step - 1, 0)
         with measuring(self.loss_module), torch.no_grad():
             for places in batches_of(rows, self.settings.evaluation_tokens):
-                some = [rows[at] for at in places]
-                batch = {name: value.to(device) for name, value in self.collate(some).items()}
-                micro = self.loss_module(batch, dict.fromkeys(lines, 1.0))
-                sums = [
-                    total + micro.sums[name].item() for total, name in zip(sums, lines, strict=True)
-                ]
-                scored = sum(row.scored_tokens for row in some)
-                counts = [a + b for a, b in zip(counts, (scored, len(some), 1), strict=True)]
-        return sums, counts
+                batch = self.collate([rows[at] for at in places])
+                counts += _units_in(batch)
+                batch = {name: value.to(self.args.device) for name, value in batch.items()}
+                micro = self.loss_module(batch, dict.fromkeys(names, 1.0), step)
+                sums += [micro.sums[name].item() for name in names]
+        return sums.tolist(), counts.tolist()
 
     # ---- checkpoints ----
 
@@ -424,12 +419,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         checkpoints.load_states(Path(checkpoint), self._stateful())
 
 
-def _rows_in(batch: Mapping[str, Tensor]) -> int:
-    """Rows of a batch; in packed sequences each begins at position 0."""
-    packed = batch.get("position_ids")
-    if packed is None:
-        return len(batch["labels"])
-    return int(((packed == 0) & (batch["attention_mask"] == 1)).sum())
+def _units_in(batch: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    """Scored tokens, rows and batches, as `UNITS`; in packed sequences each row begins at position 0."""
+    labels, packed = batch["labels"], batch.get("position_ids")
+    real = batch["attention_mask"] == 1
+    rows = len(labels) if packed is None else int(((packed == 0) & real).sum())
+    return int((labels[:, 1:] != UNSCORED).sum()), rows, 1
 
 
 def train_stage(
