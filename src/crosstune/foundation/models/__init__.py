@@ -2,7 +2,7 @@
 
 `Anatomy` names every element of a decoder by `Site`, `HeadMap` says which features of which module are which
 attention head's; `load_model` and `save_model` read and write ordinary Hugging Face folders; `measuring` and `weights_at`
-let a model be differentiated without leaving a trace; `Stream` reads and writes the residual stream, `read_projections` keys and values before rotation;
+let a model be differentiated without leaving a trace; `Stream` reads and writes the residual stream, `read_projections` keys and values before rotation, `attention_maps` who looks where;
 `capture` sees what goes into each module and what gradient comes back, and `grouped_gradients` turns that into gradients of groups of rows.
 """
 
@@ -20,6 +20,7 @@ from crosstune.foundation.models.loading import (
     save_model,
     weights_fingerprint,
 )
+from crosstune.foundation.models.maps import attention_maps, watchable
 from crosstune.foundation.models.measuring import check_supported, measuring, weights_at
 from crosstune.foundation.models.projections import KeyValues, read_projections
 from crosstune.foundation.models.site import Part, Site
@@ -38,6 +39,7 @@ __all__ = [
     "Site",
     "Stream",
     "Tap",
+    "attention_maps",
     "capture",
     "check_finite",
     "check_supported",
@@ -51,6 +53,7 @@ __all__ = [
     "read_config",
     "read_projections",
     "save_model",
+    "watchable",
     "weights_at",
     "weights_fingerprint",
 ]
