@@ -58,7 +58,7 @@ def test_held_out_terms_do_not_depend_on_the_batch(tmp_path: Path) -> None:
         for tokens in (1, 50, 4096)
     ]
     raws = [side.where(side="other").column("raw") for side in sides]
-    assert len(raws[0]) == 2 * 5
+    assert len(raws[0]) == 2 * 6
     assert raws[0] == pytest.approx(raws[2], rel=1e-5)
     assert raws[1] == pytest.approx(raws[2], rel=1e-5)
 
@@ -82,6 +82,7 @@ class Counting:
         ({"next_token": 1.0}, 1, 1, 0, 0),
         ({"hidden": 1.0}, 0, 0, 0, 0),
         ({"balance": 1.0}, 0, 1, 0, 0),
+        ({"attention": 1.0}, 0, 1, 0, 1),
         ({"kd": 1.0}, 0, 1, 1, 1),
         ({"next_token": 1.0, "hidden": 1.0, "balance": 1.0, "kd": 1.0, "z": 1.0}, 1, 1, 1, 1),
     ],

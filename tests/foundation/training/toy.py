@@ -1,4 +1,4 @@
-"""Four terms as the wings have them: the next token, states through a projector, a router's balance, and a fused head."""
+"""Five terms as the wings have them: the next token, states through a projector, a router's balance, attention maps, and a fused head."""
 
 from __future__ import annotations
 
@@ -72,6 +72,23 @@ class Balance(nn.Module):
         return (4 * self.gate(seen.states[2].float()))[:, :-1][predicts(seen)].softmax(dim=-1)
 
 
+class Attention:
+    """The second model's attention maps."""
+
+    name, unit = "attention", "tokens"
+    needs = Needs(maps=frozenset({0}), second=Needs(maps=frozenset({1})))
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+
+    def weight(self, step: int) -> float:
+        return 2.0
+
+    def sums(self, seen: Seen) -> Tensor:
+        gap = (seen.maps[0].float() - seen.second.maps[1].float()).square().sum(dim=-1)
+        return gap.mean(dim=1)[:, :-1][predicts(seen)].sum(dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class Entry:
     name: str
@@ -112,7 +129,6 @@ def teacher() -> nn.Module:
     return tiny.model(seed=9, **TEACHER)
 
 
-def terms(*more: object, without: tuple[str, ...] = ()) -> Terms:
-    terms = (NextToken(), Hidden(), Balance(), FusedHead())
-    kept = [term for term in terms if getattr(term, "name", "head") not in without]
-    return Terms((*kept, *more), second_model=teacher())
+def terms() -> Terms:
+    members = (NextToken(), Hidden(), Balance(), Attention(), FusedHead())
+    return Terms(members, second_model=teacher())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from crosstune.foundation.errors import SettingsError, TrainingError
-from crosstune.foundation.models import Stream, model_inputs
+from crosstune.foundation.models import Stream, attention_maps, model_inputs
 from crosstune.foundation.training.terms import (
     Group,
     Needs,
@@ -50,11 +50,9 @@ class LossModule(nn.Module):
         super().__init__()
         self.model = model
         self.learning = nn.ModuleList(term for term in terms.members if isinstance(term, nn.Module))
-        self.terms = terms
-        # In a tuple: a frozen model is no submodule of what is trained, shared or saved.
-        self._second = (terms.second_model,)
-        own = set(map(id, model.parameters()))
-        if terms.second_model and any(id(p) in own for p in terms.second_model.parameters()):
+        self.terms = terms  # no module: the frozen second model is not trained, shared or saved
+        own, second = set(map(id, model.parameters())), terms.second_model
+        if second is not None and any(id(p) in own for p in second.parameters()):
             raise SettingsError(
                 "second_model",
                 law="must not share parameters with the model that is trained",
@@ -72,17 +70,11 @@ class LossModule(nn.Module):
         self, batch: Mapping[str, Tensor], factors: Mapping[str, float], step: int
     ) -> MicroLoss:
         """One micro-batch: one pass of each model, and all entries that have a factor."""
-        active = [
-            term
-            for term in self.terms.members
-            if any(entry.name in factors for entry in entries_of(term))
-        ]
-        needs = reduce(lambda one, other: one | other, (term.needs for term in active))
-        seen = self._see(batch, needs, step)
+        seen = self._see(batch, self.terms.needs(factors), step)
         micro = MicroLoss(torch.zeros(()), {}, {}, {})
         shares = []
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
-            for term in active:
+            for term in self.terms.active(factors):
                 shares.append(self._share(term, seen, factors, micro))
                 if isinstance(term, Windowed) and torch.is_grad_enabled():
                     micro.windows[entries_of(term)[0].name] = term.observe(seen)
@@ -115,8 +107,7 @@ class LossModule(nn.Module):
         return share.double()
 
     def _see(self, batch: Mapping[str, Tensor], needs: Needs, step: int) -> Seen:
-        (second,) = self._second
-        other = None
+        second, other = self.terms.second_model, None
         if needs.second and second is not None:
             with torch.no_grad():
                 other = Seen(second, batch, _found(second, batch, needs.second), step=step)
@@ -136,6 +127,9 @@ def _found(model: Any, batch: Mapping[str, Tensor], needs: Needs) -> dict[str, A
         if needs.states:
             stream = Stream.of(model)
             found["states"] = stack.enter_context(stream.watch(sorted(needs.states)))
+        if needs.maps:
+            maps = attention_maps(model, sorted(needs.maps))
+            found["maps"] = stack.enter_context(maps)
         if needs.last_hidden_state:
             head = model.get_output_embeddings()
             stack.enter_context(_before(head, partial(found.__setitem__, "last_hidden_state")))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -268,6 +270,16 @@ class Terms:
     def entries(self) -> tuple[Entry, ...]:
         """The entries of an optimizer step in the ledger, in order."""
         return tuple(entry for term in self.members for entry in entries_of(term))
+
+    def active(self, names: Container[str]) -> list[Term | Group]:
+        """The members of which an entry is among these."""
+        return [
+            term for term in self.members if any(entry.name in names for entry in entries_of(term))
+        ]
+
+    def needs(self, names: Container[str]) -> Needs:
+        """What the active members ask for together."""
+        return reduce(or_, (term.needs for term in self.active(names)))
 
 
 def entries_of(term: Term | Group) -> Sequence[Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from crosstune.foundation.data import UNSCORED, Encoded, collate
 from crosstune.foundation.errors import DataError, NonFiniteLossError, UnsupportedError
 from crosstune.foundation.evaluation.scoring import batches_of
-from crosstune.foundation.models import measuring
+from crosstune.foundation.models import measuring, watchable
 from crosstune.foundation.ranks import (
     from_first,
     is_first,
@@ -75,10 +76,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.stage_seed = seed
         self.output_folder = Path(output_folder)
         self.ledger = LossLedger(self.terms)
-        for step in range(settings.steps):
-            self.ledger.weights(
-                step
-            )  # a schedule that cannot be booked is told before the first step
+        # All steps now: a schedule that cannot be booked is told before the first one.
+        present = set().union(*(self.ledger.weights(step) for step in range(settings.steps)))
+        self.maps = self.terms.needs(present).maps
         self.meter = CostMeter()
         self.stopping = EarlyStopping(settings.early_stopping) if settings.early_stopping else None
         self._gradient_norm = float("nan")
@@ -132,7 +132,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         if finished:
             self._load_finished(str(folder))
         else:
-            self.train(resume_from_checkpoint=str(folder) if folder else None)
+            # Layers whose maps a term looks at attend as in the forward pass when a backward pass computes them again.
+            with watchable(self.model, sorted(self.maps)) if self.maps else nullcontext():
+                self.train(resume_from_checkpoint=str(folder) if folder else None)
         if self.stopping:
             self.stopping.restore(self.model)
         return StageResult(
