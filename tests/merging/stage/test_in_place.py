@@ -104,8 +104,7 @@ def test_what_the_outcome_says_is_what_the_live_model_scores() -> None:
 def test_gradient_checkpointing_and_accumulated_gradients_are_left_as_they_are() -> None:
     plain, before = trained()
     watched, _ = trained()
-    newest = getattr(watched, "activation_checkpointing_enable", None)
-    (newest or watched.gradient_checkpointing_enable)({"use_reentrant": False})
+    watched.activation_checkpointing_enable({"use_reentrant": False})
     watched.train()
     watched(input_ids=pairs.IDS, labels=pairs.IDS).loss.backward()
     kept = {name: (p.grad, p.grad.clone()) for name, p in watched.named_parameters()}

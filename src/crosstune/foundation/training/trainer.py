@@ -110,9 +110,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         if self.terms.second_model is not None:
             self.terms.second_model.eval()
         if settings.gradient_checkpointing:
-            # transformers 5.23 renamed it; autograd.grad, which measures, cannot pass the reentrant kind.
-            newest = getattr(self.model, "activation_checkpointing_enable", None)
-            (newest or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+            # autograd.grad, which measures, cannot pass the reentrant kind.
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
 
     def _refuse_sharding(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
