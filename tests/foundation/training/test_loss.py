@@ -49,7 +49,7 @@ def test_a_term_that_begins_later_has_rows_from_then_on(tmp_path: Path) -> None:
     for line, (one, other) in zip(lines, (looks[:2], looks[2:]), strict=True):
         assert line["eval_other_loss"] == one["weighted"] + other["weighted"]
         assert line["eval_other_loss_final"] == pytest.approx(one["raw"] + 0.25 * other["raw"])
-        assert line["eval_other_hidden"] == other["raw"]
+        assert line["eval_other_hidden_raw"] == other["raw"]
 
 
 def test_held_out_terms_do_not_depend_on_the_batch(tmp_path: Path) -> None:

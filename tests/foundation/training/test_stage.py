@@ -72,3 +72,9 @@ def test_packing_that_would_leak_is_refused(tmp_path: Path) -> None:
             tiny.settings(packing=True, length=40, batch_rows=2),
             output_folder=tmp_path,
         )
+
+
+def test_a_held_out_set_with_the_name_of_the_learned_side_is_refused(tmp_path: Path) -> None:
+    data = StageData(tiny.rows(8), 0, held_out={"train": tiny.rows(2)})
+    with pytest.raises(DataError, match="must not name a set 'train'"):
+        train_stage(tiny.model(), data, tiny.settings(), output_folder=tmp_path)

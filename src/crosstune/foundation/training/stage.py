@@ -13,6 +13,7 @@ from crosstune.foundation.data import Encoded, pack
 from crosstune.foundation.errors import DataError, UnsupportedError
 from crosstune.foundation.records import Table
 from crosstune.foundation.training.callbacks import StageCost
+from crosstune.foundation.training.ledger import TRAIN
 from crosstune.foundation.training.settings import TrainingSettings
 
 
@@ -76,6 +77,13 @@ def rows_to_read(
             law="must keep rows apart, which FlashAttention does in batches of one sequence only",
             found=f"{attention} and several sequences in a micro-batch",
             remedy="Load the model with attn_implementation='sdpa', or set accumulation to batch_rows.",
+        )
+    if TRAIN in data.held_out:
+        raise DataError(
+            "held_out",
+            law=f"must not name a set {TRAIN!r}: the ledger books the rows that are learned by that name",
+            found=sorted(data.held_out),
+            remedy="Give it another name.",
         )
     stopping = settings.early_stopping
     if stopping and stopping.metric not in data.held_out:

@@ -132,8 +132,14 @@ def load_optimizer(
             state["state"].setdefault(places[name], {})[key] = value
     optimizer.load_state_dict(state)
     if not carried:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(record["flags"][name])
+        load_flags(folder, module)
+
+
+def load_flags(folder: Path, module: LossModule) -> None:
+    """Let those parameters ask for gradients that did; after an optimizer that holds them all is there."""
+    tensors = named_tensors(module)
+    for name, flag in read_json(folder / NUMBERS)["flags"].items():
+        tensors[name].requires_grad_(flag)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:

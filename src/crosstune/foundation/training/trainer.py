@@ -305,7 +305,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             )
             if len(self.ledger.entries) > 1:
                 for row in booked:
-                    metrics[f"{metric_key_prefix}_{name}_{row['term']}"] = row["raw"]
+                    metrics[f"{metric_key_prefix}_{name}_{row['term']}_raw"] = row["raw"]
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -416,6 +416,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def _load_finished(self, checkpoint: str) -> None:
         """Take over the state of a stage that had ended, without a step."""
         self._load_from_checkpoint(checkpoint)
+        trained.load_flags(Path(checkpoint), self.loss_module)
         self.state = type(self.state).load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         checkpoints.load_states(Path(checkpoint), self._stateful())
 
