@@ -150,7 +150,7 @@ def check_truth(world: MixtureWorld, folder: Path, known: str, learned: str) -> 
     pad, start = world.tokenizer.pad_token_id, load_model(folder)
     rows = world.held_out[learned]
     before, after = (score_rows(model, rows, pad_id=pad).loss for model in (start, world.model))
-    assert before - after > 5.0  # 6.7 and 8 to 9 were seen
+    assert before - after > 5.0  # 6.5 and 7.6 were seen
 
     # In the last layer. A half of a skill's rows differs from the other half by sampling alone.
     halves = [expert_loads(world.model, rows[half::2], pad)[-1] for half in (0, 1)]
@@ -161,7 +161,7 @@ def check_truth(world: MixtureWorld, folder: Path, known: str, learned: str) -> 
     for cost in costs_of_silencing(world, range(layers)):
         assert (
             max(cost.values()) > 0.04
-        )  # 0.11 and more were seen in embedded worlds, 0.29 in stories
+        )  # 0.09 and more were seen in embedded worlds, 0.17 in stories
 
 
 def test_the_embedded_mixture_routes_its_languages_apart(tmp_path: Path) -> None:
@@ -185,4 +185,4 @@ def test_a_real_model_routes_stories_and_code_apart(shared: Path, tmp_path: Path
     world = mixture_world(tmp_path, folder, tasks)
     check_truth(world, folder, "stories", "code")
     for cost in costs_of_silencing(world, range(4, 5)):
-        assert max(cost.values()) > 0.01  # in the last layer alone; 0.03 and more were seen
+        assert max(cost.values()) > 0.003  # in the last layer alone; 0.015 and more were seen
