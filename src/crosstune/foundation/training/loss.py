@@ -107,11 +107,13 @@ class LossModule(nn.Module):
         return share.double()
 
     def _see(self, batch: Mapping[str, Tensor], needs: Needs, step: int) -> Seen:
-        second, other = self.terms.second_model, None
-        if needs.second and second is not None:
+        found = _found(self.model, batch, needs)
+        if needs.second:
+            second = self.terms.second_model
             with torch.no_grad():
-                other = Seen(second, batch, _found(second, batch, needs.second), step=step)
-        return Seen(self.model, batch, _found(self.model, batch, needs), step=step, second=other)
+                other = _found(second, batch, needs.second)
+            found["second"] = Seen(model=second, batch=batch, step=step, **other)
+        return Seen(model=self.model, batch=batch, step=step, **found)
 
 
 class _AllFound(Exception):

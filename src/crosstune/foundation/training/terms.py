@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -57,62 +57,35 @@ class Seen:
     Values are as the model computed them: upcast what a loss is made of.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        batch: Mapping[str, Tensor],
-        found: Mapping[str, Any],
-        *,
-        step: int,
-        second: Seen | None = None,
-    ) -> None:
-        self.model = model
-        self.batch = batch
-        self.step = step
-        """The optimizer step (counted from 0) that this loss is of; on held-out rows the last one taken."""
-        self._found = found
-        self._second = second
+    model: nn.Module
+    """The model that is trained, or the second one."""
+    batch: Mapping[str, Tensor]
+    """What the trainer's `collate` made of the rows."""
+    step: int
+    """The optimizer step (counted from 0) that this loss is of; on held-out rows the last one taken."""
+    logits: Tensor
+    """Scores of the next tokens, [B, T, V]."""
+    last_hidden_state: Tensor
+    """What goes into the head, [B, T, H]."""
+    states: Mapping[int, Tensor]
+    """States of the residual stream by site, each [B, T, H]."""
+    maps: Mapping[int, Tensor]
+    """Attention probabilities by layer, each [B, heads, T, T]."""
+    second: Seen
+    """The same of the second model, without gradient."""
 
-    @property
-    def logits(self) -> Tensor:
-        """Scores of the next tokens, [B, T, V]."""
-        return self._get("logits")  # type: ignore[no-any-return]
+    def __init__(self, **found: Any) -> None:
+        vars(self).update(found)
 
-    @property
-    def last_hidden_state(self) -> Tensor:
-        """What goes into the head, [B, T, H]."""
-        return self._get("last_hidden_state")  # type: ignore[no-any-return]
-
-    @property
-    def states(self) -> Mapping[int, Tensor]:
-        """States of the residual stream by site, each [B, T, H]."""
-        return self._get("states")  # type: ignore[no-any-return]
-
-    @property
-    def maps(self) -> Mapping[int, Tensor]:
-        """Attention probabilities by layer, each [B, heads, T, T]."""
-        return self._get("maps")  # type: ignore[no-any-return]
-
-    @property
-    def second(self) -> Seen:
-        """The same of the second model, without gradient."""
-        if self._second is None:
-            raise _not_asked("second")
-        return self._second
-
-    def _get(self, name: str) -> Any:
-        if name not in self._found:
-            raise _not_asked(name)
-        return self._found[name]
-
-
-def _not_asked(name: str) -> SettingsError:
-    return SettingsError(
-        "needs",
-        law="must name all that a term looks at",
-        found=f"seen.{name}, which no active term asked for",
-        remedy=f"Give the term needs = Needs({name}=...).",
-    )
+    def __getattr__(self, name: str) -> Any:
+        if name not in Needs.__dataclass_fields__:
+            raise AttributeError(name)
+        raise SettingsError(
+            "needs",
+            law="must name all that a term looks at",
+            found=f"seen.{name}, which no active term asked for",
+            remedy=f"Give the term needs = Needs({name}=...).",
+        )
 
 
 class Entry(Protocol):
@@ -121,7 +94,6 @@ class Entry(Protocol):
     @property
     def name(self) -> str:
         """What the log and the tables call it."""
-        ...
 
     @property
     def unit(self) -> Unit:
@@ -129,60 +101,47 @@ class Entry(Protocol):
 
         A sum over micro-batches is for what does not depend on rows, such as a penalty on parameters.
         """
-        ...
 
     def weight(self, step: int) -> float:
         """The factor at a step (counted from 0): a pure function of it. At 0 the entry is absent."""
-        ...
+
+
+class Asking(Protocol):
+    """What looks at a forward pass."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it looks at."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """JSON values that must be the same for a stage to be resumed."""
 
 
 @runtime_checkable
-class Term(Entry, Protocol):
+class Term(Entry, Asking, Protocol):
     """One part of the loss: a sum and the unit it is a sum over, never a mean.
 
     A term with parameters is an ``nn.Module``: they are trained, clipped and kept in checkpoints with the model's, and
     are not part of the model that is saved.
     """
 
-    @property
-    def needs(self) -> Needs:
-        """What it looks at."""
-        ...
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """JSON values that must be the same for a stage to be resumed."""
-        ...
-
     def sums(self, seen: Seen) -> Tensor:
         """The differentiable sum over one micro-batch, a scalar of at least float32; never under autocast."""
-        ...
 
 
 @runtime_checkable
-class Group(Protocol):
+class Group(Asking, Protocol):
     """Entries that one computation gives together, as a fused head does, which needs the factors before it runs."""
 
     @property
     def entries(self) -> Sequence[Entry]:
         """Its entries in the ledger."""
-        ...
-
-    @property
-    def needs(self) -> Needs:
-        """What it looks at."""
-        ...
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """JSON values that must be the same for a stage to be resumed."""
-        ...
 
     def fused(
         self, seen: Seen, factors: Mapping[str, float]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The differentiable Σ factor · sum of a micro-batch, and the detached sums; of the entries that have a factor."""
-        ...
 
 
 @runtime_checkable
@@ -195,11 +154,9 @@ class Windowed(Protocol):
 
     def observe(self, seen: Seen) -> Tensor:
         """What this micro-batch adds to the statistic, detached, of one shape."""
-        ...
 
     def renew(self, total: Tensor) -> None:
         """Take over what all micro-batches and processes of the step that has ended added up to."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -231,40 +188,31 @@ class Terms:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be booked."""
-        for term in self.members:
-            if not isinstance(term, Term | Group):
-                raise SettingsError(
-                    "terms",
-                    law="must be terms or groups: with needs, settings, and sums or fused",
-                    found=repr(term),
-                    remedy="Give objects such as NextToken().",
-                )
+        strange = [repr(term) for term in self.members if not isinstance(term, Term | Group)]
+        law = "must be terms or groups: with needs, settings, and sums or fused"
+        self._refuse(strange, law, "Give objects such as NextToken().")
         names = [entry.name for entry in self.entries]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice or not names:
-            raise SettingsError(
-                "terms",
-                law="must be at least one, each with its own name",
-                found=f"{', '.join(twice)} more than once" if twice else "none",
-                remedy="Rename or remove terms: the ledger books by name.",
-            )
+        twice = {f"{name} more than once" for name in names if names.count(name) > 1}
+        law = "must be at least one, each with its own name"
+        self._refuse(
+            twice if names else ["none"], law, "The ledger books by name: rename or remove."
+        )
         wrong = [
             f"{entry.name} in {entry.unit!r}" for entry in self.entries if entry.unit not in UNITS
         ]
-        if wrong:
-            raise SettingsError(
-                "terms",
-                law=f"must have a unit that is counted: {', '.join(UNITS)}",
-                found=", ".join(wrong),
-                remedy="Sum over tokens or rows, and let the ledger divide.",
-            )
+        law = f"must have a unit that is counted: {', '.join(UNITS)}"
+        self._refuse(wrong, law, "Sum over tokens or rows, and let the ledger divide.")
         if self.second_model is None and any(term.needs.second for term in self.members):
             raise SettingsError(
                 "second_model",
                 law="must be given where a term looks at it",
                 found="none",
-                remedy="Give Terms(terms, second_model=teacher).",
+                remedy="Give Terms(members, second_model=teacher).",
             )
+
+    def _refuse(self, found: Iterable[str], law: str, remedy: str) -> None:
+        if found := sorted(found):
+            raise SettingsError("terms", law=law, found=", ".join(found), remedy=remedy)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
