@@ -17,7 +17,7 @@ from crosstune.foundation.data.task import Row, Task, as_rows, check_disjoint, c
 from crosstune.foundation.data.tokens import UNSCORED, Encoded, EncodingReport, encode
 
 if TYPE_CHECKING:
-    from crosstune.foundation.data.batches import collate, padding_fraction
+    from crosstune.foundation.data.batches import collate
 
 __all__ = [
     "Row",
@@ -38,10 +38,9 @@ __all__ = [
     "encode",
     "pack",
     "collate",
-    "padding_fraction",
     "MEANINGS",
     "Language",
     "parse_language",
 ]
 
-__getattr__ = _fetched_from(__name__, {"batches": "collate padding_fraction"})
+__getattr__ = _fetched_from(__name__, {"batches": "collate"})

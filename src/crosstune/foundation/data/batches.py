@@ -1,8 +1,8 @@
-"""Encoded rows as padded tensors, and how much of them is padding."""
+"""Encoded rows as padded tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -60,16 +60,3 @@ def _positions(item: Encoded, width: int, side: str) -> torch.Tensor:
     sizes, padding = item.lengths or (len(item.input_ids),), width - len(item.input_ids)
     runs = (*sizes, padding) if side == "right" else (padding, *sizes)
     return torch.cat([torch.arange(size) for size in runs])
-
-
-def padding_fraction(batch: Mapping[str, torch.Tensor]) -> float:
-    """The share of a batch's places that hold padding, from 0 to 1.
-
-    Args:
-        batch: The result of `collate`.
-
-    Returns:
-        Padding places over all places.
-    """
-    mask = batch["attention_mask"]
-    return 1.0 - float(mask.sum(dtype=torch.float64)) / mask.numel()

@@ -6,7 +6,7 @@ field by the string under it (units included); the command line reads its help f
 
 from __future__ import annotations
 
-from crosstune.foundation.settings.options import differences, settings_fingerprint
+from crosstune.foundation.settings.options import differences
 from crosstune.foundation.settings.yaml import from_mapping, from_yaml, to_yaml
 
-__all__ = ["differences", "from_mapping", "from_yaml", "settings_fingerprint", "to_yaml"]
+__all__ = ["differences", "from_mapping", "from_yaml", "to_yaml"]

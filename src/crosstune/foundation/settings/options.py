@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crosstune.foundation.errors import SettingsError
-from crosstune.foundation.storage import canonical, fingerprint
+from crosstune.foundation.storage import canonical
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -69,18 +69,6 @@ def left_to(owners: Mapping[str, str], argument: str, given: object) -> None:
                 found=value,
                 remedy=f"Set `{owner}` instead.",
             )
-
-
-def settings_fingerprint(value: Any) -> str:
-    """Sixteen hexadecimal digits that two settings share iff all their fields are equal.
-
-    Args:
-        value: A settings dataclass.
-
-    Returns:
-        The fingerprint.
-    """
-    return fingerprint(value)
 
 
 def _leaves(value: Any, path: str) -> dict[str, Any]:
