@@ -55,7 +55,7 @@ def check_held(owners: Iterable[object], optimizer: Optimizer) -> None:
 
 def _parameters_in(owner: object) -> Iterator[nn.Parameter]:
     """Parameters of an object, of its attributes, and of lists and dictionaries among these."""
-    values = [owner, *vars(owner).values()]
+    values = [owner, *getattr(owner, "__dict__", {}).values()]
     for value in values:
         if isinstance(value, nn.Module):
             yield from value.parameters()
@@ -74,7 +74,7 @@ def save(folder: Path, module: LossModule, optimizer: Optimizer) -> None:
         for name, value in named_tensors(module).items()
         if name in parameters or not isinstance(value, nn.Parameter)
     }
-    states = {name: optimizer.state[value] for name, value in parameters.items()}
+    states = {name: optimizer.state.get(value, {}) for name, value in parameters.items()}
     parts = [(name, key, part) for name, state in states.items() for key, part in state.items()]
     save_file(_whole(tensors), folder / TENSORS)
     save_file(
