@@ -22,12 +22,13 @@ from crosstune.foundation.training import StageData, Terms, train_stage
 
 # (rows per micro-batch, accumulation, processes), as in TRL's own invariance test
 SPLITS = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2)]
+ONE_TERM = Terms()
 TERMS = ("one", "five", "checkpointed")
 RELATIVE = 1e-5  # float32: 2e2 tokens in another order, 1.2e-7 * sqrt(2e2), over 3 steps, times a condition of 2
 
 
 def curves(
-    folder: Path, accumulation: int, terms: Terms | None = None, **changes: Any
+    folder: Path, accumulation: int, terms: Terms = ONE_TERM, *, model: Any = None, **changes: Any
 ) -> dict[str, Any]:
     """What a stage reports, for rows of unequal length."""
     chosen = tiny.settings(
@@ -38,7 +39,9 @@ def curves(
         clip=0.3,
         **changes,
     )
-    result = train_stage(tiny.model(), tiny.data(21), chosen, output_folder=folder, terms=terms)
+    result = train_stage(
+        model or tiny.model(), tiny.data(21), chosen, output_folder=folder, terms=terms
+    )
     return {
         "losses": tiny.losses(result.history),
         "norms": [line["grad_norm"] for line in result.history if "grad_norm" in line],
@@ -47,7 +50,7 @@ def curves(
         "final": [
             line["eval_other_loss_final"] for line in result.history if "eval_other_loss" in line
         ],
-        "counts": result.ledger.where(side="train").column("count"),
+        "counts": result.ledger.column("count"),
         "rows": result.cost.rows,
         "tokens": result.cost.tokens,
     }
@@ -118,6 +121,13 @@ def test_processes_with_unequal_shares_of_a_step_agree_with_one(measured, tmp_pa
     alone = curves(tmp_path, 1, batch_rows=7)
     for figure in ("losses", "norms", "looks"):
         assert measured["uneven"][figure] == pytest.approx(alone[figure], rel=RELATIVE)
+
+
+def test_a_model_that_was_checkpointed_before_agrees(measured) -> None:
+    """Its parameters may go unused at a step, which two processes must expect."""
+    for figure in ("losses", "norms", "looks"):
+        expected = measured[SPLITS[0]]["five"][figure]
+        assert measured["checkpointed before"][figure] == pytest.approx(expected, rel=RELATIVE)
 
 
 def test_every_process_names_the_row_that_one_of_them_read(measured) -> None:
@@ -191,5 +201,8 @@ def launched(rank: int, port: int, folder: Path) -> None:
     found["uneven"] = curves(folder / "uneven", 1, batch_rows=7)
     found["poison"] = poison(folder / "poison")
     found["resumed"] = resume(folder)
+    checkpointed = tiny.model()
+    checkpointed.activation_checkpointing_enable({"use_reentrant": False})
+    found["checkpointed before"] = curves(folder / "before", 1, toy.terms(), model=checkpointed)
     if is_first():
         (folder / "found.json").write_text(json.dumps(found))

@@ -5,22 +5,27 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 import torch
-from tests.foundation.training import tiny
+from tests.foundation.training import tiny, toy
 from transformers import TrainerCallback
 
 from crosstune.foundation.training import (
     EarlyStopping,
+    NextToken,
     StageCost,
     StageData,
     StoppingSettings,
+    Terms,
     train_stage,
 )
 from crosstune.foundation.training.batches import StepBatches
 from crosstune.foundation.training.callbacks import CostMeter
+from crosstune.foundation.training.loss import LossModule
+from crosstune.foundation.training.trained import named_tensors
 
 RUIN = {"learning_rate": 0.02, "schedule": "constant", "steps": 20, "evaluate_every": 2}
 
@@ -54,6 +59,21 @@ def test_it_stops_on_the_path_of_the_stage_that_does_not(tmp_path: Path) -> None
     assert tiny.same_bits(tiny.weights(model), tiny.weights(to_best))
 
 
+def test_terms_and_their_statistics_go_back_to_the_best_state_too(tmp_path: Path) -> None:
+    def run(**changes: Any) -> tuple[dict[str, torch.Tensor], Any]:
+        model, terms = tiny.model(), Terms((NextToken(), toy.Balance()))
+        chosen = tiny.settings(**{**RUIN, **changes})
+        result = train_stage(model, turned(), chosen, output_folder=tmp_path, terms=terms)
+        return named_tensors(LossModule(model, terms)), result
+
+    best, stopped = run(early_stopping=StoppingSettings("other", patience=2))
+    assert stopped.best_step < stopped.steps
+    assert tiny.same_bits(best, run(steps=stopped.best_step)[0])
+    last, _ = run(steps=stopped.steps)
+    for name in ("balance:gate.weight", "balance:loads"):
+        assert not torch.equal(best[name], last[name])
+
+
 def test_the_last_state_is_kept_where_the_best_is_not_asked_for(tmp_path: Path) -> None:
     stopping = StoppingSettings("other", patience=1, restore_best=False)
     model, plain = tiny.model(), tiny.model()
@@ -74,19 +94,19 @@ def look(stopping: EarlyStopping, loss: float, step: int) -> bool:
         SimpleNamespace(global_step=step),
         control,
         {"eval_a_loss_final": loss},
-        torch.nn.Linear(1, 1),
     )
     return control.should_training_stop
 
 
 def test_an_improvement_is_more_than_min_delta_and_patience_counts_looks(tmp_path: Path) -> None:
     settings = StoppingSettings("a", patience=2, min_delta=0.1)
-    stopping = EarlyStopping(settings)
+    tensors = torch.nn.Linear(1, 1).state_dict
+    stopping = EarlyStopping(settings, tensors)
     assert [look(stopping, loss, step) for step, loss in enumerate((3.0, 2.95, 2.8, 2.75))] == [
         False
     ] * 4
     stopping.save_state(tmp_path)
-    resumed = EarlyStopping(settings)
+    resumed = EarlyStopping(settings, tensors)
     resumed.load_state(tmp_path)
     assert (resumed.best_step, resumed.best_loss) == (2, 2.8)
     assert look(resumed, 2.71, 4)

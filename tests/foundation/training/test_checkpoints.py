@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.foundation.training import tiny
+from tests.foundation.training import tiny, toy
 
 from crosstune.foundation.errors import CheckpointError
 from crosstune.foundation.storage import read_json, write_json
-from crosstune.foundation.training import Stateful, Terms, checkpoints, train_stage
+from crosstune.foundation.training import (
+    NextToken,
+    StageData,
+    Stateful,
+    Terms,
+    checkpoints,
+    train_stage,
+)
 from crosstune.foundation.training.checkpoints import stage_identity
 
 SETTINGS: dict[str, Any] = {"steps": 4, "checkpoint_every": 2}
@@ -183,3 +190,46 @@ def test_one_label_of_one_row_is_seen() -> None:
         stage_identity(tiny.model(), data, tiny.settings(), 0, Terms())["rows"]
         != stage_identity(tiny.model(), other, tiny.settings(), 0, Terms())["rows"]
     )
+
+
+def test_what_a_term_is_and_where_the_optimizer_begins_is_in_it(stage: Path) -> None:
+    def identity(term: object, data: StageData | None = None) -> dict[str, Any]:
+        terms = Terms((NextToken(), term), toy.teacher())
+        return stage_identity(tiny.model(), data or tiny.data(), tiny.settings(), 0, terms)
+
+    class Other(toy.Balance):
+        pass
+
+    class ByRow(toy.Balance):
+        unit = "rows"
+
+    frozen, changed = toy.Balance(), toy.Balance()
+    for term in (frozen, changed):
+        term.gate.requires_grad_(False)
+    changed.gate.weight.data += 1.0
+    found = [
+        identity(term)["terms.balance"]
+        for term in (toy.Balance(), Other(), ByRow(), frozen, changed)
+    ]
+    assert len({str(value) for value in found}) == 5
+    assert found[0] == identity(toy.Balance())["terms.balance"]
+    moved = toy.Balance()
+    moved.gate.weight.data += 1.0  # a checkpoint holds what is trained
+    assert found[0] == identity(moved)["terms.balance"]
+
+    begun = dataclasses.replace(tiny.data(), optimizer_from=stage)
+    assert identity(toy.Balance())["optimizer_from"] is None
+    assert len(identity(toy.Balance(), begun)["optimizer_from"]) == 16
+
+
+def test_a_model_that_is_configured_otherwise_is_another() -> None:
+    def identity(model: Any, second: Any) -> dict[str, Any]:
+        terms = Terms((NextToken(), toy.Hidden()), second)
+        return stage_identity(model, tiny.data(), tiny.settings(), 0, terms)
+
+    one = identity(tiny.model(), toy.teacher())
+    other = identity(tiny.model(attention_dropout=0.5), toy.teacher())
+    assert {name for name in one if one[name] != other[name]} == {"model"}
+    second = tiny.model(seed=9, **toy.TEACHER, rms_norm_eps=0.1)
+    other = identity(tiny.model(), second)
+    assert {name for name in one if one[name] != other[name]} == {"second_model"}

@@ -85,13 +85,15 @@ def test_many_terms_add_up_for_every_split(tmp_path: Path) -> None:
 
 def test_the_log_tells_each_terms_window_means(tmp_path: Path) -> None:
     result = run(tmp_path, 2)
-    line = next(line for line in result.history if line["step"] == 6)
-    rows = [row for row in result.ledger.rows() if row["step"] > 3]
-    for term in ("next_token", "squared", "anchor"):
-        own = [row for row in rows if row["term"] == term]
-        assert line[f"{term}_raw"] == pytest.approx(sum(row["raw"] for row in own) / 3)
-        assert line[f"{term}_weighted"] == pytest.approx(sum(row["weighted"] for row in own) / 3)
-    assert line["loss"] == pytest.approx(sum(row["weighted"] for row in rows) / 3)
+    for last, steps_of_the_anchor in ((3, 2), (6, 3)):
+        line = next(line for line in result.history if line["step"] == last)
+        rows = [row for row in result.ledger.rows() if last - 3 < row["step"] <= last]
+        for term, present in (("next_token", 3), ("squared", 3), ("anchor", steps_of_the_anchor)):
+            own = [row for row in rows if row["term"] == term]
+            assert line[f"{term}_raw"] == pytest.approx(sum(row["raw"] for row in own) / present)
+            weighted = sum(row["weighted"] for row in own) / 3
+            assert line[f"{term}_weighted"] == pytest.approx(weighted)
+        assert line["loss"] == pytest.approx(sum(row["weighted"] for row in rows) / 3)
 
 
 def test_a_backward_pass_that_is_scaled_otherwise_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from crosstune.foundation.training import (
     train_stage,
 )
 from crosstune.foundation.training.loss import LossModule
-from crosstune.foundation.training.trained import held, named_tensors
+from crosstune.foundation.training.trained import named_tensors, optimized
 
 
 def adapted(seed: int = 3, names: tuple[str, ...] = ("code", "bengali", "books")) -> Any:
@@ -103,7 +103,7 @@ def test_a_stage_begins_with_new_parameters_beside_old_ones(tmp_path: Path) -> N
         chosen = tiny.settings(steps=steps, checkpoint_every=2, schedule="constant")
         trainer = StageTrainer(model, data, chosen, output_folder=folder, callbacks=callbacks)
         trainer.run()
-        names = held(trainer.loss_module, trainer.optimizer)
+        names = optimized(trainer.loss_module, trainer.optimizer)
         return {
             name: (value.detach().clone(), trainer.optimizer.state[value]["step"].item())
             for name, value in names.items()
@@ -200,3 +200,38 @@ def test_a_stage_before_of_another_shape_is_refused_with_the_difference(tmp_path
     nowhere = dataclasses.replace(tiny.data(), optimizer_from=tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="`optimizer_from` must be .* none in nothing"):
         train_stage(tiny.model(), nowhere, tiny.settings(), output_folder=tmp_path / "third")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor"])
+def test_half_precision_weights_are_resumed_to_the_bit(tmp_path: Path, optimizer: str) -> None:
+    """Whatever type the optimizer keeps its state in."""
+
+    def run(folder: Path, until: int = 6) -> Any:
+        class PowerCut(TrainerCallback):
+            def on_step_begin(self, args, state, control, **_):
+                if state.global_step == until:
+                    raise KeyboardInterrupt
+
+        model = tiny.model().bfloat16()
+        chosen = tiny.settings(checkpoint_every=3, optimizer=optimizer)
+        train_stage(
+            model, tiny.data(held_out=0), chosen, output_folder=folder, callbacks=[PowerCut()]
+        )
+        return model
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", until=4)
+    assert tiny.same_bits(tiny.weights(run(tmp_path / "cut")), tiny.weights(whole))
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    first = tiny.settings(steps=1, checkpoint_every=1)
+    train_stage(tiny.model(), tiny.data(), first, output_folder=tmp_path / "first")
+    data = dataclasses.replace(tiny.data(), optimizer_from=tmp_path / "first")
+    with pytest.raises(
+        CheckpointError, match="the optimizer: AdamW in the checkpoint, Adafactor now"
+    ):
+        train_stage(
+            tiny.model(), data, tiny.settings(optimizer="adafactor"), output_folder=tmp_path / "2"
+        )

@@ -82,7 +82,7 @@ class Attention:
         self.settings: dict[str, Any] = {}
 
     def weight(self, step: int) -> float:
-        return 2.0
+        return 2.0 * (step > 0)
 
     def sums(self, seen: Seen) -> Tensor:
         gap = (seen.maps[0].float() - seen.second.maps[1].float()).square().sum(dim=-1)
@@ -93,20 +93,20 @@ class Attention:
 class Entry:
     name: str
     unit: str
+    needs: Needs
     weight: Callable[[int], float]
 
 
 class FusedHead:
     """Divergence from the second model's scores, and the squared normaliser, from one projection."""
 
-    needs = Needs(last_hidden_state=True, second=Needs(logits=True))
-
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
         self.settings: dict[str, Any] = {}
+        both = Needs(last_hidden_state=True, second=Needs(logits=True))
         self.entries = (
-            Entry("kd", "tokens", lambda step: 0.7 if step else 0.0),
-            Entry("z", "rows", lambda step: 0.01),
+            Entry("kd", "tokens", both, lambda step: 0.7 if step else 0.0),
+            Entry("z", "rows", Needs(last_hidden_state=True), lambda step: 0.01),
         )
 
     def fused(
@@ -114,9 +114,9 @@ class FusedHead:
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         head = seen.model.get_output_embeddings().weight
         scores = (seen.last_hidden_state.float() @ head.T)[:, :-1][predicts(seen)]
-        target = seen.second.logits.float()[:, :-1][predicts(seen)].log_softmax(dim=-1)
         sums = {}
         if "kd" in factors:
+            target = seen.second.logits.float()[:, :-1][predicts(seen)].log_softmax(dim=-1)
             guess = scores.log_softmax(dim=-1)
             sums["kd"] = functional.kl_div(guess, target, log_target=True, reduction="sum")
         if "z" in factors:

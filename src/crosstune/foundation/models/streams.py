@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -16,8 +16,33 @@ from crosstune.foundation.models.layout import family_of
 from crosstune.foundation.models.measuring import measuring
 
 
-class _AllRead(Exception):
-    """Every site that was asked for has been seen: the rest of the model need not run."""
+class _AllSeen(Exception):
+    """All that was asked for has been seen: the rest of the model need not run."""
+
+
+@contextmanager
+def looking(module: nn.Module, look: Callable[[Tensor], object]) -> Iterator[None]:
+    """Look at what goes into a module."""
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> None:
+        look(args[0])
+
+    handle = module.register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def ending(module: nn.Module) -> Iterator[None]:
+    """A forward pass ends before this module, and with it what stands inside."""
+
+    def end(_: Tensor) -> None:
+        raise _AllSeen
+
+    with suppress(_AllSeen), looking(module, end):
+        yield
 
 
 def positions(mask: Tensor) -> Tensor:
@@ -86,7 +111,8 @@ class Stream:
         seen: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for site in sites:
-                stack.enter_context(self._meet(site, partial(seen.setdefault, site)))
+                self._check(site)
+                stack.enter_context(looking(self.entries[site], partial(seen.setdefault, site)))
             yield seen
 
     def read(self, batch: Mapping[str, Tensor], sites: Sequence[int]) -> dict[int, Tensor]:
@@ -104,16 +130,13 @@ class Stream:
         Raises:
             ModelError: A site is out of range.
         """
-
-        def end(states: Tensor) -> None:
-            raise _AllRead
-
-        with measuring(self.model), torch.no_grad(), self.watch(sites) as seen:
-            try:
-                with self._meet(max(sites), end):
-                    self.model(**model_inputs(batch))
-            except _AllRead:
-                pass
+        with (
+            measuring(self.model),
+            torch.no_grad(),
+            self.watch(sites) as seen,
+            ending(self.entries[max(sites)]),
+        ):
+            self.model(**model_inputs(batch))
         return seen
 
     @contextmanager
@@ -161,20 +184,6 @@ class Stream:
             handle = self.entries[site - 1].register_forward_hook(
                 lambda module, args, states: edit(states), prepend=True
             )
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _meet(self, site: int, see: Callable[[Tensor], object]) -> Iterator[None]:
-        """What goes into a site's module is seen first."""
-        self._check(site)
-
-        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-            see(args[0])
-
-        handle = self.entries[site].register_forward_pre_hook(before)
         try:
             yield
         finally:

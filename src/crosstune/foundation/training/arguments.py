@@ -42,6 +42,7 @@ def training_arguments(
         use_cpu=on_cpu,  # without it transformers would not see several CPU processes either
         report_to=list(settings.report_to) or "none",
         remove_unused_columns=False,
+        ddp_find_unused_parameters=True,  # a term that is absent at a step leaves its parameters unused
         disable_tqdm=True,
         full_determinism=settings.deterministic,
     )

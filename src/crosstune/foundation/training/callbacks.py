@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,16 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
 
     Args:
         settings: What is watched, and for how long.
+        tensors: What is restored, by name: parameters that are trained, of model and terms, and buffers.
     """
 
     state_name = "early_stopping"
 
-    def __init__(self, settings: StoppingSettings) -> None:
+    def __init__(
+        self, settings: StoppingSettings, tensors: Callable[[], Mapping[str, Tensor]]
+    ) -> None:
         self.settings = settings
+        self.tensors = tensors
         self.stopped = False
         self.best_step: int | None = None
         self.best_loss = math.inf
@@ -148,7 +153,6 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         state: Any,
         control: Any,
         metrics: dict[str, float],
-        model: nn.Module,
         **_: Any,
     ) -> None:
         """Compare with the best evaluation so far."""
@@ -158,8 +162,8 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
             if self.settings.restore_best:
                 self._best = {
                     name: value.detach().to("cpu", copy=True)
-                    for name, value in model.named_parameters()
-                    if value.requires_grad
+                    for name, value in self.tensors().items()
+                    if value.requires_grad or not isinstance(value, nn.Parameter)
                 }
             return
         self._evaluations_since += 1
@@ -169,16 +173,16 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
             control.should_log = True
             control.should_save = args.save_strategy != "no"
 
-    def restore(self, model: nn.Module) -> None:
-        """The model holds the best state; without an evaluation, or where that was not asked for, it stays as it is.
+    def restore(self) -> None:
+        """Model and terms hold the best state; without an evaluation, or where that was not asked for, it stays as it is.
 
         The trainer calls this when the stage and all callbacks have ended: a ledger of the path of the
         weights ends at the last step, not at the best.
         """
-        parameters = dict(model.named_parameters())
+        tensors = self.tensors()
         with torch.no_grad():
             for name, value in self._best.items():
-                parameters[name].copy_(value)
+                tensors[name].copy_(value)
 
     def save_state(self, folder: Path) -> None:
         """Write the count and the best state."""

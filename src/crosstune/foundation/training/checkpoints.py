@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from crosstune.foundation.errors import CheckpointError, StorageError
 from crosstune.foundation.models import weights_fingerprint
+from crosstune.foundation.models.loading import tensors_fingerprint
 from crosstune.foundation.ranks import world_size
 from crosstune.foundation.storage import (
     canonical,
@@ -208,19 +209,32 @@ def stage_identity(
     return {
         **chosen,
         **{key: value for term in terms.members for key, value in _term(term, settings.steps)},
-        "second_model": second and f"{type(second).__name__} {weights_fingerprint(second)}",
+        "second_model": second and f"{_configuration(second)} {weights_fingerprint(second)}",
         "optimizer_from": before and fingerprint(read_json(whole(before) / MANIFEST)["files"]),
-        "model": type(model).__name__,
+        "model": _configuration(model),
         "weights": weights_fingerprint(model),
         "tokenizer": data.tokenizer,
-        "rows": fingerprint([[row.row_id, row.input_ids, row.labels] for row in data.train]),
+        "rows": fingerprint(
+            [[row.row_id, row.input_ids, row.labels, *row.lengths] for row in data.train]
+        ),
         "seed": seed,
         "processes": world_size(),
     }
 
 
+def _configuration(model: nn.Module) -> str:
+    """A model's class, and a hash of what its configuration says but for paths and versions."""
+    config = getattr(model, "config", None)
+    told = {} if config is None else config.to_dict()
+    own = {key: told[key] for key in told if key[0] != "_" and key != "transformers_version"}
+    return f"{type(model).__name__} {fingerprint(own)}"
+
+
 def _term(term: Term | Group, steps: int) -> Iterator[tuple[str, Any]]:
-    """What a term is, and the weight of each of its lines at every step."""
+    """What a term is, and the weight of each of its entries at every step."""
+    frozen = isinstance(term, nn.Module) and tensors_fingerprint(
+        (name, value) for name, value in term.named_parameters() if not value.requires_grad
+    )
     for entry in entries_of(term):
         weights = [entry.weight(step) for step in range(steps)]
         yield (
@@ -230,6 +244,7 @@ def _term(term: Term | Group, steps: int) -> Iterator[tuple[str, Any]]:
                     "kind": type(term).__name__,
                     "unit": entry.unit,
                     "settings": term.settings,
+                    "frozen": frozen,
                     "weights": weights[0] if len(set(weights)) == 1 else fingerprint(weights),
                 }
             ),

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosstune.foundation.errors import LedgerError, NonFiniteLossError, SettingsError
+from crosstune.foundation.errors import (
+    LedgerError,
+    NonFiniteLossError,
+    SettingsError,
+    TrainingError,
+)
 from crosstune.foundation.ranks import gather_over_ranks, sum_over_ranks
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.storage import read_json, write_json
@@ -90,25 +95,23 @@ class LossLedger:
         Returns:
             The statistic of each windowed term, over all micro-batches and processes.
         """
-        local = torch.stack(
-            [torch.stack([micro.sums[name] for name in self.factors]) for micro in self._micro]
-        )
+        names, micros = list(self.factors), self._micro
+        local = torch.stack([torch.stack([micro.sums[name] for name in names]) for micro in micros])
+        learns = [float(any(micro.learns[name] for micro in micros)) for name in names]
         windows = {
-            name: torch.stack([micro.windows[name] for micro in self._micro]).double().sum(dim=0)
-            for name in self._micro[0].windows
+            name: torch.stack([micro.windows[name] for micro in micros]).double().sum(dim=0)
+            for name in micros[0].windows
         }
-        gathered = sum_over_ranks(
-            torch.cat([local.sum(dim=0), *(value.flatten() for value in windows.values())])
-        )
-        totals, rest = gathered[: len(self.factors)], gathered[len(self.factors) :]
+        parts = [local.sum(dim=0), local.new_tensor(learns), *map(torch.flatten, windows.values())]
+        totals, learning, *rest = sum_over_ranks(torch.cat(parts)).split([len(p) for p in parts])
         if not (bool(totals.isfinite().all()) and isfinite(gradient_norm)):
             self._raise_non_finite(step, local, gradient_norm)
         self._check_groups()
-        sums = dict(zip(self.factors, totals.tolist(), strict=True))
+        self._check_gradients(step, dict(zip(names, learning.tolist(), strict=True)))
+        sums = dict(zip(names, totals.tolist(), strict=True))
         self.book(TRAIN, step + 1, sums, self._counts)
-        sizes = [value.numel() for value in windows.values()]
-        parts = zip(windows.items(), rest.split(sizes), strict=True)
-        return {name: part.view(value.shape) for (name, value), part in parts}
+        shaped = zip(windows.items(), rest, strict=True)
+        return {name: part.view(value.shape) for (name, value), part in shaped}
 
     def book(
         self, side: str, taken: int, sums: Mapping[str, float], counts: Mapping[Unit, int]
@@ -127,7 +130,7 @@ class LossLedger:
     def _check_groups(self) -> None:
         """A group's differentiable scalar is what its factors and sums say."""
         for micro in self._micro:
-            for name, pair in micro.fused.items():
+            for name, pair in micro.groups.items():
                 given, booked = pair.tolist()
                 if not abs(given - booked) <= 1e-5 * abs(booked) + 1e-8:
                     raise LedgerError(
@@ -136,6 +139,17 @@ class LossLedger:
                         found=f"{given!r}, and {booked!r} from the sums",
                         remedy="Multiply each entry by its factor before they are added, and nothing else.",
                     )
+
+    def _check_gradients(self, step: int, learning: Mapping[str, float]) -> None:
+        """Each entry has a gradient in some micro-batch of the step."""
+        without = [name for name, count in learning.items() if not count]
+        if without:
+            raise TrainingError(
+                "terms",
+                law=f"must each have a gradient in optimizer step {step + 1}",
+                found=f"none of {', '.join(without)}: nothing that is trained changes it",
+                remedy="Take out a detach() or no_grad(), or unfreeze what it should train.",
+            )
 
     def _raise_non_finite(self, step: int, local: Tensor, gradient_norm: float) -> None:
         culprits = [

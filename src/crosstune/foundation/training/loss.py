@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from crosstune.foundation.errors import SettingsError, TrainingError
+from crosstune.foundation.errors import ModelError, SettingsError
 from crosstune.foundation.models import Stream, attention_maps, model_inputs
+from crosstune.foundation.models.streams import ending, looking
 from crosstune.foundation.training.terms import (
     Group,
     Needs,
     Seen,
     Term,
     Terms,
-    Windowed,
     entries_of,
+    is_group,
+    is_windowed,
 )
 
 
@@ -30,7 +32,9 @@ class MicroLoss(NamedTuple):
     """Σ factor · sum, differentiable, float64."""
     sums: dict[str, Tensor]
     """Each entry's sum, detached."""
-    fused: dict[str, Tensor]
+    learns: dict[str, bool]
+    """Whether an entry's share of the loss has a gradient here."""
+    groups: dict[str, Tensor]
     """Each group's scalar and the Σ factor · sum of its entries, detached, by the name of the first."""
     windows: dict[str, Tensor]
     """What each windowed term adds to its statistic."""
@@ -71,40 +75,17 @@ class LossModule(nn.Module):
     ) -> MicroLoss:
         """One micro-batch: one pass of each model, and all entries that have a factor."""
         seen = self._see(batch, self.terms.needs(factors), step)
-        micro = MicroLoss(torch.zeros(()), {}, {}, {})
+        micro = MicroLoss(torch.zeros(()), {}, {}, {}, {})
         shares = []
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
-            for term in self.terms.active(factors):
-                shares.append(self._share(term, seen, factors, micro))
-                if isinstance(term, Windowed) and torch.is_grad_enabled():
-                    micro.windows[entries_of(term)[0].name] = term.observe(seen)
+            for term in self.terms.members:
+                names = [entry.name for entry in entries_of(term)]
+                own = {name: factors[name] for name in names if name in factors}
+                if own:
+                    shares.append(_share(term, seen, own, micro))
+                    if is_windowed(term) and torch.is_grad_enabled():
+                        micro.windows[names[0]] = term.observe(seen)
         return micro._replace(loss=torch.stack(shares).sum())
-
-    def _share(
-        self, term: Term | Group, seen: Seen, factors: Mapping[str, float], micro: MicroLoss
-    ) -> Tensor:
-        """A term's or group's Σ factor · sum."""
-        own = {
-            entry.name: factors[entry.name] for entry in entries_of(term) if entry.name in factors
-        }
-        if isinstance(term, Group):
-            share, sums = term.fused(seen, own)
-        else:
-            total = term.sums(seen)
-            share, sums = own[term.name] * total.double(), {term.name: total}
-        detached = {name: sums[name].detach().double() for name in own}
-        micro.sums.update(detached)
-        if isinstance(term, Group):
-            booked = torch.stack([own[name] * value for name, value in detached.items()]).sum()
-            micro.fused[next(iter(own))] = torch.stack([share.detach().double(), booked])
-        if torch.is_grad_enabled() and not share.requires_grad:
-            raise TrainingError(
-                "terms",
-                law="must each have a gradient",
-                found=f"none of {', '.join(own)}: nothing that is trained changes it",
-                remedy="Take out a detach() or no_grad(), or unfreeze what it should train.",
-            )
-        return share.double()
 
     def _see(self, batch: Mapping[str, Tensor], needs: Needs, step: int) -> Seen:
         found = _found(self.model, batch, needs)
@@ -116,8 +97,38 @@ class LossModule(nn.Module):
         return Seen(model=self.model, batch=batch, step=step, **found)
 
 
-class _AllFound(Exception):
-    """All that was asked for has been seen: the rest of the model need not run."""
+def _share(
+    term: Term | Group, seen: Seen, factors: Mapping[str, float], micro: MicroLoss
+) -> Tensor:
+    """A term's or group's Σ factor · sum; its sums are noted."""
+    if is_group(term):
+        share, sums = term.fused(seen, factors)
+        sums = {name: _scalar(name, sums.get(name)) for name in factors}
+        booked = torch.stack([factors[name] * value.double() for name, value in sums.items()])
+        name = next(iter(factors))
+        pair = [_scalar(name, share).detach().double(), booked.detach().sum()]
+        micro.groups[name] = torch.stack(pair)
+    else:
+        ((name, factor),) = factors.items()
+        sums = {name: _scalar(name, cast(Term, term).sums(seen))}
+        share = factor * sums[name].double()
+    for name, value in sums.items():
+        micro.sums[name] = value.detach().double()
+        micro.learns[name] = share.requires_grad
+    return share.double()
+
+
+def _scalar(name: str, value: object) -> Tensor:
+    known = (torch.float32, torch.float64)
+    if not isinstance(value, Tensor) or value.dim() or value.dtype not in known:
+        found = f"{value.dtype}{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise SettingsError(
+            f"terms[{name!r}]",
+            law="must give a sum that is a scalar tensor of float32 or float64",
+            found=found,
+            remedy="Upcast what is added up, and end with .sum().",
+        )
+    return value
 
 
 def _found(model: Any, batch: Mapping[str, Tensor], needs: Needs) -> dict[str, Any]:
@@ -133,26 +144,23 @@ def _found(model: Any, batch: Mapping[str, Tensor], needs: Needs) -> dict[str, A
             maps = attention_maps(model, sorted(needs.maps))
             found["maps"] = stack.enter_context(maps)
         if needs.last_hidden_state:
-            head = model.get_output_embeddings()
-            stack.enter_context(_before(head, partial(found.__setitem__, "last_hidden_state")))
+            keep = partial(found.__setitem__, "last_hidden_state")
+            stack.enter_context(looking(_head(model), keep))
         if not needs.logits:
             deep = needs.last_hidden_state or needs.maps
-            last = model.get_output_embeddings() if deep else stream.entries[max(needs.states)]
-            stack.enter_context(_before(last, _end))
-        with suppress(_AllFound):
-            found["logits"] = model(**model_inputs(batch)).logits
+            last = _head(model) if deep else stream.entries[max(needs.states)]
+            stack.enter_context(ending(last))
+        outputs = model(**model_inputs(batch))
+        found["logits"] = outputs.logits
     return found
 
 
-def _end(_: Tensor) -> None:
-    raise _AllFound
-
-
-@contextmanager
-def _before(module: nn.Module, look: Callable[[Tensor], None]) -> Iterator[None]:
-    """Look at what goes into a module."""
-    handle = module.register_forward_pre_hook(lambda _, inputs: look(inputs[0]))
-    try:
-        yield
-    finally:
-        handle.remove()
+def _head(model: Any) -> nn.Module:
+    if not hasattr(model, "get_output_embeddings"):
+        raise ModelError(
+            "model",
+            law="must have a head where a term looks at the last hidden state or at attention maps",
+            found=type(model).__name__,
+            remedy="Give it a method get_output_embeddings, as transformers' models have.",
+        )
+    return cast(nn.Module, model.get_output_embeddings())

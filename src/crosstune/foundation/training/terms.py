@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from operator import or_
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,17 @@ class Needs:
     """[B, T, V]; without it the head does not run."""
     last_hidden_state: bool = False
     """What goes into the head, [B, T, H]: for a term that runs a head of its own."""
-    states: frozenset[int] = frozenset()
+    states: Collection[int] = frozenset()
     """Sites of the residual stream (see ``Stream``), each [B, T, H]."""
-    maps: frozenset[int] = frozenset()
+    maps: Collection[int] = frozenset()
     """Layers whose attention probabilities are wanted, each [B, heads, T, T]."""
     second: Needs | None = None
     """The same of the frozen second model."""
+
+    def __post_init__(self) -> None:
+        """Any collection of sites and layers will do."""
+        for name in ("states", "maps"):
+            object.__setattr__(self, name, frozenset(getattr(self, name)))
 
     def __or__(self, other: Needs) -> Needs:
         second = (
@@ -42,8 +47,8 @@ class Needs:
         return Needs(
             self.logits or other.logits,
             self.last_hidden_state or other.last_hidden_state,
-            self.states | other.states,
-            self.maps | other.maps,
+            {*self.states, *other.states},
+            {*self.maps, *other.maps},
             second,
         )
 
@@ -58,9 +63,9 @@ class Seen:
     """
 
     model: nn.Module
-    """The model that is trained, or the second one."""
-    batch: Mapping[str, Tensor]
-    """What the trainer's `collate` made of the rows."""
+    """The model that is trained, or the second one; what it keeps of its own pass, such as gates, may be read from it."""
+    batch: Mapping[str, Any]
+    """What the trainer's `collate` made of the rows, and their ids, `row_ids`."""
     step: int
     """The optimizer step (counted from 0) that this loss is of; on held-out rows the last one taken."""
     logits: Tensor
@@ -89,7 +94,7 @@ class Seen:
 
 
 class Entry(Protocol):
-    """One entry of the loss ledger: a name, what its sum is divided by, and its weight."""
+    """One entry of the loss ledger: a name, what its sum is divided by, its weight, and what it looks at."""
 
     @property
     def name(self) -> str:
@@ -102,41 +107,42 @@ class Entry(Protocol):
         A sum over micro-batches is for what does not depend on rows, such as a penalty on parameters.
         """
 
+    @property
+    def needs(self) -> Needs:
+        """What it asks the pass for."""
+
     def weight(self, step: int) -> float:
         """The factor at a step (counted from 0): a pure function of it. At 0 the entry is absent."""
 
 
-class Asking(Protocol):
-    """What looks at a forward pass."""
-
-    @property
-    def needs(self) -> Needs:
-        """What it looks at."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """JSON values that must be the same for a stage to be resumed."""
-
-
 @runtime_checkable
-class Term(Entry, Asking, Protocol):
+class Term(Entry, Protocol):
     """One part of the loss: a sum and the unit it is a sum over, never a mean.
 
     A term with parameters is an ``nn.Module``: they are trained, clipped and kept in checkpoints with the model's, and
-    are not part of the model that is saved.
+    are not part of the model that is saved. A frozen model belongs into `Terms.second_model`, or out of torch's sight:
+    as part of the module it would train, and be put in training mode.
     """
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """JSON values that must be the same for a stage to be resumed; of a model it holds, the `weights_fingerprint`."""
 
     def sums(self, seen: Seen) -> Tensor:
         """The differentiable sum over one micro-batch, a scalar of at least float32; never under autocast."""
 
 
 @runtime_checkable
-class Group(Asking, Protocol):
+class Group(Protocol):
     """Entries that one computation gives together, as a fused head does, which needs the factors before it runs."""
 
     @property
     def entries(self) -> Sequence[Entry]:
         """Its entries in the ledger."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """As a term's."""
 
     def fused(
         self, seen: Seen, factors: Mapping[str, float]
@@ -144,12 +150,11 @@ class Group(Asking, Protocol):
         """The differentiable Σ factor · sum of a micro-batch, and the detached sums; of the entries that have a factor."""
 
 
-@runtime_checkable
 class Windowed(Protocol):
     """A term that also needs a statistic of a whole optimizer step: it gets that of the step before.
 
-    In-window statistics would make the loss depend on how a step is split. The term is an ``nn.Module`` and keeps the
-    statistic in a persistent buffer, which checkpoints hold.
+    In-window statistics would make the loss depend on how a step is split. The term must be an ``nn.Module`` that keeps
+    the statistic in a persistent buffer, which checkpoints hold.
     """
 
     def observe(self, seen: Seen) -> Tensor:
@@ -177,11 +182,14 @@ class NextToken:
         return labels_nats(seen.logits, seen.batch["labels"]).sum(dtype=torch.float64)
 
 
+NEXT_TOKEN: Sequence[Term | Group] = (NextToken(),)
+
+
 @dataclass(frozen=True)
 class Terms:
     """What a stage minimises: the weighted sum of its terms."""
 
-    members: Sequence[Term | Group] = (NextToken(),)
+    members: Sequence[Term | Group] = NEXT_TOKEN
     """Terms and groups of terms."""
     second_model: nn.Module | None = None
     """A frozen model that reads the same batches, such as a teacher; it is put in eval mode and never trained or saved."""
@@ -189,8 +197,11 @@ class Terms:
     def __post_init__(self) -> None:
         """Refuse what cannot be booked."""
         strange = [repr(term) for term in self.members if not isinstance(term, Term | Group)]
-        law = "must be terms or groups: with needs, settings, and sums or fused"
+        law = "must be terms or groups: with settings, and sums or fused"
         self._refuse(strange, law, "Give objects such as NextToken().")
+        lost = [repr(t) for t in self.members if is_windowed(t) and not isinstance(t, nn.Module)]
+        law = "must be an nn.Module where a statistic is kept for the next step"
+        self._refuse(lost, law, "Keep it in a persistent buffer.")
         names = [entry.name for entry in self.entries]
         twice = {f"{name} more than once" for name in names if names.count(name) > 1}
         law = "must be at least one, each with its own name"
@@ -202,7 +213,7 @@ class Terms:
         ]
         law = f"must have a unit that is counted: {', '.join(UNITS)}"
         self._refuse(wrong, law, "Sum over tokens or rows, and let the ledger divide.")
-        if self.second_model is None and any(term.needs.second for term in self.members):
+        if self.second_model is None and any(entry.needs.second for entry in self.entries):
             raise SettingsError(
                 "second_model",
                 law="must be given where a term looks at it",
@@ -214,22 +225,26 @@ class Terms:
         if found := sorted(found):
             raise SettingsError("terms", law=law, found=", ".join(found), remedy=remedy)
 
-    @property
+    @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """The entries of an optimizer step in the ledger, in order."""
         return tuple(entry for term in self.members for entry in entries_of(term))
 
-    def active(self, names: Container[str]) -> list[Term | Group]:
-        """The members of which an entry is among these."""
-        return [
-            term for term in self.members if any(entry.name in names for entry in entries_of(term))
-        ]
-
     def needs(self, names: Container[str]) -> Needs:
-        """What the active members ask for together."""
-        return reduce(or_, (term.needs for term in self.active(names)))
+        """What the entries of these names ask for together."""
+        return reduce(or_, (entry.needs for entry in self.entries if entry.name in names))
+
+
+def is_group(term: Term | Group) -> TypeGuard[Group]:
+    """Whether it has several entries (an instance check of a protocol takes longer than a small term)."""
+    return hasattr(term, "fused")
+
+
+def is_windowed(term: object) -> TypeGuard[Windowed]:
+    """Whether it asks for a statistic of the step before."""
+    return hasattr(term, "renew")
 
 
 def entries_of(term: Term | Group) -> Sequence[Entry]:
     """A group's entries; a term is its own."""
-    return term.entries if isinstance(term, Group) else (term,)
+    return term.entries if is_group(term) else (cast(Term, term),)

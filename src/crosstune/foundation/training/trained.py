@@ -33,23 +33,23 @@ def _persistent_buffers(owner: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, value) for name, value in owner.named_buffers() if name in kept)
 
 
-def held(module: LossModule, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+def optimized(module: LossModule, optimizer: Optimizer) -> dict[str, nn.Parameter]:
     """The parameters that an optimizer holds, by name, in its order."""
     names = {id(value): name for name, value in named_tensors(module).items()}
     return {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
 
 
-def check_held(owners: Iterable[object], optimizer: Optimizer) -> None:
-    """Refuse a term or callback with parameters that ask for gradients and that no optimizer would move."""
+def check_optimized(owners: Iterable[object], optimizer: Optimizer) -> None:
+    """Refuse what has parameters that ask for gradients and that no optimizer would move."""
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for owner in owners:
-        lost = [p for p in _parameters_in(owner) if p.requires_grad and id(p) not in known]
-        if lost:
+        asking = {id(p): p for p in _parameters_in(owner) if p.requires_grad}
+        if lost := [p for key, p in asking.items() if key not in known]:
             raise TrainingError(
                 type(owner).__name__,
                 law="must have its parameters in the optimizer",
                 found=f"{len(lost)} that are not, the first of shape {tuple(lost[0].shape)}",
-                remedy="Make the term an nn.Module that holds them, or freeze them with requires_grad_(False).",
+                remedy="Let a term be an nn.Module that holds them, unfreeze before the stage begins, or freeze them.",
             )
 
 
@@ -68,7 +68,7 @@ def _parameters_in(owner: object) -> Iterator[nn.Parameter]:
 
 def save(folder: Path, module: LossModule, optimizer: Optimizer) -> None:
     """Write what the optimizer holds and every persistent buffer; a part that is frozen now may have moved before."""
-    parameters = held(module, optimizer)
+    parameters = optimized(module, optimizer)
     tensors = {
         name: value
         for name, value in named_tensors(module).items()
@@ -84,7 +84,7 @@ def save(folder: Path, module: LossModule, optimizer: Optimizer) -> None:
     numbers = [[name, key, p] for name, key, p in parts if not isinstance(p, Tensor)]
     flags = {name: value.requires_grad for name, value in parameters.items()}
     record = {"flags": flags, "shapes": _shapes(parameters), "numbers": numbers}
-    write_json(folder / NUMBERS, record)
+    write_json(folder / NUMBERS, {"optimizer": _kind(optimizer), **record})
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,25 +114,31 @@ def load_optimizer(
         optimizer: Its optimizer; its state of other parameters stays as it is.
         carried: The checkpoint is of another stage: only the state of parameters that are there in both is taken.
     """
-    parameters = held(module, optimizer)
+    parameters = optimized(module, optimizer)
     record, tensors = read_json(folder / NUMBERS), load_file(folder / OPTIMIZER)
     stored, now = record["shapes"], _shapes(parameters)
     both = stored.keys() & now.keys()
     if carried:
         stored, now = ({name: some[name] for name in both} for some in (stored, now))
     _check_same(folder, stored, now)
+    _check_same(folder, {"the optimizer": record["optimizer"]}, {"the optimizer": _kind(optimizer)})
     parts: list[tuple[str, str, Any]] = [(name, key, p) for name, key, p in record["numbers"]]
     for place, value in tensors.items():
         key, _, name = place.partition(" ")
         parts.append((name, key, value))
-    places = {name: place for place, name in enumerate(parameters)}
-    state = optimizer.state_dict()
     for name, key, value in parts:
         if name in both:
-            state["state"].setdefault(places[name], {})[key] = value
-    optimizer.load_state_dict(state)
+            # By hand: torch's own loading gives a float32 state the type of its half-precision parameter.
+            moves = isinstance(value, Tensor) and key != "step"
+            state = optimizer.state.setdefault(parameters[name], {})
+            state[key] = value.to(parameters[name].device) if moves else value
     if not carried:
         load_flags(folder, module)
+
+
+def _kind(optimizer: Any) -> str:
+    """The optimizer's class, without accelerate around it."""
+    return type(getattr(optimizer, "optimizer", optimizer)).__name__
 
 
 def load_flags(folder: Path, module: LossModule) -> None:

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,17 @@ from crosstune.foundation.training.ledger import LossLedger
 from crosstune.foundation.training.loss import LossModule, MicroLoss
 from crosstune.foundation.training.settings import TrainingSettings
 from crosstune.foundation.training.stage import StageData, StageResult, rows_to_read
-from crosstune.foundation.training.terms import UNITS, Terms, Windowed
+from crosstune.foundation.training.terms import (
+    NEXT_TOKEN,
+    UNITS,
+    Group,
+    Term,
+    Terms,
+    is_windowed,
+)
 
 ROW_IDS = "row_ids"
-"""Where a micro-batch carries the ids of its rows, which no model reads."""
+"""Where a micro-batch carries the ids of its rows, which no model reads and terms may."""
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]
@@ -67,11 +75,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         output_folder: Path,
         callbacks: Sequence[TrainerCallback] = (),
         seed: int = 0,
-        terms: Terms | None = None,
+        terms: Terms | Sequence[Term | Group] = NEXT_TOKEN,
     ) -> None:
-        self.rows = rows_to_read(data, settings, model)
+        data = replace(data, train=rows_to_read(data, settings, model))
         self.data = data
-        self.terms = terms or Terms()
+        self.terms = terms if isinstance(terms, Terms) else Terms(terms)
         self.settings = settings
         self.stage_seed = seed
         self.output_folder = Path(output_folder)
@@ -80,11 +88,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         present = set().union(*(self.ledger.weights(step) for step in range(settings.steps)))
         self.maps = self.terms.needs(present).maps
         self.meter = CostMeter()
-        self.stopping = EarlyStopping(settings.early_stopping) if settings.early_stopping else None
+        self.stopping = (
+            EarlyStopping(settings.early_stopping, lambda: trained.named_tensors(self.loss_module))
+            if settings.early_stopping
+            else None
+        )
         self._gradient_norm = float("nan")
         self._learning_rate = float("nan")
         own = [
-            Clock(len(self.rows), settings),
+            Clock(len(data.train), settings),
             self.meter,
             *([self.stopping] if self.stopping else []),
         ]
@@ -97,7 +109,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 evaluates=bool(data.held_out),
                 on_cpu=next(model.parameters()).device.type == "cpu",
             ),
-            train_dataset=self.rows,
+            train_dataset=data.train,
             eval_dataset=data.held_out or None,
             callbacks=[*own, *callbacks],
         )
@@ -105,13 +117,24 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self._refuse_sharding()
         checkpoints.check_names(self._stateful())
         self.identity = stage_identity(model, data, settings, seed, self.terms)
+        self.loss_module = self._whole_loss(model)
+
+    def _whole_loss(self, model: nn.Module) -> LossModule:
+        """Model and terms in one module, the second model beside it, where the model is."""
         device = next(model.parameters()).device
-        self.loss_module = LossModule(model, self.terms).to(device)
         if self.terms.second_model is not None:
-            self.terms.second_model.eval()
-        if settings.gradient_checkpointing:
+            self.terms.second_model.eval().to(device)
+        if self.settings.gradient_checkpointing:
+            if not hasattr(model, "activation_checkpointing_enable"):
+                raise UnsupportedError(
+                    "gradient_checkpointing",
+                    law="must be left to a model of transformers, which knows its blocks",
+                    found=type(model).__name__,
+                    remedy="Leave it out, and checkpoint inside the model.",
+                )
             # autograd.grad, which measures, cannot pass the reentrant kind.
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        return LossModule(model, self.terms).to(device)
 
     def _refuse_sharding(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -135,7 +158,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             with watchable(self.model, sorted(self.maps)) if self.maps else nullcontext():
                 self.train(resume_from_checkpoint=str(folder) if folder else None)
         if self.stopping:
-            self.stopping.restore(self.model)
+            self.stopping.restore()
         return StageResult(
             steps=self.state.global_step,
             ledger=self.ledger.table(),
@@ -144,7 +167,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             stopped_early=self.state.global_step < self.settings.steps,
             best_step=self.stopping.best_step if self.stopping else None,
             resumed_from=int(folder.name.rpartition("-")[2]) if folder else None,
-            pack_lengths=tuple(len(row.input_ids) for row in self.rows if row.lengths),
+            pack_lengths=tuple(len(row.input_ids) for row in self.data.train if row.lengths),
             notes=tuple(notes),
         )
 
@@ -153,7 +176,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the model and its terms; it may begin with what that of another stage knew."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(self.loss_module)
-        trained.check_held([*self.terms.members, *self.callback_handler.callbacks], optimizer)
+        trained.check_optimized([*self.terms.members, *self.callback_handler.callbacks], optimizer)
         if self.data.optimizer_from is not None:
             before = checkpoints.whole(self.data.optimizer_from)
             trained.load_optimizer(before, self.loss_module, optimizer, carried=True)
@@ -171,7 +194,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         accelerate's own sharding would repeat rows at an epoch's end, so it is not asked.
         """
         sampler = StepBatches(
-            len(self.rows),
+            len(self.data.train),
             steps=self.settings.steps,
             batch_rows=self.settings.batch_rows,
             accumulation=self.settings.accumulation,
@@ -179,7 +202,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             place=(rank(), world_size()),
         )
         return DataLoader(
-            self.rows,  # type: ignore[arg-type]
+            self.data.train,  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=self._collate_with_ids,
         )
@@ -189,7 +212,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return collate(rows, self.data.pad_id)
 
     def _collate_with_ids(self, rows: Sequence[Encoded]) -> dict[str, Any]:
-        return {**self.collate(rows), ROW_IDS: [row.row_id for row in rows]}
+        batch = self.collate(rows)
+        if any(row.lengths for row in rows) and "position_ids" not in batch:
+            raise DataError(
+                "collate",
+                law="must keep the positions of packed rows, which keep them apart",
+                found=f"{', '.join(batch)}",
+                remedy="Hand on the `position_ids` of crosstune's own collate, or leave rows unpacked.",
+            )
+        return {**batch, ROW_IDS: [row.row_id for row in rows]}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -231,9 +262,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
         """The micro-batch's share of the step's loss, added to the ledger as it is formed."""
-        row_ids = inputs.pop(ROW_IDS)
         micro: MicroLoss = model(inputs, self.ledger.factors, self.state.global_step)
-        self.ledger.note(micro, row_ids)
+        self.ledger.note(micro, inputs[ROW_IDS])
         # Processes are averaged: each one's share counts once in the sum.
         return (world_size() * micro.loss).float()
 
@@ -242,7 +272,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         norm = float(super()._get_grad_norm(model, grad_norm))
         windows = self.ledger.close(self.state.global_step, norm)
         for name, term in self.loss_module.named_learning():
-            if isinstance(term, Windowed) and name in windows:
+            if is_windowed(term) and name in windows:
                 term.renew(windows[name])
         self._gradient_norm = norm
         self._learning_rate = float(self.optimizer.param_groups[0]["lr"])
@@ -272,6 +302,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def _complete(self, logs: dict[str, float]) -> None:
+        trained.check_optimized([self.model], self.optimizer)  # a callback may have unfrozen some
         step, clip = self.state.global_step, self.settings.clip
         began = max(self.ledger.logged_step, self._initial_global_step)
         self.ledger.check(began, step, logs["loss"])
@@ -345,9 +376,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         step = max(self.state.global_step - 1, 0)
         with measuring(self.loss_module), torch.no_grad():
             for places in batches_of(rows, self.settings.evaluation_tokens):
-                batch = self.collate([rows[at] for at in places])
+                batch = self._prepare_inputs(self._collate_with_ids([rows[at] for at in places]))
                 counts += _units_in(batch)
-                batch = {name: value.to(self.args.device) for name, value in batch.items()}
                 micro = self.loss_module(batch, dict.fromkeys(names, 1.0), step)
                 sums += [micro.sums[name].item() for name in names]
         return sums.tolist(), counts.tolist()
@@ -383,9 +413,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
 
     def _init_training_state(self, max_steps: int, *rest: Any) -> tuple[int, int]:
         """Look, log and save as often as the settings say now, also when a checkpoint said otherwise."""
-        trained: tuple[int, int] = super()._init_training_state(max_steps, *rest)
+        begun: tuple[int, int] = super()._init_training_state(max_steps, *rest)
         self.state.compute_steps(self.args, max_steps)
-        return trained
+        return begun
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The model alone, as transformers saves it; in a checkpoint, what is trained by name."""
@@ -421,7 +451,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         checkpoints.load_states(Path(checkpoint), self._stateful())
 
 
-def _units_in(batch: Mapping[str, Tensor]) -> tuple[int, int, int]:
+def _units_in(batch: Mapping[str, Any]) -> tuple[int, int, int]:
     """Scored tokens, rows and batches, as `UNITS`; in packed sequences each row begins at position 0."""
     labels, packed = batch["labels"], batch.get("position_ids")
     real = batch["attention_mask"] == 1
@@ -437,7 +467,7 @@ def train_stage(
     output_folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
     seed: int = 0,
-    terms: Terms | None = None,
+    terms: Terms | Sequence[Term | Group] = NEXT_TOKEN,
 ) -> StageResult:
     """The model is trained in place; a stage killed before goes on from its last whole checkpoint.
 
@@ -449,7 +479,7 @@ def train_stage(
         output_folder: Where checkpoints lie; one folder per stage.
         callbacks: Callbacks of transformers; those that are ``Stateful`` are saved and restored.
         seed: Decides row order and dropout.
-        terms: The terms of the loss, and the second model they look at; the next token's alone where none is given.
+        terms: The terms of the loss; as `Terms` with the second model they look at.
 
     Returns:
         What happened.
