@@ -103,7 +103,8 @@ class LossLedger:
             for name in micros[0].windows
         }
         parts = [local.sum(dim=0), local.new_tensor(learns), *map(torch.flatten, windows.values())]
-        totals, learning, *rest = sum_over_ranks(torch.cat(parts)).split([len(p) for p in parts])
+        gathered = sum_over_ranks(torch.cat(parts)).cpu()
+        totals, learning, *rest = gathered.split([len(part) for part in parts])
         if not (bool(totals.isfinite().all()) and isfinite(gradient_norm)):
             self._raise_non_finite(step, local, gradient_norm)
         self._check_groups()

@@ -489,7 +489,7 @@ def train_stage(
         CheckpointError: The folder's checkpoint belongs to another stage.
         SettingsError: Terms share a name, or at some step all weights are 0.
         TrainingError: A term has no gradient, or parameters that no optimizer holds.
-        LedgerError: A group's scalar is not what its lines add up to.
+        LedgerError: A group's scalar is not what its entries add up to.
         NonFiniteLossError: A loss or gradient is NaN or infinite.
     """
     return StageTrainer(
