@@ -39,11 +39,13 @@ def optimized(module: LossModule, optimizer: Optimizer) -> dict[str, nn.Paramete
     return {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
 
 
-def check_optimized(owners: Iterable[object], optimizer: Optimizer) -> None:
+def check_optimized(
+    owners: Iterable[tuple[object, Iterable[nn.Parameter]]], optimizer: Optimizer
+) -> None:
     """Refuse what has parameters that ask for gradients and that no optimizer would move."""
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for owner in owners:
-        asking = {id(p): p for p in _parameters_in(owner) if p.requires_grad}
+    for owner, parameters in owners:
+        asking = {id(p): p for p in parameters if p.requires_grad}
         if lost := [p for key, p in asking.items() if key not in known]:
             raise TrainingError(
                 type(owner).__name__,
@@ -53,7 +55,7 @@ def check_optimized(owners: Iterable[object], optimizer: Optimizer) -> None:
             )
 
 
-def _parameters_in(owner: object) -> Iterator[nn.Parameter]:
+def parameters_in(owner: object) -> Iterator[nn.Parameter]:
     """Parameters of an object, of its attributes, and of lists and dictionaries among these."""
     values = [owner, *getattr(owner, "__dict__", {}).values()]
     for value in values:

@@ -176,7 +176,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the model and its terms; it may begin with what that of another stage knew."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(self.loss_module)
-        trained.check_optimized([*self.terms.members, *self.callback_handler.callbacks], optimizer)
+        owners = [*self.terms.members, *self.callback_handler.callbacks]
+        trained.check_optimized([(some, trained.parameters_in(some)) for some in owners], optimizer)
         if self.data.optimizer_from is not None:
             before = checkpoints.whole(self.data.optimizer_from)
             trained.load_optimizer(before, self.loss_module, optimizer, carried=True)
@@ -302,7 +303,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def _complete(self, logs: dict[str, float]) -> None:
-        trained.check_optimized([self.model], self.optimizer)  # a callback may have unfrozen some
+        own = (self.model, self.model.parameters())
+        trained.check_optimized([own], self.optimizer)  # a callback may have unfrozen some
         step, clip = self.state.global_step, self.settings.clip
         began = max(self.ledger.logged_step, self._initial_global_step)
         self.ledger.check(began, step, logs["loss"])
