@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from tests.foundation.data.test_tokens import byte_level
 
 from crosstune.foundation.data import Row, encode
 from crosstune.foundation.errors import DataError, SettingsError
 from crosstune.foundation.evaluation import ChoiceScores, score_choices
 from crosstune.foundation.models import load_model, load_tokenizer
-from crosstune.foundation.statistics.intervals import t_interval
 from crosstune.foundation.worlds import random_model
 
 ROWS = [
@@ -23,7 +23,7 @@ ROWS = [
     Row("2", " no", prompt="was it not so at all?"),
     Row("3", " no", prompt="so?"),
 ]
-CHOICES = [" yes", " no", " not at all"]
+CHOICES = [" yes", " no", " hardly at all"]
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,13 @@ def test_each_choice_costs_what_it_costs_as_the_text_of_its_row(tiny: tuple[Any,
 
 def test_the_least_nats_are_predicted_and_the_most_common_label_is_chance() -> None:
     nats = torch.tensor([[1.0, 2.0, 9.0], [3.0, 1.0, 1.5], [2.0, 4.0, 2.0], [5.0, 4.0, 3.0]])
-    labels = torch.tensor([0, 1, 2, 2])
+    labels = torch.tensor([0, 2, 2, 2])
     scores = ChoiceScores(("a", "b", "c"), nats, labels, tuple("stuv"), "rows")
     assert scores.predicted.tolist() == [0, 1, 0, 2]
-    assert scores.right.tolist() == [True, True, False, True]
-    figure, expected = scores.accuracy, t_interval(scores.right.double(), 0.95)
-    assert (figure.value, figure.chance, figure.n) == (pytest.approx(0.75), 0.5, 4)
-    assert (figure.low, figure.high) == pytest.approx((float(expected.low), float(expected.high)))
+    assert scores.right.tolist() == [True, False, False, True]
+    figure, expected = scores.accuracy, stats.binomtest(2, 4).proportion_ci(method="wilson")
+    assert (figure.value, figure.chance, figure.n) == (pytest.approx(0.5), 0.75, 4)
+    assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,18 @@ def test_the_least_nats_are_predicted_and_the_most_common_label_is_chance() -> N
         (ROWS, [" yes", " no", " no"], SettingsError, "all different"),
         (ROWS, [" yes", " perhaps"], DataError, "row '2'` must have a prompt, and one of"),
         ([Row("p", " no")], CHOICES, DataError, "row 'p'` must have a prompt"),
-        (ROWS, [*CHOICES, " no " * 40], DataError, "room for all of ' no  no .* of it scored, cut"),
+        (
+            ROWS,
+            [*CHOICES, " not" * 40],
+            SettingsError,
+            "must not begin one another.*' no' and ' not",
+        ),
+        (
+            ROWS,
+            [*CHOICES, " mu" * 40],
+            DataError,
+            "room for all of ' mu mu .* a choice that is cut",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_refused(tiny, rows, choices, error, said) -> None:
@@ -88,9 +99,10 @@ def test_what_cannot_be_scored_is_refused(tiny, rows, choices, error, said) -> N
         score_choices(*tiny, rows, choices, length=32)
 
 
-def test_a_choice_in_the_token_that_nothing_predicts_is_refused() -> None:
+def test_a_choice_that_joins_the_prompt_is_refused() -> None:
+    """It would be charged for a part of the prompt, and the others not."""
     tokenizer = byte_level("$A", vocabulary=420)
-    with pytest.raises(DataError, match="all of 'he' .* found 0 bytes of it scored, not cut"):
+    with pytest.raises(DataError, match="must give all choices the same tokens to go on from.*'t'"):
         score_choices(torch.nn.Module(), tokenizer, [Row("r", "he", "t")], ["he", "o"], length=9)
 
 

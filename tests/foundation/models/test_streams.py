@@ -9,7 +9,7 @@ import torch
 from tests.foundation.models.decoders import CONFIGS, ROWS, decoder
 from torch import Tensor, nn
 
-from crosstune.foundation.errors import ModelError, UnknownFamilyError
+from crosstune.foundation.errors import ModelError, UnknownFamilyError, UnsupportedError
 from crosstune.foundation.models import Stream, model_inputs, positions
 
 BATCH = {"input_ids": ROWS, "attention_mask": torch.ones_like(ROWS)}
@@ -177,3 +177,41 @@ def enter(context: Any) -> None:
 def test_positions_count_from_the_first_real_token() -> None:
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
     assert positions(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
+
+
+def test_a_watch_keeps_what_the_first_forward_pass_brings() -> None:
+    stream = Stream.of(decoder("llama"))
+    first = stream.read(BATCH, [1])[1]
+    with stream.watch([1]) as seen:
+        stream.model(**model_inputs(BATCH))
+        stream.model(input_ids=ROWS.flip(0))
+    assert torch.equal(seen[1], first)
+
+
+def test_reading_a_model_that_trains_sees_no_dropout_and_leaves_no_trace() -> None:
+    model = decoder("gpt2").train()
+    random = torch.get_rng_state()
+    states = Stream.of(model).read(BATCH, [2])[2]
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not states.requires_grad
+    assert torch.equal(states, Stream.of(model.eval()).read(BATCH, [2])[2])
+
+
+@pytest.mark.parametrize("share", [None, torch.full(ROWS.shape, 0.25)])
+def test_float32_values_are_written_into_a_half_precision_model(share: Tensor | None) -> None:
+    stream = Stream.of(decoder("llama").bfloat16())
+    with stream.write(1, drawn(stream), share), stream.watch([1]) as seen:
+        stream.model(**model_inputs(BATCH))
+    assert seen[1].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["module", "call"])
+def test_a_compiled_model_is_refused(kind: str) -> None:
+    """It calls no hook that is set after its first call."""
+    model = decoder("llama")
+    if kind == "call":
+        model.compile(backend="eager")
+    compiled = torch.compile(model, backend="eager") if kind == "module" else model
+    with pytest.raises(UnsupportedError, match="must not be compiled"):
+        Stream.of(compiled)

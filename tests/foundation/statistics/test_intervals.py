@@ -16,6 +16,7 @@ from crosstune.foundation.statistics.intervals import (
     jackknife_spread,
     mean_spread,
     ratio_jackknife,
+    share_interval,
     t_interval,
     t_quantile,
     t_tail,
@@ -164,3 +165,36 @@ def test_nothing_counted_is_unmeasured() -> None:
     assert ratio_jackknife([0.0, 0.0], [0.0, 0.0]).value.isnan()
     assert float(ratio_jackknife([4.0], [2.0]).value) == pytest.approx(2.0)
     assert ratio_jackknife([4.0], [2.0]).low.isnan()
+
+
+@pytest.mark.parametrize(("hits", "asked"), [(0, 30), (1, 30), (17, 30), (30, 30), (5, 5)])
+def test_a_share_of_single_answers_has_wilsons_interval(hits: int, asked: int) -> None:
+    found = share_interval([1.0] * hits + [0.0] * (asked - hits), [1.0] * asked)
+    expected = stats.binomtest(hits, asked).proportion_ci(method="wilson")
+    assert float(found.value) == pytest.approx(hits / asked)
+    assert (float(found.low), float(found.high)) == pytest.approx((expected.low, expected.high))
+
+
+def test_answers_that_are_alike_within_units_count_as_their_units() -> None:
+    copies = share_interval([5.0] * 9 + [0.0] * 6, [5.0] * 15)
+    alone = share_interval([1.0] * 9 + [0.0] * 6, [1.0] * 15)
+    assert float(copies.value) == float(alone.value)
+    assert copies.half_width > alone.half_width  # and Student's quantile beside it
+    assert float(copies.high - copies.low) < 1.3 * float(alone.high - alone.low)
+    for hits in ([0.0] * 15, [5.0] * 15):
+        found = share_interval(hits, [5.0] * 15)
+        assert 0.0 <= float(found.low) < float(found.high) <= 1.0
+
+
+@pytest.mark.parametrize(("share", "alike"), [(0.5, 0.0), (0.9, 0.0), (0.7, 0.5), (0.9, 0.5)])
+def test_the_interval_of_a_share_covers_it(share: float, alike: float) -> None:
+    """20 units of 4 answers, which are one answer with probability `alike`."""
+    draws = torch.Generator().manual_seed(11)
+    held = 0
+    for _ in range(1000):
+        own = torch.rand(20, 4, generator=draws) < share
+        common = (torch.rand(20, 1, generator=draws) < share).expand(20, 4)
+        together = torch.rand(20, 1, generator=draws) < alike
+        found = share_interval(torch.where(together, common, own).sum(1), [4.0] * 20)
+        held += float(found.low) <= share <= float(found.high)
+    assert held / 1000 > 0.95 - 0.03  # three standard errors of 1000 draws, and one hundredth

@@ -12,6 +12,7 @@ from tests.foundation.training import tiny
 from crosstune.foundation.data import pack
 from crosstune.foundation.errors import DataError, UnsupportedError
 from crosstune.foundation.training import StageData, train_stage
+from crosstune.foundation.training.stage import rows_to_read
 
 
 def test_a_stage_that_learns(tmp_path: Path) -> None:
@@ -62,16 +63,16 @@ def test_a_step_of_packed_rows_is_the_step_of_the_rows_apart(tmp_path: Path) -> 
     assert plain.pack_lengths == ()
 
 
-def test_packing_that_would_leak_is_refused(tmp_path: Path) -> None:
+def test_packing_that_would_leak_is_refused() -> None:
     model = tiny.model()
     model.config._attn_implementation = "flash_attention_2"
+    chosen = tiny.settings(packing=True, length=40, batch_rows=2)
     with pytest.raises(UnsupportedError, match="flash_attention_2 and several sequences"):
-        train_stage(
-            model,
-            tiny.data(),
-            tiny.settings(packing=True, length=40, batch_rows=2),
-            output_folder=tmp_path,
-        )
+        rows_to_read(tiny.data(), chosen, model)
+    packed = StageData(pack(tiny.rows(21), 40), 0)
+    with pytest.raises(UnsupportedError, match="flash_attention_2 and several sequences"):
+        rows_to_read(packed, tiny.settings(batch_rows=2), model)
+    assert rows_to_read(tiny.data(), dataclasses.replace(chosen, accumulation=2), model)
 
 
 def test_a_held_out_set_with_the_name_of_the_learned_side_is_refused(tmp_path: Path) -> None:

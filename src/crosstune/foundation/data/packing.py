@@ -101,10 +101,11 @@ def _joined(pieces: Sequence[Encoded]) -> Encoded:
     return Encoded(
         names,
         [token for piece in pieces for token in piece.input_ids],
-        [label for piece in pieces for label in piece.labels],
+        [label for piece in pieces for label in (UNSCORED, *piece.labels[1:])],
         sum(piece.scored_tokens for piece in pieces),
         sum(piece.scored_bytes for piece in pieces),
         any(piece.cut for piece in pieces),
         unit=names,
         lengths=tuple(len(piece.input_ids) for piece in pieces),
+        rows=tuple(piece.row_id for piece in pieces),
     )

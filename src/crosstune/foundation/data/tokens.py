@@ -33,6 +33,7 @@ class Encoded:
         unit: The row's unit (`Row.unit`): what intervals leave out and folds keep together. Windows share it.
         ends: The byte of the row's content (prompt and text) at which each token ends, or () where it is not known.
         lengths: The tokens of each row that `pack` put into this sequence, or () for an ordinary row.
+        rows: The ids of these rows.
     """
 
     row_id: str
@@ -46,6 +47,7 @@ class Encoded:
     unit: str = field(kw_only=True)
     ends: tuple[int, ...] = field(default=(), kw_only=True)
     lengths: tuple[int, ...] = field(default=(), kw_only=True)
+    rows: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def refuse_packed(argument: str, encoded: Iterable[Encoded]) -> None:

@@ -8,6 +8,7 @@ from crosstune.foundation.evaluation.generation import continuations, distinct_2
 from crosstune.foundation.evaluation.retention import RetentionMatrix
 from crosstune.foundation.evaluation.scoring import (
     RowScores,
+    labels_nats,
     logits_nats,
     score_rows,
     token_logits,
@@ -22,6 +23,7 @@ __all__ = [
     "chance_lines",
     "continuations",
     "distinct_2",
+    "labels_nats",
     "logits_nats",
     "longest_repeat",
     "score_choices",

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstune.foundation.data import Encoded, Row, encode
+from crosstune.foundation.data import UNSCORED, Encoded, Row, encode
 from crosstune.foundation.errors import DataError, SettingsError
 from crosstune.foundation.evaluation.scoring import score_rows, unit_sums
 from crosstune.foundation.records import Measurement
-from crosstune.foundation.statistics.intervals import ratio_jackknife
+from crosstune.foundation.statistics.intervals import share_interval
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ChoiceScores:
     def accuracy(self) -> Measurement:
         """The share of rows that are right; its chance is the share of the most common label."""
         right = unit_sums(self.right, self.units)
-        interval = ratio_jackknife(right, unit_sums(torch.ones(len(self.units)), self.units))
+        interval = share_interval(right, unit_sums(torch.ones(len(self.units)), self.units))
         return Measurement(
             "accuracy",
             float(interval.value),
@@ -57,7 +57,7 @@ class ChoiceScores:
             float(interval.high),
             n=len(right),
             unit="",
-            how=f"choice of least nats; jackknife over {self.unit_name}",
+            how=f"choice of least nats; Wilson's interval over {self.unit_name}",
             chance=max(Counter(self.labels.tolist()).values()) / len(self.units),
             n_unit=self.unit_name,
         )
@@ -88,22 +88,31 @@ def score_choices(
         The nats of each choice, and what follows from them.
 
     Raises:
-        SettingsError: There are fewer than two choices, or one twice.
-        DataError: There are no rows; a row has no prompt, another text than the choices, or no room for one of them.
+        SettingsError: There are fewer than two choices, or one begins another.
+        DataError: There are no rows; a row has no prompt, another text than the choices, no room for one of them, or a
+            prompt that some of them join.
     """
     _check(rows, choices)
     encoded: list[Encoded] = []
     for row in rows:
         asked = [replace(row, text=choice) for choice in choices]
-        for item, choice in zip(encode(asked, tokenizer, length), choices, strict=True):
-            if item.cut or item.scored_bytes < len(choice.encode("utf-8")):
+        items = encode(asked, tokenizer, length)
+        for item, choice in zip(items, choices, strict=True):
+            if item.cut:
                 raise DataError(
                     f"row {row.id!r}",
-                    law=f"must have room for all of {choice!r} within `length` {length}, after a token of its own",
-                    found=f"{item.scored_bytes} bytes of it scored, {'cut' if item.cut else 'not cut'}",
+                    law=f"must have room for all of {choice!r} within `length` {length}",
+                    found="a choice that is cut",
                     remedy="Raise `length`, or shorten the prompt.",
                 )
-            encoded.append(replace(item, unit=row.unit))
+        if len({_before(item) for item in items}) > 1:
+            raise DataError(
+                f"row {row.id!r}",
+                law="must give all choices the same tokens to go on from",
+                found=f"a prompt whose end joins some of {list(choices)}: {row.prompt[-20:]!r}",
+                remedy="Let the space between them begin the choices, not end the prompt.",
+            )
+        encoded += [replace(item, unit=row.unit) for item in items]
     scores = score_rows(model, encoded, pad_id=0, batch_tokens=batch_tokens)
     return ChoiceScores(
         tuple(choices),
@@ -114,6 +123,12 @@ def score_choices(
     )
 
 
+def _before(item: Encoded) -> tuple[int, ...]:
+    """The tokens that are read and not scored."""
+    pairs = zip(item.input_ids, item.labels, strict=True)
+    return tuple(token for token, label in pairs if label == UNSCORED)
+
+
 def _check(rows: Sequence[Row], choices: Sequence[str]) -> None:
     if len(choices) < 2 or len(set(choices)) < len(choices):
         raise SettingsError(
@@ -121,6 +136,14 @@ def _check(rows: Sequence[Row], choices: Sequence[str]) -> None:
             law="must be at least two, all different",
             found=list(choices),
             remedy="Name each label of the task once.",
+        )
+    begun = [(one, other) for one in choices for other in choices if one != other]
+    if nested := [pair for pair in begun if pair[1].startswith(pair[0])]:
+        raise SettingsError(
+            "choices",
+            law="must not begin one another: the shorter would always cost less",
+            found=f"{nested[0][0]!r} and {nested[0][1]!r}",
+            remedy="End each with a full stop.",
         )
     if not rows:
         raise DataError(

@@ -27,14 +27,14 @@ def token_nats(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The negative log-likelihood of each next token is float32, differentiable, and 0 where not scored.
 
     The model runs under the caller's autocast; the loss itself never does. Positions are counted from
-    each row's first real token, so the padding side does not matter.
+    each row's first real token, of packed rows each, so the padding side does not matter.
 
     Shapes: ``input_ids``, ``attention_mask``, ``labels`` [B, T]; result [B, T-1].
     Unit: nats.
 
     Args:
         model: A causal language model that returns ``logits``.
-        batch: What ``data.tokens.collate`` returns.
+        batch: What ``data.collate`` returns.
 
     Returns:
         Nats of token t+1 given tokens up to t; 0 where its label is -100.
@@ -43,7 +43,18 @@ def token_nats(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def labels_nats(logits: Tensor, labels: Tensor) -> Tensor:
-    """The negative log-likelihood of each next label under logits [B, T, V]; [B, T-1], 0 where it is -100."""
+    """The negative log-likelihood of each next label, as `token_nats`, under logits that are there already.
+
+    Shapes: ``logits`` [B, T, V], ``labels`` [B, T]; result [B, T-1].
+    Unit: nats.
+
+    Args:
+        logits: Scores of the next tokens.
+        labels: As `collate` gives them.
+
+    Returns:
+        Nats of token t+1; 0 where its label is -100.
+    """
     # The last position predicts nothing; cutting its logits off would copy all the others.
     targets = functional.pad(labels[:, 1:], (0, 1), value=UNSCORED)
     return logits_nats(logits, targets)[:, :-1]
@@ -56,7 +67,7 @@ def token_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
     Args:
         model: A causal language model that returns ``logits``.
-        batch: What ``data.tokens.collate`` returns; its labels are not read.
+        batch: What ``data.collate`` returns; its labels are not read.
 
     Returns:
         Logits of token t+1 given tokens up to t.

@@ -56,13 +56,14 @@ class KeyValues:
         decoder = base.get_submodule(family.blocks.rpartition(".")[0])
         rotary = getattr(decoder, "rotary_emb", None)
         cache = DynamicCache(config=config)
+        place = next(base.parameters())
         for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
             if rotary is not None:
                 # Gemma 3 turns by one frequency in layers of one type, and by another in the others.
                 kind = [config.layer_types[layer]] if hasattr(rotary, "layer_types") else []
                 rotate = cast(Any, sys.modules[type(decoder).__module__]).apply_rotary_pos_emb
                 _, keys = rotate(keys, keys, *rotary(keys, positions, *kind))
-            cache.update(keys, values, layer)
+            cache.update(keys.to(place), values.to(place), layer)
         return cache
 
     def _check(self, config: Any, positions: Tensor) -> None:

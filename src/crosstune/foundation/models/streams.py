@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from crosstune.foundation.errors import ModelError
+from crosstune.foundation.errors import ModelError, UnsupportedError
 from crosstune.foundation.models.layout import family_of
 from crosstune.foundation.models.measuring import measuring
 
@@ -83,8 +83,18 @@ class Stream:
         Raises:
             ModelError: The model is not a decoder with a language-model head.
             UnknownFamilyError: Its family is not in the table.
+            UnsupportedError: It is compiled.
         """
         family, config, base = family_of(model)
+        if any(
+            hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules()
+        ):
+            raise UnsupportedError(
+                "model",
+                law="must not be compiled: what is compiled calls no hook that comes later",
+                found=type(model).__name__,
+                remedy="Compile it after reading and writing, or not at all.",
+            )
         norms = [path for path, holds in family.outside.items() if holds.components == ("norm",)]
         blocks = cast(nn.ModuleList, base.get_submodule(family.blocks))
         entries = (*blocks, base.get_submodule(norms[0]))
@@ -143,7 +153,8 @@ class Stream:
     def write(self, site: int, values: Tensor, where: Tensor | None = None) -> Iterator[None]:
         """Every forward pass inside goes on from these states at one site; gradients flow into them and past them.
 
-        The backward pass may run after the context has ended, under (non-reentrant) gradient checkpointing too.
+        The backward pass may run after the context has ended, under (non-reentrant) gradient checkpointing too. Of two
+        writes at one site the outer one stands.
 
         Args:
             site: 0 to L.

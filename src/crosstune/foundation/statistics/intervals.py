@@ -225,3 +225,34 @@ def ratio_jackknife(
         nothing = torch.full_like(value, math.nan)
         return Interval(value, nothing, nothing, level, torch.tensor(math.nan, dtype=torch.float64))
     return jackknife((top_sum - top) / (bottom_sum - bottom), value, level)
+
+
+def share_interval(
+    hits: Tensor | Sequence[float], counts: Tensor | Sequence[float], level: float = 0.95
+) -> Interval:
+    """The share of all counted that are hits, with Wilson's interval, which stays within 0 and 1 and is never of no width.
+
+    Answers of one unit count for as many independent ones as their spread over units is worth (Kish's effective number);
+    a unit of hits and one of misses are added for that spread, since few misses tell little of it. Units of one answer
+    each take the normal quantile, others Student's t. Simulated coverage of 95 %: .94 to 1 (tests, 10 to 50 units).
+
+    Shapes: ``hits``, ``counts`` [units].
+    """
+    told, asked = as_float64(hits, "hits"), as_float64(counts, "counts")
+    units, n = len(told), asked.sum()
+    share, upper = told.sum() / n, 0.5 + level / 2
+    z = torch.as_tensor(special.ndtri(upper))
+    if not (asked == 1).all():
+        size = asked.mean()
+        more, seen = (
+            torch.cat([told, size[None], size[None] * 0]),
+            torch.cat([asked, size.expand(2)]),
+        )
+        spread = jackknife_spread((more.sum() - more) / (seen.sum() - seen))
+        middle = more.sum() / seen.sum()
+        worth = middle * (1 - middle) / spread.variance * units / (units + 2)
+        n, z = torch.minimum(worth, n), t_quantile(upper, units - 1.0)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * (share * (1 - share) / n + z**2 / (4 * n**2)).sqrt() / (1 + z**2 / n)
+    df = torch.tensor(units - 1.0, dtype=torch.float64)
+    return Interval(share, middle - half, middle + half, level, df)

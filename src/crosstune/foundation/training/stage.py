@@ -66,11 +66,12 @@ def rows_to_read(
         raise DataError(
             "train",
             law=f"must hold the rows of one optimizer step ({settings.batch_rows})",
-            found=f"{len(rows)}",
+            found=f"{len(rows)}{' packed sequences' if settings.packing else ''}",
             remedy="Give the task more rows or lower batch_rows.",
         )
     attention = str(getattr(getattr(model, "config", None), "_attn_implementation", None))
-    if settings.packing and "flash" in attention and settings.batch_rows > settings.accumulation:
+    packed = any(row.lengths for row in rows)
+    if packed and "flash" in attention and settings.batch_rows > settings.accumulation:
         # transformers takes positions for packing only in batches of one sequence there.
         raise UnsupportedError(
             "packing",
