@@ -1,0 +1,98 @@
+"""A linear layer with LoRA experts that are weighed per token: W x + Σ_e g_e s_e B_e A_e x, as one wide product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora.layer import Linear
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from crosstune.foundation.errors import UnsupportedError
+
+
+@dataclass
+class Gates:
+    """Who answers, and how much of each: shared by all layers of a mixture, and in no checkpoint of an expert."""
+
+    names: tuple[str, ...] = ()
+    """The experts that answer."""
+    values: Tensor | None = None
+    """The weight of each expert at each token, [B, T, experts], float32; None where each answers whole."""
+
+    def of(self, names: Sequence[str]) -> Tensor | None:
+        """The weights of some of the experts."""
+        if self.values is None or list(names) == list(self.names):
+            return self.values
+        return self.values[..., [self.names.index(name) for name in names]]
+
+
+class GatedLinear(Linear):
+    """PEFT's LoRA layer with gates: ranks and scalings may differ, experts that do not answer cost nothing.
+
+    With one expert that answers whole it computes what PEFT computes. Experts that answer together share one dropout mask.
+    """
+
+    @property
+    def gates(self) -> Gates:
+        """The mixture's gates, which are no part of this module."""
+        return self.__dict__["_gates"]  # type: ignore[no-any-return]
+
+    def follow(self, gates: Gates) -> None:
+        """Be weighed by these gates."""
+        self.__dict__["_gates"] = gates
+
+    def update_layer(self, adapter_name: str, *args: Any, **keywords: Any) -> None:
+        """Add an expert; only plain LoRA factors can be weighed together."""
+        config = keywords["config"]
+        bias = "a bias" if config.lora_bias else ""
+        if not bias:
+            super().update_layer(adapter_name, *args, **keywords)
+        if bias or adapter_name in self.lora_variant:
+            raise UnsupportedError(
+                "experts",
+                law="must be plain LoRA: two factors, no bias",
+                found=bias or type(self.lora_variant[adapter_name]).__name__,
+                remedy="Leave out use_dora, lora_bias and other variants.",
+            )
+
+    def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        """The base layer's output and the weighed sum of the experts', [B, T, out]."""
+        result: Tensor = self.base_layer(x, *args, **keywords)
+        names = [name for name in self.gates.names if name in self.lora_A]
+        if not names:
+            return result
+        narrow, wide = self._factors(names)
+        z = functional.linear(self.lora_dropout[names[0]](x).to(narrow.dtype), narrow)
+        weights = self.gates.of(names)
+        if weights is not None:
+            ranks = torch.tensor([self.r[name] for name in names], device=z.device)
+            z = z * weights.to(z.dtype).repeat_interleave(ranks, dim=-1)
+        return result + functional.linear(z, wide).to(result.dtype)
+
+    def _factors(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """[A_e] and [s_e B_e] side by side."""
+        narrow = [cast(Tensor, self.lora_A[name].weight) for name in names]
+        wide = [self.scaling[name] * self.lora_B[name].weight for name in names]
+        return torch.cat(narrow), torch.cat(wide, dim=1)
+
+    def merge(self, safe_merge: bool = False, adapter_names: Any = None) -> None:
+        """Refused: a gate depends on the token, so no weight is the mixture's."""
+        raise UnsupportedError(
+            "merge",
+            law="must be asked of one expert, loaded into its base model by PEFT",
+            found="a mixture, whose gates depend on the token",
+            remedy="Save the mixture, and load experts/xp_<name> with PeftModel.from_pretrained.",
+        )
+
+
+def gated(**options: Any) -> LoraConfig:
+    """PEFT's configuration of an expert, whose layers are gated."""
+    config = LoraConfig(task_type="CAUSAL_LM", **options)
+    config._register_custom_module({nn.Linear: GatedLinear, Conv1D: GatedLinear})
+    return config

@@ -1,0 +1,397 @@
+"""A frozen model with LoRA experts that are mixed per token by an analytic router: spawn, train, register, ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.pytorch_utils import Conv1D
+
+from crosstune.experts.bank import Bank, Expert
+from crosstune.experts.gated import GatedLinear, Gates, gated
+from crosstune.experts.router import PrefixRouter, PrefixState, SkillSums, prefix_features
+from crosstune.experts.storage import read_mixture, write_mixture
+from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
+from crosstune.foundation.errors import DataError, TrainingError, UnsupportedError
+from crosstune.foundation.evaluation.scoring import batches_of
+from crosstune.foundation.models import Stream, positions
+from crosstune.foundation.seeds import Seeds
+
+BASE = "base"
+"""The skill of the model itself: what it answers alone."""
+_SETTINGS = ("site", "top", "length", "seed")
+_HELD_OUT, _TUNING_TOKENS = (
+    10,
+    512,
+)  # one row in so many chooses the temperature, by at most about so many tokens
+
+
+@dataclass
+class _Underway:
+    """One call of the model, from its arguments to its output."""
+
+    positions: Tensor | None
+    cache: Any
+    state: PrefixState | None = None
+
+
+class ExpertMixture(nn.Module):
+    """A model whose weights stay as they are, with experts for what it has learned since.
+
+    The router reads each token's state at one site of the frozen model and the causal mean of the states so far; experts
+    sit in the blocks from that site upward. While an expert learns it answers alone; when its skill is registered it is
+    frozen, so nothing is forgotten but by a wrong gate.
+
+    Args:
+        model: A causal language model of a known family, without adapters; it is frozen.
+        tokenizer: Its tokenizer.
+        site: The site of the residual stream that the router reads; at 0, the embeddings, experts may sit in every block.
+        top: How many experts, the model itself among them, answer at a token; all where it is None.
+        length: The most tokens of a row that is registered or assessed.
+        seed: Draws the experts' first factors.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        site: int = 0,
+        top: int | None = None,
+        length: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model: Any = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.site, self.top, self.length, self.seed = site, top, length, seed
+        self.bank = Bank()
+        self.learning: str | None = None
+        self.gates = Gates()
+        self.router: PrefixRouter | None = None
+        self.tuning: dict[str, Tensor] = {}
+        self._fixed: tuple[str, ...] | None = None
+        self._call = _Underway(None, None)
+        self._states: WeakKeyDictionary[Any, PrefixState] = WeakKeyDictionary()
+        stream = Stream.of(model)
+        self._width = stream.width
+        model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        stream.entries[site].register_forward_pre_hook(self._route)
+        model.register_forward_hook(self._end)
+
+    # ---- the model ----
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **others: Any,
+    ) -> Any:
+        """What the model returns, of its own type, with the experts that answer."""
+        return self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            **others,
+        )
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.get_base_model().config
+
+    def get_base_model(self) -> Any:
+        """The frozen model itself, with its experts in its layers."""
+        inner = self.model
+        return inner.get_base_model() if isinstance(inner, PeftModel) else inner
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        """Generate as the model does; the router's running mean goes along with the cache."""
+        if options.get("num_beams", 1) > 1 or options.get("assistant_model") is not None:
+            raise UnsupportedError(
+                "generate",
+                law="must go on from one cache per sequence: the router's running mean goes along with it",
+                found="beam search or assisted generation",
+                remedy="Use greedy search or sampling.",
+            )
+        return self.model.generate(*args, **options)
+
+    # ---- who answers ----
+
+    @contextmanager
+    def answering(self, *names: str) -> Iterator[None]:
+        """Inside, these experts answer whole at every token, whatever the router says; with none the model alone."""
+        for name in names:
+            self.bank.expert(name)
+        before = self._fixed
+        self._fixed = names
+        try:
+            yield
+        finally:
+            self._fixed = before
+
+    def _begin(self, model: nn.Module, args: Any, keywords: Any) -> None:
+        """Note where the tokens of this call stand."""
+        cache = keywords.get("past_key_values")
+        place, mask = keywords.get("position_ids"), keywords.get("attention_mask")
+        if place is None and mask is not None and mask.dim() == 2:
+            place = positions(mask)
+        self._call = _Underway(place, cache)
+
+    def _route(self, block: nn.Module, args: tuple[Any, ...]) -> None:
+        """Say who answers, before the first block that has experts."""
+        fixed = self._fixed
+        if fixed is None and self.learning is not None:
+            fixed = (self.learning,)
+        if fixed is None and self.router is not None and self.router.names:
+            self._weigh(args[0])
+            return
+        self.gates.names = tuple(self.bank.experts[name].adapter for name in fixed or ())
+        self.gates.values = None
+
+    def _weigh(self, states: Tensor) -> None:
+        router = cast(PrefixRouter, self.router)
+        rows, tokens = states.shape[:2]
+        place = self._call.positions
+        if place is None:
+            place = torch.arange(tokens, device=states.device)
+        place = place[..., -tokens:].expand(rows, tokens)
+        before = self._states.get(self._call.cache) if self._call.cache is not None else None
+        features, self._call.state = prefix_features(states.detach(), place, before)
+        weights = router.gates(features, top=self.top)
+        own = [name for name in router.names if name != BASE]
+        present = weights[..., [router.names.index(name) for name in own]]
+        answers = (present > 0).flatten(0, 1).any(dim=0).tolist()
+        kept = [at for at, some in enumerate(answers) if some]
+        self.gates.names = tuple(self.bank.experts[own[at]].adapter for at in kept)
+        self.gates.values = present[..., kept]
+
+    def _end(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Let the running mean go along with the cache."""
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None and self._call.state is not None:
+            self._states[cache] = self._call.state
+
+    # ---- the life of an expert ----
+
+    def spawn(
+        self, name: str, *, rank: int = 16, alpha: float | None = None, targets: Sequence[str] = ()
+    ) -> Expert:
+        """A new expert that adds nothing yet, and learns from now on; all others are frozen.
+
+        Args:
+            name: The skill's name.
+            rank: Columns of A and B.
+            alpha: The update is scaled by alpha / rank; twice the rank where it is not given.
+            targets: Names of the modules it adapts; all linear ones in the blocks from the router's site upward if none.
+
+        Returns:
+            The expert.
+
+        Raises:
+            SettingsError: The name is taken or cannot be a folder's, or the rank is below 1.
+            TrainingError: Another expert is still learning.
+        """
+        if self.learning is not None:
+            raise TrainingError(
+                "spawn",
+                law="must come when no expert is learning",
+                found=f"{self.learning!r}, which is not registered",
+                remedy=f"Call register({self.learning!r}, rows) first.",
+            )
+        adapter = self.bank.adapter_name(name, BASE)
+        expert = Expert(
+            name, adapter, rank, alpha or 2.0 * rank, tuple(targets) or self._linear_modules()
+        )
+        self.add(expert)
+        self.learning = name
+        for parameter in self.parameters_of(name):
+            parameter.requires_grad_(True)
+        return expert
+
+    def add(self, expert: Expert) -> None:
+        """Put an expert's factors into the layers, frozen."""
+        layers = list(range(self.site, self.config.num_hidden_layers))
+        config = gated(
+            r=expert.rank,
+            lora_alpha=expert.alpha,
+            target_modules=list(expert.targets),
+            layers_to_transform=layers if self.site else None,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.model.modules()),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(Seeds(self.seed).derive("expert", expert.name))
+            if isinstance(self.model, PeftModel):
+                self.model.add_adapter(expert.adapter, config)
+            else:
+                self.model = get_peft_model(self.model, config, adapter_name=expert.adapter)
+        for module in self.model.modules():
+            if isinstance(module, GatedLinear):
+                module.follow(self.gates)
+        self.model.requires_grad_(False)
+        self.bank.experts[expert.name] = expert
+
+    def parameters_of(self, name: str) -> list[nn.Parameter]:
+        """An expert's factors."""
+        part = f".{self.bank.expert(name).adapter}.weight"
+        found = self.model.named_parameters()
+        return [value for key, value in found if ".lora_" in key and key.endswith(part)]
+
+    def register(self, name: str | Task, rows: Any = None) -> None:
+        """The router learns the skill from its rows, and its expert, if it was learning, is frozen.
+
+        Args:
+            name: The skill: an expert's, or ``base`` for what the model itself shall answer; a `Task` brings both.
+            rows: Texts, `Row`s or a `Task`, whose training side is taken.
+
+        Raises:
+            SettingsError: There is no such expert.
+            DataError: There are no rows.
+        """
+        if isinstance(name, Task):
+            name, rows = name.name, name if rows is None else rows
+        if name != BASE:
+            self.bank.expert(name)
+        encoded = self._encoded(rows)
+        learned = [row for at, row in enumerate(encoded) if at % _HELD_OUT] or encoded
+        sums: SkillSums | None = None
+        for features, mask in self.features(learned):
+            part = SkillSums.of(features, mask)
+            sums = part if sums is None else sums + part
+        if self.router is None:
+            self.router = PrefixRouter()
+        self.router.learn(name, cast(SkillSums, sums))
+        tokens = torch.cat([found[mask] for found, mask in self.features(encoded[::_HELD_OUT])])
+        self.tuning[name] = tokens[:: max(1, len(tokens) // _TUNING_TOKENS)].cpu()
+        if len(self.tuning) > 1:
+            self.router.tune(self.tuning)
+        if self.learning == name:
+            self.learning = None
+            self.model.requires_grad_(False)
+
+    def features(self, encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the router reads of rows, batch by batch: features [B, T, 2d + 1], and which tokens are real."""
+        stream, device = Stream.of(self.get_base_model()), next(self.model.parameters()).device
+        with self.answering():
+            for places in batches_of(encoded, 4096):
+                batch = collate([encoded[at] for at in places], 0)
+                batch = {key: value.to(device) for key, value in batch.items()}
+                states = stream.read(batch, [self.site])[self.site]
+                mask = batch["attention_mask"]
+                yield prefix_features(states, positions(mask))[0], mask.bool()
+
+    def callback(self) -> TrainerCallback:
+        """For a transformers or TRL trainer: refuses an optimizer that would not move the expert that learns."""
+        return _Watch(self)
+
+    # ---- on disk ----
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `experts/xp_<name>/`, each an ordinary PEFT adapter, the router, and a manifest of what fits.
+
+        Args:
+            folder: Where it appears, whole or not at all; a mixture that was there is replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            TrainingError: An expert is still learning, or PEFT would not write all of its tensors.
+        """
+        if self.learning is not None:
+            raise TrainingError(
+                "mixture",
+                law="must be saved when no expert is learning",
+                found=f"{self.learning!r}, which is not registered",
+                remedy=f"Call register({self.learning!r}, rows) first.",
+            )
+        tensors = {} if self.router is None else self.router.tensors()
+        tensors |= {f"tuning.{name}": value for name, value in self.tuning.items()}
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        return write_mixture(folder, self.model, self.bank, tensors, settings)
+
+    @classmethod
+    def load(cls, folder: Path | str, model: Any, tokenizer: Any) -> ExpertMixture:
+        """The mixture that was saved, around its base model, with the same bits.
+
+        Args:
+            folder: Where it was saved.
+            model: The base model, as it was.
+            tokenizer: Its tokenizer.
+
+        Returns:
+            The mixture.
+
+        Raises:
+            CheckpointError: The base model is another, or a file is missing or not what was written.
+        """
+        stored = read_mixture(folder, model)
+        mixture = cls(model, tokenizer, **stored.settings)
+        for expert, weights in zip(stored.experts, stored.weights, strict=True):
+            mixture.add(expert)
+            set_peft_model_state_dict(mixture.model, weights, adapter_name=expert.adapter)
+        tuning = {name: name.removeprefix("tuning.") for name in stored.router if "tuning." in name}
+        mixture.tuning = {short: stored.router.pop(name) for name, short in tuning.items()}
+        if stored.router:
+            mixture.router = PrefixRouter()
+            mixture.router.load(stored.router)
+        return mixture
+
+    # ---- names ----
+
+    def _linear_modules(self) -> tuple[str, ...]:
+        """The names of linear modules in the blocks from the router's site upward, found once."""
+        if self.bank.experts:
+            return next(iter(self.bank.experts.values())).targets
+        blocks = Stream.of(self.get_base_model()).entries[self.site : -1]
+        return tuple(
+            sorted(
+                {
+                    path.rpartition(".")[2]
+                    for block in blocks
+                    for path, module in block.named_modules()
+                    if isinstance(module, nn.Linear | Conv1D)
+                }
+            )
+        )
+
+    def _encoded(self, rows: Any) -> list[Encoded]:
+        found = encode(as_rows(rows, "rows"), self.tokenizer, self.length)
+        if not found:
+            raise DataError(
+                "rows", law="must hold at least one row", found="none", remedy="Give some."
+            )
+        return found
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Sees that the optimizer holds the expert that learns."""
+
+    def __init__(self, mixture: ExpertMixture) -> None:
+        self.mixture = (mixture,)  # in a tuple: not the callback's own parameters
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Mapping[str, Any]
+    ) -> None:
+        """Refuse a training that would move nothing."""
+        (mixture,) = self.mixture
+        own = mixture.parameters_of(mixture.learning) if mixture.learning else []
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not own or any(id(p) not in known for p in own):
+            raise TrainingError(
+                "optimizer",
+                law="must hold the factors of the expert that learns",
+                found=f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters",
+                remedy="Spawn an expert before the trainer is made, and give the mixture to the trainer.",
+            )

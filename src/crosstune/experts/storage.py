@@ -1,0 +1,103 @@
+"""A mixture on disk: every expert an ordinary PEFT adapter, the router beside them, and a manifest that says what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from crosstune.experts.bank import Bank, Expert
+from crosstune.foundation.errors import CheckpointError, TrainingError
+from crosstune.foundation.models.loading import tensors_fingerprint
+from crosstune.foundation.storage import atomic_folder, fingerprint_file, read_json, write_json
+
+SCHEMA = 1
+MANIFEST, ROUTER = "mixture.json", "router.safetensors"
+_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class StoredMixture:
+    """What a folder holds, verified."""
+
+    settings: dict[str, Any]
+    experts: tuple[Expert, ...]
+    weights: tuple[dict[str, Tensor], ...]
+    """PEFT's tensors of each expert."""
+    router: dict[str, Tensor]
+
+
+def base_fingerprint(model: nn.Module) -> str:
+    """A hash of the frozen model's weights, the same with and without experts in its layers."""
+    return tensors_fingerprint(
+        (name.removeprefix("base_model.model.").replace(".base_layer.", "."), value)
+        for name, value in model.named_parameters()
+        if ".lora_" not in name
+    )
+
+
+def write_mixture(
+    folder: Path | str,
+    model: Any,
+    bank: Bank,
+    router: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+) -> Path:
+    """Write all of a mixture, whole or not at all; an expert of which PEFT leaves a tensor out is an error."""
+    with atomic_folder(folder, replace=True) as fresh:
+        records = []
+        for expert in bank.experts.values():
+            model.save_pretrained(fresh / "experts", selected_adapters=[expert.adapter])
+            weights = fresh / "experts" / expert.adapter / _WEIGHTS
+            part = f".{expert.adapter}.weight"
+            own = sum(key.endswith(part) and ".lora_" in key for key, _ in model.named_parameters())
+            if (written := len(load_file(weights))) != own:
+                raise TrainingError(
+                    f"experts[{expert.name!r}]",
+                    law="must be written with every tensor",
+                    found=f"{written} of {own}",
+                    remedy="PEFT confuses names: spawn it under another.",
+                )
+            records.append({"expert": asdict(expert), "hash": fingerprint_file(weights)})
+        save_file({name: value.contiguous() for name, value in router.items()}, fresh / ROUTER)
+        manifest = {
+            "schema": SCHEMA,
+            "base": base_fingerprint(model),
+            "settings": dict(settings),
+            "experts": records,
+            "router": fingerprint_file(fresh / ROUTER),
+        }
+        write_json(fresh / MANIFEST, manifest)
+    return Path(folder)
+
+
+def read_mixture(folder: Path | str, model: nn.Module) -> StoredMixture:
+    """What was written, if it is whole and comes from this base model; else an error that shows the difference."""
+    place = Path(folder)
+    manifest = read_json(place / MANIFEST)
+    experts = tuple(
+        Expert(**{**record["expert"], "targets": tuple(record["expert"]["targets"])})
+        for record in manifest["experts"]
+    )
+    files = [place / "experts" / expert.adapter / _WEIGHTS for expert in experts]
+    hashes = [*(record["hash"] for record in manifest["experts"]), manifest["router"]]
+    found, base = manifest["base"], base_fingerprint(model)
+    different = [] if found == base else [f"base model: {found} saved, {base} now"]
+    for file, expected in zip([*files, place / ROUTER], hashes, strict=True):
+        if not file.is_file():
+            different.append(f"{file.relative_to(place)} is missing")
+        elif fingerprint_file(file) != expected:
+            different.append(f"{file.relative_to(place)} is not what was written")
+    if different:
+        raise CheckpointError(
+            place.name,
+            law="must be whole, and come from this base model",
+            found="; ".join(different),
+            remedy="Load the base model that it was trained on, or save the mixture again.",
+        )
+    weights = tuple(load_file(file) for file in files)
+    return StoredMixture(manifest["settings"], experts, weights, load_file(place / ROUTER))

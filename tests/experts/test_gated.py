@@ -1,0 +1,89 @@
+"""Gated layers: the wide product is the loop over experts, and one expert alone is the adapter in PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from tests.foundation.models.decoders import ROWS, decoder
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crosstune.experts.gated import GatedLinear, Gates, gated
+from crosstune.foundation.errors import UnsupportedError
+
+SHAPES = {"xp_a": {"r": 2, "lora_alpha": 8}, "xp_b": {"r": 5, "lora_alpha": 5, "use_rslora": True}}
+TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn", "c_proj"], "gpt_neox": ["dense"]}
+
+
+def mixed(family: str) -> tuple[PeftModel, Gates]:
+    """A model with two experts of unlike rank and scaling, all factors drawn."""
+    model, gates = decoder(family), Gates()
+    for name, shape in SHAPES.items():
+        config = gated(target_modules=TARGETS[family], fan_in_fan_out=family == "gpt2", **shape)
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, config)
+        else:
+            model = get_peft_model(model, config, adapter_name=name)
+    draws = torch.Generator().manual_seed(2)
+    for name, value in model.named_parameters():
+        if ".lora_" in name:
+            value.data = 0.1 * torch.randn(value.shape, generator=draws)
+    for module in layers(model):
+        module.follow(gates)
+    return model.eval(), gates
+
+
+def layers(model: nn.Module) -> list[GatedLinear]:
+    return [module for module in model.modules() if isinstance(module, GatedLinear)]
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(ROWS).logits
+    return found
+
+
+def test_the_wide_product_is_the_loop_over_experts() -> None:
+    model, gates = mixed("llama")
+    layer = layers(model)[0].double()
+    x = torch.randn(3, 4, layer.in_features, dtype=torch.float64)
+    gates.names, gates.values = tuple(SHAPES), torch.rand(3, 4, 2, dtype=torch.float64)
+    expected = layer.base_layer(x)
+    for at, name in enumerate(gates.names):
+        narrow, wide = layer.lora_A[name].weight, layer.lora_B[name].weight
+        share = functional.linear(functional.linear(x, narrow), wide) * layer.scaling[name]
+        expected = expected + gates.values[..., at, None] * share
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", TARGETS)
+def test_a_gate_of_one_is_that_adapter_in_peft(family: str, tmp_path: Path) -> None:
+    model, gates = mixed(family)
+    model.save_pretrained(tmp_path)
+    base = logits(decoder(family))
+    torch.testing.assert_close(logits(model), base, rtol=0, atol=0)  # nobody answers
+    for at, name in enumerate(SHAPES):
+        alone = logits(PeftModel.from_pretrained(decoder(family), tmp_path / name))
+        assert not torch.allclose(alone, base)
+        gates.names, gates.values = (name,), None
+        torch.testing.assert_close(logits(model), alone, rtol=0, atol=1e-6)
+        gates.names, gates.values = tuple(SHAPES), torch.eye(2)[at].expand(*ROWS.shape, 2)
+        # 1e-5 of the largest logit: two experts' terms are added where there was one
+        tolerance = 1e-5 * float(alone.abs().max())
+        torch.testing.assert_close(logits(model), alone, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("option", [{"use_dora": True}, {"lora_bias": True}])
+def test_what_cannot_be_weighed_is_refused(option: dict[str, bool]) -> None:
+    with pytest.raises(UnsupportedError, match="`experts` must be plain LoRA"):
+        get_peft_model(decoder("llama"), gated(r=2, target_modules=["q_proj"], **option))
+
+
+def test_a_mixture_is_not_merged() -> None:
+    model, _ = mixed("llama")
+    with pytest.raises(UnsupportedError, match="`merge` must be asked of one expert"):
+        model.merge_and_unload()
