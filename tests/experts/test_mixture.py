@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from crosstune.experts.mixture import ExpertMixture
+from crosstune.experts.settings import NoveltySettings
 from crosstune.foundation.data import Encoded, Row, Task, collate, encode, pack
 from crosstune.foundation.errors import DataError, SettingsError, TrainingError, UnsupportedError
 from crosstune.foundation.models import load_model, load_tokenizer, model_inputs
@@ -236,3 +237,13 @@ def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
     mixture.register(Task("numbers", train=rows[1:], test=rows[:1]))
     with pytest.raises(SettingsError, match="be no other expert's"):
         mixture.spawn("Numbers")
+
+
+def test_what_is_new_and_what_is_known(folder: Path) -> None:
+    mixture = fresh(folder, novelty=NoveltySettings(min_rows=16, min_tokens=100))
+    assert mixture.assess(texts("animals")).is_new  # nothing is known yet
+    mixture.register("base", texts("animals", 48))
+    again = mixture.assess(texts("animals", 48, seed=3))
+    assert (again.verdict, again.nearest) == ("known", "base")
+    assert mixture.assess(texts("shapes", 48)).is_new
+    assert mixture.assess(texts("shapes", 4)).verdict == "undecided"

@@ -42,6 +42,10 @@ def test_it_is_loaded_with_the_same_bits(mixture: ExpertMixture, saved: Path, ba
         batch = batch_of(mixture, skill)
         assert torch.equal(logits(again, batch), logits(mixture, batch))
     assert again.bank == mixture.bank
+    assert again.novelty == mixture.novelty
+    for skill in ("shapes", "animals"):
+        rows = texts(skill, 40, seed=5)
+        assert again.assess(rows) == mixture.assess(rows)
     assert not any(p.requires_grad for p in again.parameters())
 
 

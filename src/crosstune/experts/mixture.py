@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -17,7 +17,9 @@ from transformers.pytorch_utils import Conv1D
 
 from crosstune.experts.bank import Bank, Expert
 from crosstune.experts.gated import GatedLinear, Gates, gated
+from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
 from crosstune.experts.router import PrefixRouter, PrefixState, SkillSums, prefix_features
+from crosstune.experts.settings import NoveltySettings
 from crosstune.experts.storage import read_mixture, write_mixture
 from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
 from crosstune.foundation.errors import DataError, TrainingError, UnsupportedError
@@ -28,10 +30,12 @@ from crosstune.foundation.seeds import Seeds
 BASE = "base"
 """The skill of the model itself: what it answers alone."""
 _SETTINGS = ("site", "top", "length", "seed")
-_HELD_OUT, _TUNING_TOKENS = (
-    10,
-    512,
-)  # one row in so many chooses the temperature, by at most about so many tokens
+_MOVED = 0.5
+"""How far a skill's embedding moves towards rows that come again."""
+_HELD_OUT = 10
+"""One row in so many chooses the router's temperature."""
+_TUNING_TOKENS = 512
+"""About so many of their tokens are kept."""
 
 
 @dataclass
@@ -57,6 +61,7 @@ class ExpertMixture(nn.Module):
         top: How many experts, the model itself among them, answer at a token; all where it is None.
         length: The most tokens of a row that is registered or assessed.
         seed: Draws the experts' first factors.
+        novelty: How it is decided whether a skill is new.
     """
 
     def __init__(
@@ -68,8 +73,10 @@ class ExpertMixture(nn.Module):
         top: int | None = None,
         length: int = 128,
         seed: int = 0,
+        novelty: NoveltySettings | None = None,
     ) -> None:
         super().__init__()
+        self.novelty = novelty or NoveltySettings()
         self.model: Any = model.requires_grad_(False)
         self.tokenizer = tokenizer
         self.site, self.top, self.length, self.seed = site, top, length, seed
@@ -78,6 +85,7 @@ class ExpertMixture(nn.Module):
         self.gates = Gates()
         self.router: PrefixRouter | None = None
         self.tuning: dict[str, Tensor] = {}
+        self.library: dict[str, Embedding] = {}
         self._fixed: tuple[str, ...] | None = None
         self._call = _Underway(None, None)
         self._states: WeakKeyDictionary[Any, PrefixState] = WeakKeyDictionary()
@@ -185,6 +193,24 @@ class ExpertMixture(nn.Module):
 
     # ---- the life of an expert ----
 
+    def assess(self, rows: Any) -> Novelty:
+        """Whether rows are of a new skill, by what the model itself makes of them and of the skills that are registered.
+
+        Args:
+            rows: Texts, `Row`s or a `Task`, whose training side is taken.
+
+        Returns:
+            new, known or undecided, with p, the similarity and its interval, the nearest skill, and why.
+
+        Raises:
+            DataError: There are no rows, or none with a token to embed.
+        """
+        return assess(self._embedding(self._encoded(rows)), self.library, self.novelty)
+
+    def _embedding(self, encoded: Sequence[Encoded]) -> Embedding:
+        with self.answering():
+            return embed_rows(self.get_base_model(), encoded, 0)
+
     def spawn(
         self, name: str, *, rank: int = 16, alpha: float | None = None, targets: Sequence[str] = ()
     ) -> Expert:
@@ -276,6 +302,9 @@ class ExpertMixture(nn.Module):
         self.tuning[name] = tokens[:: max(1, len(tokens) // _TUNING_TOKENS)].cpu()
         if len(self.tuning) > 1:
             self.router.tune(self.tuning)
+        found = self._embedding(encoded)
+        known = self.library.get(name)
+        self.library[name] = found if known is None else known.moved(found, _MOVED)
         if self.learning == name:
             self.learning = None
             self.model.requires_grad_(False)
@@ -316,9 +345,14 @@ class ExpertMixture(nn.Module):
                 found=f"{self.learning!r}, which is not registered",
                 remedy=f"Call register({self.learning!r}, rows) first.",
             )
-        tensors = {} if self.router is None else self.router.tensors()
+        own = {} if self.router is None else self.router.tensors()
+        tensors = {f"router.{name}": value for name, value in own.items()}
         tensors |= {f"tuning.{name}": value for name, value in self.tuning.items()}
+        for name, known in self.library.items():
+            tensors[f"library.{name}"] = known.rows
+            tensors[f"tokens.{name}"] = torch.tensor(known.tokens)
         settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings["novelty"] = asdict(self.novelty)
         return write_mixture(folder, self.model, self.bank, tensors, settings)
 
     @classmethod
@@ -337,15 +371,19 @@ class ExpertMixture(nn.Module):
             CheckpointError: The base model is another, or a file is missing or not what was written.
         """
         stored = read_mixture(folder, model)
-        mixture = cls(model, tokenizer, **stored.settings)
+        novelty = NoveltySettings(**stored.settings.pop("novelty"))
+        mixture = cls(model, tokenizer, **stored.settings, novelty=novelty)
         for expert, weights in zip(stored.experts, stored.weights, strict=True):
             mixture.add(expert)
             set_peft_model_state_dict(mixture.model, weights, adapter_name=expert.adapter)
-        tuning = {name: name.removeprefix("tuning.") for name in stored.router if "tuning." in name}
-        mixture.tuning = {short: stored.router.pop(name) for name, short in tuning.items()}
         if stored.router:
             mixture.router = PrefixRouter()
-            mixture.router.load(stored.router)
+            own = {name.partition("router.")[2]: value for name, value in stored.router.items()}
+            mixture.router.load({name: value for name, value in own.items() if name})
+            for name in mixture.router.names:
+                mixture.tuning[name] = stored.router[f"tuning.{name}"]
+                tokens = int(stored.router[f"tokens.{name}"])
+                mixture.library[name] = Embedding(stored.router[f"library.{name}"], tokens)
         return mixture
 
     # ---- names ----
