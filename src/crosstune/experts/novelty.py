@@ -205,21 +205,21 @@ def _calibrated(batch: Embedding, library: Library, settings: NoveltySettings) -
 def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Generator) -> float:
     """(b + 1) / (draws + 1), where b batches drawn from the joint rows lie as far from the other rows as this one does.
 
-    Far: Euclid's distance of the means, each feature in units of its spread over the joint rows. A cosine would hang on the
-    few features whose mean is large in every text, and on where the origin lies.
+    Far: Euclid's distance of the means, each feature in units of its spread over the joint rows, and rows that lie further out
+    than half of them drawn in to that length, since a few far ones would drown the others. A cosine would hang on the features
+    whose mean is large in every text, and on where the origin lies. What is done to the joint rows knows no part of them.
     """
     joint = torch.cat([batch, known]).double()
     spread = joint.std(0)
     scaled = torch.where(spread > 0, (joint - joint.mean(0)) / spread, 0.0)
     length = scaled.norm(dim=1, keepdim=True)
-    scaled = scaled * (length.median() / length.clamp_min(1e-9)).clamp_max(1.0)
-    scaled = scaled - scaled.mean(0)
+    drawn_in = scaled * (length.median() / length.clamp_min(1e-9)).clamp_max(1.0)
     order = torch.rand(draws, len(joint), generator=generator, dtype=torch.float64).argsort(1)
     chosen = torch.zeros(draws + 1, len(joint), dtype=torch.float64)
     chosen[:-1].scatter_(1, order[:, : len(batch)], 1.0)
     chosen[-1, : len(batch)] = 1.0
     # The reference's mean lies opposite the batch's, at a fixed ratio: the batch's own length orders the distances.
-    far = (chosen @ scaled).norm(dim=1)
+    far = (chosen @ (drawn_in - drawn_in.mean(0))).norm(dim=1)
     strange = int((far[:-1] >= far[-1] * (1 - 1e-9)).sum())  # equal ones differ by rounding
     return (strange + 1) / (draws + 1)
 
