@@ -235,6 +235,11 @@ BAD: dict[str, tuple[Callable[[], object], type[CrosstuneError], str]] = {
     "an unknown skill": (lambda: router().forget("ar"), SettingsError, "'code'"),
     "no skill": (lambda: PrefixRouter().gates(EVERY), MeasurementError, "Call `learn`"),
     "a skill not tuned for": (lambda: router().tune({"bn": EVERY}), DataError, "each skill"),
+    "no token to tune on": (
+        lambda: router("bn").tune({"bn": EVERY[:, :0]}),
+        DataError,
+        "each skill",
+    ),
     "a row that goes on from nothing": (
         lambda: prefix_features(states(1, 2), places([3, 4])),
         MeasurementError,
