@@ -304,5 +304,5 @@ def test_a_real_prefix_names_its_skill_and_a_token_alone_does_not(shared: Path) 
         ]
 
     whole, alone = right_gates(1.0), right_gates(0.0)
-    assert min(whole) > 0.9, whole  # .94 to .97 seen
-    assert max(alone) < 0.6, alone  # .34 to .52 seen
+    assert min(whole) > 0.9, whole  # .95 to .97 seen
+    assert max(alone) < 0.6, alone  # .35 to .52 seen
