@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import pytest
 
-from crosstune.experts.bank import Bank, Expert
-from crosstune.foundation.errors import SettingsError
+from crosstune.experts.bank import Bank, Event, Expert
+from crosstune.foundation.errors import SettingsError, TrainingError
+
+
+def born(name: str, adapter: str) -> Event:
+    return Event("spawn", name, Expert(name, adapter, 2, 4.0, ("q_proj",)))
+
+
+def test_a_bank_is_its_replayed_log() -> None:
+    bank = Bank()
+    for event in (born("code", "xp_code"), Event("register", "code"), Event("register", "base")):
+        bank.record(event)
+    bank.record(born("bengali", "xp_bengali"))
+    again = Bank(bank.events)
+    assert again.experts == bank.experts
+    assert list(again.experts) == ["code", "bengali"]
+    assert again.learning == bank.learning == "bengali"
+    with pytest.raises(TrainingError, match="`spawn` must come when no expert is learning"):
+        bank.check_idle("spawn")
+    bank.record(Event("register", "base"))
+    assert bank.learning == "bengali"  # somebody else's rows
+    bank.record(Event("register", "bengali"))
+    bank.check_idle("spawn")
 
 
 def test_a_name_becomes_a_slug_of_its_own() -> None:
     bank = Bank()
-    for name, adapter in (
-        ("Code: Python 3", "xp_code_python_3"),
-        ("0", "xp_0"),
-        ("layers", "xp_layers"),
-    ):
+    for name, adapter in (("Code: 3", "xp_code_3"), ("0", "xp_0"), ("layers", "xp_layers")):
         assert bank.adapter_name(name, "base") == adapter
-        bank.experts[name] = Expert(name, adapter, 2, 4.0, ("q_proj",))
+        bank.record(born(name, adapter))
     assert bank.expert("0").adapter == "xp_0"
 
 
 @pytest.mark.parametrize("name", ["", "!?", "base", "CODE"])
 def test_a_name_that_cannot_be_kept_apart_is_refused(name: str) -> None:
-    bank = Bank({"code": Expert("code", "xp_code", 2, 4.0, ("q_proj",))})
+    bank = Bank([born("code", "xp_code")])
     with pytest.raises(SettingsError, match=r"must have a letter or digit.*beside \['code'\]"):
         bank.adapter_name(name, "base")
 

@@ -51,14 +51,14 @@ def learn(mixture: ExpertMixture, skill: str, folder: Path, steps: int = 4) -> N
     chosen = TrainingSettings(steps=steps, batch_rows=8, learning_rate=1e-2)
     callbacks = [mixture.callback()]
     train_stage(mixture, data, chosen, output_folder=folder / skill, callbacks=callbacks)
-    mixture.register(skill, texts(skill))
+    mixture.register(skill, texts(skill, 48))
 
 
 @pytest.fixture(scope="module")
 def three(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExpertMixture:
     """The model itself for animals, and two experts that have learned something."""
     mixture = fresh(folder)
-    mixture.register("base", texts("animals"))
+    mixture.register("base", texts("animals", 48))
     for skill in ("numbers", "shapes"):
         learn(mixture, skill, tmp_path_factory.mktemp("stages"))
     return mixture.eval()

@@ -1,11 +1,13 @@
-"""The experts of a mixture, by the names of their skills, and the names under which PEFT keeps them."""
+"""The experts of a mixture: a log of events, and what it replays to; and the names under which PEFT keeps them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.errors import SettingsError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,50 @@ class Expert:
     """Names of the modules it adapts."""
 
 
-@dataclass
-class Bank:
-    """The experts that a mixture has, in the order of their births."""
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a mixture."""
 
-    experts: dict[str, Expert] = field(default_factory=dict)
+    kind: Literal["spawn", "register"]
+    name: str
+    """The skill."""
+    expert: Expert | None = None
+    """Who was born."""
+
+
+class Bank:
+    """The experts that a mixture has, in the order of their births: nothing but the replayed log.
+
+    Args:
+        events: What has happened so far.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.events: list[Event] = []
+        self.experts: dict[str, Expert] = {}
+        self.learning: str | None = None
+        """The expert that learns: spawned, and not registered yet."""
+        for event in events:
+            self.record(event)
+
+    def record(self, event: Event) -> None:
+        """Add an event and let it take effect."""
+        if event.kind == "spawn" and event.expert is not None:
+            self.experts[event.name] = event.expert
+            self.learning = event.name
+        elif self.learning == event.name:
+            self.learning = None
+        self.events.append(event)
+
+    def check_idle(self, what: str) -> None:
+        """Refuse what must not be done while an expert learns."""
+        if self.learning is not None:
+            raise TrainingError(
+                what,
+                law="must come when no expert is learning",
+                found=f"{self.learning!r}, which is not registered",
+                remedy=f"Call register({self.learning!r}, rows) first.",
+            )
 
     def expert(self, name: str) -> Expert:
         """The expert of a skill, or an error that names those there are."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from crosstune.experts.bank import Bank, Expert
+from crosstune.experts.bank import Bank, Event, Expert
 from crosstune.experts.gated import GatedLinear, Gates, gated
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
 from crosstune.experts.router import PrefixRouter, PrefixState, SkillSums, prefix_features
@@ -81,7 +81,6 @@ class ExpertMixture(nn.Module):
         self.tokenizer = tokenizer
         self.site, self.top, self.length, self.seed = site, top, length, seed
         self.bank = Bank()
-        self.learning: str | None = None
         self.gates = Gates()
         self.router: PrefixRouter | None = None
         self.tuning: dict[str, Tensor] = {}
@@ -113,6 +112,11 @@ class ExpertMixture(nn.Module):
             labels=labels,
             **others,
         )
+
+    @property
+    def learning(self) -> str | None:
+        """The skill whose expert learns, and answers alone meanwhile."""
+        return self.bank.learning
 
     @property
     def config(self) -> Any:
@@ -229,24 +233,18 @@ class ExpertMixture(nn.Module):
             SettingsError: The name is taken or cannot be a folder's, or the rank is below 1.
             TrainingError: Another expert is still learning.
         """
-        if self.learning is not None:
-            raise TrainingError(
-                "spawn",
-                law="must come when no expert is learning",
-                found=f"{self.learning!r}, which is not registered",
-                remedy=f"Call register({self.learning!r}, rows) first.",
-            )
+        self.bank.check_idle("spawn")
         adapter = self.bank.adapter_name(name, BASE)
         expert = Expert(
             name, adapter, rank, alpha or 2.0 * rank, tuple(targets) or self._linear_modules()
         )
-        self.add(expert)
-        self.learning = name
+        self._add(expert)
+        self.bank.record(Event("spawn", name, expert))
         for parameter in self.parameters_of(name):
             parameter.requires_grad_(True)
         return expert
 
-    def add(self, expert: Expert) -> None:
+    def _add(self, expert: Expert) -> None:
         """Put an expert's factors into the layers, frozen."""
         layers = list(range(self.site, self.config.num_hidden_layers))
         config = gated(
@@ -266,7 +264,6 @@ class ExpertMixture(nn.Module):
             if isinstance(module, GatedLinear):
                 module.follow(self.gates)
         self.model.requires_grad_(False)
-        self.bank.experts[expert.name] = expert
 
     def parameters_of(self, name: str) -> list[nn.Parameter]:
         """An expert's factors."""
@@ -305,8 +302,8 @@ class ExpertMixture(nn.Module):
         found = self._embedding(encoded)
         known = self.library.get(name)
         self.library[name] = found if known is None else known.moved(found, _MOVED)
-        if self.learning == name:
-            self.learning = None
+        self.bank.record(Event("register", name))
+        if self.learning is None:
             self.model.requires_grad_(False)
 
     def features(self, encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -338,13 +335,7 @@ class ExpertMixture(nn.Module):
         Raises:
             TrainingError: An expert is still learning, or PEFT would not write all of its tensors.
         """
-        if self.learning is not None:
-            raise TrainingError(
-                "mixture",
-                law="must be saved when no expert is learning",
-                found=f"{self.learning!r}, which is not registered",
-                remedy=f"Call register({self.learning!r}, rows) first.",
-            )
+        self.bank.check_idle("save")
         own = {} if self.router is None else self.router.tensors()
         tensors = {f"router.{name}": value for name, value in own.items()}
         tensors |= {f"tuning.{name}": value for name, value in self.tuning.items()}
@@ -373,8 +364,10 @@ class ExpertMixture(nn.Module):
         stored = read_mixture(folder, model)
         novelty = NoveltySettings(**stored.settings.pop("novelty"))
         mixture = cls(model, tokenizer, **stored.settings, novelty=novelty)
-        for expert, weights in zip(stored.experts, stored.weights, strict=True):
-            mixture.add(expert)
+        mixture.bank = Bank(stored.events)
+        for expert in mixture.bank.experts.values():
+            mixture._add(expert)
+            weights = stored.weights[expert.adapter]
             set_peft_model_state_dict(mixture.model, weights, adapter_name=expert.adapter)
         if stored.router:
             mixture.router = PrefixRouter()

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from crosstune.experts.bank import Bank, Expert
+from crosstune.experts.bank import Bank, Event, Expert
 from crosstune.foundation.errors import CheckpointError, TrainingError
 from crosstune.foundation.models.loading import tensors_fingerprint
 from crosstune.foundation.storage import atomic_folder, fingerprint_file, read_json, write_json
@@ -25,9 +25,9 @@ class StoredMixture:
     """What a folder holds, verified."""
 
     settings: dict[str, Any]
-    experts: tuple[Expert, ...]
-    weights: tuple[dict[str, Tensor], ...]
-    """PEFT's tensors of each expert."""
+    events: tuple[Event, ...]
+    weights: dict[str, dict[str, Tensor]]
+    """PEFT's tensors of each adapter."""
     router: dict[str, Tensor]
 
 
@@ -49,7 +49,7 @@ def write_mixture(
 ) -> Path:
     """Write all of a mixture, whole or not at all; an expert of which PEFT leaves a tensor out is an error."""
     with atomic_folder(folder, replace=True) as fresh:
-        records = []
+        hashes = {}
         for expert in bank.experts.values():
             model.save_pretrained(fresh / "experts", selected_adapters=[expert.adapter])
             weights = fresh / "experts" / expert.adapter / _WEIGHTS
@@ -62,13 +62,14 @@ def write_mixture(
                     found=f"{written} of {own}",
                     remedy="PEFT confuses names: spawn it under another.",
                 )
-            records.append({"expert": asdict(expert), "hash": fingerprint_file(weights)})
+            hashes[expert.adapter] = fingerprint_file(weights)
         save_file({name: value.contiguous() for name, value in router.items()}, fresh / ROUTER)
         manifest = {
             "schema": SCHEMA,
             "base": base_fingerprint(model),
             "settings": dict(settings),
-            "experts": records,
+            "events": [asdict(event) for event in bank.events],
+            "experts": hashes,
             "router": fingerprint_file(fresh / ROUTER),
         }
         write_json(fresh / MANIFEST, manifest)
@@ -79,18 +80,14 @@ def read_mixture(folder: Path | str, model: nn.Module) -> StoredMixture:
     """What was written, if it is whole and comes from this base model; else an error that shows the difference."""
     place = Path(folder)
     manifest = read_json(place / MANIFEST)
-    experts = tuple(
-        Expert(**{**record["expert"], "targets": tuple(record["expert"]["targets"])})
-        for record in manifest["experts"]
-    )
-    files = [place / "experts" / expert.adapter / _WEIGHTS for expert in experts]
-    hashes = [*(record["hash"] for record in manifest["experts"]), manifest["router"]]
+    files = {name: place / "experts" / name / _WEIGHTS for name in manifest["experts"]}
+    hashes = {**manifest["experts"], ROUTER: manifest["router"]}
     found, base = manifest["base"], base_fingerprint(model)
     different = [] if found == base else [f"base model: {found} saved, {base} now"]
-    for file, expected in zip([*files, place / ROUTER], hashes, strict=True):
+    for name, file in {**files, ROUTER: place / ROUTER}.items():
         if not file.is_file():
             different.append(f"{file.relative_to(place)} is missing")
-        elif fingerprint_file(file) != expected:
+        elif fingerprint_file(file) != hashes[name]:
             different.append(f"{file.relative_to(place)} is not what was written")
     if different:
         raise CheckpointError(
@@ -99,5 +96,12 @@ def read_mixture(folder: Path | str, model: nn.Module) -> StoredMixture:
             found="; ".join(different),
             remedy="Load the base model that it was trained on, or save the mixture again.",
         )
-    weights = tuple(load_file(file) for file in files)
-    return StoredMixture(manifest["settings"], experts, weights, load_file(place / ROUTER))
+    weights = {name: load_file(file) for name, file in files.items()}
+    events = tuple(_event(record) for record in manifest["events"])
+    return StoredMixture(manifest["settings"], events, weights, load_file(place / ROUTER))
+
+
+def _event(record: dict[str, Any]) -> Event:
+    born = record["expert"]
+    expert = born and Expert(**{**born, "targets": tuple(born["targets"])})
+    return Event(record["kind"], record["name"], expert)
