@@ -152,7 +152,7 @@ def embed_rows(
         sums.index_add_(0, place_of[places][counted.nonzero()[:, 0]], states.double())
     tokens = torch.tensor([float(item.scored_tokens) for item in scored], dtype=torch.float64)
     counts = torch.zeros(len(names), dtype=torch.float64).index_add_(0, place_of, tokens)
-    return Embedding((sums / counts[:, None]).float(), int(tokens.sum()))
+    return Embedding((sums / counts[:, None]).float(), sum(item.scored_tokens for item in scored))
 
 
 def assess(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
@@ -196,10 +196,10 @@ def _calibrated(batch: Embedding, library: Library, settings: NoveltySettings) -
     if fewest > settings.level:
         why = f"with {settings.batches} batches p is at least {fewest:.3g}, and {settings.level:g} is not reached"
         return Novelty("undecided", p, similarity, nearest, why)
-    share = f"p is {p:.3g} that such rows come from {nearest}, the likeliest of {len(library)}"
+    share = f"were these rows of {nearest}, the likeliest of {len(library)}, a share p of {p:.3g} would be as strange"
     if p <= settings.level:
-        return Novelty("new", p, similarity, nearest, f"{share}: at most {settings.level:g}")
-    return Novelty("known", p, similarity, nearest, f"{share}: above {settings.level:g}")
+        return Novelty("new", p, similarity, nearest, f"{share}, at most {settings.level:g}")
+    return Novelty("known", p, similarity, nearest, f"{share}, above {settings.level:g}")
 
 
 def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Generator) -> float:
