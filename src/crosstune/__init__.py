@@ -7,6 +7,7 @@ The plan of the house; imports only go down, and no wing imports another::
     interference        do two learning signals pull apart, and where?
     circuits            which attention heads do two tasks pull at, together or against each other?
     merging             what was forgotten, given back: the best model between before and after
+    experts             what is new gets a LoRA expert of its own, and a router asks them per token
     report              one offline page per run folder; knows no wing
     foundation          models, data, training, evaluation, statistics, records: what every wing stands on
 
@@ -17,6 +18,7 @@ is instant and touches nothing::
     measure_conflict, measure_rollback  functions on your own model and checkpoints
     measure_circuits                    which attention heads two tasks pull at together or against each other
     repair                              the models between two checkpoints: give back what was forgotten
+    ExpertMixture                       a frozen model with an expert for each skill that came since
     run, show                           a whole study, and what a run folder says
     Task, Run, Anatomy                  what crosses walls: rows, results, the parts of a model
 """
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crosstune.circuits import measure_circuits as measure_circuits
+    from crosstune.experts import ExpertMixture as ExpertMixture
     from crosstune.foundation.data import Task as Task
     from crosstune.foundation.models import Anatomy as Anatomy
     from crosstune.foundation.records import Run as Run
@@ -53,6 +56,7 @@ _ROOM_OF = {
     "measure_circuits": "crosstune.circuits",
     "repair": "crosstune.merging",
     "RepairAtStageEnd": "crosstune.merging",
+    "ExpertMixture": "crosstune.experts",
     "run": "crosstune.studies",
     "show": "crosstune.studies",
 }
@@ -68,6 +72,7 @@ __all__ = [
     "measure_circuits",
     "repair",
     "RepairAtStageEnd",
+    "ExpertMixture",
     "run",
     "show",
     "__version__",

@@ -164,7 +164,7 @@ def test_generation_with_a_cache_is_generation_without(three: ExpertMixture) -> 
 
 def test_experts_without_mass_cost_nothing(folder: Path, tmp_path: Path) -> None:
     mixture = fresh(folder, top=1)
-    mixture.register("base", texts("animals"))
+    mixture.register("base", texts("animals", 48))
     learn(mixture, "numbers", tmp_path)
     logits(mixture.eval(), batch_of(mixture, "animals"))
     assert mixture.gates.values.shape[-1] == len(mixture.gates.names) <= 1
@@ -233,7 +233,10 @@ def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
         mixture.spawn("shapes")
     with pytest.raises(DataError, match="`rows` must"):
         mixture.register("numbers", [])
-    rows = tuple(Row(text, text) for text in set(texts("numbers")))
+    with pytest.raises(DataError, match="must be at least 32 different ones.*found 2"):
+        mixture.register("numbers", texts("numbers")[:2] * 20)
+    assert mixture.learning == "numbers"
+    rows = tuple(Row(text, text) for text in set(texts("numbers", 48)))
     mixture.register(Task("numbers", train=rows[1:], test=rows[:1]))
     with pytest.raises(SettingsError, match="be no other expert's"):
         mixture.spawn("Numbers")

@@ -63,7 +63,7 @@ def test_names_that_peft_confuses_keep_all_their_tensors(base: Path, tmp_path: P
         mixture.spawn(name, rank=2)
         for value in mixture.parameters_of(name):
             value.data.normal_()
-        mixture.register(name, texts("numbers"))
+        mixture.register(name, texts("numbers", 48))
     mixture.save(tmp_path / "saved")
     again = ExpertMixture.load(tmp_path / "saved", load_model(base), load_tokenizer(base))
     for name in NAMES:

@@ -1,1 +1,38 @@
-"""Experts that are born when something new arrives: LoRA experts mixed per token, ordinary PEFT adapters at the end."""
+"""A LoRA expert for each skill that is new, mixed per token; ordinary PEFT adapters at the end.
+
+`settings` (no torch) · `novelty` says whether a skill is new · `gated` is the layer · `router` tells skills apart by their prefix ·
+`bank` is the log of what happened · `storage` writes and reads · `mixture` is all of it around a model · `health` says who forgot.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crosstune.foundation import fetched_from as _fetched_from
+
+if TYPE_CHECKING:
+    from crosstune.experts.health import SkillHealth, skill_health
+    from crosstune.experts.mixture import ExpertMixture
+    from crosstune.experts.novelty import Novelty
+    from crosstune.experts.router import PrefixRouter
+    from crosstune.experts.settings import NoveltySettings
+
+__all__ = [
+    "ExpertMixture",
+    "Novelty",
+    "NoveltySettings",
+    "PrefixRouter",
+    "SkillHealth",
+    "skill_health",
+]
+
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "mixture": "ExpertMixture",
+        "novelty": "Novelty",
+        "settings": "NoveltySettings",
+        "router": "PrefixRouter",
+        "health": "SkillHealth skill_health",
+    },
+)

@@ -111,10 +111,17 @@ def skill_health(mixture: ExpertMixture, skill: str, encoded: Sequence[Encoded])
             routed[places, 1:width] = token_nats(mixture, batch).double().cpu()
             with mixture.answering(*own):
                 known[places, 1:width] = token_nats(mixture, batch).double().cpu()
-    names = [] if mixture.router is None else list(mixture.router.names)
-    sums, count = torch.zeros(len(names), dtype=torch.float64), 0
-    for features, mask in mixture.features(encoded) if mixture.router is not None else ():
-        gates = mixture.router.gates(features, top=mixture.top)[mask]
-        sums, count = sums + gates.double().sum(dim=0).cpu(), count + len(gates)
-    usage = dict(zip(names, (sums / max(count, 1)).tolist(), strict=True))
-    return SkillHealth(skill, routed, known, scored, tuple(row.unit for row in encoded), usage)
+    units = tuple(row.unit for row in encoded)
+    return SkillHealth(skill, routed, known, scored, units, _usage(mixture, encoded))
+
+
+def _usage(mixture: ExpertMixture, encoded: Sequence[Encoded]) -> dict[str, float]:
+    """The mean gate of each skill over real tokens; empty where nothing is registered."""
+    router = mixture.router
+    if router is None:
+        return {}
+    gates = [
+        router.gates(features, top=mixture.top)[mask].double().cpu()
+        for features, mask in mixture.features(encoded)
+    ]
+    return dict(zip(router.names, torch.cat(gates).mean(dim=0).tolist(), strict=True))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -280,31 +282,38 @@ class ExpertMixture(nn.Module):
 
         Raises:
             SettingsError: There is no such expert.
-            DataError: There are no rows.
+            DataError: There are too few rows.
         """
         if isinstance(name, Task):
             name, rows = name.name, name if rows is None else rows
         if name != BASE:
             self.bank.expert(name)
         encoded = self._encoded(rows)
-        learned = [row for at, row in enumerate(encoded) if at % _HELD_OUT] or encoded
-        sums: SkillSums | None = None
-        for features, mask in self.features(learned):
-            part = SkillSums.of(features, mask)
-            sums = part if sums is None else sums + part
-        if self.router is None:
-            self.router = PrefixRouter()
-        self.router.learn(name, cast(SkillSums, sums))
-        tokens = torch.cat([found[mask] for found, mask in self.features(encoded[::_HELD_OUT])])
-        self.tuning[name] = tokens[:: max(1, len(tokens) // _TUNING_TOKENS)].cpu()
-        if len(self.tuning) > 1:
-            self.router.tune(self.tuning)
         found = self._embedding(encoded)
+        if len(found.rows) < self.novelty.min_rows:
+            raise DataError(
+                "rows",
+                law=f"must be at least {self.novelty.min_rows} different ones for a skill to be known again",
+                found=f"{len(found.rows)}",
+                remedy="Give more rows, or lower min_rows of NoveltySettings.",
+            )
+        self._teach_router(name, encoded)
         known = self.library.get(name)
         self.library[name] = found if known is None else known.moved(found, _MOVED)
         self.bank.record(Event("register", name))
         if self.learning is None:
             self.model.requires_grad_(False)
+
+    def _teach_router(self, name: str, encoded: Sequence[Encoded]) -> None:
+        """Add the sums of most rows; some rows choose the temperature."""
+        learned = [row for at, row in enumerate(encoded) if at % _HELD_OUT]
+        parts = [SkillSums.of(features, mask) for features, mask in self.features(learned)]
+        router = self.router = self.router or PrefixRouter()
+        router.learn(name, reduce(add, parts))
+        tokens = torch.cat([found[mask] for found, mask in self.features(encoded[::_HELD_OUT])])
+        self.tuning[name] = tokens[:: max(1, len(tokens) // _TUNING_TOKENS)].cpu()
+        if len(self.tuning) > 1:
+            router.tune(self.tuning)
 
     def features(self, encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
         """What the router reads of rows, batch by batch: features [B, T, 2d + 1], and which tokens are real."""
