@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,20 +15,32 @@ from transformers.pytorch_utils import Conv1D
 from crosstune.foundation.errors import UnsupportedError
 
 
-@dataclass
 class Gates:
     """Who answers, and how much of each: shared by all layers of a mixture, and in no checkpoint of an expert."""
 
-    names: tuple[str, ...] = ()
-    """The experts that answer."""
-    values: Tensor | None = None
-    """The weight of each expert at each token, [B, T, experts], float32; None where each answers whole."""
+    def __init__(self) -> None:
+        self.answer(())
 
-    def of(self, names: Sequence[str]) -> Tensor | None:
-        """The weights of some of the experts."""
-        if self.values is None or list(names) == list(self.names):
-            return self.values
-        return self.values[..., [self.names.index(name) for name in names]]
+    def answer(self, names: Sequence[str], values: Tensor | None = None) -> None:
+        """From now on these experts answer: whole, or weighed at each token by `values` [B, T, experts]."""
+        self.names, self.values = tuple(names), values
+        self._wide: dict[object, Tensor] = {}
+
+    def wide(self, ranks: Mapping[str, int], scalings: Mapping[str, float], like: Tensor) -> Tensor:
+        """The weight of each column of the experts' factors side by side, scaling included: [B, T, Σ rank], or [Σ rank] where whole.
+
+        Layers of the same ranks share it.
+        """
+        key = (tuple(ranks.items()), tuple(scalings.items()), like.dtype, like.device)
+        if key not in self._wide:
+            size = torch.tensor(list(ranks.values()), device=like.device)
+            scale = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
+            weights = scale
+            if self.values is not None:
+                own = [self.names.index(name) for name in ranks]
+                weights = scale * self.values[..., own].to(like)
+            self._wide[key] = weights.repeat_interleave(size, dim=-1)
+        return self._wide[key]
 
 
 class GatedLinear(Linear):
@@ -67,19 +78,15 @@ class GatedLinear(Linear):
         names = [name for name in self.gates.names if name in self.lora_A]
         if not names:
             return result
-        narrow, wide = self._factors(names)
+        narrow = torch.cat([cast(Tensor, self.lora_A[name].weight) for name in names])
+        wide = torch.cat([cast(Tensor, self.lora_B[name].weight) for name in names], dim=1)
         z = functional.linear(self.lora_dropout[names[0]](x).to(narrow.dtype), narrow)
-        weights = self.gates.of(names)
-        if weights is not None:
-            ranks = torch.tensor([self.r[name] for name in names], device=z.device)
-            z = z * weights.to(z.dtype).repeat_interleave(ranks, dim=-1)
+        if len(names) == 1 and self.gates.values is None:  # to the bit as PEFT computes it
+            share: Tensor = functional.linear(z, wide) * self.scaling[names[0]]
+            return result + share.to(result.dtype)
+        ranks = {name: self.r[name] for name in names}
+        z = z * self.gates.wide(ranks, {name: self.scaling[name] for name in names}, z)
         return result + functional.linear(z, wide).to(result.dtype)
-
-    def _factors(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """[A_e] and [s_e B_e] side by side."""
-        narrow = [cast(Tensor, self.lora_A[name].weight) for name in names]
-        wide = [self.scaling[name] * self.lora_B[name].weight for name in names]
-        return torch.cat(narrow), torch.cat(wide, dim=1)
 
     def merge(self, safe_merge: bool = False, adapter_names: Any = None) -> None:
         """Refused: a gate depends on the token, so no weight is the mixture's."""

@@ -171,8 +171,7 @@ class ExpertMixture(nn.Module):
         if fixed is None and self.router is not None and self.router.names:
             self._weigh(args[0])
             return
-        self.gates.names = tuple(self.bank.experts[name].adapter for name in fixed or ())
-        self.gates.values = None
+        self.gates.answer([self.bank.experts[name].adapter for name in fixed or ()])
 
     def _weigh(self, states: Tensor) -> None:
         router = cast(PrefixRouter, self.router)
@@ -188,8 +187,7 @@ class ExpertMixture(nn.Module):
         present = weights[..., [router.names.index(name) for name in own]]
         answers = (present > 0).flatten(0, 1).any(dim=0).tolist()
         kept = [at for at, some in enumerate(answers) if some]
-        self.gates.names = tuple(self.bank.experts[own[at]].adapter for at in kept)
-        self.gates.values = present[..., kept]
+        self.gates.answer([self.bank.experts[own[at]].adapter for at in kept], present[..., kept])
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         """Let the running mean go along with the cache."""
