@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import GenerationConfig, Trainer, TrainingArguments
 
 from crosstune.experts.mixture import ExpertMixture
 from crosstune.experts.settings import NoveltySettings
 from crosstune.foundation.data import Encoded, Row, Task, collate, encode, pack
-from crosstune.foundation.errors import DataError, SettingsError, TrainingError, UnsupportedError
+from crosstune.foundation.errors import (
+    DataError,
+    ModelError,
+    SettingsError,
+    TrainingError,
+    UnsupportedError,
+)
 from crosstune.foundation.models import load_model, load_tokenizer, model_inputs
 from crosstune.foundation.training import StageData, TrainingSettings, train_stage
 from crosstune.foundation.worlds import random_model
@@ -250,3 +256,52 @@ def test_what_is_new_and_what_is_known(folder: Path) -> None:
     assert (again.verdict, again.nearest) == ("known", "base")
     assert mixture.assess(texts("shapes", 48)).is_new
     assert mixture.assess(texts("shapes", 4)).verdict == "undecided"
+
+
+def test_a_cache_goes_on_however_positions_are_told(three: ExpertMixture) -> None:
+    ids = torch.tensor([rows_of(three, "numbers", seed=1)[0].input_ids])
+    with torch.no_grad():
+        whole = three(ids).logits
+        for told in (False, True):
+            first = three(ids[:, :6], use_cache=True)
+            mask = torch.ones_like(ids) if told else None
+            rest = three(ids[:, 6:], attention_mask=mask, past_key_values=first.past_key_values)
+            close(rest.logits, whole[:, 6:])
+
+
+def test_calls_that_hide_where_sequences_begin_are_refused(three: ExpertMixture) -> None:
+    batch = batch_of(three, "numbers")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    base = three.get_base_model()
+    with torch.no_grad():
+        close(base(ids, mask).logits, three(ids, mask).logits)  # by position, too
+    with pytest.raises(UnsupportedError, match="a call of a part of the model"):
+        base.model(input_ids=ids)
+    square = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1).bool().tril()
+    with pytest.raises(UnsupportedError, match="a mask of another shape"):
+        three(ids, square)
+    beams = GenerationConfig(num_beams=2)
+    with pytest.raises(UnsupportedError, match="`generate` must go on from one cache"):
+        three.generate(input_ids=ids, generation_config=beams)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 0}, "`rank` must be at least 1"),
+        ({"alpha": 0.0}, "`alpha` must be positive"),
+        (
+            {"targets": ["q_proj", "lm_head"]},
+            "`targets` must be linear modules.*lm_head.*down_proj",
+        ),
+    ],
+)
+def test_a_birth_that_cannot_be_is_refused(folder: Path, options: Any, message: str) -> None:
+    mixture = fresh(folder)
+    with pytest.raises(SettingsError, match=message):
+        mixture.spawn("numbers", **options)
+    mixture.spawn("numbers", targets=["q_proj"])
+    mixture.register("numbers", texts("numbers", 48))
+    assert len(mixture.spawn("shapes").targets) == 7  # its own, not those of the first
+    with pytest.raises(ModelError, match="must have no adapters"):
+        ExpertMixture(mixture.get_base_model(), mixture.tokenizer)

@@ -10,11 +10,11 @@ from peft import PeftModel
 from tests.experts.test_mixture import batch_of, fresh, learn, logits, texts
 
 from crosstune.experts.mixture import ExpertMixture
-from crosstune.foundation.errors import CheckpointError, TrainingError
+from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.foundation.worlds import random_model
 
-NAMES = ("0", "layers", "q_proj", "q")  # as PEFT would confuse them
+NAMES = ("0", "layers", "router.x", "q")  # as PEFT would confuse them
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +93,10 @@ def test_an_expert_that_learns_is_not_saved(base: Path, tmp_path: Path) -> None:
     mixture.spawn("numbers", rank=2)
     with pytest.raises(TrainingError, match="`save` must come when no expert is learning"):
         mixture.save(tmp_path / "saved")
+
+
+def test_a_folder_that_is_no_mixture_is_left_alone(mixture: ExpertMixture, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(StorageError, match="must be free, empty or hold a saved mixture"):
+        mixture.save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years"

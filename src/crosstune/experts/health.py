@@ -66,6 +66,7 @@ class SkillHealth:
     def entropy(self) -> float:
         """The entropy of `usage` over its largest, from 0 (one answers all) to 1 (all alike); 0 for one skill."""
         shares = torch.tensor([share for share in self.usage.values() if share > 0.0])
+        shares = shares / shares.sum()
         most = math.log(len(self.usage))
         return float(-(shares * shares.log()).sum()) / most if most else 0.0
 
@@ -96,7 +97,9 @@ def skill_health(mixture: ExpertMixture, skill: str, encoded: Sequence[Encoded])
 
     Raises:
         SettingsError: There is no such expert.
+        TrainingError: An expert is learning, which answers alone meanwhile.
     """
+    mixture.bank.check_idle("skill_health")
     shape = (len(encoded), max(len(row.input_ids) for row in encoded))
     routed, known = torch.zeros(2, *shape, dtype=torch.float64)
     scored = torch.zeros(shape, dtype=torch.bool)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
+from inspect import signature
+from math import isfinite
 from operator import add
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
@@ -24,10 +27,17 @@ from crosstune.experts.router import PrefixRouter, PrefixState, SkillSums, prefi
 from crosstune.experts.settings import NoveltySettings
 from crosstune.experts.storage import read_mixture, write_mixture
 from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
-from crosstune.foundation.errors import DataError, TrainingError, UnsupportedError
+from crosstune.foundation.errors import (
+    DataError,
+    ModelError,
+    SettingsError,
+    TrainingError,
+    UnsupportedError,
+)
 from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Stream, positions
 from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.settings.options import at_least
 
 BASE = "base"
 """The skill of the model itself: what it answers alone."""
@@ -46,6 +56,10 @@ class _Underway:
 
     positions: Tensor | None
     cache: Any
+    begin: int = 0
+    """Tokens that the cache held before."""
+    masked: bool = False
+    """Whether a mask says where tokens stand that is not [B, T]."""
     state: PrefixState | None = None
 
 
@@ -54,7 +68,8 @@ class ExpertMixture(nn.Module):
 
     The router reads each token's state at one site of the frozen model and the causal mean of the states so far; experts
     sit in the blocks from that site upward. While an expert learns it answers alone; when its skill is registered it is
-    frozen, so nothing is forgotten but by a wrong gate.
+    frozen, so nothing is forgotten but by a wrong gate. Register rows of what the model shall go on answering itself as
+    ``base``: without them every token goes to some expert.
 
     Args:
         model: A causal language model of a known family, without adapters; it is frozen.
@@ -88,13 +103,21 @@ class ExpertMixture(nn.Module):
         self.tuning: dict[str, Tensor] = {}
         self.library: dict[str, Embedding] = {}
         self._fixed: tuple[str, ...] | None = None
-        self._call = _Underway(None, None)
+        self._call: _Underway | None = None
         self._states: WeakKeyDictionary[Any, PrefixState] = WeakKeyDictionary()
+        if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            raise ModelError(
+                "model",
+                law="must have no adapters: they would be part of what stays as it is",
+                found="a model with PEFT layers in it",
+                remedy="Load the base model anew, or merge the adapter into it first.",
+            )
         stream = Stream.of(model)
         self._width = stream.width
+        self._linear = self._linear_modules(stream)
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         stream.entries[site].register_forward_pre_hook(self._route)
-        model.register_forward_hook(self._end)
+        model.register_forward_hook(self._end, always_call=True)
 
     # ---- the model ----
 
@@ -115,6 +138,15 @@ class ExpertMixture(nn.Module):
             **others,
         )
 
+    def __getattr__(self, name: str) -> Any:
+        """What trainers ask a model for and a mixture has not, the base model answers."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":
+                raise
+            return getattr(self.get_base_model(), name)
+
     @property
     def learning(self) -> str | None:
         """The skill whose expert learns, and answers alone meanwhile."""
@@ -132,7 +164,9 @@ class ExpertMixture(nn.Module):
 
     def generate(self, *args: Any, **options: Any) -> Any:
         """Generate as the model does; the router's running mean goes along with the cache."""
-        if options.get("num_beams", 1) > 1 or options.get("assistant_model") is not None:
+        config = options.get("generation_config") or self.get_base_model().generation_config
+        beams = options.get("num_beams", config.num_beams) or 1
+        if beams > 1 or options.get("assistant_model") is not None:
             raise UnsupportedError(
                 "generate",
                 law="must go on from one cache per sequence: the router's running mean goes along with it",
@@ -157,11 +191,13 @@ class ExpertMixture(nn.Module):
 
     def _begin(self, model: nn.Module, args: Any, keywords: Any) -> None:
         """Note where the tokens of this call stand."""
-        cache = keywords.get("past_key_values")
-        place, mask = keywords.get("position_ids"), keywords.get("attention_mask")
+        given = {**dict(zip(signature(model.forward).parameters, args, strict=False)), **keywords}
+        cache, mask = given.get("past_key_values"), given.get("attention_mask")
+        place = given.get("position_ids")
         if place is None and mask is not None and mask.dim() == 2:
             place = positions(mask)
-        self._call = _Underway(place, cache)
+        begin = 0 if cache is None else int(cache.get_seq_length())
+        self._call = _Underway(place, cache, begin, masked=place is None and mask is not None)
 
     def _route(self, block: nn.Module, args: tuple[Any, ...]) -> None:
         """Say who answers, before the first block that has experts."""
@@ -174,15 +210,24 @@ class ExpertMixture(nn.Module):
         self.gates.answer([self.bank.experts[name].adapter for name in fixed or ()])
 
     def _weigh(self, states: Tensor) -> None:
-        router = cast(PrefixRouter, self.router)
+        router, call = cast(PrefixRouter, self.router), self._call
+        if call is None or call.masked:
+            raise UnsupportedError(
+                "attention_mask",
+                law="must be [B, T], in a call of the model itself, for the router to know where sequences begin",
+                found="a call of a part of the model"
+                if call is None
+                else "a mask of another shape",
+                remedy="Call the mixture, and give position_ids beside such a mask.",
+            )
         rows, tokens = states.shape[:2]
-        place = self._call.positions
+        place = call.positions
         if place is None:
-            place = torch.arange(tokens, device=states.device)
+            place = torch.arange(call.begin, call.begin + tokens, device=states.device)
         place = place[..., -tokens:].expand(rows, tokens)
-        before = self._states.get(self._call.cache) if self._call.cache is not None else None
-        features, self._call.state = prefix_features(states.detach(), place, before)
-        weights = router.gates(features, top=self.top)
+        before = self._states.get(call.cache) if call.cache is not None else None
+        features, call.state = prefix_features(states.detach(), place, before)
+        weights = router.gates(features, top=self.top and min(self.top, len(router.names)))
         own = [name for name in router.names if name != BASE]
         present = weights[..., [router.names.index(name) for name in own]]
         answers = (present > 0).flatten(0, 1).any(dim=0).tolist()
@@ -191,9 +236,10 @@ class ExpertMixture(nn.Module):
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         """Let the running mean go along with the cache."""
-        cache = getattr(output, "past_key_values", None)
-        if cache is not None and self._call.state is not None:
-            self._states[cache] = self._call.state
+        cache, call = getattr(output, "past_key_values", None), self._call
+        if cache is not None and call is not None and call.state is not None:
+            self._states[cache] = call.state
+        self._call = None
 
     # ---- the life of an expert ----
 
@@ -235,9 +281,17 @@ class ExpertMixture(nn.Module):
         """
         self.bank.check_idle("spawn")
         adapter = self.bank.adapter_name(name, BASE)
-        expert = Expert(
-            name, adapter, rank, alpha or 2.0 * rank, tuple(targets) or self._linear_modules()
-        )
+        at_least("rank", rank, 1)
+        alpha = 2.0 * rank if alpha is None else float(alpha)
+        unknown = sorted(set(targets) - set(self._linear))
+        if unknown or not (isfinite(alpha) and alpha > 0.0):
+            raise SettingsError(
+                "targets" if unknown else "alpha",
+                law="must be linear modules of the blocks" if unknown else "must be positive",
+                found=", ".join(unknown) or alpha,
+                remedy=f"Use some of {', '.join(self._linear)}." if unknown else "Leave it out.",
+            )
+        expert = Expert(name, adapter, rank, alpha, tuple(targets) or self._linear)
         self._add(expert)
         self.bank.record(Event("spawn", name, expert))
         for parameter in self.parameters_of(name):
@@ -378,8 +432,13 @@ class ExpertMixture(nn.Module):
             set_peft_model_state_dict(mixture.model, weights, adapter_name=expert.adapter)
         if stored.router:
             mixture.router = PrefixRouter()
-            own = {name.partition("router.")[2]: value for name, value in stored.router.items()}
-            mixture.router.load({name: value for name, value in own.items() if name})
+            mixture.router.load(
+                {
+                    name.removeprefix("router."): value
+                    for name, value in stored.router.items()
+                    if name.startswith("router.")
+                }
+            )
             for name in mixture.router.names:
                 mixture.tuning[name] = stored.router[f"tuning.{name}"]
                 tokens = int(stored.router[f"tokens.{name}"])
@@ -388,21 +447,15 @@ class ExpertMixture(nn.Module):
 
     # ---- names ----
 
-    def _linear_modules(self) -> tuple[str, ...]:
-        """The names of linear modules in the blocks from the router's site upward, found once."""
-        if self.bank.experts:
-            return next(iter(self.bank.experts.values())).targets
-        blocks = Stream.of(self.get_base_model()).entries[self.site : -1]
-        return tuple(
-            sorted(
-                {
-                    path.rpartition(".")[2]
-                    for block in blocks
-                    for path, module in block.named_modules()
-                    if isinstance(module, nn.Linear | Conv1D)
-                }
-            )
-        )
+    def _linear_modules(self, stream: Stream) -> tuple[str, ...]:
+        """The names of linear modules in the blocks from the router's site upward."""
+        names = {
+            path.rpartition(".")[2]
+            for block in stream.entries[self.site : -1]
+            for path, module in block.named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
+        }
+        return tuple(sorted(names))
 
     def _encoded(self, rows: Any) -> list[Encoded]:
         found = encode(as_rows(rows, "rows"), self.tokenizer, self.length)

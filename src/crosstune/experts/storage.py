@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crosstune.experts.bank import Bank, Event, Expert
-from crosstune.foundation.errors import CheckpointError, TrainingError
+from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError
 from crosstune.foundation.models.loading import tensors_fingerprint
 from crosstune.foundation.storage import atomic_folder, fingerprint_file, read_json, write_json
 
@@ -48,7 +48,15 @@ def write_mixture(
     settings: Mapping[str, Any],
 ) -> Path:
     """Write all of a mixture, whole or not at all; an expert of which PEFT leaves a tensor out is an error."""
-    with atomic_folder(folder, replace=True) as fresh:
+    place = Path(folder)
+    if place.exists() and not (place / MANIFEST).is_file() and any(place.iterdir()):
+        raise StorageError(
+            "folder",
+            law="must be free, empty or hold a saved mixture",
+            found=f"other content at {place}",
+            remedy="Choose another folder.",
+        )
+    with atomic_folder(place, replace=True) as fresh:
         hashes = {}
         for expert in bank.experts.values():
             model.save_pretrained(fresh / "experts", selected_adapters=[expert.adapter])
@@ -73,7 +81,7 @@ def write_mixture(
             "router": fingerprint_file(fresh / ROUTER),
         }
         write_json(fresh / MANIFEST, manifest)
-    return Path(folder)
+    return place
 
 
 def read_mixture(folder: Path | str, model: nn.Module) -> StoredMixture:
