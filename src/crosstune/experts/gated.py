@@ -98,6 +98,12 @@ class GatedLinear(Linear):
         )
 
 
+def factors(model: nn.Module, adapter: str) -> list[nn.Parameter]:
+    """The factors of one adapter in all layers."""
+    end = f".{adapter}.weight"
+    return [v for name, v in model.named_parameters() if ".lora_" in name and name.endswith(end)]
+
+
 def gated(**options: Any) -> LoraConfig:
     """PEFT's configuration of an expert, whose layers are gated."""
     config = LoraConfig(task_type="CAUSAL_LM", **options)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crosstune.experts.mixture import BASE, ExpertMixture
-from crosstune.foundation.data import Encoded, collate
+from crosstune.foundation.data import UNSCORED, Encoded, collate
 from crosstune.foundation.evaluation import token_nats
 from crosstune.foundation.evaluation.scoring import batches_of, unit_sums
 from crosstune.foundation.models import measuring
@@ -110,7 +110,7 @@ def skill_health(mixture: ExpertMixture, skill: str, encoded: Sequence[Encoded])
             batch = collate([encoded[at] for at in places], 0)
             width = batch["labels"].shape[1]
             batch = {name: value.to(device) for name, value in batch.items()}
-            scored[places, 1:width] = (batch["labels"][:, 1:] != -100).cpu()
+            scored[places, 1:width] = (batch["labels"][:, 1:] != UNSCORED).cpu()
             routed[places, 1:width] = token_nats(mixture, batch).double().cpu()
             with mixture.answering(*own):
                 known[places, 1:width] = token_nats(mixture, batch).double().cpu()
@@ -124,7 +124,7 @@ def _usage(mixture: ExpertMixture, encoded: Sequence[Encoded]) -> dict[str, floa
     if router is None:
         return {}
     gates = [
-        router.gates(features, top=mixture.top)[mask].double().cpu()
+        mixture.gates_of(features)[mask].double().cpu()
         for features, mask in mixture.features(encoded)
     ]
     return dict(zip(router.names, torch.cat(gates).mean(dim=0).tolist(), strict=True))

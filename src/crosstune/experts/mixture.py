@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
 from crosstune.experts.bank import Bank, Event, Expert
-from crosstune.experts.gated import GatedLinear, Gates, gated
+from crosstune.experts.gated import GatedLinear, Gates, factors, gated
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
 from crosstune.experts.router import PrefixRouter, PrefixState, SkillSums, prefix_features
 from crosstune.experts.settings import NoveltySettings
@@ -93,6 +93,14 @@ class ExpertMixture(nn.Module):
         novelty: NoveltySettings | None = None,
     ) -> None:
         super().__init__()
+        if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            raise ModelError(
+                "model",
+                law="must have no adapters: they would be part of what stays as it is",
+                found="a model with PEFT layers in it",
+                remedy="Load the base model anew, or merge the adapter into it first.",
+            )
+        stream = Stream.of(model)
         self.novelty = novelty or NoveltySettings()
         self.model: Any = model.requires_grad_(False)
         self.tokenizer = tokenizer
@@ -105,15 +113,7 @@ class ExpertMixture(nn.Module):
         self._fixed: tuple[str, ...] | None = None
         self._call: _Underway | None = None
         self._states: WeakKeyDictionary[Any, PrefixState] = WeakKeyDictionary()
-        if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-            raise ModelError(
-                "model",
-                law="must have no adapters: they would be part of what stays as it is",
-                found="a model with PEFT layers in it",
-                remedy="Load the base model anew, or merge the adapter into it first.",
-            )
-        stream = Stream.of(model)
-        self._width = stream.width
+        self._arguments = tuple(signature(model.forward).parameters)
         self._linear = self._linear_modules(stream)
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         stream.entries[site].register_forward_pre_hook(self._route)
@@ -191,7 +191,7 @@ class ExpertMixture(nn.Module):
 
     def _begin(self, model: nn.Module, args: Any, keywords: Any) -> None:
         """Note where the tokens of this call stand."""
-        given = {**dict(zip(signature(model.forward).parameters, args, strict=False)), **keywords}
+        given = {**dict(zip(self._arguments, args, strict=False)), **keywords}
         cache, mask = given.get("past_key_values"), given.get("attention_mask")
         place = given.get("position_ids")
         if place is None and mask is not None and mask.dim() == 2:
@@ -227,7 +227,7 @@ class ExpertMixture(nn.Module):
         place = place[..., -tokens:].expand(rows, tokens)
         before = self._states.get(call.cache) if call.cache is not None else None
         features, call.state = prefix_features(states.detach(), place, before)
-        weights = router.gates(features, top=self.top and min(self.top, len(router.names)))
+        weights = self.gates_of(features)
         own = [name for name in router.names if name != BASE]
         present = weights[..., [router.names.index(name) for name in own]]
         answers = (present > 0).flatten(0, 1).any(dim=0).tolist()
@@ -321,9 +321,7 @@ class ExpertMixture(nn.Module):
 
     def parameters_of(self, name: str) -> list[nn.Parameter]:
         """An expert's factors."""
-        part = f".{self.bank.expert(name).adapter}.weight"
-        found = self.model.named_parameters()
-        return [value for key, value in found if ".lora_" in key and key.endswith(part)]
+        return factors(self.model, self.bank.expert(name).adapter)
 
     def register(self, name: str | Task, rows: Any = None) -> None:
         """The router learns the skill from its rows, and its expert, if it was learning, is frozen.
@@ -377,6 +375,11 @@ class ExpertMixture(nn.Module):
                 states = stream.read(batch, [self.site])[self.site]
                 mask = batch["attention_mask"]
                 yield prefix_features(states, positions(mask))[0], mask.bool()
+
+    def gates_of(self, features: Tensor) -> Tensor:
+        """The gate of each of the router's skills, [B, T, K], the `top` largest where so many answer."""
+        router = cast(PrefixRouter, self.router)
+        return router.gates(features, top=self.top and min(self.top, len(router.names)))
 
     def callback(self) -> TrainerCallback:
         """For a transformers or TRL trainer: refuses an optimizer that would not move the expert that learns."""

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crosstune.experts.bank import Bank, Event, Expert
+from crosstune.experts.gated import factors
 from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError
 from crosstune.foundation.models.loading import tensors_fingerprint
 from crosstune.foundation.storage import atomic_folder, fingerprint_file, read_json, write_json
@@ -61,8 +62,7 @@ def write_mixture(
         for expert in bank.experts.values():
             model.save_pretrained(fresh / "experts", selected_adapters=[expert.adapter])
             weights = fresh / "experts" / expert.adapter / _WEIGHTS
-            part = f".{expert.adapter}.weight"
-            own = sum(key.endswith(part) and ".lora_" in key for key, _ in model.named_parameters())
+            own = len(factors(model, expert.adapter))
             if (written := len(load_file(weights))) != own:
                 raise TrainingError(
                     f"experts[{expert.name!r}]",
