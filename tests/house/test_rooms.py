@@ -18,7 +18,6 @@ SMALL = {
     "foundation/seeds.py": "a floor of its own",
     "foundation/records/sites.py": "the only module of records that knows models",
     "foundation/training/adapters.py": "the only module that loads peft",
-    "experts/settings.py": "its wing's only settings, which load no torch",
     "circuits/capture/labels.py": "one kind of randomness, beside none of the others",
     "merging/optimise/margin.py": "one rule of statistics, apart from the machinery of the search",
     "studies/catalogue.py": "read by the command line, which loads no torch",

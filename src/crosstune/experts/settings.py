@@ -1,12 +1,14 @@
-"""The settings of experts: when a skill is new. Imports no torch."""
+"""The settings of experts: when a skill is new, who answers a token, when experts come and go. Imports no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings.options import at_least, one_of
+from crosstune.foundation.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +43,145 @@ class NoveltySettings:
         one_of("over", self.over, ("max", "median", "nearest"))
         for name, least in (("batches", 1), ("neighbours", 1), ("min_rows", 4), ("min_tokens", 1)):
             at_least(name, getattr(self, name), least)
-        for name, holds, law, found in (
-            ("level", 0 < self.level < 1, "must lie between 0 and 1", self.level),
-            ("threshold", -1 < self.threshold < 1, "must lie between -1 and 1", self.threshold),
-            ("decay", 0 <= self.decay < 1, "must be at least 0 and below 1", self.decay),
-        ):
-            if not holds:
-                raise SettingsError(
-                    name,
-                    law=law,
-                    found=found,
-                    remedy="Choose a number there, or leave it out for the default.",
-                )
+        _within("level", self.level, above=0.0, below=1.0)
+        _within("threshold", self.threshold, above=-1.0, below=1.0)
+        _within("decay", self.decay, least=0.0, below=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterSettings:
+    """Who answers a token, and how that is learned."""
+
+    kind: Literal["prefix", "learned"] = "prefix"
+    """prefix: one analytic router, and an expert learns alone. learned: a router in every block, trained with the newest expert."""
+    top: int | None = None
+    """How many experts, the model itself among them, answer at a token; all where it is None."""
+    reads: Literal["state", "prefix"] = "prefix"
+    """What a learned router reads: a token's state, or beside it the mean of the states of its sequence so far."""
+    immature: int = 20
+    """Optimizer steps after a birth in which every expert answers a learned router; then two, and half as many later `top`."""
+    temperature: float = 1.0
+    """The learned gates' temperature at a birth, which falls to 1 while the expert is immature."""
+    renormalise: bool = False
+    """Whether the gates of the `top` experts are scaled up to sum to 1; of one expert the router then learns nothing."""
+    capacity: float | None = None
+    """While learning, an expert answers at most this many times its even share of the tokens of a sequence so far."""
+    routing: float = 1.0
+    """Weight of −log of the right skill's gate in the loss of a learned router."""
+    balance: float = 0.0
+    """Weight of its load balance, K Σ f p: 1 where all experts are used alike."""
+    entropy: float = 0.0
+    """Weight of its gates' entropy; below 0 it spreads them."""
+    z: float = 0.0
+    """Weight of the squared log-sum-exp of its scores."""
+    keep: float = 0.0
+    """Weight of the divergence of gates from those before the stage, on replayed rows."""
+    distillation: float = 0.0
+    """Weight of the divergence of the output from that of the experts before the stage, on replayed rows."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot route."""
+        one_of("kind", self.kind, ("prefix", "learned"))
+        one_of("reads", self.reads, ("state", "prefix"))
+        at_least("top", 1 if self.top is None else self.top, 1)
+        at_least("immature", self.immature, 0)
+        _within("temperature", self.temperature, least=1.0)
+        _within("capacity", 1.0 if self.capacity is None else self.capacity, above=0.0)
+        for name in ("routing", "balance", "z", "keep", "distillation"):
+            _within(name, getattr(self, name), least=0.0)
+        _within("entropy", self.entropy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """When experts are born, grow, freeze, merge and go. What is left at its default never happens."""
+
+    cooldown: int = 0
+    """Optimizer steps that must lie between two births."""
+    max_experts: int | None = None
+    """No birth beyond so many."""
+    min_gain: float = 0.0
+    """Nats per token that a probe of the smallest rank must win on held-out rows before a birth; 0 asks for no probe."""
+    probe_steps: int = 20
+    """Optimizer steps of the probe."""
+    grow_below: float | None = None
+    """Double the rank of the expert that learns where its last evaluation improved by less than so many nats per token …"""
+    max_rank: int = 64
+    """… up to this rank."""
+    freeze_below: float | None = None
+    """Freeze a projection of the expert that learns where a step moves it by less than this share of its norm."""
+    merge_every: int | None = None
+    """After so many skills, experts of little use that are alike are merged, and kept if no skill is shown to be worse."""
+    merge_usage: float = 0.05
+    """Mean gate below which an expert is of little use."""
+    merge_similarity: float = 0.5
+    """Cosine of updates above which experts are alike (average linkage)."""
+    max_parameters: int | None = None
+    """With more parameters in experts, the least used go; they stay on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can never be kept."""
+        for name in ("cooldown", "probe_steps"):
+            at_least(name, getattr(self, name), 0)
+        for name in ("max_experts", "max_rank", "merge_every", "max_parameters"):
+            found = getattr(self, name)
+            at_least(name, 1 if found is None else found, 1)
+        for name in ("min_gain", "grow_below", "freeze_below", "merge_usage"):
+            _within(name, getattr(self, name) or 0.0, least=0.0)
+        _within("merge_similarity", self.merge_similarity, above=-1.0, below=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkillsSettings:
+    """How skills are learned one after another."""
+
+    rank: int = 16
+    """Rank of an expert at its birth."""
+    router: RouterSettings = field(default_factory=RouterSettings)
+    """Who answers a token."""
+    novelty: NoveltySettings = field(default_factory=NoveltySettings)
+    """When a skill is new."""
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    """When experts come and go."""
+    replay: int = 0
+    """Rows of each skill that are kept to be learned again beside later ones."""
+    replay_share: float = 0.25
+    """The share of replayed rows in what is learned, all earlier skills alike."""
+    training: TrainingSettings = field(
+        default_factory=lambda: TrainingSettings(learning_rate=3e-3, steps=60)
+    )
+    """How one skill is learned."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be learned."""
+        at_least("rank", self.rank, 1)
+        at_least("replay", self.replay, 0)
+        _within("replay_share", self.replay_share, above=0.0, below=1.0)
+        if self.training.lora is not None:
+            raise SettingsError(
+                "training.lora",
+                law="must be left out: experts are what is trained",
+                found="an adapter",
+                remedy="Set `rank`.",
+            )
+
+
+def _within(
+    name: str,
+    found: float,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Refuse a number outside its bounds; NaN and infinity always."""
+    if math.isfinite(found) and found >= least and above < found < below:
+        return
+    bounds: dict[str, Any] = {"at least": least, "above": above, "below": below}
+    words = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
+    raise SettingsError(
+        name,
+        law=f"must be a finite number {' and '.join(words)}".rstrip(),
+        found=found,
+        remedy="Choose a number there, or leave it out for the default.",
+    )
