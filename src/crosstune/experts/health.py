@@ -70,9 +70,13 @@ class SkillHealth:
         most = math.log(len(self.usage))
         return float(-(shares * shares.log()).sum()) / most if most else 0.0
 
+    def by_unit(self, values: Tensor) -> Tensor:
+        """Sums over the tokens of each independent row, of [B, T] to [units]."""
+        return unit_sums(values.sum(dim=1), self.units)
+
     def _mean(self, name: str, values: Tensor) -> Measurement:
-        sums = unit_sums(values.sum(dim=1), self.units)
-        found = ratio_jackknife(sums, unit_sums(self.scored.sum(dim=1), self.units))
+        sums = self.by_unit(values)
+        found = ratio_jackknife(sums, self.by_unit(self.scored))
         return Measurement(
             name,
             float(found.value),

@@ -461,6 +461,8 @@ class ExpertMixture(nn.Module):
         return tuple(sorted(names))
 
     def _encoded(self, rows: Any) -> list[Encoded]:
+        if isinstance(rows, Sequence) and rows and isinstance(rows[0], Encoded):
+            return list(rows)
         found = encode(as_rows(rows, "rows"), self.tokenizer, self.length)
         if not found:
             raise DataError(

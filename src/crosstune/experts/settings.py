@@ -147,6 +147,8 @@ class SkillsSettings:
     """Rows of each skill that are kept to be learned again beside later ones."""
     replay_share: float = 0.25
     """The share of replayed rows in what is learned, all earlier skills alike."""
+    sequential: bool = False
+    """Whether one adapter of that rank learns all skills, without a router: what experts are compared with."""
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(learning_rate=3e-3, steps=60)
     )

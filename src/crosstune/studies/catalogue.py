@@ -26,6 +26,12 @@ STUDIES: tuple[Study, ...] = (
         settings="crosstune.studies.circuits.settings:CircuitStudySettings",
         procedure="crosstune.studies.circuits.study:Circuits",
     ),
+    Study(
+        name="skills",
+        question="Which skills are new, who should answer them, and what was forgotten by whom?",
+        settings="crosstune.studies.skills.settings:SkillStudySettings",
+        procedure="crosstune.studies.skills.study:Skills",
+    ),
 )
 
 

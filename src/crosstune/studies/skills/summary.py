@@ -1,0 +1,269 @@
+"""What the cells found, together: arms held against each other in pairs of seed and order, births, and what was forgotten by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from crosstune.experts.health import skill_health
+from crosstune.experts.mixture import BASE, ExpertMixture
+from crosstune.foundation.records import Column, Measurement, Run, Table
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.statistics.paired import PairedResult, paired_interval
+from crosstune.foundation.training import LoraSettings, StageData
+from crosstune.studies.frame.costs import as_plan, time_training
+from crosstune.studies.frame.over_seeds import SEED, Rows, by_key, by_place
+from crosstune.studies.frame.plan import Plan
+from crosstune.studies.skills.settings import KNOWN_ID, SkillStudySettings
+from crosstune.studies.skills.tables import (
+    ARM,
+    COST,
+    LOSSES,
+    NATS,
+    PARTS,
+    PLACES,
+    SKILL,
+    USAGE,
+    as_known,
+)
+
+Done = Mapping[tuple[int, int], Run]
+ORDER = Column.axis("order", "int64", about="The order of arrival; 0 is that of the settings.")
+_OVER = "Over seeds (and orders); the rows are the same for all."
+LEARNED = (
+    SKILL,
+    *Column.interval("model", unit=NATS, about="Of the model alone.", bounds=_OVER),
+    *Column.interval("expert", unit=NATS, about="Of its expert alone, just learned.", bounds=_OVER),
+    *Column.interval("gain", unit=NATS, about="What its expert won.", bounds=_OVER),
+    Column.label("learned", "bool", about="Whether the interval of the gain lies above 0."),
+)
+ARMS = (
+    ARM,
+    *Column.interval(
+        "loss", unit=NATS, about="Mean over learned skills, at the end.", bounds=_OVER
+    ),
+    *Column.interval(
+        "more",
+        unit=NATS,
+        about="The same less that of the first arm.",
+        bounds="Paired by seed and order.",
+    ),
+    *(
+        column
+        for part in PARTS
+        for column in Column.interval(
+            part,
+            unit=NATS,
+            about="Lost since a skill was learned last, mean over skills.",
+            bounds=_OVER,
+        )
+    ),
+    *Column.interval("born", unit="experts", about="Experts born.", bounds=_OVER),
+    Column.label("cells", "int64", about="Pairs of seed and order."),
+)
+
+ARRIVAL = Column.axis("arrival", about="Number and skill of the arrival after which this is.")
+ANSWERS, POSITION, WHAT = USAGE[2], PLACES[2], COST[2]
+_LOST = "Lost since the skill was learned last, in the first order of arrival."
+_GATE = "Mean gate over real tokens of held-out rows, at the end."
+_COST = "What the router costs from there to the next position, mean over skills, at the end."
+FORGOTTEN = (
+    *(ARM, Column.axis("by", about="experts: the skill's own expert alone; router: the rest.")),
+    *Column.interval("nats", unit=NATS, about="Lost since a skill was learned last.", bounds=_OVER),
+)
+
+
+def over_cells(done: Done, settings: SkillStudySettings) -> tuple[list[Table], list[Measurement]]:
+    """The tables and headline figures of a study."""
+    names = ("model", "losses", "births", "usage", "positions", "costs")
+    found = {name: _together(done, name) for name in names}
+    routed = found["losses"].rows()
+    known = [as_known(row, KNOWN_ID) for row in routed if row["arm"] == "prefix"]
+    found["losses"] = Table("losses", (SEED, ORDER, *LOSSES), (*routed, *known))
+    found["learned"] = learned_table(found)
+    kept = {row["skill"] for row in found["learned"].rows() if row["learned"]}
+    found["arms"] = arms_table(found, kept | {settings.known or ""}, settings.arms[0])
+    found["forgotten"] = Table("forgotten", FORGOTTEN, _forgotten(found["arms"]))
+    first = [row for row in found["losses"].rows() if row["order"] == 0]
+    named = [{**row, "arrival": f"{row['stage']} {row['arrived']}"} for row in first]
+    found["retention"] = means("retention", named, (ARM, ARRIVAL, SKILL), "whole", _LOST, NATS)
+    found["handled"] = means(
+        "handled", found["usage"], (ARM, SKILL, ANSWERS), "gate", _GATE, "share"
+    )
+    found["places"] = means("places", found["positions"], (ARM, POSITION), "cost", _COST, NATS)
+    found["took"] = means("took", found["costs"], (ARM, WHAT), "value", "Mean over skills.", "")
+    return list(found.values()), list(measurements(found["arms"]))
+
+
+def means(
+    name: str, rows: Table | Rows, axes: Sequence[Column], value: str, about: str, unit: str
+) -> Table:
+    """The mean of a figure over cells, at each place on some axes; what lies on others is averaged within a cell."""
+    columns = (*axes, *Column.interval(value, unit=unit, about=about, bounds=_OVER))
+    places = by_place(rows, [axis.name for axis in axes])
+    found = (
+        {**place, **cells(value, paired(_mean_by_cell(own, itemgetter(value))))}
+        for place, own in places
+    )
+    return Table(name, columns, found)
+
+
+def _forgotten(arms: Table) -> Iterator[dict[str, Any]]:
+    for row in arms.rows():
+        for part in PARTS[1:]:
+            ends = {f"nats{end}": row[f"{part}{end}"] for end in ("", "_low", "_high")}
+            yield {"arm": row["arm"], "by": part, **ends}
+
+
+def _together(done: Done, name: str) -> Table:
+    return Table.concat(
+        [
+            cell.table(name).with_columns({SEED: seed, ORDER: order})
+            for (seed, order), cell in done.items()
+        ]
+    )
+
+
+def learned_table(found: Mapping[str, Table]) -> Table:
+    """The table `learned`: does one expert alone learn a skill at all?"""
+    return Table("learned", LEARNED, _learned(found))
+
+
+def _learned(found: Mapping[str, Table]) -> Iterator[dict[str, Any]]:
+    before = {(*_cell(row), row["skill"]): row["loss"] for row in found["model"].rows()}
+    arms = [row["arm"] for row in found["losses"].rows()]
+    first = KNOWN_ID if KNOWN_ID in arms else arms[0]
+    rows = [
+        row
+        for row in found["losses"].where(arm=first).rows()
+        if row["arrived"] == row["skill"] and row["stage"] > 0
+    ]
+    for (skill,), own in by_key(rows, ("skill",)):
+        firsts = {}
+        for row in own:
+            firsts.setdefault(_cell(row), row["loss"])
+        model = {cell: before[*cell, skill] for cell in firsts}
+        gain = {cell: model[cell] - loss for cell, loss in firsts.items()}
+        gained = paired(gain)
+        yield {
+            "skill": skill,
+            **cells("model", paired(model)),
+            **cells("expert", paired(firsts)),
+            **cells("gain", gained),
+            "learned": bool(gained.interval.low > 0),
+        }
+
+
+def arms_table(found: Mapping[str, Table], skills: set[str], first: str) -> Table:
+    """The table `arms`: each arm's mean over skills at the end, what it forgot, and the difference to the first arm."""
+    losses = [row for row in found["losses"].rows() if row["skill"] in skills]
+    last = max(row["stage"] for row in losses)
+    births = found["births"].rows()
+
+    def mean(arm: str, column: str) -> dict[tuple[int, int], float]:
+        rows = [row for row in losses if row["arm"] == arm and row["stage"] == last]
+        return _mean_by_cell(rows, lambda row: row[column])
+
+    def born(arm: str) -> dict[tuple[int, int], float]:
+        own = {"separate": "prefix"}.get(arm, arm)
+        rows = [row for row in births if row["arm"] == own]
+        return {
+            cell: float(sum(row["born"] for row in mine))
+            for cell, mine in by_key(rows, ("seed", "order"))
+        }
+
+    def rows() -> Iterator[dict[str, Any]]:
+        reference = mean(first, "loss")
+        for (arm,), _ in by_key(losses, ("arm",)):
+            own = mean(arm, "loss")
+            more = {cell: own[cell] - reference[cell] for cell in own}
+            parts = {
+                key: value
+                for part in PARTS
+                for key, value in cells(part, paired(mean(arm, part))).items()
+            }
+            yield {
+                "arm": arm,
+                **cells("loss", paired(own)),
+                **cells("more", paired(more)),
+                **parts,
+                **cells("born", paired(born(arm))),
+                "cells": len(own),
+            }
+
+    return Table("arms", ARMS, rows())
+
+
+def measurements(arms: Table) -> Iterator[Measurement]:
+    """What each arm costs at the end, and against the first one."""
+    for row in arms.rows():
+        for name, column in (("loss", "loss"), ("loss less that of the first arm", "more")):
+            yield Measurement(
+                f"{row['arm']}: {name}",
+                row[column],
+                row[f"{column}_low"],
+                row[f"{column}_high"],
+                n=row["cells"],
+                unit=NATS,
+                how="mean over learned skills at the end; over seeds and orders of arrival",
+                n_unit="cells",
+            )
+
+
+def paired(values: Mapping[tuple[int, int], float]) -> PairedResult:
+    """The mean of one figure a seed and order, with its interval."""
+    orders = sorted({order for _, order in values})
+    seeds = list(dict.fromkeys(seed for seed, _ in values))
+    table = [[[values[seed, order]] for order in orders] for seed in seeds]
+    return paired_interval(torch.tensor(table, dtype=torch.float64), Seeds(0).torch("skills"))
+
+
+def cells(name: str, found: PairedResult) -> dict[str, float]:
+    """A mean and its bounds as cells of a row."""
+    ends = found.interval
+    return {
+        name: float(ends.value),
+        f"{name}_low": float(ends.low),
+        f"{name}_high": float(ends.high),
+    }
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["seed"], row["order"]
+
+
+def _mean_by_cell(
+    rows: Rows, value: Callable[[Mapping[str, Any]], float]
+) -> dict[tuple[int, int], float]:
+    return {cell: sum(map(value, own)) / len(own) for cell, own in by_key(rows, ("seed", "order"))}
+
+
+def plan_of(study: Any) -> Plan:
+    """What it will cost: a few steps of one expert and one measurement of every skill are timed."""
+    warnings, settings = study.prepare(), study.settings
+    start, training = study.start, settings.training
+    rows = {name: own[0] for name, own in study.skills.items()}
+    first = rows[settings.new[0]]
+    data = StageData(first.train, start.pad_id)
+    lora = LoraSettings(rank=settings.learning.rank)
+    timing = time_training(start.load(lora), data, training)
+    mixture = ExpertMixture(start.load(), start.tokenizer)
+    began = perf_counter()
+    for one in rows.values():
+        skill_health(mixture, BASE, one.test)
+    measured = perf_counter() - began
+    arrivals = len(settings.stream(0)) * len(settings.arms)
+    costs = {
+        "training": arrivals * training.steps * timing.step_seconds,
+        "measuring": arrivals * measured,
+    }
+    return as_plan(
+        costs,
+        cells=len(settings.cell_names),
+        workers=settings.workers,
+        peak_bytes=timing.peak_bytes,
+    ).warned(warnings)

@@ -1,0 +1,153 @@
+"""The tables of a cell: what each skill costs after each arrival, what was born, who answers, and what it took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from crosstune.experts.learning import POSITIONS, LearnedSkill, SkillLosses
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.statistics.intervals import Interval
+
+NATS = "nats/token"
+ARM = Column.axis("arm", about="How skills were learned; `model` before anything was.")
+STAGE = Column.axis("stage", "int64", about="Which arrival of a skill this is after, from 0.")
+SKILL = Column.axis("skill", about="Whose held-out rows.")
+_ROWS = "Jackknife over rows."
+PARTS = ("whole", "experts", "router")
+LOSSES = (
+    *(ARM, STAGE, Column.label("arrived", about="The skill that arrived last."), SKILL),
+    *Column.interval("loss", unit=NATS, about="Under today's gates.", bounds=_ROWS),
+    *Column.interval("known", unit=NATS, about="With the skill's expert alone.", bounds=_ROWS),
+    *Column.interval("cost", unit=NATS, about="What the router costs: loss − known.", bounds=_ROWS),
+    *(
+        column
+        for part in PARTS
+        for column in Column.interval(
+            part,
+            unit=NATS,
+            about="Lost since the skill was learned last: whole = experts + router.",
+            bounds="Jackknife over rows, paired.",
+        )
+    ),
+    Column.value(
+        "bits", unit="bits/byte", about="Per byte of the scored text, under today's gates."
+    ),
+)
+BIRTHS = (
+    *(ARM, STAGE, Column.label("arrived", about="The skill.")),
+    Column.label(
+        "is_new", "bool", about="Whether it had not come before, and the model does not know it."
+    ),
+    Column.label("verdict", about="What was said of its rows."),
+    Column.value("p", about="The largest p of its rows against those of each known skill."),
+    Column.value("similarity", about="Cosine with the nearest known skill."),
+    Column.label("nearest", about="The known skill it is most like."),
+    Column.label("born", "bool", about="Whether an expert was born for it."),
+    Column.label("expert", about="Who learned it."),
+    Column.label("why"),
+)
+USAGE = (
+    *(
+        ARM,
+        SKILL,
+        Column.axis("answers", about="Whose gate: an expert's, or `base`, the model itself."),
+    ),
+    Column.value("gate", unit="share", about="Mean over real tokens of held-out rows, at the end."),
+)
+PLACES = (
+    *(
+        ARM,
+        SKILL,
+        Column.axis("position", "int64", about="From this token of a row up to the next."),
+    ),
+    Column.value("cost", unit=NATS, about="What the router costs there, at the end."),
+)
+COST = (ARM, STAGE, Column.axis("what"), Column.value("value"))
+
+
+def of_model(losses: Mapping[str, SkillLosses]) -> Table:
+    """The table `model`: what the model alone makes of each skill."""
+    columns = (
+        SKILL,
+        *Column.interval("loss", unit=NATS, about="Of the model alone.", bounds=_ROWS),
+    )
+    rows = ({"skill": name, **_cells("loss", found.mean())} for name, found in losses.items())
+    return Table("model", columns, rows)
+
+
+def of_arm(arm: str, learned: Sequence[LearnedSkill]) -> list[Table]:
+    """The tables of one arm; that of experts routed by prefix brings the losses with the skill known."""
+    last = learned[-1].held_out
+    gates = (
+        (arm, name, who, gate) for name, one in last.items() for who, gate in one.usage.items()
+    )
+    places = (
+        (arm, name, position, cost)
+        for name, one in last.items()
+        for position, cost in zip(POSITIONS, one.by_position, strict=True)
+    )
+    costs = (
+        (arm, stage, what, value)
+        for stage, one in enumerate(learned)
+        for what, value in one.figures.items()
+    )
+    return [
+        Table("losses", LOSSES, _losses(arm, learned)),
+        Table("births", BIRTHS, _births(arm, learned)),
+        Table.of_tuples("usage", USAGE, gates),
+        Table.of_tuples("positions", PLACES, places),
+        Table.of_tuples("costs", COST, costs),
+    ]
+
+
+def _losses(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any]]:
+    then: dict[str, SkillLosses] = {}
+    for stage, one in enumerate(learned):
+        then[one.skill] = one.held_out[one.skill]
+        for name, found in one.held_out.items():
+            lost = found.forgotten_since(then[name])
+            yield {
+                "arm": arm,
+                "stage": stage,
+                "arrived": one.skill,
+                "skill": name,
+                **_cells("loss", found.mean()),
+                **_cells("known", found.mean("known")),
+                **_cells("cost", found.router_cost),
+                **{key: value for part in PARTS for key, value in _cells(part, lost[part]).items()},
+                "bits": found.bits_per_byte,
+            }
+
+
+def _births(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for stage, one in enumerate(learned):
+        yield {
+            "arm": arm,
+            "stage": stage,
+            "arrived": one.skill,
+            "is_new": one.skill not in seen and bool(one.figures),
+            **{name: getattr(one, name) for name in ("verdict", "p", "similarity", "nearest")},
+            **{name: getattr(one, name) for name in ("born", "expert", "why")},
+        }
+        seen.add(one.skill)
+
+
+def as_known(row: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """A row of `losses` with the skill known: the loss of its expert alone, to which no router adds."""
+    nothing = {key: 0.0 for part in ("cost", "router") for key in _names(part)}
+    whole = dict(zip(_names("whole"), (row[key] for key in _names("experts")), strict=True))
+    loss = dict(zip(_names("loss"), (row[key] for key in _names("known")), strict=True))
+    return {**row, **nothing, **whole, **loss, "arm": arm, "bits": math.nan}
+
+
+def _names(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_low", f"{name}_high"
+
+
+def _cells(name: str, found: Interval) -> dict[str, float]:
+    return dict(
+        zip(_names(name), (float(found.value), float(found.low), float(found.high)), strict=True)
+    )
