@@ -94,7 +94,12 @@ class SkillLosses:
     @property
     def router_cost(self) -> Interval:
         """Nats per token that the gates cost against the skill's expert alone."""
-        return self._change(self, "routed", "known")
+        top = torch.tensor(self.routed) - torch.tensor(self.known)
+        return ratio_jackknife(top, self.tokens)
+
+    def won(self, alone: SkillLosses) -> Interval:
+        """Nats per token that the skill's expert wins against another answer to the same rows, paired."""
+        return ratio_jackknife(alone._less(self, "known"), self.tokens)
 
     def forgotten_since(self, then: SkillLosses) -> dict[str, Interval]:
         """Nats per token lost since, paired by rows: `whole` = `experts` (the skill's expert alone) + `router` (the rest)."""
@@ -108,10 +113,6 @@ class SkillLosses:
             torch.tensor(getattr(one, what), dtype=torch.float64) for one in (self, then)
         )
         return now - before
-
-    def _change(self, other: SkillLosses, what: str, against: str) -> Interval:
-        top = torch.tensor(getattr(self, what)) - torch.tensor(getattr(other, against))
-        return ratio_jackknife(top, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class LearnedSkill:
     similarity: float
     nearest: str
     why: str
+    gain: tuple[float, float, float]
+    """Nats per token that who learned them wins on the skill's held-out rows against the model alone, with its interval."""
     held_out: Mapping[str, SkillLosses]
     """Of every skill that has come so far, afterwards."""
     figures: Mapping[str, float]
@@ -140,7 +143,7 @@ class LearnedSkill:
             name: SkillLosses(**{key: _fixed(value) for key, value in one.items()})
             for name, one in stored["held_out"].items()
         }
-        return cls(**{**stored, "held_out": losses})
+        return cls(**{**stored, "held_out": losses, "gain": tuple(stored["gain"])})
 
 
 class SkillLearner:
@@ -216,7 +219,8 @@ class SkillLearner:
             figures = self._train(skill, expert)
         self._register(skill, expert)
         self.answers.setdefault(skill.name, expert)
-        similarity = novelty.similarity
+        similarity, held_out = novelty.similarity, self.held_out()
+        gain = held_out[skill.name].won(self._measured(BASE, self.skills[skill.name]))
         found = LearnedSkill(
             skill.name,
             expert,
@@ -226,7 +230,8 @@ class SkillLearner:
             float("nan") if similarity is None else float(similarity.value),
             novelty.nearest or "",
             novelty.why,
-            self.held_out(),
+            (float(gain.value), float(gain.low), float(gain.high)),
+            held_out,
             figures,
         )
         self._save(found)
@@ -281,13 +286,13 @@ class SkillLearner:
 
     def held_out(self) -> dict[str, SkillLosses]:
         """The losses of every skill that has come so far, on its held-out rows, under today's gates and with its expert known."""
-        losses = {}
-        for name, rows in self.skills.items():
-            found = skill_health(self.mixture, self.answers[name], rows.test)
-            if self.settings.sequential:
-                found = replace(found, routed=found.known)
-            losses[name] = SkillLosses.of(found, rows.test)
-        return losses
+        return {name: self._measured(self.answers[name], own) for name, own in self.skills.items()}
+
+    def _measured(self, expert: str, rows: SkillRows) -> SkillLosses:
+        found = skill_health(self.mixture, expert, rows.test)
+        if self.settings.sequential:  # there is no router
+            found = replace(found, routed=found.known)
+        return SkillLosses.of(found, rows.test)
 
     def _save(self, found: LearnedSkill) -> None:
         """The mixture and what was learned so far appear together; then the stage's checkpoints may go."""

@@ -36,10 +36,10 @@ class TaskSettings:
     """Configuration of a hub data set."""
 
     split: str = "train"
-    """Split of a hub data set that `source` reads."""
+    """Split of a hub data set that `source` reads; of a file the rows from one up to another, such as `510:974`."""
 
     test_split: str = "test"
-    """Split of a hub data set that `test_source` reads."""
+    """The same of `test_source`."""
 
     rows: int | None = None
     """Read only the first so many rows of the source; a toy language makes this many (2000 when not given)."""

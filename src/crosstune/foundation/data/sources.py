@@ -89,7 +89,8 @@ def _records(settings: TaskSettings, source: str, split: str) -> Iterator[_Locat
     path, argument = Path(source), _argument(settings, source)
     reader = _READERS.get(path.suffix.lower())
     if path.is_file() and reader is not None:
-        return reader(path, argument)
+        bounds = (int(end) if end else None for end in split.split(":"))
+        return islice(reader(path, argument), *bounds) if ":" in split else reader(path, argument)
     if path.exists():
         raise DataError(
             argument,

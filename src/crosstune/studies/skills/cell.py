@@ -1,20 +1,64 @@
-"""One cell: a seed and an order of arrival through every arm. Each arm goes on, after a kill, from the skill it had come to."""
+"""What a study of skills starts from, and its cell: a seed and an order of arrival through every arm.
+
+Each arm goes on, after a kill, from the skill it had come to.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from crosstune.experts.health import skill_health
-from crosstune.experts.learning import LearnedSkill, SkillLearner, SkillLosses
-from crosstune.experts.mixture import BASE, ExpertMixture
+from crosstune.experts.learning import LearnedSkill, SkillLearner, SkillRows
 from crosstune.foundation import ranks
+from crosstune.foundation.data import Row, Task, check_enough, sample_warnings
+from crosstune.foundation.seeds import content_key
 from crosstune.studies.frame.cell import Cell, EachStep, Phase
+from crosstune.studies.frame.procedure import Procedure
+from crosstune.studies.frame.start import StartModel, check_length
 from crosstune.studies.skills import tables
-from crosstune.studies.skills.prepare import Prepared
 from crosstune.studies.skills.settings import SkillStudySettings
 
 DONE = "arm finished"
+
+
+class Prepared(Procedure[SkillStudySettings]):
+    """The part of the study that its cells and its plan use."""
+
+    start: StartModel
+    """The model before anything was learned."""
+    skills: dict[str, tuple[SkillRows, ...]]
+    """The rows of each skill, for its first arrival and, where it is repeated, its second."""
+
+    def prepare(self) -> Sequence[str]:
+        """Read and split the tasks, and find the model."""
+        settings = self.settings
+        self.start = StartModel(settings, "model")
+        check_length("learning.training.length", settings.training.length, self.start.config)
+        tasks = self.read_tasks(settings.samples)
+        check_enough(tasks, settings.training.batch_rows, "learning.training.batch_rows")
+        self.skills = {task.name: tuple(self._arrivals(task)) for task in tasks}
+        return sample_warnings(tasks)
+
+    def _arrivals(self, task: Task) -> Iterator[SkillRows]:
+        """The rows of each arrival, chosen by what they say; the held-out rows are the same."""
+        train, test = (self._mixed(rows) for rows in (task.train, task.test))
+        times = 1 + (task.name in self.settings.repeats)
+        for at in range(times):
+            part = Task(task.name, train[at::times], test[: self.settings.evaluation_rows])
+            yield SkillRows.of(part, self.start.tokenizer, self.settings.training.length)
+
+    def _mixed(self, rows: Sequence[Row]) -> tuple[Row, ...]:
+        seed = self.settings.data_seed
+        return tuple(sorted(rows, key=lambda row: content_key(row.content, "skills", seed)))
+
+    def stream(self, order: int) -> Iterator[SkillRows]:
+        """The skills as they arrive; the known one first."""
+        if self.settings.known is not None:
+            yield self.skills[self.settings.known][0]
+        seen: set[str] = set()
+        for name in self.settings.stream(order):
+            yield self.skills[name][name in seen]
+            seen.add(name)
 
 
 class SkillsCell(Cell[Prepared]):
@@ -33,21 +77,10 @@ class SkillsCell(Cell[Prepared]):
         return self.settings.training.steps * self.stream_length * len(self.settings.arms)
 
     def phases(self) -> Iterator[Phase]:
-        """What the model alone can do, then an arm each."""
-        yield Phase("model measured", self._measure_model)
+        """An arm each."""
         for arm in self.settings.arms:
             yield Phase(DONE, partial(self._learn, arm), {"arm": arm})
             self.passed(self.settings.training.steps * self.stream_length)
-
-    def _measure_model(self) -> None:
-        """The losses before anything was learned."""
-        study = self.procedure
-        mixture = ExpertMixture(study.start.load(), study.start.tokenizer)
-        losses = {
-            name: SkillLosses.of(skill_health(mixture, BASE, rows.test), rows.test)
-            for name, (rows, *_) in study.skills.items()
-        }
-        self.write(tables.of_model(losses))
 
     def _learn(self, arm: str) -> None:
         study, settings = self.procedure, self.settings

@@ -8,8 +8,7 @@ from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import Page
 from crosstune.studies.frame.plan import Plan
 from crosstune.studies.skills import page, summary
-from crosstune.studies.skills.cell import SkillsCell
-from crosstune.studies.skills.prepare import Prepared
+from crosstune.studies.skills.cell import Prepared, SkillsCell
 from crosstune.studies.skills.settings import SkillStudySettings
 
 

@@ -16,7 +16,7 @@ from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.paired import PairedResult, paired_interval
 from crosstune.foundation.training import LoraSettings, StageData
 from crosstune.studies.frame.costs import as_plan, time_training
-from crosstune.studies.frame.over_seeds import SEED, Rows, by_key, by_place
+from crosstune.studies.frame.over_seeds import PLAIN, SEED, MeanTable, Rows, by_key, by_place
 from crosstune.studies.frame.plan import Plan
 from crosstune.studies.skills.settings import KNOWN_ID, SkillStudySettings
 from crosstune.studies.skills.tables import (
@@ -34,13 +34,11 @@ from crosstune.studies.skills.tables import (
 Done = Mapping[tuple[int, int], Run]
 ORDER = Column.axis("order", "int64", about="The order of arrival; 0 is that of the settings.")
 _OVER = "Over seeds (and orders); the rows are the same for all."
-LEARNED = (
-    SKILL,
-    *Column.interval("model", unit=NATS, about="Of the model alone.", bounds=_OVER),
-    *Column.interval("expert", unit=NATS, about="Of its expert alone, just learned.", bounds=_OVER),
-    *Column.interval("gain", unit=NATS, about="What its expert won.", bounds=_OVER),
-    Column.label("learned", "bool", about="Whether the interval of the gain lies above 0."),
+ARRIVED = Column.axis("arrived", about="The skill.")
+LEARNED = MeanTable(
+    "learned", (ARRIVED,), NATS, "What an expert wins against the model alone.", "gain"
 )
+"""Whether one expert learns a skill at all."""
 ARMS = (
     ARM,
     *Column.interval(
@@ -79,13 +77,13 @@ FORGOTTEN = (
 
 def over_cells(done: Done, settings: SkillStudySettings) -> tuple[list[Table], list[Measurement]]:
     """The tables and headline figures of a study."""
-    names = ("model", "losses", "births", "usage", "positions", "costs")
+    names = ("losses", "births", "usage", "positions", "costs")
     found = {name: _together(done, name) for name in names}
     routed = found["losses"].rows()
     known = [as_known(row, KNOWN_ID) for row in routed if row["arm"] == "prefix"]
     found["losses"] = Table("losses", (SEED, ORDER, *LOSSES), (*routed, *known))
-    found["learned"] = learned_table(found)
-    kept = {row["skill"] for row in found["learned"].rows() if row["learned"]}
+    found["learned"] = LEARNED.of(_first_arrivals(found["births"], settings))
+    kept = {row["arrived"] for row in found["learned"].rows() if row["gain_low"] > 0}
     found["arms"] = arms_table(found, kept | {settings.known or ""}, settings.arms[0])
     found["forgotten"] = Table("forgotten", FORGOTTEN, _forgotten(found["arms"]))
     first = [row for row in found["losses"].rows() if row["order"] == 0]
@@ -97,6 +95,15 @@ def over_cells(done: Done, settings: SkillStudySettings) -> tuple[list[Table], l
     found["places"] = means("places", found["positions"], (ARM, POSITION), "cost", _COST, NATS)
     found["took"] = means("took", found["costs"], (ARM, WHAT), "value", "Mean over skills.", "")
     return list(found.values()), list(measurements(found["arms"]))
+
+
+def _first_arrivals(births: Table, settings: SkillStudySettings) -> Table:
+    """What was born in the first order, of the first arm."""
+    rows = births.where(arm=settings.arms[0], order=0, born=True).rows()
+    columns = (SEED, ARRIVED, *Column.interval("gain", names=PLAIN))
+    ends = {"low": "gain_low", "high": "gain_high"}
+    names = {column.name: ends.get(column.name, column.name) for column in columns}
+    return Table("learned", columns, ({to: row[of] for to, of in names.items()} for row in rows))
 
 
 def means(
@@ -126,36 +133,6 @@ def _together(done: Done, name: str) -> Table:
             for (seed, order), cell in done.items()
         ]
     )
-
-
-def learned_table(found: Mapping[str, Table]) -> Table:
-    """The table `learned`: does one expert alone learn a skill at all?"""
-    return Table("learned", LEARNED, _learned(found))
-
-
-def _learned(found: Mapping[str, Table]) -> Iterator[dict[str, Any]]:
-    before = {(*_cell(row), row["skill"]): row["loss"] for row in found["model"].rows()}
-    arms = [row["arm"] for row in found["losses"].rows()]
-    first = KNOWN_ID if KNOWN_ID in arms else arms[0]
-    rows = [
-        row
-        for row in found["losses"].where(arm=first).rows()
-        if row["arrived"] == row["skill"] and row["stage"] > 0
-    ]
-    for (skill,), own in by_key(rows, ("skill",)):
-        firsts = {}
-        for row in own:
-            firsts.setdefault(_cell(row), row["loss"])
-        model = {cell: before[*cell, skill] for cell in firsts}
-        gain = {cell: model[cell] - loss for cell, loss in firsts.items()}
-        gained = paired(gain)
-        yield {
-            "skill": skill,
-            **cells("model", paired(model)),
-            **cells("expert", paired(firsts)),
-            **cells("gain", gained),
-            "learned": bool(gained.interval.low > 0),
-        }
 
 
 def arms_table(found: Mapping[str, Table], skills: set[str], first: str) -> Table:

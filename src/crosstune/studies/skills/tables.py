@@ -46,6 +46,7 @@ BIRTHS = (
     Column.label("nearest", about="The known skill it is most like."),
     Column.label("born", "bool", about="Whether an expert was born for it."),
     Column.label("expert", about="Who learned it."),
+    *Column.interval("gain", unit=NATS, about="What it won against the model alone.", bounds=_ROWS),
     Column.label("why"),
 )
 USAGE = (
@@ -65,16 +66,6 @@ PLACES = (
     Column.value("cost", unit=NATS, about="What the router costs there, at the end."),
 )
 COST = (ARM, STAGE, Column.axis("what"), Column.value("value"))
-
-
-def of_model(losses: Mapping[str, SkillLosses]) -> Table:
-    """The table `model`: what the model alone makes of each skill."""
-    columns = (
-        SKILL,
-        *Column.interval("loss", unit=NATS, about="Of the model alone.", bounds=_ROWS),
-    )
-    rows = ({"skill": name, **_cells("loss", found.mean())} for name, found in losses.items())
-    return Table("model", columns, rows)
 
 
 def of_arm(arm: str, learned: Sequence[LearnedSkill]) -> list[Table]:
@@ -131,6 +122,7 @@ def _births(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any
             "is_new": one.skill not in seen and bool(one.figures),
             **{name: getattr(one, name) for name in ("verdict", "p", "similarity", "nearest")},
             **{name: getattr(one, name) for name in ("born", "expert", "why")},
+            **dict(zip(_names("gain"), one.gain, strict=True)),
         }
         seen.add(one.skill)
 

@@ -104,11 +104,10 @@ def _born(births: Table, arm: str) -> Iterator[Statement]:
 
 def _not_learned(learned: Table) -> Iterator[Statement]:
     for row in learned.rows():
-        if not row["learned"]:
-            yield Statement(
-                f"One expert alone is not shown to learn {row['skill']} ({Estimate.of(row, 'gain')} nats per token): it is left out.",
-                "warning",
-            )
+        gain = Estimate.of(row, "gain")
+        if not gain.is_positive:
+            text = f"An expert is not shown to learn {row['arrived']} ({gain} nats per token): it is left out."
+            yield Statement(text, "warning")
 
 
 def _few_seeds(settings: SkillStudySettings) -> Iterator[Statement]:
