@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Trainer, TrainingArguments
 
 from crosstune.experts.mixture import ExpertMixture
-from crosstune.experts.settings import NoveltySettings
+from crosstune.experts.settings import NoveltySettings, RouterSettings
 from crosstune.foundation.data import Encoded, Row, Task, collate, encode, pack
 from crosstune.foundation.errors import (
     DataError,
@@ -120,7 +120,7 @@ def test_gates_tell_skills_apart(three: ExpertMixture) -> None:
     names = three.router.names
     assert names == ("base", "numbers", "shapes")
     for name, skill in zip(names, ("animals", "numbers", "shapes"), strict=True):
-        for features, mask in three.features(rows_of(three, skill, seed=1)):
+        for features, mask in three.routing.features(rows_of(three, skill, seed=1)):
             gates = three.router.gates(features)
             last = mask.sum(dim=1) - 1
             own = gates[torch.arange(len(last)), last, names.index(name)]
@@ -169,11 +169,12 @@ def test_generation_with_a_cache_is_generation_without(three: ExpertMixture) -> 
 
 
 def test_experts_without_mass_cost_nothing(folder: Path, tmp_path: Path) -> None:
-    mixture = fresh(folder, top=1)
+    mixture = fresh(folder, router=RouterSettings(top=1))
     mixture.register("base", texts("animals", 48))
     learn(mixture, "numbers", tmp_path)
     logits(mixture.eval(), batch_of(mixture, "animals"))
-    assert mixture.gates.values.shape[-1] == len(mixture.gates.names) <= 1
+    gates = mixture.routing.gates[0]
+    assert gates.values.shape[-1] == len(gates.names) <= 1
 
 
 def test_checkpointing_of_activations_changes_no_gradient(folder: Path) -> None:

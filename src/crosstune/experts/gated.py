@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,31 +16,45 @@ from crosstune.foundation.errors import UnsupportedError
 
 
 class Gates:
-    """Who answers, and how much of each: shared by all layers of a mixture, and in no checkpoint of an expert."""
+    """Who answers in a block, and how much of each: in no checkpoint of an expert."""
 
     def __init__(self) -> None:
         self.answer(())
 
-    def answer(self, names: Sequence[str], values: Tensor | None = None) -> None:
-        """From now on these experts answer: whole, or weighed at each token by `values` [B, T, experts]."""
+    def answer(
+        self,
+        names: Sequence[str],
+        values: Tensor | None = None,
+        wide: dict[object, Tensor] | None = None,
+    ) -> None:
+        """From now on these experts answer: whole, or weighed at each token by `values` [B, T, experts].
+
+        Blocks of the same gates share `wide`, where what is made of them is kept.
+        """
         self.names, self.values = tuple(names), values
-        self._wide: dict[object, Tensor] = {}
+        self._wide = {} if wide is None else wide
 
     def wide(self, ranks: Mapping[str, int], scalings: Mapping[str, float], like: Tensor) -> Tensor:
         """The weight of each column of the experts' factors side by side, scaling included: [B, T, Σ rank], or [Σ rank] where whole.
 
-        Layers of the same ranks share it.
+        Layers of the same ranks share it, but for gates with gradient: a checkpointed block must compute again what it computed.
         """
         key = (tuple(ranks.items()), tuple(scalings.items()), like.dtype, like.device)
+        learned = self.values is not None and self.values.requires_grad
         if key not in self._wide:
             size = torch.tensor(list(ranks.values()), device=like.device)
             scale = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
-            weights = scale
-            if self.values is not None:
-                own = [self.names.index(name) for name in ranks]
-                weights = scale * self.values[..., own].to(like)
-            self._wide[key] = weights.repeat_interleave(size, dim=-1)
-        return self._wide[key]
+            if learned:  # each gate times the scalings in its expert's columns: a product, whose gradient is one too
+                scale = scale.diag()
+            elif self.values is not None:
+                scale = scale * self._of(ranks, like)
+            self._wide[key] = scale.repeat_interleave(size, dim=-1)
+        return self._of(ranks, like) @ self._wide[key] if learned else self._wide[key]
+
+    def _of(self, names: Iterable[str], like: Tensor) -> Tensor:
+        """The gates of these experts, [B, T, experts]."""
+        values, own = cast(Tensor, self.values), [self.names.index(name) for name in names]
+        return (values if own == [*range(len(self.names))] else values[..., own]).to(like)
 
 
 class GatedLinear(Linear):

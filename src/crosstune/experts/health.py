@@ -101,7 +101,7 @@ def skill_health(mixture: ExpertMixture, skill: str, encoded: Sequence[Encoded])
 
     Raises:
         SettingsError: There is no such expert.
-        TrainingError: An expert is learning, which answers alone meanwhile.
+        TrainingError: An expert is learning.
     """
     mixture.bank.check_idle("skill_health")
     shape = (len(encoded), max(len(row.input_ids) for row in encoded))
@@ -123,12 +123,9 @@ def skill_health(mixture: ExpertMixture, skill: str, encoded: Sequence[Encoded])
 
 
 def _usage(mixture: ExpertMixture, encoded: Sequence[Encoded]) -> dict[str, float]:
-    """The mean gate of each skill over real tokens; empty where nothing is registered."""
+    """The mean gate of each skill over real tokens; empty where an analytic router knows none."""
     router = mixture.router
     if router is None:
         return {}
-    gates = [
-        mixture.gates_of(features)[mask].double().cpu()
-        for features, mask in mixture.features(encoded)
-    ]
+    gates = [found[mask].double().cpu() for found, mask in mixture.routing.gates_over(encoded)]
     return dict(zip(router.names, torch.cat(gates).mean(dim=0).tolist(), strict=True))

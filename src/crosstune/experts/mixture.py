@@ -1,17 +1,15 @@
-"""A frozen model with LoRA experts that are mixed per token by an analytic router: spawn, train, register, ask."""
+"""A frozen model with LoRA experts that are mixed per token by a router: spawn, train, register, ask."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import reduce
-from inspect import signature
 from math import isfinite
 from operator import add
 from pathlib import Path
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
@@ -21,12 +19,16 @@ from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
 from crosstune.experts.bank import Bank, Event, Expert
-from crosstune.experts.gated import GatedLinear, Gates, factors, gated
+from crosstune.experts.gated import factors, gated
+from crosstune.experts.learned import LearnedRouter
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
-from crosstune.experts.router import PrefixRouter, PrefixState, SkillSums, prefix_features
-from crosstune.experts.settings import NoveltySettings
+from crosstune.experts.router import BASE as BASE
+from crosstune.experts.router import PrefixRouter, SkillSums
+from crosstune.experts.routing import Routing
+from crosstune.experts.settings import NoveltySettings, RouterSettings
 from crosstune.experts.storage import read_mixture, write_mixture
-from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
+from crosstune.experts.terms import batch_loss
+from crosstune.foundation.data import Encoded, Task, as_rows, encode
 from crosstune.foundation.errors import (
     DataError,
     ModelError,
@@ -34,14 +36,11 @@ from crosstune.foundation.errors import (
     TrainingError,
     UnsupportedError,
 )
-from crosstune.foundation.evaluation.scoring import batches_of
-from crosstune.foundation.models import Stream, positions
+from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.settings.options import at_least
 
-BASE = "base"
-"""The skill of the model itself: what it answers alone."""
-_SETTINGS = ("site", "top", "length", "seed")
+_SETTINGS = ("site", "length", "seed")
 _MOVED = 0.5
 """How far a skill's embedding moves towards rows that come again."""
 _HELD_OUT = 10
@@ -50,32 +49,20 @@ _TUNING_TOKENS = 512
 """About so many of their tokens are kept."""
 
 
-@dataclass
-class _Underway:
-    """One call of the model, from its arguments to its output."""
-
-    positions: Tensor | None
-    cache: Any
-    begin: int = 0
-    """Tokens that the cache held before."""
-    masked: bool = False
-    """Whether a mask says where tokens stand that is not [B, T]."""
-    state: PrefixState | None = None
-
-
 class ExpertMixture(nn.Module):
     """A model whose weights stay as they are, with experts for what it has learned since.
 
-    The router reads each token's state at one site of the frozen model and the causal mean of the states so far; experts
-    sit in the blocks from that site upward. While an expert learns it answers alone; when its skill is registered it is
-    frozen, so nothing is forgotten but by a wrong gate. Register rows of what the model shall go on answering itself as
-    ``base``: without them every token goes to some expert.
+    An analytic router reads each token's state at one site of the frozen model and the causal mean of the states so far;
+    experts sit in the blocks from that site upward. While an expert learns it answers alone; when its skill is registered it
+    is frozen, so nothing is forgotten but by a wrong gate. Register rows of what the model shall go on answering itself as
+    ``base``: without them every token goes to some expert. A learned router reads the input of every such block, answers
+    while an expert learns, and learns with it.
 
     Args:
         model: A causal language model of a known family, without adapters; it is frozen.
         tokenizer: Its tokenizer.
         site: The site of the residual stream that the router reads; at 0, the embeddings, experts may sit in every block.
-        top: How many experts, the model itself among them, answer at a token; all where it is None.
+        router: Who answers a token.
         length: The most tokens of a row that is registered or assessed.
         seed: Draws the experts' first factors.
         novelty: How it is decided whether a skill is new.
@@ -87,7 +74,7 @@ class ExpertMixture(nn.Module):
         tokenizer: Any,
         *,
         site: int = 0,
-        top: int | None = None,
+        router: RouterSettings | None = None,
         length: int = 128,
         seed: int = 0,
         novelty: NoveltySettings | None = None,
@@ -104,20 +91,17 @@ class ExpertMixture(nn.Module):
         self.novelty = novelty or NoveltySettings()
         self.model: Any = model.requires_grad_(False)
         self.tokenizer = tokenizer
-        self.site, self.top, self.length, self.seed = site, top, length, seed
+        self.site, self.length, self.seed = site, length, seed
         self.bank = Bank()
-        self.gates = Gates()
-        self.router: PrefixRouter | None = None
+        self.router: PrefixRouter | LearnedRouter | None = None
+        self.routing = Routing(self, stream, site, router or RouterSettings())
+        if self.routing.settings.kind == "learned":
+            reads, device = self.routing.settings.reads, next(model.parameters()).device
+            sites = range(site, stream.num_layers)
+            self.router = LearnedRouter(sites, stream.width, reads).to(device)
         self.tuning: dict[str, Tensor] = {}
         self.library: dict[str, Embedding] = {}
-        self._fixed: tuple[str, ...] | None = None
-        self._call: _Underway | None = None
-        self._states: WeakKeyDictionary[Any, PrefixState] = WeakKeyDictionary()
-        self._arguments = tuple(signature(model.forward).parameters)
         self._linear = self._linear_modules(stream)
-        model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        stream.entries[site].register_forward_pre_hook(self._route)
-        model.register_forward_hook(self._end, always_call=True)
 
     # ---- the model ----
 
@@ -127,16 +111,27 @@ class ExpertMixture(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        skills: Tensor | None = None,
         **others: Any,
     ) -> Any:
-        """What the model returns, of its own type, with the experts that answer."""
-        return self.model(
+        """What the model returns, of its own type, with the experts that answer.
+
+        In training mode the loss holds what a learned router adds to it; `skills` [B] says of rows that are not of the skill
+        that learns, by the place in `router.names`, whose they are.
+        """
+        output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             labels=labels,
             **others,
         )
+        learned = isinstance(self.router, LearnedRouter) and self.learning is not None
+        if learned and labels is not None and self.training:
+            batch = {"labels": labels, "skills": skills}
+            added = batch_loss(self, batch, others.get("num_items_in_batch"))
+            output.loss = output.loss + added.to(output.loss)
+        return output
 
     def __getattr__(self, name: str) -> Any:
         """What trainers ask a model for and a mixture has not, the base model answers."""
@@ -149,7 +144,7 @@ class ExpertMixture(nn.Module):
 
     @property
     def learning(self) -> str | None:
-        """The skill whose expert learns, and answers alone meanwhile."""
+        """The skill whose expert learns; without a learned router it answers alone meanwhile."""
         return self.bank.learning
 
     @property
@@ -182,64 +177,11 @@ class ExpertMixture(nn.Module):
         """Inside, these experts answer whole at every token, whatever the router says; with none the model alone."""
         for name in names:
             self.bank.expert(name)
-        before = self._fixed
-        self._fixed = names
+        before, self.routing.fixed = self.routing.fixed, names
         try:
             yield
         finally:
-            self._fixed = before
-
-    def _begin(self, model: nn.Module, args: Any, keywords: Any) -> None:
-        """Note where the tokens of this call stand."""
-        given = {**dict(zip(self._arguments, args, strict=False)), **keywords}
-        cache, mask = given.get("past_key_values"), given.get("attention_mask")
-        place = given.get("position_ids")
-        if place is None and mask is not None and mask.dim() == 2:
-            place = positions(mask)
-        begin = 0 if cache is None else int(cache.get_seq_length())
-        self._call = _Underway(place, cache, begin, masked=place is None and mask is not None)
-
-    def _route(self, block: nn.Module, args: tuple[Any, ...]) -> None:
-        """Say who answers, before the first block that has experts."""
-        fixed = self._fixed
-        if fixed is None and self.learning is not None:
-            fixed = (self.learning,)
-        if fixed is None and self.router is not None and self.router.names:
-            self._weigh(args[0])
-            return
-        self.gates.answer([self.bank.experts[name].adapter for name in fixed or ()])
-
-    def _weigh(self, states: Tensor) -> None:
-        router, call = cast(PrefixRouter, self.router), self._call
-        if call is None or call.masked:
-            raise UnsupportedError(
-                "attention_mask",
-                law="must be [B, T], in a call of the model itself, for the router to know where sequences begin",
-                found="a call of a part of the model"
-                if call is None
-                else "a mask of another shape",
-                remedy="Call the mixture, and give position_ids beside such a mask.",
-            )
-        rows, tokens = states.shape[:2]
-        place = call.positions
-        if place is None:
-            place = torch.arange(call.begin, call.begin + tokens, device=states.device)
-        place = place[..., -tokens:].expand(rows, tokens)
-        before = self._states.get(call.cache) if call.cache is not None else None
-        features, call.state = prefix_features(states.detach(), place, before)
-        weights = self.gates_of(features)
-        own = [name for name in router.names if name != BASE]
-        present = weights[..., [router.names.index(name) for name in own]]
-        answers = (present > 0).flatten(0, 1).any(dim=0).tolist()
-        kept = [at for at, some in enumerate(answers) if some]
-        self.gates.answer([self.bank.experts[own[at]].adapter for at in kept], present[..., kept])
-
-    def _end(self, model: nn.Module, args: Any, output: Any) -> None:
-        """Let the running mean go along with the cache."""
-        cache, call = getattr(output, "past_key_values", None), self._call
-        if cache is not None and call is not None and call.state is not None:
-            self._states[cache] = call.state
-        self._call = None
+            self.routing.fixed = before
 
     # ---- the life of an expert ----
 
@@ -262,26 +204,45 @@ class ExpertMixture(nn.Module):
             return embed_rows(self.get_base_model(), encoded, 0)
 
     def spawn(
-        self, name: str, *, rank: int = 16, alpha: float | None = None, targets: Sequence[str] = ()
+        self,
+        name: str,
+        *,
+        rank: int = 16,
+        alpha: float | None = None,
+        targets: Sequence[str] = (),
+        parent: str | None = None,
     ) -> Expert:
         """A new expert that adds nothing yet, and learns from now on; all others are frozen.
+
+        With a learned router it shares the gate of its parent, and no output changes.
 
         Args:
             name: The skill's name.
             rank: Columns of A and B.
             alpha: The update is scaled by alpha / rank; twice the rank where it is not given.
             targets: Names of the modules it adapts; all linear ones in the blocks from the router's site upward if none.
+            parent: The expert that it begins as a copy of, scale and targets included; the model itself where none is given.
 
         Returns:
             The expert.
 
         Raises:
-            SettingsError: The name is taken or cannot be a folder's, or the rank is below 1.
+            SettingsError: The name is taken or cannot be a folder's, or the rank is below 1 or the parent's.
             TrainingError: Another expert is still learning.
         """
         self.bank.check_idle("spawn")
         adapter = self.bank.adapter_name(name, BASE)
-        at_least("rank", rank, 1)
+        copied = None if parent is None else self.bank.expert(parent)
+        at_least("rank", rank, copied.rank if copied else 1)
+        if copied and (targets or alpha is not None):
+            raise SettingsError(
+                "parent",
+                law="must be given without alpha and targets, which are its own",
+                found=f"alpha={alpha}, targets={targets}",
+                remedy="Leave these out.",
+            )
+        if copied:
+            alpha, targets = copied.alpha * rank / copied.rank, copied.targets
         alpha = 2.0 * rank if alpha is None else float(alpha)
         unknown = sorted(set(targets) - set(self._linear))
         if unknown or not (isfinite(alpha) and alpha > 0.0):
@@ -296,6 +257,16 @@ class ExpertMixture(nn.Module):
         self.bank.record(Event("spawn", name, expert))
         for parameter in self.parameters_of(name):
             parameter.requires_grad_(True)
+        if copied:
+            for mine, own in zip(
+                self.parameters_of(name), self.parameters_of(copied.name), strict=True
+            ):
+                # A larger rank: the rest of A stays random, and that of B is zero.
+                mine.data[: own.shape[0], : own.shape[1]] = own
+        if isinstance(self.router, LearnedRouter):
+            self.router.split(name, adapter, parent)
+            self.router.requires_grad_(True)
+            self.routing.step = 0
         return expert
 
     def _add(self, expert: Expert) -> None:
@@ -314,9 +285,7 @@ class ExpertMixture(nn.Module):
                 self.model.add_adapter(expert.adapter, config)
             else:
                 self.model = get_peft_model(self.model, config, adapter_name=expert.adapter)
-        for module in self.model.modules():
-            if isinstance(module, GatedLinear):
-                module.follow(self.gates)
+        self.routing.follow()
         self.model.requires_grad_(False)
 
     def parameters_of(self, name: str) -> list[nn.Parameter]:
@@ -324,7 +293,7 @@ class ExpertMixture(nn.Module):
         return factors(self.model, self.bank.expert(name).adapter)
 
     def register(self, name: str | Task, rows: Any = None) -> None:
-        """The router learns the skill from its rows, and its expert, if it was learning, is frozen.
+        """The skill is known from now on: an analytic router learns it from its rows; its expert, if it was learning, is frozen.
 
         Args:
             name: The skill: an expert's, or ``base`` for what the model itself shall answer; a `Task` brings both.
@@ -347,42 +316,28 @@ class ExpertMixture(nn.Module):
                 found=f"{len(found.rows)}",
                 remedy="Give more rows, or lower min_rows of NoveltySettings.",
             )
-        self._teach_router(name, encoded)
+        if not isinstance(self.router, LearnedRouter):
+            self._teach_router(name, encoded)
         known = self.library.get(name)
         self.library[name] = found if known is None else known.moved(found, _MOVED)
         self.bank.record(Event("register", name))
         if self.learning is None:
-            self.model.requires_grad_(False)
+            self.requires_grad_(False)
 
     def _teach_router(self, name: str, encoded: Sequence[Encoded]) -> None:
         """Add the sums of most rows; some rows choose the temperature."""
         learned = [row for at, row in enumerate(encoded) if at % _HELD_OUT]
-        parts = [SkillSums.of(features, mask) for features, mask in self.features(learned)]
-        router = self.router = self.router or PrefixRouter()
+        parts = [SkillSums.of(features, mask) for features, mask in self.routing.features(learned)]
+        router = self.router = cast(PrefixRouter, self.router or PrefixRouter())
         router.learn(name, reduce(add, parts))
-        tokens = torch.cat([found[mask] for found, mask in self.features(encoded[::_HELD_OUT])])
+        held_out = self.routing.features(encoded[::_HELD_OUT])
+        tokens = torch.cat([found[mask] for found, mask in held_out])
         self.tuning[name] = tokens[:: max(1, len(tokens) // _TUNING_TOKENS)].cpu()
         if len(self.tuning) > 1:
             router.tune(self.tuning)
 
-    def features(self, encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the router reads of rows, batch by batch: features [B, T, 2d + 1], and which tokens are real."""
-        stream, device = Stream.of(self.get_base_model()), next(self.model.parameters()).device
-        with self.answering():
-            for places in batches_of(encoded, 4096):
-                batch = collate([encoded[at] for at in places], 0)
-                batch = {key: value.to(device) for key, value in batch.items()}
-                states = stream.read(batch, [self.site])[self.site]
-                mask = batch["attention_mask"]
-                yield prefix_features(states, positions(mask))[0], mask.bool()
-
-    def gates_of(self, features: Tensor) -> Tensor:
-        """The gate of each of the router's skills, [B, T, K], the `top` largest where so many answer."""
-        router = cast(PrefixRouter, self.router)
-        return router.gates(features, top=self.top and min(self.top, len(router.names)))
-
     def callback(self) -> TrainerCallback:
-        """For a transformers or TRL trainer: refuses an optimizer that would not move the expert that learns."""
+        """For any trainer of transformers or ours: tells a learned router the step, and refuses an optimizer that would not move what learns."""
         return _Watch(self)
 
     # ---- on disk ----
@@ -407,7 +362,7 @@ class ExpertMixture(nn.Module):
             tensors[f"library.{name}"] = known.rows
             tensors[f"tokens.{name}"] = torch.tensor(known.tokens)
         settings = {name: getattr(self, name) for name in _SETTINGS}
-        settings["novelty"] = asdict(self.novelty)
+        settings |= {"novelty": asdict(self.novelty), "router": asdict(self.routing.settings)}
         return write_mixture(folder, self.model, self.bank, tensors, settings)
 
     @classmethod
@@ -427,25 +382,25 @@ class ExpertMixture(nn.Module):
         """
         stored = read_mixture(folder, model)
         novelty = NoveltySettings(**stored.settings.pop("novelty"))
-        mixture = cls(model, tokenizer, **stored.settings, novelty=novelty)
+        chosen = RouterSettings(**stored.settings.pop("router"))
+        mixture = cls(model, tokenizer, **stored.settings, novelty=novelty, router=chosen)
         mixture.bank = Bank(stored.events)
         for expert in mixture.bank.experts.values():
             mixture._add(expert)
             weights = stored.weights[expert.adapter]
             set_peft_model_state_dict(mixture.model, weights, adapter_name=expert.adapter)
-        if stored.router:
-            mixture.router = PrefixRouter()
-            mixture.router.load(
-                {
-                    name.removeprefix("router."): value
-                    for name, value in stored.router.items()
-                    if name.startswith("router.")
-                }
-            )
-            for name in mixture.router.names:
-                mixture.tuning[name] = stored.router[f"tuning.{name}"]
-                tokens = int(stored.router[f"tokens.{name}"])
-                mixture.library[name] = Embedding(stored.router[f"library.{name}"], tokens)
+        kept: dict[str, dict[str, Tensor]] = {}
+        for key, value in stored.router.items():
+            part, _, name = key.partition(".")
+            kept.setdefault(part, {})[name] = value
+        if "router" in kept:
+            mixture.router = mixture.router or PrefixRouter()
+            mixture.router.load(kept["router"])
+        mixture.tuning = kept.get("tuning", {})
+        for name in dict.fromkeys(event.name for event in stored.events):
+            if name in kept.get("library", {}):
+                rows, tokens = kept["library"][name], int(kept["tokens"][name])
+                mixture.library[name] = Embedding(rows, tokens)
         return mixture
 
     # ---- names ----
@@ -472,7 +427,7 @@ class ExpertMixture(nn.Module):
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Sees that the optimizer holds the expert that learns."""
+    """Sees that the optimizer holds what learns, and tells a learned router the time."""
 
     def __init__(self, mixture: ExpertMixture) -> None:
         self.mixture = (mixture,)  # in a tuple: not the callback's own parameters
@@ -483,11 +438,27 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         """Refuse a training that would move nothing."""
         (mixture,) = self.mixture
         own = mixture.parameters_of(mixture.learning) if mixture.learning else []
+        router = mixture.router
+        rows = [*router.parameters()] if isinstance(router, LearnedRouter) else []
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not own or any(id(p) not in known for p in own):
-            raise TrainingError(
-                "optimizer",
-                law="must hold the factors of the expert that learns",
-                found=f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters",
-                remedy="Spawn an expert before the trainer is made, and give the mixture to the trainer.",
-            )
+        for what, parameters in (
+            ("the factors of the expert that learns", own),
+            ("the router", rows),
+        ):
+            if not own or any(id(p) not in known for p in parameters):
+                raise TrainingError(
+                    "optimizer",
+                    law=f"must hold {what}",
+                    found=f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters",
+                    remedy="Spawn an expert before the trainer is made, and give the mixture to the trainer.",
+                )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Maturity is a function of the optimizer step."""
+        self.mixture[0].routing.step = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The load balance of the next step uses the gates of this one."""
+        router = self.mixture[0].router
+        if isinstance(router, LearnedRouter):
+            router.end_step()

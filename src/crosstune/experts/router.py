@@ -25,6 +25,9 @@ from crosstune.foundation.errors import (
 )
 from crosstune.foundation.ranks import sum_over_ranks
 
+BASE = "base"
+"""The skill of the model itself: what it answers alone."""
+
 RIDGE = 1e-3
 """Of powers of ten the best for stories260K (60 rows of 128 tokens a skill), where from 1e-6 to .01 held-out loss moves by .006."""
 
@@ -135,14 +138,17 @@ class PrefixRouter:
         del self._skills[name]
         self._rows = None
 
-    def gates(self, features: Tensor, top: int | None = None) -> Tensor:
+    def gates(
+        self, features: Tensor, top: int | None = None, *, renormalise: bool = False
+    ) -> Tensor:
         """The share of each skill in each token: the softmax of scores over the temperature.
 
         Shapes: `features` [B, T, F]; gates [B, T, K] in the order of `names`, float32.
 
         Args:
             features: Of `prefix_features`.
-            top: How many of the largest gates stay; the others are 0, and these are not scaled up.
+            top: How many of the largest gates stay; the others are 0.
+            renormalise: Whether these are scaled up.
 
         Returns:
             The gates.
@@ -153,12 +159,7 @@ class PrefixRouter:
             ModelError: The features have another width than those of the skills.
         """
         gates = (self._scores(features) / self.temperature).softmax(dim=-1).float()
-        if top is None:
-            return gates
-        law = f"must be from 1 to the number of skills, {len(self.names)}"
-        _hold(0 < top <= len(self.names), SettingsError, "top", (law, top, "Keep fewer."))
-        kept = gates.topk(top, dim=-1)
-        return torch.zeros_like(gates).scatter(-1, kept.indices, kept.values)
+        return largest(gates, top, renormalise=renormalise)
 
     def tune(self, features: Mapping[str, Tensor]) -> float:
         """Set the temperature at which −log of the right skill's gate is least; that is convex in 1 / temperature.
@@ -232,6 +233,17 @@ class PrefixRouter:
             law = f"must be {len(known.x)} wide, as those of the skills"
             words = law, found, "Read the same site of the same base."
             _hold(found == len(known.x), ModelError, "features", words)
+
+
+def largest(gates: Tensor, top: int | None, *, renormalise: bool = False) -> Tensor:
+    """The `top` largest gates [..., K], the others 0; scaled up to sum to 1 where that is asked for."""
+    if top is None:
+        return gates
+    law = f"must be from 1 to the number of skills, {gates.shape[-1]}"
+    _hold(0 < top <= gates.shape[-1], SettingsError, "top", (law, top, "Keep fewer."))
+    kept = gates.topk(top, dim=-1)
+    values = kept.values / kept.values.sum(dim=-1, keepdim=True) if renormalise else kept.values
+    return torch.zeros_like(gates).scatter(-1, kept.indices, values)
 
 
 def _finite(features: Tensor) -> Tensor:

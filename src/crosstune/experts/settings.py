@@ -85,6 +85,13 @@ class RouterSettings:
         one_of("reads", self.reads, ("state", "prefix"))
         at_least("top", 1 if self.top is None else self.top, 1)
         at_least("immature", self.immature, 0)
+        if self.kind == "learned" and self.renormalise and self.top == 1:
+            raise SettingsError(
+                "renormalise",
+                law="must be off where one expert answers: its gate would be 1 at any score, and the router would learn nothing",
+                found="top=1",
+                remedy="Leave it out, or let two answer.",
+            )
         _within("temperature", self.temperature, least=1.0)
         _within("capacity", 1.0 if self.capacity is None else self.capacity, above=0.0)
         for name in ("routing", "balance", "z", "keep", "distillation"):
