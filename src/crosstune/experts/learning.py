@@ -210,6 +210,8 @@ class SkillLearner:
             found = self._learn_now(skill, known)
         self.learned.append(found)
         self.answers.setdefault(skill.name, found.expert)
+        owner = skill.name if self.settings.sequential else found.expert
+        self.replay.add(owner, skill.train)
         return found
 
     def _learn_now(self, skill: SkillRows, known: bool) -> LearnedSkill:
@@ -275,9 +277,8 @@ class SkillLearner:
         return _figures(self.mixture, result)
 
     def _register(self, skill: SkillRows, expert: str) -> None:
-        """Let router, library and replay know the rows; of a sequential run there is no router."""
+        """Let router and library know the rows; of a sequential run there is no router."""
         rows = skill.train[:REGISTERED]
-        self.replay.add(skill.name, skill.train)
         if self.settings.sequential:
             self.mixture.bank.record(Event("register", expert))
             self.mixture.model.requires_grad_(False)

@@ -12,7 +12,7 @@ from crosstune.studies.frame.procedure import warnings_of
 from crosstune.studies.skills.settings import KNOWN_ID, SkillStudySettings
 
 Row = Mapping[str, Any]
-ROUTED = {"prefix": "experts routed by prefix", "learned": "experts with a learned router"}
+ROUTED = {"prefix": "experts routed by prefix", "learned": "experts whose router is learned"}
 
 
 def statements(run: Run, settings: SkillStudySettings) -> list[Statement]:
@@ -20,10 +20,10 @@ def statements(run: Run, settings: SkillStudySettings) -> list[Statement]:
     arms = {row["arm"]: row for row in run.table("arms").rows()}
     first = settings.arms[0]
     return [
-        *_against(arms, first),
-        _who_forgot(arms[first]),
-        *_born(run.table("births"), first),
-        *_not_learned(run.table("learned")),
+        *against(arms, first),
+        who_forgot(arms[first]),
+        *born(run.table("births"), first),
+        *not_learned(run.table("learned")),
         *_few_seeds(settings),
         *warnings_of(run),
     ]
@@ -35,11 +35,11 @@ def called(arm: str) -> str:
         return "experts asked by name"
     kind, _, more = arm.partition("+")
     name = ROUTED.get(kind, "one adapter trained in sequence")
-    reads = " that reads the prefix mean" if "mean" in more else ""
-    return name + reads + (" and replay" if "replay" in more else "")
+    parts = ["the prefix mean"] * ("mean" in more) + ["replay"] * ("replay" in more)
+    return f"{name} with {' and '.join(parts)}" if parts else name
 
 
-def _against(arms: Mapping[str, Row], first: str) -> Iterator[Statement]:
+def against(arms: Mapping[str, Row], first: str) -> Iterator[Statement]:
     """Every other arm less the first one, the rival that comes nearest at the front."""
     others = sorted(
         (row for arm, row in arms.items() if arm not in (first, KNOWN_ID)),
@@ -50,7 +50,7 @@ def _against(arms: Mapping[str, Row], first: str) -> Iterator[Statement]:
         claim = more.says(
             f"{called(first).capitalize()} end {{}} nats per token below {called(row['arm'])}",
             f"{called(first).capitalize()} end {{}} nats per token above {called(row['arm'])}",
-            f"{called(first).capitalize()} are not shown to end elsewhere than {called(row['arm'])} ({{}} nats per token)",
+            f"{called(first).capitalize()} are not shown to differ from {called(row['arm'])} ({{}} nats per token)",
         )
         yield _said(claim, arms, first, row)
     if KNOWN_ID in arms:
@@ -72,7 +72,8 @@ def _said(claim: Claim, arms: Mapping[str, Row], first: str, row: Row) -> Statem
     return Statement(f"{claim.text}.", claim.tone, detail, size=abs(row["more"]))
 
 
-def _who_forgot(row: Row) -> Statement:
+def who_forgot(row: Row) -> Statement:
+    """What was lost of skills after they were learned, by experts and by the router."""
     experts, router, whole = (Estimate.of(row, part) for part in ("experts", "router", "whole"))
     claim = whole.says(
         f"After a skill was learned, {{}} nats per token of it were lost: {experts} by its expert, {router} by the router",
@@ -88,21 +89,22 @@ def _who_forgot(row: Row) -> Statement:
     )
 
 
-def _born(births: Table, arm: str) -> Iterator[Statement]:
+def born(births: Table, arm: str) -> Iterator[Statement]:
     """Whether experts were born for what is new, and for nothing else."""
     rows = [row for row in births.where(arm=arm).rows() if row["stage"] > 0]
     new = [row for row in rows if row["is_new"]]
     again = [row for row in rows if not row["is_new"]]
-    born, false = (sum(row["born"] for row in part) for part in (new, again))
+    right, wrong = (sum(row["born"] for row in part) for part in (new, again))
     missed = sorted({row["arrived"] for row in new if not row["born"]})
-    text = f"An expert was born at {born} of {len(new)} arrivals of a new skill"
-    text += f", and at {false} of {len(again)} of a skill that came again" if again else ""
+    text = f"An expert was born at {right} of {len(new)} arrivals of a new skill"
+    text += f", and at {wrong} of {len(again)} of a skill that came again" if again else ""
     text += f"; {', '.join(missed)} was taken for a known one" if missed else ""
     detail = "Each seed and order counts; the rows are the same for all seeds, so arrivals are not independent."
-    yield Statement(f"{text}.", "shown" if born == len(new) and not false else "not_shown", detail)
+    yield Statement(f"{text}.", "shown" if right == len(new) and not wrong else "not_shown", detail)
 
 
-def _not_learned(learned: Table) -> Iterator[Statement]:
+def not_learned(learned: Table) -> Iterator[Statement]:
+    """The skills that no expert is shown to learn."""
     for row in learned.rows():
         gain = Estimate.of(row, "gain")
         if not gain.is_positive:
