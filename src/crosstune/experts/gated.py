@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -40,21 +40,19 @@ class Gates:
         Layers of the same ranks share it, but for gates with gradient: a checkpointed block must compute again what it computed.
         """
         key = (tuple(ranks.items()), tuple(scalings.items()), like.dtype, like.device)
-        learned = self.values is not None and self.values.requires_grad
-        if key not in self._wide:
-            size = torch.tensor(list(ranks.values()), device=like.device)
-            scale = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
-            if learned:  # each gate times the scalings in its expert's columns: a product, whose gradient is one too
-                scale = scale.diag()
-            elif self.values is not None:
-                scale = scale * self._of(ranks, like)
-            self._wide[key] = scale.repeat_interleave(size, dim=-1)
-        return self._of(ranks, like) @ self._wide[key] if learned else self._wide[key]
-
-    def _of(self, names: Iterable[str], like: Tensor) -> Tensor:
-        """The gates of these experts, [B, T, experts]."""
-        values, own = cast(Tensor, self.values), [self.names.index(name) for name in names]
-        return (values if own == [*range(len(self.names))] else values[..., own]).to(like)
+        if key in self._wide:
+            return self._wide[key]
+        size = torch.tensor(list(ranks.values()), device=like.device)
+        weights = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
+        if self.values is not None:
+            own = [self.names.index(name) for name in ranks]
+            weights = torch.eye(len(self.names)).to(like)[:, own] * weights
+        wide = weights.repeat_interleave(size, dim=-1)
+        if self.values is not None:  # a product, whose gradient is one too
+            wide = self.values.to(like) @ wide
+        if not wide.requires_grad:
+            self._wide[key] = wide
+        return wide
 
 
 class GatedLinear(Linear):

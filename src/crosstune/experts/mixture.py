@@ -23,7 +23,7 @@ from crosstune.experts.gated import factors, gated
 from crosstune.experts.learned import LearnedRouter
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
 from crosstune.experts.router import BASE as BASE
-from crosstune.experts.router import PrefixRouter, SkillSums
+from crosstune.experts.router import PrefixRouter, SkillSums, hold
 from crosstune.experts.routing import Routing
 from crosstune.experts.settings import NoveltySettings, RouterSettings
 from crosstune.experts.storage import read_mixture, write_mixture
@@ -234,13 +234,8 @@ class ExpertMixture(nn.Module):
         adapter = self.bank.adapter_name(name, BASE)
         copied = None if parent is None else self.bank.expert(parent)
         at_least("rank", rank, copied.rank if copied else 1)
-        if copied and (targets or alpha is not None):
-            raise SettingsError(
-                "parent",
-                law="must be given without alpha and targets, which are its own",
-                found=f"alpha={alpha}, targets={targets}",
-                remedy="Leave these out.",
-            )
+        words = "must come without alpha and targets: it brings its own", parent, "Leave these out."
+        hold(not copied or not (targets or alpha), SettingsError, "parent", words)
         if copied:
             alpha, targets = copied.alpha * rank / copied.rank, copied.targets
         alpha = 2.0 * rank if alpha is None else float(alpha)
