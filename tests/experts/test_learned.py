@@ -81,6 +81,18 @@ def test_births_change_no_output_and_the_newcomer_learns_at_once(folder: Path, r
         mixture.requires_grad_(False)
 
 
+def test_a_birth_splits_a_gate_at_any_temperature() -> None:
+    router, features = LearnedRouter(range(1), 8, "state"), torch.randn(2, 5, 9)
+    for name, parent in (("a", None), ("b", "a"), ("c", "b")):
+        before = router.logits(0, features, 3.0).softmax(-1)
+        at = router.names.index(parent or "base")
+        router.split(name, f"xp_{name}", parent)
+        found = router.logits(0, features, 3.0).softmax(-1)
+        torch.testing.assert_close(found[..., -1], before[..., at] / 2)
+        torch.testing.assert_close(found[..., at], before[..., at] / 2)
+        router.rows[f"xp_{name}"].data += torch.randn(1, 9)
+
+
 def test_the_gate_of_one_expert_learns_only_if_it_is_not_scaled_up() -> None:
     router = LearnedRouter(range(1), 8, "state")
     router.split("a", "xp_a")

@@ -21,18 +21,10 @@ class Gates:
     def __init__(self) -> None:
         self.answer(())
 
-    def answer(
-        self,
-        names: Sequence[str],
-        values: Tensor | None = None,
-        wide: dict[object, Tensor] | None = None,
-    ) -> None:
-        """From now on these experts answer: whole, or weighed at each token by `values` [B, T, experts].
-
-        Blocks of the same gates share `wide`, where what is made of them is kept.
-        """
+    def answer(self, names: Sequence[str], values: Tensor | None = None, wide: Any = None) -> None:
+        """From now on these experts answer: whole, or weighed at each token by `values` [B, T, experts]; blocks share `wide`."""
         self.names, self.values = tuple(names), values
-        self._wide = {} if wide is None else wide
+        self._wide: dict[object, Tensor] = {} if wide is None else wide
 
     def wide(self, ranks: Mapping[str, int], scalings: Mapping[str, float], like: Tensor) -> Tensor:
         """The weight of each column of the experts' factors side by side, scaling included: [B, T, Σ rank], or [Σ rank] where whole.
@@ -43,13 +35,13 @@ class Gates:
         if key in self._wide:
             return self._wide[key]
         size = torch.tensor(list(ranks.values()), device=like.device)
-        weights = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
-        if self.values is not None:
-            own = [self.names.index(name) for name in ranks]
-            weights = torch.eye(len(self.names)).to(like)[:, own] * weights
-        wide = weights.repeat_interleave(size, dim=-1)
-        if self.values is not None:  # a product, whose gradient is one too
-            wide = self.values.to(like) @ wide
+        wide = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
+        if self.values is None:
+            self._wide[key] = wide.repeat_interleave(size)
+            return self._wide[key]
+        own = [self.names.index(name) for name in ranks]
+        columns = (torch.eye(len(self.names)).to(like)[:, own] * wide).repeat_interleave(size, -1)
+        wide = self.values.to(like) @ columns
         if not wide.requires_grad:
             self._wide[key] = wide
         return wide

@@ -115,10 +115,9 @@ def skill_health(mixture: ExpertMixture, skill: str, encoded: Sequence[Encoded])
             scored[places, 1:width] = (batch["labels"][:, 1:] != UNSCORED).cpu()
             routed[places, 1:width] = token_nats(mixture, batch).double().cpu()
             real = batch["attention_mask"].bool()
-            shares = [
-                some.gates[real].double().sum(dim=0) for some in mixture.routing.seen.values()
-            ]
-            gates, tokens = gates + torch.stack(shares).mean(dim=0).cpu(), tokens + int(real.sum())
+            for some in mixture.routing.seen.values():
+                gates += some.gates[real].double().sum(dim=0).cpu() / len(mixture.routing.seen)
+            tokens += int(real.sum())
             with mixture.answering(*own):
                 known[places, 1:width] = token_nats(mixture, batch).double().cpu()
     units = tuple(row.unit for row in encoded)

@@ -61,11 +61,6 @@ class LearnedRouter(nn.Module):
     It reads states and does not shape them: no gradient goes into what it reads.
 
     Shapes: L blocks, K skills, F features: each of `rows` [L, F]; `offset` and `usage` [L, K].
-
-    Args:
-        sites: The blocks.
-        width: Features of the stream.
-        reads: A token's state, or beside it the mean of the states of its sequence so far.
     """
 
     offset: Tensor

@@ -253,10 +253,8 @@ class ExpertMixture(nn.Module):
         for parameter in self.parameters_of(name):
             parameter.requires_grad_(True)
         if copied:
-            for mine, own in zip(
-                self.parameters_of(name), self.parameters_of(copied.name), strict=True
-            ):
-                # A larger rank: the rest of A stays random, and that of B is zero.
+            pair = (self.parameters_of(some) for some in (name, copied.name))
+            for mine, own in zip(*pair, strict=True):  # what is left of A is random, of B zero
                 mine.data[: own.shape[0], : own.shape[1]] = own
         if isinstance(self.router, LearnedRouter):
             self.router.split(name, adapter, parent)
@@ -412,10 +410,7 @@ class ExpertMixture(nn.Module):
 
     def _encoded(self, rows: Any) -> list[Encoded]:
         found = encode(as_rows(rows, "rows"), self.tokenizer, self.length)
-        if not found:
-            raise DataError(
-                "rows", law="must hold at least one row", found="none", remedy="Give some."
-            )
+        hold(bool(found), DataError, "rows", ("must hold at least one row", "none", "Give some."))
         return found
 
 
@@ -431,20 +426,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         """Refuse a training that would move nothing."""
         (mixture,) = self.mixture
         own = mixture.parameters_of(mixture.learning) if mixture.learning else []
-        router = mixture.router
-        rows = [*router.parameters()] if isinstance(router, LearnedRouter) else []
+        rows = [*mixture.router.parameters()] if isinstance(mixture.router, LearnedRouter) else []
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for what, parameters in (
-            ("the factors of the expert that learns", own),
-            ("the router", rows),
-        ):
-            if not own or any(id(p) not in known for p in parameters):
-                raise TrainingError(
-                    "optimizer",
-                    law=f"must hold {what}",
-                    found=f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters",
-                    remedy="Spawn an expert before the trainer is made, and give the mixture to the trainer.",
-                )
+        found = f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters"
+        remedy = "Spawn an expert before the trainer is made, and give the mixture to the trainer."
+        for what, some in (("the factors of the expert that learns", own), ("the router", rows)):
+            kept = bool(own) and all(id(p) in known for p in some)
+            hold(kept, TrainingError, "optimizer", (f"must hold {what}", found, remedy))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Maturity is a function of the optimizer step."""

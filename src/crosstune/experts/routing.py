@@ -47,14 +47,7 @@ class _Underway:
 
 
 class Routing:
-    """Says before each block who answers in it; an analytic router says it once, for all blocks from its site upward.
-
-    Args:
-        mixture: Whose experts and router these are.
-        stream: The frozen model's.
-        site: Where an analytic router reads; experts sit from there upward.
-        settings: Who answers a token.
-    """
+    """Says before each block who answers in it; an analytic router says it once, for all blocks from its site upward."""
 
     def __init__(self, mixture: Any, stream: Stream, site: int, settings: RouterSettings) -> None:
         self.mixture, self.stream, self.settings = mixture, stream, settings
@@ -166,13 +159,12 @@ class Routing:
         else:
             logits = router.logits(features)
         count = logits.shape[-1]
-        top = min(top or count, count)
-        gates = largest(logits.softmax(dim=-1).float(), top, renormalise=chosen.renormalise)
+        top, gates = min(top or count, count), logits.softmax(dim=-1).float()
+        if top < count:
+            gates = largest(gates, top, renormalise=chosen.renormalise)
         if chosen.capacity is not None and learning and router.training:
             stays = within_capacity(gates > 0, place, chosen.capacity * top / count)
-            router.dropped[at] = 1.0 - float(
-                (gates * stays).count_nonzero() / gates.count_nonzero()
-            )
+            router.dropped[at] = 1.0 - float(stays[gates > 0].float().mean())
             gates = gates * stays
         self.seen[at] = Routed(features, logits, gates)
         return gates

@@ -26,16 +26,11 @@ from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training.terms import Needs, NextToken, Seen, Terms, Unit
 
 
-_OF_GATES = ("routing", "balance", "entropy", "z", "keep")
-
-
-def gate_values(
-    name: str, router: LearnedRouter, at: int, routed: Routed, owners: Tensor
-) -> Tensor:
-    """What each token adds to a term before one block, [B, T]; `owners` [B] is the place of each row's skill among the gates."""
+def gate_values(name: str, router: LearnedRouter, at: int, routed: Routed, own: Tensor) -> Tensor:
+    """What each token adds to a term before one block, [B, T]; `own` [B] is the place of each row's skill among the gates."""
     logs = routed.logits.log_softmax(dim=-1)
     if name == "routing":  # −log of the right skill's gate
-        return -logs.gather(-1, owners[:, None, None].expand(*logs.shape[:2], 1))[..., 0]
+        return -logs.gather(-1, own[:, None, None].expand(*logs.shape[:2], 1))[..., 0]
     if name == "balance":
         usage = router.usage[at - router.sites.start].float()
         return len(usage) * (logs.exp() @ usage)
@@ -116,6 +111,10 @@ class Distillation(RouterTerm):
         return functional.kl_div(today, before, reduction="sum", log_target=True).double()
 
 
+_KINDS: dict[str, type[RouterTerm]] = dict.fromkeys(("routing", "entropy", "z", "keep"), RouterTerm)
+_KINDS |= {"balance": LoadBalance, "distillation": Distillation}
+
+
 class ExpertsBefore(nn.Module):
     """The experts as they were before the last birth, as a second model; out of torch's sight, since they share weights with today's."""
 
@@ -149,9 +148,9 @@ def router_terms(mixture: Any, skills: Mapping[str, str]) -> Terms:
     strange = sorted({*skills.values()} - {*names})
     words = f"must be skills of the router, {list(names)}", strange, "Leave out their rows."
     hold(not strange, SettingsError, "skills", words)
-    kinds = dict.fromkeys(_OF_GATES, RouterTerm) | {"balance": LoadBalance}
-    kinds |= {"distillation": Distillation}
-    members = [kind(name, mixture, skills) for name, kind in kinds.items() if getattr(chosen, name)]
+    members = [
+        kind(name, mixture, skills) for name, kind in _KINDS.items() if getattr(chosen, name)
+    ]
     second = ExpertsBefore(mixture) if chosen.distillation else None
     return Terms([NextToken(), *members], second_model=second)
 
