@@ -81,11 +81,23 @@ def test_births_change_no_output_and_the_newcomer_learns_at_once(folder: Path, r
         mixture.requires_grad_(False)
 
 
+def test_a_birth_splits_a_gate_at_any_temperature() -> None:
+    router, features = LearnedRouter(range(1), 8, "state"), torch.randn(2, 5, 9)
+    for name, parent in (("a", None), ("b", "a"), ("c", "b")):
+        before = router.logits(0, features, 3.0).softmax(-1)
+        at = router.names.index(parent or "base")
+        router.split(name, f"xp_{name}", parent)
+        found = router.logits(0, features, 3.0).softmax(-1)
+        torch.testing.assert_close(found[..., -1], before[..., at] / 2)
+        torch.testing.assert_close(found[..., at], before[..., at] / 2)
+        router.rows[f"xp_{name}"].data += torch.randn(1, 9)
+
+
 def test_the_gate_of_one_expert_learns_only_if_it_is_not_scaled_up() -> None:
     router = LearnedRouter(range(1), 8, "state")
     router.split("a", "xp_a")
     router.requires_grad_(True)
-    features, _ = router.read(torch.randn(2, 5, 8), None)
+    features = router.read(torch.randn(2, 5, 17))
     for renormalise in (False, True):
         router.zero_grad()
         found = largest(router.logits(0, features).softmax(-1), 1, renormalise=renormalise)
@@ -238,11 +250,11 @@ def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:  # noq
     with pytest.raises(SettingsError, match="`top` must be from 1 to the number of skills, 2"):
         largest(torch.rand(4, 2), 3)
     mixture = grown(folder)
-    with pytest.raises(ModelError, match="`router` must have rows of shape"):
+    with pytest.raises(ModelError, match="`router` must have rows of"):
         LearnedRouter(range(2), 7, "state").load(mixture.router.tensors())
     with pytest.raises(SettingsError, match="`rank` must be at least 6"):
         mixture.spawn("e", parent="c", rank=4)
-    with pytest.raises(SettingsError, match="`parent` must be given without alpha and targets"):
+    with pytest.raises(SettingsError, match="`parent` must come without alpha and targets"):
         mixture.spawn("e", parent="c", alpha=3.0)
     with pytest.raises(SettingsError, match="must be an expert of the mixture"):
         mixture.spawn("e", parent="z")

@@ -15,10 +15,9 @@ from tests.experts.test_mixture import batch_of, folder, logits, rows_of  # noqa
 from torch.nn.functional import kl_div
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from crosstune.experts import terms
 from crosstune.experts.mixture import ExpertMixture
 from crosstune.experts.routing import Routed
-from crosstune.experts.terms import router_terms
+from crosstune.experts.terms import gate_values, router_terms
 from crosstune.foundation.data import collate
 from crosstune.foundation.errors import SettingsError, UnsupportedError
 from crosstune.foundation.training import NextToken, StageData, TrainingSettings, train_stage
@@ -34,11 +33,11 @@ def test_closed_forms() -> None:
     """By hand, for gates .5 .3 .2 with f = .7 .2 .1 and scores that sum to e² in the exponent."""
     scores = torch.tensor([[[0.5, 0.3, 0.2]]]).log() + 2.0
     routed = Routed(torch.empty(0), scores, scores.softmax(-1))
-    before = torch.tensor([[[0.8, 0.2]]]).log() + 5.0
+    old = torch.tensor([[[0.8, 0.2]]]).log() + 5.0
     router: Any = SimpleNamespace(
         usage=torch.tensor([[0.7, 0.2, 0.1]]),
         sites=range(4, 5),
-        logits_before=lambda at, features: before,
+        logits=lambda at, features, before: old,
     )
     expected = {
         "routing": -math.log(0.3),
@@ -48,7 +47,7 @@ def test_closed_forms() -> None:
         "keep": 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.3),
     }
     for name, value in expected.items():
-        found = getattr(terms, name)(router, 4, routed, torch.tensor([1]))
+        found = gate_values(name, router, 4, routed, torch.tensor([1]))
         assert found.shape == (1, 1)
         assert found.item() == pytest.approx(value, rel=1e-5)
 

@@ -1,6 +1,7 @@
 """A LoRA expert for each skill that is new, mixed per token; ordinary PEFT adapters at the end.
 
 `settings` (no torch) · `novelty` says whether a skill is new · `gated` is the layer · `router` tells skills apart by their prefix ·
+`learned` is a router in every block, with `terms` of its loss · `routing` says in each pass who answers ·
 `bank` is the log of what happened · `storage` writes and reads · `mixture` is all of it around a model · `health` says who forgot.
 """
 
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
     from crosstune.experts.mixture import ExpertMixture
     from crosstune.experts.novelty import Novelty
     from crosstune.experts.router import PrefixRouter
-    from crosstune.experts.settings import NoveltySettings
+    from crosstune.experts.settings import NoveltySettings, RouterSettings
+    from crosstune.experts.terms import router_terms
 
 __all__ = [
     "ExpertMixture",
     "Novelty",
     "NoveltySettings",
     "PrefixRouter",
+    "RouterSettings",
     "SkillHealth",
+    "router_terms",
     "skill_health",
 ]
 
@@ -31,8 +35,9 @@ __getattr__ = _fetched_from(
     {
         "mixture": "ExpertMixture",
         "novelty": "Novelty",
-        "settings": "NoveltySettings",
+        "settings": "NoveltySettings RouterSettings",
         "router": "PrefixRouter",
+        "terms": "router_terms",
         "health": "SkillHealth skill_health",
     },
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -21,18 +21,10 @@ class Gates:
     def __init__(self) -> None:
         self.answer(())
 
-    def answer(
-        self,
-        names: Sequence[str],
-        values: Tensor | None = None,
-        wide: dict[object, Tensor] | None = None,
-    ) -> None:
-        """From now on these experts answer: whole, or weighed at each token by `values` [B, T, experts].
-
-        Blocks of the same gates share `wide`, where what is made of them is kept.
-        """
+    def answer(self, names: Sequence[str], values: Tensor | None = None, wide: Any = None) -> None:
+        """From now on these experts answer: whole, or weighed at each token by `values` [B, T, experts]; blocks share `wide`."""
         self.names, self.values = tuple(names), values
-        self._wide = {} if wide is None else wide
+        self._wide: dict[object, Tensor] = {} if wide is None else wide
 
     def wide(self, ranks: Mapping[str, int], scalings: Mapping[str, float], like: Tensor) -> Tensor:
         """The weight of each column of the experts' factors side by side, scaling included: [B, T, Σ rank], or [Σ rank] where whole.
@@ -40,21 +32,19 @@ class Gates:
         Layers of the same ranks share it, but for gates with gradient: a checkpointed block must compute again what it computed.
         """
         key = (tuple(ranks.items()), tuple(scalings.items()), like.dtype, like.device)
-        learned = self.values is not None and self.values.requires_grad
-        if key not in self._wide:
-            size = torch.tensor(list(ranks.values()), device=like.device)
-            scale = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
-            if learned:  # each gate times the scalings in its expert's columns: a product, whose gradient is one too
-                scale = scale.diag()
-            elif self.values is not None:
-                scale = scale * self._of(ranks, like)
-            self._wide[key] = scale.repeat_interleave(size, dim=-1)
-        return self._of(ranks, like) @ self._wide[key] if learned else self._wide[key]
-
-    def _of(self, names: Iterable[str], like: Tensor) -> Tensor:
-        """The gates of these experts, [B, T, experts]."""
-        values, own = cast(Tensor, self.values), [self.names.index(name) for name in names]
-        return (values if own == [*range(len(self.names))] else values[..., own]).to(like)
+        if key in self._wide:
+            return self._wide[key]
+        size = torch.tensor(list(ranks.values()), device=like.device)
+        wide = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
+        if self.values is None:
+            self._wide[key] = wide.repeat_interleave(size)
+            return self._wide[key]
+        own = [self.names.index(name) for name in ranks]
+        columns = (torch.eye(len(self.names)).to(like)[:, own] * wide).repeat_interleave(size, -1)
+        wide = self.values.to(like) @ columns
+        if not wide.requires_grad:
+            self._wide[key] = wide
+        return wide
 
 
 class GatedLinear(Linear):

@@ -109,6 +109,8 @@ def skill_health(mixture: ExpertMixture, skill: str, encoded: Sequence[Encoded])
     scored = torch.zeros(shape, dtype=torch.bool)
     device = next(mixture.parameters()).device
     own = () if skill == BASE else (skill,)
+    names = () if mixture.router is None else mixture.router.names
+    gates, tokens = torch.zeros(len(names), dtype=torch.float64), 0
     with measuring(mixture), torch.no_grad():
         for places in batches_of(encoded, 4096):
             batch = collate([encoded[at] for at in places], 0)
@@ -116,16 +118,12 @@ def skill_health(mixture: ExpertMixture, skill: str, encoded: Sequence[Encoded])
             batch = {name: value.to(device) for name, value in batch.items()}
             scored[places, 1:width] = (batch["labels"][:, 1:] != UNSCORED).cpu()
             routed[places, 1:width] = token_nats(mixture, batch).double().cpu()
+            real = batch["attention_mask"].bool()
+            for some in mixture.routing.seen.values():
+                gates += some.gates[real].double().sum(dim=0).cpu() / len(mixture.routing.seen)
+            tokens += int(real.sum())
             with mixture.answering(*own):
                 known[places, 1:width] = token_nats(mixture, batch).double().cpu()
     units = tuple(row.unit for row in encoded)
-    return SkillHealth(skill, routed, known, scored, units, _usage(mixture, encoded))
-
-
-def _usage(mixture: ExpertMixture, encoded: Sequence[Encoded]) -> dict[str, float]:
-    """The mean gate of each skill over real tokens; empty where an analytic router knows none."""
-    router = mixture.router
-    if router is None:
-        return {}
-    gates = [found[mask].double().cpu() for found, mask in mixture.routing.gates_over(encoded)]
-    return dict(zip(router.names, torch.cat(gates).mean(dim=0).tolist(), strict=True))
+    usage = dict(zip(names, (gates / tokens).tolist(), strict=True))
+    return SkillHealth(skill, routed, known, scored, units, usage)

@@ -23,7 +23,7 @@ from crosstune.experts.gated import factors, gated
 from crosstune.experts.learned import LearnedRouter
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
 from crosstune.experts.router import BASE as BASE
-from crosstune.experts.router import PrefixRouter, SkillSums
+from crosstune.experts.router import PrefixRouter, SkillSums, hold
 from crosstune.experts.routing import Routing
 from crosstune.experts.settings import NoveltySettings, RouterSettings
 from crosstune.experts.storage import read_mixture, write_mixture
@@ -234,13 +234,8 @@ class ExpertMixture(nn.Module):
         adapter = self.bank.adapter_name(name, BASE)
         copied = None if parent is None else self.bank.expert(parent)
         at_least("rank", rank, copied.rank if copied else 1)
-        if copied and (targets or alpha is not None):
-            raise SettingsError(
-                "parent",
-                law="must be given without alpha and targets, which are its own",
-                found=f"alpha={alpha}, targets={targets}",
-                remedy="Leave these out.",
-            )
+        words = "must come without alpha and targets: it brings its own", parent, "Leave these out."
+        hold(not copied or not (targets or alpha), SettingsError, "parent", words)
         if copied:
             alpha, targets = copied.alpha * rank / copied.rank, copied.targets
         alpha = 2.0 * rank if alpha is None else float(alpha)
@@ -258,10 +253,8 @@ class ExpertMixture(nn.Module):
         for parameter in self.parameters_of(name):
             parameter.requires_grad_(True)
         if copied:
-            for mine, own in zip(
-                self.parameters_of(name), self.parameters_of(copied.name), strict=True
-            ):
-                # A larger rank: the rest of A stays random, and that of B is zero.
+            pair = (self.parameters_of(some) for some in (name, copied.name))
+            for mine, own in zip(*pair, strict=True):  # what is left of A is random, of B zero
                 mine.data[: own.shape[0], : own.shape[1]] = own
         if isinstance(self.router, LearnedRouter):
             self.router.split(name, adapter, parent)
@@ -419,10 +412,7 @@ class ExpertMixture(nn.Module):
         if isinstance(rows, Sequence) and rows and isinstance(rows[0], Encoded):
             return list(rows)
         found = encode(as_rows(rows, "rows"), self.tokenizer, self.length)
-        if not found:
-            raise DataError(
-                "rows", law="must hold at least one row", found="none", remedy="Give some."
-            )
+        hold(bool(found), DataError, "rows", ("must hold at least one row", "none", "Give some."))
         return found
 
 
@@ -438,20 +428,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         """Refuse a training that would move nothing."""
         (mixture,) = self.mixture
         own = mixture.parameters_of(mixture.learning) if mixture.learning else []
-        router = mixture.router
-        rows = [*router.parameters()] if isinstance(router, LearnedRouter) else []
+        rows = [*mixture.router.parameters()] if isinstance(mixture.router, LearnedRouter) else []
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for what, parameters in (
-            ("the factors of the expert that learns", own),
-            ("the router", rows),
-        ):
-            if not own or any(id(p) not in known for p in parameters):
-                raise TrainingError(
-                    "optimizer",
-                    law=f"must hold {what}",
-                    found=f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters",
-                    remedy="Spawn an expert before the trainer is made, and give the mixture to the trainer.",
-                )
+        found = f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters"
+        remedy = "Spawn an expert before the trainer is made, and give the mixture to the trainer."
+        for what, some in (("the factors of the expert that learns", own), ("the router", rows)):
+            kept = bool(own) and all(id(p) in known for p in some)
+            hold(kept, TrainingError, "optimizer", (f"must hold {what}", found, remedy))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Maturity is a function of the optimizer step."""

@@ -70,7 +70,7 @@ def prefix_features(
         before = torch.where(goes_on[:, None], state.total, before)
     found = f"{count.tolist()} tokens before first positions {positions[:, 0].tolist()}"
     law, remedy = "must have summed all tokens before", "Hand on the last call's; pad on the left."
-    _hold(torch.equal(count, positions[:, 0]), MeasurementError, "state", (law, found, remedy))
+    hold(torch.equal(count, positions[:, 0]), MeasurementError, "state", (law, found, remedy))
     places = torch.arange(positions.shape[1], device=positions.device)
     starts = torch.where(positions == 0, places, 0).cummax(dim=1).values
     counts = places + 1 - starts + torch.where(starts == 0, count[:, None], 0)
@@ -125,7 +125,7 @@ class PrefixRouter:
 
     def learn(self, name: str, sums: SkillSums) -> None:
         """Take in a skill that has tokens, in features as wide as those before; what is known of it already is added."""
-        _hold(sums.tokens > 0, DataError, name, ("must have tokens", 0, "Give it more rows."))
+        hold(sums.tokens > 0, DataError, name, ("must have tokens", 0, "Give it more rows."))
         self._check_width(len(sums.x))
         sums = SkillSums(sums.xx.cpu(), sums.x.cpu(), sums.tokens)
         self._skills[name] = self._skills[name] + sums if name in self._skills else sums
@@ -134,21 +134,18 @@ class PrefixRouter:
     def forget(self, name: str) -> None:
         """Be as if a known skill had never come, but for the temperature."""
         words = f"must be one of {list(self.names)}", repr(name), "Choose one."
-        _hold(name in self._skills, SettingsError, "name", words)
+        hold(name in self._skills, SettingsError, "name", words)
         del self._skills[name]
         self._rows = None
 
-    def gates(
-        self, features: Tensor, top: int | None = None, *, renormalise: bool = False
-    ) -> Tensor:
+    def gates(self, features: Tensor, top: int | None = None) -> Tensor:
         """The share of each skill in each token: the softmax of scores over the temperature.
 
         Shapes: `features` [B, T, F]; gates [B, T, K] in the order of `names`, float32.
 
         Args:
             features: Of `prefix_features`.
-            top: How many of the largest gates stay; the others are 0.
-            renormalise: Whether these are scaled up.
+            top: How many of the largest gates stay; the others are 0, and these are not scaled up.
 
         Returns:
             The gates.
@@ -158,8 +155,11 @@ class PrefixRouter:
             MeasurementError: No skill has come yet, or a feature is NaN or infinite.
             ModelError: The features have another width than those of the skills.
         """
-        gates = (self._scores(features) / self.temperature).softmax(dim=-1).float()
-        return largest(gates, top, renormalise=renormalise)
+        return largest(self.logits(features).softmax(dim=-1).float(), top)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """What the softmax is taken of, [..., K] of [..., F], float64."""
+        return self._scores(features) / self.temperature
 
     def tune(self, features: Mapping[str, Tensor]) -> float:
         """Set the temperature at which −log of the right skill's gate is least; that is convex in 1 / temperature.
@@ -180,7 +180,7 @@ class PrefixRouter:
         given = sorted(name for name, rows in features.items() if rows.numel())
         law = f"must have tokens of each skill that is known, {sorted(self.names)}, and no other"
         words = law, given, "Keep rows of each aside."
-        _hold(given == sorted(self.names) != [], DataError, "features", words)
+        hold(given == sorted(self.names) != [], DataError, "features", words)
         scores = {self.names.index(name): self._scores(rows) for name, rows in features.items()}
 
         def loss(logarithm: float) -> float:
@@ -216,7 +216,7 @@ class PrefixRouter:
     def _scores(self, features: Tensor) -> Tensor:
         """The regression's value for each skill, [..., K] of [..., F]; it is solved once after a skill came or went."""
         words = "must know a skill", "none", "Call `learn` first."
-        _hold(bool(self._skills), MeasurementError, "router", words)
+        hold(bool(self._skills), MeasurementError, "router", words)
         self._check_width(features.shape[-1])
         if self._rows is None:
             skills = self._skills.values()
@@ -232,7 +232,7 @@ class PrefixRouter:
         for known in self._skills.values():
             law = f"must be {len(known.x)} wide, as those of the skills"
             words = law, found, "Read the same site of the same base."
-            _hold(found == len(known.x), ModelError, "features", words)
+            hold(found == len(known.x), ModelError, "features", words)
 
 
 def largest(gates: Tensor, top: int | None, *, renormalise: bool = False) -> Tensor:
@@ -240,7 +240,7 @@ def largest(gates: Tensor, top: int | None, *, renormalise: bool = False) -> Ten
     if top is None:
         return gates
     law = f"must be from 1 to the number of skills, {gates.shape[-1]}"
-    _hold(0 < top <= gates.shape[-1], SettingsError, "top", (law, top, "Keep fewer."))
+    hold(0 < top <= gates.shape[-1], SettingsError, "top", (law, top, "Keep fewer."))
     kept = gates.topk(top, dim=-1)
     values = kept.values / kept.values.sum(dim=-1, keepdim=True) if renormalise else kept.values
     return torch.zeros_like(gates).scatter(-1, kept.indices, values)
@@ -249,11 +249,11 @@ def largest(gates: Tensor, top: int | None, *, renormalise: bool = False) -> Ten
 def _finite(features: Tensor) -> Tensor:
     """The same in float64; what is NaN or infinite would spoil every sum and gate."""
     words = "must be finite", "NaN or infinite", "Look at the states of the base at this site."
-    _hold(bool(features.isfinite().all()), MeasurementError, "features", words)
+    hold(bool(features.isfinite().all()), MeasurementError, "features", words)
     return features.double()
 
 
-def _hold(
+def hold(
     kept: bool, kind: type[CrosstuneError], argument: str, words: tuple[str, object, str]
 ) -> None:
     """Raise an error of law, found and remedy where a law is not kept."""

@@ -1,4 +1,4 @@
-"""What a learned router adds to the loss, as sums over scored tokens (mean over blocks): nothing here depends on how a step is split.
+"""What a learned router adds to the loss: sums over scored tokens (mean over blocks), which no split of a step changes.
 
 Load balance is K Σ_e f_e p_e(t) with the usage f of the optimizer step before, so that one pass is enough.
 
@@ -8,7 +8,7 @@ Source: Fedus, Zoph and Shazeer (2022), *Switch Transformers*, eq. 4 (load balan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstune.experts.learned import LearnedRouter
+from crosstune.experts.router import hold
 from crosstune.experts.routing import Routed
 from crosstune.foundation.data import UNSCORED
 from crosstune.foundation.errors import SettingsError, UnsupportedError
@@ -25,53 +26,25 @@ from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training.terms import Needs, NextToken, Seen, Terms, Unit
 
 
-def routing(router: LearnedRouter, at: int, routed: Routed, own: Tensor) -> Tensor:
-    """−log of the right skill's gate, [B, T]; `own` [B] says whose a row is."""
-    places = own[:, None, None].expand(*routed.logits.shape[:2], 1)
-    return -routed.logits.log_softmax(dim=-1).gather(-1, places)[..., 0]
-
-
-def balance(router: LearnedRouter, at: int, routed: Routed, own: Tensor) -> Tensor:
-    """K Σ_e f_e p_e, [B, T]: 1 where f or p is uniform."""
-    usage = router.usage[at - router.sites.start].float()
-    return len(usage) * (routed.logits.softmax(dim=-1) @ usage)
-
-
-def entropy(router: LearnedRouter, at: int, routed: Routed, own: Tensor) -> Tensor:
-    """The gates' entropy, [B, T]."""
+def gate_values(name: str, router: LearnedRouter, at: int, routed: Routed, own: Tensor) -> Tensor:
+    """What each token adds to a term before one block, [B, T]; `own` [B] is the place of each row's skill among the gates."""
     logs = routed.logits.log_softmax(dim=-1)
-    return -(logs.exp() * logs).sum(dim=-1)
-
-
-def z(router: LearnedRouter, at: int, routed: Routed, own: Tensor) -> Tensor:
-    """The squared log-sum-exp of the scores, [B, T]."""
-    return routed.logits.logsumexp(dim=-1).square()
-
-
-def keep(router: LearnedRouter, at: int, routed: Routed, own: Tensor) -> Tensor:
-    """KL of the gates before the last birth from today's, on the same input, [B, T]; the newcomer's was 0 then."""
-    before = router.logits_before(at, routed.features).log_softmax(dim=-1)
-    logs = routed.logits.log_softmax(dim=-1)[..., : before.shape[-1]]
-    return (before.exp() * (before - logs)).sum(dim=-1)
-
-
-_GATES: dict[str, Callable[[LearnedRouter, int, Routed, Tensor], Tensor]] = {
-    "routing": routing,
-    "balance": balance,
-    "entropy": entropy,
-    "z": z,
-    "keep": keep,
-}
+    if name == "routing":  # −log of the right skill's gate
+        return -logs.gather(-1, own[:, None, None].expand(*logs.shape[:2], 1))[..., 0]
+    if name == "balance":
+        usage = router.usage[at - router.sites.start].float()
+        return len(usage) * (logs.exp() @ usage)
+    if name == "entropy":
+        return -(logs.exp() * logs).sum(dim=-1)
+    if name == "z":
+        return routed.logits.logsumexp(dim=-1).square()
+    # keep: KL of the gates before the last birth from today's; the newcomer's was 0 then.
+    before = router.logits(at, routed.features, before=True).log_softmax(dim=-1)
+    return (before.exp() * (before - logs[..., : before.shape[-1]])).sum(dim=-1)
 
 
 class RouterTerm(nn.Module):
-    """A term of a learned router's gates.
-
-    Args:
-        name: A field of `RouterSettings`, whose value is the weight.
-        mixture: Whose router it is, while a skill is learned.
-        skills: The skill of each replayed row by its id; every other row is of the skill that learns.
-    """
+    """A term of a learned router's gates, by the name of its weight in `RouterSettings`."""
 
     unit: Unit = "tokens"
     needs = Needs(logits=True)
@@ -92,10 +65,8 @@ class RouterTerm(nn.Module):
     def sums(self, seen: Seen) -> Tensor:
         """Over scored tokens, in float64; of `keep` on replayed rows only."""
         (mixture,), own = self.hidden, self._owners(seen)
-        found = [
-            _GATES[self.name](mixture.router, at, routed, own)
-            for at, routed in mixture.routing.seen.items()
-        ]
+        blocks = mixture.routing.seen.items()
+        found = [gate_values(self.name, mixture.router, at, some, own) for at, some in blocks]
         counted = _scored(seen)
         if self.name == "keep":
             counted = counted & (own != self.learning)[:, None]
@@ -103,19 +74,15 @@ class RouterTerm(nn.Module):
 
     def _owners(self, seen: Seen) -> Tensor:
         """The place of each row's skill among the gates, [B]."""
-        given, labels = seen.batch.get("skills"), seen.batch["labels"]
-        if given is not None:
-            return given.to(labels.device)  # type: ignore[no-any-return]
-        if self.places and "position_ids" in seen.batch:
-            raise UnsupportedError(
-                "packing",
-                law="must be left out where rows are replayed: a sequence has one skill",
-                found="packed rows",
-                remedy="Leave out packing, or replay nothing.",
-            )
-        ids = seen.batch.get("row_ids", [""] * len(labels))
-        places = [self.places.get(row, self.learning) for row in ids]
-        return torch.tensor(places, device=labels.device)
+        labels, given = seen.batch["labels"], seen.batch.get("skills")
+        if given is None:
+            law = "must be left out where rows are replayed: a sequence has one skill"
+            words = law, "packed rows", "Leave out packing, or replay nothing."
+            kept = not self.places or "position_ids" not in seen.batch
+            hold(kept, UnsupportedError, "packing", words)
+            ids = seen.batch.get("row_ids", [""] * len(labels))
+            given = torch.tensor([self.places.get(row, self.learning) for row in ids])
+        return given.to(labels.device)
 
 
 class LoadBalance(RouterTerm):
@@ -132,21 +99,24 @@ class LoadBalance(RouterTerm):
 
 
 class Distillation(RouterTerm):
-    """KL of the next-token distribution of the experts before the stage from today's, on replayed rows."""
+    """KL of the next token's distribution by the experts before the stage from today's, on replayed rows."""
 
     needs = Needs(logits=True, second=Needs(logits=True))
 
     def sums(self, seen: Seen) -> Tensor:
         """Over scored tokens, in float64."""
         counted = _scored(seen) & (self._owners(seen) != self.learning)[:, None]
-        today, before = (
-            some.logits[counted].float().log_softmax(dim=-1) for some in (seen, seen.second)
-        )
+        pair = seen.logits[counted], seen.second.logits[counted]
+        today, before = (logits.float().log_softmax(dim=-1) for logits in pair)
         return functional.kl_div(today, before, reduction="sum", log_target=True).double()
 
 
+_KINDS: dict[str, type[RouterTerm]] = dict.fromkeys(("routing", "entropy", "z", "keep"), RouterTerm)
+_KINDS |= {"balance": LoadBalance, "distillation": Distillation}
+
+
 class ExpertsBefore(nn.Module):
-    """The experts as they were before the last birth, as a second model; what they share with today's is out of torch's sight."""
+    """The experts as they were before the last birth, as a second model; out of torch's sight, since they share weights with today's."""
 
     def __init__(self, mixture: Any) -> None:
         super().__init__()
@@ -164,49 +134,36 @@ def router_terms(mixture: Any, skills: Mapping[str, str]) -> Terms:
 
     Args:
         mixture: While a skill is learned; an analytic router has no terms.
-        skills: The skill of each replayed row by its id, of held-out rows too.
+        skills: The skill of each replayed row by its id (of held-out rows too); every other row is of the skill that learns.
 
     Returns:
         The terms, and where `distillation` asks for them the experts as they were.
+
+    Raises:
+        SettingsError: A skill is unknown.
     """
     if not isinstance(mixture.router, LearnedRouter):
         return Terms()
-    chosen = mixture.routing.settings
-    if strange := {*skills.values()} - {*mixture.router.names}:
-        raise SettingsError(
-            "skills",
-            law=f"must be skills of the router, {list(mixture.router.names)}",
-            found=sorted(strange),
-            remedy="Leave out their rows.",
-        )
-    kinds = dict.fromkeys(_GATES, RouterTerm) | {"balance": LoadBalance}
-    kinds |= {"distillation": Distillation}
-    members = [kind(name, mixture, skills) for name, kind in kinds.items() if getattr(chosen, name)]
+    chosen, names = mixture.routing.settings, mixture.router.names
+    strange = sorted({*skills.values()} - {*names})
+    words = f"must be skills of the router, {list(names)}", strange, "Leave out their rows."
+    hold(not strange, SettingsError, "skills", words)
+    members = [
+        kind(name, mixture, skills) for name, kind in _KINDS.items() if getattr(chosen, name)
+    ]
     second = ExpertsBefore(mixture) if chosen.distillation else None
     return Terms([NextToken(), *members], second_model=second)
 
 
 def batch_loss(mixture: Any, batch: Mapping[str, Any], count: Any = None) -> Tensor:
-    """The same without the next token, for a trainer that knows nothing of terms: Σ weight · sum over scored tokens / count.
+    """Σ weight · sum / count over the batch just read, for a trainer that knows no terms; its gates are counted for the balance.
 
-    Args:
-        mixture: It has just read the batch.
-        batch: Its `labels` [B, T], and `skills` [B] or None: the place of each row's skill among the gates.
-        count: The scored tokens of the optimizer step; those of the batch where it is None.
-
-    Returns:
-        A scalar; the gates are counted for the load balance of the next step.
+    `batch` has `labels` [B, T], and `skills` [B] or None; `count` is the step's number of scored tokens, None: the batch's.
     """
     terms = router_terms(mixture, {})
-    if terms.second_model is not None:
-        raise UnsupportedError(
-            "distillation",
-            law="must be left to train_stage, which reads a batch twice",
-            found="a call with labels in training mode",
-            remedy="Use train_stage with router_terms, or the term `keep`.",
-        )
-    seen = Seen(model=mixture, batch=batch)
-    total = torch.zeros((), dtype=torch.float64, device=batch["labels"].device)
+    words = "must be left to train_stage, which reads a batch twice", "labels", "Use `keep`."
+    hold(terms.second_model is None, UnsupportedError, "distillation", words)
+    seen, total = Seen(batch=batch), torch.zeros((), device=batch["labels"].device)
     for term in terms.members:
         if isinstance(term, RouterTerm):
             total = total + term.factor * term.sums(seen)
@@ -217,5 +174,4 @@ def batch_loss(mixture: Any, batch: Mapping[str, Any], count: Any = None) -> Ten
 
 def _scored(seen: Seen) -> Tensor:
     """The tokens whose next one is scored, [B, T]: those whose gates count."""
-    labels: Tensor = seen.batch["labels"]
-    return functional.pad(labels[:, 1:] != UNSCORED, (0, 1))
+    return functional.pad(seen.batch["labels"][:, 1:] != UNSCORED, (0, 1))
