@@ -1,7 +1,8 @@
 """A LoRA expert for each skill that is new, mixed per token; ordinary PEFT adapters at the end.
 
 `settings` (no torch) · `novelty` says whether a skill is new · `gated` is the layer · `router` tells skills apart by their prefix ·
-`bank` is the log of what happened · `storage` writes and reads · `mixture` is all of it around a model · `health` says who forgot.
+`bank` is the log of what happened · `storage` writes and reads · `mixture` is all of it around a model · `health` says who forgot ·
+`policy` decides when experts come and go, `lifecycle` does it · `replay` keeps rows · `exports` writes what servers take.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING
 from crosstune.foundation import fetched_from as _fetched_from
 
 if TYPE_CHECKING:
+    from crosstune.experts.exports import check_served
     from crosstune.experts.health import SkillHealth, skill_health
+    from crosstune.experts.lifecycle import pad_optimizer
     from crosstune.experts.mixture import ExpertMixture
     from crosstune.experts.novelty import Novelty
     from crosstune.experts.router import PrefixRouter
@@ -23,6 +26,8 @@ __all__ = [
     "NoveltySettings",
     "PrefixRouter",
     "SkillHealth",
+    "check_served",
+    "pad_optimizer",
     "skill_health",
 ]
 
@@ -34,5 +39,7 @@ __getattr__ = _fetched_from(
         "settings": "NoveltySettings",
         "router": "PrefixRouter",
         "health": "SkillHealth skill_health",
+        "exports": "check_served",
+        "lifecycle": "pad_optimizer",
     },
 )

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from crosstune.experts.bank import Bank, Event, Expert
+from crosstune.experts.bank import BASE, Bank, Event, Expert
 from crosstune.experts.gated import GatedLinear, Gates, factors, gated
+from crosstune.experts.lifecycle import Figures, Lifecycle
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
+from crosstune.experts.replay import Replay
 from crosstune.experts.router import PrefixRouter, PrefixState, SkillSums, prefix_features
 from crosstune.experts.settings import NoveltySettings
 from crosstune.experts.storage import read_mixture, write_mixture
@@ -39,8 +41,6 @@ from crosstune.foundation.models import Stream, positions
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.settings.options import at_least
 
-BASE = "base"
-"""The skill of the model itself: what it answers alone."""
 _SETTINGS = ("site", "top", "length", "seed")
 _MOVED = 0.5
 """How far a skill's embedding moves towards rows that come again."""
@@ -63,7 +63,7 @@ class _Underway:
     state: PrefixState | None = None
 
 
-class ExpertMixture(nn.Module):
+class ExpertMixture(Lifecycle):
     """A model whose weights stay as they are, with experts for what it has learned since.
 
     The router reads each token's state at one site of the frozen model and the causal mean of the states so far; experts
@@ -110,6 +110,7 @@ class ExpertMixture(nn.Module):
         self.router: PrefixRouter | None = None
         self.tuning: dict[str, Tensor] = {}
         self.library: dict[str, Embedding] = {}
+        self.replay = Replay(seed=seed)
         self._fixed: tuple[str, ...] | None = None
         self._call: _Underway | None = None
         self._states: WeakKeyDictionary[Any, PrefixState] = WeakKeyDictionary()
@@ -262,7 +263,13 @@ class ExpertMixture(nn.Module):
             return embed_rows(self.get_base_model(), encoded, 0)
 
     def spawn(
-        self, name: str, *, rank: int = 16, alpha: float | None = None, targets: Sequence[str] = ()
+        self,
+        name: str,
+        *,
+        rank: int = 16,
+        alpha: float | None = None,
+        targets: Sequence[str] = (),
+        figures: Figures = None,
     ) -> Expert:
         """A new expert that adds nothing yet, and learns from now on; all others are frozen.
 
@@ -271,6 +278,7 @@ class ExpertMixture(nn.Module):
             rank: Columns of A and B.
             alpha: The update is scaled by alpha / rank; twice the rank where it is not given.
             targets: Names of the modules it adapts; all linear ones in the blocks from the router's site upward if none.
+            figures: What was measured when this was decided, for the log.
 
         Returns:
             The expert.
@@ -293,9 +301,7 @@ class ExpertMixture(nn.Module):
             )
         expert = Expert(name, adapter, rank, alpha, tuple(targets) or self._linear)
         self._add(expert)
-        self.bank.record(Event("spawn", name, expert))
-        for parameter in self.parameters_of(name):
-            parameter.requires_grad_(True)
+        self._happened(Event("spawn", name, expert), figures)
         return expert
 
     def _add(self, expert: Expert) -> None:
@@ -323,12 +329,13 @@ class ExpertMixture(nn.Module):
         """An expert's factors."""
         return factors(self.model, self.bank.expert(name).adapter)
 
-    def register(self, name: str | Task, rows: Any = None) -> None:
+    def register(self, name: str | Task, rows: Any = None, *, figures: Figures = None) -> None:
         """The router learns the skill from its rows, and its expert, if it was learning, is frozen.
 
         Args:
             name: The skill: an expert's, or ``base`` for what the model itself shall answer; a `Task` brings both.
             rows: Texts, `Row`s or a `Task`, whose training side is taken.
+            figures: What was measured of what was learned, for the log.
 
         Raises:
             SettingsError: There is no such expert.
@@ -350,9 +357,8 @@ class ExpertMixture(nn.Module):
         self._teach_router(name, encoded)
         known = self.library.get(name)
         self.library[name] = found if known is None else known.moved(found, _MOVED)
-        self.bank.record(Event("register", name))
-        if self.learning is None:
-            self.model.requires_grad_(False)
+        self.replay.keep(name, encoded)
+        self._happened(Event("register", name), figures)
 
     def _teach_router(self, name: str, encoded: Sequence[Encoded]) -> None:
         """Add the sums of most rows; some rows choose the temperature."""
@@ -362,8 +368,7 @@ class ExpertMixture(nn.Module):
         router.learn(name, reduce(add, parts))
         tokens = torch.cat([found[mask] for found, mask in self.features(encoded[::_HELD_OUT])])
         self.tuning[name] = tokens[:: max(1, len(tokens) // _TUNING_TOKENS)].cpu()
-        if len(self.tuning) > 1:
-            router.tune(self.tuning)
+        self._tune()
 
     def features(self, encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
         """What the router reads of rows, batch by batch: features [B, T, 2d + 1], and which tokens are real."""
@@ -408,6 +413,8 @@ class ExpertMixture(nn.Module):
             tensors[f"tokens.{name}"] = torch.tensor(known.tokens)
         settings = {name: getattr(self, name) for name in _SETTINGS}
         settings["novelty"] = asdict(self.novelty)
+        tensors |= {f"replay.{name}": value for name, value in self.replay.tensors().items()}
+        settings["replay"] = [self.replay.quota, self.replay.record()]
         return write_mixture(folder, self.model, self.bank, tensors, settings)
 
     @classmethod
@@ -427,8 +434,12 @@ class ExpertMixture(nn.Module):
         """
         stored = read_mixture(folder, model)
         novelty = NoveltySettings(**stored.settings.pop("novelty"))
+        quota, kept = stored.settings.pop("replay", (0, {}))
         mixture = cls(model, tokenizer, **stored.settings, novelty=novelty)
         mixture.bank = Bank(stored.events)
+        mixture.replay.quota = quota
+        prefix, own = "replay.", stored.router
+        mixture.replay.load(kept, {k[len(prefix) :]: own[k] for k in own if k.startswith(prefix)})
         for expert in mixture.bank.experts.values():
             mixture._add(expert)
             weights = stored.weights[expert.adapter]
@@ -481,6 +492,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         """Refuse a training that would move nothing."""
         (mixture,) = self.mixture
         own = mixture.parameters_of(mixture.learning) if mixture.learning else []
+        own = [parameter for parameter in own if parameter.requires_grad]
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not own or any(id(p) not in known for p in own):
             raise TrainingError(

@@ -8,9 +8,11 @@ results, which automatic mixed precision leaves alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import exp, log
+from operator import add
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -134,6 +136,13 @@ class PrefixRouter:
         _hold(name in self._skills, SettingsError, "name", words)
         del self._skills[name]
         self._rows = None
+
+    def merge(self, names: Sequence[str], into: str) -> None:
+        """Take known skills for one, whose tokens are those of all of them."""
+        sums = reduce(add, [self._skills[name] for name in names])
+        for name in names:
+            self.forget(name)
+        self.learn(into, sums)
 
     def gates(self, features: Tensor, top: int | None = None) -> Tensor:
         """The share of each skill in each token: the softmax of scores over the temperature.
