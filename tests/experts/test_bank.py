@@ -29,6 +29,32 @@ def test_a_bank_is_its_replayed_log() -> None:
     bank.check_idle("spawn")
 
 
+def test_every_kind_of_event_is_replayed() -> None:
+    larger = Expert("code", "xp_code", 4, 8.0, ("q_proj",))
+    joint = Expert("text", "xp_text", 6, 6.0, ("q_proj",))
+    bank = Bank([born("code", "xp_code"), Event("freeze", "code", others=("q_proj",))])
+    assert (bank.learning, bank.frozen) == ("code", ("q_proj",))
+    bank.record(Event("register", "code"))
+    assert (bank.learning, bank.frozen) == (None, ())
+    bank.record(Event("unfreeze", "code", figures={"p": 0.4}))
+    bank.record(Event("grow", "code", larger))
+    assert (bank.learning, bank.expert("code")) == ("code", larger)
+    bank.record(Event("register", "code"))
+    for name in ("wiki", "odd"):
+        bank.record(born(name, f"xp_{name}"))
+        bank.record(Event("register", name))
+    bank.record(Event("evict", "odd", figures={"usage": 0.01}))
+    bank.record(Event("merge", "text", joint, ("code", "wiki")))
+    assert list(bank.experts) == ["text"]
+    again = Bank(bank.events)
+    assert vars(again) == vars(bank)
+    gone = {"xp_code": "code", "xp_wiki": "wiki", "xp_odd": "odd"}
+    assert bank.adapters == {**gone, "xp_text": "text"}
+    for name in gone.values():
+        with pytest.raises(SettingsError, match="be no other expert's, gone ones included"):
+            bank.adapter_name(name, "base")
+
+
 def test_a_name_becomes_a_slug_of_its_own() -> None:
     bank = Bank()
     for name, adapter in (("Code: 3", "xp_code_3"), ("0", "xp_0"), ("layers", "xp_layers")):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from tests.experts.test_lifecycle import several
 from tests.experts.test_mixture import batch_of, fresh, learn, logits, texts
 
 from crosstune.experts.mixture import ExpertMixture
+from crosstune.experts.storage import MANIFEST
 from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError
 from crosstune.foundation.models import load_model, load_tokenizer
+from crosstune.foundation.storage import fingerprint_file, read_json, write_json
 from crosstune.foundation.worlds import random_model
 
 NAMES = ("0", "layers", "router.x", "q")  # as PEFT would confuse them
@@ -69,6 +73,74 @@ def test_names_that_peft_confuses_keep_all_their_tensors(base: Path, tmp_path: P
     for name in NAMES:
         for one, other in zip(mixture.parameters_of(name), again.parameters_of(name), strict=True):
             assert torch.equal(one, other)
+
+
+def test_who_left_stays_on_disk_where_it_was_saved(base: Path, tmp_path: Path) -> None:
+    mixture = several(base, {"numbers": 3, "shapes": 2, "odd": 2})
+    place = mixture.save(tmp_path / "saved")
+    batch = batch_of(mixture, "numbers")
+    with mixture.answering("odd"):
+        alone = logits(mixture, batch)
+    hashes = read_json(place / MANIFEST)["experts"]
+    mixture.evict("odd", {"usage": 0.01})
+    mixture.save(place)
+    mixture.merge({"numbers": 0.2, "shapes": 0.1}, "both", rank=2, figures={"similarity": 0.7})
+    mixture.save(place)
+    manifest = read_json(place / MANIFEST)
+    assert (manifest["schema"], list(manifest["experts"])) == (2, ["xp_both"])
+    assert manifest["departed"] == hashes
+    for name, found in hashes.items():
+        file = place / "experts" / name / "adapter_model.safetensors"
+        assert fingerprint_file(file) == found
+    vanilla = PeftModel.from_pretrained(load_model(base), place / "experts" / "xp_odd").eval()
+    assert torch.equal(logits(vanilla, batch), alone)
+    again = ExpertMixture.load(place, load_model(base), load_tokenizer(base)).eval()
+    assert vars(again.bank) == vars(mixture.bank)
+    assert again.replay.rows == mixture.replay.rows and again.replay.quota == 4
+    assert torch.equal(logits(again, batch), logits(mixture, batch))
+    another = several(base, {"numbers": 3})
+    another.evict("numbers")
+    another.save(place)  # of another history: nothing there is its own
+    assert read_json(place / MANIFEST)["departed"] == {}
+    assert sorted(path.name for path in place.glob("experts/*")) == []
+
+
+def test_a_save_that_is_cut_short_leaves_what_was_there(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = several(base, {"numbers": 3, "odd": 2})
+    place = mixture.save(tmp_path / "saved")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    mixture.evict("odd")
+
+    def cut(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crosstune.experts.storage.write_json", cut)  # the last to be written
+    with pytest.raises(KeyboardInterrupt):
+        mixture.save(place)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_what_an_older_schema_lacks_was_not_there_and_a_newer_one_is_refused(
+    base: Path, tmp_path: Path
+) -> None:
+    mixture = several(base, {"numbers": 3})
+    place = mixture.save(tmp_path / "saved")
+    manifest = read_json(place / MANIFEST)
+    old = {**manifest, "schema": 1}
+    del old["departed"], old["settings"]["replay"]
+    old["events"] = [
+        {key: event[key] for key in ("kind", "name", "expert")} for event in old["events"]
+    ]
+    write_json(place / MANIFEST, old)
+    again = ExpertMixture.load(place, load_model(base), load_tokenizer(base)).eval()
+    assert (again.bank.events, again.replay.rows) == (mixture.bank.events, {})
+    again.evict("numbers")
+    write_json(place / MANIFEST, {**manifest, "schema": 3})
+    with pytest.raises(CheckpointError, match="schema 3: a newer Crosstune wrote it"):
+        ExpertMixture.load(place, load_model(base), load_tokenizer(base))
 
 
 def test_what_does_not_fit_is_refused_with_the_difference(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from crosstune.foundation.errors import SettingsError, TrainingError
+
+BASE = "base"
+"""The skill of the model itself: what it answers alone."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class Expert:
 class Event:
     """Something that happened to a mixture."""
 
-    kind: Literal["spawn", "register"]
+    kind: Literal["spawn", "register", "unfreeze", "freeze", "grow", "merge", "evict"]
     name: str
-    """The skill."""
+    """The skill; of a merge the one that came of it."""
     expert: Expert | None = None
-    """Who was born."""
+    """Who was born, or what it grew to."""
+    others: tuple[str, ...] = ()
+    """The skills that were merged; the projections that were frozen."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What was measured when it was decided: p, similarity, gain, usage …"""
 
 
 class Bank:
@@ -48,27 +55,38 @@ class Bank:
         self.events: list[Event] = []
         self.experts: dict[str, Expert] = {}
         self.learning: str | None = None
-        """The expert that learns: spawned, and not registered yet."""
+        """The expert that learns: spawned or unfrozen, and not registered since."""
+        self.frozen: tuple[str, ...] = ()
+        """Its projections that learn no more."""
+        self.adapters: dict[str, str] = {}
+        """The skill of each adapter that there ever was; their names stay taken."""
         for event in events:
             self.record(event)
 
     def record(self, event: Event) -> None:
         """Add an event and let it take effect."""
-        if event.kind == "spawn" and event.expert is not None:
+        for gone in {"merge": event.others, "evict": (event.name,)}.get(event.kind, ()):
+            del self.experts[gone]
+        if event.expert is not None:
             self.experts[event.name] = event.expert
-            self.learning = event.name
-        elif self.learning == event.name:
-            self.learning = None
+            self.adapters[event.expert.adapter] = event.name
+        if event.kind in ("spawn", "unfreeze"):
+            self.learning, self.frozen = event.name, ()
+        elif event.kind == "freeze":
+            self.frozen += event.others
+        elif event.kind == "register" and self.learning == event.name:
+            self.learning, self.frozen = None, ()
         self.events.append(event)
 
-    def check_idle(self, what: str) -> None:
-        """Refuse what must not be done while an expert learns."""
-        if self.learning is not None:
+    def check_idle(self, what: str, but: str | None = None) -> None:
+        """Refuse what must not be done while an expert learns, or while not just the one does that it is done to."""
+        if self.learning != but:
+            found = f"{self.learning!r}, which is not registered" if self.learning else "none"
             raise TrainingError(
                 what,
-                law="must come when no expert is learning",
-                found=f"{self.learning!r}, which is not registered",
-                remedy=f"Call register({self.learning!r}, rows) first.",
+                law=f"must come when {'no expert' if but is None else repr(but)} is learning",
+                found=found,
+                remedy=f"Call register({self.learning!r}, rows) or unfreeze({but!r}) first.",
             )
 
     def expert(self, name: str) -> Expert:
@@ -85,12 +103,11 @@ class Bank:
     def adapter_name(self, name: str, reserved: str) -> str:
         """A new name that PEFT saves all tensors of: a prefix and a slug."""
         adapter = "xp_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        taken = [expert.adapter for expert in self.experts.values()]
-        if adapter == "xp_" or name == reserved or adapter in taken:
+        if adapter == "xp_" or name == reserved or adapter in self.adapters:
             raise SettingsError(
                 "name",
-                law="must have a letter or digit, and be no other expert's",
-                found=f"{name!r}, beside {sorted(self.experts) or 'none'}",
+                law="must have a letter or digit, and be no other expert's, gone ones included",
+                found=f"{name!r}, beside {sorted(self.adapters.values()) or 'none'}",
                 remedy=f"Use another name; {reserved!r} is the model itself.",
             )
         return adapter

@@ -102,10 +102,21 @@ class GatedLinear(Linear):
         )
 
 
-def factors(model: nn.Module, adapter: str) -> list[nn.Parameter]:
-    """The factors of one adapter in all layers."""
-    end = f".{adapter}.weight"
-    return [v for name, v in model.named_parameters() if ".lora_" in name and name.endswith(end)]
+def pairs(
+    model: nn.Module, adapter: str, but: Sequence[str] = ()
+) -> list[tuple[GatedLinear, nn.Linear, nn.Linear]]:
+    """The layers that have one adapter, each with its A and B, but for those whose names end so."""
+    return [
+        (layer, cast(nn.Linear, layer.lora_A[adapter]), cast(nn.Linear, layer.lora_B[adapter]))
+        for path, layer in model.named_modules()
+        if isinstance(layer, GatedLinear) and adapter in layer.lora_A
+        if path.rpartition(".")[2] not in but
+    ]
+
+
+def factors(model: nn.Module, adapter: str, but: Sequence[str] = ()) -> list[nn.Parameter]:
+    """The factors of one adapter in all layers, but for those whose names end so."""
+    return [cast(nn.Parameter, f.weight) for _, *both in pairs(model, adapter, but) for f in both]
 
 
 def gated(**options: Any) -> LoraConfig:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.experts.mixture import BASE, ExpertMixture
+from crosstune.experts.bank import BASE
+from crosstune.experts.mixture import ExpertMixture
 from crosstune.foundation.data import UNSCORED, Encoded, collate
 from crosstune.foundation.evaluation import token_nats
 from crosstune.foundation.evaluation.scoring import batches_of, unit_sums

@@ -9,14 +9,15 @@ Zoph and Shazeer (2022), *Switch Transformers*, §2.2 (capacity; here of a seque
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstune.experts.router import BASE, hold
+from crosstune.experts.bank import BASE
+from crosstune.experts.router import hold
 from crosstune.experts.settings import RouterSettings
 from crosstune.foundation.errors import ModelError
 from crosstune.foundation.ranks import sum_over_ranks
@@ -78,7 +79,7 @@ class LearnedRouter(nn.Module):
         self.register_buffer("offset", torch.zeros(len(sites), 1))
         self.register_buffer("usage", torch.ones(len(sites), 1))
         self.before: tuple[list[Tensor], Tensor] = [], self.offset
-        """Rows and offset before the last birth."""
+        """Rows and offset before the stage that is under way."""
         self.counted: Tensor | float = 0.0
         """The gates [L, K] of this optimizer step's scored tokens, in a trainer that knows no terms."""
         self.dropped: dict[int, float] = {}
@@ -102,12 +103,26 @@ class LearnedRouter(nn.Module):
 
     def split(self, name: str, key: str, parent: str | None = None) -> None:
         """A skill is born, whose row checkpoints call `key`: it shares the gate of its parent, the model itself if None."""
-        at, rows = self.names.index(parent or BASE), [*self.rows.values()]
-        self.before = [row.detach().clone() for row in rows], self.offset
-        self.rows[key] = nn.Parameter(rows[at].detach().clone(), requires_grad=False)
+        at = self.names.index(parent or BASE)
+        self.remember()
+        self.rows[key] = nn.Parameter(self.before[0][at].clone(), requires_grad=False)
         self.offset = torch.cat([self.offset, self.offset[:, at : at + 1]], dim=1)
         self.offset[:, [at, -1]] -= log(2.0)
         self._called(*self.names, name)
+
+    def remember(self) -> None:
+        """What is known now is what was before the stage that begins."""
+        self.before = [row.detach().clone() for row in self.rows.values()], self.offset.clone()
+
+    def merge(self, names: Sequence[str], into: str) -> None:
+        """Take skills for one: the mean of their rows; where these are alike, it has their gates' sum."""
+        places = [self.names.index(name) for name in names]
+        first, *others = (list(self.rows.values())[at] for at in places)
+        first.data.copy_(torch.stack([first.data, *(row.data for row in others)]).mean(dim=0))
+        self.offset[:, places[0]] = self.offset[:, places].logsumexp(dim=1)
+        for name in names[1:]:
+            self.forget(name)
+        self._called(*(into if name == names[0] else name for name in self.names))
 
     def forget(self, name: str) -> None:
         """Be without a skill; its gate goes to the others in proportion."""

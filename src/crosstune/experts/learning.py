@@ -17,7 +17,6 @@ from crosstune.experts.bank import Event
 from crosstune.experts.health import SkillHealth, skill_health
 from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.experts.novelty import Novelty
-from crosstune.experts.replay import Replay
 from crosstune.experts.settings import SkillsSettings
 from crosstune.experts.terms import router_terms
 from crosstune.foundation.data import Encoded, Task, encode
@@ -186,7 +185,7 @@ class SkillLearner:
                 seed=seed,
                 novelty=settings.novelty,
             )
-        self.replay = Replay(settings.replay, seed)
+        self.mixture.replay.quota = settings.replay
         self.learned: list[LearnedSkill] = []
 
     @property
@@ -210,8 +209,6 @@ class SkillLearner:
             found = self._learn_now(skill, known)
         self.learned.append(found)
         self.answers.setdefault(skill.name, found.expert)
-        owner = skill.name if self.settings.sequential else found.expert
-        self.replay.add(owner, skill.train)
         return found
 
     def _learn_now(self, skill: SkillRows, known: bool) -> LearnedSkill:
@@ -263,7 +260,8 @@ class SkillLearner:
         """One stage, on the skill's rows and replayed ones."""
         place, training = self.folder / "training", self.settings.training
         number = len(self.learned)
-        rows, skills = self.replay.mixed(skill.train, self.settings.replay_share)
+        kept, share = self.mixture.replay, self.settings.replay_share
+        rows, skills = kept.mixed(skill.train, share, Seeds(self.seed).derive("replay", number))
         data = StageData(rows, self.mixture.tokenizer.pad_token_id, tokenizer="")
         result = train_stage(
             self.mixture,
@@ -280,8 +278,9 @@ class SkillLearner:
         """Let router and library know the rows; of a sequential run there is no router."""
         rows = skill.train[:REGISTERED]
         if self.settings.sequential:
+            self.mixture.replay.keep(skill.name, rows)
             self.mixture.bank.record(Event("register", expert))
-            self.mixture.model.requires_grad_(False)
+            self.mixture.requires_grad_(False)
         else:
             self.mixture.register(expert, rows)
 
@@ -351,8 +350,9 @@ def learn_skills(
     """
     settings = settings or SkillsSettings()
     learner = SkillLearner(model, tokenizer, settings, folder=Path(output_folder), seed=seed)
-    for task, is_known in [(known, True)] * (known is not None) + [(task, False) for task in tasks]:
-        learner.learn(SkillRows.of(task, tokenizer, settings.training.length), known=is_known)
+    for task in tasks if known is None else (known, *tasks):
+        rows = SkillRows.of(task, tokenizer, settings.training.length)
+        learner.learn(rows, known=task is known)
     return SkillsLearned(learner.mixture, tuple(learner.learned))
 
 

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
+from crosstune.experts.bank import BASE as BASE
 from crosstune.experts.bank import Bank, Event, Expert
 from crosstune.experts.gated import factors, gated
 from crosstune.experts.learned import LearnedRouter
+from crosstune.experts.lifecycle import Figures, Lifecycle
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
-from crosstune.experts.router import BASE as BASE
+from crosstune.experts.replay import Replay
 from crosstune.experts.router import PrefixRouter, SkillSums, hold
 from crosstune.experts.routing import Routing
 from crosstune.experts.settings import NoveltySettings, RouterSettings
@@ -49,7 +51,7 @@ _TUNING_TOKENS = 512
 """About so many of their tokens are kept."""
 
 
-class ExpertMixture(nn.Module):
+class ExpertMixture(Lifecycle):
     """A model whose weights stay as they are, with experts for what it has learned since.
 
     An analytic router reads each token's state at one site of the frozen model and the causal mean of the states so far;
@@ -101,6 +103,7 @@ class ExpertMixture(nn.Module):
             self.router = LearnedRouter(sites, stream.width, reads).to(device)
         self.tuning: dict[str, Tensor] = {}
         self.library: dict[str, Embedding] = {}
+        self.replay = Replay(seed=seed)
         self._linear = self._linear_modules(stream)
 
     # ---- the model ----
@@ -211,6 +214,7 @@ class ExpertMixture(nn.Module):
         alpha: float | None = None,
         targets: Sequence[str] = (),
         parent: str | None = None,
+        figures: Figures = None,
     ) -> Expert:
         """A new expert that adds nothing yet, and learns from now on; all others are frozen.
 
@@ -222,6 +226,7 @@ class ExpertMixture(nn.Module):
             alpha: The update is scaled by alpha / rank; twice the rank where it is not given.
             targets: Names of the modules it adapts; all linear ones in the blocks from the router's site upward if none.
             parent: The expert that it begins as a copy of, scale and targets included; the model itself where none is given.
+            figures: What was measured when this was decided, for the log.
 
         Returns:
             The expert.
@@ -249,17 +254,13 @@ class ExpertMixture(nn.Module):
             )
         expert = Expert(name, adapter, rank, alpha, tuple(targets) or self._linear)
         self._add(expert)
-        self.bank.record(Event("spawn", name, expert))
-        for parameter in self.parameters_of(name):
-            parameter.requires_grad_(True)
         if copied:
             pair = (self.parameters_of(some) for some in (name, copied.name))
             for mine, own in zip(*pair, strict=True):  # what is left of A is random, of B zero
                 mine.data[: own.shape[0], : own.shape[1]] = own
         if isinstance(self.router, LearnedRouter):
             self.router.split(name, adapter, parent)
-            self.router.requires_grad_(True)
-            self.routing.step = 0
+        self._happened(Event("spawn", name, expert), figures)
         return expert
 
     def _add(self, expert: Expert) -> None:
@@ -285,12 +286,13 @@ class ExpertMixture(nn.Module):
         """An expert's factors."""
         return factors(self.model, self.bank.expert(name).adapter)
 
-    def register(self, name: str | Task, rows: Any = None) -> None:
+    def register(self, name: str | Task, rows: Any = None, *, figures: Figures = None) -> None:
         """The skill is known from now on: an analytic router learns it from its rows; its expert, if it was learning, is frozen.
 
         Args:
             name: The skill: an expert's, or ``base`` for what the model itself shall answer; a `Task` brings both.
             rows: Texts, `Row`s or a `Task`, whose training side is taken.
+            figures: What was measured of what was learned, for the log.
 
         Raises:
             SettingsError: There is no such expert.
@@ -313,9 +315,8 @@ class ExpertMixture(nn.Module):
             self._teach_router(name, encoded)
         known = self.library.get(name)
         self.library[name] = found if known is None else known.moved(found, _MOVED)
-        self.bank.record(Event("register", name))
-        if self.learning is None:
-            self.requires_grad_(False)
+        self.replay.keep(name, encoded)
+        self._happened(Event("register", name), figures)
 
     def _teach_router(self, name: str, encoded: Sequence[Encoded]) -> None:
         """Add the sums of most rows; some rows choose the temperature."""
@@ -326,8 +327,7 @@ class ExpertMixture(nn.Module):
         held_out = self.routing.features(encoded[::_HELD_OUT])
         tokens = torch.cat([found[mask] for found, mask in held_out])
         self.tuning[name] = tokens[:: max(1, len(tokens) // _TUNING_TOKENS)].cpu()
-        if len(self.tuning) > 1:
-            router.tune(self.tuning)
+        self._tune()
 
     def callback(self) -> TrainerCallback:
         """For any trainer of transformers or ours: tells a learned router the step, and refuses an optimizer that would not move what learns."""
@@ -356,6 +356,8 @@ class ExpertMixture(nn.Module):
             tensors[f"tokens.{name}"] = torch.tensor(known.tokens)
         settings = {name: getattr(self, name) for name in _SETTINGS}
         settings |= {"novelty": asdict(self.novelty), "router": asdict(self.routing.settings)}
+        tensors |= {f"replay.{name}": value for name, value in self.replay.tensors().items()}
+        settings["replay"] = [self.replay.quota, self.replay.record()]
         return write_mixture(folder, self.model, self.bank, tensors, settings)
 
     @classmethod
@@ -376,8 +378,10 @@ class ExpertMixture(nn.Module):
         stored = read_mixture(folder, model)
         novelty = NoveltySettings(**stored.settings.pop("novelty"))
         chosen = RouterSettings(**stored.settings.pop("router"))
+        quota, rows = stored.settings.pop("replay")
         mixture = cls(model, tokenizer, **stored.settings, novelty=novelty, router=chosen)
         mixture.bank = Bank(stored.events)
+        mixture.replay.quota = quota
         for expert in mixture.bank.experts.values():
             mixture._add(expert)
             weights = stored.weights[expert.adapter]
@@ -390,6 +394,7 @@ class ExpertMixture(nn.Module):
             mixture.router = mixture.router or PrefixRouter()
             mixture.router.load(kept["router"])
         mixture.tuning = kept.get("tuning", {})
+        mixture.replay.load(rows, kept.get("replay", {}))
         for name in dict.fromkeys(event.name for event in stored.events):
             if name in kept.get("library", {}):
                 rows, tokens = kept["library"][name], int(kept["tokens"][name])
@@ -428,6 +433,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         """Refuse a training that would move nothing."""
         (mixture,) = self.mixture
         own = mixture.parameters_of(mixture.learning) if mixture.learning else []
+        own = [parameter for parameter in own if parameter.requires_grad]
         rows = [*mixture.router.parameters()] if isinstance(mixture.router, LearnedRouter) else []
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         found = f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters"

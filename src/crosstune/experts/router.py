@@ -8,9 +8,11 @@ results, which automatic mixed precision leaves alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import exp, log
+from operator import add
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -24,9 +26,6 @@ from crosstune.foundation.errors import (
     SettingsError,
 )
 from crosstune.foundation.ranks import sum_over_ranks
-
-BASE = "base"
-"""The skill of the model itself: what it answers alone."""
 
 RIDGE = 1e-3
 """Of powers of ten the best for stories260K (60 rows of 128 tokens a skill), where from 1e-6 to .01 held-out loss moves by .006."""
@@ -137,6 +136,13 @@ class PrefixRouter:
         hold(name in self._skills, SettingsError, "name", words)
         del self._skills[name]
         self._rows = None
+
+    def merge(self, names: Sequence[str], into: str) -> None:
+        """Take known skills for one, whose tokens are those of all of them."""
+        sums = reduce(add, [self._skills[name] for name in names])
+        for name in names:
+            self.forget(name)
+        self.learn(into, sums)
 
     def gates(self, features: Tensor, top: int | None = None) -> Tensor:
         """The share of each skill in each token: the softmax of scores over the temperature.

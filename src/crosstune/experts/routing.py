@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from crosstune.experts.gated import GatedLinear, Gates
 from crosstune.experts.learned import LearnedRouter, schedule, within_capacity
-from crosstune.experts.router import BASE, PrefixState, hold, largest, prefix_features
+from crosstune.experts.router import PrefixState, hold, largest, prefix_features
 from crosstune.experts.settings import RouterSettings
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import MeasurementError, UnsupportedError

@@ -103,6 +103,8 @@ class RouterSettings:
 class PolicySettings:
     """When experts are born, grow, freeze, merge and go. What is left at its default never happens."""
 
+    spawn: Literal["novelty", "bandit"] = "novelty"
+    """novelty: new rows get an expert. bandit: where it is taken to win enough for its parameters, by what was won before."""
     cooldown: int = 0
     """Optimizer steps that must lie between two births."""
     max_experts: int | None = None
@@ -128,6 +130,7 @@ class PolicySettings:
 
     def __post_init__(self) -> None:
         """Refuse what can never be kept."""
+        one_of("spawn", self.spawn, ("novelty", "bandit"))
         for name in ("cooldown", "probe_steps"):
             at_least(name, getattr(self, name), 0)
         for name in ("max_experts", "max_rank", "merge_every", "max_parameters"):

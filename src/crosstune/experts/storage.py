@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from crosstune.foundation.errors import CheckpointError, StorageError, TrainingE
 from crosstune.foundation.models.loading import tensors_fingerprint
 from crosstune.foundation.storage import atomic_folder, fingerprint_file, read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, ROUTER = "mixture.json", "router.safetensors"
-_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,14 @@ def write_mixture(
     settings: Mapping[str, Any],
 ) -> Path:
     """Write all of a mixture, whole or not at all; an expert of which PEFT leaves a tensor out is an error."""
-    place = Path(folder)
-    if place.exists() and not (place / MANIFEST).is_file() and any(place.iterdir()):
-        raise StorageError(
-            "folder",
-            law="must be free, empty or hold a saved mixture",
-            found=f"other content at {place}",
-            remedy="Choose another folder.",
-        )
+    place, base = Path(folder), base_fingerprint(model)
+    check_free(place, MANIFEST, "a saved mixture")
+    departed = _departed(place, bank, base)
     with atomic_folder(place, replace=True) as fresh:
         hashes = {}
         for expert in bank.experts.values():
             model.save_pretrained(fresh / "experts", selected_adapters=[expert.adapter])
-            weights = fresh / "experts" / expert.adapter / _WEIGHTS
+            weights = fresh / "experts" / expert.adapter / WEIGHTS
             own = len(factors(model, expert.adapter))
             if (written := len(load_file(weights))) != own:
                 raise TrainingError(
@@ -71,27 +67,56 @@ def write_mixture(
                     remedy="PEFT confuses names: spawn it under another.",
                 )
             hashes[expert.adapter] = fingerprint_file(weights)
+        for adapter in departed:
+            shutil.copytree(place / "experts" / adapter, fresh / "experts" / adapter)
         save_file({name: value.contiguous() for name, value in router.items()}, fresh / ROUTER)
         manifest = {
             "schema": SCHEMA,
-            "base": base_fingerprint(model),
+            "base": base,
             "settings": dict(settings),
             "events": [asdict(event) for event in bank.events],
             "experts": hashes,
+            "departed": departed,
             "router": fingerprint_file(fresh / ROUTER),
         }
         write_json(fresh / MANIFEST, manifest)
     return place
 
 
+def check_free(place: Path, own: str, what: str) -> None:
+    """Refuse a folder that holds something, unless it is what is written anew, which the file `own` shows."""
+    if place.exists() and not (place / own).is_file() and any(place.iterdir()):
+        raise StorageError(
+            "folder",
+            law=f"must be free, empty or hold {what}",
+            found=f"other content at {place}",
+            remedy="Choose another folder.",
+        )
+
+
+def _departed(place: Path, bank: Bank, base: str) -> dict[str, str]:
+    """The hashes of experts that have left, where the folder holds an earlier state of this mixture: they stay there."""
+    if not (place / MANIFEST).is_file():
+        return {}
+    before = read_json(place / MANIFEST)
+    events = [_event(record) for record in before["events"]]
+    if before["base"] != base or events != bank.events[: len(events)]:
+        return {}
+    gone = bank.adapters.keys() - {expert.adapter for expert in bank.experts.values()}
+    hashes = {**before["experts"], **before.get("departed", {})}
+    return {name: hashes[name] for name in sorted(gone & hashes.keys())}
+
+
 def read_mixture(folder: Path | str, model: nn.Module) -> StoredMixture:
     """What was written, if it is whole and comes from this base model; else an error that shows the difference."""
     place = Path(folder)
     manifest = read_json(place / MANIFEST)
-    files = {name: place / "experts" / name / _WEIGHTS for name in manifest["experts"]}
+    files = {name: place / "experts" / name / WEIGHTS for name in manifest["experts"]}
     hashes = {**manifest["experts"], ROUTER: manifest["router"]}
     found, base = manifest["base"], base_fingerprint(model)
     different = [] if found == base else [f"base model: {found} saved, {base} now"]
+    if manifest["schema"] > SCHEMA:
+        different.append(f"schema {manifest['schema']}: a newer Crosstune wrote it")
     for name, file in {**files, ROUTER: place / ROUTER}.items():
         if not file.is_file():
             different.append(f"{file.relative_to(place)} is missing")
@@ -112,4 +137,4 @@ def read_mixture(folder: Path | str, model: nn.Module) -> StoredMixture:
 def _event(record: dict[str, Any]) -> Event:
     born = record["expert"]
     expert = born and Expert(**{**born, "targets": tuple(born["targets"])})
-    return Event(record["kind"], record["name"], expert)
+    return Event(**{**record, "expert": expert, "others": tuple(record.get("others", ()))})

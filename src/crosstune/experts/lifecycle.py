@@ -1,0 +1,203 @@
+"""What becomes of experts after their birth: they learn again, stop in part, grow, become one, and go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isfinite, sqrt
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crosstune.experts.bank import BASE, Bank, Event, Expert
+from crosstune.experts.exports import export, weighed
+from crosstune.experts.gated import factors, pairs
+from crosstune.experts.learned import LearnedRouter
+from crosstune.experts.novelty import Embedding
+from crosstune.experts.replay import Replay
+from crosstune.experts.router import PrefixRouter
+from crosstune.experts.routing import Routing
+from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.settings.options import at_least, one_of
+
+Figures: TypeAlias = Mapping[str, float] | None
+"""What was measured when something was decided, for the log; what is not finite was not measured."""
+Grown: TypeAlias = Mapping[nn.Parameter, nn.Parameter]
+"""Parameters, and those that took their place."""
+
+
+class Lifecycle(nn.Module):
+    """The experts of a mixture after their birth: each change is an event of the bank, and what learns is what the bank says."""
+
+    model: Any
+    bank: Bank
+    router: PrefixRouter | LearnedRouter | None
+    routing: Routing
+    tuning: dict[str, Tensor]
+    library: dict[str, Embedding]
+    replay: Replay
+    seed: int
+
+    def _add(self, expert: Expert) -> None:
+        """Put an expert's factors into the layers."""
+        raise NotImplementedError
+
+    def unfreeze(self, name: str, figures: Figures = None) -> None:
+        """A known skill's expert learns again, as after its birth, until the skill is registered again."""
+        self.bank.check_idle("unfreeze")
+        if isinstance(self.router, LearnedRouter):
+            self.router.remember()
+        self._happened(Event("unfreeze", self.bank.expert(name).name), figures)
+
+    def freeze(self, name: str, targets: Sequence[str], figures: Figures = None) -> None:
+        """Some projections of the expert that learns, by their names among its targets, stay as they are from now on."""
+        own = self.bank.expert(name).targets
+        self.bank.check_idle("freeze", but=name)
+        for target in targets:
+            one_of("targets", target, own)
+        self._happened(Event("freeze", name, others=tuple(targets)), figures)
+
+    def grow(self, name: str, rank: int | None = None, figures: Figures = None) -> Grown:
+        """The expert that learns gets more rank, twice what it had if none is given, and computes what it did.
+
+        New rows of A are drawn, new columns of B are zero, and alpha / rank stays. Its factors are new parameters, which are
+        returned by the old ones: `pad_optimizer` lets an optimizer go on with them.
+        """
+        old = self.bank.expert(name)
+        self.bank.check_idle("grow", but=name)
+        rank = 2 * old.rank if rank is None else rank
+        at_least("rank", rank, old.rank + 1)
+        expert = replace(old, rank=rank, alpha=old.alpha * rank / old.rank)
+        draws, grown = Seeds(self.seed).torch("grow", name, rank), {}
+        for layer, narrow, wide in pairs(self.model, old.adapter):
+            more = 2 * torch.rand(rank - old.rank, narrow.in_features, generator=draws) - 1
+            more = (more / sqrt(narrow.in_features)).to(narrow.weight)  # as PEFT draws A
+            longer = torch.cat([narrow.weight.detach(), more])
+            wider = functional.pad(wide.weight.detach(), (0, len(more)))
+            for linear, value in ((narrow, longer), (wide, wider)):
+                before, linear.weight = linear.weight, nn.Parameter(value)
+                grown[cast(nn.Parameter, before)] = linear.weight
+            narrow.out_features = wide.in_features = layer.r[old.adapter] = rank
+        config = self.model.peft_config[old.adapter]
+        config.r, config.lora_alpha = rank, expert.alpha
+        self._happened(Event("grow", name, expert), figures)
+        return grown
+
+    def merge(
+        self,
+        usage: Mapping[str, float],
+        into: str,
+        rank: int | None = None,
+        figures: Figures = None,
+    ) -> Expert:
+        """Experts of known skills become one, whose update is the mean of theirs by usage; it answers where any of them did.
+
+        The mean is exact, with factors side by side, or where a rank is given the nearest update of that rank.
+        """
+        self.bank.check_idle("merge")
+        experts, total = [self.bank.expert(name) for name in usage], sum(usage.values())
+        unlike = len({frozenset(expert.targets) for expert in experts}) != 1
+        if unlike or len(experts) < 2 or not isfinite(total) or min(usage.values()) < 0:
+            raise SettingsError(
+                "usage",
+                law="must be finite, from 0 up, of two or more experts with the same targets",
+                found={expert.name: (usage[expert.name], expert.targets) for expert in experts},
+                remedy="Merge those that adapt the same modules.",
+            )
+        shares = {e: usage[e.name] / total if total else 1 / len(usage) for e in experts}
+        most = sum(expert.rank for expert in experts) if rank is None else rank
+        at_least("rank", most, 1)
+        adapter = self.bank.adapter_name(into, BASE)
+        merged = Expert(into, adapter, most, float(most), experts[0].targets)
+        self._add(merged)
+        for layer, narrow, wide in pairs(self.model, adapter):
+            a, b = weighed(layer, shares)
+            if rank is not None:
+                a, b = nearest(a, b, rank)
+            narrow.weight.data.copy_(a)
+            wide.weight.data.copy_(b)
+        for gone in experts:
+            self._remove(gone.adapter)
+        if self.tuning:
+            self.tuning[into] = torch.cat([self.tuning.pop(name) for name in usage])
+        known = [self.library.pop(name) for name in usage]
+        rows = torch.cat([found.rows for found in known])
+        self.library[into] = Embedding(rows, sum(found.tokens for found in known))
+        for part in (self.replay, cast(PrefixRouter | LearnedRouter, self.router)):
+            part.merge(tuple(usage), into)
+        self._tune()
+        self._happened(Event("merge", into, merged, tuple(usage)), figures)
+        return merged
+
+    def evict(self, name: str, figures: Figures = None) -> None:
+        """An expert goes, and all is as if its skill had never come; what was saved of it stays on disk."""
+        adapter = self.bank.expert(name).adapter
+        self.bank.check_idle("evict")
+        self._remove(adapter)
+        for kept in (self.tuning, self.library, self.replay.rows):
+            kept.pop(name, None)
+        cast(PrefixRouter | LearnedRouter, self.router).forget(name)
+        self._tune()
+        self._happened(Event("evict", name), figures)
+
+    def export(self, folder: Path | str, weights: str | Mapping[str, float]) -> Path:
+        """Write one expert, or the constant mixture Σ weight · update of several, as an adapter that servers take."""
+        weights = {weights: 1.0} if isinstance(weights, str) else weights
+        shares = {self.bank.expert(name): share for name, share in weights.items()}
+        return export(self.model, folder, shares)
+
+    def _happened(self, event: Event, figures: Figures) -> None:
+        """Record an event; let learn what the bank says, and leave an optimizer no gradient of anything else."""
+        found = {name: float(value) for name, value in (figures or {}).items() if isfinite(value)}
+        self.bank.record(replace(event, figures=found))
+        self.requires_grad_(False)
+        if self.bank.learning is not None:
+            if isinstance(self.router, LearnedRouter):
+                self.router.requires_grad_(True)
+                self.routing.step = 0
+            adapter = self.bank.experts[self.bank.learning].adapter
+            for factor in factors(self.model, adapter, but=self.bank.frozen):
+                factor.requires_grad_(True)
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                parameter.grad = None
+
+    def _remove(self, adapter: str) -> None:
+        """Take an expert's factors out of the layers, and with the last one PEFT out of the model."""
+        others = [name for name in self.model.peft_config if name != adapter]
+        if others:
+            self.model.set_adapter(others[0])  # PEFT warns where it must choose
+            self.model.delete_adapter(adapter)
+        else:
+            self.model = self.model.unload()
+
+    def _tune(self) -> None:
+        """Choose the router's temperature anew; of one skill any will do."""
+        if len(self.tuning) > 1:
+            cast(PrefixRouter, self.router).tune(self.tuning)
+
+
+def nearest(narrow: Tensor, wide: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A [rank, in] and B [out, rank] of the update of that rank that is nearest to B A, from factors alone."""
+    left, r_left = torch.linalg.qr(wide.double())
+    right, r_right = torch.linalg.qr(narrow.double().T)
+    u, s, v = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+    root, rest = s[:rank].sqrt(), (0, max(0, rank - len(s)))
+    found = functional.pad(right @ v[:rank].T * root, rest).T
+    return found.to(narrow), functional.pad(left @ u[:, :rank] * root, rest).to(wide)
+
+
+def pad_optimizer(optimizer: torch.optim.Optimizer, grown: Grown) -> None:
+    """An optimizer goes on with grown parameters; what it keeps of every element, such as Adam's moments, is 0 where they are new."""
+    for group in optimizer.param_groups:
+        group["params"] = [grown.get(value, value) for value in group["params"]]
+    for old in grown.keys() & optimizer.state.keys():
+        state = optimizer.state[grown[old]] = optimizer.state.pop(old)
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == old.shape:
+                state[name] = torch.zeros_like(grown[old], dtype=value.dtype)
+                state[name][tuple(slice(size) for size in old.shape)] = value

@@ -1,0 +1,141 @@
+"""When experts are born, grow, stop in part, become one and go: numbers in, decisions out, each with a sentence that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from crosstune.experts.bank import Bank, Event
+from crosstune.experts.exports import weighed
+from crosstune.experts.gated import GatedLinear
+from crosstune.experts.lifecycle import Lifecycle
+from crosstune.experts.novelty import Novelty
+from crosstune.experts.settings import PolicySettings
+from crosstune.foundation.seeds import Seeds
+
+T = TypeVar("T")
+Decision: TypeAlias = tuple[T, str]
+"""What is to be done, and why."""
+_NOISE = 0.1  # nats per token: how far a gain lies from what the bandit expects of it
+
+
+def may_spawn(
+    settings: PolicySettings,
+    novelty: Novelty,
+    bank: Bank,
+    *,
+    since: float,
+    parameters: int,
+    gain: float | None = None,
+) -> Decision[bool]:
+    """Whether rows get an expert of so many parameters, `since` steps after the last birth; `gain` is their probe's, if it has run."""
+    wanted = novelty.is_new, novelty.why
+    if settings.spawn == "bandit" and novelty.similarity is not None:
+        wanted = bandit(bank.events, float(novelty.similarity.value), parameters)
+    if not wanted[0]:
+        return wanted
+    if since < settings.cooldown:
+        return False, f"{since:g} steps after a birth, of {settings.cooldown} at least"
+    if settings.max_experts is not None and len(bank.experts) >= settings.max_experts:
+        return False, f"there are {len(bank.experts)} experts, and no more may be"
+    if gain is not None and not gain >= settings.min_gain:
+        return False, f"a probe won {gain:.3g} nats per token, not {settings.min_gain:g}"
+    return wanted
+
+
+def bandit(events: Iterable[Event], similarity: float, parameters: int) -> Decision[bool]:
+    """Whether an expert's birth is worth its parameters, against going on with the nearest one.
+
+    For both, what is won is a line in the similarity, drawn from its posterior under a normal prior. A birth must be ahead by
+    what as many parameters have won on average so far: then the ratio of the sums rises. It learns from registrations whose
+    figures are `gain` (held-out nats per token won, losses elsewhere taken off), `similarity` (at the assessment) and
+    `parameters` (those added: 0 where an expert went on), and draws anew at each.
+
+    Source: Thompson 1933 (the draw); Dinkelbach 1967 (a ratio of sums as a price).
+    """
+    log = [e.figures for e in events if e.kind == "register" and "gain" in e.figures]
+    draws, seen = Seeds(len(log)).numpy("bandit"), np.array([1.0, similarity])
+    worth = []
+    for spawned in (True, False):
+        past = [f for f in log if (f["parameters"] > 0) == spawned]
+        x = np.array([[1.0, f["similarity"]] for f in past]).reshape(-1, 2)
+        spread = np.linalg.inv(np.eye(2) + x.T @ x / _NOISE**2)
+        mean = spread @ x.T @ np.array([f["gain"] for f in past]) / _NOISE**2
+        worth.append(float(seen @ draws.multivariate_normal(mean, spread)))
+    spent = sum(f["parameters"] for f in log)
+    price = parameters * sum(f["gain"] for f in log) / spent if spent else 0.0
+    words = f"a birth is taken to win {worth[0]:.3g}, going on {worth[1]:.3g}"
+    return worth[0] - worth[1] > price, f"{words}, at a price of {price:.3g} nats per token"
+
+
+def may_grow(settings: PolicySettings, losses: Sequence[float], rank: int) -> Decision[bool]:
+    """Whether the expert that learns doubles its rank, by its held-out losses so far."""
+    if settings.grow_below is None or len(losses) < 2:
+        return False, "growth is not asked for, or there are no two evaluations yet"
+    won = losses[-2] - losses[-1]
+    words = f"the last evaluation won {won:.3g} nats per token, at rank {rank}"
+    return won < settings.grow_below and 2 * rank <= settings.max_rank, words
+
+
+def to_freeze(settings: PolicySettings, steps: Mapping[str, float]) -> Decision[tuple[str, ...]]:
+    """The projections that have converged, by the length of a step over that of their update."""
+    most = settings.freeze_below or 0.0
+    found = tuple(name for name, step in steps.items() if step < most)
+    return found, f"a step moves them by less than {most:g} of their length"
+
+
+def to_merge(
+    settings: PolicySettings, skills: int, usage: Mapping[str, float], cosines: Tensor
+) -> Decision[tuple[tuple[str, ...], ...]]:
+    """Which experts become one after so many skills: of little use, and alike by average linkage; `cosines` [K, K] are as `usage`."""
+    low = [at for at, share in enumerate(usage.values()) if share < settings.merge_usage]
+    if settings.merge_every is None or skills % settings.merge_every or len(low) < 2:
+        return (), f"nothing is due after {skills} skills with {len(low)} of little use"
+    far: NDArray[np.float64] = (1 - cosines.double())[low][:, low].clamp_min(0).numpy()
+    tree = linkage(squareform(far, checks=False), "average")
+    labels = fcluster(tree, 1 - settings.merge_similarity, "distance")
+    names = np.array(list(usage))[low]
+    groups = [tuple(map(str, names[labels == label])) for label in np.unique(labels)]
+    found = tuple(group for group in groups if len(group) > 1)
+    return found, f"mean cosines of updates are above {settings.merge_similarity:g}"
+
+
+def to_evict(
+    settings: PolicySettings,
+    usage: Mapping[str, float],
+    parameters: Mapping[str, int],
+    learning: str | None,
+) -> Decision[tuple[str, ...]]:
+    """Who goes, the least used first, until what is left has no more parameters than may be; never who learns."""
+    left, gone = sum(parameters.values()), []
+    most = left if settings.max_parameters is None else settings.max_parameters
+    for name in sorted(parameters.keys() - {learning}, key=lambda name: (usage[name], name)):
+        if left > most:
+            gone.append(name)
+            left -= parameters[name]
+    return tuple(gone), f"{left} parameters stay, of {most} that may"
+
+
+def update_cosines(mixture: Lifecycle) -> Tensor:
+    """The cosines of the experts' updates over all layers, [K, K] as in the bank, 0 for an update of 0.
+
+    From factors alone: ⟨B₁A₁, B₂A₂⟩ is the sum over B₁ᵀB₂ ∘ A₁A₂ᵀ.
+    """
+    experts = list(mixture.bank.experts.values())
+    owner = torch.arange(len(experts)).repeat_interleave(torch.tensor([e.rank for e in experts]))
+    inner = torch.zeros(len(experts), len(experts), dtype=torch.float64)
+    for layer in mixture.modules():
+        if isinstance(layer, GatedLinear):
+            narrow, wide = (f.double().cpu() for f in weighed(layer, dict.fromkeys(experts, 1.0)))
+            both = (wide.T @ wide) * (narrow @ narrow.T)
+            rows = torch.zeros(len(experts), len(both), dtype=torch.float64)
+            inner.index_add_(1, owner, rows.index_add_(0, owner, both))
+    length = inner.diagonal().sqrt()
+    return inner / (length[:, None] * length).clamp_min(1e-300)
