@@ -378,7 +378,7 @@ class ExpertMixture(Lifecycle):
         stored = read_mixture(folder, model)
         novelty = NoveltySettings(**stored.settings.pop("novelty"))
         chosen = RouterSettings(**stored.settings.pop("router"))
-        quota, rows = stored.settings.pop("replay")
+        quota, rows = stored.settings.pop("replay", (0, {}))
         mixture = cls(model, tokenizer, **stored.settings, novelty=novelty, router=chosen)
         mixture.bank = Bank(stored.events)
         mixture.replay.quota = quota
