@@ -244,6 +244,17 @@ def test_the_dropped_share_is_kept_and_nothing_is_dropped_when_nothing_learns(fo
     assert bool((gates(mixture.eval(), batch) > 0).all())
 
 
+def test_capacity_is_a_multiple_of_an_experts_even_share(folder: Path) -> None:  # noqa: F811
+    """Where one of six answers a token, one of the first six tokens and two of twelve."""
+    mixture = grown(folder, capacity=1.0, top=1, immature=0)
+    mixture.spawn("e", rank=2)
+    batch = batch_of(mixture, "numbers", count=1)
+    free, held = gates(mixture, batch) > 0, gates(mixture.train(), batch) > 0
+    most = torch.tensor([math.ceil((at + 1) / 6) for at in range(free.shape[2])])
+    assert bool((free.cumsum(2) > most[:, None]).any())
+    assert bool((held.cumsum(2) <= most[:, None]).all()) and bool(held.any())
+
+
 def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:  # noqa: F811
     with pytest.raises(SettingsError, match="`renormalise` must be off where one expert answers"):
         RouterSettings(kind="learned", top=1, renormalise=True)
