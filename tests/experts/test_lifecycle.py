@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.experts.test_mixture import WORDS, batch_of, close, fresh, logits, texts
+from peft import PeftModel
+from tests.experts.test_mixture import WORDS, batch_of, close, fresh, logits, rows_of, texts
 from torch import Tensor, nn
 
+from crosstune.experts.gated import pairs
 from crosstune.experts.lifecycle import nearest, pad_optimizer
 from crosstune.experts.mixture import ExpertMixture
 from crosstune.foundation.errors import SettingsError, TrainingError
-from crosstune.foundation.models import model_inputs
+from crosstune.foundation.models import load_model, model_inputs
+from crosstune.foundation.training import StageData, TrainingSettings, train_stage
 from crosstune.foundation.worlds import random_model
 
 SKILLS = {"numbers": 3, "shapes": 5}
@@ -77,6 +80,28 @@ def test_frozen_projections_move_no_more(folder: Path) -> None:
     assert all(p.requires_grad for p in mixture.parameters_of("numbers"))
 
 
+def test_a_trainer_takes_an_expert_of_which_a_part_learns(folder: Path, tmp_path: Path) -> None:
+    mixture = fresh(folder)
+    own = mixture.spawn("numbers", rank=2, targets=["q_proj", "k_proj"])
+    data = StageData(rows_of(mixture, "numbers"), 0)
+    chosen = TrainingSettings(steps=2, batch_rows=4, learning_rate=1e-2)
+
+    def train(name: str) -> None:
+        callbacks = [mixture.callback()]
+        train_stage(mixture, data, chosen, output_folder=tmp_path / name, callbacks=callbacks)
+
+    mixture.freeze("numbers", ["q_proj"])
+    train("part")
+    assert [bool(b.weight.any()) for _, _, b in pairs(mixture.model, own.adapter)] == [
+        False,
+        True,
+    ] * 2
+    mixture.freeze("numbers", ["k_proj"])
+    mixture.model.lm_head.weight.requires_grad_(True)
+    with pytest.raises(TrainingError, match="`optimizer` must hold the factors"):
+        train("none")
+
+
 def test_growing_keeps_the_function_and_what_is_new_learns(folder: Path, tmp_path: Path) -> None:
     mixture = several(folder)
     mixture.unfreeze("numbers")
@@ -98,13 +123,12 @@ def test_growing_keeps_the_function_and_what_is_new_learns(folder: Path, tmp_pat
     drawn(mixture, "numbers", seed=3)
     mixture.register("numbers", texts("numbers", 48))
     after = logits(mixture, batch)
-    again = ExpertMixture.load(mixture.save(tmp_path / "saved"), *parts(folder)).eval()
+    place = mixture.save(tmp_path / "saved")
+    again = ExpertMixture.load(place, load_model(folder), mixture.tokenizer).eval()
     assert torch.equal(logits(again, batch), after)
-
-
-def parts(folder: Path) -> tuple[Any, Any]:
-    other = fresh(folder)
-    return other.model, other.tokenizer
+    vanilla = PeftModel.from_pretrained(load_model(folder), place / "experts" / "xp_numbers").eval()
+    with mixture.answering("numbers"):
+        assert torch.equal(logits(vanilla, batch), logits(mixture, batch))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +180,8 @@ def test_merged_side_by_side_is_the_mean_by_usage(folder: Path) -> None:
     adapters = [mixture.bank.expert(name).adapter for name in SKILLS]
 
     def steady(*_: Any) -> None:
-        mixture.gates.answer(adapters, held)
+        for gates in mixture.routing.gates.values():
+            gates.answer(adapters, held)
 
     handle = mixture.get_base_model().model.layers[0].register_forward_pre_hook(steady)
     with torch.no_grad():
@@ -203,7 +228,7 @@ def test_the_nearest_update_is_that_of_the_whole_matrix() -> None:
 
 def gates(mixture: ExpertMixture, batch: dict[str, Tensor]) -> Tensor:
     logits(mixture, batch)
-    return mixture.gates.values
+    return mixture.routing.gates[0].values
 
 
 def test_who_is_evicted_was_never_met(folder: Path) -> None:

@@ -60,6 +60,7 @@ def test_the_bounds_themselves_are_allowed() -> None:
         (SkillsSettings, "rank", 0),
         (SkillsSettings, "replay", -1),
         (SkillsSettings, "replay_share", 1.0),
+        (SkillsSettings, "router.routing", RouterSettings(kind="learned")),
         (SkillsSettings, "training.lora", TrainingSettings(lora=LoraSettings())),
     ],
 )

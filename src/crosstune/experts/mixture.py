@@ -255,7 +255,7 @@ class ExpertMixture(Lifecycle):
         expert = Expert(name, adapter, rank, alpha, tuple(targets) or self._linear)
         self._add(expert)
         if copied:
-            pair = (self.parameters_of(some) for some in (name, copied.name))
+            pair = (factors(self.model, some) for some in (adapter, copied.adapter))
             for mine, own in zip(*pair, strict=True):  # what is left of A is random, of B zero
                 mine.data[: own.shape[0], : own.shape[1]] = own
         if isinstance(self.router, LearnedRouter):

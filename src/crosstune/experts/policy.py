@@ -7,7 +7,6 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
@@ -98,7 +97,7 @@ def to_merge(
     low = [at for at, share in enumerate(usage.values()) if share < settings.merge_usage]
     if settings.merge_every is None or skills % settings.merge_every or len(low) < 2:
         return (), f"nothing is due after {skills} skills with {len(low)} of little use"
-    far: NDArray[np.float64] = (1 - cosines.double())[low][:, low].clamp_min(0).numpy()
+    far = (1 - cosines.double())[low][:, low].clamp_min(0).numpy()
     tree = linkage(squareform(far, checks=False), "average")
     labels = fcluster(tree, 1 - settings.merge_similarity, "distance")
     names = np.array(list(usage))[low]

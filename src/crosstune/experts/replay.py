@@ -1,7 +1,7 @@
 """Rows of earlier skills that are learned again beside new ones: which are kept hangs on what they say, not on when they came.
 
 Of each skill the rows with the smallest keyed hashes stay (bottom-k), so that rows in two parts, or two skills that became one,
-leave what all of them at once would leave. The hash is of a row's tokens: rows without ids of their own are numbered from 1.
+leave what all of them at once would leave. The hash is of tokens and labels: rows without ids of their own are numbered from 1.
 
 Source: Cohen and Kaplan (2007), *Summarizing Data Using Bottom-k Sketches*, PODC; here all rows weigh alike.
 """
@@ -39,7 +39,9 @@ class Replay:
         """Sample a skill's rows, those that were kept before among them; of copies one."""
         refuse_packed("encoded", encoded)
         joint = {
-            content_key(str(row.input_ids), "replay", self.seed): replace(row, ends=())
+            content_key(str((row.input_ids, row.labels)), "replay", self.seed): replace(
+                row, ends=()
+            )
             for row in (*self.rows.get(skill, ()), *encoded)
         }
         self.rows[skill] = [joint[key] for key in sorted(joint)[: self.quota]]

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from crosstune.experts.bank import BASE
 from crosstune.experts.gated import GatedLinear, Gates
 from crosstune.experts.learned import LearnedRouter, schedule, within_capacity
 from crosstune.experts.router import PrefixState, hold, largest, prefix_features

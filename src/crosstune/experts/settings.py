@@ -169,6 +169,13 @@ class SkillsSettings:
         at_least("rank", self.rank, 1)
         at_least("replay", self.replay, 0)
         _within("replay_share", self.replay_share, above=0.0, below=1.0)
+        if self.router.kind == "learned" and self.router.routing and not self.replay:
+            raise SettingsError(
+                "router.routing",
+                law="must be 0 where nothing is replayed: every row would say that the newest expert is right",
+                found=self.router.routing,
+                remedy="Set `replay`, or leave out the term.",
+            )
         if self.training.lora is not None:
             raise SettingsError(
                 "training.lora",

@@ -18,7 +18,7 @@ Arm = Literal[
 ]
 ROUTERS: dict[str, dict[str, Any]] = {
     "prefix": {"kind": "prefix"},
-    "learned": {"kind": "learned", "reads": "state"},
+    "learned": {"kind": "learned", "reads": "state", "routing": 0.0},
     "learned+replay": {"kind": "learned", "reads": "state"},
     "learned+mean+replay": {"kind": "learned", "reads": "prefix"},
     "sequential": {},
