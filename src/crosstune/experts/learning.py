@@ -261,7 +261,8 @@ class SkillLearner:
         place, training = self.folder / "training", self.settings.training
         number = len(self.learned)
         kept, share = self.mixture.replay, self.settings.replay_share
-        rows, skills = kept.mixed(skill.train, share, Seeds(self.seed).derive("replay", number))
+        new = skill.train[: training.steps * training.batch_rows]  # what is read of them at most
+        rows, skills = kept.mixed(new, share, Seeds(self.seed).derive("replay", number))
         data = StageData(rows, self.mixture.tokenizer.pad_token_id, tokenizer="")
         result = train_stage(
             self.mixture,
