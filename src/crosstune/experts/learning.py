@@ -2,147 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
-from random import Random
-from typing import Any, Literal, Self
+from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from crosstune.experts.accounts import LearnedSkill, SkillLosses, SkillRows
 from crosstune.experts.bank import Event
-from crosstune.experts.health import SkillHealth, skill_health
+from crosstune.experts.gated import factors
+from crosstune.experts.health import skill_health
 from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.experts.novelty import Novelty
-from crosstune.experts.settings import SkillsSettings
+from crosstune.experts.policy import (
+    may_grow,
+    may_spawn,
+    to_evict,
+    to_freeze,
+    to_merge,
+    update_cosines,
+)
+from crosstune.experts.settings import PolicySettings, SkillsSettings
 from crosstune.experts.terms import router_terms
-from crosstune.foundation.data import Encoded, Task, encode
+from crosstune.foundation.data import Task
+from crosstune.foundation.evaluation import RowScores, score_rows
+from crosstune.foundation.evaluation.scoring import unit_sums
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.intervals import Interval, ratio_jackknife
 from crosstune.foundation.storage import atomic_folder, read_json, write_json
-from crosstune.foundation.training import StageData, StageResult, train_stage
+from crosstune.foundation.training import (
+    StageData,
+    StageResult,
+    TrainingSettings,
+    train_stage,
+)
 
 ALL = "all"
 """The one expert of a sequential run."""
-ASSESSED, REGISTERED = 64, 256
-"""Rows of a skill that are assessed, and that router and embedding read: more change little and cost passes."""
-POSITIONS = (0, 1, 2, 4, 8, 16, 32, 64)
-"""Where the router's cost is told apart by a token's place in its row."""
-
-
-@dataclass(frozen=True)
-class SkillRows:
-    """A skill as a model reads it."""
-
-    name: str
-    train: Sequence[Encoded]
-    """Windows of its rows, in random order, so that the first ones are of many rows."""
-    test: Sequence[Encoded]
-    """One window of each held-out row."""
-
-    @classmethod
-    def of(cls, task: Task, tokenizer: Any, length: int) -> Self:
-        """A task's rows, cut into windows."""
-        chance = Random(task.name)
-        train = encode(task.train, tokenizer, length, window=True)
-        windows: dict[str, list[Encoded]] = {}
-        for one in encode(task.test, tokenizer, length, window=True):
-            windows.setdefault(one.row_id, []).append(one)
-        test = [chance.choice(own) for own in windows.values()]
-        return cls(task.name, chance.sample(train, len(train)), test)
-
-
-@dataclass(frozen=True)
-class SkillLosses:
-    """Held-out nats of one skill at one time, summed over each independent row."""
-
-    routed: tuple[float, ...]
-    """Under the gates of that time."""
-    known: tuple[float, ...]
-    """With its own expert alone."""
-    tokens: tuple[int, ...]
-    bytes: int
-    """UTF-8 bytes that these tokens spell."""
-    usage: Mapping[str, float]
-    """The mean gate of each skill."""
-    by_position: tuple[float, ...]
-    """What the router costs at `POSITIONS`, nats per token."""
-
-    @classmethod
-    def of(cls, found: SkillHealth, rows: Sequence[Encoded]) -> Self:
-        """The sums of what was measured token by token."""
-        routed, known, tokens = (
-            tuple(found.by_unit(values).tolist())
-            for values in (found.routed, found.known, found.scored)
-        )
-        spelled = sum(row.scored_bytes for row in rows)
-        return cls(routed, known, tokens, spelled, found.usage, tuple(found.by_position(POSITIONS)))
-
-    def mean(self, what: Literal["routed", "known"] = "routed") -> Interval:
-        """Nats per token, with its jackknife over rows."""
-        return ratio_jackknife(getattr(self, what), self.tokens)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Bits per byte of the text, which compares tokenizers."""
-        return sum(self.routed) / self.bytes / float(torch.tensor(2.0).log())
-
-    @property
-    def router_cost(self) -> Interval:
-        """Nats per token that the gates cost against the skill's expert alone."""
-        top = torch.tensor(self.routed) - torch.tensor(self.known)
-        return ratio_jackknife(top, self.tokens)
-
-    def won(self, alone: SkillLosses) -> Interval:
-        """Nats per token that the skill's expert wins against another answer to the same rows, paired."""
-        return ratio_jackknife(alone._less(self, "known"), self.tokens)
-
-    def forgotten_since(self, then: SkillLosses) -> dict[str, Interval]:
-        """Nats per token lost since, paired by rows: `whole` = `experts` (the skill's expert alone) + `router` (the rest)."""
-        experts = self._less(then, "known")
-        whole = self._less(then, "routed")
-        parts = {"whole": whole, "experts": experts, "router": whole - experts}
-        return {name: ratio_jackknife(sums, self.tokens) for name, sums in parts.items()}
-
-    def _less(self, then: SkillLosses, what: str) -> Tensor:
-        now, before = (
-            torch.tensor(getattr(one, what), dtype=torch.float64) for one in (self, then)
-        )
-        return now - before
-
-
-@dataclass(frozen=True)
-class LearnedSkill:
-    """What became of the rows of a skill when they came."""
-
-    skill: str
-    expert: str
-    """Whose rows they were taken for: an expert, or ``base``, the model itself."""
-    born: bool
-    """Whether the expert was born for them."""
-    verdict: str
-    p: float
-    similarity: float
-    nearest: str
-    why: str
-    gain: tuple[float, float, float]
-    """Nats per token that who learned them wins on the skill's held-out rows against the model alone, with its interval."""
-    held_out: Mapping[str, SkillLosses]
-    """Of every skill that has come so far, afterwards."""
-    figures: Mapping[str, float]
-    """What learning took: steps, tokens per second, padding, FLOPs, memory, the share of weights that moved, gradient norm."""
-
-    @classmethod
-    def of_json(cls, stored: Mapping[str, Any]) -> Self:
-        """What `asdict` made, read again."""
-        losses = {
-            name: SkillLosses(**{key: _fixed(value) for key, value in one.items()})
-            for name, one in stored["held_out"].items()
-        }
-        return cls(**{**stored, "held_out": losses, "gain": tuple(stored["gain"])})
+ASSESSED, REGISTERED, JUDGED = 64, 256, 64
+"""Rows of a skill that are assessed, that router and embedding read, and that are not learned where a policy must judge."""
 
 
 class SkillLearner:
@@ -216,9 +119,15 @@ class SkillLearner:
         figures: dict[str, float] = {}
         if expert != BASE:
             figures = self._train(skill, expert)
-        self._register(skill, expert)
+        won = 0.0
+        if expert != BASE and self._judges:
+            won = self._scores(skill, {}).loss - self._scores(skill, {expert: 1.0}).loss
+        size = self.mixture.parameters_at(self.settings.rank) if born else 0
+        learned = {"gain": won, "similarity": _similarity(novelty), "parameters": size}
+        self._register(skill, expert, learned)
         self.answers.setdefault(skill.name, expert)
-        similarity, held_out = novelty.similarity, self.held_out()
+        self._tidy()
+        held_out = self.held_out()
         gain = held_out[skill.name].won(self._measured(BASE, self.skills[skill.name]))
         found = LearnedSkill(
             skill.name,
@@ -226,7 +135,7 @@ class SkillLearner:
             born,
             novelty.verdict,
             novelty.p,
-            float("nan") if similarity is None else float(similarity.value),
+            _similarity(novelty),
             novelty.nearest or "",
             novelty.why,
             (float(gain.value), float(gain.low), float(gain.high)),
@@ -238,44 +147,175 @@ class SkillLearner:
 
     def _choose(self, skill: SkillRows, known: bool) -> tuple[Novelty, str, bool]:
         """Whose the rows are: an expert that is born for them, one that learns again, or the model itself."""
-        novelty = self.mixture.assess(skill.train[:ASSESSED])
+        mixture, chosen, rank = self.mixture, self.settings.policy, self.settings.rank
+        novelty = mixture.assess(skill.train[:ASSESSED])
         if self.settings.sequential:
-            born = ALL not in self.mixture.bank.experts
+            born = ALL not in mixture.bank.experts
             if born:
-                self.mixture.spawn(ALL, rank=self.settings.rank)
+                mixture.spawn(ALL, rank=rank)
             else:
-                self.mixture.unfreeze(ALL)
+                mixture.unfreeze(ALL)
             return novelty, ALL, born
         if known:
             return novelty, BASE, False
-        if novelty.is_new:
-            self.mixture.spawn(skill.name, rank=self.settings.rank)
-            return novelty, skill.name, True
-        if novelty.verdict == "undecided" or novelty.nearest in (None, BASE):
+        gain = self._probed(skill) if novelty.is_new and chosen.min_gain else None
+        size = mixture.parameters_at(rank)
+        born, why = may_spawn(
+            chosen, novelty, mixture.bank, since=self._since_birth(), parameters=size, gain=gain
+        )
+        novelty = replace(novelty, why=why)
+        measured = {"p": novelty.p, "similarity": _similarity(novelty), "probe": gain or math.nan}
+        if born:
+            name = self._free(skill.name)
+            mixture.spawn(name, rank=rank, figures=measured)
+            return novelty, name, True
+        if novelty.nearest in (None, BASE):
             return novelty, BASE, False
-        self.mixture.unfreeze(str(novelty.nearest))
+        mixture.unfreeze(str(novelty.nearest), measured)
         return novelty, str(novelty.nearest), False
 
-    def _train(self, skill: SkillRows, expert: str) -> dict[str, float]:
-        """One stage, on the skill's rows and replayed ones."""
-        place, training = self.folder / "training", self.settings.training
-        number = len(self.learned)
-        kept, share = self.mixture.replay, self.settings.replay_share
-        new = skill.train[: training.steps * training.batch_rows]  # what is read of them at most
-        rows, skills = kept.mixed(new, share, Seeds(self.seed).derive("replay", number))
-        data = StageData(rows, self.mixture.tokenizer.pad_token_id, tokenizer="")
-        result = train_stage(
-            self.mixture,
-            data,
-            training,
-            output_folder=place,
-            callbacks=[self.mixture.callback(), *self.callbacks],
-            seed=Seeds(self.seed).derive("skill", number),
-            terms=router_terms(self.mixture, skills),
-        )
-        return _figures(self.mixture, result)
+    def _free(self, name: str) -> str:
+        """A name for an expert: the skill's, numbered where rows of it were taken for new before."""
+        taken = {*self.mixture.bank.adapters.values(), BASE}
+        names = (name if at == 1 else f"{name} {at}" for at in count(1))
+        return next(one for one in names if one not in taken)
 
-    def _register(self, skill: SkillRows, expert: str) -> None:
+    def _since_birth(self) -> float:
+        """Optimizer steps since an expert was born."""
+        steps = 0.0
+        for one in reversed(self.learned):
+            steps += one.figures.get("steps", 0.0)
+            if one.born:
+                return steps
+        return math.inf
+
+    def _probed(self, skill: SkillRows) -> float:
+        """Nats per token that an expert of rank 1 wins in a few steps on rows that it does not learn."""
+        name = self._free(f"probe of {skill.name}")
+        alone = self._scores(skill, {}).loss
+        self.mixture.spawn(name, rank=1)
+        self._stage(skill, "probe", replace(self.settings.training, steps=self._few))
+        won = alone - self._scores(skill, {name: 1.0}).loss
+        self.mixture.bank.record(Event("register", name))
+        self.mixture.evict(name, {"gain": won})
+        return won
+
+    def _scores(self, skill: SkillRows, shares: Mapping[str, float]) -> RowScores:
+        """Training rows that are set aside where a policy must judge, under experts with these shares."""
+        with self.mixture.answering(shares=shares):
+            return score_rows(self.mixture, skill.train[-JUDGED:], pad_id=self._pad_id)
+
+    def _train(self, skill: SkillRows, expert: str) -> dict[str, float]:
+        """Stages until the expert needs no more rank; one, unless the policy lets experts grow."""
+        chosen = self.settings.policy
+        if chosen.grow_below is None:
+            return _figures(self.mixture, self._stage(skill, "training", self.settings.training))
+        losses, steps = [self._scores(skill, {}).loss], 0
+        while True:
+            name = f"training-{len(losses)}"
+            result = self._stage(skill, name, self.settings.training)
+            losses.append(self._scores(skill, {expert: 1.0}).loss)
+            steps += result.steps
+            grows, _ = may_grow(chosen, losses, self.mixture.bank.expert(expert).rank)
+            if not grows:
+                return {**_figures(self.mixture, result), "steps": float(steps)}
+            self.mixture.grow(expert, figures={"won": losses[-2] - losses[-1]})
+
+    def _stage(self, skill: SkillRows, name: str, training: TrainingSettings) -> StageResult:
+        """One training, on the skill's rows and replayed ones."""
+        number, mixture = len(self.learned), self.mixture
+        new = skill.train[:-JUDGED] if self._judges and skill.test else skill.train
+        new = new[: training.steps * training.batch_rows]  # what is read of them at most
+        draws = Seeds(self.seed).derive("replay", number)
+        rows, skills = mixture.replay.mixed(new, self.settings.replay_share, draws)
+        freezing = [Freezing(mixture, self.settings.policy)]
+        return train_stage(
+            mixture,
+            StageData(rows, self._pad_id),
+            training,
+            output_folder=self.folder / "stages" / name,
+            callbacks=[
+                mixture.callback(),
+                *(freezing if self.settings.policy.freeze_below is not None else ()),
+                *self.callbacks,
+            ],
+            seed=Seeds(self.seed).derive("skill", number),
+            terms=router_terms(mixture, skills),
+        )
+
+    @property
+    def _judges(self) -> bool:
+        """Whether a policy needs rows that are not learned."""
+        chosen = self.settings.policy
+        judged = chosen.grow_below is not None or chosen.merge_every is not None
+        return judged or chosen.min_gain > 0 or chosen.spawn == "bandit"
+
+    @property
+    def _few(self) -> int:
+        return self.settings.policy.probe_steps
+
+    @property
+    def _pad_id(self) -> int:
+        return int(self.mixture.tokenizer.pad_token_id)
+
+    def _tidy(self) -> None:
+        """Merge experts of little use that are alike, where no skill is shown to lose by it; let the least used go."""
+        mixture, chosen = self.mixture, self.settings.policy
+        if chosen.merge_every is not None and mixture.bank.experts:
+            due = to_merge(chosen, len(self.learned) + 1, self._usage(), update_cosines(mixture))
+            for group in due[0]:
+                self._merge(group)
+        if chosen.max_parameters is not None:
+            sizes = {
+                name: sum(factor.numel() for factor in mixture.parameters_of(name))
+                for name in mixture.bank.experts
+            }
+            usage = self._usage()
+            for gone in to_evict(chosen, usage, sizes, None)[0]:
+                mixture.evict(gone, {"usage": usage[gone]})
+                self._answered_by(BASE, gone)
+
+    def _usage(self) -> dict[str, float]:
+        """The mean gate of each expert over skills."""
+        losses = self.held_out().values()
+        return {
+            name: sum(one.usage.get(name, 0.0) for one in losses) / len(losses)
+            for name in self.mixture.bank.experts
+        }
+
+    def _merge(self, group: Sequence[str]) -> None:
+        """Experts become one, unless a skill of theirs is shown to lose by it, and learn what was kept of their rows for a few steps."""
+        mixture, usage = self.mixture, {name: self._usage()[name] for name in group}
+        total = sum(usage.values())
+        shares = {name: share / total for name, share in usage.items()}
+        for name in (name for name, own in self.answers.items() if own in group):
+            apart, joined = (
+                self._scores(self.skills[name], held)
+                for held in ({self.answers[name]: 1.0}, shares)
+            )
+            units = apart.units
+            lost = unit_sums(joined.nats - apart.nats, units)
+            if float(ratio_jackknife(lost, unit_sums(apart.tokens, units)).low) > 0:
+                return
+        into = self._free(" and ".join(group))
+        whole, most = (
+            sum(mixture.bank.expert(name).rank for name in group),
+            self.settings.policy.max_rank,
+        )
+        mixture.merge(usage, into, rank=most if whole > most else None)
+        if mixture.replay.rows[into]:
+            mixture.unfreeze(into)
+            rows = SkillRows(into, mixture.replay.rows[into], ())
+            self._stage(rows, "merge", replace(self.settings.training, steps=self._few))
+            mixture.bank.record(Event("register", into))
+            mixture.requires_grad_(False)
+        for name in group:
+            self._answered_by(into, name)
+
+    def _answered_by(self, expert: str, gone: str) -> None:
+        self.answers = {name: expert if own == gone else own for name, own in self.answers.items()}
+
+    def _register(self, skill: SkillRows, expert: str, figures: Mapping[str, float]) -> None:
         """Let router and library know the rows; of a sequential run there is no router."""
         rows = skill.train[:REGISTERED]
         if self.settings.sequential:
@@ -283,7 +323,7 @@ class SkillLearner:
             self.mixture.bank.record(Event("register", expert))
             self.mixture.requires_grad_(False)
         else:
-            self.mixture.register(expert, rows)
+            self.mixture.register(expert, rows, figures=figures)
 
     def held_out(self) -> dict[str, SkillLosses]:
         """The losses of every skill that has come so far, on its held-out rows, under today's gates and with its expert known."""
@@ -301,7 +341,7 @@ class SkillLearner:
         with atomic_folder(self._saved, replace=True) as fresh:
             self.mixture.save(fresh / "mixture")
             write_json(fresh / "skills.json", {"skills": done})
-        shutil.rmtree(self.folder / "training", ignore_errors=True)
+        shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -375,5 +415,55 @@ def _figures(mixture: ExpertMixture, result: StageResult) -> dict[str, float]:
     }
 
 
-def _fixed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+class Freezing(TrainerCallback):  # type: ignore[misc]
+    """Freezes projections of the expert that learns as they converge; every tenth step is measured."""
+
+    state_name = "freezing"
+
+    def __init__(self, mixture: ExpertMixture, policy: PolicySettings) -> None:
+        self.hidden, self.policy = (mixture,), policy
+        self.before: dict[str, Sequence[Tensor]] = {}
+
+    def _factors(self) -> dict[str, Sequence[Tensor]]:
+        """Those that still learn, by projection."""
+        (mixture,) = self.hidden
+        expert = mixture.bank.expert(str(mixture.learning))
+        left = [name for name in expert.targets if name not in mixture.bank.frozen]
+        return {
+            name: factors(mixture.model, expert.adapter, [x for x in expert.targets if x != name])
+            for name in left
+        }
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Remember them before a step that is measured."""
+        if state.global_step % 10 == 9:
+            own = self._factors().items()
+            self.before = {name: [factor.detach().clone() for factor in some] for name, some in own}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Freeze what a step hardly moved."""
+        steps = {
+            name: math.hypot(
+                *(float((a - b).norm()) for a, b in zip(some, self.before[name], strict=True))
+            )
+            / math.hypot(*(float(factor.norm()) for factor in some))
+            for name, some in (self._factors().items() if self.before else ())
+        }
+        self.before = {}
+        if found := to_freeze(self.policy, steps)[0]:
+            (mixture,) = self.hidden
+            mixture.freeze(str(mixture.learning), found, {name: steps[name] for name in found})
+
+    def save_state(self, folder: Path) -> None:
+        """Write which are frozen."""
+        write_json(folder / "frozen.json", {"frozen": list(self.hidden[0].bank.frozen)})
+
+    def load_state(self, folder: Path) -> None:
+        """Freeze these again."""
+        (mixture,) = self.hidden
+        if found := read_json(folder / "frozen.json")["frozen"]:
+            mixture.freeze(str(mixture.learning), found)
+
+
+def _similarity(novelty: Novelty) -> float:
+    return math.nan if novelty.similarity is None else float(novelty.similarity.value)

@@ -104,7 +104,9 @@ class ExpertMixture(Lifecycle):
         self.tuning: dict[str, Tensor] = {}
         self.library: dict[str, Embedding] = {}
         self.replay = Replay(seed=seed)
-        self._linear = self._linear_modules(stream)
+        modules = self._linear_modules(stream)
+        self._linear = tuple(sorted({path.rpartition(".")[2] for path in modules}))
+        self._elements = sum(sum(module.weight.shape) for module in modules.values())
 
     # ---- the model ----
 
@@ -176,11 +178,12 @@ class ExpertMixture(Lifecycle):
     # ---- who answers ----
 
     @contextmanager
-    def answering(self, *names: str) -> Iterator[None]:
-        """Inside, these experts answer whole at every token, whatever the router says; with none the model alone."""
-        for name in names:
+    def answering(self, *names: str, shares: Mapping[str, float] | None = None) -> Iterator[None]:
+        """Inside, these experts answer at every token, whole or with their shares, whatever the router says; with none the model alone."""
+        fixed = dict.fromkeys(names, 1.0) if shares is None else dict(shares)
+        for name in fixed:
             self.bank.expert(name)
-        before, self.routing.fixed = self.routing.fixed, names
+        before, self.routing.fixed = self.routing.fixed, fixed
         try:
             yield
         finally:
@@ -281,6 +284,10 @@ class ExpertMixture(Lifecycle):
                 self.model = get_peft_model(self.model, config, adapter_name=expert.adapter)
         self.routing.follow()
         self.model.requires_grad_(False)
+
+    def parameters_at(self, rank: int) -> int:
+        """How many an expert of a rank has that adapts all it may."""
+        return rank * self._elements
 
     def parameters_of(self, name: str) -> list[nn.Parameter]:
         """An expert's factors."""
@@ -403,15 +410,14 @@ class ExpertMixture(Lifecycle):
 
     # ---- names ----
 
-    def _linear_modules(self, stream: Stream) -> tuple[str, ...]:
-        """The names of linear modules in the blocks from the router's site upward."""
-        names = {
-            path.rpartition(".")[2]
-            for block in stream.entries[self.site : -1]
+    def _linear_modules(self, stream: Stream) -> dict[str, nn.Linear | Conv1D]:
+        """The linear modules in the blocks from the router's site upward."""
+        return {
+            f"{at}.{path}": module
+            for at, block in enumerate(stream.entries[self.site : -1])
             for path, module in block.named_modules()
             if isinstance(module, nn.Linear | Conv1D)
         }
-        return tuple(sorted(names))
 
     def _encoded(self, rows: Any) -> list[Encoded]:
         if isinstance(rows, Sequence) and rows and isinstance(rows[0], Encoded):

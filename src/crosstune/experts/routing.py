@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,8 +52,8 @@ class Routing:
 
     def __init__(self, mixture: Any, stream: Stream, site: int, settings: RouterSettings) -> None:
         self.mixture, self.stream, self.settings = mixture, stream, settings
-        self.fixed: tuple[str, ...] | None = None
-        """These experts answer, whatever a router says."""
+        self.fixed: Mapping[str, float] | None = None
+        """These experts answer, each with its share, whatever a router says."""
         self.step = 0
         """The optimizer step of the expert that learns."""
         self.seen: dict[int, Routed] = {}
@@ -122,11 +122,14 @@ class Routing:
         """Say who answers, before a block."""
         fixed, learning, router = self.fixed, self.mixture.learning, self.mixture.router
         if fixed is None and self.settings.kind == "prefix" and learning is not None:
-            fixed = (learning,)
+            fixed = {learning: 1.0}
         if fixed is None and router is not None and router.names:
             self._weigh(at, args[0])
-        else:
-            self._answer(at, fixed or ())
+            return
+        held, shares = None, [*(fixed or {}).values()]
+        if any(share != 1.0 for share in shares):
+            held = args[0].new_tensor(shares).expand(*args[0].shape[:2], -1)
+        self._answer(at, [*(fixed or {})], held)
 
     def _answer(self, at: int, names: Sequence[str], values: Tensor | None = None) -> None:
         """These experts answer in a block; where one router is for all blocks, in all."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from crosstune.experts.learning import POSITIONS, LearnedSkill, SkillLosses
+from crosstune.experts.accounts import POSITIONS, LearnedSkill, SkillLosses
 from crosstune.studies.skills import tables
 
 

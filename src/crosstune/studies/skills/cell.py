@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from crosstune.experts.learning import LearnedSkill, SkillLearner, SkillRows
+from crosstune.experts.accounts import LearnedSkill, SkillRows
+from crosstune.experts.learning import SkillLearner
 from crosstune.foundation import ranks
 from crosstune.foundation.data import Row, Task, check_enough, sample_warnings
 from crosstune.foundation.seeds import content_key

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crosstune.experts.learning import POSITIONS, LearnedSkill, SkillLosses
+from crosstune.experts.accounts import POSITIONS, LearnedSkill, SkillLosses
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.statistics.intervals import Interval
 
