@@ -26,6 +26,12 @@ STUDIES: tuple[Study, ...] = (
         settings="crosstune.studies.circuits.settings:CircuitStudySettings",
         procedure="crosstune.studies.circuits.study:Circuits",
     ),
+    Study(
+        name="ranks",
+        question="How large must a LoRA adapter be for a task, and when is a larger one not worth it?",
+        settings="crosstune.studies.ranks.settings:RanksSettings",
+        procedure="crosstune.studies.ranks.study:Ranks",
+    ),
 )
 
 
