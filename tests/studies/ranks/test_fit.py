@@ -82,3 +82,4 @@ def test_what_is_no_power_law_is_read_from_the_means_and_said() -> None:
     assert curve.worthwhile(0.01) > 6.0
     assert rank.value == 32.0 and math.isnan(rank.low)
     assert "No power law fits" in said.text and said.tone == "not_shown"
+    assert abs(float(said.text.split("where ")[1].split()[0].replace("−", "-"))) < 0.01  # last step

@@ -43,7 +43,7 @@ def whole(folder: Path) -> Run:
 
 def test_each_rank_learns_in_each_seed_and_trains_so_many_parameters(whole: Run) -> None:
     losses = whole.table(LOSSES)
-    assert sorted(zip(losses.column("seed"), losses.column("rank"), strict=True)) == [
+    assert list(zip(losses.column("seed"), losses.column("rank"), strict=True)) == [
         (seed, rank) for seed in (0, 7) for rank in range(5)
     ]
     before = losses.where(rank=0).column("nats")

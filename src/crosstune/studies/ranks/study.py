@@ -63,7 +63,7 @@ class RanksCell(Cell["Ranks"]):
         nats = study.score(model)
         if ranks.is_first():
             row = (rank, nats.value, nats.low, nats.high, own)
-            self.run.add_rows(Table.of_tuples(LOSSES, LOSSES_COLUMNS, [row]), f"rank-{rank}")
+            self.run.add_rows(Table.of_tuples(LOSSES, LOSSES_COLUMNS, [row]), f"{rank:06}")
 
 
 class Ranks(Procedure[RanksSettings]):
