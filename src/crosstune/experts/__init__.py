@@ -1,7 +1,8 @@
 """A LoRA expert for each skill that is new, mixed per token; ordinary PEFT adapters at the end.
 
 `settings` (no torch) · `novelty` says whether a skill is new · `gated` is the layer · `router` tells skills apart by their prefix ·
-`bank` is the log of what happened · `storage` writes and reads · `mixture` is all of it around a model · `health` says who forgot.
+`bank` is the log of what happened · `storage` writes and reads · `mixture` is all of it around a model · `health` says who forgot ·
+`composition` says what answers a task of several skills.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from crosstune.foundation import fetched_from as _fetched_from
 
 if TYPE_CHECKING:
+    from crosstune.experts.composition import Composition, compose
     from crosstune.experts.health import SkillHealth, skill_health
     from crosstune.experts.mixture import ExpertMixture
     from crosstune.experts.novelty import Novelty
@@ -18,11 +20,13 @@ if TYPE_CHECKING:
     from crosstune.experts.settings import NoveltySettings
 
 __all__ = [
+    "Composition",
     "ExpertMixture",
     "Novelty",
     "NoveltySettings",
     "PrefixRouter",
     "SkillHealth",
+    "compose",
     "skill_health",
 ]
 
@@ -34,5 +38,6 @@ __getattr__ = _fetched_from(
         "settings": "NoveltySettings",
         "router": "PrefixRouter",
         "health": "SkillHealth skill_health",
+        "composition": "Composition compose",
     },
 )
