@@ -18,8 +18,8 @@ from peft import LoraConfig, get_peft_model
 from stage_cost import DIMENSIONS, SHAPES
 
 from crosstune.experts import ExpertMixture, PrefixRouter
-from crosstune.experts.bank import Event
-from crosstune.experts.router import SkillSums
+from crosstune.experts.bank.log import Event
+from crosstune.experts.routing.prefix import SkillSums
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.foundation.worlds import random_model
 

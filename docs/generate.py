@@ -47,6 +47,8 @@ COMMANDS: list[list[str]] = [
     ["run", "repair", "--help", "all"],
     ["run", "circuits"],
     ["run", "circuits", "--help", "all"],
+    ["run", "ranks"],
+    ["run", "ranks", "--help", "all"],
     ["plan"],
     ["repair"],
     ["repair", "--help", "all"],
@@ -126,6 +128,11 @@ CIRCUIT_ROWS = {
     "circuit_ablation": "two forms (variant under a Fisher) of one block (option `ablate`)",
     "circuit_checkpoints": "one block and variant at a later checkpoint, held against the first",
     "circuit_changes": "one head at a later checkpoint, held against the first",
+}
+RANK_ROWS = {
+    "rank_losses": "one rank at one seed; a cell has it without the seed",
+    "rank_curve": "one rank: the mean over seeds, or what the fit says",
+    "rank_gains": "one step from a rank to the next larger one, over seeds",
 }
 ALONE_ROWS = {
     "measurements": "one headline figure of a study (`measurements.parquet`)",
@@ -360,6 +367,18 @@ def circuit_tables() -> dict[str, tuple[Column, ...]]:
     }
 
 
+def rank_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table that a rank study writes."""
+    from crosstune.studies.frame.over_seeds import SEED
+    from crosstune.studies.ranks import study
+
+    return {
+        study.LOSSES: (SEED, *study.LOSSES_COLUMNS),
+        study.CURVE.name: study.CURVE.columns,
+        study.GAINS.name: study.GAINS.columns,
+    }
+
+
 def other_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of a table that is no part of ``tables/``."""
     from crosstune.foundation.records import run
@@ -395,6 +414,7 @@ def tables_page(page: str) -> str:
     page = between(page, "repair", tables_section(REPAIR_ROWS, repair_tables()))
     page = between(page, "repair cell", tables_section(REPAIR_CELL_ROWS, repair_cell_tables()))
     page = between(page, "circuits", tables_section(CIRCUIT_ROWS, circuit_tables()))
+    page = between(page, "ranks", tables_section(RANK_ROWS, rank_tables()))
     return between(page, "alone", tables_section(ALONE_ROWS, other_tables()))
 
 

@@ -66,6 +66,7 @@ def test_every_column_has_a_meaning(generate: ModuleType) -> None:
             generate.repair_tables(),
             generate.repair_cell_tables(),
             generate.circuit_tables(),
+            generate.rank_tables(),
             generate.other_tables(),
         )
         for name, columns in tables.items()

@@ -11,7 +11,7 @@ import torch
 from tests.experts.test_lifecycle import drawn, several
 from tests.experts.test_mixture import texts
 
-from crosstune.experts.bank import Bank, Event, Expert
+from crosstune.experts.bank.log import Bank, Event, Expert
 from crosstune.experts.gated import pairs
 from crosstune.experts.novelty import Novelty
 from crosstune.experts.policy import (

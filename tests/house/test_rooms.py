@@ -20,7 +20,6 @@ SMALL = {
     "foundation/training/adapters.py": "the only module that loads peft",
     "circuits/capture/labels.py": "one kind of randomness, beside none of the others",
     "merging/optimise/margin.py": "one rule of statistics, apart from the machinery of the search",
-    "studies/catalogue.py": "read by the command line, which loads no torch",
     "studies/frame/plan.py": "read by the command line, which loads no torch",
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.experts.bank import BASE
+from crosstune.experts.bank.log import BASE
 from crosstune.experts.mixture import ExpertMixture
 from crosstune.foundation.data import UNSCORED, Encoded, collate
 from crosstune.foundation.evaluation import token_nats

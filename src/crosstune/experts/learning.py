@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from crosstune.experts.accounts import LearnedSkill, SkillLosses, SkillRows
-from crosstune.experts.bank import Event
+from crosstune.experts.bank.log import Event
 from crosstune.experts.gated import factors
 from crosstune.experts.health import skill_health
 from crosstune.experts.mixture import BASE, ExpertMixture
@@ -27,8 +27,8 @@ from crosstune.experts.policy import (
     to_merge,
     update_cosines,
 )
+from crosstune.experts.routing.terms import router_terms
 from crosstune.experts.settings import PolicySettings, SkillsSettings
-from crosstune.experts.terms import router_terms
 from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.evaluation.scoring import unit_sums

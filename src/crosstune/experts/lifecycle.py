@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstune.experts.bank import BASE, Bank, Event, Expert
-from crosstune.experts.exports import export, weighed
+from crosstune.experts.bank.exports import export, weighed
+from crosstune.experts.bank.log import BASE, Bank, Event, Expert
+from crosstune.experts.bank.replay import Replay
 from crosstune.experts.gated import factors, pairs
-from crosstune.experts.learned import LearnedRouter
 from crosstune.experts.novelty import Embedding
-from crosstune.experts.replay import Replay
-from crosstune.experts.router import PrefixRouter
-from crosstune.experts.routing import Routing
+from crosstune.experts.routing.learned import LearnedRouter
+from crosstune.experts.routing.passes import Routing
+from crosstune.experts.routing.prefix import PrefixRouter
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.settings.options import at_least, one_of

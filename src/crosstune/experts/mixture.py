@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
-from crosstune.experts.bank import BASE as BASE
-from crosstune.experts.bank import Bank, Event, Expert
+from crosstune.experts.bank.log import BASE as BASE
+from crosstune.experts.bank.log import Bank, Event, Expert
+from crosstune.experts.bank.replay import Replay
+from crosstune.experts.bank.storage import read_mixture, write_mixture
 from crosstune.experts.gated import factors, gated
-from crosstune.experts.learned import LearnedRouter
 from crosstune.experts.lifecycle import Figures, Lifecycle
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
-from crosstune.experts.replay import Replay
-from crosstune.experts.router import PrefixRouter, SkillSums, hold
-from crosstune.experts.routing import Routing
+from crosstune.experts.routing.learned import LearnedRouter
+from crosstune.experts.routing.passes import Routing
+from crosstune.experts.routing.prefix import PrefixRouter, SkillSums, hold
+from crosstune.experts.routing.terms import batch_loss
 from crosstune.experts.settings import NoveltySettings, RouterSettings
-from crosstune.experts.storage import read_mixture, write_mixture
-from crosstune.experts.terms import batch_loss
 from crosstune.foundation.data import Encoded, Task, as_rows, encode
 from crosstune.foundation.errors import (
     DataError,

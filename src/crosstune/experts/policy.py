@@ -11,8 +11,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from crosstune.experts.bank import Bank, Event
-from crosstune.experts.exports import weighed
+from crosstune.experts.bank.exports import weighed
+from crosstune.experts.bank.log import Bank, Event
 from crosstune.experts.gated import GatedLinear
 from crosstune.experts.lifecycle import Lifecycle
 from crosstune.experts.novelty import Novelty

@@ -2,7 +2,7 @@
 
 >>> import crosstune.studies as studies
 >>> [study.name for study in studies.STUDIES]
-['conflict', 'repair', 'circuits']
+['conflict', 'repair', 'circuits', 'ranks']
 """
 
 from __future__ import annotations

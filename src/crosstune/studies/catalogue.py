@@ -32,6 +32,12 @@ STUDIES: tuple[Study, ...] = (
         settings="crosstune.studies.skills.settings:SkillStudySettings",
         procedure="crosstune.studies.skills.study:Skills",
     ),
+    Study(
+        name="ranks",
+        question="How large must a LoRA adapter be for a task, and when is a larger one not worth it?",
+        settings="crosstune.studies.ranks.settings:RanksSettings",
+        procedure="crosstune.studies.ranks.study:Ranks",
+    ),
 )
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstune.experts.bank import BASE
-from crosstune.experts.router import hold
+from crosstune.experts.bank.log import BASE
+from crosstune.experts.routing.prefix import hold
 from crosstune.experts.settings import RouterSettings
 from crosstune.foundation.errors import ModelError
 from crosstune.foundation.ranks import sum_over_ranks

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.experts.test_mixture import WORDS
 
-from crosstune.experts.replay import Replay
+from crosstune.experts.bank.replay import Replay
 from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import DataError
 

@@ -16,9 +16,9 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crosstune.experts.bank import Expert
+from crosstune.experts.bank.log import Expert
+from crosstune.experts.bank.storage import WEIGHTS, check_free
 from crosstune.experts.gated import GatedLinear
-from crosstune.experts.storage import WEIGHTS, check_free
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import atomic_folder, read_json
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstune.experts.learned import LearnedRouter
-from crosstune.experts.router import hold
-from crosstune.experts.routing import Routed
+from crosstune.experts.routing.learned import LearnedRouter
+from crosstune.experts.routing.passes import Routed
+from crosstune.experts.routing.prefix import hold
 from crosstune.foundation.data import UNSCORED
 from crosstune.foundation.errors import SettingsError, UnsupportedError
 from crosstune.foundation.models import measuring

@@ -11,8 +11,8 @@ from peft import PeftModel
 from tests.experts.test_lifecycle import several
 from tests.experts.test_mixture import batch_of, fresh, learn, logits, texts
 
+from crosstune.experts.bank.storage import MANIFEST
 from crosstune.experts.mixture import ExpertMixture
-from crosstune.experts.storage import MANIFEST
 from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.foundation.storage import fingerprint_file, read_json, write_json

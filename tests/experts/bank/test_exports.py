@@ -16,7 +16,7 @@ from tests.experts.test_lifecycle import drawn, several
 from tests.experts.test_mixture import batch_of, fresh, logits, texts
 from torch import Tensor
 
-from crosstune.experts.exports import check_served
+from crosstune.experts.bank.exports import check_served
 from crosstune.experts.mixture import ExpertMixture
 from crosstune.foundation.errors import SettingsError, StorageError
 from crosstune.foundation.models import load_model

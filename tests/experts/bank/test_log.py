@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crosstune.experts.bank import Bank, Event, Expert
+from crosstune.experts.bank.log import Bank, Event, Expert
 from crosstune.foundation.errors import SettingsError, TrainingError
 
 

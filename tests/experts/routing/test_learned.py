@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from tests.experts.test_mixture import batch_of, close, folder, fresh, logits, rows_of, texts  # noqa: F401
 from torch import Tensor
 
-from crosstune.experts.bank import Event
-from crosstune.experts.learned import LearnedRouter, schedule, within_capacity
+from crosstune.experts.bank.log import Event
 from crosstune.experts.mixture import ExpertMixture
-from crosstune.experts.router import largest
+from crosstune.experts.routing.learned import LearnedRouter, schedule, within_capacity
+from crosstune.experts.routing.prefix import largest
 from crosstune.experts.settings import RouterSettings
 from crosstune.foundation.data import collate, pack
 from crosstune.foundation.errors import (

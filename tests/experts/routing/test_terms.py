@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.experts.test_learned import gates, grown, stir
+from tests.experts.routing.test_learned import gates, grown, stir
 from tests.experts.test_mixture import batch_of, folder, logits, rows_of  # noqa: F401
 from torch.nn.functional import kl_div
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from crosstune.experts.mixture import ExpertMixture
-from crosstune.experts.routing import Routed
-from crosstune.experts.terms import gate_values, router_terms
+from crosstune.experts.routing.passes import Routed
+from crosstune.experts.routing.terms import gate_values, router_terms
 from crosstune.foundation.data import collate
 from crosstune.foundation.errors import SettingsError, UnsupportedError
 from crosstune.foundation.training import NextToken, StageData, TrainingSettings, train_stage

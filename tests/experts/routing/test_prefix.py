@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.processes import in_two
 from torch import Tensor
 
-from crosstune.experts.router import PrefixRouter, SkillSums, prefix_features
+from crosstune.experts.routing.prefix import PrefixRouter, SkillSums, prefix_features
 from crosstune.foundation.data import Row, collate, encode
 from crosstune.foundation.errors import (
     CrosstuneError,

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from crosstune.experts.bank import Bank, Event, Expert
+from crosstune.experts.bank.log import Bank, Event, Expert
 from crosstune.experts.gated import factors
 from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError
 from crosstune.foundation.models.loading import tensors_fingerprint

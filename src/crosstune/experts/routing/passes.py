@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from crosstune.experts.bank import BASE
+from crosstune.experts.bank.log import BASE
 from crosstune.experts.gated import GatedLinear, Gates
-from crosstune.experts.learned import LearnedRouter, schedule, within_capacity
-from crosstune.experts.router import PrefixState, hold, largest, prefix_features
+from crosstune.experts.routing.learned import LearnedRouter, schedule, within_capacity
+from crosstune.experts.routing.prefix import PrefixState, hold, largest, prefix_features
 from crosstune.experts.settings import RouterSettings
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import MeasurementError, UnsupportedError

@@ -1,0 +1,90 @@
+"""What answers a task that needs several skills: one expert, the sum of updates, the mixed distributions, or the router?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crosstune.experts.mixture import BASE, ExpertMixture
+from crosstune.foundation.data import Encoded, collate
+from crosstune.foundation.evaluation import token_nats
+from crosstune.foundation.evaluation.scoring import batches_of, unit_sums
+from crosstune.foundation.models import Stream, measuring
+from crosstune.foundation.records import Measurement
+from crosstune.foundation.statistics.intervals import ratio_jackknife
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Held-out rows under each way to put experts together."""
+
+    nats: Mapping[str, Tensor]
+    """Nats of each unit by way, float64 [units]."""
+    tokens: Tensor
+    """Scored tokens of each unit."""
+
+    def loss(self, way: str, against: str | None = None) -> Measurement:
+        """Nats per token of a way, or how much more than another it costs on the same rows."""
+        more = 0.0 if against is None else self.nats[against]
+        found = ratio_jackknife(self.nats[way] - more, self.tokens)
+        value, low, high = (float(end) for end in (found.value, found.low, found.high))
+        how = f"{way}{f' less {against}' if against else ''}: sum over sum; jackknife over rows"
+        return Measurement("loss", value, low, high, len(self.tokens), "nats/token", how)
+
+
+def compose(
+    mixture: ExpertMixture, encoded: Sequence[Encoded], names: Sequence[str]
+) -> Composition:
+    """Score rows under each way to put some experts together.
+
+    Args:
+        mixture: It is left as it was.
+        encoded: Held-out rows of a task that may need all of the skills.
+        names: Two experts or more; no skill may be called as a way is.
+
+    Returns:
+        By way: each of `names` alone; ``sum``, Σ ΔW_e, and ``mean``, Σ ΔW_e / n, of their updates; ``logits``, log Σ p_e / n;
+        of all skills of the router ``router``, Σ g_e ΔW_e as it answers, and ``gated logits``, log Σ g_e p_e per token.
+
+    Raises:
+        SettingsError: There is no such expert.
+        TrainingError: An expert is learning, which answers alone meanwhile.
+    """
+    mixture.bank.check_idle("compose")
+    adapters = [mixture.bank.expert(name).adapter for name in names]
+    parts = torch.full((1, 1, len(names)), 1.0 / len(names))
+    door, answer = Stream.of(mixture.get_base_model()).entries[mixture.site], mixture.gates.answer
+    gates = [mixture.gates_of(features) for features, _ in mixture.features(encoded)]
+    skills = mixture.router.names if mixture.router else ()
+    ways = (*names, "sum", "mean", "logits", "router", "gated logits")
+    found = {way: torch.zeros(len(encoded), dtype=torch.float64) for way in ways}
+    device = next(mixture.parameters()).device
+    with measuring(mixture), torch.no_grad():
+        for places, shares in zip(batches_of(encoded, 4096), gates, strict=True):
+            given = collate([encoded[at] for at in places], 0)
+            batch = {name: value.to(device) for name, value in given.items()}
+            own: dict[str, Tensor] = {"router": token_nats(mixture, batch)}
+            for name in dict.fromkeys((*names, *skills)):
+                with mixture.answering(*(() if name == BASE else (name,))):
+                    own[name] = token_nats(mixture, batch)
+            with mixture.answering(*names):
+                own["sum"] = token_nats(mixture, batch)
+                # After the mixture itself has said who answers.
+                with door.register_forward_pre_hook(lambda *_: answer(adapters, parts)):
+                    own["mean"] = token_nats(mixture, batch)
+            own["logits"] = _mixed([own[name] for name in names], parts)
+            own["gated logits"] = _mixed([own[name] for name in skills], shares[:, :-1])
+            for way in ways:
+                found[way][places] = own[way].double().sum(dim=1).cpu()
+    units = tuple(row.unit for row in encoded)
+    tokens = unit_sums(torch.tensor([row.scored_tokens for row in encoded]), units)
+    return Composition({way: unit_sums(sums, units) for way, sums in found.items()}, tokens)
+
+
+def _mixed(nats: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """−log Σ w_e p_e of each label, weights [.., E] made to sum to 1; E of [B, T] to [B, T]."""
+    shares = (weights / weights.sum(dim=-1, keepdim=True)).to(nats[0])
+    return -(shares.log() - torch.stack(list(nats), dim=-1)).logsumexp(dim=-1)
