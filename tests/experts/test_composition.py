@@ -62,7 +62,8 @@ def test_distributions_are_mixed_in_full(three) -> None:  # noqa: F811
     rows = both(three)
     rows = [rows[at] for at in next(batches_of(rows, 4096))]
     batch, found = collate(rows, 0), compose(three, rows, TWO)
-    (gates,) = (three.gates_of(features) for features, _ in three.features(rows))
+    (features,) = (found for found, _ in three.routing.features(rows))
+    gates = three.router.gates(features)
     own = []
     with torch.no_grad():
         for names in ((), ("numbers",), ("shapes",)):  # as the router's skills stand

@@ -78,7 +78,7 @@ def test_what_is_new_is_born_and_what_comes_again_learns_again(
         known=task("animals"),
         output_folder=tmp_path,
     )
-    assert [one.held_out for one in again.skills] == [one.held_out for one in found.skills]
+    assert str(again.skills) == str(found.skills)  # with NaN where a row is too short
 
 
 class Killer(TrainerCallback):  # type: ignore[misc]
@@ -128,7 +128,7 @@ def test_killed_in_a_probe_a_stage_or_after_growth_it_goes_on_to_the_same_bits(
         strict=True,
     ):
         assert torch.equal(mine, other)
-    assert resumed.learned[-1].held_out == whole.learned[-1].held_out
+    assert str(resumed.learned[-1].held_out) == str(whole.learned[-1].held_out)
 
 
 def test_an_expert_grows_until_another_round_wins_enough_or_the_rank_is_reached(
@@ -184,7 +184,7 @@ def test_experts_that_are_alike_become_one_unless_a_skill_loses(
     folder: Path, tmp_path: Path
 ) -> None:
     """With every expert called alike and of little use: two whose update is one another's merge, two that differ do not."""
-    policy = PolicySettings(merge_every=3, merge_usage=1.0, merge_similarity=-0.99, probe_steps=3)
+    policy = PolicySettings(merge_every=1, merge_usage=1.0, merge_similarity=-0.99, probe_steps=3)
     found = learner(folder, tmp_path, settings(policy, replay=8))
     found.learn(rows(found, "numbers"))
     found.learn(rows(found, "shapes"))

@@ -12,7 +12,7 @@ from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.evaluation import token_nats
 from crosstune.foundation.evaluation.scoring import batches_of, unit_sums
-from crosstune.foundation.models import Stream, measuring
+from crosstune.foundation.models import measuring
 from crosstune.foundation.records import Measurement
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 
@@ -54,28 +54,23 @@ def compose(
         TrainingError: An expert is learning, which answers alone meanwhile.
     """
     mixture.bank.check_idle("compose")
-    adapters = [mixture.bank.expert(name).adapter for name in names]
-    parts = torch.full((1, 1, len(names)), 1.0 / len(names))
-    door, answer = Stream.of(mixture.get_base_model()).entries[mixture.site], mixture.gates.answer
-    gates = [mixture.gates_of(features) for features, _ in mixture.features(encoded)]
+    even = {name: 1.0 / len(names) for name in names}
     skills = mixture.router.names if mixture.router else ()
     ways = (*names, "sum", "mean", "logits", "router", "gated logits")
     found = {way: torch.zeros(len(encoded), dtype=torch.float64) for way in ways}
     device = next(mixture.parameters()).device
     with measuring(mixture), torch.no_grad():
-        for places, shares in zip(batches_of(encoded, 4096), gates, strict=True):
+        for places in batches_of(encoded, 4096):
             given = collate([encoded[at] for at in places], 0)
             batch = {name: value.to(device) for name, value in given.items()}
             own: dict[str, Tensor] = {"router": token_nats(mixture, batch)}
-            for name in dict.fromkeys((*names, *skills)):
-                with mixture.answering(*(() if name == BASE else (name,))):
-                    own[name] = token_nats(mixture, batch)
-            with mixture.answering(*names):
-                own["sum"] = token_nats(mixture, batch)
-                # After the mixture itself has said who answers.
-                with door.register_forward_pre_hook(lambda *_: answer(adapters, parts)):
-                    own["mean"] = token_nats(mixture, batch)
-            own["logits"] = _mixed([own[name] for name in names], parts)
+            seen = [one.gates for one in mixture.routing.seen.values()]
+            shares = torch.stack(seen).mean(dim=0) if seen else torch.empty(1, 1, 0)
+            alone = {name: {name: 1.0} for name in (*names, *skills)} | {BASE: {}}
+            for way, held in {**alone, "sum": dict.fromkeys(names, 1.0), "mean": even}.items():
+                with mixture.answering(shares=held):
+                    own[way] = token_nats(mixture, batch)
+            own["logits"] = _mixed([own[name] for name in names], torch.tensor([*even.values()]))
             own["gated logits"] = _mixed([own[name] for name in skills], shares[:, :-1])
             for way in ways:
                 found[way][places] = own[way].double().sum(dim=1).cpu()

@@ -27,6 +27,7 @@ from crosstune.experts.policy import (
     to_merge,
     update_cosines,
 )
+from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.terms import router_terms
 from crosstune.experts.settings import PolicySettings, SkillsSettings
 from crosstune.foundation.data import Task
@@ -197,6 +198,8 @@ class SkillLearner:
         self._stage(skill, "probe", replace(self.settings.training, steps=self._few))
         won = alone - self._scores(skill, {name: 1.0}).loss
         self.mixture.bank.record(Event("register", name))
+        if isinstance(self.mixture.router, LearnedRouter):
+            self.mixture.router.undo()
         self.mixture.evict(name, {"gain": won})
         return won
 
@@ -444,9 +447,12 @@ class Freezing(TrainerCallback):  # type: ignore[misc]
         """Freeze what a step hardly moved."""
         steps = {
             name: math.hypot(
-                *(float((a - b).norm()) for a, b in zip(some, self.before[name], strict=True))
+                *(
+                    float((a - b).detach().norm())
+                    for a, b in zip(some, self.before[name], strict=True)
+                )
             )
-            / math.hypot(*(float(factor.norm()) for factor in some))
+            / math.hypot(*(float(factor.detach().norm()) for factor in some))
             for name, some in (self._factors().items() if self.before else ())
         }
         self.before = {}

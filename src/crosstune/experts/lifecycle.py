@@ -140,7 +140,8 @@ class Lifecycle(nn.Module):
         self._remove(adapter)
         for kept in (self.tuning, self.library, self.replay.rows):
             kept.pop(name, None)
-        cast(PrefixRouter | LearnedRouter, self.router).forget(name)
+        if self.router is not None and name in self.router.names:
+            self.router.forget(name)
         self._tune()
         self._happened(Event("evict", name), figures)
 

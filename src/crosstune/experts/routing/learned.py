@@ -114,6 +114,14 @@ class LearnedRouter(nn.Module):
         """What is known now is what was before the stage that begins."""
         self.before = [row.detach().clone() for row in self.rows.values()], self.offset.clone()
 
+    def undo(self) -> None:
+        """Be as before the last birth."""
+        rows, self.offset = self.before[0], self.before[1].clone()
+        del self.rows[list(self.rows)[-1]]
+        for row, old in zip(self.rows.values(), rows, strict=True):
+            row.data.copy_(old)
+        self._called(*self.names[:-1])
+
     def merge(self, names: Sequence[str], into: str) -> None:
         """Take skills for one: the mean of their rows; where these are alike, it has their gates' sum."""
         places = [self.names.index(name) for name in names]
