@@ -134,6 +134,21 @@ RANK_ROWS = {
     "rank_curve": "one rank: the mean over seeds, or what the fit says",
     "rank_gains": "one step from a rank to the next larger one, over seeds",
 }
+SKILL_ROWS = {
+    "arms": "one arm: its mean over skills, seeds and orders",
+    "forgotten": "one arm, and who forgot",
+    "learned": "one new skill at its first arrival, in the first order, over seeds",
+    "retention": "one skill after one arrival, over seeds",
+    "handled": "one skill and who answers it, over seeds and orders",
+    "places": "one stretch of places in a row, over skills, seeds and orders",
+    "took": "one figure of what learning a skill took",
+    "losses": "one skill after one arrival; a cell has it without seed and order, as the tables below",
+    "births": "one arrival of a skill",
+    "usage": "one skill and one that answers it, at the end",
+    "positions": "one skill and stretch of places in a row, at the end",
+    "tokens": "one token of a held-out row and one that may answer it",
+    "costs": "one figure of what learning one arrival took",
+}
 ALONE_ROWS = {
     "measurements": "one headline figure of a study (`measurements.parquet`)",
 }
@@ -379,6 +394,25 @@ def rank_tables() -> dict[str, tuple[Column, ...]]:
     }
 
 
+def skill_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table that a study of skills writes."""
+    from crosstune.studies.skills import summary, tables
+
+    place = (summary.SEED, summary.ORDER)
+    return {
+        "arms": summary.ARMS,
+        "forgotten": summary.FORGOTTEN,
+        "learned": summary.LEARNED.columns,
+        **summary.MEANS,
+        "losses": (*place, *tables.LOSSES),
+        "births": (*place, *tables.BIRTHS),
+        "usage": (*place, *tables.USAGE),
+        "positions": (*place, *tables.PLACES),
+        "tokens": (*place, *tables.TOKENS),
+        "costs": (*place, *tables.COST),
+    }
+
+
 def other_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of a table that is no part of ``tables/``."""
     from crosstune.foundation.records import run
@@ -415,6 +449,7 @@ def tables_page(page: str) -> str:
     page = between(page, "repair cell", tables_section(REPAIR_CELL_ROWS, repair_cell_tables()))
     page = between(page, "circuits", tables_section(CIRCUIT_ROWS, circuit_tables()))
     page = between(page, "ranks", tables_section(RANK_ROWS, rank_tables()))
+    page = between(page, "skills", tables_section(SKILL_ROWS, skill_tables()))
     return between(page, "alone", tables_section(ALONE_ROWS, other_tables()))
 
 

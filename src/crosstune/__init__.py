@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crosstune.circuits import measure_circuits as measure_circuits
     from crosstune.experts import ExpertMixture as ExpertMixture
+    from crosstune.experts import learn_skills as learn_skills
     from crosstune.foundation.data import Task as Task
     from crosstune.foundation.models import Anatomy as Anatomy
     from crosstune.foundation.records import Run as Run
@@ -57,6 +58,7 @@ _ROOM_OF = {
     "repair": "crosstune.merging",
     "RepairAtStageEnd": "crosstune.merging",
     "ExpertMixture": "crosstune.experts",
+    "learn_skills": "crosstune.experts",
     "run": "crosstune.studies",
     "show": "crosstune.studies",
 }
@@ -73,6 +75,7 @@ __all__ = [
     "repair",
     "RepairAtStageEnd",
     "ExpertMixture",
+    "learn_skills",
     "run",
     "show",
     "__version__",

@@ -201,9 +201,12 @@ def test_experts_that_are_alike_become_one_unless_a_skill_loses(
 
 def test_a_sequential_run_has_one_adapter_and_no_router(folder: Path, tmp_path: Path) -> None:
     found = learner(folder, tmp_path, settings(sequential=True, replay=8))
+    assert not found.mixture.bank.experts  # what the model knows is not trained
+    found.learn(rows(found, "numbers"))
     before = [factor.clone() for factor in found.mixture.parameters_of(ALL)]
-    one = found.learn(rows(found, "numbers"))
+    one = found.learn(rows(found, "shapes"))
     assert (list(found.mixture.bank.experts), found.mixture.router) == ([ALL], None)
+    assert set(found.mixture.replay.rows) == {"animals", "numbers", "shapes"}
     moved = zip(found.mixture.parameters_of(ALL), before, strict=True)
     assert any(not torch.equal(mine, old) for mine, old in moved)
     for losses in one.held_out.values():

@@ -150,6 +150,8 @@ class SkillLearner:
         """Whose the rows are: an expert that is born for them, one that learns again, or the model itself."""
         mixture, chosen, rank = self.mixture, self.settings.policy, self.settings.rank
         novelty = mixture.assess(skill.train[:ASSESSED])
+        if known:
+            return novelty, BASE, False
         if self.settings.sequential:
             born = ALL not in mixture.bank.experts
             if born:
@@ -157,8 +159,6 @@ class SkillLearner:
             else:
                 mixture.unfreeze(ALL)
             return novelty, ALL, born
-        if known:
-            return novelty, BASE, False
         gain = self._probed(skill) if novelty.is_new and chosen.min_gain else None
         size = mixture.parameters_at(rank)
         born, why = may_spawn(
@@ -323,14 +323,19 @@ class SkillLearner:
         rows = skill.train[:REGISTERED]
         if self.settings.sequential:
             self.mixture.replay.keep(skill.name, rows)
-            self.mixture.bank.record(Event("register", expert))
+            if expert != BASE:
+                self.mixture.bank.record(Event("register", expert))
             self.mixture.requires_grad_(False)
         else:
             self.mixture.register(expert, rows, figures=figures)
 
     def held_out(self) -> dict[str, SkillLosses]:
         """The losses of every skill that has come so far, on its held-out rows, under today's gates and with its expert known."""
-        return {name: self._measured(self.answers[name], own) for name, own in self.skills.items()}
+        alone = ALL if ALL in self.mixture.bank.experts else ""
+        return {
+            name: self._measured(alone or self.answers[name], own)
+            for name, own in self.skills.items()
+        }
 
     def _measured(self, expert: str, rows: SkillRows) -> SkillLosses:
         found = skill_health(self.mixture, expert, rows.test)

@@ -44,15 +44,15 @@ def test_a_study_that_is_killed_goes_on_to_the_same_bits(
     trained, calls = learning.train_stage, []
 
     def killed(*args: Any, callbacks: Sequence[TrainerCallback], **options: Any) -> StageResult:
-        calls.append(args)
+        calls.append(options["output_folder"].relative_to(tmp_path))
         return trained(*args, callbacks=[*callbacks, *[Killer()] * (len(calls) == 5)], **options)
 
     monkeypatch.setattr(learning, "train_stage", killed)
     with pytest.raises(KeyboardInterrupt):
         Skills(settings).run(silent)
     again = Skills(settings).run(silent)
-    assert len(calls) == 5 + 5  # the two skills before it are not learned again
+    assert len(calls) == 5 + 5  # what was learned before is not learned again
     (resumed,) = again.cells()
     whole = next(cell for cell in run.cells() if cell.folder.name == resumed.folder.name)
     for name in ("losses", "births", "usage"):
-        assert whole.table(name).rows() == resumed.table(name).rows()
+        assert str(whole.table(name).rows()) == str(resumed.table(name).rows())  # NaN is not itself

@@ -70,6 +70,8 @@ class Spoilt:
     def __init__(self, cell: Run) -> None:
         self.cell = cell
 
+        self.has_table, self.tables = cell.has_table, cell.tables
+
     def table(self, name: str) -> Table:
         """Its tables."""
         found = self.cell.table(name)

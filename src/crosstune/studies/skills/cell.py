@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from crosstune.experts.accounts import LearnedSkill, SkillRows
+from crosstune.experts.accounts import SkillRows
 from crosstune.experts.learning import SkillLearner
 from crosstune.foundation import ranks
 from crosstune.foundation.data import Row, Task, check_enough, sample_warnings
@@ -103,9 +103,9 @@ class SkillsCell(Cell[Prepared]):
             known = skill == settings.known
             learner.learn(rows, known=known)
             behind += 0 if known else settings.training.steps
-        self._write(arm, learner.learned)
-
-    def _write(self, arm: str, learned: list[LearnedSkill]) -> None:
+        found = tables.of_arm(arm, learner.learned)
+        if learner.mixture.router is not None:
+            found.append(tables.of_tokens(arm, learner.mixture, learner.skills))
         if ranks.is_first():
-            for table in tables.of_arm(arm, learned):
+            for table in found:
                 self.run.add_rows(table, arm)

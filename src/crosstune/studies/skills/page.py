@@ -23,7 +23,7 @@ def page(run: Run, settings: SkillStudySettings) -> Page:
         answer=answer,
         statements=tuple(findings),
         pictures=tuple(_pictures()),
-        sections=tuple(_sections(settings)),
+        sections=tuple(one for one in _sections(settings) if run.has_table(str(one.table))),
     )
 
 
@@ -65,6 +65,19 @@ def _sections(settings: SkillStudySettings) -> Iterator[Section]:
         "Who answers what",
         "The mean gate of each expert over the tokens of each skill's held-out rows; `base` is the model itself.",
         **drawn("heatmap", "handled", {"arm": first}, x="answers", y="skill", value="gate"),
+    )
+    yield Section(
+        "tokens",
+        "Who answers, word by word",
+        "The gates at each token of the beginning of one held-out row: a column is a token, with its place.",
+        **drawn(
+            "heatmap",
+            "tokens",
+            {"skill": settings.new[0], "arm": first, "order": 0, "seed": settings.seeds[0]},
+            x="token",
+            y="answers",
+            value="gate",
+        ),
     )
     yield Section(
         "places",

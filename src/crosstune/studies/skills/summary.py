@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from time import perf_counter
 from typing import Any
@@ -65,10 +65,35 @@ ARMS = (
 )
 
 ARRIVAL = Column.axis("arrival", about="Number and skill of the arrival after which this is.")
-ANSWERS, POSITION, WHAT = USAGE[2], PLACES[2], COST[2]
-_LOST = "Lost since the skill was learned last, in the first order of arrival."
-_GATE = "Mean gate over real tokens of held-out rows, at the end."
-_COST = "What the router costs from there to the next position, mean over skills, at the end."
+MEANS = {
+    name: (*axes, *Column.interval(value, unit=unit, about=about, bounds=_OVER))
+    for name, axes, value, unit, about in (
+        (
+            "retention",
+            (ARM, ARRIVAL, SKILL),
+            "whole",
+            NATS,
+            "Lost since the skill was learned last, in the first order.",
+        ),
+        (
+            "handled",
+            (ARM, SKILL, USAGE[2]),
+            "gate",
+            "share",
+            "Mean gate over real tokens of held-out rows, at the end.",
+        ),
+        (
+            "places",
+            (ARM, PLACES[2]),
+            "cost",
+            NATS,
+            "What the router costs from there to the next position, at the end.",
+        ),
+        ("took", (ARM, COST[2]), "value", "", "Mean over skills."),
+    )
+}
+"""Figures that are averaged over cells, with their axes."""
+_MEAN_OF = {"handled": "usage", "places": "positions", "took": "costs"}
 FORGOTTEN = (
     *(ARM, Column.axis("by", about="experts: the skill's own expert alone; router: the rest.")),
     *Column.interval("nats", unit=NATS, about="Lost since a skill was learned last.", bounds=_OVER),
@@ -77,8 +102,9 @@ FORGOTTEN = (
 
 def over_cells(done: Done, settings: SkillStudySettings) -> tuple[list[Table], list[Measurement]]:
     """The tables and headline figures of a study."""
-    names = ("losses", "births", "usage", "positions", "costs")
-    found = {name: _together(done, name) for name in names}
+    names = ("losses", "births", "usage", "positions", "costs", "tokens")
+    written = {name for cell in done.values() for name in cell.tables()}
+    found = {name: _together(done, name) for name in names if name in written}
     routed = found["losses"].rows()
     known = [as_known(row, KNOWN_ID) for row in routed if row["arm"] == "prefix"]
     found["losses"] = Table("losses", (SEED, ORDER, *LOSSES), (*routed, *known))
@@ -86,14 +112,10 @@ def over_cells(done: Done, settings: SkillStudySettings) -> tuple[list[Table], l
     kept = {row["arrived"] for row in found["learned"].rows() if row["gain_low"] > 0}
     found["arms"] = arms_table(found, kept | {settings.known or ""}, settings.arms[0])
     found["forgotten"] = Table("forgotten", FORGOTTEN, _forgotten(found["arms"]))
-    first = [row for row in found["losses"].rows() if row["order"] == 0]
+    first = found["losses"].where(order=0).rows()
     named = [{**row, "arrival": f"{row['stage']} {row['arrived']}"} for row in first]
-    found["retention"] = means("retention", named, (ARM, ARRIVAL, SKILL), "whole", _LOST, NATS)
-    found["handled"] = means(
-        "handled", found["usage"], (ARM, SKILL, ANSWERS), "gate", _GATE, "share"
-    )
-    found["places"] = means("places", found["positions"], (ARM, POSITION), "cost", _COST, NATS)
-    found["took"] = means("took", found["costs"], (ARM, WHAT), "value", "Mean over skills.", "")
+    rows = {"retention": named, **{name: found[of].rows() for name, of in _MEAN_OF.items()}}
+    found |= {name: means(name, own) for name, own in rows.items()}
     return list(found.values()), list(measurements(found["arms"]))
 
 
@@ -106,12 +128,11 @@ def _first_arrivals(births: Table, settings: SkillStudySettings) -> Table:
     return Table("learned", columns, ({to: row[of] for to, of in names.items()} for row in rows))
 
 
-def means(
-    name: str, rows: Table | Rows, axes: Sequence[Column], value: str, about: str, unit: str
-) -> Table:
-    """The mean of a figure over cells, at each place on some axes; what lies on others is averaged within a cell."""
-    columns = (*axes, *Column.interval(value, unit=unit, about=about, bounds=_OVER))
-    places = by_place(rows, [axis.name for axis in axes])
+def means(name: str, rows: Rows) -> Table:
+    """The mean of a figure over cells, at each place on the axes of its table; what lies on others is averaged within a cell."""
+    columns = MEANS[name]
+    value = next(column.name for column in columns if column.role == "value")
+    places = by_place(rows, [column.name for column in columns if column.role == "axis"])
     found = (
         {**place, **cells(value, paired(_mean_by_cell(own, itemgetter(value))))}
         for place, own in places
@@ -131,6 +152,7 @@ def _together(done: Done, name: str) -> Table:
         [
             cell.table(name).with_columns({SEED: seed, ORDER: order})
             for (seed, order), cell in done.items()
+            if cell.has_table(name)
         ]
     )
 

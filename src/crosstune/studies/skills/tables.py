@@ -6,7 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crosstune.experts.accounts import POSITIONS, LearnedSkill, SkillLosses
+import torch
+
+from crosstune.experts.accounts import POSITIONS, LearnedSkill, SkillLosses, SkillRows
+from crosstune.experts.mixture import ExpertMixture
+from crosstune.foundation.data import collate
+from crosstune.foundation.evaluation import token_nats
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.statistics.intervals import Interval
 
@@ -15,6 +20,7 @@ ARM = Column.axis("arm", about="How skills were learned; `model` before anything
 STAGE = Column.axis("stage", "int64", about="Which arrival of a skill this is after, from 0.")
 SKILL = Column.axis("skill", about="Whose held-out rows.")
 _ROWS = "Jackknife over rows."
+TOKENS_SHOWN = 32
 PARTS = ("whole", "experts", "router")
 LOSSES = (
     *(ARM, STAGE, Column.label("arrived", about="The skill that arrived last."), SKILL),
@@ -65,6 +71,11 @@ PLACES = (
     ),
     Column.value("cost", unit=NATS, about="What the router costs there, at the end."),
 )
+TOKENS = (
+    *(ARM, SKILL, Column.axis("token", about="Place and text of a token of one held-out row.")),
+    USAGE[2],
+    Column.value("gate", unit="share", about="At this token, mean over blocks."),
+)
 COST = (ARM, STAGE, Column.axis("what"), Column.value("value"))
 
 
@@ -91,6 +102,21 @@ def of_arm(arm: str, learned: Sequence[LearnedSkill]) -> list[Table]:
         Table.of_tuples("positions", PLACES, places),
         Table.of_tuples("costs", COST, costs),
     ]
+
+
+def of_tokens(arm: str, mixture: ExpertMixture, skills: Mapping[str, SkillRows]) -> Table:
+    """The table `tokens`: who answers the beginning of one held-out row of each skill."""
+    rows: list[tuple[Any, ...]] = []
+    for name, own in skills.items():
+        batch = collate(own.test[:1], 0)
+        token_nats(mixture, {key: value.to(mixture.device) for key, value in batch.items()})
+        seen = [one.gates for one in mixture.routing.seen.values()]
+        gates = torch.stack(seen).mean(dim=0)[0, :TOKENS_SHOWN].tolist()
+        names = () if mixture.router is None else mixture.router.names
+        for at, (token, shares) in enumerate(zip(own.test[0].input_ids, gates, strict=False)):
+            text = f"{at:02d} {mixture.tokenizer.decode([token])!r}"
+            rows += [(arm, name, text, *one) for one in zip(names, shares, strict=True)]
+    return Table.of_tuples("tokens", TOKENS, rows)
 
 
 def _losses(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any]]:
