@@ -67,7 +67,8 @@ def over_budget(lines: Mapping[str, int]) -> list[str]:
     new = {
         (folder,): A_STUDY
         for folder in sorted(folders)
-        if folder.startswith("studies/") and folder not in FRAMED and not folder.endswith(".py/")
+        if folder.startswith("studies/") and not folder.endswith(".py/")
+        if not any(folder in rooms for rooms in BUDGETS)
     }
     sums = {
         rooms: (sum(count for file, count in lines.items() if file.startswith(rooms)), budget)

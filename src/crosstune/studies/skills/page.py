@@ -79,6 +79,11 @@ def _sections(settings: SkillStudySettings) -> Iterator[Section]:
             value="gate",
         ),
     )
+    yield from _costs(first)
+
+
+def _costs(first: str) -> Iterator[Section]:
+    """What it cost: where in a row, against other arms, and in time."""
     yield Section(
         "places",
         "What the router costs, by place",
