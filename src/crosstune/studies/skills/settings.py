@@ -38,9 +38,9 @@ class SkillStudySettings(SeededSettings):
     model: str = EMBEDDED
     """A folder with a Hugging Face model, a hub id, or `embedded`: a tiny model pretrained here on first use."""
     tasks: tuple[TaskSettings, ...] = (
-        TaskSettings(name="en", source="toy:latin-svo", rows=600),
-        TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=600),
-        TaskSettings(name="ar", source="toy:arabic-vso-0.3", rows=600),
+        TaskSettings(name="en", source="toy:latin-svo", rows=660),
+        TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=660),
+        TaskSettings(name="ar", source="toy:arabic-vso-0.3", rows=660),
     )
     """The skills."""
     known: str | None = "en"
