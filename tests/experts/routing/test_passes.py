@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.experts.test_learned import grown
+from tests.experts.routing.test_learned import grown
 from tests.experts.test_mixture import batch_of, close, folder, logits, rows_of, three  # noqa: F401
 from torch import nn
 
