@@ -174,27 +174,12 @@ def test_a_skill_that_comes_again_moves_and_keeps_its_spread() -> None:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "width of a known skill": (
-        lambda: assess(skill(0, 32), {"a": embedding(torch.ones(32, 5))}, NoveltySettings()),
-        r"`library\['a'\]` must have 32 features",
-    ),
-    "few rows of a known skill": (
-        lambda: assess(skill(0, 32), {"a": skill(0, 31)}, NoveltySettings()),
-        r"`library\['a'\]` must have 32 rows",
-    ),
-    "width of what comes again": (
-        lambda: skill(0, 4).moved(embedding(torch.ones(4, 5)), 0.5),
-        "`again` must have 32 features",
-    ),
-    "share": (lambda: skill(0, 4).moved(skill(0, 4), 1.5), "`share` must be 0 to 1"),
-    "one mean": (lambda: Embedding(torch.ones(5), 9), "`rows` must be a matrix"),
-    "no rows": (lambda: Embedding(torch.ones(0, 5), 0), "`rows` must be a matrix"),
     "NaN": (
         lambda: Embedding(torch.tensor([[1.0], [math.nan]]), 9),
         "`rows` must be finite; found 1 of 2",
     ),
     "nothing scored": (
-        lambda: embed_rows(decoder("llama"), [item("a", [3], [-100])], 0),
+        lambda: embed_rows(decoder("llama"), [item("a", [3], [-100])]),
         "`encoded` must have a scored token",
     ),
 }
@@ -231,18 +216,17 @@ def test_an_embedding_is_transformers_last_hidden_state_over_scored_tokens() -> 
             told = model(torch.tensor([row.input_ids]), output_hidden_states=True).hidden_states
         expected.append(told[-1][0][torch.tensor(row.labels) != -100])
     means = torch.stack([torch.cat([expected[0], expected[3]]).mean(0), expected[1].mean(0)])
-    for batch_tokens in (1, 100):
-        found = embed_rows(model, rows, pad_id=3, batch_tokens=batch_tokens)
-        torch.testing.assert_close(found.rows, means, atol=1e-5, rtol=1e-5)
-        assert (found.tokens, found.rows.requires_grad) == (6, False)
+    found = embed_rows(model, rows)
+    torch.testing.assert_close(found.rows, means, atol=1e-5, rtol=1e-5)
+    assert (found.tokens, found.rows.requires_grad) == (6, False)
 
 
 def test_an_embedding_in_half_precision_is_near(tmp_path: Path) -> None:
     folder = random_model("llama", tmp_path / "model")
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     rows = encode([Row(str(at), "once upon a time " * (at + 1)) for at in range(3)], tokenizer, 64)
-    exact = embed_rows(model, rows, 0)
-    half = embed_rows(model.bfloat16(), rows, 0)
+    exact = embed_rows(model, rows)
+    half = embed_rows(model.bfloat16(), rows)
     assert half.rows.dtype == torch.float32
     # bfloat16: 2 ** -8 each, of states of norm √H
     torch.testing.assert_close(half.rows, exact.rows, atol=0.1, rtol=0.1)
@@ -354,7 +338,7 @@ def texts(shared: Path) -> dict[str, Embedding]:
         for batch in range(2):
             chosen = order[32 * batch : 32 * batch + 32]
             rows = [Row(str(at), all_rows[at]) for at in chosen]
-            batches[f"{name} {batch + 1}"] = embed_rows(model, encode(rows, tokenizer, 128), 0)
+            batches[f"{name} {batch + 1}"] = embed_rows(model, encode(rows, tokenizer, 128))
     return batches
 
 

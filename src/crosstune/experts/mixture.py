@@ -27,9 +27,9 @@ from crosstune.experts.lifecycle import Figures, Lifecycle
 from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.passes import Routing
-from crosstune.experts.routing.prefix import PrefixRouter, SkillSums, hold
+from crosstune.experts.routing.prefix import PrefixRouter, SkillSums
 from crosstune.experts.routing.terms import batch_loss
-from crosstune.experts.settings import NoveltySettings, RouterSettings
+from crosstune.experts.settings import NoveltySettings, RouterSettings, hold
 from crosstune.foundation.data import Encoded, Task, as_rows, encode
 from crosstune.foundation.errors import (
     DataError,
@@ -207,7 +207,7 @@ class ExpertMixture(Lifecycle):
 
     def _embedding(self, encoded: Sequence[Encoded]) -> Embedding:
         with self.answering():
-            return embed_rows(self.get_base_model(), encoded, 0)
+            return embed_rows(self.get_base_model(), encoded)
 
     def spawn(
         self,

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstune.experts.settings import NoveltySettings
-from crosstune.foundation.data import UNSCORED, Encoded, collate
+from crosstune.experts.routing.passes import batches
+from crosstune.experts.settings import NoveltySettings, hold
+from crosstune.foundation.data import UNSCORED, Encoded
 from crosstune.foundation.data.tokens import refuse_packed
 from crosstune.foundation.errors import DataError
-from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.intervals import Interval, jackknife
@@ -32,32 +32,18 @@ from crosstune.foundation.statistics.intervals import Interval, jackknife
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where a skill lies in the model's states.
-
-    Shapes: ``rows`` [n, H], float32.
-
-    Args:
-        rows: The mean state over the scored tokens of each independent row, after the final norm.
-        tokens: How many scored tokens that were.
-
-    Raises:
-        DataError: The rows are no matrix, or not finite.
-    """
+    """Where a skill lies in the model's states."""
 
     rows: Tensor
+    """The mean state over the scored tokens of each independent row, after the final norm; [n, H], float32, finite."""
     tokens: int
+    """How many scored tokens that were."""
 
     def __post_init__(self) -> None:
-        if self.rows.ndim != 2 or not self.rows.numel():
-            raise _wrong("rows", "must be a matrix, one row for each row of the skill", self.rows)
-        if not self.rows.isfinite().all():
-            bad = int((~self.rows.isfinite()).any(1).sum())
-            raise DataError(
-                "rows",
-                law="must be finite",
-                found=f"{bad} of {len(self.rows)} with NaN or infinity",
-                remedy="Look at the model: its states overflow, or a weight is not finite.",
-            )
+        bad = int((~self.rows.isfinite()).any(dim=1).sum())
+        found = f"{bad} of {len(self.rows)} with NaN or infinity"
+        remedy = "Look at the model: its states overflow, or a weight is not finite."
+        hold(not bad, DataError, "rows", ("must be finite", found, remedy))
 
     @property
     def mean(self) -> Tensor:
@@ -65,23 +51,7 @@ class Embedding:
         return self.rows.double().mean(0)
 
     def moved(self, again: Embedding, share: float) -> Embedding:
-        """The moving average when a skill comes again.
-
-        Args:
-            again: The skill's new rows.
-            share: How far the mean goes towards theirs, 0 to 1.
-
-        Returns:
-            These rows, shifted together, so that they vary about the new mean as they did about the old one.
-
-        Raises:
-            DataError: The widths differ, or the share is not 0 to 1.
-        """
-        _check_width("again", again, self.rows.shape[1])
-        if not 0 <= share <= 1:
-            raise DataError(
-                "share", law="must be 0 to 1", found=share, remedy="Use 0.5 to weigh both alike."
-            )
+        """The moving average when a skill comes again, `share` of the way: shifted rows, which vary about their mean as before."""
         shift = share * (again.mean - self.mean)
         return Embedding((self.rows.double() + shift).float(), self.tokens + again.tokens)
 
@@ -109,70 +79,42 @@ class Novelty:
         return self.verdict == "new"
 
 
-def embed_rows(
-    model: nn.Module, encoded: Sequence[Encoded], pad_id: int, *, batch_tokens: int = 4096
-) -> Embedding:
-    """The mean states of rows after the final norm, over scored tokens alone, without gradient.
+def final_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The states of scored tokens after the final norm, row after row, [tokens, H], on the CPU; without gradient or autocast."""
+    stream = Stream.of(model)
+    with torch.no_grad(), torch.autocast(batch["labels"].device.type, enabled=False):
+        before = stream.read(batch, [stream.num_layers])[stream.num_layers]
+        states: Tensor = stream.entries[-1](before)
+        return states[batch["labels"] != UNSCORED].cpu()
 
-    Windows of one row, rows of one group and copies of a row are not independent: they are one row of the result.
 
-    Args:
-        model: A causal language model of a known family; it is left exactly as it was found.
-        encoded: The rows, encoded.
-        pad_id: The token that fills short rows.
-        batch_tokens: At most this many positions, padding included, go through the model at once.
+def embed_rows(model: nn.Module, encoded: Sequence[Encoded]) -> Embedding:
+    """The mean states of rows; windows of one row, rows of one group and copies of a row are one row of the result.
 
-    Returns:
-        One row for each unit with a scored token, in order of first appearance.
+    A row comes for each unit with a scored token, in order of first appearance.
 
     Raises:
         DataError: No token is scored, the rows are packed, or a state is not finite.
-        ModelError: The model is not a decoder.
     """
     refuse_packed("encoded", encoded)
     scored = [item for item in encoded if item.scored_tokens]
-    if not scored:
-        raise DataError(
-            "encoded",
-            law="must have a scored token",
-            found=f"none in {len(encoded)} rows",
-            remedy="Give rows with text to learn, of two tokens or more.",
-        )
-    names = {unit: place for place, unit in enumerate(dict.fromkeys(i.unit for i in scored))}
-    place_of = torch.tensor([names[item.unit] for item in scored])
-    stream, device = Stream.of(model), next(model.parameters()).device
-    sums = torch.zeros(len(names), stream.width, dtype=torch.float64)
-    for places in batches_of(scored, batch_tokens):
-        batch = collate([scored[at] for at in places], pad_id)
-        counted = batch["labels"] != UNSCORED
-        moved = {name: value.to(device) for name, value in batch.items()}
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            before = stream.read(moved, [stream.num_layers])[stream.num_layers]
-            states = stream.entries[-1](before).cpu()[counted]
-        sums.index_add_(0, place_of[places][counted.nonzero()[:, 0]], states.double())
-    tokens = torch.tensor([float(item.scored_tokens) for item in scored], dtype=torch.float64)
-    counts = torch.zeros(len(names), dtype=torch.float64).index_add_(0, place_of, tokens)
-    return Embedding((sums / counts[:, None]).float(), sum(item.scored_tokens for item in scored))
+    found = f"none in {len(encoded)} rows"
+    words = "must have a scored token", found, "Give rows with text, of two tokens or more."
+    hold(bool(scored), DataError, "encoded", words)
+    names = {unit: at for at, unit in enumerate(dict.fromkeys(item.unit for item in scored))}
+    tokens = torch.tensor([item.scored_tokens for item in scored])
+    unit_of = torch.tensor([names[item.unit] for item in scored])
+    width = Stream.of(model).width
+    sums = torch.zeros(len(names), width, dtype=torch.float64)
+    for places, batch in batches(model, scored):
+        owners = unit_of[places].repeat_interleave(tokens[places])
+        sums.index_add_(0, owners, final_states(model, batch).double())
+    counts = torch.zeros(len(names), dtype=torch.float64).index_add_(0, unit_of, tokens.double())
+    return Embedding((sums / counts[:, None]).float(), int(tokens.sum()))
 
 
 def assess(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
-    """Whether a batch of rows comes from a skill that is not known yet.
-
-    Args:
-        batch: The rows in question.
-        library: The known skills.
-        settings: The rule and its numbers.
-
-    Returns:
-        The verdict and what it rests on. With nothing known whatever is large enough is new.
-
-    Raises:
-        DataError: A known skill has another width or too few rows.
-    """
-    for name, skill in library.items():
-        _check_width(f"library[{name!r}]", skill, batch.rows.shape[1])
-        if len(skill.rows) < settings.min_rows:
-            raise _wrong(f"library[{name!r}]", f"must have {settings.min_rows} rows", skill.rows)
+    """Whether a batch of rows comes from a skill that is not known yet; with nothing known whatever is large enough is new."""
     found, least = (len(batch.rows), batch.tokens), (settings.min_rows, settings.min_tokens)
     if found[0] < least[0] or found[1] < least[1]:
         why = f"{found[0]} rows and {found[1]} tokens; it takes {least[0]} and {least[1]}"
@@ -189,8 +131,7 @@ def _calibrated(batch: Embedding, library: Library, settings: NoveltySettings) -
         name: _conformal_p(batch.rows, skill.rows, settings.batches, seeds.torch("novelty", name))
         for name, skill in library.items()
     }
-    cosines = _cosines(batch.mean[None], [s.mean for s in library.values()])[0].tolist()
-    p, _, nearest = max(zip(values.values(), cosines, values, strict=True))
+    p, _, nearest = max(zip(values.values(), _to_each(batch, library), values, strict=True))
     similarity = _similarity(batch, {nearest: library[nearest]}, settings)
     fewest = 1 / (settings.batches + 1)
     if fewest > settings.level:
@@ -227,13 +168,12 @@ def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Gene
 def _by_cosine(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
     """The original's rule, with an interval."""
     similarity = _similarity(batch, library, settings)
-    cosines = _cosines(batch.mean[None], [skill.mean for skill in library.values()])[0].tolist()
-    _, nearest = max(zip(cosines, library, strict=True))
+    _, nearest = max(zip(_to_each(batch, library), library, strict=True))
     threshold = settings.threshold - settings.decay * math.log1p(len(library))
     low, high = float(similarity.low), float(similarity.high)
-    verdict: Literal["new", "known", "undecided"] = "undecided"
-    if high < threshold or low > threshold:
-        verdict = "new" if high < threshold else "known"
+    verdict: Literal["new", "known", "undecided"] = "new" if high < threshold else "undecided"
+    if low > threshold:
+        verdict = "known"
     where = {"new": "below", "known": "above", "undecided": "on both sides of"}[verdict]
     why = f"the similarity lies in {low:.3f} to {high:.3f}, {where} the threshold {threshold:.3f}"
     return Novelty(verdict, math.nan, similarity, nearest, why)
@@ -262,31 +202,21 @@ def _over(cosines: Tensor, settings: NoveltySettings) -> Tensor:
     return cosines.topk(min(most, cosines.shape[1]), dim=1).values.mean(1)
 
 
+def _to_each(batch: Embedding, library: Library) -> list[float]:
+    """The cosine with each skill."""
+    found: list[float] = _cosines(batch.mean[None], [skill.mean for skill in library.values()])[
+        0
+    ].tolist()
+    return found
+
+
 def _cosines(means: Tensor, skills: Sequence[Tensor]) -> Tensor:
     """Of each mean [D, H] with each skill's: [D, K], over features and no other axis."""
-    return (
-        functional.normalize(means, dim=1)
-        @ functional.normalize(torch.stack(list(skills)), dim=1).T
-    )
+    known = torch.stack(list(skills))
+    return functional.normalize(means, dim=1) @ functional.normalize(known, dim=1).T
 
 
 def _without_each(embedding: Embedding) -> Tensor:
     """The mean without each row, [n, H]."""
     rows = embedding.rows.double()
     return (rows.sum(0) - rows) / (len(rows) - 1)
-
-
-def _check_width(argument: str, given: Embedding, width: int) -> None:
-    if given.rows.shape[1] != width:
-        raise _wrong(
-            argument, f"must have {width} features, as the rows it is compared with", given.rows
-        )
-
-
-def _wrong(argument: str, law: str, given: Tensor) -> DataError:
-    return DataError(
-        argument,
-        law=law,
-        found=f"shape {tuple(given.shape)}",
-        remedy="Give what `embed_rows` returns for this very model and enough rows.",
-    )

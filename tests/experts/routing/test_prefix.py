@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.processes import in_two
 from torch import Tensor
 
-from crosstune.experts.routing.prefix import PrefixRouter, SkillSums, prefix_features
+from crosstune.experts.routing.prefix import PrefixRouter, SkillSums, largest, prefix_features
 from crosstune.foundation.data import Row, collate, encode
 from crosstune.foundation.errors import (
     CrosstuneError,
@@ -158,7 +158,7 @@ def test_the_largest_gates_stay_as_they_are() -> None:
     gates = router().gates(EVERY)
     assert gates.dtype == torch.float32
     least = gates == gates.amin(-1, keepdim=True)
-    assert torch.equal(router().gates(EVERY, top=2), gates.masked_fill(least, 0.0))
+    assert torch.equal(largest(gates, 2), gates.masked_fill(least, 0.0))
 
 
 def test_mixed_precision_leaves_features_and_gates_alone() -> None:
@@ -230,9 +230,8 @@ BAD: dict[str, tuple[Callable[[], object], type[CrosstuneError], str]] = {
         DataError,
         "`new` must have tokens",
     ),
-    "more gates than skills": (lambda: router().gates(EVERY, top=4), SettingsError, "skills, 3"),
-    "no gate": (lambda: router().gates(EVERY, top=0), SettingsError, "from 1"),
-    "an unknown skill": (lambda: router().forget("ar"), SettingsError, "'code'"),
+    "more gates than skills": (lambda: largest(EVERY, 12), SettingsError, "skills, 11"),
+    "no gate": (lambda: largest(EVERY, 0), SettingsError, "from 1"),
     "no skill": (lambda: PrefixRouter().gates(EVERY), MeasurementError, "Call `learn`"),
     "a skill not tuned for": (lambda: router().tune({"bn": EVERY}), DataError, "each skill"),
     "no token to tune on": (

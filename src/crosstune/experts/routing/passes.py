@@ -17,12 +17,22 @@ from torch import Tensor, nn
 from crosstune.experts.bank.log import BASE
 from crosstune.experts.gated import GatedLinear, Gates
 from crosstune.experts.routing.learned import LearnedRouter, schedule, within_capacity
-from crosstune.experts.routing.prefix import PrefixState, hold, largest, prefix_features
-from crosstune.experts.settings import RouterSettings
+from crosstune.experts.routing.prefix import PrefixState, largest, prefix_features
+from crosstune.experts.settings import RouterSettings, hold
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import MeasurementError, UnsupportedError
 from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Stream, positions
+
+
+def batches(
+    model: nn.Module, encoded: Sequence[Encoded]
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Rows of like length on the model's device, padded on the right, each batch with the places of its rows."""
+    device = next(model.parameters()).device
+    for places in batches_of(encoded, 4096):
+        batch = collate([encoded[at] for at in places], 0)
+        yield places, {name: value.to(device) for name, value in batch.items()}
 
 
 class Routed(NamedTuple):
@@ -91,10 +101,7 @@ class Routing:
     def features(self, encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
         """What an analytic router reads of rows, batch by batch: features [B, T, 2d + 1], and which tokens are real."""
         site = min(self.blocks)
-        device = next(self.stream.model.parameters()).device
-        for places in batches_of(encoded, 4096):
-            batch = collate([encoded[at] for at in places], 0)
-            batch = {name: value.to(device) for name, value in batch.items()}
+        for _, batch in batches(self.stream.model, encoded):
             with self.mixture.answering():
                 states = self.stream.read(batch, [site])[site]
             mask = batch["attention_mask"]

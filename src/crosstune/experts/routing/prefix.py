@@ -18,13 +18,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from crosstune.foundation.errors import (
-    CrosstuneError,
-    DataError,
-    MeasurementError,
-    ModelError,
-    SettingsError,
-)
+from crosstune.experts.settings import hold
+from crosstune.foundation.errors import DataError, MeasurementError, ModelError, SettingsError
 from crosstune.foundation.ranks import sum_over_ranks
 
 RIDGE = 1e-3
@@ -48,17 +43,8 @@ def prefix_features(
 
     Shapes: `states` [B, T, d], `positions` [B, T]; features [B, T, 2d + 1], float32.
 
-    Args:
-        states: What one site of the base reads.
-        positions: Places as the model is given them. A sequence begins wherever they are 0, so packed documents are apart and each
-            token of padding on the left is a sequence.
-        state: What the call for the tokens before returned; rows whose first position is above 0 go on from it.
-
-    Returns:
-        The features, and the state to hand on.
-
-    Raises:
-        MeasurementError: A row goes on after another number of tokens than `state` has summed.
+    A sequence begins wherever its position is 0, so packed documents are apart, and each token of padding on the left is a sequence.
+    Rows whose first position is above 0 go on from `state`, which the call for the tokens before returned.
     """
     goes_on = positions[:, 0] > 0
     count = torch.zeros_like(positions[:, 0])
@@ -132,8 +118,6 @@ class PrefixRouter:
 
     def forget(self, name: str) -> None:
         """Be as if a known skill had never come, but for the temperature."""
-        words = f"must be one of {list(self.names)}", repr(name), "Choose one."
-        hold(name in self._skills, SettingsError, "name", words)
         del self._skills[name]
         self._rows = None
 
@@ -144,24 +128,9 @@ class PrefixRouter:
             self.forget(name)
         self.learn(into, sums)
 
-    def gates(self, features: Tensor, top: int | None = None) -> Tensor:
-        """The share of each skill in each token: the softmax of scores over the temperature.
-
-        Shapes: `features` [B, T, F]; gates [B, T, K] in the order of `names`, float32.
-
-        Args:
-            features: Of `prefix_features`.
-            top: How many of the largest gates stay; the others are 0, and these are not scaled up.
-
-        Returns:
-            The gates.
-
-        Raises:
-            SettingsError: `top` is not from 1 to the number of skills.
-            MeasurementError: No skill has come yet, or a feature is NaN or infinite.
-            ModelError: The features have another width than those of the skills.
-        """
-        return largest(self.logits(features).softmax(dim=-1).float(), top)
+    def gates(self, features: Tensor) -> Tensor:
+        """The share of each skill in each token, [B, T, K] of `prefix_features` [B, T, F], in the order of `names`, float32."""
+        return self.logits(features).softmax(dim=-1).float()
 
     def logits(self, features: Tensor) -> Tensor:
         """What the softmax is taken of, [..., K] of [..., F], float64."""
@@ -170,18 +139,11 @@ class PrefixRouter:
     def tune(self, features: Mapping[str, Tensor]) -> float:
         """Set the temperature at which −log of the right skill's gate is least; that is convex in 1 / temperature.
 
-        Shapes: each [..., F].
-
         Args:
-            features: Tokens of every skill that it did not learn from, without padding; each skill weighs alike.
+            features: Tokens [..., F] of every skill, without padding, that it did not learn from; each skill weighs alike.
 
         Returns:
             The temperature, from .001 to 1000. It stays when skills come and go: tune again then.
-
-        Raises:
-            DataError: A skill has no tokens, or is not known.
-            MeasurementError: A feature is NaN or infinite.
-            ModelError: The features have another width than those of the skills.
         """
         given = sorted(name for name, rows in features.items() if rows.numel())
         law = f"must have tokens of each skill that is known, {sorted(self.names)}, and no other"
@@ -235,10 +197,9 @@ class PrefixRouter:
 
     def _check_width(self, found: int) -> None:
         """Hold features to the width that the skills have."""
-        for known in self._skills.values():
-            law = f"must be {len(known.x)} wide, as those of the skills"
-            words = law, found, "Read the same site of the same base."
-            hold(found == len(known.x), ModelError, "features", words)
+        width = next((len(known.x) for known in self._skills.values()), found)
+        words = f"must be {width} wide, as those of the skills", found, "Read the same base."
+        hold(found == width, ModelError, "features", words)
 
 
 def largest(gates: Tensor, top: int | None, *, renormalise: bool = False) -> Tensor:
@@ -257,12 +218,3 @@ def _finite(features: Tensor) -> Tensor:
     words = "must be finite", "NaN or infinite", "Look at the states of the base at this site."
     hold(bool(features.isfinite().all()), MeasurementError, "features", words)
     return features.double()
-
-
-def hold(
-    kept: bool, kind: type[CrosstuneError], argument: str, words: tuple[str, object, str]
-) -> None:
-    """Raise an error of law, found and remedy where a law is not kept."""
-    if not kept:
-        law, found, remedy = words
-        raise kind(argument, law=law, found=found, remedy=remedy)
