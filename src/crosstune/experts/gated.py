@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from crosstune.experts.settings import hold
 from crosstune.foundation.errors import UnsupportedError
 
 
@@ -65,16 +66,12 @@ class GatedLinear(Linear):
     def update_layer(self, adapter_name: str, *args: Any, **keywords: Any) -> None:
         """Add an expert; only plain LoRA factors can be weighed together."""
         config = keywords["config"]
-        bias = "a bias" if config.lora_bias else ""
-        if not bias:
+        if not config.lora_bias:
             super().update_layer(adapter_name, *args, **keywords)
-        if bias or adapter_name in self.lora_variant:
-            raise UnsupportedError(
-                "experts",
-                law="must be plain LoRA: two factors, no bias",
-                found=bias or type(self.lora_variant[adapter_name]).__name__,
-                remedy="Leave out use_dora, lora_bias and other variants.",
-            )
+        variant = "a bias" if config.lora_bias else self.lora_variant.get(adapter_name)
+        remedy = "Leave out use_dora, lora_bias and other variants."
+        words = "must be plain LoRA: two factors, no bias", variant, remedy
+        hold(variant is None, UnsupportedError, "experts", words)
 
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """The base layer's output and the weighed sum of the experts', [B, T, out]."""
@@ -94,12 +91,10 @@ class GatedLinear(Linear):
 
     def merge(self, safe_merge: bool = False, adapter_names: Any = None) -> None:
         """Refused: a gate depends on the token, so no weight is the mixture's."""
-        raise UnsupportedError(
-            "merge",
-            law="must be asked of one expert, loaded into its base model by PEFT",
-            found="a mixture, whose gates depend on the token",
-            remedy="Save the mixture, and load experts/xp_<name> with PeftModel.from_pretrained.",
-        )
+        law = "must be asked of one expert, loaded into its base model by PEFT"
+        found = "a mixture, whose gates depend on the token"
+        remedy = "Save the mixture, and load experts/xp_<name> with PeftModel.from_pretrained."
+        raise UnsupportedError("merge", law=law, found=found, remedy=remedy)
 
 
 def pairs(

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstune.experts.bank.exports import export, weighed
-from crosstune.experts.bank.log import BASE, Bank, Event, Expert
+from crosstune.experts.bank.log import Bank, Event, Expert
 from crosstune.experts.bank.replay import Replay
 from crosstune.experts.gated import factors, pairs
 from crosstune.experts.novelty import Embedding
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.passes import Routing
 from crosstune.experts.routing.prefix import PrefixRouter
+from crosstune.experts.settings import hold
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.settings.options import at_least, one_of
@@ -99,19 +100,16 @@ class Lifecycle(nn.Module):
         The mean is exact, with factors side by side, or where a rank is given the nearest update of that rank.
         """
         self.bank.check_idle("merge")
-        experts, total = [self.bank.expert(name) for name in usage], sum(usage.values())
-        unlike = len({frozenset(expert.targets) for expert in experts}) != 1
-        if unlike or len(experts) < 2 or not isfinite(total) or min(usage.values()) < 0:
-            raise SettingsError(
-                "usage",
-                law="must be finite, from 0 up, of two or more experts with the same targets",
-                found={expert.name: (usage[expert.name], expert.targets) for expert in experts},
-                remedy="Merge those that adapt the same modules.",
-            )
-        shares = {e: usage[e.name] / total if total else 1 / len(usage) for e in experts}
+        experts = [self.bank.expert(name) for name in usage]
+        alike = len({frozenset(expert.targets) for expert in experts}) == 1 and len(experts) > 1
+        found = {expert.name: (usage[expert.name], expert.targets) for expert in experts}
+        law = "must be finite, from 0 up, of two or more experts with the same targets"
+        kept = alike and isfinite(sum(usage.values())) and min(usage.values()) >= 0
+        hold(kept, SettingsError, "usage", (law, found, "Merge those that adapt the same modules."))
+        shares = {self.bank.expert(name): share for name, share in shares_of(usage).items()}
         most = sum(expert.rank for expert in experts) if rank is None else rank
         at_least("rank", most, 1)
-        adapter = self.bank.adapter_name(into, BASE)
+        adapter = self.bank.adapter_name(into)
         merged = Expert(into, adapter, most, float(most), experts[0].targets)
         self._add(merged)
         for layer, narrow, wide in pairs(self.model, adapter):
@@ -180,6 +178,12 @@ class Lifecycle(nn.Module):
         """Choose the router's temperature anew; of one skill any will do."""
         if len(self.tuning) > 1:
             cast(PrefixRouter, self.router).tune(self.tuning)
+
+
+def shares_of(usage: Mapping[str, float]) -> dict[str, float]:
+    """Shares by usage that sum to 1, all alike where nobody is used."""
+    total = sum(usage.values())
+    return {name: share / total if total else 1 / len(usage) for name, share in usage.items()}
 
 
 def nearest(narrow: Tensor, wide: Tensor, rank: int) -> tuple[Tensor, Tensor]:

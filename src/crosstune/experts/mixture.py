@@ -42,7 +42,6 @@ from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.settings.options import at_least
 
-_SETTINGS = ("site", "length", "seed")
 _MOVED = 0.5
 """How far a skill's embedding moves towards rows that come again."""
 _HELD_OUT = 10
@@ -66,7 +65,7 @@ class ExpertMixture(Lifecycle):
         site: The site of the residual stream that the router reads; at 0, the embeddings, experts may sit in every block.
         router: Who answers a token.
         length: The most tokens of a row that is registered or assessed.
-        seed: Draws the experts' first factors.
+        seed: Draws the experts' first factors, and which rows are kept to be replayed.
         novelty: How it is decided whether a skill is new.
     """
 
@@ -82,13 +81,10 @@ class ExpertMixture(Lifecycle):
         novelty: NoveltySettings | None = None,
     ) -> None:
         super().__init__()
-        if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-            raise ModelError(
-                "model",
-                law="must have no adapters: they would be part of what stays as it is",
-                found="a model with PEFT layers in it",
-                remedy="Load the base model anew, or merge the adapter into it first.",
-            )
+        law = "must have no adapters: they would be part of what stays as it is"
+        remedy = "Load the base model anew, or merge the adapter into it first."
+        bare = not any(isinstance(module, BaseTunerLayer) for module in model.modules())
+        hold(bare, ModelError, "model", (law, "a model with PEFT layers in it", remedy))
         stream = Stream.of(model)
         self.novelty = novelty or NoveltySettings()
         self.model: Any = model.requires_grad_(False)
@@ -107,8 +103,6 @@ class ExpertMixture(Lifecycle):
         modules = self._linear_modules(stream)
         self._linear = tuple(sorted({path.rpartition(".")[2] for path in modules}))
         self._elements = sum(sum(module.weight.shape) for module in modules.values())
-
-    # ---- the model ----
 
     def forward(
         self,
@@ -166,16 +160,11 @@ class ExpertMixture(Lifecycle):
         """Generate as the model does; the router's running mean goes along with the cache."""
         config = options.get("generation_config") or self.get_base_model().generation_config
         beams = options.get("num_beams", config.num_beams) or 1
-        if beams > 1 or options.get("assistant_model") is not None:
-            raise UnsupportedError(
-                "generate",
-                law="must go on from one cache per sequence: the router's running mean goes along with it",
-                found="beam search or assisted generation",
-                remedy="Use greedy search or sampling.",
-            )
+        law = "must go on from one cache per sequence: the router's running mean goes along with it"
+        words = law, "beam search or assisted generation", "Use greedy search or sampling."
+        one = beams == 1 and options.get("assistant_model") is None
+        hold(one, UnsupportedError, "generate", words)
         return self.model.generate(*args, **options)
-
-    # ---- who answers ----
 
     @contextmanager
     def answering(self, *names: str, shares: Mapping[str, float] | None = None) -> Iterator[None]:
@@ -189,25 +178,25 @@ class ExpertMixture(Lifecycle):
         finally:
             self.routing.fixed = before
 
-    # ---- the life of an expert ----
-
     def assess(self, rows: Any) -> Novelty:
         """Whether rows are of a new skill, by what the model itself makes of them and of the skills that are registered.
 
         Args:
             rows: Texts, `Row`s or a `Task`, whose training side is taken.
 
-        Returns:
-            new, known or undecided, with p, the similarity and its interval, the nearest skill, and why.
-
         Raises:
             DataError: There are no rows, or none with a token to embed.
         """
-        return assess(self._embedding(self._encoded(rows)), self.library, self.novelty)
+        return assess(self._read(rows)[1], self.library, self.novelty)
 
-    def _embedding(self, encoded: Sequence[Encoded]) -> Embedding:
+    def _read(self, rows: Any) -> tuple[list[Encoded], Embedding]:
+        """Rows, encoded if they are not yet, and where they lie in the states of the model itself."""
+        encoded = [*rows] if isinstance(rows, Sequence) else []
+        if not encoded or not isinstance(encoded[0], Encoded):
+            encoded = encode(as_rows(rows, "rows"), self.tokenizer, self.length)
+        hold(bool(encoded), DataError, "rows", ("must hold at least one row", "none", "Give some."))
         with self.answering():
-            return embed_rows(self.get_base_model(), encoded)
+            return encoded, embed_rows(self.get_base_model(), encoded)
 
     def spawn(
         self,
@@ -231,15 +220,12 @@ class ExpertMixture(Lifecycle):
             parent: The expert that it begins as a copy of, scale and targets included; the model itself where none is given.
             figures: What was measured when this was decided, for the log.
 
-        Returns:
-            The expert.
-
         Raises:
             SettingsError: The name is taken or cannot be a folder's, or the rank is below 1 or the parent's.
             TrainingError: Another expert is still learning.
         """
         self.bank.check_idle("spawn")
-        adapter = self.bank.adapter_name(name, BASE)
+        adapter = self.bank.adapter_name(name)
         copied = None if parent is None else self.bank.expert(parent)
         at_least("rank", rank, copied.rank if copied else 1)
         words = "must come without alpha and targets: it brings its own", parent, "Leave these out."
@@ -247,14 +233,12 @@ class ExpertMixture(Lifecycle):
         if copied:
             alpha, targets = copied.alpha * rank / copied.rank, copied.targets
         alpha = 2.0 * rank if alpha is None else float(alpha)
+        positive = isfinite(alpha) and alpha > 0.0
+        hold(positive, SettingsError, "alpha", ("must be positive", alpha, "Leave it out."))
         unknown = sorted(set(targets) - set(self._linear))
-        if unknown or not (isfinite(alpha) and alpha > 0.0):
-            raise SettingsError(
-                "targets" if unknown else "alpha",
-                law="must be linear modules of the blocks" if unknown else "must be positive",
-                found=", ".join(unknown) or alpha,
-                remedy=f"Use some of {', '.join(self._linear)}." if unknown else "Leave it out.",
-            )
+        linear = f"Use some of {', '.join(self._linear)}."
+        strange = "must be linear modules of the blocks", ", ".join(unknown), linear
+        hold(not unknown, SettingsError, "targets", strange)
         expert = Expert(name, adapter, rank, alpha, tuple(targets) or self._linear)
         self._add(expert)
         if copied:
@@ -309,15 +293,11 @@ class ExpertMixture(Lifecycle):
             name, rows = name.name, name if rows is None else rows
         if name != BASE:
             self.bank.expert(name)
-        encoded = self._encoded(rows)
-        found = self._embedding(encoded)
-        if len(found.rows) < self.novelty.min_rows:
-            raise DataError(
-                "rows",
-                law=f"must be at least {self.novelty.min_rows} different ones for a skill to be known again",
-                found=f"{len(found.rows)}",
-                remedy="Give more rows, or lower min_rows of NoveltySettings.",
-            )
+        encoded, found = self._read(rows)
+        least = self.novelty.min_rows
+        law = f"must be at least {least} different ones for a skill to be known again"
+        words = law, len(found.rows), "Give more rows, or lower min_rows of NoveltySettings."
+        hold(len(found.rows) >= least, DataError, "rows", words)
         if not isinstance(self.router, LearnedRouter):
             self._teach_router(name, encoded)
         known = self.library.get(name)
@@ -340,75 +320,60 @@ class ExpertMixture(Lifecycle):
         """For any trainer of transformers or ours: tells a learned router the step, and refuses an optimizer that would not move what learns."""
         return _Watch(self)
 
-    # ---- on disk ----
-
     def save(self, folder: Path | str) -> Path:
         """Write `experts/xp_<name>/`, each an ordinary PEFT adapter, the router, and a manifest of what fits.
 
-        Args:
-            folder: Where it appears, whole or not at all; a mixture that was there is replaced.
-
-        Returns:
-            The folder.
+        The folder appears whole or not at all; a mixture that was there is replaced.
 
         Raises:
             TrainingError: An expert is still learning, or PEFT would not write all of its tensors.
         """
         self.bank.check_idle("save")
-        own = {} if self.router is None else self.router.tensors()
-        tensors = {f"router.{name}": value for name, value in own.items()}
-        tensors |= {f"tuning.{name}": value for name, value in self.tuning.items()}
-        for name, known in self.library.items():
-            tensors[f"library.{name}"] = known.rows
-            tensors[f"tokens.{name}"] = torch.tensor(known.tokens)
-        settings = {name: getattr(self, name) for name in _SETTINGS}
-        settings |= {"novelty": asdict(self.novelty), "router": asdict(self.routing.settings)}
-        tensors |= {f"replay.{name}": value for name, value in self.replay.tensors().items()}
-        settings["replay"] = [self.replay.quota, self.replay.record()]
-        return write_mixture(folder, self.model, self.bank, tensors, settings)
+        kept: dict[str, Mapping[str, Tensor]] = {
+            "router": self.router.tensors() if self.router else {},
+            "tuning": self.tuning,
+            "library": {name: known.rows for name, known in self.library.items()},
+            "tokens": {name: torch.tensor(known.tokens) for name, known in self.library.items()},
+            "replay": self.replay.tensors(),
+        }
+        settings = {
+            "site": self.site,
+            "length": self.length,
+            "seed": self.seed,
+            "novelty": asdict(self.novelty),
+            "router": asdict(self.routing.settings),
+            "replay": [self.replay.quota, self.replay.record()],
+        }
+        return write_mixture(folder, self.model, self.bank, kept, settings)
 
     @classmethod
     def load(cls, folder: Path | str, model: Any, tokenizer: Any) -> ExpertMixture:
         """The mixture that was saved, around its base model, with the same bits.
 
-        Args:
-            folder: Where it was saved.
-            model: The base model, as it was.
-            tokenizer: Its tokenizer.
-
-        Returns:
-            The mixture.
-
         Raises:
             CheckpointError: The base model is another, or a file is missing or not what was written.
         """
         stored = read_mixture(folder, model)
-        novelty = NoveltySettings(**stored.settings.pop("novelty"))
-        chosen = RouterSettings(**stored.settings.pop("router"))
-        quota, rows = stored.settings.pop("replay", (0, {}))
-        mixture = cls(model, tokenizer, **stored.settings, novelty=novelty, router=chosen)
+        settings, kept = stored.settings, stored.kept
+        quota, rows = settings.pop("replay", (0, {}))
+        settings["novelty"] = NoveltySettings(**settings["novelty"])
+        settings["router"] = RouterSettings(**settings["router"])
+        mixture = cls(model, tokenizer, **settings)
         mixture.bank = Bank(stored.events)
-        mixture.replay.quota = quota
         for expert in mixture.bank.experts.values():
             mixture._add(expert)
             weights = stored.weights[expert.adapter]
             set_peft_model_state_dict(mixture.model, weights, adapter_name=expert.adapter)
-        kept: dict[str, dict[str, Tensor]] = {}
-        for key, value in stored.router.items():
-            part, _, name = key.partition(".")
-            kept.setdefault(part, {})[name] = value
-        if "router" in kept:
+        if kept["router"]:
             mixture.router = mixture.router or PrefixRouter()
             mixture.router.load(kept["router"])
-        mixture.tuning = kept.get("tuning", {})
-        mixture.replay.load(rows, kept.get("replay", {}))
-        for name in dict.fromkeys(event.name for event in stored.events):
-            if name in kept.get("library", {}):
-                rows, tokens = kept["library"][name], int(kept["tokens"][name])
-                mixture.library[name] = Embedding(rows, tokens)
+        mixture.tuning = kept["tuning"]
+        mixture.replay.quota = quota
+        mixture.replay.load(rows, kept["replay"])
+        known = kept["library"]
+        for name in dict.fromkeys(event.name for event in stored.events if event.name in known):
+            mixture.library[name] = Embedding(known[name], int(kept["tokens"][name]))
         return mixture
-
-    # ---- names ----
 
     def _linear_modules(self, stream: Stream) -> dict[str, nn.Linear | Conv1D]:
         """The linear modules in the blocks from the router's site upward."""
@@ -418,13 +383,6 @@ class ExpertMixture(Lifecycle):
             for path, module in block.named_modules()
             if isinstance(module, nn.Linear | Conv1D)
         }
-
-    def _encoded(self, rows: Any) -> list[Encoded]:
-        if isinstance(rows, Sequence) and rows and isinstance(rows[0], Encoded):
-            return list(rows)
-        found = encode(as_rows(rows, "rows"), self.tokenizer, self.length)
-        hold(bool(found), DataError, "rows", ("must hold at least one row", "none", "Give some."))
-        return found
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

@@ -159,11 +159,11 @@ class SkillsSettings:
         _within(self, "[0, inf)", "replay")
         _within(self, "(0, 1)", "replay_share")
         law = "must be 0 where nothing is replayed: every row would say that the newest expert is right"
-        words = law, self.router.routing, "Set `replay`, or leave out the term."
-        kept = self.router.kind == "prefix" or not self.router.routing or self.replay > 0
-        hold(kept, SettingsError, "router.routing", words)
-        words = "must be left out: experts are what is trained", "an adapter", "Set `rank`."
-        hold(self.training.lora is None, SettingsError, "training.lora", words)
+        blind = self.router.kind == "learned" and self.router.routing > 0 and self.replay == 0
+        replays = law, self.router.routing, "Set `replay`, or leave out the term."
+        hold(not blind, SettingsError, "router.routing", replays)
+        alone = "must be left out: experts are what is trained", "an adapter", "Set `rank`."
+        hold(self.training.lora is None, SettingsError, "training.lora", alone)
 
 
 def hold(

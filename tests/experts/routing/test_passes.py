@@ -60,6 +60,6 @@ def test_health_knows_a_learned_router(folder: Path) -> None:  # noqa: F811
     mixture = grown(folder, (("numbers", None, 2), ("shapes", None, 2)))
     rows = rows_of(mixture, "numbers", seed=4)
     health = skill_health(mixture, "numbers", rows)
-    assert health.loss.value == pytest.approx(score_rows(mixture, rows, pad_id=0).loss)
+    assert float(health.loss.value) == pytest.approx(score_rows(mixture, rows, pad_id=0).loss)
     assert list(health.usage) == ["base", "numbers", "shapes"]
     assert sum(health.usage.values()) == pytest.approx(1.0)

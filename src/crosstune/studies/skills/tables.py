@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crosstune.experts.accounts import POSITIONS, LearnedSkill, SkillLosses
+from crosstune.experts.accounts import LearnedSkill
+from crosstune.experts.health import POSITIONS, SkillHealth
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.statistics.intervals import Interval
 
@@ -94,7 +95,7 @@ def of_arm(arm: str, learned: Sequence[LearnedSkill]) -> list[Table]:
 
 
 def _losses(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any]]:
-    then: dict[str, SkillLosses] = {}
+    then: dict[str, SkillHealth] = {}
     for stage, one in enumerate(learned):
         then[one.skill] = one.held_out[one.skill]
         for name, found in one.held_out.items():
@@ -104,9 +105,9 @@ def _losses(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any
                 "stage": stage,
                 "arrived": one.skill,
                 "skill": name,
-                **_cells("loss", found.mean()),
-                **_cells("known", found.mean("known")),
-                **_cells("cost", found.router_cost),
+                **_cells("loss", found.loss),
+                **_cells("known", found.known_loss),
+                **_cells("cost", found.router_forgetting),
                 **{key: value for part in PARTS for key, value in _cells(part, lost[part]).items()},
                 "bits": found.bits_per_byte,
             }
