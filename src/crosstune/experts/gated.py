@@ -36,13 +36,10 @@ class Gates:
         if key in self._wide:
             return self._wide[key]
         size = torch.tensor(list(ranks.values()), device=like.device)
-        wide = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
-        if self.values is None:
-            self._wide[key] = wide.repeat_interleave(size)
-            return self._wide[key]
+        scales = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
         own = [self.names.index(name) for name in ranks]
-        columns = (torch.eye(len(self.names)).to(like)[:, own] * wide).repeat_interleave(size, -1)
-        wide = self.values.to(like) @ columns
+        columns = (torch.eye(len(self.names)).to(like)[:, own] * scales).repeat_interleave(size, -1)
+        wide = columns.sum(dim=0) if self.values is None else self.values.to(like) @ columns
         if not wide.requires_grad:
             self._wide[key] = wide
         return wide

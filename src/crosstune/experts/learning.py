@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from crosstune.experts import policy
 from crosstune.experts.accounts import LearnedSkill, SkillRows
 from crosstune.experts.bank.log import Event
 from crosstune.experts.gated import factors
@@ -21,14 +22,6 @@ from crosstune.experts.health import SkillHealth, skill_health
 from crosstune.experts.lifecycle import shares_of
 from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.experts.novelty import Novelty
-from crosstune.experts.policy import (
-    may_grow,
-    may_spawn,
-    to_evict,
-    to_freeze,
-    to_merge,
-    update_cosines,
-)
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.terms import router_terms
 from crosstune.experts.settings import PolicySettings, SkillsSettings
@@ -72,6 +65,7 @@ class SkillLearner:
             self.mixture = ExpertMixture.load(self._saved / "mixture", model, tokenizer)
             stored = read_json(self._saved / "skills.json")
             self._done = [LearnedSkill.of_json(one) for one in stored["skills"]]
+            self.answers = stored["answers"]
         else:
             self.mixture = ExpertMixture(
                 model,
@@ -90,12 +84,9 @@ class SkillLearner:
         `known` is registered as its own, and nothing is trained.
         """
         self.skills.setdefault(skill.name, skill)
-        if len(self.learned) < len(self._done):
-            found = self._done[len(self.learned)]
-        else:
-            found = self._learn_now(skill, known)
+        again = len(self.learned) < len(self._done)
+        found = self._done[len(self.learned)] if again else self._learn_now(skill, known)
         self.learned.append(found)
-        self.answers.setdefault(skill.name, found.expert)
         return found
 
     def _learn_now(self, skill: SkillRows, known: bool) -> LearnedSkill:
@@ -122,24 +113,21 @@ class SkillLearner:
     def _choose(self, skill: SkillRows, known: bool) -> tuple[Novelty, str, bool]:
         """Whose the rows are: an expert that is born for them, one that learns again, or the model itself."""
         mixture, chosen, rank = self.mixture, self.settings.policy, self.settings.rank
-        novelty = mixture.assess(skill.train[:ASSESSED])
+        novelty, measured = mixture.assess(skill.train[:ASSESSED]), dict[str, float]()
         if self.settings.sequential:
-            born = ALL not in mixture.bank.experts
-            if born:
-                mixture.spawn(ALL, rank=rank)
-            else:
-                mixture.unfreeze(ALL)
-            return novelty, ALL, born
-        if known:
-            return novelty, BASE, False
-        gain = self._probed(skill) if novelty.is_new and chosen.min_gain else None
-        size = mixture.parameters_at(rank)
-        born, why = may_spawn(
-            chosen, novelty, mixture.bank, since=self._since_birth(), parameters=size, gain=gain
-        )
-        novelty = replace(novelty, why=why)
-        measured = {"p": novelty.p, "similarity": _similarity(novelty), "probe": gain or math.nan}
-        expert = self._free(skill.name) if born else novelty.nearest or BASE
+            expert, born = ALL, ALL not in mixture.bank.experts
+        elif known:
+            expert, born = BASE, False
+        else:
+            gain = self._probed(skill) if novelty.is_new and chosen.min_gain else None
+            size, since = mixture.parameters_at(rank), self._since_birth()
+            born, why = policy.may_spawn(
+                chosen, novelty, mixture.bank, since=since, parameters=size, gain=gain
+            )
+            novelty = replace(novelty, why=why)
+            measured = {"p": novelty.p, "similarity": _similarity(novelty)}
+            measured |= {} if gain is None else {"probe": gain}
+            expert = self._free(skill.name) if born else novelty.nearest or BASE
         if born:
             mixture.spawn(expert, rank=rank, figures=measured)
         elif expert != BASE:
@@ -192,19 +180,19 @@ class SkillLearner:
             steps += result.steps
             if judged:
                 losses.append(self._scores(skill, {expert: 1.0}).loss)
-            if not may_grow(chosen, losses, self.mixture.bank.expert(expert).rank):
+            if not policy.may_grow(chosen, losses, self.mixture.bank.expert(expert).rank):
                 return {**_figures(self.mixture, result), "steps": float(steps)}
             self.mixture.grow(expert, figures={"won": losses[-2] - losses[-1]})
 
     def _stage(self, skill: SkillRows, name: str, steps: int) -> StageResult:
         """One training, on the skill's rows and replayed ones."""
-        number, mixture, policy = len(self.learned), self.mixture, self.settings.policy
+        number, mixture, chosen = len(self.learned), self.mixture, self.settings.policy
         training = replace(self.settings.training, steps=steps)
         new = skill.train[:-JUDGED] if self._judges and skill.test else skill.train
         new = new[: steps * training.batch_rows]  # what is read of them at most
         draws = Seeds(self.seed).derive("replay", number)
         rows, skills = mixture.replay.mixed(new, self.settings.replay_share, draws)
-        freezing = [] if policy.freeze_below is None else [Freezing(mixture, policy)]
+        freezing = [] if chosen.freeze_below is None else [Freezing(mixture, chosen)]
         return train_stage(
             mixture,
             StageData(rows, self.pad_id),
@@ -232,12 +220,12 @@ class SkillLearner:
         mixture, chosen = self.mixture, self.settings.policy
         if chosen.merge_every is not None and mixture.bank.experts:
             usage, arrivals = self._usage(), len(self.learned) + 1
-            for group in to_merge(chosen, arrivals, usage, update_cosines(mixture)):
+            for group in policy.to_merge(chosen, arrivals, usage, policy.update_cosines(mixture)):
                 self._merge({name: usage[name] for name in group})
         if chosen.max_parameters is not None:
             usage = self._usage()
             sizes = {name: sum(f.numel() for f in mixture.parameters_of(name)) for name in usage}
-            for gone in to_evict(chosen, usage, sizes):
+            for gone in policy.to_evict(chosen, usage, sizes):
                 mixture.evict(gone, {"usage": usage[gone]})
                 self._answered_by(BASE, gone)
 
@@ -251,7 +239,7 @@ class SkillLearner:
 
     def _merge(self, usage: Mapping[str, float]) -> None:
         """Experts become one, unless a skill of theirs is shown to lose by it, and learn what was kept of their rows for a few steps."""
-        mixture, policy = self.mixture, self.settings.policy
+        mixture, chosen = self.mixture, self.settings.policy
         shares = shares_of(usage)
         for name in (name for name, own in self.answers.items() if own in usage):
             own = {self.answers[name]: 1.0}
@@ -261,10 +249,10 @@ class SkillLearner:
                 return
         into = self._free(" and ".join(usage))
         whole = sum(mixture.bank.expert(name).rank for name in usage)
-        mixture.merge(usage, into, rank=policy.max_rank if whole > policy.max_rank else None)
+        mixture.merge(usage, into, rank=chosen.max_rank if whole > chosen.max_rank else None)
         if rows := mixture.replay.rows[into]:
             mixture.unfreeze(into)
-            self._stage(SkillRows(into, rows, ()), "merge", policy.probe_steps)
+            self._stage(SkillRows(into, rows, ()), "merge", chosen.probe_steps)
             self._settle(into)
         for name in usage:
             self._answered_by(into, name)
@@ -296,7 +284,7 @@ class SkillLearner:
             if self._saved.is_dir():  # experts that have left stay there
                 shutil.copytree(self._saved / "mixture", fresh / "mixture")
             self.mixture.save(fresh / "mixture")
-            write_json(fresh / "skills.json", {"skills": done})
+            write_json(fresh / "skills.json", {"skills": done, "answers": self.answers})
         shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
 
@@ -375,8 +363,8 @@ class Freezing(TrainerCallback):  # type: ignore[misc]
 
     state_name = "freezing"
 
-    def __init__(self, mixture: ExpertMixture, policy: PolicySettings) -> None:
-        self.hidden, self.policy = (mixture,), policy
+    def __init__(self, mixture: ExpertMixture, settings: PolicySettings) -> None:
+        self.hidden, self.settings = (mixture,), settings
         self.before: dict[str, Tensor] = {}
 
     def _learning(self) -> dict[str, Tensor]:
@@ -400,7 +388,7 @@ class Freezing(TrainerCallback):  # type: ignore[misc]
         now = self._learning() if self.before else {}
         steps = {n: float((v - self.before[n]).norm() / v.norm()) for n, v in now.items()}
         self.before = {}
-        if found := to_freeze(self.policy, steps):
+        if found := policy.to_freeze(self.settings, steps):
             (mixture,) = self.hidden
             mixture.freeze(str(mixture.learning), found, {name: steps[name] for name in found})
 

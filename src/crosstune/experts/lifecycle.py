@@ -16,7 +16,6 @@ from crosstune.experts.bank.exports import export, weighed
 from crosstune.experts.bank.log import Bank, Event, Expert
 from crosstune.experts.bank.replay import Replay
 from crosstune.experts.gated import factors, pairs
-from crosstune.experts.novelty import Embedding
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.passes import Routing
 from crosstune.experts.routing.prefix import PrefixRouter
@@ -39,7 +38,7 @@ class Lifecycle(nn.Module):
     router: PrefixRouter | LearnedRouter | None
     routing: Routing
     tuning: dict[str, Tensor]
-    library: dict[str, Embedding]
+    library: dict[str, Tensor]
     replay: Replay
     seed: int
 
@@ -122,9 +121,7 @@ class Lifecycle(nn.Module):
             self._remove(gone.adapter)
         if self.tuning:
             self.tuning[into] = torch.cat([self.tuning.pop(name) for name in usage])
-        known = [self.library.pop(name) for name in usage]
-        rows = torch.cat([found.rows for found in known])
-        self.library[into] = Embedding(rows, sum(found.tokens for found in known))
+        self.library[into] = torch.cat([self.library.pop(name) for name in usage])
         for part in (self.replay, cast(PrefixRouter | LearnedRouter, self.router)):
             part.merge(tuple(usage), into)
         self._tune()

@@ -24,7 +24,7 @@ from crosstune.experts.bank.replay import Replay
 from crosstune.experts.bank.storage import read_mixture, write_mixture
 from crosstune.experts.gated import factors, gated
 from crosstune.experts.lifecycle import Figures, Lifecycle
-from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
+from crosstune.experts.novelty import Novelty, assess, embed_rows
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.passes import Routing
 from crosstune.experts.routing.prefix import PrefixRouter, SkillSums
@@ -61,12 +61,9 @@ class ExpertMixture(Lifecycle):
 
     Args:
         model: A causal language model of a known family, without adapters; it is frozen.
-        tokenizer: Its tokenizer.
         site: The site of the residual stream that the router reads; at 0, the embeddings, experts may sit in every block.
-        router: Who answers a token.
         length: The most tokens of a row that is registered or assessed.
         seed: Draws the experts' first factors, and which rows are kept to be replayed.
-        novelty: How it is decided whether a skill is new.
     """
 
     def __init__(
@@ -98,11 +95,16 @@ class ExpertMixture(Lifecycle):
             sites = range(site, stream.num_layers)
             self.router = LearnedRouter(sites, stream.width, reads).to(device)
         self.tuning: dict[str, Tensor] = {}
-        self.library: dict[str, Embedding] = {}
+        self.library: dict[str, Tensor] = {}
         self.replay = Replay(seed=seed)
-        modules = self._linear_modules(stream)
-        self._linear = tuple(sorted({path.rpartition(".")[2] for path in modules}))
-        self._elements = sum(sum(module.weight.shape) for module in modules.values())
+        linear = [
+            (path.rpartition(".")[2], sum(module.weight.shape))
+            for block in self.routing.blocks.values()
+            for path, module in block.named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
+        ]
+        self._linear = tuple(sorted({name for name, _ in linear}))
+        self._elements = sum(size for _, size in linear)
 
     def forward(
         self,
@@ -146,11 +148,6 @@ class ExpertMixture(Lifecycle):
         """The skill whose expert learns; without a learned router it answers alone meanwhile."""
         return self.bank.learning
 
-    @property
-    def config(self) -> Any:
-        """The model's configuration."""
-        return self.get_base_model().config
-
     def get_base_model(self) -> Any:
         """The frozen model itself, with its experts in its layers."""
         inner = self.model
@@ -187,9 +184,11 @@ class ExpertMixture(Lifecycle):
         Raises:
             DataError: There are no rows, or none with a token to embed.
         """
-        return assess(self._read(rows)[1], self.library, self.novelty)
+        encoded, found = self._read(rows)
+        tokens = sum(row.scored_tokens for row in encoded)
+        return assess(found, tokens, self.library, self.novelty)
 
-    def _read(self, rows: Any) -> tuple[list[Encoded], Embedding]:
+    def _read(self, rows: Any) -> tuple[list[Encoded], Tensor]:
         """Rows, encoded if they are not yet, and where they lie in the states of the model itself."""
         encoded = [*rows] if isinstance(rows, Sequence) else []
         if not encoded or not isinstance(encoded[0], Encoded):
@@ -213,12 +212,9 @@ class ExpertMixture(Lifecycle):
         With a learned router it shares the gate of its parent, and no output changes.
 
         Args:
-            name: The skill's name.
-            rank: Columns of A and B.
             alpha: The update is scaled by alpha / rank; twice the rank where it is not given.
             targets: Names of the modules it adapts; all linear ones in the blocks from the router's site upward if none.
             parent: The expert that it begins as a copy of, scale and targets included; the model itself where none is given.
-            figures: What was measured when this was decided, for the log.
 
         Raises:
             SettingsError: The name is taken or cannot be a folder's, or the rank is below 1 or the parent's.
@@ -252,12 +248,11 @@ class ExpertMixture(Lifecycle):
 
     def _add(self, expert: Expert) -> None:
         """Put an expert's factors into the layers, frozen."""
-        layers = list(range(self.site, self.config.num_hidden_layers))
         config = gated(
             r=expert.rank,
             lora_alpha=expert.alpha,
             target_modules=list(expert.targets),
-            layers_to_transform=layers if self.site else None,
+            layers_to_transform=list(self.routing.blocks) if self.site else None,
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.model.modules()),
         )
         with torch.random.fork_rng():
@@ -283,7 +278,6 @@ class ExpertMixture(Lifecycle):
         Args:
             name: The skill: an expert's, or ``base`` for what the model itself shall answer; a `Task` brings both.
             rows: Texts, `Row`s or a `Task`, whose training side is taken.
-            figures: What was measured of what was learned, for the log.
 
         Raises:
             SettingsError: There is no such expert.
@@ -296,12 +290,14 @@ class ExpertMixture(Lifecycle):
         encoded, found = self._read(rows)
         least = self.novelty.min_rows
         law = f"must be at least {least} different ones for a skill to be known again"
-        words = law, len(found.rows), "Give more rows, or lower min_rows of NoveltySettings."
-        hold(len(found.rows) >= least, DataError, "rows", words)
+        words = law, len(found), "Give more rows, or lower min_rows of NoveltySettings."
+        hold(len(found) >= least, DataError, "rows", words)
         if not isinstance(self.router, LearnedRouter):
             self._teach_router(name, encoded)
-        known = self.library.get(name)
-        self.library[name] = found if known is None else known.moved(found, _MOVED)
+        if name in self.library:  # its rows move together, and vary about their mean as before
+            known = self.library[name].double()
+            found = (known + _MOVED * (found.double().mean(0) - known.mean(0))).float()
+        self.library[name] = found
         self.replay.keep(name, encoded)
         self._happened(Event("register", name), figures)
 
@@ -332,8 +328,7 @@ class ExpertMixture(Lifecycle):
         kept: dict[str, Mapping[str, Tensor]] = {
             "router": self.router.tensors() if self.router else {},
             "tuning": self.tuning,
-            "library": {name: known.rows for name, known in self.library.items()},
-            "tokens": {name: torch.tensor(known.tokens) for name, known in self.library.items()},
+            "library": self.library,
             "replay": self.replay.tensors(),
         }
         settings = {
@@ -370,19 +365,10 @@ class ExpertMixture(Lifecycle):
         mixture.tuning = kept["tuning"]
         mixture.replay.quota = quota
         mixture.replay.load(rows, kept["replay"])
-        known = kept["library"]
-        for name in dict.fromkeys(event.name for event in stored.events if event.name in known):
-            mixture.library[name] = Embedding(known[name], int(kept["tokens"][name]))
+        for name in dict.fromkeys(event.name for event in stored.events):
+            if name in kept["library"]:
+                mixture.library[name] = kept["library"][name]
         return mixture
-
-    def _linear_modules(self, stream: Stream) -> dict[str, nn.Linear | Conv1D]:
-        """The linear modules in the blocks from the router's site upward."""
-        return {
-            f"{at}.{path}": module
-            for at, block in enumerate(stream.entries[self.site : -1])
-            for path, module in block.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
-        }
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

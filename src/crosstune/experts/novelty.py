@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,42 +29,16 @@ from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.intervals import Interval, jackknife
 
-
-@dataclass(frozen=True)
-class Embedding:
-    """Where a skill lies in the model's states."""
-
-    rows: Tensor
-    """The mean state over the scored tokens of each independent row, after the final norm; [n, H], float32, finite."""
-    tokens: int
-    """How many scored tokens that were."""
-
-    def __post_init__(self) -> None:
-        bad = int((~self.rows.isfinite()).any(dim=1).sum())
-        found = f"{bad} of {len(self.rows)} with NaN or infinity"
-        remedy = "Look at the model: its states overflow, or a weight is not finite."
-        hold(not bad, DataError, "rows", ("must be finite", found, remedy))
-
-    @property
-    def mean(self) -> Tensor:
-        """The embedding itself, [H], float64."""
-        return self.rows.double().mean(0)
-
-    def moved(self, again: Embedding, share: float) -> Embedding:
-        """The moving average when a skill comes again, `share` of the way: shifted rows, which vary about their mean as before."""
-        shift = share * (again.mean - self.mean)
-        return Embedding((self.rows.double() + shift).float(), self.tokens + again.tokens)
-
-
-Library: TypeAlias = Mapping[str, Embedding]
-"""The known skills by name."""
+Library: TypeAlias = Mapping[str, Tensor]
+"""The known skills by name, each as `embed_rows` returns it: [rows, H]."""
 
 
 @dataclass(frozen=True)
 class Novelty:
     """What was found about a skill's rows."""
 
-    verdict: Literal["new", "known", "undecided"]
+    verdict: str
+    """``new``, ``known`` or ``undecided``."""
     p: float
     """The largest of the known skills' p; NaN where the rule has none."""
     similarity: Interval | None
@@ -88,10 +62,10 @@ def final_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         return states[batch["labels"] != UNSCORED].cpu()
 
 
-def embed_rows(model: nn.Module, encoded: Sequence[Encoded]) -> Embedding:
-    """The mean states of rows; windows of one row, rows of one group and copies of a row are one row of the result.
+def embed_rows(model: nn.Module, encoded: Sequence[Encoded]) -> Tensor:
+    """Where rows lie: the mean state over the scored tokens of each unit that has one, in order of first appearance; [n, H], float32.
 
-    A row comes for each unit with a scored token, in order of first appearance.
+    Windows of one row, rows of one group and copies of a row are a unit.
 
     Raises:
         DataError: No token is scored, the rows are packed, or a state is not finite.
@@ -104,43 +78,51 @@ def embed_rows(model: nn.Module, encoded: Sequence[Encoded]) -> Embedding:
     names = {unit: at for at, unit in enumerate(dict.fromkeys(item.unit for item in scored))}
     tokens = torch.tensor([item.scored_tokens for item in scored])
     unit_of = torch.tensor([names[item.unit] for item in scored])
-    width = Stream.of(model).width
-    sums = torch.zeros(len(names), width, dtype=torch.float64)
+    sums = torch.zeros(len(names), Stream.of(model).width, dtype=torch.float64)
     for places, batch in batches(model, scored):
         owners = unit_of[places].repeat_interleave(tokens[places])
         sums.index_add_(0, owners, final_states(model, batch).double())
     counts = torch.zeros(len(names), dtype=torch.float64).index_add_(0, unit_of, tokens.double())
-    return Embedding((sums / counts[:, None]).float(), int(tokens.sum()))
+    rows = (sums / counts[:, None]).float()
+    found = f"{int((~rows.isfinite()).any(dim=1).sum())} of {len(rows)} with NaN or infinity"
+    words = "must be finite", found, "Look at the model: its states overflow, or a weight is not."
+    hold(bool(rows.isfinite().all()), DataError, "states", words)
+    return rows
 
 
-def assess(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
-    """Whether a batch of rows comes from a skill that is not known yet; with nothing known whatever is large enough is new."""
-    found, least = (len(batch.rows), batch.tokens), (settings.min_rows, settings.min_tokens)
-    if found[0] < least[0] or found[1] < least[1]:
-        why = f"{found[0]} rows and {found[1]} tokens; it takes {least[0]} and {least[1]}"
+def assess(batch: Tensor, tokens: int, library: Library, settings: NoveltySettings) -> Novelty:
+    """Whether the rows of a batch, of so many scored tokens, come from a skill that is not known yet.
+
+    With nothing known whatever is large enough is new.
+    """
+    if len(batch) < settings.min_rows or tokens < settings.min_tokens:
+        least = f"it takes {settings.min_rows} and {settings.min_tokens}"
+        why = f"{len(batch)} rows and {tokens} tokens; {least}"
         return Novelty("undecided", math.nan, None, None, why)
     if not library:
         return Novelty("new", math.nan, None, None, "nothing is known yet")
-    return (_calibrated if settings.rule == "calibrated" else _by_cosine)(batch, library, settings)
+    rule = _calibrated if settings.rule == "calibrated" else _by_cosine
+    return rule(batch.double(), {n: rows.double() for n, rows in library.items()}, settings)
 
 
-def _calibrated(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
+def _calibrated(batch: Tensor, library: Library, settings: NoveltySettings) -> Novelty:
     """New where the batch is strange to every skill: P(all p ≤ level) ≤ P(p of its own skill ≤ level)."""
     seeds = Seeds(settings.seed)
     values = {
-        name: _conformal_p(batch.rows, skill.rows, settings.batches, seeds.torch("novelty", name))
-        for name, skill in library.items()
+        name: _conformal_p(batch, rows, settings.batches, seeds.torch("novelty", name))
+        for name, rows in library.items()
     }
-    p, _, nearest = max(zip(values.values(), _to_each(batch, library), values, strict=True))
+    p, _, nearest = max(
+        zip(values.values(), _to_each(batch, library).tolist(), values, strict=True)
+    )
     similarity = _similarity(batch, {nearest: library[nearest]}, settings)
     fewest = 1 / (settings.batches + 1)
     if fewest > settings.level:
         why = f"with {settings.batches} batches p is at least {fewest:.3g}, and {settings.level:g} is not reached"
         return Novelty("undecided", p, similarity, nearest, why)
     share = f"were these rows of {nearest}, the likeliest of {len(library)}, a share p of {p:.3g} would be as strange"
-    if p <= settings.level:
-        return Novelty("new", p, similarity, nearest, f"{share}, at most {settings.level:g}")
-    return Novelty("known", p, similarity, nearest, f"{share}, above {settings.level:g}")
+    verdict, where = ("new", "at most") if p <= settings.level else ("known", "above")
+    return Novelty(verdict, p, similarity, nearest, f"{share}, {where} {settings.level:g}")
 
 
 def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Generator) -> float:
@@ -150,7 +132,7 @@ def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Gene
     than half of them drawn in to that length, since a few far ones would drown the others. A cosine would hang on the features
     whose mean is large in every text, and on where the origin lies. What is done to the joint rows knows no part of them.
     """
-    joint = torch.cat([batch, known]).double()
+    joint = torch.cat([batch, known])
     spread = joint.std(0)
     scaled = torch.where(spread > 0, (joint - joint.mean(0)) / spread, 0.0)
     length = scaled.norm(dim=1, keepdim=True)
@@ -165,29 +147,27 @@ def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Gene
     return (strange + 1) / (draws + 1)
 
 
-def _by_cosine(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
+def _by_cosine(batch: Tensor, library: Library, settings: NoveltySettings) -> Novelty:
     """The original's rule, with an interval."""
     similarity = _similarity(batch, library, settings)
-    _, nearest = max(zip(_to_each(batch, library), library, strict=True))
+    _, nearest = max(zip(_to_each(batch, library).tolist(), library, strict=True))
     threshold = settings.threshold - settings.decay * math.log1p(len(library))
     low, high = float(similarity.low), float(similarity.high)
-    verdict: Literal["new", "known", "undecided"] = "new" if high < threshold else "undecided"
-    if low > threshold:
-        verdict = "known"
-    where = {"new": "below", "known": "above", "undecided": "on both sides of"}[verdict]
+    verdict, where = "undecided", "on both sides of"
+    if not low <= threshold <= high:
+        verdict, where = ("new", "below") if high < threshold else ("known", "above")
     why = f"the similarity lies in {low:.3f} to {high:.3f}, {where} the threshold {threshold:.3f}"
     return Novelty(verdict, math.nan, similarity, nearest, why)
 
 
-def _similarity(batch: Embedding, library: Library, settings: NoveltySettings) -> Interval:
+def _similarity(batch: Tensor, library: Library, settings: NoveltySettings) -> Interval:
     """The cosine of means over the skills, with its jackknife over the rows of the batch and of every skill."""
-    skills = list(library.values())
-    means = [skill.mean for skill in skills]
-    full = _cosines(batch.mean[None], means)
+    mean, means = batch.mean(dim=0), [rows.mean(dim=0) for rows in library.values()]
+    full = _cosines(mean[None], means)
     tables = [_cosines(_without_each(batch), means)]
-    for place, skill in enumerate(skills):
-        table = full.repeat(len(skill.rows), 1)
-        table[:, place] = _cosines(_without_each(skill), [batch.mean])[:, 0]
+    for place, rows in enumerate(library.values()):
+        table = full.repeat(len(rows), 1)
+        table[:, place] = _cosines(_without_each(rows), [mean])[:, 0]
         tables.append(table)
     figures = [_over(table, settings) for table in tables]
     sizes = [len(figure) for figure in figures]
@@ -202,12 +182,9 @@ def _over(cosines: Tensor, settings: NoveltySettings) -> Tensor:
     return cosines.topk(min(most, cosines.shape[1]), dim=1).values.mean(1)
 
 
-def _to_each(batch: Embedding, library: Library) -> list[float]:
-    """The cosine with each skill."""
-    found: list[float] = _cosines(batch.mean[None], [skill.mean for skill in library.values()])[
-        0
-    ].tolist()
-    return found
+def _to_each(batch: Tensor, library: Library) -> Tensor:
+    """The cosine with each skill, [K]."""
+    return _cosines(batch.mean(dim=0)[None], [rows.mean(dim=0) for rows in library.values()])[0]
 
 
 def _cosines(means: Tensor, skills: Sequence[Tensor]) -> Tensor:
@@ -216,7 +193,6 @@ def _cosines(means: Tensor, skills: Sequence[Tensor]) -> Tensor:
     return functional.normalize(means, dim=1) @ functional.normalize(known, dim=1).T
 
 
-def _without_each(embedding: Embedding) -> Tensor:
+def _without_each(rows: Tensor) -> Tensor:
     """The mean without each row, [n, H]."""
-    rows = embedding.rows.double()
     return (rows.sum(0) - rows) / (len(rows) - 1)
