@@ -163,6 +163,8 @@ def test_the_bandit_decides_where_it_is_asked_to() -> None:
     assert not may_spawn(PolicySettings(), known, **given)[0]
     assert not may_spawn(PolicySettings(spawn="bandit", max_experts=1), known, **given)[0]
     assert bandit(past, 0.5, 8) == bandit(past, 0.5, 8)
+    first = Event("register", "base", figures={"gain": 0.0, "parameters": 0.0})  # like nothing yet
+    assert bandit([first, *past], 0.5, 8) == bandit(past, 0.5, 8)
     won = [event for event in past if event.figures["gain"] > 0]  # 20 nats by 160 parameters
     lost = [
         Event("register", "", figures={**e.figures, "parameters": 0.0, "gain": 0.0}) for e in won

@@ -41,7 +41,6 @@ class LearnedSkill:
     expert: str
     """Whose rows they were taken for: an expert, or ``base``, the model itself."""
     born: bool
-    """Whether the expert was born for them."""
     verdict: str
     p: float
     similarity: float

@@ -51,14 +51,8 @@ class GatedLinear(Linear):
     With one expert that answers whole it computes what PEFT computes. Experts that answer together share one dropout mask.
     """
 
-    @property
-    def gates(self) -> Gates:
-        """The mixture's gates, which are no part of this module."""
-        return self.__dict__["_gates"]  # type: ignore[no-any-return]
-
-    def follow(self, gates: Gates) -> None:
-        """Be weighed by these gates."""
-        self.__dict__["_gates"] = gates
+    gates: Gates
+    """The mixture's gates of its block."""
 
     def update_layer(self, adapter_name: str, *args: Any, **keywords: Any) -> None:
         """Add an expert; only plain LoRA factors can be weighed together."""

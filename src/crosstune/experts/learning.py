@@ -98,7 +98,13 @@ class SkillLearner:
             won = self._won(skill, expert) if self._judges else 0.0
         size = self.mixture.parameters_at(self.settings.rank) if born else 0
         similarity = _similarity(novelty)
-        self._register(skill, expert, {"gain": won, "similarity": similarity, "parameters": size})
+        rows = skill.train[:REGISTERED]
+        if self.settings.sequential:  # there is no router
+            self.mixture.replay.keep(skill.name, rows)
+            self._settle(expert)
+        else:
+            measured = {"gain": won, "similarity": similarity, "parameters": size}
+            self.mixture.register(expert, rows, figures=measured)
         self.answers.setdefault(skill.name, expert)
         self._tidy()
         held_out = self.held_out()
@@ -260,15 +266,6 @@ class SkillLearner:
     def _answered_by(self, expert: str, gone: str) -> None:
         """Who takes the skills of an expert that has gone."""
         self.answers = {name: expert if own == gone else own for name, own in self.answers.items()}
-
-    def _register(self, skill: SkillRows, expert: str, figures: Mapping[str, float]) -> None:
-        """Let router and library know the rows; of a sequential run there is no router."""
-        rows = skill.train[:REGISTERED]
-        if self.settings.sequential:
-            self.mixture.replay.keep(skill.name, rows)
-            self._settle(expert)
-        else:
-            self.mixture.register(expert, rows, figures=figures)
 
     def held_out(self) -> dict[str, SkillHealth]:
         """Every skill that has come so far, on its held-out rows, under today's gates and with its expert known."""

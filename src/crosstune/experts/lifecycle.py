@@ -34,13 +34,14 @@ class Lifecycle(nn.Module):
     """The experts of a mixture after their birth: each change is an event of the bank, and what learns is what the bank says."""
 
     model: Any
-    bank: Bank
     router: PrefixRouter | LearnedRouter | None
     routing: Routing
-    tuning: dict[str, Tensor]
-    library: dict[str, Tensor]
-    replay: Replay
-    seed: int
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.bank, self.replay = seed, Bank(), Replay(seed=seed)
+        self.tuning: dict[str, Tensor] = {}
+        self.library: dict[str, Tensor] = {}
 
     def _add(self, expert: Expert) -> None:
         """Put an expert's factors into the layers."""

@@ -20,7 +20,6 @@ from transformers.pytorch_utils import Conv1D
 
 from crosstune.experts.bank.log import BASE as BASE
 from crosstune.experts.bank.log import Bank, Event, Expert
-from crosstune.experts.bank.replay import Replay
 from crosstune.experts.bank.storage import read_mixture, write_mixture
 from crosstune.experts.gated import factors, gated
 from crosstune.experts.lifecycle import Figures, Lifecycle
@@ -77,7 +76,7 @@ class ExpertMixture(Lifecycle):
         seed: int = 0,
         novelty: NoveltySettings | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         law = "must have no adapters: they would be part of what stays as it is"
         remedy = "Load the base model anew, or merge the adapter into it first."
         bare = not any(isinstance(module, BaseTunerLayer) for module in model.modules())
@@ -86,17 +85,13 @@ class ExpertMixture(Lifecycle):
         self.novelty = novelty or NoveltySettings()
         self.model: Any = model.requires_grad_(False)
         self.tokenizer = tokenizer
-        self.site, self.length, self.seed = site, length, seed
-        self.bank = Bank()
+        self.site, self.length = site, length
         self.router: PrefixRouter | LearnedRouter | None = None
         self.routing = Routing(self, stream, site, router or RouterSettings())
         if self.routing.settings.kind == "learned":
             reads, device = self.routing.settings.reads, next(model.parameters()).device
             sites = range(site, stream.num_layers)
             self.router = LearnedRouter(sites, stream.width, reads).to(device)
-        self.tuning: dict[str, Tensor] = {}
-        self.library: dict[str, Tensor] = {}
-        self.replay = Replay(seed=seed)
         linear = [
             (path.rpartition(".")[2], sum(module.weight.shape))
             for block in self.routing.blocks.values()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,8 +18,6 @@ from crosstune.experts.novelty import Novelty
 from crosstune.experts.settings import PolicySettings
 from crosstune.foundation.seeds import Seeds
 
-Decision: TypeAlias = tuple[bool, str]
-"""Whether something is to be done, and why."""
 _NOISE = 0.1  # nats per token: how far a gain lies from what the bandit expects of it
 
 
@@ -32,8 +29,8 @@ def may_spawn(
     since: float,
     parameters: int,
     gain: float | None = None,
-) -> Decision:
-    """Whether rows get an expert of so many parameters, `since` steps after the last birth; `gain` is their probe's, if it has run."""
+) -> tuple[bool, str]:
+    """Whether rows get an expert of so many parameters, `since` steps after the last birth, and why; `gain` is their probe's, if it ran."""
     wanted = novelty.is_new, novelty.why
     if settings.spawn == "bandit" and novelty.similarity is not None:
         wanted = bandit(bank.events, float(novelty.similarity.value), parameters)
@@ -48,7 +45,7 @@ def may_spawn(
     return wanted
 
 
-def bandit(events: Iterable[Event], similarity: float, parameters: int) -> Decision:
+def bandit(events: Iterable[Event], similarity: float, parameters: int) -> tuple[bool, str]:
     """Whether an expert's birth is worth its parameters, against going on with the nearest one.
 
     For both, what is won is a line in the similarity, drawn from its posterior under a normal prior. A birth must be ahead by
@@ -58,7 +55,8 @@ def bandit(events: Iterable[Event], similarity: float, parameters: int) -> Decis
 
     Source: Thompson 1933 (the draw); Dinkelbach 1967 (a ratio of sums as a price).
     """
-    log = [e.figures for e in events if e.kind == "register" and "gain" in e.figures]
+    figures = {"gain", "similarity", "parameters"}
+    log = [e.figures for e in events if e.kind == "register" and figures <= e.figures.keys()]
     draws, seen = Seeds(len(log)).numpy("bandit"), np.array([1.0, similarity])
     worth = []
     for spawned in (True, False):

@@ -37,7 +37,6 @@ class NoveltySettings:
     """Changes the batches that p compares with."""
 
     def __post_init__(self) -> None:
-        """Refuse what can decide nothing."""
         one_of("rule", self.rule, ("calibrated", "cosine"))
         one_of("over", self.over, ("max", "median", "nearest"))
         _within(self, "[1, inf)", "batches", "neighbours", "min_tokens")
@@ -79,7 +78,6 @@ class RouterSettings:
     """Weight of the divergence of the output from that of the experts before the stage, on replayed rows."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot route."""
         one_of("kind", self.kind, ("prefix", "learned"))
         one_of("reads", self.reads, ("state", "prefix"))
         law = "must be off where one expert answers: its gate would be 1 at any score, and the router would learn nothing"
@@ -122,7 +120,6 @@ class PolicySettings:
     """With more parameters in experts, the least used go; they stay on disk."""
 
     def __post_init__(self) -> None:
-        """Refuse what can never be kept."""
         one_of("spawn", self.spawn, ("novelty", "bandit"))
         _within(self, "[1, inf)", "max_experts", "max_rank", "merge_every", "max_parameters")
         _within(self, "[0, inf)", "cooldown", "probe_steps", "min_gain", "merge_usage")
@@ -154,7 +151,6 @@ class SkillsSettings:
     """How one skill is learned."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned."""
         _within(self, "[1, inf)", "rank")
         _within(self, "[0, inf)", "replay")
         _within(self, "(0, 1)", "replay_share")

@@ -19,15 +19,12 @@ class Expert:
     """One expert of a mixture: an ordinary LoRA adapter."""
 
     name: str
-    """The skill's name, as it was spawned."""
     adapter: str
     """The adapter's name in PEFT, and its folder's."""
     rank: int
-    """Columns of A and B."""
     alpha: float
     """The update is scaled by alpha / rank."""
     targets: tuple[str, ...]
-    """Names of the modules it adapts."""
 
 
 @dataclass(frozen=True)

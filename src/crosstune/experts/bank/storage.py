@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,16 +24,13 @@ MANIFEST, ROUTER = "mixture.json", "router.safetensors"
 WEIGHTS = "adapter_model.safetensors"
 
 
-@dataclass(frozen=True)
-class StoredMixture:
-    """What a folder holds, verified."""
+class StoredMixture(NamedTuple):
+    """What a folder holds, verified: also PEFT's tensors of each adapter, and what else was kept, by part and name."""
 
     settings: dict[str, Any]
     events: tuple[Event, ...]
     weights: dict[str, dict[str, Tensor]]
-    """PEFT's tensors of each adapter."""
-    kept: defaultdict[str, dict[str, Tensor]]
-    """What else there is, by part and name."""
+    kept: dict[str, dict[str, Tensor]]
 
 
 def base_fingerprint(model: nn.Module) -> str:
@@ -107,21 +104,23 @@ def read_mixture(folder: Path | str, model: nn.Module) -> StoredMixture:
     """What was written, if it is whole and comes from this base model; else an error that shows the difference."""
     place = Path(folder)
     manifest = read_json(place / MANIFEST)
-    files = {name: place / "experts" / name / WEIGHTS for name in manifest["experts"]}
-    hashes = {**manifest["experts"], ROUTER: manifest["router"]}
+    files = {
+        name: (place / "experts" / name / WEIGHTS, told)
+        for name, told in manifest["experts"].items()
+    }
     found, base = manifest["base"], base_fingerprint(model)
     different = [] if found == base else [f"base model: {found} saved, {base} now"]
     if manifest["schema"] > SCHEMA:
         different.append(f"schema {manifest['schema']}: a newer Crosstune wrote it")
-    for name, file in {**files, ROUTER: place / ROUTER}.items():
+    for file, told in (*files.values(), (place / ROUTER, manifest["router"])):
         if not file.is_file():
             different.append(f"{file.relative_to(place)} is missing")
-        elif fingerprint_file(file) != hashes[name]:
+        elif fingerprint_file(file) != told:
             different.append(f"{file.relative_to(place)} is not what was written")
     remedy = "Load the base model that it was trained on, or save the mixture again."
     words = "must be whole, and come from this base model", "; ".join(different), remedy
     hold(not different, CheckpointError, place.name, words)
-    weights = {name: load_file(file) for name, file in files.items()}
+    weights = {name: load_file(file) for name, (file, _) in files.items()}
     events = tuple(_event(record) for record in manifest["events"])
     kept: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in load_file(place / ROUTER).items():

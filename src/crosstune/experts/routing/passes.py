@@ -45,13 +45,12 @@ class Routed(NamedTuple):
 
 @dataclass
 class _Underway:
-    """One call of the model, from its arguments to its output."""
+    """One call of the model: where its tokens stand, if that was said, and its cache, which held `begin` tokens."""
 
     positions: Tensor | None
     cache: Any
-    begin: int = 0
-    """Tokens that the cache held before."""
-    masked: bool = False
+    begin: int
+    masked: bool
     """Whether a mask says where tokens stand that is not [B, T]."""
     states: dict[int, PrefixState] = field(default_factory=dict)
     """What goes along with the cache, by block."""
@@ -84,7 +83,7 @@ class Routing:
         for at, block in self.blocks.items():
             for module in block.modules():
                 if isinstance(module, GatedLinear):
-                    module.follow(self.gates[at])
+                    module.gates = self.gates[at]
 
     @contextmanager
     def as_before(self) -> Iterator[None]:

@@ -129,8 +129,18 @@ class PrefixRouter:
         return self.logits(features).softmax(dim=-1).float()
 
     def logits(self, features: Tensor) -> Tensor:
-        """What the softmax is taken of, [..., K] of [..., F], float64."""
-        return self._scores(features) / self.temperature
+        """What the softmax is taken of, [..., K] of [..., F], float64; the regression is solved once after a skill came or went."""
+        words = "must know a skill", "none", "Call `learn` first."
+        hold(bool(self._skills), MeasurementError, "router", words)
+        self._check_width(features.shape[-1])
+        if self._rows is None:
+            skills = self._skills.values()
+            xx = torch.stack([sums.xx / sums.tokens for sums in skills]).sum(dim=0)
+            xx.diagonal().add_(self.ridge * xx.diagonal().mean())
+            xy = torch.stack([sums.x / sums.tokens for sums in skills], dim=1)
+            self._rows = torch.linalg.solve(xx, xy)
+        self._rows = self._rows.to(features.device)
+        return _finite(features) @ self._rows / self.temperature
 
     def tune(self, features: Mapping[str, Tensor]) -> None:
         """Set the temperature (.001 to 1000) at which −log of the right skill's gate is least; that is convex in 1 / temperature.
@@ -142,7 +152,8 @@ class PrefixRouter:
         law = f"must have tokens of each skill that is known, {sorted(self.names)}, and no other"
         words = law, given, "Keep rows of each aside."
         hold(given == sorted(self.names) != [], DataError, "features", words)
-        scores = {self.names.index(name): self._scores(rows) for name, rows in features.items()}
+        self.temperature = 1.0
+        scores = {self.names.index(name): self.logits(rows) for name, rows in features.items()}
 
         def loss(logarithm: float) -> float:
             logs = [(s / exp(logarithm)).log_softmax(-1)[..., at] for at, s in scores.items()]
@@ -173,20 +184,6 @@ class PrefixRouter:
         self.ridge, self.temperature = (tensors[name].item() for name in ("ridge", "temperature"))
         self._rows = None
 
-    def _scores(self, features: Tensor) -> Tensor:
-        """The regression's value for each skill, [..., K] of [..., F]; it is solved once after a skill came or went."""
-        words = "must know a skill", "none", "Call `learn` first."
-        hold(bool(self._skills), MeasurementError, "router", words)
-        self._check_width(features.shape[-1])
-        if self._rows is None:
-            skills = self._skills.values()
-            xx = torch.stack([sums.xx / sums.tokens for sums in skills]).sum(dim=0)
-            xx.diagonal().add_(self.ridge * xx.diagonal().mean())
-            xy = torch.stack([sums.x / sums.tokens for sums in skills], dim=1)
-            self._rows = torch.linalg.solve(xx, xy)
-        self._rows = self._rows.to(features.device)
-        return _finite(features) @ self._rows
-
     def _check_width(self, found: int) -> None:
         """Hold features to the width that the skills have."""
         width = next((len(known.x) for known in self._skills.values()), found)
@@ -194,10 +191,8 @@ class PrefixRouter:
         hold(found == width, ModelError, "features", words)
 
 
-def largest(gates: Tensor, top: int | None, *, renormalise: bool = False) -> Tensor:
+def largest(gates: Tensor, top: int, *, renormalise: bool = False) -> Tensor:
     """The `top` largest gates [..., K], the others 0; scaled up to sum to 1 where that is asked for."""
-    if top is None:
-        return gates
     law = f"must be from 1 to the number of skills, {gates.shape[-1]}"
     hold(0 < top <= gates.shape[-1], SettingsError, "top", (law, top, "Keep fewer."))
     kept = gates.topk(top, dim=-1)
