@@ -6,40 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import reduce
-from math import isfinite
 from operator import add
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from peft import PeftModel, set_peft_model_state_dict
+from torch import Tensor
 from transformers import TrainerCallback
-from transformers.pytorch_utils import Conv1D
 
 from crosstune.experts.bank.log import BASE as BASE
-from crosstune.experts.bank.log import Bank, Event, Expert
+from crosstune.experts.bank.log import Bank, Event
 from crosstune.experts.bank.storage import read_mixture, write_mixture
-from crosstune.experts.gated import factors, gated
 from crosstune.experts.lifecycle import Figures, Lifecycle
 from crosstune.experts.novelty import Novelty, assess, embed_rows
 from crosstune.experts.routing.learned import LearnedRouter
-from crosstune.experts.routing.passes import Routing
 from crosstune.experts.routing.prefix import PrefixRouter, SkillSums
 from crosstune.experts.routing.terms import batch_loss
 from crosstune.experts.settings import NoveltySettings, RouterSettings, hold
 from crosstune.foundation.data import Encoded, Task, as_rows, encode
-from crosstune.foundation.errors import (
-    DataError,
-    ModelError,
-    SettingsError,
-    TrainingError,
-    UnsupportedError,
-)
-from crosstune.foundation.models import Stream
-from crosstune.foundation.seeds import Seeds
-from crosstune.foundation.settings.options import at_least
+from crosstune.foundation.errors import DataError, TrainingError, UnsupportedError
 
 _MOVED = 0.5
 """How far a skill's embedding moves towards rows that come again."""
@@ -76,30 +62,9 @@ class ExpertMixture(Lifecycle):
         seed: int = 0,
         novelty: NoveltySettings | None = None,
     ) -> None:
-        super().__init__(seed)
-        law = "must have no adapters: they would be part of what stays as it is"
-        remedy = "Load the base model anew, or merge the adapter into it first."
-        bare = not any(isinstance(module, BaseTunerLayer) for module in model.modules())
-        hold(bare, ModelError, "model", (law, "a model with PEFT layers in it", remedy))
-        stream = Stream.of(model)
+        super().__init__(model, router or RouterSettings(), site=site, seed=seed)
+        self.tokenizer, self.length = tokenizer, length
         self.novelty = novelty or NoveltySettings()
-        self.model: Any = model.requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.site, self.length = site, length
-        self.router: PrefixRouter | LearnedRouter | None = None
-        self.routing = Routing(self, stream, site, router or RouterSettings())
-        if self.routing.settings.kind == "learned":
-            reads, device = self.routing.settings.reads, next(model.parameters()).device
-            sites = range(site, stream.num_layers)
-            self.router = LearnedRouter(sites, stream.width, reads).to(device)
-        linear = [
-            (path.rpartition(".")[2], sum(module.weight.shape))
-            for block in self.routing.blocks.values()
-            for path, module in block.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
-        ]
-        self._linear = tuple(sorted({name for name, _ in linear}))
-        self._elements = sum(size for _, size in linear)
 
     def forward(
         self,
@@ -191,81 +156,6 @@ class ExpertMixture(Lifecycle):
         hold(bool(encoded), DataError, "rows", ("must hold at least one row", "none", "Give some."))
         with self.answering():
             return encoded, embed_rows(self.get_base_model(), encoded)
-
-    def spawn(
-        self,
-        name: str,
-        *,
-        rank: int = 16,
-        alpha: float | None = None,
-        targets: Sequence[str] = (),
-        parent: str | None = None,
-        figures: Figures = None,
-    ) -> Expert:
-        """A new expert that adds nothing yet, and learns from now on; all others are frozen.
-
-        With a learned router it shares the gate of its parent, and no output changes.
-
-        Args:
-            alpha: The update is scaled by alpha / rank; twice the rank where it is not given.
-            targets: Names of the modules it adapts; all linear ones in the blocks from the router's site upward if none.
-            parent: The expert that it begins as a copy of, scale and targets included; the model itself where none is given.
-
-        Raises:
-            SettingsError: The name is taken or cannot be a folder's, or the rank is below 1 or the parent's.
-            TrainingError: Another expert is still learning.
-        """
-        self.bank.check_idle("spawn")
-        adapter = self.bank.adapter_name(name)
-        copied = None if parent is None else self.bank.expert(parent)
-        at_least("rank", rank, copied.rank if copied else 1)
-        words = "must come without alpha and targets: it brings its own", parent, "Leave these out."
-        hold(not copied or not (targets or alpha), SettingsError, "parent", words)
-        if copied:
-            alpha, targets = copied.alpha * rank / copied.rank, copied.targets
-        alpha = 2.0 * rank if alpha is None else float(alpha)
-        positive = isfinite(alpha) and alpha > 0.0
-        hold(positive, SettingsError, "alpha", ("must be positive", alpha, "Leave it out."))
-        unknown = sorted(set(targets) - set(self._linear))
-        linear = f"Use some of {', '.join(self._linear)}."
-        strange = "must be linear modules of the blocks", ", ".join(unknown), linear
-        hold(not unknown, SettingsError, "targets", strange)
-        expert = Expert(name, adapter, rank, alpha, tuple(targets) or self._linear)
-        self._add(expert)
-        if copied:
-            pair = (factors(self.model, some) for some in (adapter, copied.adapter))
-            for mine, own in zip(*pair, strict=True):  # what is left of A is random, of B zero
-                mine.data[: own.shape[0], : own.shape[1]] = own
-        if isinstance(self.router, LearnedRouter):
-            self.router.split(name, adapter, parent)
-        self._happened(Event("spawn", name, expert), figures)
-        return expert
-
-    def _add(self, expert: Expert) -> None:
-        """Put an expert's factors into the layers, frozen."""
-        config = gated(
-            r=expert.rank,
-            lora_alpha=expert.alpha,
-            target_modules=list(expert.targets),
-            layers_to_transform=list(self.routing.blocks) if self.site else None,
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.model.modules()),
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(Seeds(self.seed).derive("expert", expert.name))
-            if isinstance(self.model, PeftModel):
-                self.model.add_adapter(expert.adapter, config)
-            else:
-                self.model = get_peft_model(self.model, config, adapter_name=expert.adapter)
-        self.routing.follow()
-        self.model.requires_grad_(False)
-
-    def parameters_at(self, rank: int) -> int:
-        """How many an expert of a rank has that adapts all it may."""
-        return rank * self._elements
-
-    def parameters_of(self, name: str) -> list[nn.Parameter]:
-        """An expert's factors."""
-        return factors(self.model, self.bank.expert(name).adapter)
 
     def register(self, name: str | Task, rows: Any = None, *, figures: Figures = None) -> None:
         """The skill is known from now on: an analytic router learns it from its rows; its expert, if it was learning, is frozen.
