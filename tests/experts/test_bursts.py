@@ -14,7 +14,6 @@ from tests.experts.test_mixture import folder, fresh, texts  # noqa: F401
 from torch import Tensor
 
 from crosstune.experts.bursts import NoveltyQueue, row_p, token_surprise
-from crosstune.experts.novelty import Embedding
 from crosstune.experts.settings import NoveltySettings
 from crosstune.foundation.data import UNSCORED, Encoded, Row, encode
 from crosstune.foundation.errors import DataError
@@ -27,10 +26,6 @@ def drawn(place: float, count: int, seed: int) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     rows = torch.randn(count, WIDTH, generator=draw)
     return place + rows * torch.where(torch.rand(count, 1, generator=draw) < 0.1, 3.0, 1.0)
-
-
-def embedded(rows: Tensor) -> Embedding:
-    return Embedding(rows, 20 * len(rows))
 
 
 def test_of_a_known_skill_no_more_rows_are_strange_than_the_level() -> None:
@@ -56,7 +51,7 @@ def test_p_is_the_rank_of_the_distance_from_all_others() -> None:
 
 
 def test_two_new_skills_among_known_rows_come_out_as_two_bursts_and_nothing_is_lost() -> None:
-    library = {"a": embedded(drawn(0.0, 60, 1)), "b": embedded(drawn(8.0, 60, 2))}
+    library = {"a": drawn(0.0, 60, 1), "b": drawn(8.0, 60, 2)}
     places = {"a": 0.0, "b": 8.0, "new one": -12.0, "new two": 20.0}
     rows = {
         (skill, at): row
@@ -69,10 +64,10 @@ def test_two_new_skills_among_known_rows_come_out_as_two_bursts_and_nothing_is_l
     known, bursts = [], []
     for start in range(0, len(stream), 10):
         some = stream[start : start + 10]
-        known += queue.add(some, embedded(torch.stack([rows[one] for one in some])))
+        known += queue.add(some, torch.stack([rows[one] for one in some]))
         if burst := queue.burst():
             bursts.append(burst)
-            library[f"found {len(bursts)}"] = embedded(torch.stack([rows[one] for one in burst]))
+            library[f"found {len(bursts)}"] = torch.stack([rows[one] for one in burst])
     assert sorted(min(burst)[0] for burst in bursts) == ["new one", "new two"]
     assert all(len({skill for skill, _ in burst}) == 1 for burst in bursts)
     assert min(map(len, bursts)) >= 30
@@ -86,18 +81,18 @@ def test_two_new_skills_among_known_rows_come_out_as_two_bursts_and_nothing_is_l
 
 def test_unlike_rows_wait_and_without_a_known_skill_all_are_new() -> None:
     scattered = torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(0)) * 100.0
-    queue = NoveltyQueue[int]({"a": embedded(drawn(0.0, 60, 1))}, NoveltySettings())
-    assert queue.add(range(40), embedded(scattered)) == []
+    queue = NoveltyQueue[int]({"a": drawn(0.0, 60, 1)}, NoveltySettings())
+    assert queue.add(range(40), scattered) == []
     assert queue.burst() == [] and len(queue.waiting) == 40
     first = NoveltyQueue[int]({}, NoveltySettings())
-    assert first.add(range(31), embedded(scattered[:31])) == [] == first.burst()
-    first.add([31], embedded(scattered[31:32]))
+    assert first.add(range(31), scattered[:31]) == [] == first.burst()
+    first.add([31], scattered[31:32])
     assert first.burst() == list(range(32)) and first.waiting == []
 
 
 def test_each_item_is_one_embedded_row() -> None:
     with pytest.raises(DataError, match="one for each embedded row"):
-        NoveltyQueue[int]({}, NoveltySettings()).add([1, 2], embedded(drawn(0.0, 1, 0)))
+        NoveltyQueue[int]({}, NoveltySettings()).add([1, 2], drawn(0.0, 1, 0))
 
 
 def test_token_surprise_is_that_of_states_after_the_norm(folder: Path) -> None:  # noqa: F811

@@ -33,7 +33,7 @@ def mixed(family: str) -> tuple[PeftModel, Gates]:
         if ".lora_" in name:
             value.data = 0.1 * torch.randn(value.shape, generator=draws)
     for module in layers(model):
-        module.follow(gates)
+        module.gates = gates
     return model.eval(), gates
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.experts.test_mixture import folder, learn, rows_of, texts, three  # noqa: F401
+from tests.experts.test_mixture import folder, fresh, rows_of, three  # noqa: F401
+from tests.studies.skills.test_tables import losses
 
-from crosstune.experts.health import SkillHealth, skill_health
+from crosstune.experts.bank.log import Event
+from crosstune.experts.health import POSITIONS, SkillHealth, skill_health
 from crosstune.experts.mixture import ExpertMixture
-from crosstune.foundation.data import as_rows, encode
+from crosstune.foundation.data import as_rows, collate, encode
 from crosstune.foundation.errors import SettingsError
-from crosstune.foundation.evaluation import score_rows
+from crosstune.foundation.evaluation import score_rows, token_nats
 from crosstune.foundation.models import load_model, load_tokenizer
+from crosstune.foundation.statistics.intervals import ratio_jackknife
 from crosstune.foundation.training import StageData, TrainingSettings, train_stage
 
 
@@ -23,12 +26,16 @@ from crosstune.foundation.training import StageData, TrainingSettings, train_sta
 def test_both_losses_are_those_of_scored_rows(three, skill: str, words: str) -> None:  # noqa: F811
     rows = rows_of(three, words, seed=4)
     health = skill_health(three, skill, rows)
-    assert health.loss.value == pytest.approx(score_rows(three, rows, pad_id=0).loss)
+    assert float(health.loss.value) == pytest.approx(score_rows(three, rows, pad_id=0).loss)
     with three.answering(*(() if skill == "base" else (skill,))):
-        alone = score_rows(three, rows, pad_id=0).loss
-    assert health.known_loss.value == pytest.approx(alone)
+        alone = score_rows(three, rows, pad_id=0)
+    assert float(health.known_loss.value) == pytest.approx(alone.loss)
+    assert health.known == pytest.approx(tuple(alone.by_unit(alone.nats).tolist()))
+    assert (sum(health.tokens), health.bytes) == (int(alone.tokens.sum()), int(alone.bytes.sum()))
     cost = health.router_forgetting
-    assert cost.value == pytest.approx(health.loss.value - health.known_loss.value)
+    assert float(cost.value) == pytest.approx(
+        float(health.loss.value) - float(health.known_loss.value)
+    )
     assert cost.low < cost.value < cost.high
     assert health.usage.keys() == {"base", "numbers", "shapes"}
     assert sum(health.usage.values()) == pytest.approx(1.0)
@@ -36,13 +43,62 @@ def test_both_losses_are_those_of_scored_rows(three, skill: str, words: str) -> 
     assert 0.0 < health.entropy < 1.0
 
 
-def test_positions_add_up_and_what_is_not_scored_is_unmeasured() -> None:
-    routed = torch.tensor([[0.0, 3.0, 2.0, 1.0], [0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
-    scored = torch.tensor([[False, True, True, True], [False, True, False, False]])
-    health = SkillHealth("a", routed, routed / 2, scored, ("x", "y"), {"a": 1.0})
-    assert health.by_position([0, 1, 2]) == pytest.approx([math.nan, 1.0, 0.75], nan_ok=True)
-    assert health.router_forgetting.value == pytest.approx(3.5 / 4)
-    assert health.entropy == 0.0
+def test_the_cost_of_places_is_that_of_their_tokens(three) -> None:  # noqa: F811
+    rows = rows_of(three, "shapes", seed=4)
+    health = skill_health(three, "shapes", rows)
+    costs: dict[int, list[float]] = {}
+    for row in rows:
+        batch = collate([row], 0)
+        with torch.no_grad():
+            routed = token_nats(three, batch)[0]
+            with three.answering("shapes"):
+                cost = routed - token_nats(three, batch)[0]
+        for at, value in enumerate(cost.tolist(), start=1):  # every token but the first is scored
+            place = max(edge for edge in POSITIONS if edge <= at)
+            costs.setdefault(place, []).append(value)
+    expected = [sum(costs[at]) / len(costs[at]) if at in costs else math.nan for at in POSITIONS]
+    assert health.by_position == pytest.approx(expected, rel=1e-4, abs=1e-5, nan_ok=True)
+    assert len(costs) > 3 and 0 not in costs
+
+
+def test_without_a_router_the_skills_expert_answers(folder) -> None:  # noqa: F811
+    mixture = fresh(folder)
+    mixture.spawn("numbers", rank=2)
+    for value in mixture.parameters_of("numbers"):
+        value.data.normal_()
+    mixture.bank.record(Event("register", "numbers"))
+    health = skill_health(mixture, "numbers", rows_of(mixture, "numbers"))
+    alone = skill_health(mixture, "base", rows_of(mixture, "numbers"))
+    assert health.routed == health.known != alone.known
+    assert health.usage == {}
+
+
+def test_one_answering_all_has_no_entropy_and_all_alike_have_most() -> None:
+    for usage, entropy in (
+        ({"a": 1.0}, 0.0),
+        ({"a": 1.0, "b": 0.0}, 0.0),
+        ({"a": 0.5, "b": 0.5}, 1.0),
+    ):
+        assert SkillHealth((), (), (), 0, usage, ()).entropy == pytest.approx(entropy)
+
+
+def test_what_was_forgotten_is_paired_by_rows_and_adds_up() -> None:
+    then, now = losses(2.0, 1.5), losses(2.5, 1.75)
+    lost = now.forgotten_since(then)
+    paired = ratio_jackknife([5.0] * 4, then.tokens)  # every row lost the same: no spread is left
+    assert float(lost["whole"].value) == pytest.approx(0.5)
+    assert float(lost["whole"].low) == pytest.approx(float(paired.low))
+    assert float(lost["experts"].value) + float(lost["router"].value) == pytest.approx(0.5)
+
+
+def test_what_an_expert_wins_is_against_the_same_rows() -> None:
+    alone, learned = losses(9.0, 3.0), losses(9.0, 1.0)
+    assert float(learned.won(alone).value) == pytest.approx(2.0)
+    assert float(alone.won(learned).value) == pytest.approx(-2.0)
+
+
+def test_bits_count_the_bytes_of_the_text() -> None:
+    assert losses(1.0, 1.0).bits_per_byte == pytest.approx(1.15 / 2 / 0.6931471805599453)
 
 
 def test_a_skill_without_an_expert_is_refused(three) -> None:  # noqa: F811
@@ -92,12 +148,12 @@ def test_real_skills_are_learned_and_only_the_gates_forget(shared: Path, tmp_pat
             )
         mixture.register(name, texts_of[name][:80])
         assert mixture.assess(texts_of[name][80:]).verdict != "new"
-        after[name] = skill_health(mixture, name, held_out[name]).known_loss.value
+        after[name] = float(skill_health(mixture, name, held_out[name]).known_loss.value)
     for name, some in held_out.items():
         health = skill_health(mixture, name, some)
-        assert health.known_loss.value == pytest.approx(
+        assert float(health.known_loss.value) == pytest.approx(
             after[name], rel=1e-6
         )  # experts forget nothing
         assert health.router_forgetting.value < 0.35  # .03, .10, .13 and .04 were seen
         if name != "base":
-            assert start[name] - health.loss.value > 1.0
+            assert start[name] - float(health.loss.value) > 1.0

@@ -178,6 +178,15 @@ def test_who_is_used_least_goes_under_a_cap_and_the_model_answers_its_skill(
     assert found.answers[gone] == "base"
     assert [event.name for event in found.mixture.bank.events if event.kind == "evict"] == [gone]
     assert found.mixture.bank.events[-1].figures["usage"] >= 0
+    again = SkillLearner(
+        load_model(folder), load_tokenizer(folder), found.settings, folder=tmp_path
+    )
+    assert again.answers == found.answers  # a run that goes on knows who has gone
+    assert gone == "numbers"  # which was saved before, so that it stays on disk
+    assert {path.name for path in tmp_path.glob("learned/mixture/experts/xp_*")} == {
+        "xp_numbers",
+        "xp_shapes",
+    }
 
 
 def test_experts_that_are_alike_become_one_unless_a_skill_loses(

@@ -56,8 +56,13 @@ def test_an_expert_learns_again_until_it_is_registered(folder: Path) -> None:
     learning = {p for p in mixture.parameters() if p.requires_grad}
     assert learning == set(mixture.parameters_of("numbers"))
     tokens = mixture.router.tensors()["skills.1.tokens.numbers"]
+    known, again = mixture.library["numbers"], fresh(folder)
+    again.register("base", texts("numbers", 48, seed=9))
     mixture.register("numbers", texts("numbers", 48, seed=9), figures={"gain": 0.5})
     assert mixture.router.tensors()["skills.1.tokens.numbers"] > 1.5 * tokens
+    moved = mixture.library["numbers"]  # half of the way to its new rows, as spread as before
+    torch.testing.assert_close(moved.mean(0), (known.mean(0) + again.library["base"].mean(0)) / 2)
+    torch.testing.assert_close(moved.std(0), known.std(0))
     assert not any(p.requires_grad for p in mixture.parameters())
     assert [event.figures for event in mixture.bank.events[-2:]] == [{"p": 0.2}, {"gain": 0.5}]
 
@@ -195,7 +200,7 @@ def test_merged_side_by_side_is_the_mean_by_usage(folder: Path) -> None:
     assert mixture.router.names == ("base", "both") == tuple(mixture.tuning)
     joint = mixture.router.tensors()["skills.1.xx.both"]
     assert torch.equal(joint, sums["skills.1.xx.numbers"] + sums["skills.2.xx.shapes"])
-    assert len(mixture.library["both"].rows) == len(set(texts("numbers", 48, 7))) + len(
+    assert len(mixture.library["both"]) == len(set(texts("numbers", 48, 7))) + len(
         set(texts("shapes", 48, 7))
     )
     assert len(mixture.replay.rows["both"]) == 4

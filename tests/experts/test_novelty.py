@@ -15,7 +15,7 @@ import torch
 from tests.foundation.models.decoders import decoder
 from torch import Tensor
 
-from crosstune.experts.novelty import Embedding, assess, embed_rows
+from crosstune.experts.novelty import Novelty, assess, embed_rows
 from crosstune.experts.settings import NoveltySettings
 from crosstune.foundation.data import Encoded, Row, encode
 from crosstune.foundation.errors import DataError
@@ -39,15 +39,16 @@ def say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
-def embedding(rows: Tensor) -> Embedding:
-    return Embedding(rows.float(), 100 * len(rows))
+def judged(batch: Tensor, library: dict[str, Tensor], settings: NoveltySettings) -> Novelty:
+    """Of rows with a hundred tokens each."""
+    return assess(batch, 100 * len(batch), library, settings)
 
 
-def skill(direction: int, rows: int, *names: str | int) -> Embedding:
+def skill(direction: int, rows: int, *names: str | int) -> Tensor:
     """Rows about one axis, at cosines of about .95 to it."""
     noise = torch.randn(rows, WIDTH, generator=Seeds(0).torch("rows", direction, *names))
     noise[:, direction] += 20
-    return embedding(noise)
+    return noise
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -58,7 +59,7 @@ def test_any_number_of_known_skills_and_any_batch_leave_what_is_new_new(
 ) -> None:
     """The original compared along the wrong axis: with one skill known, nothing was ever new again."""
     library = {str(at): skill(at, 40 + at, "known") for at in range(known)}
-    found = assess(skill(WIDTH - 1, rows, "new"), library, RULES[name])
+    found = judged(skill(WIDTH - 1, rows, "new"), library, RULES[name])
     assert (found.verdict, found.is_new) == ("new", True), found.why
     assert name != "calibrated" or found.p == 1 / 200  # the smallest of 199 batches
 
@@ -69,11 +70,11 @@ def test_a_repeat_of_a_known_skill_is_known_and_named(known: int, name: str) -> 
     library = {str(at): skill(at, 40, "known") for at in range(known)}
     for at in range(known):
         # The same rows, so that p is 1: fresh ones are strange once in twenty times, which the streams below count.
-        found = assess(library[str(at)], library, RULES[name])
+        found = judged(library[str(at)], library, RULES[name])
         assert (found.verdict, found.nearest, found.is_new) == ("known", str(at), False), found.why
         assert name != "calibrated" or found.p == 1
         assert float(found.similarity.value) == pytest.approx(1)  # type: ignore[union-attr]
-        fresh = assess(skill(at, 32, "again"), library, RULES[name])
+        fresh = judged(skill(at, 32, "again"), library, RULES[name])
         assert fresh.nearest == str(at)
         assert fresh.verdict == "known" or name == "calibrated"
 
@@ -93,7 +94,7 @@ def test_p_is_its_share_of_all_the_ways_to_part_the_rows() -> None:
     least = far((0, 1, 2, 3, 4)) - 1e-6
     exact = sum(far(batch) >= least for batch in combinations(range(11), 5)) / 462
     settings = NoveltySettings(batches=4000, min_rows=4, min_tokens=1)
-    found = assess(embedding(rows[:5]), {"a": embedding(rows[5:])}, settings).p
+    found = assess(rows[:5], 500, {"a": rows[5:]}, settings).p
     assert abs(found - exact) < 4 * math.sqrt(exact * (1 - exact) / 4000) + 1 / 4000
 
 
@@ -105,7 +106,7 @@ def test_the_similarity_is_the_cosine_of_means_with_an_interval_that_covers() ->
     for draw in range(200):
         noise = torch.randn(2, 48, WIDTH, generator=Seeds(0).torch("cover", draw)) * 0.4
         a, b = axes[0] + noise[0], axes[0] * 0.6 + axes[1] * 0.8 + noise[1]
-        interval = assess(embedding(a), {"b": embedding(b)}, settings).similarity
+        interval = judged(a, {"b": b}, settings).similarity
         assert interval is not None
         expected = torch.cosine_similarity(a.double().mean(0), b.double().mean(0), dim=0)
         assert float(interval.value) == pytest.approx(float(expected), abs=1e-6)
@@ -118,93 +119,62 @@ def test_what_is_taken_over_skills(over: Any, expected: float) -> None:
     """Cosines .8, .6 and 0."""
     axes = torch.eye(3)
     batch = torch.tensor([0.8, 0.6, 0.0])
-    library = {str(at): embedding(axes[at].expand(32, 3)) for at in range(3)}
+    library = {str(at): axes[at].expand(32, 3) for at in range(3)}
     settings = NoveltySettings(rule="cosine", over=over)
-    found = assess(embedding(batch.expand(32, 3)), library, settings)
+    found = judged(batch.expand(32, 3), library, settings)
     assert float(found.similarity.value) == pytest.approx(expected)  # type: ignore[union-attr]
 
 
 def test_the_threshold_falls_with_the_known_skills() -> None:
     settings = NoveltySettings(rule="cosine", threshold=0.9, decay=0.1)
-    batch = embedding(torch.tensor([0.75, math.sqrt(1 - 0.75**2), 0.0]).expand(32, 3))
+    batch = torch.tensor([0.75, math.sqrt(1 - 0.75**2), 0.0]).expand(32, 3)
     axes = torch.eye(3)
-    few = {"x": embedding(axes[0].expand(32, 3))}  # .9 - .1 log 2 = .83
-    many = few | {
-        str(at): embedding(axes[2].expand(32, 3)) for at in range(6)
-    }  # .9 - .1 log 8 = .69
-    found = [assess(batch, known, settings) for known in (few, many)]
+    few = {"x": axes[0].expand(32, 3)}  # .9 - .1 log 2 = .83
+    many = few | {str(at): axes[2].expand(32, 3) for at in range(6)}  # .9 - .1 log 8 = .69
+    found = [judged(batch, known, settings) for known in (few, many)]
     assert [(one.verdict, one.why[-5:]) for one in found] == [("new", "0.831"), ("known", "0.692")]
 
 
 @pytest.mark.parametrize(
-    ("why", "batch", "settings"),
+    ("why", "rows", "tokens", "settings"),
     [
-        ("31 rows", skill(0, 31), NoveltySettings()),
-        ("511 tokens", Embedding(skill(0, 32).rows, 511), NoveltySettings()),
-        ("18 batches p is at least 0.0526", skill(0, 32), NoveltySettings(batches=18)),
+        ("31 rows", skill(0, 31), 3100, NoveltySettings()),
+        ("511 tokens", skill(0, 32), 511, NoveltySettings()),
+        ("18 batches p is at least 0.0526", skill(0, 32), 512, NoveltySettings(batches=18)),
         (
             "on both sides of the threshold",
-            embedding(torch.randn(32, WIDTH, generator=Seeds(0).torch("wide")) * 5),
+            torch.randn(32, WIDTH, generator=Seeds(0).torch("wide")) * 5,
+            512,
             NoveltySettings(rule="cosine", threshold=0.0),
         ),
     ],
 )
 def test_what_cannot_be_decided_is_not_new(
-    why: str, batch: Embedding, settings: NoveltySettings
+    why: str, rows: Tensor, tokens: int, settings: NoveltySettings
 ) -> None:
-    found = assess(batch, {"a": skill(1, 32)}, settings)
+    found = assess(rows, tokens, {"a": skill(1, 32)}, settings)
     assert (found.verdict, found.is_new) == ("undecided", False)
     assert why in found.why
 
 
 def test_with_nothing_known_all_is_new() -> None:
-    found = assess(skill(0, 32), {}, NoveltySettings())
+    found = judged(skill(0, 32), {}, NoveltySettings())
     assert (found.is_new, found.nearest, found.why) == (True, None, "nothing is known yet")
-    assert assess(skill(0, 31), {}, NoveltySettings()).verdict == "undecided"
+    assert judged(skill(0, 31), {}, NoveltySettings()).verdict == "undecided"
 
 
-def test_a_skill_that_comes_again_moves_and_keeps_its_spread() -> None:
-    first, again = skill(0, 32), skill(1, 40)
-    moved = first.moved(again, 0.25)
-    torch.testing.assert_close(
-        moved.mean, 0.75 * first.mean + 0.25 * again.mean, atol=1e-5, rtol=1e-5
-    )
-    torch.testing.assert_close(moved.rows.std(0), first.rows.std(0))
-    assert (moved.tokens, len(moved.rows)) == (7200, 32)
-
-
-REFUSED: dict[str, tuple[Any, str]] = {
-    "width of a known skill": (
-        lambda: assess(skill(0, 32), {"a": embedding(torch.ones(32, 5))}, NoveltySettings()),
-        r"`library\['a'\]` must have 32 features",
-    ),
-    "few rows of a known skill": (
-        lambda: assess(skill(0, 32), {"a": skill(0, 31)}, NoveltySettings()),
-        r"`library\['a'\]` must have 32 rows",
-    ),
-    "width of what comes again": (
-        lambda: skill(0, 4).moved(embedding(torch.ones(4, 5)), 0.5),
-        "`again` must have 32 features",
-    ),
-    "share": (lambda: skill(0, 4).moved(skill(0, 4), 1.5), "`share` must be 0 to 1"),
-    "one mean": (lambda: Embedding(torch.ones(5), 9), "`rows` must be a matrix"),
-    "no rows": (lambda: Embedding(torch.ones(0, 5), 0), "`rows` must be a matrix"),
-    "NaN": (
-        lambda: Embedding(torch.tensor([[1.0], [math.nan]]), 9),
-        "`rows` must be finite; found 1 of 2",
-    ),
-    "nothing scored": (
-        lambda: embed_rows(decoder("llama"), [item("a", [3], [-100])], 0),
-        "`encoded` must have a scored token",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_refused_in_words(case: str) -> None:
-    call, words = REFUSED[case]
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([-100], "`encoded` must have a scored token"),
+        ([-100, 3], "`states` must be finite; found 1 of 1"),
+    ],
+)
+def test_rows_that_lie_nowhere_are_refused(labels: list[int], words: str) -> None:
+    model = decoder("llama")
+    model.model.norm.weight.data[0] = math.nan
     with pytest.raises(DataError, match=words):
-        call()
+        embed_rows(model, [item("a", [3] * len(labels), labels)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,21 +201,20 @@ def test_an_embedding_is_transformers_last_hidden_state_over_scored_tokens() -> 
             told = model(torch.tensor([row.input_ids]), output_hidden_states=True).hidden_states
         expected.append(told[-1][0][torch.tensor(row.labels) != -100])
     means = torch.stack([torch.cat([expected[0], expected[3]]).mean(0), expected[1].mean(0)])
-    for batch_tokens in (1, 100):
-        found = embed_rows(model, rows, pad_id=3, batch_tokens=batch_tokens)
-        torch.testing.assert_close(found.rows, means, atol=1e-5, rtol=1e-5)
-        assert (found.tokens, found.rows.requires_grad) == (6, False)
+    found = embed_rows(model, rows)
+    torch.testing.assert_close(found, means, atol=1e-5, rtol=1e-5)
+    assert not found.requires_grad
 
 
 def test_an_embedding_in_half_precision_is_near(tmp_path: Path) -> None:
     folder = random_model("llama", tmp_path / "model")
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     rows = encode([Row(str(at), "once upon a time " * (at + 1)) for at in range(3)], tokenizer, 64)
-    exact = embed_rows(model, rows, 0)
-    half = embed_rows(model.bfloat16(), rows, 0)
-    assert half.rows.dtype == torch.float32
+    exact = embed_rows(model, rows)
+    half = embed_rows(model.bfloat16(), rows)
+    assert half.dtype == torch.float32
     # bfloat16: 2 ** -8 each, of states of norm √H
-    torch.testing.assert_close(half.rows, exact.rows, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(half, exact, atol=0.1, rtol=0.1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -260,7 +229,7 @@ WORLDS = {
 STREAMS = 300
 
 
-def stream(world: str, seed: int) -> tuple[list[Embedding], Embedding]:
+def stream(world: str, seed: int) -> tuple[list[Tensor], Tensor]:
     """Four skills (means .3 of a row's spread apart a feature), and more rows of one of them."""
     offset, df = WORLDS[world]
     generator = Seeds(0).numpy("stream", world, seed)
@@ -269,7 +238,7 @@ def stream(world: str, seed: int) -> tuple[list[Embedding], Embedding]:
     if df < math.inf:
         noise = noise / (generator.chisquare(df, (5, 32, 1)) / df) ** 0.5
     means[4] = means[generator.integers(4)]
-    *skills, again = (embedding(torch.from_numpy(rows)) for rows in means + noise)
+    *skills, again = (torch.from_numpy(rows).float() for rows in means + noise)
     return skills, again
 
 
@@ -278,7 +247,7 @@ def rates(world: str, rule: Any) -> tuple[float, float, float]:
     false = missed = undecided = 0
     for seed in range(STREAMS):
         skills, again = stream(world, seed)
-        library: dict[str, Embedding] = {}
+        library: dict[str, Tensor] = {}
         for at, new in enumerate(skills):
             verdict = rule(new, library)
             missed += verdict != "new"
@@ -290,14 +259,14 @@ def rates(world: str, rule: Any) -> tuple[float, float, float]:
     return false / STREAMS, missed / STREAMS / 3, undecided / STREAMS / 4
 
 
-def split_conformal(batch: Embedding, library: dict[str, Embedding]) -> str:
+def split_conformal(batch: Tensor, library: dict[str, Tensor]) -> str:
     """The rule that the calibrated one replaces: half of a skill's rows is the reference, 1 - cosine of 19 batches redrawn from
     the other half calibrates."""
     values = [0.0]
     for known in library.values():
-        reference, held = known.rows.double().chunk(2)
+        reference, held = known.double().chunk(2)
         drawn = torch.randint(len(held), (19, 32), generator=Seeds(0).torch("drawn"))
-        means = torch.cat([held[drawn].mean(1), batch.mean[None]])
+        means = torch.cat([held[drawn].mean(1), batch.double().mean(0)[None]])
         far = 1 - torch.cosine_similarity(means, reference.mean(0)[None])
         values.append((int((far[:-1] >= far[-1]).sum()) + 1) / 20)
     return "new" if max(values) <= 0.05 else "known"
@@ -305,7 +274,7 @@ def split_conformal(batch: Embedding, library: dict[str, Embedding]) -> str:
 
 def table(world: str) -> dict[str, tuple[float, float, float]]:
     rules: dict[str, Any] = {
-        name: lambda batch, library, at=settings: assess(batch, library, at).verdict
+        name: lambda batch, library, at=settings: judged(batch, library, at).verdict
         for name, settings in RULES.items()
     }
     found = {
@@ -337,7 +306,7 @@ def lines(path: Path, field: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def texts(shared: Path) -> dict[str, Embedding]:
+def texts(shared: Path) -> dict[str, Tensor]:
     """Two batches of 32 rows of each of four skills, as stories260K sees them."""
     data, folder = shared / "data", shared / "models" / "stories260K"
     wiki = (data / "english/wikitext-2/valid.txt").read_text(encoding="utf-8").splitlines()
@@ -354,15 +323,15 @@ def texts(shared: Path) -> dict[str, Embedding]:
         for batch in range(2):
             chosen = order[32 * batch : 32 * batch + 32]
             rows = [Row(str(at), all_rows[at]) for at in chosen]
-            batches[f"{name} {batch + 1}"] = embed_rows(model, encode(rows, tokenizer, 128), 0)
+            batches[f"{name} {batch + 1}"] = embed_rows(model, encode(rows, tokenizer, 128))
     return batches
 
 
-def test_real_skills_are_new_once(texts: dict[str, Embedding]) -> None:
+def test_real_skills_are_new_once(texts: dict[str, Tensor]) -> None:
     """At the smallest p there is; a fixed threshold of .75 sees none of them: all cosines are larger."""
-    library: dict[str, Embedding] = {}
+    library: dict[str, Tensor] = {}
     for name, batch in texts.items():
-        found = assess(batch, library, NoveltySettings(level=0.005))
+        found = judged(batch, library, NoveltySettings(level=0.005))
         near = (
             found.similarity
             and f"{float(found.similarity.value):.3f} ± {float(found.similarity.half_width):.3f}"
@@ -373,5 +342,5 @@ def test_real_skills_are_new_once(texts: dict[str, Embedding]) -> None:
             assert found.nearest == name.replace("2", "1")
             continue
         if library:
-            assert assess(batch, library, NoveltySettings(rule="cosine")).verdict == "known"
+            assert judged(batch, library, NoveltySettings(rule="cosine")).verdict == "known"
         library[name] = batch

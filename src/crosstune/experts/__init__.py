@@ -2,7 +2,7 @@
 
 `settings` (no torch) · `novelty` says whether a skill is new, `bursts` of rows that come one by one · `gated` is the layer ·
 `routing` says who answers a token, by the prefix or by learned routers · `bank` is the log of what happened, and what is kept on disk ·
-`mixture` is all of it around a model · `policy` decides when experts come and go, `lifecycle` does it · `health` says who forgot ·
+`lifecycle` is the experts of a model and what becomes of them, as `policy` decides · `mixture` asks them · `health` says who forgot ·
 `learning` is a whole stream of skills, with its `accounts` · `composition` says what answers a task of several skills.
 """
 

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from crosstune.experts.novelty import Embedding, Library
-from crosstune.experts.settings import NoveltySettings
-from crosstune.foundation.data import UNSCORED, Encoded, collate
+from crosstune.experts.novelty import Library, final_states
+from crosstune.experts.settings import NoveltySettings, hold
+from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import DataError
-from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 
 Item = TypeVar("Item")
@@ -52,23 +51,19 @@ class NoveltyQueue(Generic[Item]):
     waiting: list[tuple[Item, Tensor]] = field(default_factory=list)
     """The queued rows with their embeddings."""
 
-    def add(self, items: Sequence[Item], embedding: Embedding) -> list[tuple[Item, str]]:
-        """Queue rows, by whatever names them, that are strange to every known skill; those that waited are judged anew.
+    def add(self, items: Sequence[Item], rows: Tensor) -> list[tuple[Item, str]]:
+        """Queue rows of `embed_rows`, each called by an item, that are strange to every known skill; those that waited are judged anew.
 
         Returns:
             The others, each with the skill in which it is least strange.
-
-        Raises:
-            DataError: There is not one item for each embedded row.
         """
-        if len(items) != len(embedding.rows):
-            law, remedy = "must be one for each embedded row", "Name copies of a row once."
-            found = f"{len(items)} for {len(embedding.rows)}"
-            raise DataError("items", law=law, found=found, remedy=remedy)
-        every = [*self.waiting, *zip(items, embedding.rows, strict=True)]
-        rows, names = torch.stack([row for _, row in every]), list(self.library)
-        by_skill = [row_p(rows, self.library[name].rows) for name in names]
-        p = torch.stack(by_skill, dim=1) if names else torch.zeros(len(rows), 1)
+        found = f"{len(items)} for {len(rows)}"
+        words = "must be one for each embedded row", found, "Name copies of a row once."
+        hold(len(items) == len(rows), DataError, "items", words)
+        every = [*self.waiting, *zip(items, rows, strict=True)]
+        joint, names = torch.stack([row for _, row in every]), list(self.library)
+        by_skill = [row_p(joint, self.library[name]) for name in names]
+        p = torch.stack(by_skill, dim=1) if names else torch.zeros(len(every), 1)
         is_new, nearest = (p.amax(dim=1) <= self.settings.level).tolist(), p.argmax(dim=1).tolist()
         self.waiting = list(compress(every, is_new))
         others = compress(zip(every, nearest, strict=True), [not one for one in is_new])
@@ -79,10 +74,10 @@ class NoveltyQueue(Generic[Item]):
 
         Like: joined by steps (single linkage) as short as join all but `level` of `min_rows` rows of the known skills.
         """
-        least, skills = self.settings.min_rows, self.library.values()
+        least = self.settings.min_rows
         if len(self.waiting) < least:
             return []
-        own = [skill.rows.double() - skill.mean for skill in skills]
+        own = [rows.double() - rows.double().mean(0) for rows in self.library.values()]
         spread = torch.cat(own).std(0).clamp_min(1e-9) if own else torch.tensor(1.0)
         joins = [linkage(rows[:least] / spread, "single")[:, 2] for rows in own]
         step = np.quantile(np.concatenate(joins), 1 - self.settings.level) if own else np.inf
@@ -98,13 +93,10 @@ class NoveltyQueue(Generic[Item]):
 
 def token_surprise(model: Any, row: Encoded, known: Sequence[Encoded], seed: int = 0) -> Tensor:
     """−log p of each scored token's state after the final norm, against one token drawn from each known row; [tokens], nats."""
-    stream, draw = Stream.of(model), Seeds(seed).torch("tokens")
-    scored = []
-    for item in (row, *known):
-        batch = {name: value.to(model.device) for name, value in collate([item], 0).items()}
-        with torch.no_grad():
-            states = stream.entries[-1](stream.read(batch, [stream.num_layers])[stream.num_layers])
-        scored.append(cast(Tensor, states)[batch["labels"] != UNSCORED].cpu())
-    first, *others = scored
+    draw = Seeds(seed).torch("tokens")
+    batches = (
+        {n: v.to(model.device) for n, v in collate([item], 0).items()} for item in (row, *known)
+    )
+    first, *others = (final_states(model, batch) for batch in batches)
     drawn = [one[int(torch.randint(len(one), (1,), generator=draw))] for one in others if len(one)]
     return -row_p(first, torch.stack(drawn)).log()

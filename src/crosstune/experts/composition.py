@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from crosstune.experts.mixture import BASE, ExpertMixture
-from crosstune.foundation.data import Encoded, collate
+from crosstune.experts.routing.passes import batches
+from crosstune.foundation.data import Encoded
 from crosstune.foundation.evaluation import token_nats
-from crosstune.foundation.evaluation.scoring import batches_of, unit_sums
+from crosstune.foundation.evaluation.scoring import unit_sums
 from crosstune.foundation.models import measuring
-from crosstune.foundation.records import Measurement
-from crosstune.foundation.statistics.intervals import ratio_jackknife
+from crosstune.foundation.statistics.intervals import Interval, ratio_jackknife
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,10 @@ class Composition:
     tokens: Tensor
     """Scored tokens of each unit."""
 
-    def loss(self, way: str, against: str | None = None) -> Measurement:
-        """Nats per token of a way, or how much more than another it costs on the same rows."""
+    def loss(self, way: str, against: str | None = None) -> Interval:
+        """Nats per token of a way, or how much more than another it costs on the same rows; jackknife over rows."""
         more = 0.0 if against is None else self.nats[against]
-        found = ratio_jackknife(self.nats[way] - more, self.tokens)
-        value, low, high = (float(end) for end in (found.value, found.low, found.high))
-        how = f"{way}{f' less {against}' if against else ''}: sum over sum; jackknife over rows"
-        return Measurement("loss", value, low, high, len(self.tokens), "nats/token", how)
+        return ratio_jackknife(self.nats[way] - more, self.tokens)
 
 
 def compose(
@@ -58,11 +55,8 @@ def compose(
     skills = mixture.router.names if mixture.router else ()
     ways = (*names, "sum", "mean", "logits", "router", "gated logits")
     found = {way: torch.zeros(len(encoded), dtype=torch.float64) for way in ways}
-    device = next(mixture.parameters()).device
     with measuring(mixture), torch.no_grad():
-        for places in batches_of(encoded, 4096):
-            given = collate([encoded[at] for at in places], 0)
-            batch = {name: value.to(device) for name, value in given.items()}
+        for places, batch in batches(mixture, encoded):
             own: dict[str, Tensor] = {"router": token_nats(mixture, batch)}
             seen = [one.gates for one in mixture.routing.seen.values()]
             shares = torch.stack(seen).mean(dim=0) if seen else torch.empty(1, 1, 0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from crosstune.experts.settings import hold
 from crosstune.foundation.errors import UnsupportedError
 
 
@@ -35,13 +36,10 @@ class Gates:
         if key in self._wide:
             return self._wide[key]
         size = torch.tensor(list(ranks.values()), device=like.device)
-        wide = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
-        if self.values is None:
-            self._wide[key] = wide.repeat_interleave(size)
-            return self._wide[key]
+        scales = torch.tensor(list(scalings.values()), device=like.device, dtype=like.dtype)
         own = [self.names.index(name) for name in ranks]
-        columns = (torch.eye(len(self.names)).to(like)[:, own] * wide).repeat_interleave(size, -1)
-        wide = self.values.to(like) @ columns
+        columns = (torch.eye(len(self.names)).to(like)[:, own] * scales).repeat_interleave(size, -1)
+        wide = columns.sum(dim=0) if self.values is None else self.values.to(like) @ columns
         if not wide.requires_grad:
             self._wide[key] = wide
         return wide
@@ -53,28 +51,18 @@ class GatedLinear(Linear):
     With one expert that answers whole it computes what PEFT computes. Experts that answer together share one dropout mask.
     """
 
-    @property
-    def gates(self) -> Gates:
-        """The mixture's gates, which are no part of this module."""
-        return self.__dict__["_gates"]  # type: ignore[no-any-return]
-
-    def follow(self, gates: Gates) -> None:
-        """Be weighed by these gates."""
-        self.__dict__["_gates"] = gates
+    gates: Gates
+    """The mixture's gates of its block."""
 
     def update_layer(self, adapter_name: str, *args: Any, **keywords: Any) -> None:
         """Add an expert; only plain LoRA factors can be weighed together."""
         config = keywords["config"]
-        bias = "a bias" if config.lora_bias else ""
-        if not bias:
+        if not config.lora_bias:
             super().update_layer(adapter_name, *args, **keywords)
-        if bias or adapter_name in self.lora_variant:
-            raise UnsupportedError(
-                "experts",
-                law="must be plain LoRA: two factors, no bias",
-                found=bias or type(self.lora_variant[adapter_name]).__name__,
-                remedy="Leave out use_dora, lora_bias and other variants.",
-            )
+        variant = "a bias" if config.lora_bias else self.lora_variant.get(adapter_name)
+        remedy = "Leave out use_dora, lora_bias and other variants."
+        words = "must be plain LoRA: two factors, no bias", variant, remedy
+        hold(variant is None, UnsupportedError, "experts", words)
 
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """The base layer's output and the weighed sum of the experts', [B, T, out]."""
@@ -94,12 +82,10 @@ class GatedLinear(Linear):
 
     def merge(self, safe_merge: bool = False, adapter_names: Any = None) -> None:
         """Refused: a gate depends on the token, so no weight is the mixture's."""
-        raise UnsupportedError(
-            "merge",
-            law="must be asked of one expert, loaded into its base model by PEFT",
-            found="a mixture, whose gates depend on the token",
-            remedy="Save the mixture, and load experts/xp_<name> with PeftModel.from_pretrained.",
-        )
+        law = "must be asked of one expert, loaded into its base model by PEFT"
+        found = "a mixture, whose gates depend on the token"
+        remedy = "Save the mixture, and load experts/xp_<name> with PeftModel.from_pretrained."
+        raise UnsupportedError("merge", law=law, found=found, remedy=remedy)
 
 
 def pairs(

@@ -10,38 +10,27 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from crosstune.experts.accounts import LearnedSkill, SkillLosses, SkillRows
+from crosstune.experts import policy
+from crosstune.experts.accounts import LearnedSkill, SkillRows
 from crosstune.experts.bank.log import Event
 from crosstune.experts.gated import factors
-from crosstune.experts.health import skill_health
+from crosstune.experts.health import SkillHealth, skill_health
+from crosstune.experts.lifecycle import shares_of
 from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.experts.novelty import Novelty
-from crosstune.experts.policy import (
-    may_grow,
-    may_spawn,
-    to_evict,
-    to_freeze,
-    to_merge,
-    update_cosines,
-)
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.terms import router_terms
 from crosstune.experts.settings import PolicySettings, SkillsSettings
 from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores, score_rows
-from crosstune.foundation.evaluation.scoring import unit_sums
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.intervals import Interval, ratio_jackknife
 from crosstune.foundation.storage import atomic_folder, read_json, write_json
-from crosstune.foundation.training import (
-    StageData,
-    StageResult,
-    TrainingSettings,
-    train_stage,
-)
+from crosstune.foundation.training import StageData, StageResult, train_stage
 
 ALL = "all"
 """The one expert of a sequential run."""
@@ -52,13 +41,7 @@ ASSESSED, REGISTERED, JUDGED = 64, 256, 64
 class SkillLearner:
     """Learns one skill after another with a mixture; killed at any time, it goes on from its folder with the same bits.
 
-    Args:
-        model: A causal language model, frozen from now on.
-        tokenizer: Its tokenizer.
-        settings: How.
-        folder: Where the mixture and its checkpoints are kept.
-        seed: Draws the experts' first factors, and the order of rows.
-        callbacks: Further callbacks of the trainings.
+    The seed draws the experts' first factors and the order of rows; `callbacks` are further ones of the trainings.
     """
 
     def __init__(
@@ -72,14 +55,17 @@ class SkillLearner:
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.settings, self.folder, self.seed = settings, folder, seed
-        self.callbacks = callbacks
+        self.callbacks, self.pad_id = callbacks, int(tokenizer.pad_token_id)
         self.skills: dict[str, SkillRows] = {}
         self.answers: dict[str, str] = {}
-        self._done: list[LearnedSkill] = []
+        """Whose each skill is: an expert's, or the model's own."""
+        self.learned: list[LearnedSkill] = []
+        self._saved, self._done = folder / "learned", list[LearnedSkill]()
         if self._saved.is_dir():
             self.mixture = ExpertMixture.load(self._saved / "mixture", model, tokenizer)
             stored = read_json(self._saved / "skills.json")
             self._done = [LearnedSkill.of_json(one) for one in stored["skills"]]
+            self.answers = stored["answers"]
         else:
             self.mixture = ExpertMixture(
                 model,
@@ -90,90 +76,71 @@ class SkillLearner:
                 novelty=settings.novelty,
             )
         self.mixture.replay.quota = settings.replay
-        self.learned: list[LearnedSkill] = []
-
-    @property
-    def _saved(self) -> Path:
-        return self.folder / "learned"
 
     def learn(self, skill: SkillRows, *, known: bool = False) -> LearnedSkill:
         """Assess rows, give them an expert where they are new, train, register, measure every skill so far, and save.
 
-        Args:
-            skill: The rows. Those of a skill that came before under the same name are measured on the same held-out rows.
-            known: Whether the model itself knows the skill: it is registered as its own, and nothing is trained.
-
-        Returns:
-            What became of them.
+        Rows of a skill that came before under the same name are measured on its first held-out rows. What the model itself has
+        `known` is registered as its own, and nothing is trained.
         """
         self.skills.setdefault(skill.name, skill)
-        if len(self.learned) < len(self._done):
-            found = self._done[len(self.learned)]
-        else:
-            found = self._learn_now(skill, known)
+        again = len(self.learned) < len(self._done)
+        found = self._done[len(self.learned)] if again else self._learn_now(skill, known)
         self.learned.append(found)
-        self.answers.setdefault(skill.name, found.expert)
         return found
 
     def _learn_now(self, skill: SkillRows, known: bool) -> LearnedSkill:
+        """What is to be done with the rows, done and saved."""
         novelty, expert, born = self._choose(skill, known)
-        figures: dict[str, float] = {}
+        figures, won = dict[str, float](), 0.0
         if expert != BASE:
             figures = self._train(skill, expert)
-        won = 0.0
-        if expert != BASE and self._judges:
-            won = self._scores(skill, {}).loss - self._scores(skill, {expert: 1.0}).loss
+            won = self._won(skill, expert) if self._judges else 0.0
         size = self.mixture.parameters_at(self.settings.rank) if born else 0
-        learned = {"gain": won, "similarity": _similarity(novelty), "parameters": size}
-        self._register(skill, expert, learned)
+        similarity = _similarity(novelty)
+        rows = skill.train[:REGISTERED]
+        if self.settings.sequential:  # there is no router
+            self.mixture.replay.keep(skill.name, rows)
+            if expert != BASE:
+                self._settle(expert)
+                self.answers = dict.fromkeys(self.answers, expert)
+        else:
+            measured = {"gain": won, "similarity": similarity, "parameters": size}
+            self.mixture.register(expert, rows, figures=measured)
         self.answers.setdefault(skill.name, expert)
         self._tidy()
         held_out = self.held_out()
-        gain = held_out[skill.name].won(self._measured(BASE, self.skills[skill.name]))
-        found = LearnedSkill(
-            skill.name,
-            expert,
-            born,
-            novelty.verdict,
-            novelty.p,
-            _similarity(novelty),
-            novelty.nearest or "",
-            novelty.why,
-            (float(gain.value), float(gain.low), float(gain.high)),
-            held_out,
-            figures,
-        )
+        alone = skill_health(self.mixture, BASE, self.skills[skill.name].test)
+        ends = held_out[skill.name].won(alone)
+        gain = float(ends.value), float(ends.low), float(ends.high)
+        told = novelty.verdict, novelty.p, similarity, novelty.nearest or "", novelty.why
+        found = LearnedSkill(skill.name, expert, born, *told, gain, held_out, figures)
         self._save(found)
         return found
 
     def _choose(self, skill: SkillRows, known: bool) -> tuple[Novelty, str, bool]:
         """Whose the rows are: an expert that is born for them, one that learns again, or the model itself."""
         mixture, chosen, rank = self.mixture, self.settings.policy, self.settings.rank
-        novelty = mixture.assess(skill.train[:ASSESSED])
+        novelty, measured = mixture.assess(skill.train[:ASSESSED]), dict[str, float]()
         if known:
-            return novelty, BASE, False
-        if self.settings.sequential:
-            born = ALL not in mixture.bank.experts
-            if born:
-                mixture.spawn(ALL, rank=rank)
-            else:
-                mixture.unfreeze(ALL)
-            return novelty, ALL, born
-        gain = self._probed(skill) if novelty.is_new and chosen.min_gain else None
-        size = mixture.parameters_at(rank)
-        born, why = may_spawn(
-            chosen, novelty, mixture.bank, since=self._since_birth(), parameters=size, gain=gain
-        )
-        novelty = replace(novelty, why=why)
-        measured = {"p": novelty.p, "similarity": _similarity(novelty), "probe": gain or math.nan}
+            expert, born = BASE, False
+        elif self.settings.sequential:
+            expert, born = ALL, ALL not in mixture.bank.experts
+        else:
+            gain = self._probed(skill) if novelty.is_new and chosen.min_gain else None
+            size, since = mixture.parameters_at(rank), self._since_birth()
+            born, why = policy.may_spawn(
+                chosen, novelty, mixture.bank, since=since, parameters=size, gain=gain
+            )
+            novelty = replace(novelty, why=why)
+            measured = {"p": novelty.p, "similarity": _similarity(novelty)}
+            measured |= {} if gain is None else {"probe": gain}
+            expert = self._free(skill.name) if born else novelty.nearest or BASE
         if born:
-            name = self._free(skill.name)
-            mixture.spawn(name, rank=rank, figures=measured)
-            return novelty, name, True
-        if novelty.nearest in (None, BASE):
-            return novelty, BASE, False
-        mixture.unfreeze(str(novelty.nearest), measured)
-        return novelty, str(novelty.nearest), False
+            mixture.spawn(expert, rank=rank, figures=measured)
+        elif expert != BASE:
+            mixture.unfreeze(expert, measured)
+        return novelty, expert, born
 
     def _free(self, name: str) -> str:
         """A name for an expert: the skill's, numbered where rows of it were taken for new before."""
@@ -193,11 +160,10 @@ class SkillLearner:
     def _probed(self, skill: SkillRows) -> float:
         """Nats per token that an expert of rank 1 wins in a few steps on rows that it does not learn."""
         name = self._free(f"probe of {skill.name}")
-        alone = self._scores(skill, {}).loss
         self.mixture.spawn(name, rank=1)
-        self._stage(skill, "probe", replace(self.settings.training, steps=self._few))
-        won = alone - self._scores(skill, {name: 1.0}).loss
-        self.mixture.bank.record(Event("register", name))
+        self._stage(skill, "probe", self.settings.policy.probe_steps)
+        won = self._won(skill, name)
+        self._settle(name)
         if isinstance(self.mixture.router, LearnedRouter):
             self.mixture.router.undo()
         self.mixture.evict(name, {"gain": won})
@@ -206,42 +172,41 @@ class SkillLearner:
     def _scores(self, skill: SkillRows, shares: Mapping[str, float]) -> RowScores:
         """Training rows that are set aside where a policy must judge, under experts with these shares."""
         with self.mixture.answering(shares=shares):
-            return score_rows(self.mixture, skill.train[-JUDGED:], pad_id=self._pad_id)
+            return score_rows(self.mixture, skill.train[-JUDGED:], pad_id=self.pad_id)
+
+    def _won(self, skill: SkillRows, expert: str) -> float:
+        """Nats per token that an expert wins on these rows against the model alone."""
+        return self._scores(skill, {}).loss - self._scores(skill, {expert: 1.0}).loss
 
     def _train(self, skill: SkillRows, expert: str) -> dict[str, float]:
-        """Stages until the expert needs no more rank; one, unless the policy lets experts grow."""
-        chosen = self.settings.policy
-        if chosen.grow_below is None:
-            return _figures(self.mixture, self._stage(skill, "training", self.settings.training))
-        losses, steps = [self._scores(skill, {}).loss], 0
+        """Stages until the expert needs no more rank: one, unless the policy lets experts grow. What they took."""
+        chosen, steps = self.settings.policy, 0
+        judged = chosen.grow_below is not None
+        losses = [self._scores(skill, {}).loss] if judged else []
         while True:
-            name = f"training-{len(losses)}"
-            result = self._stage(skill, name, self.settings.training)
-            losses.append(self._scores(skill, {expert: 1.0}).loss)
+            result = self._stage(skill, f"training-{steps}", self.settings.training.steps)
             steps += result.steps
-            grows, _ = may_grow(chosen, losses, self.mixture.bank.expert(expert).rank)
-            if not grows:
+            if judged:
+                losses.append(self._scores(skill, {expert: 1.0}).loss)
+            if not policy.may_grow(chosen, losses, self.mixture.bank.expert(expert).rank):
                 return {**_figures(self.mixture, result), "steps": float(steps)}
             self.mixture.grow(expert, figures={"won": losses[-2] - losses[-1]})
 
-    def _stage(self, skill: SkillRows, name: str, training: TrainingSettings) -> StageResult:
+    def _stage(self, skill: SkillRows, name: str, steps: int) -> StageResult:
         """One training, on the skill's rows and replayed ones."""
-        number, mixture = len(self.learned), self.mixture
+        number, mixture, chosen = len(self.learned), self.mixture, self.settings.policy
+        training = replace(self.settings.training, steps=steps)
         new = skill.train[:-JUDGED] if self._judges and skill.test else skill.train
-        new = new[: training.steps * training.batch_rows]  # what is read of them at most
+        new = new[: steps * training.batch_rows]  # what is read of them at most
         draws = Seeds(self.seed).derive("replay", number)
         rows, skills = mixture.replay.mixed(new, self.settings.replay_share, draws)
-        freezing = [Freezing(mixture, self.settings.policy)]
+        freezing = [] if chosen.freeze_below is None else [Freezing(mixture, chosen)]
         return train_stage(
             mixture,
-            StageData(rows, self._pad_id),
+            StageData(rows, self.pad_id),
             training,
             output_folder=self.folder / "stages" / name,
-            callbacks=[
-                mixture.callback(),
-                *(freezing if self.settings.policy.freeze_below is not None else ()),
-                *self.callbacks,
-            ],
+            callbacks=[mixture.callback(), *freezing, *self.callbacks],
             seed=Seeds(self.seed).derive("skill", number),
             terms=router_terms(mixture, skills),
         )
@@ -253,102 +218,72 @@ class SkillLearner:
         judged = chosen.grow_below is not None or chosen.merge_every is not None
         return judged or chosen.min_gain > 0 or chosen.spawn == "bandit"
 
-    @property
-    def _few(self) -> int:
-        return self.settings.policy.probe_steps
-
-    @property
-    def _pad_id(self) -> int:
-        return int(self.mixture.tokenizer.pad_token_id)
+    def _settle(self, expert: str) -> None:
+        """An expert learns no more; router and library stay as they are."""
+        self.mixture.bank.record(Event("register", expert))
+        self.mixture.requires_grad_(False)
 
     def _tidy(self) -> None:
         """Merge experts of little use that are alike, where no skill is shown to lose by it; let the least used go."""
         mixture, chosen = self.mixture, self.settings.policy
         if chosen.merge_every is not None and mixture.bank.experts:
-            due = to_merge(chosen, len(self.learned) + 1, self._usage(), update_cosines(mixture))
-            for group in due[0]:
-                self._merge(group)
+            usage, arrivals = self._usage(), len(self.learned) + 1
+            for group in policy.to_merge(chosen, arrivals, usage, policy.update_cosines(mixture)):
+                self._merge({name: usage[name] for name in group})
         if chosen.max_parameters is not None:
-            sizes = {
-                name: sum(factor.numel() for factor in mixture.parameters_of(name))
-                for name in mixture.bank.experts
-            }
             usage = self._usage()
-            for gone in to_evict(chosen, usage, sizes, None)[0]:
+            sizes = {name: sum(f.numel() for f in mixture.parameters_of(name)) for name in usage}
+            for gone in policy.to_evict(chosen, usage, sizes):
                 mixture.evict(gone, {"usage": usage[gone]})
                 self._answered_by(BASE, gone)
 
     def _usage(self) -> dict[str, float]:
         """The mean gate of each expert over skills."""
-        losses = self.held_out().values()
+        healths = self.held_out().values()
         return {
-            name: sum(one.usage.get(name, 0.0) for one in losses) / len(losses)
+            name: sum(one.usage.get(name, 0.0) for one in healths) / len(healths)
             for name in self.mixture.bank.experts
         }
 
-    def _merge(self, group: Sequence[str]) -> None:
+    def _merge(self, usage: Mapping[str, float]) -> None:
         """Experts become one, unless a skill of theirs is shown to lose by it, and learn what was kept of their rows for a few steps."""
-        mixture, usage = self.mixture, {name: self._usage()[name] for name in group}
-        total = sum(usage.values())
-        shares = {name: share / total for name, share in usage.items()}
-        for name in (name for name, own in self.answers.items() if own in group):
-            apart, joined = (
-                self._scores(self.skills[name], held)
-                for held in ({self.answers[name]: 1.0}, shares)
-            )
-            units = apart.units
-            lost = unit_sums(joined.nats - apart.nats, units)
-            if float(ratio_jackknife(lost, unit_sums(apart.tokens, units)).low) > 0:
+        mixture, chosen = self.mixture, self.settings.policy
+        shares = shares_of(usage)
+        for name in (name for name, own in self.answers.items() if own in usage):
+            own = {self.answers[name]: 1.0}
+            apart, joined = (self._scores(self.skills[name], held) for held in (own, shares))
+            lost = apart.by_unit(joined.nats - apart.nats)
+            if float(ratio_jackknife(lost, apart.by_unit(apart.tokens)).low) > 0:
                 return
-        into = self._free(" and ".join(group))
-        whole, most = (
-            sum(mixture.bank.expert(name).rank for name in group),
-            self.settings.policy.max_rank,
-        )
-        mixture.merge(usage, into, rank=most if whole > most else None)
-        if mixture.replay.rows[into]:
+        into = self._free(" and ".join(usage))
+        whole = sum(mixture.bank.expert(name).rank for name in usage)
+        mixture.merge(usage, into, rank=chosen.max_rank if whole > chosen.max_rank else None)
+        if rows := mixture.replay.rows[into]:
             mixture.unfreeze(into)
-            rows = SkillRows(into, mixture.replay.rows[into], ())
-            self._stage(rows, "merge", replace(self.settings.training, steps=self._few))
-            mixture.bank.record(Event("register", into))
-            mixture.requires_grad_(False)
-        for name in group:
+            self._stage(SkillRows(into, rows, ()), "merge", chosen.probe_steps)
+            self._settle(into)
+        for name in usage:
             self._answered_by(into, name)
 
     def _answered_by(self, expert: str, gone: str) -> None:
+        """Who takes the skills of an expert that has gone."""
         self.answers = {name: expert if own == gone else own for name, own in self.answers.items()}
 
-    def _register(self, skill: SkillRows, expert: str, figures: Mapping[str, float]) -> None:
-        """Let router and library know the rows; of a sequential run there is no router."""
-        rows = skill.train[:REGISTERED]
-        if self.settings.sequential:
-            self.mixture.replay.keep(skill.name, rows)
-            if expert != BASE:
-                self.mixture.bank.record(Event("register", expert))
-            self.mixture.requires_grad_(False)
-        else:
-            self.mixture.register(expert, rows, figures=figures)
-
-    def held_out(self) -> dict[str, SkillLosses]:
-        """The losses of every skill that has come so far, on its held-out rows, under today's gates and with its expert known."""
-        alone = ALL if ALL in self.mixture.bank.experts else ""
+    def held_out(self) -> dict[str, SkillHealth]:
+        """Every skill that has come so far, on its held-out rows, under today's gates and with its expert known."""
         return {
-            name: self._measured(alone or self.answers[name], own)
+            name: skill_health(self.mixture, self.answers[name], own.test)
             for name, own in self.skills.items()
         }
-
-    def _measured(self, expert: str, rows: SkillRows) -> SkillLosses:
-        found = skill_health(self.mixture, expert, rows.test)
-        if self.settings.sequential:  # there is no router
-            found = replace(found, routed=found.known)
-        return SkillLosses.of(found, rows.test)
 
     def _save(self, found: LearnedSkill) -> None:
         """The mixture and what was learned so far appear together; then the stage's checkpoints may go."""
         done = [asdict(one) for one in (*self.learned, found)]
         with atomic_folder(self._saved, replace=True) as fresh:
+            if self._saved.is_dir():  # experts that have left stay there
+                shutil.copytree(self._saved / "mixture", fresh / "mixture")
             self.mixture.save(fresh / "mixture")
-            write_json(fresh / "skills.json", {"skills": done})
+            write_json(fresh / "skills.json", {"skills": done, "answers": self.answers})
         shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
 
@@ -362,7 +297,7 @@ class SkillsLearned:
 
     def forgetting(self) -> dict[str, dict[str, Interval]]:
         """Nats per token that each skill has lost since it was learned last: `whole`, by `experts` and by `router`."""
-        then: dict[str, SkillLosses] = {}
+        then: dict[str, SkillHealth] = {}
         for one in self.skills:
             then[one.skill] = one.held_out[one.skill]
         now = self.skills[-1].held_out
@@ -410,7 +345,6 @@ def _figures(mixture: ExpertMixture, result: StageResult) -> dict[str, float]:
     cost, base = result.cost, mixture.get_base_model()
     moved = sum(value.numel() for value in mixture.parameters() if value.requires_grad)
     norms = [line["grad_norm"] for line in result.history if "grad_norm" in line]
-
     return {
         "steps": float(result.steps),
         "steps_per_second": result.steps / cost.training_seconds,
@@ -419,7 +353,7 @@ def _figures(mixture: ExpertMixture, result: StageResult) -> dict[str, float]:
         "flops": 6.0 * cost.positions * base.num_parameters(exclude_embeddings=True),
         "peak_memory_bytes": float(cost.peak_device_bytes or cost.peak_memory_bytes),
         "trainable_share": moved / sum(value.numel() for value in mixture.parameters()),
-        "gradient_norm": sum(norms) / len(norms) if norms else float("nan"),
+        "gradient_norm": sum(norms) / len(norms) if norms else math.nan,
     }
 
 
@@ -428,40 +362,32 @@ class Freezing(TrainerCallback):  # type: ignore[misc]
 
     state_name = "freezing"
 
-    def __init__(self, mixture: ExpertMixture, policy: PolicySettings) -> None:
-        self.hidden, self.policy = (mixture,), policy
-        self.before: dict[str, Sequence[Tensor]] = {}
+    def __init__(self, mixture: ExpertMixture, settings: PolicySettings) -> None:
+        self.hidden, self.settings = (mixture,), settings
+        self.before: dict[str, Tensor] = {}
 
-    def _factors(self) -> dict[str, Sequence[Tensor]]:
-        """Those that still learn, by projection."""
+    def _learning(self) -> dict[str, Tensor]:
+        """The projections that still learn: the factors of each as one vector."""
         (mixture,) = self.hidden
         expert = mixture.bank.expert(str(mixture.learning))
-        left = [name for name in expert.targets if name not in mixture.bank.frozen]
-        return {
-            name: factors(mixture.model, expert.adapter, [x for x in expert.targets if x != name])
-            for name in left
-        }
+        found = {}
+        for name in (name for name in expert.targets if name not in mixture.bank.frozen):
+            others = [target for target in expert.targets if target != name]
+            own = factors(mixture.model, expert.adapter, but=others)
+            found[name] = torch.cat([factor.detach().flatten() for factor in own])
+        return found
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Remember them before a step that is measured."""
         if state.global_step % 10 == 9:
-            own = self._factors().items()
-            self.before = {name: [factor.detach().clone() for factor in some] for name, some in own}
+            self.before = self._learning()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Freeze what a step hardly moved."""
-        steps = {
-            name: math.hypot(
-                *(
-                    float((a - b).detach().norm())
-                    for a, b in zip(some, self.before[name], strict=True)
-                )
-            )
-            / math.hypot(*(float(factor.detach().norm()) for factor in some))
-            for name, some in (self._factors().items() if self.before else ())
-        }
+        now = self._learning() if self.before else {}
+        steps = {n: float((v - self.before[n]).norm() / v.norm()) for n, v in now.items()}
         self.before = {}
-        if found := to_freeze(self.policy, steps)[0]:
+        if found := policy.to_freeze(self.settings, steps):
             (mixture,) = self.hidden
             mixture.freeze(str(mixture.learning), found, {name: steps[name] for name in found})
 
@@ -477,4 +403,5 @@ class Freezing(TrainerCallback):  # type: ignore[misc]
 
 
 def _similarity(novelty: Novelty) -> float:
+    """NaN where nothing was compared."""
     return math.nan if novelty.similarity is None else float(novelty.similarity.value)

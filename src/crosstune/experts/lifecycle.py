@@ -1,4 +1,4 @@
-"""What becomes of experts after their birth: they learn again, stop in part, grow, become one, and go."""
+"""What becomes of experts in a frozen model: they are born, learn again, stop in part, grow, become one, and go."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
+from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from crosstune.experts.bank.exports import export, weighed
-from crosstune.experts.bank.log import BASE, Bank, Event, Expert
+from crosstune.experts.bank.log import Bank, Event, Expert
 from crosstune.experts.bank.replay import Replay
-from crosstune.experts.gated import factors, pairs
-from crosstune.experts.novelty import Embedding
+from crosstune.experts.gated import factors, gated, pairs
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.passes import Routing
 from crosstune.experts.routing.prefix import PrefixRouter
-from crosstune.foundation.errors import SettingsError
+from crosstune.experts.settings import RouterSettings, hold
+from crosstune.foundation.errors import ModelError, SettingsError
+from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.settings.options import at_least, one_of
 
@@ -31,20 +35,108 @@ Grown: TypeAlias = Mapping[nn.Parameter, nn.Parameter]
 
 
 class Lifecycle(nn.Module):
-    """The experts of a mixture after their birth: each change is an event of the bank, and what learns is what the bank says."""
+    """A frozen model and its experts: each change is an event of the bank, and what learns is what the bank says."""
 
-    model: Any
-    bank: Bank
-    router: PrefixRouter | LearnedRouter | None
-    routing: Routing
-    tuning: dict[str, Tensor]
-    library: dict[str, Embedding]
-    replay: Replay
-    seed: int
+    def __init__(self, model: Any, router: RouterSettings, *, site: int, seed: int) -> None:
+        super().__init__()
+        law = "must have no adapters: they would be part of what stays as it is"
+        remedy = "Load the base model anew, or merge the adapter into it first."
+        bare = not any(isinstance(module, BaseTunerLayer) for module in model.modules())
+        hold(bare, ModelError, "model", (law, "a model with PEFT layers in it", remedy))
+        stream = Stream.of(model)
+        self.model: Any = model.requires_grad_(False)
+        self.site, self.seed = site, seed
+        self.bank, self.replay = Bank(), Replay(seed=seed)
+        self.tuning: dict[str, Tensor] = {}
+        self.library: dict[str, Tensor] = {}
+        self.router: PrefixRouter | LearnedRouter | None = None
+        self.routing = Routing(self, stream, site, router)
+        if router.kind == "learned":
+            sites, device = range(site, stream.num_layers), next(model.parameters()).device
+            self.router = LearnedRouter(sites, stream.width, router.reads).to(device)
+        linear = [
+            (path.rpartition(".")[2], sum(module.weight.shape))
+            for block in self.routing.blocks.values()
+            for path, module in block.named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
+        ]
+        self._linear = tuple(sorted({name for name, _ in linear}))
+        self._elements = sum(size for _, size in linear)
+
+    def spawn(
+        self,
+        name: str,
+        *,
+        rank: int = 16,
+        alpha: float | None = None,
+        targets: Sequence[str] = (),
+        parent: str | None = None,
+        figures: Figures = None,
+    ) -> Expert:
+        """A new expert that adds nothing yet, and learns from now on; all others are frozen.
+
+        With a learned router it shares the gate of its parent, and no output changes.
+
+        Args:
+            alpha: The update is scaled by alpha / rank; twice the rank where it is not given.
+            targets: Names of the modules it adapts; all linear ones in the blocks from the router's site upward if none.
+            parent: The expert that it begins as a copy of, scale and targets included; the model itself where none is given.
+
+        Raises:
+            SettingsError: The name is taken or cannot be a folder's, or the rank is below 1 or the parent's.
+            TrainingError: Another expert is still learning.
+        """
+        self.bank.check_idle("spawn")
+        adapter = self.bank.adapter_name(name)
+        copied = None if parent is None else self.bank.expert(parent)
+        at_least("rank", rank, copied.rank if copied else 1)
+        words = "must come without alpha and targets: it brings its own", parent, "Leave these out."
+        hold(not copied or not (targets or alpha), SettingsError, "parent", words)
+        if copied:
+            alpha, targets = copied.alpha * rank / copied.rank, copied.targets
+        alpha = 2.0 * rank if alpha is None else float(alpha)
+        positive = isfinite(alpha) and alpha > 0.0
+        hold(positive, SettingsError, "alpha", ("must be positive", alpha, "Leave it out."))
+        unknown = sorted(set(targets) - set(self._linear))
+        linear = f"Use some of {', '.join(self._linear)}."
+        strange = "must be linear modules of the blocks", ", ".join(unknown), linear
+        hold(not unknown, SettingsError, "targets", strange)
+        expert = Expert(name, adapter, rank, alpha, tuple(targets) or self._linear)
+        self._add(expert)
+        if copied:
+            pair = (factors(self.model, some) for some in (adapter, copied.adapter))
+            for mine, own in zip(*pair, strict=True):  # what is left of A is random, of B zero
+                mine.data[: own.shape[0], : own.shape[1]] = own
+        if isinstance(self.router, LearnedRouter):
+            self.router.split(name, adapter, parent)
+        self._happened(Event("spawn", name, expert), figures)
+        return expert
 
     def _add(self, expert: Expert) -> None:
-        """Put an expert's factors into the layers."""
-        raise NotImplementedError
+        """Put an expert's factors into the layers, frozen."""
+        config = gated(
+            r=expert.rank,
+            lora_alpha=expert.alpha,
+            target_modules=list(expert.targets),
+            layers_to_transform=list(self.routing.blocks) if self.site else None,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.model.modules()),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(Seeds(self.seed).derive("expert", expert.name))
+            if isinstance(self.model, PeftModel):
+                self.model.add_adapter(expert.adapter, config)
+            else:
+                self.model = get_peft_model(self.model, config, adapter_name=expert.adapter)
+        self.routing.follow()
+        self.model.requires_grad_(False)
+
+    def parameters_at(self, rank: int) -> int:
+        """How many an expert of a rank has that adapts all it may."""
+        return rank * self._elements
+
+    def parameters_of(self, name: str) -> list[nn.Parameter]:
+        """An expert's factors."""
+        return factors(self.model, self.bank.expert(name).adapter)
 
     def unfreeze(self, name: str, figures: Figures = None) -> None:
         """A known skill's expert learns again, as after its birth, until the skill is registered again."""
@@ -99,19 +191,16 @@ class Lifecycle(nn.Module):
         The mean is exact, with factors side by side, or where a rank is given the nearest update of that rank.
         """
         self.bank.check_idle("merge")
-        experts, total = [self.bank.expert(name) for name in usage], sum(usage.values())
-        unlike = len({frozenset(expert.targets) for expert in experts}) != 1
-        if unlike or len(experts) < 2 or not isfinite(total) or min(usage.values()) < 0:
-            raise SettingsError(
-                "usage",
-                law="must be finite, from 0 up, of two or more experts with the same targets",
-                found={expert.name: (usage[expert.name], expert.targets) for expert in experts},
-                remedy="Merge those that adapt the same modules.",
-            )
-        shares = {e: usage[e.name] / total if total else 1 / len(usage) for e in experts}
+        experts = [self.bank.expert(name) for name in usage]
+        alike = len({frozenset(expert.targets) for expert in experts}) == 1 and len(experts) > 1
+        found = {expert.name: (usage[expert.name], expert.targets) for expert in experts}
+        law = "must be finite, from 0 up, of two or more experts with the same targets"
+        kept = alike and isfinite(sum(usage.values())) and min(usage.values()) >= 0
+        hold(kept, SettingsError, "usage", (law, found, "Merge those that adapt the same modules."))
+        shares = {self.bank.expert(name): share for name, share in shares_of(usage).items()}
         most = sum(expert.rank for expert in experts) if rank is None else rank
         at_least("rank", most, 1)
-        adapter = self.bank.adapter_name(into, BASE)
+        adapter = self.bank.adapter_name(into)
         merged = Expert(into, adapter, most, float(most), experts[0].targets)
         self._add(merged)
         for layer, narrow, wide in pairs(self.model, adapter):
@@ -124,9 +213,7 @@ class Lifecycle(nn.Module):
             self._remove(gone.adapter)
         if self.tuning:
             self.tuning[into] = torch.cat([self.tuning.pop(name) for name in usage])
-        known = [self.library.pop(name) for name in usage]
-        rows = torch.cat([found.rows for found in known])
-        self.library[into] = Embedding(rows, sum(found.tokens for found in known))
+        self.library[into] = torch.cat([self.library.pop(name) for name in usage])
         for part in (self.replay, cast(PrefixRouter | LearnedRouter, self.router)):
             part.merge(tuple(usage), into)
         self._tune()
@@ -180,6 +267,12 @@ class Lifecycle(nn.Module):
         """Choose the router's temperature anew; of one skill any will do."""
         if len(self.tuning) > 1:
             cast(PrefixRouter, self.router).tune(self.tuning)
+
+
+def shares_of(usage: Mapping[str, float]) -> dict[str, float]:
+    """Shares by usage that sum to 1, all alike where nobody is used."""
+    total = sum(usage.values())
+    return {name: share / total if total else 1 / len(usage) for name, share in usage.items()}
 
 
 def nearest(narrow: Tensor, wide: Tensor, rank: int) -> tuple[Tensor, Tensor]:

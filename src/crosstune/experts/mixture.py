@@ -6,43 +6,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import reduce
-from math import isfinite
 from operator import add
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from peft import PeftModel, set_peft_model_state_dict
+from torch import Tensor
 from transformers import TrainerCallback
-from transformers.pytorch_utils import Conv1D
 
 from crosstune.experts.bank.log import BASE as BASE
-from crosstune.experts.bank.log import Bank, Event, Expert
-from crosstune.experts.bank.replay import Replay
+from crosstune.experts.bank.log import Bank, Event
 from crosstune.experts.bank.storage import read_mixture, write_mixture
-from crosstune.experts.gated import factors, gated
 from crosstune.experts.lifecycle import Figures, Lifecycle
-from crosstune.experts.novelty import Embedding, Novelty, assess, embed_rows
+from crosstune.experts.novelty import Novelty, assess, embed_rows
 from crosstune.experts.routing.learned import LearnedRouter
-from crosstune.experts.routing.passes import Routing
-from crosstune.experts.routing.prefix import PrefixRouter, SkillSums, hold
+from crosstune.experts.routing.prefix import PrefixRouter, SkillSums
 from crosstune.experts.routing.terms import batch_loss
-from crosstune.experts.settings import NoveltySettings, RouterSettings
+from crosstune.experts.settings import NoveltySettings, RouterSettings, hold
 from crosstune.foundation.data import Encoded, Task, as_rows, encode
-from crosstune.foundation.errors import (
-    DataError,
-    ModelError,
-    SettingsError,
-    TrainingError,
-    UnsupportedError,
-)
-from crosstune.foundation.models import Stream
-from crosstune.foundation.seeds import Seeds
-from crosstune.foundation.settings.options import at_least
+from crosstune.foundation.errors import DataError, TrainingError, UnsupportedError
 
-_SETTINGS = ("site", "length", "seed")
 _MOVED = 0.5
 """How far a skill's embedding moves towards rows that come again."""
 _HELD_OUT = 10
@@ -62,12 +46,9 @@ class ExpertMixture(Lifecycle):
 
     Args:
         model: A causal language model of a known family, without adapters; it is frozen.
-        tokenizer: Its tokenizer.
         site: The site of the residual stream that the router reads; at 0, the embeddings, experts may sit in every block.
-        router: Who answers a token.
         length: The most tokens of a row that is registered or assessed.
-        seed: Draws the experts' first factors.
-        novelty: How it is decided whether a skill is new.
+        seed: Draws the experts' first factors, and which rows are kept to be replayed.
     """
 
     def __init__(
@@ -81,34 +62,9 @@ class ExpertMixture(Lifecycle):
         seed: int = 0,
         novelty: NoveltySettings | None = None,
     ) -> None:
-        super().__init__()
-        if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-            raise ModelError(
-                "model",
-                law="must have no adapters: they would be part of what stays as it is",
-                found="a model with PEFT layers in it",
-                remedy="Load the base model anew, or merge the adapter into it first.",
-            )
-        stream = Stream.of(model)
+        super().__init__(model, router or RouterSettings(), site=site, seed=seed)
+        self.tokenizer, self.length = tokenizer, length
         self.novelty = novelty or NoveltySettings()
-        self.model: Any = model.requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.site, self.length, self.seed = site, length, seed
-        self.bank = Bank()
-        self.router: PrefixRouter | LearnedRouter | None = None
-        self.routing = Routing(self, stream, site, router or RouterSettings())
-        if self.routing.settings.kind == "learned":
-            reads, device = self.routing.settings.reads, next(model.parameters()).device
-            sites = range(site, stream.num_layers)
-            self.router = LearnedRouter(sites, stream.width, reads).to(device)
-        self.tuning: dict[str, Tensor] = {}
-        self.library: dict[str, Embedding] = {}
-        self.replay = Replay(seed=seed)
-        modules = self._linear_modules(stream)
-        self._linear = tuple(sorted({path.rpartition(".")[2] for path in modules}))
-        self._elements = sum(sum(module.weight.shape) for module in modules.values())
-
-    # ---- the model ----
 
     def forward(
         self,
@@ -152,11 +108,6 @@ class ExpertMixture(Lifecycle):
         """The skill whose expert learns; without a learned router it answers alone meanwhile."""
         return self.bank.learning
 
-    @property
-    def config(self) -> Any:
-        """The model's configuration."""
-        return self.get_base_model().config
-
     def get_base_model(self) -> Any:
         """The frozen model itself, with its experts in its layers."""
         inner = self.model
@@ -166,16 +117,11 @@ class ExpertMixture(Lifecycle):
         """Generate as the model does; the router's running mean goes along with the cache."""
         config = options.get("generation_config") or self.get_base_model().generation_config
         beams = options.get("num_beams", config.num_beams) or 1
-        if beams > 1 or options.get("assistant_model") is not None:
-            raise UnsupportedError(
-                "generate",
-                law="must go on from one cache per sequence: the router's running mean goes along with it",
-                found="beam search or assisted generation",
-                remedy="Use greedy search or sampling.",
-            )
+        law = "must go on from one cache per sequence: the router's running mean goes along with it"
+        words = law, "beam search or assisted generation", "Use greedy search or sampling."
+        one = beams == 1 and options.get("assistant_model") is None
+        hold(one, UnsupportedError, "generate", words)
         return self.model.generate(*args, **options)
-
-    # ---- who answers ----
 
     @contextmanager
     def answering(self, *names: str, shares: Mapping[str, float] | None = None) -> Iterator[None]:
@@ -189,109 +135,27 @@ class ExpertMixture(Lifecycle):
         finally:
             self.routing.fixed = before
 
-    # ---- the life of an expert ----
-
     def assess(self, rows: Any) -> Novelty:
         """Whether rows are of a new skill, by what the model itself makes of them and of the skills that are registered.
 
         Args:
             rows: Texts, `Row`s or a `Task`, whose training side is taken.
 
-        Returns:
-            new, known or undecided, with p, the similarity and its interval, the nearest skill, and why.
-
         Raises:
             DataError: There are no rows, or none with a token to embed.
         """
-        return assess(self._embedding(self._encoded(rows)), self.library, self.novelty)
+        encoded, found = self._read(rows)
+        tokens = sum(row.scored_tokens for row in encoded)
+        return assess(found, tokens, self.library, self.novelty)
 
-    def _embedding(self, encoded: Sequence[Encoded]) -> Embedding:
+    def _read(self, rows: Any) -> tuple[list[Encoded], Tensor]:
+        """Rows, encoded if they are not yet, and where they lie in the states of the model itself."""
+        encoded = [*rows] if isinstance(rows, Sequence) else []
+        if not encoded or not isinstance(encoded[0], Encoded):
+            encoded = encode(as_rows(rows, "rows"), self.tokenizer, self.length)
+        hold(bool(encoded), DataError, "rows", ("must hold at least one row", "none", "Give some."))
         with self.answering():
-            return embed_rows(self.get_base_model(), encoded, 0)
-
-    def spawn(
-        self,
-        name: str,
-        *,
-        rank: int = 16,
-        alpha: float | None = None,
-        targets: Sequence[str] = (),
-        parent: str | None = None,
-        figures: Figures = None,
-    ) -> Expert:
-        """A new expert that adds nothing yet, and learns from now on; all others are frozen.
-
-        With a learned router it shares the gate of its parent, and no output changes.
-
-        Args:
-            name: The skill's name.
-            rank: Columns of A and B.
-            alpha: The update is scaled by alpha / rank; twice the rank where it is not given.
-            targets: Names of the modules it adapts; all linear ones in the blocks from the router's site upward if none.
-            parent: The expert that it begins as a copy of, scale and targets included; the model itself where none is given.
-            figures: What was measured when this was decided, for the log.
-
-        Returns:
-            The expert.
-
-        Raises:
-            SettingsError: The name is taken or cannot be a folder's, or the rank is below 1 or the parent's.
-            TrainingError: Another expert is still learning.
-        """
-        self.bank.check_idle("spawn")
-        adapter = self.bank.adapter_name(name, BASE)
-        copied = None if parent is None else self.bank.expert(parent)
-        at_least("rank", rank, copied.rank if copied else 1)
-        words = "must come without alpha and targets: it brings its own", parent, "Leave these out."
-        hold(not copied or not (targets or alpha), SettingsError, "parent", words)
-        if copied:
-            alpha, targets = copied.alpha * rank / copied.rank, copied.targets
-        alpha = 2.0 * rank if alpha is None else float(alpha)
-        unknown = sorted(set(targets) - set(self._linear))
-        if unknown or not (isfinite(alpha) and alpha > 0.0):
-            raise SettingsError(
-                "targets" if unknown else "alpha",
-                law="must be linear modules of the blocks" if unknown else "must be positive",
-                found=", ".join(unknown) or alpha,
-                remedy=f"Use some of {', '.join(self._linear)}." if unknown else "Leave it out.",
-            )
-        expert = Expert(name, adapter, rank, alpha, tuple(targets) or self._linear)
-        self._add(expert)
-        if copied:
-            pair = (factors(self.model, some) for some in (adapter, copied.adapter))
-            for mine, own in zip(*pair, strict=True):  # what is left of A is random, of B zero
-                mine.data[: own.shape[0], : own.shape[1]] = own
-        if isinstance(self.router, LearnedRouter):
-            self.router.split(name, adapter, parent)
-        self._happened(Event("spawn", name, expert), figures)
-        return expert
-
-    def _add(self, expert: Expert) -> None:
-        """Put an expert's factors into the layers, frozen."""
-        layers = list(range(self.site, self.config.num_hidden_layers))
-        config = gated(
-            r=expert.rank,
-            lora_alpha=expert.alpha,
-            target_modules=list(expert.targets),
-            layers_to_transform=layers if self.site else None,
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.model.modules()),
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(Seeds(self.seed).derive("expert", expert.name))
-            if isinstance(self.model, PeftModel):
-                self.model.add_adapter(expert.adapter, config)
-            else:
-                self.model = get_peft_model(self.model, config, adapter_name=expert.adapter)
-        self.routing.follow()
-        self.model.requires_grad_(False)
-
-    def parameters_at(self, rank: int) -> int:
-        """How many an expert of a rank has that adapts all it may."""
-        return rank * self._elements
-
-    def parameters_of(self, name: str) -> list[nn.Parameter]:
-        """An expert's factors."""
-        return factors(self.model, self.bank.expert(name).adapter)
+            return encoded, embed_rows(self.get_base_model(), encoded)
 
     def register(self, name: str | Task, rows: Any = None, *, figures: Figures = None) -> None:
         """The skill is known from now on: an analytic router learns it from its rows; its expert, if it was learning, is frozen.
@@ -299,7 +163,6 @@ class ExpertMixture(Lifecycle):
         Args:
             name: The skill: an expert's, or ``base`` for what the model itself shall answer; a `Task` brings both.
             rows: Texts, `Row`s or a `Task`, whose training side is taken.
-            figures: What was measured of what was learned, for the log.
 
         Raises:
             SettingsError: There is no such expert.
@@ -309,19 +172,17 @@ class ExpertMixture(Lifecycle):
             name, rows = name.name, name if rows is None else rows
         if name != BASE:
             self.bank.expert(name)
-        encoded = self._encoded(rows)
-        found = self._embedding(encoded)
-        if len(found.rows) < self.novelty.min_rows:
-            raise DataError(
-                "rows",
-                law=f"must be at least {self.novelty.min_rows} different ones for a skill to be known again",
-                found=f"{len(found.rows)}",
-                remedy="Give more rows, or lower min_rows of NoveltySettings.",
-            )
+        encoded, found = self._read(rows)
+        least = self.novelty.min_rows
+        law = f"must be at least {least} different ones for a skill to be known again"
+        words = law, len(found), "Give more rows, or lower min_rows of NoveltySettings."
+        hold(len(found) >= least, DataError, "rows", words)
         if not isinstance(self.router, LearnedRouter):
             self._teach_router(name, encoded)
-        known = self.library.get(name)
-        self.library[name] = found if known is None else known.moved(found, _MOVED)
+        if name in self.library:  # its rows move together, and vary about their mean as before
+            known = self.library[name].double()
+            found = (known + _MOVED * (found.double().mean(0) - known.mean(0))).float()
+        self.library[name] = found
         self.replay.keep(name, encoded)
         self._happened(Event("register", name), figures)
 
@@ -340,91 +201,59 @@ class ExpertMixture(Lifecycle):
         """For any trainer of transformers or ours: tells a learned router the step, and refuses an optimizer that would not move what learns."""
         return _Watch(self)
 
-    # ---- on disk ----
-
     def save(self, folder: Path | str) -> Path:
         """Write `experts/xp_<name>/`, each an ordinary PEFT adapter, the router, and a manifest of what fits.
 
-        Args:
-            folder: Where it appears, whole or not at all; a mixture that was there is replaced.
-
-        Returns:
-            The folder.
+        The folder appears whole or not at all; a mixture that was there is replaced.
 
         Raises:
             TrainingError: An expert is still learning, or PEFT would not write all of its tensors.
         """
         self.bank.check_idle("save")
-        own = {} if self.router is None else self.router.tensors()
-        tensors = {f"router.{name}": value for name, value in own.items()}
-        tensors |= {f"tuning.{name}": value for name, value in self.tuning.items()}
-        for name, known in self.library.items():
-            tensors[f"library.{name}"] = known.rows
-            tensors[f"tokens.{name}"] = torch.tensor(known.tokens)
-        settings = {name: getattr(self, name) for name in _SETTINGS}
-        settings |= {"novelty": asdict(self.novelty), "router": asdict(self.routing.settings)}
-        tensors |= {f"replay.{name}": value for name, value in self.replay.tensors().items()}
-        settings["replay"] = [self.replay.quota, self.replay.record()]
-        return write_mixture(folder, self.model, self.bank, tensors, settings)
+        kept: dict[str, Mapping[str, Tensor]] = {
+            "router": self.router.tensors() if self.router else {},
+            "tuning": self.tuning,
+            "library": self.library,
+            "replay": self.replay.tensors(),
+        }
+        settings = {
+            "site": self.site,
+            "length": self.length,
+            "seed": self.seed,
+            "novelty": asdict(self.novelty),
+            "router": asdict(self.routing.settings),
+            "replay": [self.replay.quota, self.replay.record()],
+        }
+        return write_mixture(folder, self.model, self.bank, kept, settings)
 
     @classmethod
     def load(cls, folder: Path | str, model: Any, tokenizer: Any) -> ExpertMixture:
         """The mixture that was saved, around its base model, with the same bits.
 
-        Args:
-            folder: Where it was saved.
-            model: The base model, as it was.
-            tokenizer: Its tokenizer.
-
-        Returns:
-            The mixture.
-
         Raises:
             CheckpointError: The base model is another, or a file is missing or not what was written.
         """
         stored = read_mixture(folder, model)
-        novelty = NoveltySettings(**stored.settings.pop("novelty"))
-        chosen = RouterSettings(**stored.settings.pop("router"))
-        quota, rows = stored.settings.pop("replay", (0, {}))
-        mixture = cls(model, tokenizer, **stored.settings, novelty=novelty, router=chosen)
+        settings, kept = stored.settings, stored.kept
+        quota, rows = settings.pop("replay", (0, {}))
+        settings["novelty"] = NoveltySettings(**settings["novelty"])
+        settings["router"] = RouterSettings(**settings["router"])
+        mixture = cls(model, tokenizer, **settings)
         mixture.bank = Bank(stored.events)
-        mixture.replay.quota = quota
         for expert in mixture.bank.experts.values():
             mixture._add(expert)
             weights = stored.weights[expert.adapter]
             set_peft_model_state_dict(mixture.model, weights, adapter_name=expert.adapter)
-        kept: dict[str, dict[str, Tensor]] = {}
-        for key, value in stored.router.items():
-            part, _, name = key.partition(".")
-            kept.setdefault(part, {})[name] = value
-        if "router" in kept:
+        if kept["router"]:
             mixture.router = mixture.router or PrefixRouter()
             mixture.router.load(kept["router"])
-        mixture.tuning = kept.get("tuning", {})
-        mixture.replay.load(rows, kept.get("replay", {}))
+        mixture.tuning = kept["tuning"]
+        mixture.replay.quota = quota
+        mixture.replay.load(rows, kept["replay"])
         for name in dict.fromkeys(event.name for event in stored.events):
-            if name in kept.get("library", {}):
-                rows, tokens = kept["library"][name], int(kept["tokens"][name])
-                mixture.library[name] = Embedding(rows, tokens)
+            if name in kept["library"]:
+                mixture.library[name] = kept["library"][name]
         return mixture
-
-    # ---- names ----
-
-    def _linear_modules(self, stream: Stream) -> dict[str, nn.Linear | Conv1D]:
-        """The linear modules in the blocks from the router's site upward."""
-        return {
-            f"{at}.{path}": module
-            for at, block in enumerate(stream.entries[self.site : -1])
-            for path, module in block.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
-        }
-
-    def _encoded(self, rows: Any) -> list[Encoded]:
-        if isinstance(rows, Sequence) and rows and isinstance(rows[0], Encoded):
-            return list(rows)
-        found = encode(as_rows(rows, "rows"), self.tokenizer, self.length)
-        hold(bool(found), DataError, "rows", ("must hold at least one row", "none", "Give some."))
-        return found
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

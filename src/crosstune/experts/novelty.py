@@ -14,87 +14,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstune.experts.settings import NoveltySettings
-from crosstune.foundation.data import UNSCORED, Encoded, collate
+from crosstune.experts.routing.passes import batches
+from crosstune.experts.settings import NoveltySettings, hold
+from crosstune.foundation.data import UNSCORED, Encoded
 from crosstune.foundation.data.tokens import refuse_packed
 from crosstune.foundation.errors import DataError
-from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.intervals import Interval, jackknife
 
-
-@dataclass(frozen=True)
-class Embedding:
-    """Where a skill lies in the model's states.
-
-    Shapes: ``rows`` [n, H], float32.
-
-    Args:
-        rows: The mean state over the scored tokens of each independent row, after the final norm.
-        tokens: How many scored tokens that were.
-
-    Raises:
-        DataError: The rows are no matrix, or not finite.
-    """
-
-    rows: Tensor
-    tokens: int
-
-    def __post_init__(self) -> None:
-        if self.rows.ndim != 2 or not self.rows.numel():
-            raise _wrong("rows", "must be a matrix, one row for each row of the skill", self.rows)
-        if not self.rows.isfinite().all():
-            bad = int((~self.rows.isfinite()).any(1).sum())
-            raise DataError(
-                "rows",
-                law="must be finite",
-                found=f"{bad} of {len(self.rows)} with NaN or infinity",
-                remedy="Look at the model: its states overflow, or a weight is not finite.",
-            )
-
-    @property
-    def mean(self) -> Tensor:
-        """The embedding itself, [H], float64."""
-        return self.rows.double().mean(0)
-
-    def moved(self, again: Embedding, share: float) -> Embedding:
-        """The moving average when a skill comes again.
-
-        Args:
-            again: The skill's new rows.
-            share: How far the mean goes towards theirs, 0 to 1.
-
-        Returns:
-            These rows, shifted together, so that they vary about the new mean as they did about the old one.
-
-        Raises:
-            DataError: The widths differ, or the share is not 0 to 1.
-        """
-        _check_width("again", again, self.rows.shape[1])
-        if not 0 <= share <= 1:
-            raise DataError(
-                "share", law="must be 0 to 1", found=share, remedy="Use 0.5 to weigh both alike."
-            )
-        shift = share * (again.mean - self.mean)
-        return Embedding((self.rows.double() + shift).float(), self.tokens + again.tokens)
-
-
-Library: TypeAlias = Mapping[str, Embedding]
-"""The known skills by name."""
+Library: TypeAlias = Mapping[str, Tensor]
+"""The known skills by name, each as `embed_rows` returns it: [rows, H]."""
 
 
 @dataclass(frozen=True)
 class Novelty:
     """What was found about a skill's rows."""
 
-    verdict: Literal["new", "known", "undecided"]
+    verdict: str
+    """``new``, ``known`` or ``undecided``."""
     p: float
     """The largest of the known skills' p; NaN where the rule has none."""
     similarity: Interval | None
@@ -109,97 +53,76 @@ class Novelty:
         return self.verdict == "new"
 
 
-def embed_rows(
-    model: nn.Module, encoded: Sequence[Encoded], pad_id: int, *, batch_tokens: int = 4096
-) -> Embedding:
-    """The mean states of rows after the final norm, over scored tokens alone, without gradient.
+def final_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The states of scored tokens after the final norm, row after row, [tokens, H], on the CPU; without gradient or autocast."""
+    stream = Stream.of(model)
+    with torch.no_grad(), torch.autocast(batch["labels"].device.type, enabled=False):
+        before = stream.read(batch, [stream.num_layers])[stream.num_layers]
+        states: Tensor = stream.entries[-1](before)
+        return states[batch["labels"] != UNSCORED].cpu()
 
-    Windows of one row, rows of one group and copies of a row are not independent: they are one row of the result.
 
-    Args:
-        model: A causal language model of a known family; it is left exactly as it was found.
-        encoded: The rows, encoded.
-        pad_id: The token that fills short rows.
-        batch_tokens: At most this many positions, padding included, go through the model at once.
+def embed_rows(model: nn.Module, encoded: Sequence[Encoded]) -> Tensor:
+    """Where rows lie: the mean state over the scored tokens of each unit that has one, in order of first appearance; [n, H], float32.
 
-    Returns:
-        One row for each unit with a scored token, in order of first appearance.
+    Windows of one row, rows of one group and copies of a row are a unit.
 
     Raises:
         DataError: No token is scored, the rows are packed, or a state is not finite.
-        ModelError: The model is not a decoder.
     """
     refuse_packed("encoded", encoded)
     scored = [item for item in encoded if item.scored_tokens]
-    if not scored:
-        raise DataError(
-            "encoded",
-            law="must have a scored token",
-            found=f"none in {len(encoded)} rows",
-            remedy="Give rows with text to learn, of two tokens or more.",
-        )
-    names = {unit: place for place, unit in enumerate(dict.fromkeys(i.unit for i in scored))}
-    place_of = torch.tensor([names[item.unit] for item in scored])
-    stream, device = Stream.of(model), next(model.parameters()).device
-    sums = torch.zeros(len(names), stream.width, dtype=torch.float64)
-    for places in batches_of(scored, batch_tokens):
-        batch = collate([scored[at] for at in places], pad_id)
-        counted = batch["labels"] != UNSCORED
-        moved = {name: value.to(device) for name, value in batch.items()}
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            before = stream.read(moved, [stream.num_layers])[stream.num_layers]
-            states = stream.entries[-1](before).cpu()[counted]
-        sums.index_add_(0, place_of[places][counted.nonzero()[:, 0]], states.double())
-    tokens = torch.tensor([float(item.scored_tokens) for item in scored], dtype=torch.float64)
-    counts = torch.zeros(len(names), dtype=torch.float64).index_add_(0, place_of, tokens)
-    return Embedding((sums / counts[:, None]).float(), sum(item.scored_tokens for item in scored))
+    found = f"none in {len(encoded)} rows"
+    words = "must have a scored token", found, "Give rows with text, of two tokens or more."
+    hold(bool(scored), DataError, "encoded", words)
+    names = {unit: at for at, unit in enumerate(dict.fromkeys(item.unit for item in scored))}
+    tokens = torch.tensor([item.scored_tokens for item in scored])
+    unit_of = torch.tensor([names[item.unit] for item in scored])
+    sums = torch.zeros(len(names), Stream.of(model).width, dtype=torch.float64)
+    for places, batch in batches(model, scored):
+        owners = unit_of[places].repeat_interleave(tokens[places])
+        sums.index_add_(0, owners, final_states(model, batch).double())
+    counts = torch.zeros(len(names), dtype=torch.float64).index_add_(0, unit_of, tokens.double())
+    rows = (sums / counts[:, None]).float()
+    found = f"{int((~rows.isfinite()).any(dim=1).sum())} of {len(rows)} with NaN or infinity"
+    words = "must be finite", found, "Look at the model: its states overflow, or a weight is not."
+    hold(bool(rows.isfinite().all()), DataError, "states", words)
+    return rows
 
 
-def assess(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
-    """Whether a batch of rows comes from a skill that is not known yet.
+def assess(batch: Tensor, tokens: int, library: Library, settings: NoveltySettings) -> Novelty:
+    """Whether the rows of a batch, of so many scored tokens, come from a skill that is not known yet.
 
-    Args:
-        batch: The rows in question.
-        library: The known skills.
-        settings: The rule and its numbers.
-
-    Returns:
-        The verdict and what it rests on. With nothing known whatever is large enough is new.
-
-    Raises:
-        DataError: A known skill has another width or too few rows.
+    With nothing known whatever is large enough is new.
     """
-    for name, skill in library.items():
-        _check_width(f"library[{name!r}]", skill, batch.rows.shape[1])
-        if len(skill.rows) < settings.min_rows:
-            raise _wrong(f"library[{name!r}]", f"must have {settings.min_rows} rows", skill.rows)
-    found, least = (len(batch.rows), batch.tokens), (settings.min_rows, settings.min_tokens)
-    if found[0] < least[0] or found[1] < least[1]:
-        why = f"{found[0]} rows and {found[1]} tokens; it takes {least[0]} and {least[1]}"
+    if len(batch) < settings.min_rows or tokens < settings.min_tokens:
+        least = f"it takes {settings.min_rows} and {settings.min_tokens}"
+        why = f"{len(batch)} rows and {tokens} tokens; {least}"
         return Novelty("undecided", math.nan, None, None, why)
     if not library:
         return Novelty("new", math.nan, None, None, "nothing is known yet")
-    return (_calibrated if settings.rule == "calibrated" else _by_cosine)(batch, library, settings)
+    rule = _calibrated if settings.rule == "calibrated" else _by_cosine
+    return rule(batch.double(), {n: rows.double() for n, rows in library.items()}, settings)
 
 
-def _calibrated(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
+def _calibrated(batch: Tensor, library: Library, settings: NoveltySettings) -> Novelty:
     """New where the batch is strange to every skill: P(all p ≤ level) ≤ P(p of its own skill ≤ level)."""
     seeds = Seeds(settings.seed)
     values = {
-        name: _conformal_p(batch.rows, skill.rows, settings.batches, seeds.torch("novelty", name))
-        for name, skill in library.items()
+        name: _conformal_p(batch, rows, settings.batches, seeds.torch("novelty", name))
+        for name, rows in library.items()
     }
-    cosines = _cosines(batch.mean[None], [s.mean for s in library.values()])[0].tolist()
-    p, _, nearest = max(zip(values.values(), cosines, values, strict=True))
+    p, _, nearest = max(
+        zip(values.values(), _to_each(batch, library).tolist(), values, strict=True)
+    )
     similarity = _similarity(batch, {nearest: library[nearest]}, settings)
     fewest = 1 / (settings.batches + 1)
     if fewest > settings.level:
         why = f"with {settings.batches} batches p is at least {fewest:.3g}, and {settings.level:g} is not reached"
         return Novelty("undecided", p, similarity, nearest, why)
     share = f"were these rows of {nearest}, the likeliest of {len(library)}, a share p of {p:.3g} would be as strange"
-    if p <= settings.level:
-        return Novelty("new", p, similarity, nearest, f"{share}, at most {settings.level:g}")
-    return Novelty("known", p, similarity, nearest, f"{share}, above {settings.level:g}")
+    verdict, where = ("new", "at most") if p <= settings.level else ("known", "above")
+    return Novelty(verdict, p, similarity, nearest, f"{share}, {where} {settings.level:g}")
 
 
 def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Generator) -> float:
@@ -209,7 +132,7 @@ def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Gene
     than half of them drawn in to that length, since a few far ones would drown the others. A cosine would hang on the features
     whose mean is large in every text, and on where the origin lies. What is done to the joint rows knows no part of them.
     """
-    joint = torch.cat([batch, known]).double()
+    joint = torch.cat([batch, known])
     spread = joint.std(0)
     scaled = torch.where(spread > 0, (joint - joint.mean(0)) / spread, 0.0)
     length = scaled.norm(dim=1, keepdim=True)
@@ -224,30 +147,27 @@ def _conformal_p(batch: Tensor, known: Tensor, draws: int, generator: torch.Gene
     return (strange + 1) / (draws + 1)
 
 
-def _by_cosine(batch: Embedding, library: Library, settings: NoveltySettings) -> Novelty:
+def _by_cosine(batch: Tensor, library: Library, settings: NoveltySettings) -> Novelty:
     """The original's rule, with an interval."""
     similarity = _similarity(batch, library, settings)
-    cosines = _cosines(batch.mean[None], [skill.mean for skill in library.values()])[0].tolist()
-    _, nearest = max(zip(cosines, library, strict=True))
+    _, nearest = max(zip(_to_each(batch, library).tolist(), library, strict=True))
     threshold = settings.threshold - settings.decay * math.log1p(len(library))
     low, high = float(similarity.low), float(similarity.high)
-    verdict: Literal["new", "known", "undecided"] = "undecided"
-    if high < threshold or low > threshold:
-        verdict = "new" if high < threshold else "known"
-    where = {"new": "below", "known": "above", "undecided": "on both sides of"}[verdict]
+    verdict, where = "undecided", "on both sides of"
+    if not low <= threshold <= high:
+        verdict, where = ("new", "below") if high < threshold else ("known", "above")
     why = f"the similarity lies in {low:.3f} to {high:.3f}, {where} the threshold {threshold:.3f}"
     return Novelty(verdict, math.nan, similarity, nearest, why)
 
 
-def _similarity(batch: Embedding, library: Library, settings: NoveltySettings) -> Interval:
+def _similarity(batch: Tensor, library: Library, settings: NoveltySettings) -> Interval:
     """The cosine of means over the skills, with its jackknife over the rows of the batch and of every skill."""
-    skills = list(library.values())
-    means = [skill.mean for skill in skills]
-    full = _cosines(batch.mean[None], means)
+    mean, means = batch.mean(dim=0), [rows.mean(dim=0) for rows in library.values()]
+    full = _cosines(mean[None], means)
     tables = [_cosines(_without_each(batch), means)]
-    for place, skill in enumerate(skills):
-        table = full.repeat(len(skill.rows), 1)
-        table[:, place] = _cosines(_without_each(skill), [batch.mean])[:, 0]
+    for place, rows in enumerate(library.values()):
+        table = full.repeat(len(rows), 1)
+        table[:, place] = _cosines(_without_each(rows), [mean])[:, 0]
         tables.append(table)
     figures = [_over(table, settings) for table in tables]
     sizes = [len(figure) for figure in figures]
@@ -262,31 +182,17 @@ def _over(cosines: Tensor, settings: NoveltySettings) -> Tensor:
     return cosines.topk(min(most, cosines.shape[1]), dim=1).values.mean(1)
 
 
+def _to_each(batch: Tensor, library: Library) -> Tensor:
+    """The cosine with each skill, [K]."""
+    return _cosines(batch.mean(dim=0)[None], [rows.mean(dim=0) for rows in library.values()])[0]
+
+
 def _cosines(means: Tensor, skills: Sequence[Tensor]) -> Tensor:
     """Of each mean [D, H] with each skill's: [D, K], over features and no other axis."""
-    return (
-        functional.normalize(means, dim=1)
-        @ functional.normalize(torch.stack(list(skills)), dim=1).T
-    )
+    known = torch.stack(list(skills))
+    return functional.normalize(means, dim=1) @ functional.normalize(known, dim=1).T
 
 
-def _without_each(embedding: Embedding) -> Tensor:
+def _without_each(rows: Tensor) -> Tensor:
     """The mean without each row, [n, H]."""
-    rows = embedding.rows.double()
     return (rows.sum(0) - rows) / (len(rows) - 1)
-
-
-def _check_width(argument: str, given: Embedding, width: int) -> None:
-    if given.rows.shape[1] != width:
-        raise _wrong(
-            argument, f"must have {width} features, as the rows it is compared with", given.rows
-        )
-
-
-def _wrong(argument: str, law: str, given: Tensor) -> DataError:
-    return DataError(
-        argument,
-        law=law,
-        found=f"shape {tuple(given.shape)}",
-        remedy="Give what `embed_rows` returns for this very model and enough rows.",
-    )

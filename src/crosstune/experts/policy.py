@@ -1,9 +1,8 @@
-"""When experts are born, grow, stop in part, become one and go: numbers in, decisions out, each with a sentence that says why."""
+"""When experts are born, grow, stop in part, become one and go: numbers in, decisions out, a birth's with a sentence that says why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +18,6 @@ from crosstune.experts.novelty import Novelty
 from crosstune.experts.settings import PolicySettings
 from crosstune.foundation.seeds import Seeds
 
-T = TypeVar("T")
-Decision: TypeAlias = tuple[T, str]
-"""What is to be done, and why."""
 _NOISE = 0.1  # nats per token: how far a gain lies from what the bandit expects of it
 
 
@@ -33,8 +29,8 @@ def may_spawn(
     since: float,
     parameters: int,
     gain: float | None = None,
-) -> Decision[bool]:
-    """Whether rows get an expert of so many parameters, `since` steps after the last birth; `gain` is their probe's, if it has run."""
+) -> tuple[bool, str]:
+    """Whether rows get an expert of so many parameters, `since` steps after the last birth, and why; `gain` is their probe's, if it ran."""
     wanted = novelty.is_new, novelty.why
     if settings.spawn == "bandit" and novelty.similarity is not None:
         wanted = bandit(bank.events, float(novelty.similarity.value), parameters)
@@ -49,7 +45,7 @@ def may_spawn(
     return wanted
 
 
-def bandit(events: Iterable[Event], similarity: float, parameters: int) -> Decision[bool]:
+def bandit(events: Iterable[Event], similarity: float, parameters: int) -> tuple[bool, str]:
     """Whether an expert's birth is worth its parameters, against going on with the nearest one.
 
     For both, what is won is a line in the similarity, drawn from its posterior under a normal prior. A birth must be ahead by
@@ -59,7 +55,8 @@ def bandit(events: Iterable[Event], similarity: float, parameters: int) -> Decis
 
     Source: Thompson 1933 (the draw); Dinkelbach 1967 (a ratio of sums as a price).
     """
-    log = [e.figures for e in events if e.kind == "register" and "gain" in e.figures]
+    figures = {"gain", "similarity", "parameters"}
+    log = [e.figures for e in events if e.kind == "register" and figures <= e.figures.keys()]
     draws, seen = Seeds(len(log)).numpy("bandit"), np.array([1.0, similarity])
     worth = []
     for spawned in (True, False):
@@ -74,52 +71,44 @@ def bandit(events: Iterable[Event], similarity: float, parameters: int) -> Decis
     return worth[0] - worth[1] > price, f"{words}, at a price of {price:.3g} nats per token"
 
 
-def may_grow(settings: PolicySettings, losses: Sequence[float], rank: int) -> Decision[bool]:
+def may_grow(settings: PolicySettings, losses: Sequence[float], rank: int) -> bool:
     """Whether the expert that learns doubles its rank, by its held-out losses so far."""
     if settings.grow_below is None or len(losses) < 2:
-        return False, "growth is not asked for, or there are no two evaluations yet"
-    won = losses[-2] - losses[-1]
-    words = f"the last evaluation won {won:.3g} nats per token, at rank {rank}"
-    return won < settings.grow_below and 2 * rank <= settings.max_rank, words
+        return False
+    return losses[-2] - losses[-1] < settings.grow_below and 2 * rank <= settings.max_rank
 
 
-def to_freeze(settings: PolicySettings, steps: Mapping[str, float]) -> Decision[tuple[str, ...]]:
+def to_freeze(settings: PolicySettings, steps: Mapping[str, float]) -> tuple[str, ...]:
     """The projections that have converged, by the length of a step over that of their update."""
-    most = settings.freeze_below or 0.0
-    found = tuple(name for name, step in steps.items() if step < most)
-    return found, f"a step moves them by less than {most:g} of their length"
+    return tuple(name for name, step in steps.items() if step < (settings.freeze_below or 0.0))
 
 
 def to_merge(
     settings: PolicySettings, skills: int, usage: Mapping[str, float], cosines: Tensor
-) -> Decision[tuple[tuple[str, ...], ...]]:
+) -> tuple[tuple[str, ...], ...]:
     """Which experts become one after so many skills: of little use, and alike by average linkage; `cosines` [K, K] are as `usage`."""
     low = [at for at, share in enumerate(usage.values()) if share < settings.merge_usage]
     if settings.merge_every is None or skills % settings.merge_every or len(low) < 2:
-        return (), f"nothing is due after {skills} skills with {len(low)} of little use"
+        return ()
     far = (1 - cosines.double())[low][:, low].clamp_min(0).numpy()
     tree = linkage(squareform(far, checks=False), "average")
     labels = fcluster(tree, 1 - settings.merge_similarity, "distance")
     names = np.array(list(usage))[low]
     groups = [tuple(map(str, names[labels == label])) for label in np.unique(labels)]
-    found = tuple(group for group in groups if len(group) > 1)
-    return found, f"mean cosines of updates are above {settings.merge_similarity:g}"
+    return tuple(group for group in groups if len(group) > 1)
 
 
 def to_evict(
-    settings: PolicySettings,
-    usage: Mapping[str, float],
-    parameters: Mapping[str, int],
-    learning: str | None,
-) -> Decision[tuple[str, ...]]:
-    """Who goes, the least used first, until what is left has no more parameters than may be; never who learns."""
+    settings: PolicySettings, usage: Mapping[str, float], parameters: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Who goes, the least used first, until what is left has no more parameters than may be."""
     left, gone = sum(parameters.values()), []
     most = left if settings.max_parameters is None else settings.max_parameters
-    for name in sorted(parameters.keys() - {learning}, key=lambda name: (usage[name], name)):
+    for name in sorted(parameters, key=lambda name: (usage[name], name)):
         if left > most:
             gone.append(name)
             left -= parameters[name]
-    return tuple(gone), f"{left} parameters stay, of {most} that may"
+    return tuple(gone)
 
 
 def update_cosines(mixture: Lifecycle) -> Tensor:

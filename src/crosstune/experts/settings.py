@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crosstune.foundation.errors import SettingsError
-from crosstune.foundation.settings.options import at_least, one_of
+from crosstune.foundation.errors import CrosstuneError, SettingsError
+from crosstune.foundation.settings.options import one_of
 from crosstune.foundation.training.settings import TrainingSettings
 
 
@@ -38,14 +37,13 @@ class NoveltySettings:
     """Changes the batches that p compares with."""
 
     def __post_init__(self) -> None:
-        """Refuse what can decide nothing."""
         one_of("rule", self.rule, ("calibrated", "cosine"))
         one_of("over", self.over, ("max", "median", "nearest"))
-        for name, least in (("batches", 1), ("neighbours", 1), ("min_rows", 4), ("min_tokens", 1)):
-            at_least(name, getattr(self, name), least)
-        _within("level", self.level, above=0.0, below=1.0)
-        _within("threshold", self.threshold, above=-1.0, below=1.0)
-        _within("decay", self.decay, least=0.0, below=1.0)
+        _within(self, "[1, inf)", "batches", "neighbours", "min_tokens")
+        _within(self, "[4, inf)", "min_rows")
+        _within(self, "(0, 1)", "level")
+        _within(self, "(-1, 1)", "threshold")
+        _within(self, "[0, 1)", "decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,23 +78,16 @@ class RouterSettings:
     """Weight of the divergence of the output from that of the experts before the stage, on replayed rows."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot route."""
         one_of("kind", self.kind, ("prefix", "learned"))
         one_of("reads", self.reads, ("state", "prefix"))
-        at_least("top", 1 if self.top is None else self.top, 1)
-        at_least("immature", self.immature, 0)
-        if self.kind == "learned" and self.renormalise and self.top == 1:
-            raise SettingsError(
-                "renormalise",
-                law="must be off where one expert answers: its gate would be 1 at any score, and the router would learn nothing",
-                found="top=1",
-                remedy="Leave it out, or let two answer.",
-            )
-        _within("temperature", self.temperature, least=1.0)
-        _within("capacity", 1.0 if self.capacity is None else self.capacity, above=0.0)
-        for name in ("routing", "balance", "z", "keep", "distillation"):
-            _within(name, getattr(self, name), least=0.0)
-        _within("entropy", self.entropy)
+        law = "must be off where one expert answers: its gate would be 1 at any score, and the router would learn nothing"
+        blind = self.kind == "learned" and self.renormalise and self.top == 1
+        words = law, "top=1", "Leave it out, or let two answer."
+        hold(not blind, SettingsError, "renormalise", words)
+        _within(self, "[1, inf)", "top", "temperature")
+        _within(self, "[0, inf)", "immature", "routing", "balance", "z", "keep", "distillation")
+        _within(self, "(0, inf)", "capacity")
+        _within(self, "(-inf, inf)", "entropy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +120,11 @@ class PolicySettings:
     """With more parameters in experts, the least used go; they stay on disk."""
 
     def __post_init__(self) -> None:
-        """Refuse what can never be kept."""
         one_of("spawn", self.spawn, ("novelty", "bandit"))
-        for name in ("cooldown", "probe_steps"):
-            at_least(name, getattr(self, name), 0)
-        for name in ("max_experts", "max_rank", "merge_every", "max_parameters"):
-            found = getattr(self, name)
-            at_least(name, 1 if found is None else found, 1)
-        for name in ("min_gain", "grow_below", "freeze_below", "merge_usage"):
-            _within(name, getattr(self, name) or 0.0, least=0.0)
-        _within("merge_similarity", self.merge_similarity, above=-1.0, below=1.0)
+        _within(self, "[1, inf)", "max_experts", "max_rank", "merge_every", "max_parameters")
+        _within(self, "[0, inf)", "cooldown", "probe_steps", "min_gain", "merge_usage")
+        _within(self, "[0, inf)", "grow_below", "freeze_below")
+        _within(self, "(-1, 1)", "merge_similarity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,42 +151,31 @@ class SkillsSettings:
     """How one skill is learned."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned."""
-        at_least("rank", self.rank, 1)
-        at_least("replay", self.replay, 0)
-        _within("replay_share", self.replay_share, above=0.0, below=1.0)
-        if self.router.kind == "learned" and self.router.routing and not self.replay:
-            raise SettingsError(
-                "router.routing",
-                law="must be 0 where nothing is replayed: every row would say that the newest expert is right",
-                found=self.router.routing,
-                remedy="Set `replay`, or leave out the term.",
-            )
-        if self.training.lora is not None:
-            raise SettingsError(
-                "training.lora",
-                law="must be left out: experts are what is trained",
-                found="an adapter",
-                remedy="Set `rank`.",
-            )
+        _within(self, "[1, inf)", "rank")
+        _within(self, "[0, inf)", "replay")
+        _within(self, "(0, 1)", "replay_share")
+        law = "must be 0 where nothing is replayed: every row would say that the newest expert is right"
+        blind = self.router.kind == "learned" and self.router.routing > 0 and self.replay == 0
+        replays = law, self.router.routing, "Set `replay`, or leave out the term."
+        hold(not blind, SettingsError, "router.routing", replays)
+        alone = "must be left out: experts are what is trained", "an adapter", "Set `rank`."
+        hold(self.training.lora is None, SettingsError, "training.lora", alone)
 
 
-def _within(
-    name: str,
-    found: float,
-    *,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
+def hold(
+    kept: bool, kind: type[CrosstuneError], argument: str, words: tuple[str, object, str]
 ) -> None:
-    """Refuse a number outside its bounds; NaN and infinity always."""
-    if math.isfinite(found) and found >= least and above < found < below:
-        return
-    bounds: dict[str, Any] = {"at least": least, "above": above, "below": below}
-    words = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
-    raise SettingsError(
-        name,
-        law=f"must be a finite number {' and '.join(words)}".rstrip(),
-        found=found,
-        remedy="Choose a number there, or leave it out for the default.",
-    )
+    """Raise an error of law, found and remedy where a law is not kept."""
+    if not kept:
+        law, found, remedy = words
+        raise kind(argument, law=law, found=found, remedy=remedy)
+
+
+def _within(settings: Any, interval: str, *names: str) -> None:
+    """Hold numbers that are given to an interval, whose lower end `[` holds and `(` leaves out; NaN lies in none."""
+    low, high = map(float, interval[1:-1].split(","))
+    for name in names:
+        if (found := getattr(settings, name)) is not None:
+            kept = low < found < high or (interval[0] == "[" and found == low)
+            words = f"must lie in {interval}", found, "Choose a number there, or leave it out."
+            hold(kept, SettingsError, name, words)

@@ -52,13 +52,13 @@ def test_every_kind_of_event_is_replayed() -> None:
     assert bank.adapters == {**gone, "xp_text": "text"}
     for name in gone.values():
         with pytest.raises(SettingsError, match="be no other expert's, gone ones included"):
-            bank.adapter_name(name, "base")
+            bank.adapter_name(name)
 
 
 def test_a_name_becomes_a_slug_of_its_own() -> None:
     bank = Bank()
     for name, adapter in (("Code: 3", "xp_code_3"), ("0", "xp_0"), ("layers", "xp_layers")):
-        assert bank.adapter_name(name, "base") == adapter
+        assert bank.adapter_name(name) == adapter
         bank.record(born(name, adapter))
     assert bank.expert("0").adapter == "xp_0"
 
@@ -67,7 +67,7 @@ def test_a_name_becomes_a_slug_of_its_own() -> None:
 def test_a_name_that_cannot_be_kept_apart_is_refused(name: str) -> None:
     bank = Bank([born("code", "xp_code")])
     with pytest.raises(SettingsError, match=r"must have a letter or digit.*beside \['code'\]"):
-        bank.adapter_name(name, "base")
+        bank.adapter_name(name)
 
 
 def test_an_expert_that_is_not_there_is_named() -> None:

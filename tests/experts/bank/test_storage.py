@@ -116,7 +116,7 @@ def test_a_save_that_is_cut_short_leaves_what_was_there(
     def cut(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crosstune.experts.storage.write_json", cut)  # the last to be written
+    monkeypatch.setattr("crosstune.experts.bank.storage.write_json", cut)  # the last to be written
     with pytest.raises(KeyboardInterrupt):
         mixture.save(place)
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before

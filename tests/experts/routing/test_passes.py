@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.experts.test_learned import grown
+from tests.experts.routing.test_learned import grown
 from tests.experts.test_mixture import batch_of, close, folder, logits, rows_of, three  # noqa: F401
 from torch import nn
 
@@ -60,6 +60,6 @@ def test_health_knows_a_learned_router(folder: Path) -> None:  # noqa: F811
     mixture = grown(folder, (("numbers", None, 2), ("shapes", None, 2)))
     rows = rows_of(mixture, "numbers", seed=4)
     health = skill_health(mixture, "numbers", rows)
-    assert health.loss.value == pytest.approx(score_rows(mixture, rows, pad_id=0).loss)
+    assert float(health.loss.value) == pytest.approx(score_rows(mixture, rows, pad_id=0).loss)
     assert list(health.usage) == ["base", "numbers", "shapes"]
     assert sum(health.usage.values()) == pytest.approx(1.0)

@@ -6,19 +6,20 @@ import math
 
 import pytest
 
-from crosstune.experts.accounts import POSITIONS, LearnedSkill, SkillLosses
+from crosstune.experts.accounts import LearnedSkill
+from crosstune.experts.health import POSITIONS, SkillHealth
 from crosstune.studies.skills import tables
 
 
-def losses(routed: float, known: float) -> SkillLosses:
+def losses(routed: float, known: float) -> SkillHealth:
     """Four rows of ten tokens each."""
     ends = tuple(10 * (loss + 0.1 * at) for loss in (routed, known) for at in range(4))
-    return SkillLosses(
+    return SkillHealth(
         ends[:4], ends[4:], (10,) * 4, 80, {"base": 0.25, "a": 0.75}, (0.0,) * len(POSITIONS)
     )
 
 
-def learned(skill: str, held_out: dict[str, SkillLosses], *, born: bool) -> LearnedSkill:
+def learned(skill: str, held_out: dict[str, SkillHealth], *, born: bool) -> LearnedSkill:
     """What became of a skill."""
     why = "new", 0.01, 0.5, "base", "because"
     return LearnedSkill(skill, skill, born, *why, (1.0, 0.9, 1.1), held_out, {"steps": 4.0})

@@ -19,6 +19,7 @@ from torch import Tensor
 from crosstune.experts.bank.log import Expert
 from crosstune.experts.bank.storage import WEIGHTS, check_free
 from crosstune.experts.gated import GatedLinear
+from crosstune.experts.settings import hold
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.storage import atomic_folder, read_json
 
@@ -32,29 +33,24 @@ _PLAIN = (True, False, None, "gaussian", "eva", "orthogonal")  # leave the base 
 
 def weighed(layer: GatedLinear, shares: Mapping[Expert, float]) -> tuple[Tensor, Tensor]:
     """A [Σ rank, in] and B [out, Σ rank] with B A = Σ share · update: side by side, shares and scales in B; 0 of experts elsewhere."""
-    size, both = cast(tuple[int, int], (layer.in_features, layer.out_features)), []
+    both = []
     for expert, share in shares.items():
         name, like = expert.adapter, layer.weight
         if name in layer.lora_A:
-            scale = share * layer.scaling[name]
             a, b = (cast(Tensor, f[name].weight).detach() for f in (layer.lora_A, layer.lora_B))
-            both.append((a, scale * b))
+            both.append((a, share * layer.scaling[name] * b))
         else:
-            both.append(
-                (like.new_zeros(expert.rank, size[0]), like.new_zeros(size[1], expert.rank))
-            )
+            narrow = like.new_zeros(expert.rank, cast(int, layer.in_features))
+            both.append((narrow, like.new_zeros(cast(int, layer.out_features), expert.rank)))
     return torch.cat([a for a, _ in both]), torch.cat([b for _, b in both], dim=1)
 
 
 def export(model: Any, folder: Path | str, shares: Mapping[Expert, float]) -> Path:
     """Write Σ share · update of some experts of a PEFT model as one adapter whose alpha is its rank."""
-    if not shares or not all(isfinite(share) for share in shares.values()):
-        raise SettingsError(
-            "weights",
-            law="must be finite numbers, of one expert or more",
-            found={expert.name: share for expert, share in shares.items()},
-            remedy="Name experts, with the weight of each.",
-        )
+    law = "must be finite numbers, of one expert or more"
+    found = {expert.name: share for expert, share in shares.items()}
+    kept = bool(shares) and all(map(isfinite, shares.values()))
+    hold(kept, SettingsError, "weights", (law, found, "Name experts, with the weight of each."))
     place, rank = Path(folder), sum(expert.rank for expert in shares)
     check_free(place, _CONFIG, "an adapter")
     plain = model.peft_config[next(iter(shares)).adapter]

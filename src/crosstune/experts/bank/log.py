@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from crosstune.experts.settings import hold
 from crosstune.foundation.errors import SettingsError, TrainingError
 
 BASE = "base"
@@ -18,15 +19,12 @@ class Expert:
     """One expert of a mixture: an ordinary LoRA adapter."""
 
     name: str
-    """The skill's name, as it was spawned."""
     adapter: str
     """The adapter's name in PEFT, and its folder's."""
     rank: int
-    """Columns of A and B."""
     alpha: float
     """The update is scaled by alpha / rank."""
     targets: tuple[str, ...]
-    """Names of the modules it adapts."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,7 @@ class Event:
 
 
 class Bank:
-    """The experts that a mixture has, in the order of their births: nothing but the replayed log.
-
-    Args:
-        events: What has happened so far.
-    """
+    """The experts that a mixture has, in the order of their births: nothing but the replayed log of events."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.events: list[Event] = []
@@ -80,34 +74,24 @@ class Bank:
 
     def check_idle(self, what: str, but: str | None = None) -> None:
         """Refuse what must not be done while an expert learns, or while not just the one does that it is done to."""
-        if self.learning != but:
-            found = f"{self.learning!r}, which is not registered" if self.learning else "none"
-            raise TrainingError(
-                what,
-                law=f"must come when {'no expert' if but is None else repr(but)} is learning",
-                found=found,
-                remedy=f"Call register({self.learning!r}, rows) or unfreeze({but!r}) first.",
-            )
+        law = f"must come when {'no expert' if but is None else repr(but)} is learning"
+        found = f"{self.learning!r}, which is not registered" if self.learning else "none"
+        remedy = f"Call register({self.learning!r}, rows) or unfreeze({but!r}) first."
+        hold(self.learning == but, TrainingError, what, (law, found, remedy))
 
     def expert(self, name: str) -> Expert:
         """The expert of a skill, or an error that names those there are."""
-        if name not in self.experts:
-            raise SettingsError(
-                "name",
-                law="must be an expert of the mixture",
-                found=f"{name!r}; there are {sorted(self.experts)}",
-                remedy="Spawn it first.",
-            )
+        found = f"{name!r}; there are {sorted(self.experts)}"
+        words = "must be an expert of the mixture", found, "Spawn it first."
+        hold(name in self.experts, SettingsError, "name", words)
         return self.experts[name]
 
-    def adapter_name(self, name: str, reserved: str) -> str:
+    def adapter_name(self, name: str) -> str:
         """A new name that PEFT saves all tensors of: a prefix and a slug."""
         adapter = "xp_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        if adapter == "xp_" or name == reserved or adapter in self.adapters:
-            raise SettingsError(
-                "name",
-                law="must have a letter or digit, and be no other expert's, gone ones included",
-                found=f"{name!r}, beside {sorted(self.adapters.values()) or 'none'}",
-                remedy=f"Use another name; {reserved!r} is the model itself.",
-            )
+        law = "must have a letter or digit, and be no other expert's, gone ones included"
+        found = f"{name!r}, beside {sorted(self.adapters.values()) or 'none'}"
+        words = law, found, f"Use another name; {BASE!r} is the model itself."
+        free = adapter != "xp_" and name != BASE and adapter not in self.adapters
+        hold(free, SettingsError, "name", words)
         return adapter

@@ -24,12 +24,7 @@ _RECORDED = ("row_id", "scored_tokens", "scored_bytes", "cut", "group", "window"
 
 
 class Replay:
-    """A sample of the rows of each skill.
-
-    Args:
-        quota: The most rows of a skill that are kept.
-        seed: Changes which.
-    """
+    """A sample of at most `quota` rows of each skill; the seed changes which."""
 
     def __init__(self, quota: int = 0, seed: int = 0) -> None:
         self.quota, self.seed = quota, seed
@@ -38,11 +33,11 @@ class Replay:
     def keep(self, skill: str, encoded: Sequence[Encoded]) -> None:
         """Sample a skill's rows, those that were kept before among them; of copies one."""
         refuse_packed("encoded", encoded)
+        every = [replace(row, ends=()) for row in (*self.rows.get(skill, ()), *encoded)]
+        said = [str((row.input_ids, row.labels)) for row in every]
         joint = {
-            content_key(str((row.input_ids, row.labels)), "replay", self.seed): replace(
-                row, ends=()
-            )
-            for row in (*self.rows.get(skill, ()), *encoded)
+            content_key(text, "replay", self.seed): row
+            for text, row in zip(said, every, strict=True)
         }
         self.rows[skill] = [joint[key] for key in sorted(joint)[: self.quota]]
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crosstune.experts.bank.log import Bank, Event, Expert
 from crosstune.experts.gated import factors
+from crosstune.experts.settings import hold
 from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError
 from crosstune.foundation.models.loading import tensors_fingerprint
 from crosstune.foundation.storage import atomic_folder, fingerprint_file, read_json, write_json
@@ -22,15 +24,13 @@ MANIFEST, ROUTER = "mixture.json", "router.safetensors"
 WEIGHTS = "adapter_model.safetensors"
 
 
-@dataclass(frozen=True)
-class StoredMixture:
-    """What a folder holds, verified."""
+class StoredMixture(NamedTuple):
+    """What a folder holds, verified: also PEFT's tensors of each adapter, and what else was kept, by part and name."""
 
     settings: dict[str, Any]
     events: tuple[Event, ...]
     weights: dict[str, dict[str, Tensor]]
-    """PEFT's tensors of each adapter."""
-    router: dict[str, Tensor]
+    kept: dict[str, dict[str, Tensor]]
 
 
 def base_fingerprint(model: nn.Module) -> str:
@@ -46,7 +46,7 @@ def write_mixture(
     folder: Path | str,
     model: Any,
     bank: Bank,
-    router: Mapping[str, Tensor],
+    kept: Mapping[str, Mapping[str, Tensor]],
     settings: Mapping[str, Any],
 ) -> Path:
     """Write all of a mixture, whole or not at all; an expert of which PEFT leaves a tensor out is an error."""
@@ -58,18 +58,15 @@ def write_mixture(
         for expert in bank.experts.values():
             model.save_pretrained(fresh / "experts", selected_adapters=[expert.adapter])
             weights = fresh / "experts" / expert.adapter / WEIGHTS
-            own = len(factors(model, expert.adapter))
-            if (written := len(load_file(weights))) != own:
-                raise TrainingError(
-                    f"experts[{expert.name!r}]",
-                    law="must be written with every tensor",
-                    found=f"{written} of {own}",
-                    remedy="PEFT confuses names: spawn it under another.",
-                )
+            written, own = len(load_file(weights)), len(factors(model, expert.adapter))
+            law, remedy = "must be written with every tensor", "Spawn it under another name."
+            words = law, f"{written} of {own}", remedy
+            hold(written == own, TrainingError, f"experts[{expert.name!r}]", words)
             hashes[expert.adapter] = fingerprint_file(weights)
         for adapter in departed:
             shutil.copytree(place / "experts" / adapter, fresh / "experts" / adapter)
-        save_file({name: value.contiguous() for name, value in router.items()}, fresh / ROUTER)
+        tensors = {f"{part}.{name}": v for part, some in kept.items() for name, v in some.items()}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, fresh / ROUTER)
         manifest = {
             "schema": SCHEMA,
             "base": base,
@@ -85,13 +82,9 @@ def write_mixture(
 
 def check_free(place: Path, own: str, what: str) -> None:
     """Refuse a folder that holds something, unless it is what is written anew, which the file `own` shows."""
-    if place.exists() and not (place / own).is_file() and any(place.iterdir()):
-        raise StorageError(
-            "folder",
-            law=f"must be free, empty or hold {what}",
-            found=f"other content at {place}",
-            remedy="Choose another folder.",
-        )
+    free = not place.exists() or (place / own).is_file() or not any(place.iterdir())
+    words = f"must be free, empty or hold {what}", f"other content at {place}", "Choose another."
+    hold(free, StorageError, "folder", words)
 
 
 def _departed(place: Path, bank: Bank, base: str) -> dict[str, str]:
@@ -111,27 +104,29 @@ def read_mixture(folder: Path | str, model: nn.Module) -> StoredMixture:
     """What was written, if it is whole and comes from this base model; else an error that shows the difference."""
     place = Path(folder)
     manifest = read_json(place / MANIFEST)
-    files = {name: place / "experts" / name / WEIGHTS for name in manifest["experts"]}
-    hashes = {**manifest["experts"], ROUTER: manifest["router"]}
+    files = {
+        name: (place / "experts" / name / WEIGHTS, told)
+        for name, told in manifest["experts"].items()
+    }
     found, base = manifest["base"], base_fingerprint(model)
     different = [] if found == base else [f"base model: {found} saved, {base} now"]
     if manifest["schema"] > SCHEMA:
         different.append(f"schema {manifest['schema']}: a newer Crosstune wrote it")
-    for name, file in {**files, ROUTER: place / ROUTER}.items():
+    for file, told in (*files.values(), (place / ROUTER, manifest["router"])):
         if not file.is_file():
             different.append(f"{file.relative_to(place)} is missing")
-        elif fingerprint_file(file) != hashes[name]:
+        elif fingerprint_file(file) != told:
             different.append(f"{file.relative_to(place)} is not what was written")
-    if different:
-        raise CheckpointError(
-            place.name,
-            law="must be whole, and come from this base model",
-            found="; ".join(different),
-            remedy="Load the base model that it was trained on, or save the mixture again.",
-        )
-    weights = {name: load_file(file) for name, file in files.items()}
+    remedy = "Load the base model that it was trained on, or save the mixture again."
+    words = "must be whole, and come from this base model", "; ".join(different), remedy
+    hold(not different, CheckpointError, place.name, words)
+    weights = {name: load_file(file) for name, (file, _) in files.items()}
     events = tuple(_event(record) for record in manifest["events"])
-    return StoredMixture(manifest["settings"], events, weights, load_file(place / ROUTER))
+    kept: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in load_file(place / ROUTER).items():
+        part, _, name = key.partition(".")
+        kept[part][name] = value
+    return StoredMixture(manifest["settings"], events, weights, kept)
 
 
 def _event(record: dict[str, Any]) -> Event:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstune.experts.bank.log import BASE
-from crosstune.experts.routing.prefix import hold
-from crosstune.experts.settings import RouterSettings
+from crosstune.experts.settings import RouterSettings, hold
 from crosstune.foundation.errors import ModelError
 from crosstune.foundation.ranks import sum_over_ranks
 

@@ -17,12 +17,22 @@ from torch import Tensor, nn
 from crosstune.experts.bank.log import BASE
 from crosstune.experts.gated import GatedLinear, Gates
 from crosstune.experts.routing.learned import LearnedRouter, schedule, within_capacity
-from crosstune.experts.routing.prefix import PrefixState, hold, largest, prefix_features
-from crosstune.experts.settings import RouterSettings
+from crosstune.experts.routing.prefix import PrefixState, largest, prefix_features
+from crosstune.experts.settings import RouterSettings, hold
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import MeasurementError, UnsupportedError
 from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Stream, positions
+
+
+def batches(
+    model: nn.Module, encoded: Sequence[Encoded]
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Rows of like length on the model's device, padded on the right, each batch with the places of its rows."""
+    device = next(model.parameters()).device
+    for places in batches_of(encoded, 4096):
+        batch = collate([encoded[at] for at in places], 0)
+        yield places, {name: value.to(device) for name, value in batch.items()}
 
 
 class Routed(NamedTuple):
@@ -35,13 +45,12 @@ class Routed(NamedTuple):
 
 @dataclass
 class _Underway:
-    """One call of the model, from its arguments to its output."""
+    """One call of the model: where its tokens stand, if that was said, and its cache, which held `begin` tokens."""
 
     positions: Tensor | None
     cache: Any
-    begin: int = 0
-    """Tokens that the cache held before."""
-    masked: bool = False
+    begin: int
+    masked: bool
     """Whether a mask says where tokens stand that is not [B, T]."""
     states: dict[int, PrefixState] = field(default_factory=dict)
     """What goes along with the cache, by block."""
@@ -74,7 +83,7 @@ class Routing:
         for at, block in self.blocks.items():
             for module in block.modules():
                 if isinstance(module, GatedLinear):
-                    module.follow(self.gates[at])
+                    module.gates = self.gates[at]
 
     @contextmanager
     def as_before(self) -> Iterator[None]:
@@ -91,10 +100,7 @@ class Routing:
     def features(self, encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
         """What an analytic router reads of rows, batch by batch: features [B, T, 2d + 1], and which tokens are real."""
         site = min(self.blocks)
-        device = next(self.stream.model.parameters()).device
-        for places in batches_of(encoded, 4096):
-            batch = collate([encoded[at] for at in places], 0)
-            batch = {name: value.to(device) for name, value in batch.items()}
+        for _, batch in batches(self.stream.model, encoded):
             with self.mixture.answering():
                 states = self.stream.read(batch, [site])[site]
             mask = batch["attention_mask"]

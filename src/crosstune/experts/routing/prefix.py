@@ -18,17 +18,12 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from crosstune.foundation.errors import (
-    CrosstuneError,
-    DataError,
-    MeasurementError,
-    ModelError,
-    SettingsError,
-)
+from crosstune.experts.settings import hold
+from crosstune.foundation.errors import DataError, MeasurementError, ModelError, SettingsError
 from crosstune.foundation.ranks import sum_over_ranks
 
 RIDGE = 1e-3
-"""Of powers of ten the best for stories260K (60 rows of 128 tokens a skill), where from 1e-6 to .01 held-out loss moves by .006."""
+"""Of the mean square of all features, what is added to that of each, the constant's too. Of powers of ten the best for stories260K (60 rows of 128 tokens a skill), where from 1e-6 to .01 held-out loss moves by .006."""
 
 TEMPERATURES = (1e-3, 1e3)  # scores differ by about 1, so from one-hot gates to uniform ones
 
@@ -48,17 +43,8 @@ def prefix_features(
 
     Shapes: `states` [B, T, d], `positions` [B, T]; features [B, T, 2d + 1], float32.
 
-    Args:
-        states: What one site of the base reads.
-        positions: Places as the model is given them. A sequence begins wherever they are 0, so packed documents are apart and each
-            token of padding on the left is a sequence.
-        state: What the call for the tokens before returned; rows whose first position is above 0 go on from it.
-
-    Returns:
-        The features, and the state to hand on.
-
-    Raises:
-        MeasurementError: A row goes on after another number of tokens than `state` has summed.
+    A sequence begins wherever its position is 0, so packed documents are apart, and each token of padding on the left is a sequence.
+    Rows whose first position is above 0 go on from `state`, which the call for the tokens before returned.
     """
     goes_on = positions[:, 0] > 0
     count = torch.zeros_like(positions[:, 0])
@@ -105,14 +91,10 @@ class SkillSums:
 
 
 class PrefixRouter:
-    """Scores by ridge regression of one-hot skills on features; every skill weighs alike, as its sums are divided by its tokens.
+    """Scores by ridge regression of one-hot skills on features; every skill weighs alike, as its sums are divided by its tokens."""
 
-    Args:
-        ridge: What is added to each feature's mean square (that of the constant too), as a share of their mean.
-    """
-
-    def __init__(self, ridge: float = RIDGE) -> None:
-        self.ridge = ridge
+    def __init__(self) -> None:
+        self.ridge = RIDGE
         self.temperature = 1.0
         self._skills: dict[str, SkillSums] = {}
         self._rows: Tensor | None = None
@@ -132,8 +114,6 @@ class PrefixRouter:
 
     def forget(self, name: str) -> None:
         """Be as if a known skill had never come, but for the temperature."""
-        words = f"must be one of {list(self.names)}", repr(name), "Choose one."
-        hold(name in self._skills, SettingsError, "name", words)
         del self._skills[name]
         self._rows = None
 
@@ -144,50 +124,36 @@ class PrefixRouter:
             self.forget(name)
         self.learn(into, sums)
 
-    def gates(self, features: Tensor, top: int | None = None) -> Tensor:
-        """The share of each skill in each token: the softmax of scores over the temperature.
-
-        Shapes: `features` [B, T, F]; gates [B, T, K] in the order of `names`, float32.
-
-        Args:
-            features: Of `prefix_features`.
-            top: How many of the largest gates stay; the others are 0, and these are not scaled up.
-
-        Returns:
-            The gates.
-
-        Raises:
-            SettingsError: `top` is not from 1 to the number of skills.
-            MeasurementError: No skill has come yet, or a feature is NaN or infinite.
-            ModelError: The features have another width than those of the skills.
-        """
-        return largest(self.logits(features).softmax(dim=-1).float(), top)
+    def gates(self, features: Tensor) -> Tensor:
+        """The share of each skill in each token, [B, T, K] of `prefix_features` [B, T, F], in the order of `names`, float32."""
+        return self.logits(features).softmax(dim=-1).float()
 
     def logits(self, features: Tensor) -> Tensor:
-        """What the softmax is taken of, [..., K] of [..., F], float64."""
-        return self._scores(features) / self.temperature
+        """What the softmax is taken of, [..., K] of [..., F], float64; the regression is solved once after a skill came or went."""
+        words = "must know a skill", "none", "Call `learn` first."
+        hold(bool(self._skills), MeasurementError, "router", words)
+        self._check_width(features.shape[-1])
+        if self._rows is None:
+            skills = self._skills.values()
+            xx = torch.stack([sums.xx / sums.tokens for sums in skills]).sum(dim=0)
+            xx.diagonal().add_(self.ridge * xx.diagonal().mean())
+            xy = torch.stack([sums.x / sums.tokens for sums in skills], dim=1)
+            self._rows = torch.linalg.solve(xx, xy)
+        self._rows = self._rows.to(features.device)
+        return _finite(features) @ self._rows / self.temperature
 
-    def tune(self, features: Mapping[str, Tensor]) -> float:
-        """Set the temperature at which −log of the right skill's gate is least; that is convex in 1 / temperature.
-
-        Shapes: each [..., F].
+    def tune(self, features: Mapping[str, Tensor]) -> None:
+        """Set the temperature (.001 to 1000) at which −log of the right skill's gate is least; that is convex in 1 / temperature.
 
         Args:
-            features: Tokens of every skill that it did not learn from, without padding; each skill weighs alike.
-
-        Returns:
-            The temperature, from .001 to 1000. It stays when skills come and go: tune again then.
-
-        Raises:
-            DataError: A skill has no tokens, or is not known.
-            MeasurementError: A feature is NaN or infinite.
-            ModelError: The features have another width than those of the skills.
+            features: Tokens [..., F] of every skill, without padding, that it did not learn from; each skill weighs alike.
         """
         given = sorted(name for name, rows in features.items() if rows.numel())
         law = f"must have tokens of each skill that is known, {sorted(self.names)}, and no other"
         words = law, given, "Keep rows of each aside."
         hold(given == sorted(self.names) != [], DataError, "features", words)
-        scores = {self.names.index(name): self._scores(rows) for name, rows in features.items()}
+        self.temperature = 1.0
+        scores = {self.names.index(name): self.logits(rows) for name, rows in features.items()}
 
         def loss(logarithm: float) -> float:
             logs = [(s / exp(logarithm)).log_softmax(-1)[..., at] for at, s in scores.items()]
@@ -195,7 +161,6 @@ class PrefixRouter:
 
         bounds = [log(end) for end in TEMPERATURES]
         self.temperature = exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
-        return self.temperature
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the router is, by name, as safetensors stores it."""
@@ -216,35 +181,18 @@ class PrefixRouter:
             name: SkillSums(found["xx"], found["x"], found["tokens"].item())
             for (_, name), found in sorted(skills.items())
         }
-        self.ridge, self.temperature = tensors["ridge"].item(), tensors["temperature"].item()
+        self.ridge, self.temperature = (tensors[name].item() for name in ("ridge", "temperature"))
         self._rows = None
-
-    def _scores(self, features: Tensor) -> Tensor:
-        """The regression's value for each skill, [..., K] of [..., F]; it is solved once after a skill came or went."""
-        words = "must know a skill", "none", "Call `learn` first."
-        hold(bool(self._skills), MeasurementError, "router", words)
-        self._check_width(features.shape[-1])
-        if self._rows is None:
-            skills = self._skills.values()
-            xx = torch.stack([sums.xx / sums.tokens for sums in skills]).sum(dim=0)
-            xx.diagonal().add_(self.ridge * xx.diagonal().mean())
-            xy = torch.stack([sums.x / sums.tokens for sums in skills], dim=1)
-            self._rows = torch.linalg.solve(xx, xy)
-        self._rows = self._rows.to(features.device)
-        return _finite(features) @ self._rows
 
     def _check_width(self, found: int) -> None:
         """Hold features to the width that the skills have."""
-        for known in self._skills.values():
-            law = f"must be {len(known.x)} wide, as those of the skills"
-            words = law, found, "Read the same site of the same base."
-            hold(found == len(known.x), ModelError, "features", words)
+        width = next((len(known.x) for known in self._skills.values()), found)
+        words = f"must be {width} wide, as those of the skills", found, "Read the same base."
+        hold(found == width, ModelError, "features", words)
 
 
-def largest(gates: Tensor, top: int | None, *, renormalise: bool = False) -> Tensor:
+def largest(gates: Tensor, top: int, *, renormalise: bool = False) -> Tensor:
     """The `top` largest gates [..., K], the others 0; scaled up to sum to 1 where that is asked for."""
-    if top is None:
-        return gates
     law = f"must be from 1 to the number of skills, {gates.shape[-1]}"
     hold(0 < top <= gates.shape[-1], SettingsError, "top", (law, top, "Keep fewer."))
     kept = gates.topk(top, dim=-1)
@@ -257,12 +205,3 @@ def _finite(features: Tensor) -> Tensor:
     words = "must be finite", "NaN or infinite", "Look at the states of the base at this site."
     hold(bool(features.isfinite().all()), MeasurementError, "features", words)
     return features.double()
-
-
-def hold(
-    kept: bool, kind: type[CrosstuneError], argument: str, words: tuple[str, object, str]
-) -> None:
-    """Raise an error of law, found and remedy where a law is not kept."""
-    if not kept:
-        law, found, remedy = words
-        raise kind(argument, law=law, found=found, remedy=remedy)

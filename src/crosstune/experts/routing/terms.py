@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.passes import Routed
-from crosstune.experts.routing.prefix import hold
+from crosstune.experts.settings import hold
 from crosstune.foundation.data import UNSCORED
 from crosstune.foundation.errors import SettingsError, UnsupportedError
 from crosstune.foundation.models import measuring

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from crosstune.experts.accounts import POSITIONS, LearnedSkill, SkillLosses, SkillRows
+from crosstune.experts.accounts import LearnedSkill, SkillRows
+from crosstune.experts.health import POSITIONS, SkillHealth
 from crosstune.experts.mixture import ExpertMixture
 from crosstune.foundation.data import collate
 from crosstune.foundation.evaluation import token_nats
@@ -120,7 +121,7 @@ def of_tokens(arm: str, mixture: ExpertMixture, skills: Mapping[str, SkillRows])
 
 
 def _losses(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any]]:
-    then: dict[str, SkillLosses] = {}
+    then: dict[str, SkillHealth] = {}
     for stage, one in enumerate(learned):
         then[one.skill] = one.held_out[one.skill]
         for name, found in one.held_out.items():
@@ -130,9 +131,9 @@ def _losses(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any
                 "stage": stage,
                 "arrived": one.skill,
                 "skill": name,
-                **_cells("loss", found.mean()),
-                **_cells("known", found.mean("known")),
-                **_cells("cost", found.router_cost),
+                **_cells("loss", found.loss),
+                **_cells("known", found.known_loss),
+                **_cells("cost", found.router_forgetting),
                 **{key: value for part in PARTS for key, value in _cells(part, lost[part]).items()},
                 "bits": found.bits_per_byte,
             }
