@@ -25,6 +25,7 @@ from crosstune.experts.novelty import Novelty
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.terms import router_terms
 from crosstune.experts.settings import PolicySettings, SkillsSettings
+from crosstune.foundation import ranks
 from crosstune.foundation.data import Task
 from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.seeds import Seeds
@@ -279,6 +280,12 @@ class SkillLearner:
     def _save(self, found: LearnedSkill) -> None:
         """The mixture and what was learned so far appear together; then the stage's checkpoints may go."""
         done = [asdict(one) for one in (*self.learned, found)]
+        ranks.wait_for_all()
+        if ranks.is_first():
+            self._write(done)
+        ranks.wait_for_all()
+
+    def _write(self, done: Sequence[Mapping[str, Any]]) -> None:
         with atomic_folder(self._saved, replace=True) as fresh:
             if self._saved.is_dir():  # experts that have left stay there
                 shutil.copytree(self._saved / "mixture", fresh / "mixture")

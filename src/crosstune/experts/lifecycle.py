@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite, sqrt
@@ -121,7 +122,9 @@ class Lifecycle(nn.Module):
             layers_to_transform=list(self.routing.blocks) if self.site else None,
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.model.modules()),
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # PEFT asks transformers by an old name.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             torch.manual_seed(Seeds(self.seed).derive("expert", expert.name))
             if isinstance(self.model, PeftModel):
                 self.model.add_adapter(expert.adapter, config)

@@ -14,7 +14,15 @@ from safetensors.torch import load_file, save_file
 from tests.processes import in_two
 from torch import Tensor
 
-from crosstune.experts.routing.prefix import PrefixRouter, SkillSums, largest, prefix_features
+from crosstune.experts.routing import prefix
+from crosstune.experts.routing.prefix import (
+    WIDEST,
+    PrefixRouter,
+    SkillSums,
+    largest,
+    narrowed,
+    prefix_features,
+)
 from crosstune.foundation.data import Row, collate, encode
 from crosstune.foundation.errors import (
     CrosstuneError,
@@ -306,3 +314,26 @@ def test_a_real_prefix_names_its_skill_and_a_token_alone_does_not(shared: Path) 
     whole, alone = right_gates(1.0), right_gates(0.0)
     assert min(whole) > 0.9, whole  # .95 to .97 seen
     assert max(alone) < 0.6, alone  # .35 to .52 seen
+
+
+def test_wide_states_are_read_through_one_projection_that_keeps_lengths() -> None:
+    states = torch.randn(2, 5, 1024, generator=torch.Generator().manual_seed(3))
+    found = narrowed(states)
+    assert found.shape == (2, 5, WIDEST)
+    assert torch.equal(narrowed(states), found)
+    torch.testing.assert_close(narrowed(3 * states), 3 * found)
+    lengths = found.norm(dim=-1) / states.norm(dim=-1)
+    assert bool(((lengths - 1).abs() < 0.2).all())
+    assert torch.equal(narrowed(states[..., :WIDEST]), states[..., :WIDEST])
+
+
+def test_a_device_without_float64_has_its_sums_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the CPU itself is called such a device: every float64 must come by way of `Tensor.cpu`."""
+    asked: list[str] = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(prefix, "NO_FLOAT64", ("cpu",))
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: asked.append("cpu") or cpu(self))
+    plain = router().gates(EVERY)
+    assert asked
+    monkeypatch.undo()
+    assert torch.equal(router().gates(EVERY), plain)

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from crosstune.experts.bank.log import BASE
 from crosstune.experts.gated import GatedLinear, Gates
 from crosstune.experts.routing.learned import LearnedRouter, schedule, within_capacity
-from crosstune.experts.routing.prefix import PrefixState, largest, prefix_features
+from crosstune.experts.routing.prefix import (
+    PrefixState,
+    largest,
+    narrowed,
+    prefix_features,
+)
 from crosstune.experts.settings import RouterSettings, hold
 from crosstune.foundation.data import Encoded, collate
 from crosstune.foundation.errors import MeasurementError, UnsupportedError
@@ -104,7 +109,7 @@ class Routing:
             with self.mixture.answering():
                 states = self.stream.read(batch, [site])[site]
             mask = batch["attention_mask"]
-            yield prefix_features(states, positions(mask))[0], mask.bool()
+            yield prefix_features(narrowed(states), positions(mask))[0], mask.bool()
 
     def _begin(self, model: nn.Module, args: Any, keywords: Any) -> None:
         """Note where the tokens of this call stand."""
@@ -162,14 +167,16 @@ class Routing:
         top, temperature = schedule(chosen, self.step if learning and not self._before else None)
         call, place = self._place(states)
         before = None if call.cache is None else self._states.get(call.cache, {}).get(at)
-        features, call.states[at] = prefix_features(states.detach(), place, before)
+        learned = isinstance(router, LearnedRouter)
+        read = states.detach() if learned else narrowed(states.detach())
+        features, call.states[at] = prefix_features(read, place, before)
         if isinstance(router, LearnedRouter):
             features = router.read(features)
             logits = router.logits(at, features, temperature, before=self._before)
         else:
             logits = router.logits(features)
         count = logits.shape[-1]
-        top, gates = min(top or count, count), logits.softmax(dim=-1).float()
+        top, gates = min(top or count, count), logits.softmax(dim=-1).float().to(states.device)
         if top < count:
             gates = largest(gates, top, renormalise=chosen.renormalise)
         if chosen.capacity is not None and learning and router.training:

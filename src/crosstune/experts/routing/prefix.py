@@ -27,6 +27,11 @@ RIDGE = 1e-3
 
 TEMPERATURES = (1e-3, 1e3)  # scores differ by about 1, so from one-hot gates to uniform ones
 
+WIDEST = 256
+"""Wider states are read through a fixed random projection to so many dimensions: what is kept of a skill grows with their square."""
+NO_FLOAT64 = ("mps",)
+"""Devices without float64, whose statistics are made on the CPU."""
+
 
 @dataclass(frozen=True)
 class PrefixState:
@@ -34,6 +39,22 @@ class PrefixState:
 
     total: Tensor
     count: Tensor
+
+
+def exact(values: Tensor) -> Tensor:
+    """The same in float64, where there is float64."""
+    return (values.cpu() if values.device.type in NO_FLOAT64 else values).double()
+
+
+def narrowed(states: Tensor) -> Tensor:
+    """States [B, T, d] as an analytic router reads them, of at most `WIDEST` dimensions."""
+    width = states.shape[-1]
+    if width <= WIDEST:
+        return states
+    draws = torch.Generator().manual_seed(width)
+    projection = torch.randn(width, WIDEST, generator=draws) / WIDEST**0.5
+    found: Tensor = states @ projection.to(states)
+    return found
 
 
 def prefix_features(
@@ -46,9 +67,11 @@ def prefix_features(
     A sequence begins wherever its position is 0, so packed documents are apart, and each token of padding on the left is a sequence.
     Rows whose first position is above 0 go on from `state`, which the call for the tokens before returned.
     """
+    device, states = states.device, exact(states)
+    positions = positions.to(states.device)
     goes_on = positions[:, 0] > 0
     count = torch.zeros_like(positions[:, 0])
-    sums = states.double().cumsum(dim=1)
+    sums = states.cumsum(dim=1)
     before = torch.zeros_like(sums[:, 0])
     if state is not None:
         count = torch.where(goes_on, state.count, count)
@@ -62,8 +85,8 @@ def prefix_features(
     until = torch.cat([-before[:, None], sums], dim=1)  # up to each place, itself left out
     own = sums - until.gather(1, starts[..., None].expand_as(sums))
     ones = torch.ones_like(own[..., :1])
-    features = torch.cat([states.double(), own / counts[..., None], ones], dim=-1)
-    return features.float(), PrefixState(own[:, -1], counts[:, -1])
+    features = torch.cat([states, own / counts[..., None], ones], dim=-1)
+    return features.float().to(device), PrefixState(own[:, -1], counts[:, -1])
 
 
 @dataclass(frozen=True)
@@ -139,8 +162,9 @@ class PrefixRouter:
             xx.diagonal().add_(self.ridge * xx.diagonal().mean())
             xy = torch.stack([sums.x / sums.tokens for sums in skills], dim=1)
             self._rows = torch.linalg.solve(xx, xy)
+        features = _finite(features)
         self._rows = self._rows.to(features.device)
-        return _finite(features) @ self._rows / self.temperature
+        return features @ self._rows / self.temperature
 
     def tune(self, features: Mapping[str, Tensor]) -> None:
         """Set the temperature (.001 to 1000) at which −log of the right skill's gate is least; that is convex in 1 / temperature.
@@ -204,4 +228,4 @@ def _finite(features: Tensor) -> Tensor:
     """The same in float64; what is NaN or infinite would spoil every sum and gate."""
     words = "must be finite", "NaN or infinite", "Look at the states of the base at this site."
     hold(bool(features.isfinite().all()), MeasurementError, "features", words)
-    return features.double()
+    return exact(features)
