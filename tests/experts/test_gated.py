@@ -47,17 +47,40 @@ def logits(model: Any) -> Tensor:
     return found
 
 
-def test_the_wide_product_is_the_loop_over_experts() -> None:
+@pytest.mark.parametrize("frozen", [(), ("xp_a",), ("xp_b",), tuple(SHAPES)])
+def test_the_wide_product_and_its_gradients_are_the_loops_over_experts(
+    frozen: tuple[str, ...],
+) -> None:
     model, gates = mixed("llama")
     layer = layers(model)[0].double()
-    x = torch.randn(3, 4, layer.in_features, dtype=torch.float64)
-    gates.answer(tuple(SHAPES), torch.rand(3, 4, 2, dtype=torch.float64))
-    expected = layer.base_layer(x)
+    x = torch.randn(3, 4, layer.in_features, dtype=torch.float64, requires_grad=True)
+    shares = torch.rand(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    gates.answer(tuple(SHAPES), shares)
+    expected, learn = layer.base_layer(x), [x, shares]
     for at, name in enumerate(gates.names):
         narrow, wide = layer.lora_A[name].weight, layer.lora_B[name].weight
+        learn += [factor.requires_grad_(name not in frozen) for factor in (narrow, wide)]
         share = functional.linear(functional.linear(x, narrow), wide) * layer.scaling[name]
-        expected = expected + gates.values[..., at, None] * share
-    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+        expected = expected + shares[..., at, None] * share
+    learn = [value for value in learn if value.requires_grad]
+    found = layer(x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    pair = (torch.autograd.grad(y.sin().sum(), learn) for y in (found, expected))
+    for own, other in zip(*pair, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-10)
+
+
+def test_under_mixed_precision_factors_learn_in_their_own() -> None:
+    model, gates = mixed("llama")
+    layer = layers(model)[0]
+    gates.answer(tuple(SHAPES), torch.full((3, 4, 2), 0.5))
+    factor = layer.lora_A["xp_b"].weight.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.ones(3, 4, layer.in_features))
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert factor.grad.dtype == torch.float32
+    assert factor.grad.any()
 
 
 @pytest.mark.parametrize("family", TARGETS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
@@ -45,6 +47,46 @@ class Gates:
         return wide
 
 
+class _WideSum(torch.autograd.Function):
+    """Σ_e B_e diag(w_e) A_e x, of x, the weights w of all columns, every A, every B; experts that learn come last.
+
+    Factors side by side are a copy, made again in the backward pass instead of kept; of frozen ones no gradient is computed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, *factors: Tensor) -> Tensor:
+        """The sum, [B, T, out]."""
+        narrow, wide = _side_by_side(factors, x.dtype)
+        z = functional.linear(x, narrow)
+        weighed = z * weights
+        ctx.save_for_backward(x, weights, weighed, z if weights.requires_grad else None, *factors)
+        return functional.linear(weighed, wide)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of all that learns."""
+        x, weights, weighed, z, *factors = ctx.saved_tensors
+        narrow, wide = _side_by_side((*factors,), x.dtype)
+        by_weighed = grad @ wide
+        by_z = by_weighed * weights
+        by_x = by_z @ narrow if ctx.needs_input_grad[0] else None
+        ranks = [len(a) for a in factors[: len(factors) // 2]]
+        learns = [*ctx.needs_input_grad[2 : 2 + len(ranks)], True]
+        none, own = [None] * learns.index(True), ranks[learns.index(True) :]
+        parts = [value[..., sum(ranks) - sum(own) :].flatten(0, -2).T for value in (by_z, weighed)]
+        by_a = (parts[0] @ x.flatten(0, -2)).split(own)
+        by_b = (parts[1] @ grad.flatten(0, -2)).split(own)
+        by_weights = None if z is None else by_weighed * z
+        return by_x, by_weights, *none, *by_a, *none, *(value.T for value in by_b)
+
+
+def _side_by_side(factors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Every A, then every B, each as one matrix: [Σ rank, in] and [out, Σ rank]."""
+    count = len(factors) // 2
+    return torch.cat(factors[:count]).to(dtype), torch.cat(factors[count:], dim=1).to(dtype)
+
+
 class GatedLinear(Linear):
     """PEFT's LoRA layer with gates: ranks and scalings may differ, experts that do not answer cost nothing.
 
@@ -70,15 +112,25 @@ class GatedLinear(Linear):
         names = [name for name in self.gates.names if name in self.lora_A]
         if not names:
             return result
-        narrow = torch.cat([cast(Tensor, self.lora_A[name].weight) for name in names])
-        wide = torch.cat([cast(Tensor, self.lora_B[name].weight) for name in names], dim=1)
-        z = functional.linear(self.lora_dropout[names[0]](x).to(narrow.dtype), narrow)
+        x = self.lora_dropout[names[0]](x)
         if len(names) == 1 and self.gates.values is None:  # to the bit as PEFT computes it
-            share: Tensor = functional.linear(z, wide) * self.scaling[names[0]]
+            a, b = self._pair(names[0])
+            share: Tensor = functional.linear(functional.linear(x.to(a.dtype), a), b)
+            share = share * self.scaling[names[0]]
             return result + share.to(result.dtype)
-        ranks = {name: self.r[name] for name in names}
-        z = z * self.gates.wide(ranks, {name: self.scaling[name] for name in names}, z)
-        return result + functional.linear(z, wide).to(result.dtype)
+        names.sort(key=lambda name: self._pair(name)[0].requires_grad)
+        factors = zip(*map(self._pair, names), strict=True)
+        device, dtype = x.device.type, self._pair(names[0])[0].dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        x, ranks = x.to(dtype), {name: self.r[name] for name in names}
+        weights = self.gates.wide(ranks, {name: self.scaling[name] for name in names}, x)
+        share = _WideSum.apply(x, weights, *chain(*factors))  # type: ignore[no-untyped-call]
+        return result + share.to(result.dtype)
+
+    def _pair(self, name: str) -> tuple[Tensor, Tensor]:
+        """An expert's A and B."""
+        return cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight)
 
     def merge(self, safe_merge: bool = False, adapter_names: Any = None) -> None:
         """Refused: a gate depends on the token, so no weight is the mixture's."""
