@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from crosstune.experts import ExpertMixture, PrefixRouter, RouterSettings
 from crosstune.experts.bank.log import Event
-from crosstune.experts.novelty import Embedding, embed_rows
+from crosstune.experts.novelty import embed_rows
 from crosstune.experts.routing.prefix import SkillSums
 from crosstune.foundation.data import encode
 from crosstune.foundation.models import load_model, load_tokenizer
@@ -203,15 +203,16 @@ def memory(run: Callable[[], None]) -> tuple[int, int]:
     return before + peak, before
 
 
-def memory_table(ways: Mapping[str, Any], ids: torch.Tensor) -> tuple[str, dict[str, float]]:
-    """The peak of a training step of each way, and its ratio to one LoRA's."""
+def memory_table(ways: Mapping[str, Any], ids: torch.Tensor) -> tuple[str, dict[str, float], float]:
+    """The peak of a training step of each way, its ratio to one LoRA's, and that one's MiB."""
     found = {way: memory(step(model, ids)) for way, model in ways.items()}
     rows = [
         [way, f"{peak / 2**20:.1f}", f"{before / 2**20:.1f}", f"{peak / found[ONE][0]:.3f}"]
         for way, (peak, before) in found.items()
     ]
     heads = ("way", "peak, MiB", "of which weights and moments", "to one LoRA")
-    return markdown(heads, rows), {way: peak / found[ONE][0] for way, (peak, _) in found.items()}
+    one = found[ONE][0]
+    return markdown(heads, rows), {way: peak / one for way, (peak, _) in found.items()}, one / 2**20
 
 
 def curve(folder: Path, count: int, ids: torch.Tensor, options: Any) -> list[str]:
@@ -229,14 +230,14 @@ def curve(folder: Path, count: int, ids: torch.Tensor, options: Any) -> list[str
 def assessing(folder: Path, options: Any) -> dict[str, list[float]]:
     """`assess` of texts in a library of skills, and the embedding of the same rows alone."""
     mixed = ExpertMixture(base(folder), load_tokenizer(folder), length=LENGTH)
-    draws = (torch.randn(SKILL_ROWS, SHAPE["hidden_size"]) for _ in range(LIBRARY))
-    mixed.library = {f"skill {at}": Embedding(rows, 10_000) for at, rows in enumerate(draws)}
+    draws = torch.randn(LIBRARY, SKILL_ROWS, SHAPE["hidden_size"])
+    mixed.library = {f"skill {at}": rows for at, rows in enumerate(draws)}
     texts = long_rows("latin-svo", SKILL_ROWS, 0)
     encoded = encode(texts, mixed.tokenizer, LENGTH)
     assert {len(row.input_ids) for row in encoded} == {LENGTH}
     runs = {
         "assess": lambda: mixed.assess(texts),
-        "passes": lambda: embed_rows(mixed.model, encoded, 0),
+        "passes": lambda: embed_rows(mixed.model, encoded),
     }
     return race(runs, options)
 
@@ -263,15 +264,18 @@ def page(folder: Path, options: Any) -> str:
     """Everything, measured."""
     ids = torch.randint(3, SHAPE["vocab_size"], (ROWS, LENGTH))
     ways = every_way(folder)
-    held, peaks = memory_table({way: ways[way] for way in (ONE, OURS, FROZEN, ACTIVE, XLORA)}, ids)
+    held, peaks, lora_peak = memory_table(
+        {way: ways[way] for way in (ONE, OURS, FROZEN, ACTIVE, XLORA)}, ids
+    )
     steps, medians = table({way: step(model, ids) for way, model in ways.items()}, options)
     loops = {way: step(ways[way], ids, fused=False) for way in (ONE, OURS, FROZEN, ALONE, ACTIVE)}
-    looped, _ = table(loops, options)
+    looped, by_loop = table(loops, options)
     loops.clear()
     passing = {way: ways[way] for way in (ONE, OURS, PREFIX, ACTIVE, XLORA)}
     passing[ARROW] = arrow(folder, folder)
     passes, asked = table({way: forward(m, ids) for way, m in passing.items()}, options)
     size = sums_of(ways[OURS]) / 2**20
+    beside = peaks[OURS] + size / lora_peak
     ways.clear()
     passing.clear()
     counts = (1, 2, 4, 8, 16, 32) if options.whole else (1, 8)
@@ -280,7 +284,9 @@ def page(folder: Path, options: Any) -> str:
     found = ratios(assessed, "assess", "passes")
     targets = [
         judged("a training step, all experts gated and trained", medians[OURS], 1.2),
+        judged("the same, AdamW tensor by tensor", by_loop[OURS], 1.2),
         judged("a training step, all gated, all but one frozen", medians[FROZEN], 1.0),
+        judged("the same, AdamW tensor by tensor", by_loop[FROZEN], 1.0),
         judged("peak memory of a training step", peaks[OURS], 1.05),
         judged("`assess`, in passes over its rows", median(found), 2.0),
     ]
@@ -318,7 +324,8 @@ Arrow is not trained, so that only passes can be compared.
 ## Memory of a training step
 
 Weights and AdamW's moments, and the largest sum of all that torch's allocator gave and got back within the step (its profiler's
-memory events), gradients included. An analytic router keeps sums beside, which no step touches: {size:.1f} MiB for {EXPERTS} skills.
+memory events), gradients included. An analytic router's sums, which no step touches, are not in it: {size:.1f} MiB for {EXPERTS} skills, with
+which it would be {beside:.3f}. They grow with the square of the width, and not with blocks.
 
 {held}
 
@@ -331,11 +338,11 @@ memory events), gradients included. An analytic router keeps sums beside, which 
 `assess` of {SKILL_ROWS} texts of {LENGTH} tokens in a library of {LIBRARY} skills of {SKILL_ROWS} rows, tokenizing included, in passes of the model over the
 same rows: {spread(found)}; a pass takes {1000 * median(assessed["passes"]):.0f} ms.
 
-* **X-LoRA** passes twice, once to read the last states without adapters; it demands frozen adapters (its router alone learns), no KV
-  cache, and adapters with names "0", "1", … on disk.
+* **X-LoRA** passes twice, once to read the last states without adapters; it demands frozen adapters (its router alone learns) that
+  lie on disk, and no KV cache.
 * **Arrow** stacks the outputs of all adapters, whatever its `top_k`.
 * With **all but one frozen** no gradient of frozen factors is computed. Their matrices side by side are put together in each pass: to
-  keep them would cost their memory again and win the hundredth part of a step.
+  keep them would cost their memory again and win two hundredths of a step.
 * Freed memory stays with the process (glibc's `mallopt`), the same for all ways; else page faults of large buffers decide.
 * On a GPU nothing was measured.
 """
