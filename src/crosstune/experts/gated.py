@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -67,10 +66,9 @@ class _WideSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of all that learns."""
         x, weights, weighed, z, *factors = ctx.saved_tensors
-        narrow, wide = _side_by_side((*factors,), x.dtype)
+        narrow, wide = _side_by_side(factors, x.dtype)
         by_weighed = grad @ wide
         by_z = by_weighed * weights
-        by_x = by_z @ narrow if ctx.needs_input_grad[0] else None
         ranks = [len(a) for a in factors[: len(factors) // 2]]
         learns = [*ctx.needs_input_grad[2 : 2 + len(ranks)], True]
         none, own = [None] * learns.index(True), ranks[learns.index(True) :]
@@ -78,13 +76,14 @@ class _WideSum(torch.autograd.Function):
         by_a = (parts[0] @ x.flatten(0, -2)).split(own)
         by_b = (parts[1] @ grad.flatten(0, -2)).split(own)
         by_weights = None if z is None else by_weighed * z
+        by_x = by_z @ narrow if ctx.needs_input_grad[0] else None
         return by_x, by_weights, *none, *by_a, *none, *(value.T for value in by_b)
 
 
-def _side_by_side(factors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _side_by_side(factors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Every A, then every B, each as one matrix: [Σ rank, in] and [out, Σ rank]."""
-    count = len(factors) // 2
-    return torch.cat(factors[:count]).to(dtype), torch.cat(factors[count:], dim=1).to(dtype)
+    half = len(factors) // 2
+    return torch.cat([*factors[:half]]).to(dtype), torch.cat([*factors[half:]], dim=1).to(dtype)
 
 
 class GatedLinear(Linear):
@@ -116,16 +115,14 @@ class GatedLinear(Linear):
         if len(names) == 1 and self.gates.values is None:  # to the bit as PEFT computes it
             a, b = self._pair(names[0])
             share: Tensor = functional.linear(functional.linear(x.to(a.dtype), a), b)
-            share = share * self.scaling[names[0]]
-            return result + share.to(result.dtype)
+            return result + (share * self.scaling[names[0]]).to(result.dtype)  # type: ignore[no-any-return]
         names.sort(key=lambda name: self._pair(name)[0].requires_grad)
-        factors = zip(*map(self._pair, names), strict=True)
-        device, dtype = x.device.type, self._pair(names[0])[0].dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        x, ranks = x.to(dtype), {name: self.r[name] for name in names}
+        narrow, wide = zip(*map(self._pair, names), strict=True)
+        coarse, device = torch.is_autocast_enabled(x.device.type), x.device.type
+        x = x.to(torch.get_autocast_dtype(device) if coarse else narrow[0].dtype)
+        ranks = {name: self.r[name] for name in names}
         weights = self.gates.wide(ranks, {name: self.scaling[name] for name in names}, x)
-        share = _WideSum.apply(x, weights, *chain(*factors))  # type: ignore[no-untyped-call]
+        share = _WideSum.apply(x, weights, *narrow, *wide)  # type: ignore[no-untyped-call]
         return result + share.to(result.dtype)
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
