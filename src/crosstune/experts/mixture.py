@@ -65,6 +65,8 @@ class ExpertMixture(Lifecycle):
         super().__init__(model, router or RouterSettings(), site=site, seed=seed)
         self.tokenizer, self.length = tokenizer, length
         self.novelty = novelty or NoveltySettings()
+        self.register_state_dict_post_hook(_leave_out_base)
+        self.register_load_state_dict_post_hook(_miss_no_base)
 
     def forward(
         self,
@@ -286,3 +288,19 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         router = self.mixture[0].router
         if isinstance(router, LearnedRouter):
             router.end_step()
+
+
+def _own(name: str) -> bool:
+    """Whether a tensor of a mixture is of an expert or a router, by its name."""
+    return ".lora_" in name or "router." in name
+
+
+def _leave_out_base(mixture: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Checkpoints of any trainer hold what learns: the model stays as it is, and safetensors refuses its tied weights."""
+    for name in [name for name in state if name.startswith(prefix) and not _own(name)]:
+        del state[name]
+
+
+def _miss_no_base(mixture: Any, found: Any) -> None:
+    """What `_leave_out_base` left out is not missed."""
+    found.missing_keys[:] = filter(_own, found.missing_keys)
