@@ -265,6 +265,12 @@ def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
         mixture.register("numbers", texts("numbers")[:2] * 20)
     assert mixture.learning == "numbers"
     rows = tuple(Row(text, text) for text in set(texts("numbers", 48)))
+    factor = mixture.parameters_of("numbers")[0]
+    whole = factor.detach().clone()
+    factor.data[0, 0] = torch.nan
+    with pytest.raises(TrainingError, match="`numbers` must have finite factors"):
+        mixture.register("numbers", texts("numbers", 48))
+    factor.data.copy_(whole)
     mixture.register(Task("numbers", train=rows[1:], test=rows[:1]))
     with pytest.raises(SettingsError, match="be no other expert's"):
         mixture.spawn("Numbers")
@@ -278,6 +284,8 @@ def test_what_is_new_and_what_is_known(folder: Path) -> None:
     assert (again.verdict, again.nearest) == ("known", "base")
     assert mixture.assess(texts("shapes", 48)).is_new
     assert mixture.assess(texts("shapes", 4)).verdict == "undecided"
+    mixture.register("base", texts("numbers", 48))  # though it is new: the model is to answer it
+    assert mixture.assess(texts("animals", 48, seed=3)).verdict == "known"
 
 
 def test_a_cache_goes_on_however_positions_are_told(three: ExpertMixture) -> None:
@@ -325,5 +333,8 @@ def test_a_birth_that_cannot_be_is_refused(folder: Path, options: Any, message: 
     mixture.spawn("numbers", targets=["q_proj"])
     mixture.register("numbers", texts("numbers", 48))
     assert len(mixture.spawn("shapes").targets) == 7  # its own, not those of the first
+    for site in (-1, 99):
+        with pytest.raises(SettingsError, match="`site` must be from 0 to"):
+            fresh(folder, site=site)
     with pytest.raises(ModelError, match="must have no adapters"):
         ExpertMixture(mixture.get_base_model(), mixture.tokenizer)

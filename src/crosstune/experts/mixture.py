@@ -19,7 +19,7 @@ from crosstune.experts.bank.log import BASE as BASE
 from crosstune.experts.bank.log import Bank, Event
 from crosstune.experts.bank.storage import read_mixture, write_mixture
 from crosstune.experts.lifecycle import Figures, Lifecycle
-from crosstune.experts.novelty import Novelty, assess, embed_rows
+from crosstune.experts.novelty import Library, Novelty, assess, embed_rows
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.prefix import PrefixRouter, SkillSums
 from crosstune.experts.routing.terms import batch_loss
@@ -146,9 +146,12 @@ class ExpertMixture(Lifecycle):
         Raises:
             DataError: There are no rows, or none with a token to embed.
         """
-        encoded, found = self._read(rows)
+        return self._compared(*self._read(rows), self.library)
+
+    def _compared(self, encoded: list[Encoded], found: Tensor, known: Library) -> Novelty:
+        """Whether rows, and where they lie, are new to some skills."""
         tokens = sum(row.scored_tokens for row in encoded)
-        return assess(found, tokens, self.library, self.novelty)
+        return assess(found, tokens, known, self.novelty)
 
     def _read(self, rows: Any) -> tuple[list[Encoded], Tensor]:
         """Rows, encoded if they are not yet, and where they lie in the states of the model itself."""
@@ -169,9 +172,15 @@ class ExpertMixture(Lifecycle):
         Raises:
             SettingsError: There is no such expert.
             DataError: There are too few rows.
+            TrainingError: Its expert diverged.
         """
         if isinstance(name, Task):
             name, rows = name.name, name if rows is None else rows
+        own = [] if self.bank.learning != name else self.parameters_of(name)
+        finite = all(bool(factor.isfinite().all()) for factor in own)
+        remedy = "Load the mixture that was saved before, and learn at a lower rate."
+        words = "must have finite factors: gates of 0 do not hide others", "NaN or infinity", remedy
+        hold(finite, TrainingError, name, words)
         if name != BASE:
             self.bank.expert(name)
         encoded, found = self._read(rows)
@@ -181,10 +190,13 @@ class ExpertMixture(Lifecycle):
         hold(len(found) >= least, DataError, "rows", words)
         if not isinstance(self.router, LearnedRouter):
             self._teach_router(name, encoded)
-        if name in self.library:  # its rows move together, and vary about their mean as before
-            known = self.library[name].double()
-            found = (known + _MOVED * (found.double().mean(0) - known.mean(0))).float()
-        self.library[name] = found
+        known = {own: self.library[own] for own in self.library if own == name}
+        if not known:
+            self.library[name] = found
+        elif not self._compared(encoded, found, known).is_new:
+            # Its rows move together, and vary about their mean as before; between unlike ones it would be like neither.
+            rows = known[name].double()
+            self.library[name] = (rows + _MOVED * (found.double().mean(0) - rows.mean(0))).float()
         self.replay.keep(name, encoded)
         self._happened(Event("register", name), figures)
 
