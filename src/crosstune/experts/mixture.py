@@ -286,7 +286,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         rows = [*mixture.router.parameters()] if isinstance(mixture.router, LearnedRouter) else []
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         found = f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters"
-        remedy = "Spawn an expert before the trainer is made, and give the mixture to the trainer."
+        remedy = "Spawn or unfreeze an expert before the trainer is made, and give the mixture to the trainer."
         for what, some in (("the factors of the expert that learns", own), ("the router", rows)):
             kept = bool(own) and all(id(p) in known for p in some)
             hold(kept, TrainingError, "optimizer", (f"must hold {what}", found, remedy))
