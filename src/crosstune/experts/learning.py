@@ -305,7 +305,9 @@ class SkillLearner:
             if self._saved.is_dir():  # experts that have left stay there
                 shutil.copytree(self._saved / "mixture", fresh / "mixture")
             self.mixture.save(fresh / "mixture")
-            write_json(fresh / "skills.json", {"skills": done, "answers": self.answers, "came": self._came})
+            write_json(
+                fresh / "skills.json", {"skills": done, "answers": self.answers, "came": self._came}
+            )
         shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
 

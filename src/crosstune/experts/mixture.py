@@ -65,8 +65,9 @@ class ExpertMixture(Lifecycle):
         super().__init__(model, router or RouterSettings(), site=site, seed=seed)
         self.tokenizer, self.length = tokenizer, length
         self.novelty = novelty or NoveltySettings()
-        self.register_state_dict_post_hook(_leave_out_base)
-        self.register_load_state_dict_post_hook(_miss_no_base)
+        module: Any = self  # torch leaves its hooks untyped
+        module.register_state_dict_post_hook(_leave_out_base)
+        module.register_load_state_dict_post_hook(_miss_no_base)
 
     def forward(
         self,
@@ -176,11 +177,15 @@ class ExpertMixture(Lifecycle):
         """
         if isinstance(name, Task):
             name, rows = name.name, name if rows is None else rows
-        own = [] if self.bank.learning != name else self.parameters_of(name)
-        finite = all(bool(factor.isfinite().all()) for factor in own)
+        born = self.parameters_of(name) if self.bank.learning == name else []
+        finite = all(bool(factor.isfinite().all()) for factor in born)
         remedy = "Load the mixture that was saved before, and learn at a lower rate."
-        words = "must have finite factors: gates of 0 do not hide others", "NaN or infinity", remedy
-        hold(finite, TrainingError, name, words)
+        diverged = (
+            "must have finite factors: gates of 0 do not hide others",
+            "NaN or infinity",
+            remedy,
+        )
+        hold(finite, TrainingError, name, diverged)
         if name != BASE:
             self.bank.expert(name)
         encoded, found = self._read(rows)

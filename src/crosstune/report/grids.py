@@ -125,7 +125,13 @@ def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> 
         y_title = titled(grid.source.column(grid.y)) if grid.has_words else None
         y_axis = alt.Axis(ticks=False, domain=False, title=y_title)
     cells = alt.Chart().encode(
-        x=alt.X(grid.x, type="ordinal", sort=across, axis=x_axis, scale=_band(across, whole=not grid.is_part)),
+        x=alt.X(
+            grid.x,
+            type="ordinal",
+            sort=across,
+            axis=x_axis,
+            scale=_band(across, whole=not grid.is_part),
+        ),
         y=alt.Y(grid.y, type="ordinal", sort=down, axis=y_axis, scale=_band(down)),
         tooltip=tooltip(grid.source, grid.measured),
     )
@@ -136,7 +142,8 @@ def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> 
 
 
 def _band(levels: list[Any], *, whole: bool = True) -> alt.Scale:
-    return alt.Scale(paddingInner=0.06, paddingOuter=0, **({"domain": levels} if whole else {}))
+    domain: Any = levels if whole else alt.Undefined
+    return alt.Scale(domain=domain, paddingInner=0.06, paddingOuter=0)
 
 
 def _states(grid: _Grid, base: Figure) -> list[Figure]:
