@@ -16,7 +16,7 @@ from crosstune.experts import PolicySettings, RouterSettings, SkillsSettings, le
 from crosstune.experts.accounts import SkillRows
 from crosstune.experts.learning import ALL, SkillLearner
 from crosstune.foundation.data import Row, Task
-from crosstune.foundation.errors import DataError
+from crosstune.foundation.errors import CheckpointError, DataError
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.foundation.training import StageResult, TrainingSettings
 from crosstune.foundation.worlds import random_model
@@ -79,6 +79,18 @@ def test_what_is_new_is_born_and_what_comes_again_learns_again(
         output_folder=tmp_path,
     )
     assert str(again.skills) == str(found.skills)  # with NaN where a row is too short
+    new, old = stream[0], task("animals")
+    for tasks, chosen, known in (
+        ([stream[1], new, stream[2]], settings(), old),
+        ([task("numbers", seed=6), *stream[1:]], settings(), old),
+        ([*stream[1:]], settings(), new),
+        ([*stream[:2]], settings(), old),
+        (stream, settings(PolicySettings(cooldown=1)), old),
+    ):
+        with pytest.raises(CheckpointError):
+            learn_skills(
+                load_model(folder), tokenizer, tasks, chosen, known=known, output_folder=tmp_path
+            )
 
 
 class Killer(TrainerCallback):  # type: ignore[misc]
@@ -229,6 +241,7 @@ def test_rows_that_are_taken_for_new_again_get_a_name_of_their_own(
     found.learn(rows(found, "numbers"))
     assert found._free("numbers") == "numbers 2"
     assert found._free("base") == "base 2"
+    assert found._free("Numbers!") == "Numbers! 2"  # their adapters would be called alike
 
 
 def test_a_skill_of_two_rows_is_refused_and_nothing_is_lost(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig, Trainer, TrainingArguments
 
@@ -191,12 +192,11 @@ def test_checkpointing_of_activations_changes_no_gradient(folder: Path) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_trainer_of_transformers_trains_it(folder: Path, tmp_path: Path) -> None:
-    mixture = fresh(folder)
+def trained(mixture: ExpertMixture, place: Path, **options: Any) -> Trainer:
+    """By a trainer of transformers that saves as it does unless told."""
     mixture.spawn("numbers", rank=4)
-    frozen = mixture.get_base_model().lm_head.weight.clone()
     arguments = TrainingArguments(
-        str(tmp_path), max_steps=3, save_strategy="no", report_to="none", use_cpu=True,
+        str(place), max_steps=3, save_steps=2, report_to="none", use_cpu=True,
         disable_tqdm=True, learning_rate=1e-2,
     )  # fmt: skip
     rows = [
@@ -217,10 +217,31 @@ def test_a_trainer_of_transformers_trains_it(folder: Path, tmp_path: Path) -> No
         },
         callbacks=[mixture.callback()],
     )
-    assert trainer.train().training_loss > 0.0
+    assert trainer.train(**options).training_loss > 0.0
+    return trainer
+
+
+def test_a_trainer_of_transformers_trains_it(folder: Path, tmp_path: Path) -> None:
+    mixture = fresh(folder)
+    frozen = mixture.get_base_model().lm_head.weight.clone()
+    trained(mixture, tmp_path)
     moved = [p for p in mixture.parameters_of("numbers") if bool(p.any())]
     assert len(moved) == len(mixture.parameters_of("numbers"))
     assert torch.equal(mixture.get_base_model().lm_head.weight, frozen)
+
+
+def test_such_a_trainer_saves_what_learns_of_a_tied_model_and_goes_on(tmp_path: Path) -> None:
+    folder = random_model("gpt2", tmp_path / "gpt2")
+    router = RouterSettings(kind="learned")
+    mixture, again = (fresh(folder, router=router) for _ in range(2))
+    trained(mixture, tmp_path / "run")
+    saved = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
+    own = {*map(id, mixture.parameters_of("numbers"))}
+    names = [name for name, value in mixture.named_parameters() if id(value) in own]
+    assert sorted(saved) == sorted([*names, *(f"router.{n}" for n in mixture.router.state_dict())])
+    trained(again, tmp_path / "run", resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    for one, other in zip(mixture.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -244,6 +265,12 @@ def test_what_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
         mixture.register("numbers", texts("numbers")[:2] * 20)
     assert mixture.learning == "numbers"
     rows = tuple(Row(text, text) for text in set(texts("numbers", 48)))
+    factor = mixture.parameters_of("numbers")[0]
+    whole = factor.detach().clone()
+    factor.data[0, 0] = torch.nan
+    with pytest.raises(TrainingError, match="`numbers` must have finite factors"):
+        mixture.register("numbers", texts("numbers", 48))
+    factor.data.copy_(whole)
     mixture.register(Task("numbers", train=rows[1:], test=rows[:1]))
     with pytest.raises(SettingsError, match="be no other expert's"):
         mixture.spawn("Numbers")
@@ -257,6 +284,8 @@ def test_what_is_new_and_what_is_known(folder: Path) -> None:
     assert (again.verdict, again.nearest) == ("known", "base")
     assert mixture.assess(texts("shapes", 48)).is_new
     assert mixture.assess(texts("shapes", 4)).verdict == "undecided"
+    mixture.register("base", texts("numbers", 48))  # though it is new: the model is to answer it
+    assert mixture.assess(texts("animals", 48, seed=3)).verdict == "known"
 
 
 def test_a_cache_goes_on_however_positions_are_told(three: ExpertMixture) -> None:
@@ -304,5 +333,8 @@ def test_a_birth_that_cannot_be_is_refused(folder: Path, options: Any, message: 
     mixture.spawn("numbers", targets=["q_proj"])
     mixture.register("numbers", texts("numbers", 48))
     assert len(mixture.spawn("shapes").targets) == 7  # its own, not those of the first
+    for site in (-1, 99):
+        with pytest.raises(SettingsError, match="`site` must be from 0 to"):
+            fresh(folder, site=site)
     with pytest.raises(ModelError, match="must have no adapters"):
         ExpertMixture(mixture.get_base_model(), mixture.tokenizer)

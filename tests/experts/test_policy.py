@@ -42,6 +42,8 @@ BANK = Bank([Event("spawn", "code", Expert("code", "xp_code", 2, 4.0, ("q_proj",
         ({"cooldown": 60}, {"since": 59}, False, "59 steps after a birth, of 60"),
         ({"max_experts": 2}, {}, True, "p is low"),
         ({"max_experts": 1}, {}, False, "there are 1 experts"),
+        ({"max_parameters": 8}, {}, True, "p is low"),
+        ({"max_parameters": 7}, {}, False, "8 parameters, and no more than 7 may be"),
         ({"min_gain": 0.1}, {}, True, "p is low"),  # no probe has run yet
         ({"min_gain": 0.1}, {"gain": 0.1}, True, "p is low"),
         ({"min_gain": 0.1}, {"gain": 0.09}, False, "a probe won 0.09 nats per token, not 0.1"),
@@ -67,6 +69,7 @@ def test_an_expert_grows_where_it_has_stopped_winning_and_may() -> None:
 def test_projections_freeze_where_steps_are_short() -> None:
     steps = {"q_proj": 1e-4, "k_proj": 1e-3, "v_proj": 1e-2}
     assert to_freeze(PolicySettings(freeze_below=1e-3), steps) == ("q_proj",)
+    assert to_freeze(PolicySettings(freeze_below=1.0), steps) == ("q_proj", "k_proj")
     assert to_freeze(PolicySettings(), dict.fromkeys(steps, 0.0)) == ()
 
 

@@ -27,6 +27,16 @@ def test_sites_outside_the_layers_stand_in_their_own_strip() -> None:
     assert words.count("embed") == 1
 
 
+def test_a_choice_shows_no_columns_but_its_own() -> None:
+    columns = (Column.axis("task"), *COLUMNS)
+    rows = [
+        {"task": task, **row(0, f"{task}{at}", 0.6)} for task in ("en", "bn") for at in range(30)
+    ]
+    chosen = heat(choose=("task",), begin={"task": "bn"})
+    words = [word for word in texts(chosen, Table("t", columns, rows)) if word[:2] in ("en", "bn")]
+    assert words == [f"bn{at}" for at in range(30)]
+
+
 def test_a_matrix_prints_every_value_column() -> None:
     columns = (
         Column.axis("task"),

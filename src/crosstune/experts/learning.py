@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from crosstune.experts import policy
 from crosstune.experts.accounts import LearnedSkill, SkillRows
-from crosstune.experts.bank.log import Event
+from crosstune.experts.bank.log import Event, slug
 from crosstune.experts.gated import factors
 from crosstune.experts.health import SkillHealth, skill_health
 from crosstune.experts.lifecycle import shares_of
@@ -24,17 +24,20 @@ from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.experts.novelty import Novelty
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.terms import router_terms
-from crosstune.experts.settings import PolicySettings, SkillsSettings
+from crosstune.experts.settings import PolicySettings, SkillsSettings, hold
 from crosstune.foundation import ranks
 from crosstune.foundation.data import Task
+from crosstune.foundation.errors import CheckpointError
 from crosstune.foundation.evaluation import RowScores, score_rows
+from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.intervals import Interval, ratio_jackknife
-from crosstune.foundation.storage import atomic_folder, read_json, write_json
+from crosstune.foundation.storage import atomic_folder, fingerprint, read_json, write_json
 from crosstune.foundation.training import StageData, StageResult, train_stage
 
 ALL = "all"
 """The one expert of a sequential run."""
+_ANEW = "Give the skills and settings of its time, or choose another folder."
 ASSESSED, REGISTERED, JUDGED = 64, 256, 64
 """Rows of a skill that are assessed, that router and embedding read, and that are not learned where a policy must judge."""
 
@@ -56,17 +59,19 @@ class SkillLearner:
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.settings, self.folder, self.seed = settings, folder, seed
-        self.callbacks, self.pad_id = callbacks, int(tokenizer.pad_token_id)
+        self.callbacks, self.pad_id = callbacks, pad_id(tokenizer)
         self.skills: dict[str, SkillRows] = {}
         self.answers: dict[str, str] = {}
         """Whose each skill is: an expert's, or the model's own."""
         self.learned: list[LearnedSkill] = []
         self._saved, self._done = folder / "learned", list[LearnedSkill]()
+        self._came, self._told = list[str](), list[str]()
+        """Of each skill so far, and of each that the folder holds, what it was learned from."""
         if self._saved.is_dir():
             self.mixture = ExpertMixture.load(self._saved / "mixture", model, tokenizer)
             stored = read_json(self._saved / "skills.json")
             self._done = [LearnedSkill.of_json(one) for one in stored["skills"]]
-            self.answers = stored["answers"]
+            self.answers, self._told = stored["answers"], stored["came"]
         else:
             self.mixture = ExpertMixture(
                 model,
@@ -83,10 +88,20 @@ class SkillLearner:
 
         Rows of a skill that came before under the same name are measured on its first held-out rows. What the model itself has
         `known` is registered as its own, and nothing is trained.
+
+        Raises:
+            CheckpointError: The folder holds another skill at this place, or one learned with other settings.
         """
+        number, rows = len(self.learned), (*skill.train, *skill.test)
+        said = [(row.row_id, row.input_ids, row.labels) for row in rows]
+        self._came.append(fingerprint([self.settings, self.seed, known, skill.name, said]))
+        again = number < len(self._done)
+        if again:
+            law = "must be what the folder holds at this place: the same rows, settings and seed"
+            words = law, f"another, beside {self._done[number].skill!r} there", _ANEW
+            hold(self._told[number] == self._came[number], CheckpointError, skill.name, words)
         self.skills.setdefault(skill.name, skill)
-        again = len(self.learned) < len(self._done)
-        found = self._done[len(self.learned)] if again else self._learn_now(skill, known)
+        found = self._done[number] if again else self._learn_now(skill, known)
         self.learned.append(found)
         return found
 
@@ -145,9 +160,9 @@ class SkillLearner:
 
     def _free(self, name: str) -> str:
         """A name for an expert: the skill's, numbered where rows of it were taken for new before."""
-        taken = {*self.mixture.bank.adapters.values(), BASE}
+        taken = self.mixture.bank.adapters
         names = (name if at == 1 else f"{name} {at}" for at in count(1))
-        return next(one for one in names if one not in taken)
+        return next(one for one in names if one != BASE and slug(one) not in taken)
 
     def _since_birth(self) -> float:
         """Optimizer steps since an expert was born."""
@@ -290,7 +305,9 @@ class SkillLearner:
             if self._saved.is_dir():  # experts that have left stay there
                 shutil.copytree(self._saved / "mixture", fresh / "mixture")
             self.mixture.save(fresh / "mixture")
-            write_json(fresh / "skills.json", {"skills": done, "answers": self.answers})
+            write_json(
+                fresh / "skills.json", {"skills": done, "answers": self.answers, "came": self._came}
+            )
         shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
 
@@ -337,13 +354,16 @@ def learn_skills(
 
     Raises:
         DataError: A skill has no rows, or too few to be known again.
-        CheckpointError: The folder holds skills learned from another model or in another order.
+        CheckpointError: The folder holds skills learned from another model, other rows or settings, in another order, or more of them.
     """
     settings = settings or SkillsSettings()
     learner = SkillLearner(model, tokenizer, settings, folder=Path(output_folder), seed=seed)
     for task in tasks if known is None else (known, *tasks):
         rows = SkillRows.of(task, tokenizer, settings.training.length)
         learner.learn(rows, known=task is known)
+    more = len(learner._done) - len(learner.learned)
+    words = "must hold no skills but these", f"{more} more of them", _ANEW
+    hold(more <= 0, CheckpointError, "output_folder", words)
     return SkillsLearned(learner.mixture, tuple(learner.learned))
 
 

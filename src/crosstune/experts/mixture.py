@@ -19,7 +19,7 @@ from crosstune.experts.bank.log import BASE as BASE
 from crosstune.experts.bank.log import Bank, Event
 from crosstune.experts.bank.storage import read_mixture, write_mixture
 from crosstune.experts.lifecycle import Figures, Lifecycle
-from crosstune.experts.novelty import Novelty, assess, embed_rows
+from crosstune.experts.novelty import Library, Novelty, assess, embed_rows
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.prefix import PrefixRouter, SkillSums
 from crosstune.experts.routing.terms import batch_loss
@@ -65,6 +65,9 @@ class ExpertMixture(Lifecycle):
         super().__init__(model, router or RouterSettings(), site=site, seed=seed)
         self.tokenizer, self.length = tokenizer, length
         self.novelty = novelty or NoveltySettings()
+        module: Any = self  # torch leaves its hooks untyped
+        module.register_state_dict_post_hook(_leave_out_base)
+        module.register_load_state_dict_post_hook(_miss_no_base)
 
     def forward(
         self,
@@ -144,9 +147,12 @@ class ExpertMixture(Lifecycle):
         Raises:
             DataError: There are no rows, or none with a token to embed.
         """
-        encoded, found = self._read(rows)
+        return self._compared(*self._read(rows), self.library)
+
+    def _compared(self, encoded: list[Encoded], found: Tensor, known: Library) -> Novelty:
+        """Whether rows, and where they lie, are new to some skills."""
         tokens = sum(row.scored_tokens for row in encoded)
-        return assess(found, tokens, self.library, self.novelty)
+        return assess(found, tokens, known, self.novelty)
 
     def _read(self, rows: Any) -> tuple[list[Encoded], Tensor]:
         """Rows, encoded if they are not yet, and where they lie in the states of the model itself."""
@@ -167,9 +173,19 @@ class ExpertMixture(Lifecycle):
         Raises:
             SettingsError: There is no such expert.
             DataError: There are too few rows.
+            TrainingError: Its expert diverged.
         """
         if isinstance(name, Task):
             name, rows = name.name, name if rows is None else rows
+        born = self.parameters_of(name) if self.bank.learning == name else []
+        finite = all(bool(factor.isfinite().all()) for factor in born)
+        remedy = "Load the mixture that was saved before, and learn at a lower rate."
+        diverged = (
+            "must have finite factors: gates of 0 do not hide others",
+            "NaN or infinity",
+            remedy,
+        )
+        hold(finite, TrainingError, name, diverged)
         if name != BASE:
             self.bank.expert(name)
         encoded, found = self._read(rows)
@@ -179,10 +195,13 @@ class ExpertMixture(Lifecycle):
         hold(len(found) >= least, DataError, "rows", words)
         if not isinstance(self.router, LearnedRouter):
             self._teach_router(name, encoded)
-        if name in self.library:  # its rows move together, and vary about their mean as before
-            known = self.library[name].double()
-            found = (known + _MOVED * (found.double().mean(0) - known.mean(0))).float()
-        self.library[name] = found
+        known = {own: self.library[own] for own in self.library if own == name}
+        if not known:
+            self.library[name] = found
+        elif not self._compared(encoded, found, known).is_new:
+            # Its rows move together, and vary about their mean as before; between unlike ones it would be like neither.
+            rows = known[name].double()
+            self.library[name] = (rows + _MOVED * (found.double().mean(0) - rows.mean(0))).float()
         self.replay.keep(name, encoded)
         self._happened(Event("register", name), figures)
 
@@ -272,7 +291,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         rows = [*mixture.router.parameters()] if isinstance(mixture.router, LearnedRouter) else []
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         found = f"{mixture.learning!r} learning, and an optimizer of {len(known)} parameters"
-        remedy = "Spawn an expert before the trainer is made, and give the mixture to the trainer."
+        remedy = "Spawn or unfreeze an expert before the trainer is made, and give the mixture to the trainer."
         for what, some in (("the factors of the expert that learns", own), ("the router", rows)):
             kept = bool(own) and all(id(p) in known for p in some)
             hold(kept, TrainingError, "optimizer", (f"must hold {what}", found, remedy))
@@ -286,3 +305,19 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         router = self.mixture[0].router
         if isinstance(router, LearnedRouter):
             router.end_step()
+
+
+def _own(name: str) -> bool:
+    """Whether a tensor of a mixture is of an expert or a router, by its name."""
+    return ".lora_" in name or "router." in name
+
+
+def _leave_out_base(mixture: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Checkpoints of any trainer hold what learns: the model stays as it is, and safetensors refuses its tied weights."""
+    for name in [name for name in state if name.startswith(prefix) and not _own(name)]:
+        del state[name]
+
+
+def _miss_no_base(mixture: Any, found: Any) -> None:
+    """What `_leave_out_base` left out is not missed."""
+    found.missing_keys[:] = filter(_own, found.missing_keys)

@@ -40,6 +40,8 @@ def may_spawn(
         return False, f"{since:g} steps after a birth, of {settings.cooldown} at least"
     if settings.max_experts is not None and len(bank.experts) >= settings.max_experts:
         return False, f"there are {len(bank.experts)} experts, and no more may be"
+    if settings.max_parameters is not None and parameters > settings.max_parameters:
+        return False, f"{parameters} parameters, and no more than {settings.max_parameters} may be"
     if gain is not None and not gain >= settings.min_gain:
         return False, f"a probe won {gain:.3g} nats per token, not {settings.min_gain:g}"
     return wanted
@@ -79,8 +81,9 @@ def may_grow(settings: PolicySettings, losses: Sequence[float], rank: int) -> bo
 
 
 def to_freeze(settings: PolicySettings, steps: Mapping[str, float]) -> tuple[str, ...]:
-    """The projections that have converged, by the length of a step over that of their update."""
-    return tuple(name for name, step in steps.items() if step < (settings.freeze_below or 0.0))
+    """The projections that have converged, by the length of a step over that of their update; not the last: something must learn."""
+    order = sorted(steps, key=lambda name: steps[name])[:-1]
+    return tuple(name for name in order if steps[name] < (settings.freeze_below or 0.0))
 
 
 def to_merge(

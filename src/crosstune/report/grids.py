@@ -64,7 +64,13 @@ class _Grid:
         self.x_inside = self._present(self.x, inside)
         self.x_outside = self._present(self.x, outside)
         self.y_inside = self._present(self.y, inside)
-        room = int((source.width - 70 * (columns - 1)) / columns / max(1, len(self.x_inside)))
+        shown: dict[tuple[Any, ...], set[Any]] = {}
+        for row in inside:
+            choice = tuple(row[name] for name in source.section.choose)
+            shown.setdefault(choice, set()).add(row[self.x])
+        most = max(map(len, shown.values()), default=0)
+        self.is_part = most < len(self.x_inside)  # each choice has columns of its own
+        room = int((source.width - 70 * (columns - 1)) / columns / max(1, most))
         is_small = len(self.x_inside) * len(self.y_inside) <= _MOST_WITH_WORDS
         self.has_words = any(measured.ends) and is_small and room >= 50
         self.width = min(110 if self.has_words else 76, max(5, room))
@@ -119,7 +125,13 @@ def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> 
         y_title = titled(grid.source.column(grid.y)) if grid.has_words else None
         y_axis = alt.Axis(ticks=False, domain=False, title=y_title)
     cells = alt.Chart().encode(
-        x=alt.X(grid.x, type="ordinal", sort=across, axis=x_axis, scale=_band(across)),
+        x=alt.X(
+            grid.x,
+            type="ordinal",
+            sort=across,
+            axis=x_axis,
+            scale=_band(across, whole=not grid.is_part),
+        ),
         y=alt.Y(grid.y, type="ordinal", sort=down, axis=y_axis, scale=_band(down)),
         tooltip=tooltip(grid.source, grid.measured),
     )
@@ -129,8 +141,9 @@ def _cells(grid: _Grid, only: list[Any], across: list[Any], down: list[Any]) -> 
     return with_words(filtered(chart, only), grid.measured, grid.form)
 
 
-def _band(levels: list[Any]) -> alt.Scale:
-    return alt.Scale(domain=levels, paddingInner=0.06, paddingOuter=0)
+def _band(levels: list[Any], *, whole: bool = True) -> alt.Scale:
+    domain: Any = levels if whole else alt.Undefined
+    return alt.Scale(domain=domain, paddingInner=0.06, paddingOuter=0)
 
 
 def _states(grid: _Grid, base: Figure) -> list[Figure]:

@@ -66,7 +66,9 @@ def test_a_name_becomes_a_slug_of_its_own() -> None:
 @pytest.mark.parametrize("name", ["", "!?", "base", "CODE"])
 def test_a_name_that_cannot_be_kept_apart_is_refused(name: str) -> None:
     bank = Bank([born("code", "xp_code")])
-    with pytest.raises(SettingsError, match=r"must have a letter or digit.*beside \['code'\]"):
+    with pytest.raises(
+        SettingsError, match=r"must have a letter from a to z or a digit.*beside \['code'\]"
+    ):
         bank.adapter_name(name)
 
 

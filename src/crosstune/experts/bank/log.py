@@ -76,7 +76,9 @@ class Bank:
         """Refuse what must not be done while an expert learns, or while not just the one does that it is done to."""
         law = f"must come when {'no expert' if but is None else repr(but)} is learning"
         found = f"{self.learning!r}, which is not registered" if self.learning else "none"
-        remedy = f"Call register({self.learning!r}, rows) or unfreeze({but!r}) first."
+        remedy = f"Call register({self.learning!r}, rows) first."
+        if self.learning is None:
+            remedy = f"Call unfreeze({but!r}) first."
         hold(self.learning == but, TrainingError, what, (law, found, remedy))
 
     def expert(self, name: str) -> Expert:
@@ -87,11 +89,16 @@ class Bank:
         return self.experts[name]
 
     def adapter_name(self, name: str) -> str:
-        """A new name that PEFT saves all tensors of: a prefix and a slug."""
-        adapter = "xp_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        law = "must have a letter or digit, and be no other expert's, gone ones included"
+        """A new name that PEFT saves all tensors of."""
+        adapter = slug(name)
+        law = "must have a letter from a to z or a digit, and be no other expert's, gone ones included"
         found = f"{name!r}, beside {sorted(self.adapters.values()) or 'none'}"
         words = law, found, f"Use another name; {BASE!r} is the model itself."
         free = adapter != "xp_" and name != BASE and adapter not in self.adapters
         hold(free, SettingsError, "name", words)
         return adapter
+
+
+def slug(name: str) -> str:
+    """What PEFT calls the expert of a skill, and its folder: names that differ only in marks and capitals are one."""
+    return "xp_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -64,7 +64,7 @@ def _sections(settings: SkillStudySettings) -> Iterator[Section]:
         "handled",
         "Who answers what",
         "The mean gate of each expert over the tokens of each skill's held-out rows; `base` is the model itself.",
-        **drawn("heatmap", "handled", {"arm": first}, x="answers", y="skill", value="gate"),
+        **drawn("matrix", "handled", {"arm": first}, x="answers", y="skill", value="gate"),
     )
     yield Section(
         "tokens",
