@@ -99,8 +99,7 @@ class SkillLearner:
         self._came.append(fingerprint([self.settings, self.seed, known, skill.name, said]))
         again = number < len(self._done)
         if again:
-            law = "must be what the folder holds at this place: the same rows, settings and seed"
-            words = law, f"another, beside {self._done[number].skill!r} there", _ANEW
+            words = "must be what the folder holds, settings and seed too", "another", _ANEW
             hold(self._told[number] == self._came[number], CheckpointError, skill.name, words)
         self.skills.setdefault(skill.name, skill)
         found = self._done[number] if again else self._learn_now(skill, known)
@@ -307,9 +306,8 @@ class SkillLearner:
             if self._saved.is_dir():  # experts that have left stay there
                 shutil.copytree(self._saved / "mixture", fresh / "mixture")
             self.mixture.save(fresh / "mixture")
-            write_json(
-                fresh / "skills.json", {"skills": done, "answers": self.answers, "came": self._came}
-            )
+            told = {"skills": done, "answers": self.answers, "came": self._came}
+            write_json(fresh / "skills.json", told)
         shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
 

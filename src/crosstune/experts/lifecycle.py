@@ -45,11 +45,7 @@ class Lifecycle(nn.Module):
         bare = not any(isinstance(module, BaseTunerLayer) for module in model.modules())
         hold(bare, ModelError, "model", (law, "a model with PEFT layers in it", remedy))
         stream = Stream.of(model)
-        words = (
-            f"must be from 0 to {stream.num_layers - 1}",
-            site,
-            "Leave it out to read embeddings.",
-        )
+        words = f"must be from 0 to {stream.num_layers - 1}", site, "Use 0, the embeddings."
         hold(site in range(stream.num_layers), SettingsError, "site", words)
         self.model: Any = model.requires_grad_(False)
         self.site, self.seed = site, seed

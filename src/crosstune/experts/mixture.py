@@ -65,9 +65,7 @@ class ExpertMixture(Lifecycle):
         super().__init__(model, router or RouterSettings(), site=site, seed=seed)
         self.tokenizer, self.length = tokenizer, length
         self.novelty = novelty or NoveltySettings()
-        module: Any = self  # torch leaves its hooks untyped
-        module.register_state_dict_post_hook(_leave_out_base)
-        module.register_load_state_dict_post_hook(_miss_no_base)
+        cast(Any, self).register_state_dict_post_hook(_leave_out_base)
 
     def forward(
         self,
@@ -151,8 +149,7 @@ class ExpertMixture(Lifecycle):
 
     def _compared(self, encoded: list[Encoded], found: Tensor, known: Library) -> Novelty:
         """Whether rows, and where they lie, are new to some skills."""
-        tokens = sum(row.scored_tokens for row in encoded)
-        return assess(found, tokens, known, self.novelty)
+        return assess(found, sum(row.scored_tokens for row in encoded), known, self.novelty)
 
     def _read(self, rows: Any) -> tuple[list[Encoded], Tensor]:
         """Rows, encoded if they are not yet, and where they lie in the states of the model itself."""
@@ -307,17 +304,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             router.end_step()
 
 
-def _own(name: str) -> bool:
-    """Whether a tensor of a mixture is of an expert or a router, by its name."""
-    return ".lora_" in name or "router." in name
-
-
 def _leave_out_base(mixture: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
     """Checkpoints of any trainer hold what learns: the model stays as it is, and safetensors refuses its tied weights."""
-    for name in [name for name in state if name.startswith(prefix) and not _own(name)]:
+    for name in [n for n in state if n.startswith(f"{prefix}model.") and ".lora_" not in n]:
         del state[name]
-
-
-def _miss_no_base(mixture: Any, found: Any) -> None:
-    """What `_leave_out_base` left out is not missed."""
-    found.missing_keys[:] = filter(_own, found.missing_keys)

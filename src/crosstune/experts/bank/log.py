@@ -76,10 +76,8 @@ class Bank:
         """Refuse what must not be done while an expert learns, or while not just the one does that it is done to."""
         law = f"must come when {'no expert' if but is None else repr(but)} is learning"
         found = f"{self.learning!r}, which is not registered" if self.learning else "none"
-        remedy = f"Call register({self.learning!r}, rows) first."
-        if self.learning is None:
-            remedy = f"Call unfreeze({but!r}) first."
-        hold(self.learning == but, TrainingError, what, (law, found, remedy))
+        call = f"register({self.learning!r}, rows)" if self.learning else f"unfreeze({but!r})"
+        hold(self.learning == but, TrainingError, what, (law, found, f"Call {call} first."))
 
     def expert(self, name: str) -> Expert:
         """The expert of a skill, or an error that names those there are."""
