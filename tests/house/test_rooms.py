@@ -37,7 +37,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("interference/",): 6_000,
     ("circuits/",): 6_000,
     ("merging/",): 7_000,
-    ("experts/", "studies/skills/"): 4_400,  # docs/decisions/0009
+    ("experts/", "studies/skills/"): 4_360,  # docs/decisions/0009
     ("report/",): 3_500,
     ("cli/",): 600,
     FRAMED: 6_600,  # docs/decisions/0007
