@@ -101,3 +101,24 @@ def test_the_plan_counts_every_arm_arrival_and_cell(tmp_path: Any) -> None:
     plan = Skills(small(tmp_path / "run")).plan()
     assert plan.value("one cell") > 0
     assert plan.value("whole study") > 2 * plan.value("one cell")
+
+
+def test_a_skill_that_was_taken_for_a_known_one_stays_in_the_mean(run: Run) -> None:
+    settings = settings_of(run, SkillStudySettings)
+    cells = {settings.key(cell.folder.name): Missed(cell) for cell in run.cells()}
+    tables, _ = summary.over_cells(cells, settings)  # type: ignore[arg-type]
+    (row,) = next(table for table in tables if table.name == "arms").where(arm="prefix").rows()
+    (whole,) = run.table("arms").where(arm="prefix").rows()
+    assert row["loss"] == pytest.approx(whole["loss"])
+
+
+class Missed(Spoilt):
+    """A cell in which no expert was born for one skill."""
+
+    def table(self, name: str) -> Table:
+        """Its tables."""
+        found = self.cell.table(name)
+        if name != "births":
+            return found
+        rows = [{**row, "born": row["born"] and row["arrived"] != "ar"} for row in found.rows()]
+        return Table(name, found.columns, rows)

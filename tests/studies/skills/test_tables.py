@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -33,7 +34,7 @@ STREAM = [
 
 
 def test_what_is_lost_counts_from_the_last_time_a_skill_was_learned() -> None:
-    found, *_ = tables.of_arm("prefix", STREAM)
+    found, *_ = tables.of_arm("prefix", STREAM, None)
     rows = {(row["stage"], row["skill"]): row for row in found.rows()}
     assert rows[1, "a"]["whole"] == pytest.approx(0.5)
     assert rows[1, "a"]["experts"] == pytest.approx(0.25)
@@ -44,13 +45,20 @@ def test_what_is_lost_counts_from_the_last_time_a_skill_was_learned() -> None:
 
 
 def test_a_skill_that_came_before_is_not_new() -> None:
-    births = tables.of_arm("prefix", STREAM)[1].rows()
+    births = tables.of_arm("prefix", STREAM, None)[1].rows()
     assert [row["is_new"] for row in births] == [True, True, False]
     assert [row["born"] for row in births] == [True, True, False]
 
 
+def test_a_new_skill_that_nobody_learned_is_new_all_the_same() -> None:
+    """Undecided for want of rows: nothing was trained, and that must not look like a skill that came again."""
+    missed = replace(learned("b", STREAM[1].held_out, born=False), expert="base", figures={})
+    births = tables.of_arm("prefix", [STREAM[0], missed], "a")[1].rows()
+    assert [(row["is_new"], row["born"]) for row in births] == [(False, True), (True, False)]
+
+
 def test_with_the_skill_known_no_router_costs_anything() -> None:
-    found, *_ = tables.of_arm("prefix", STREAM)
+    found, *_ = tables.of_arm("prefix", STREAM, None)
     row = tables.as_known(found.rows()[1], "separate")
     assert row["loss"] == row["known"]
     assert (row["cost"], row["router"]) == (0.0, 0.0)

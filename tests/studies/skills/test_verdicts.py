@@ -67,15 +67,16 @@ def birth(arrived: str, *, is_new: bool, born: bool) -> dict[str, Any]:
 
 
 def test_missed_and_false_births_are_named() -> None:
+    why = {"verdict": "undecided", "why": "25 rows; it takes 32"}
     rows = [
         birth("bn", is_new=True, born=True),
-        birth("ar", is_new=True, born=False),
+        {**birth("ar", is_new=True, born=False), **why},
         birth("bn", is_new=False, born=True),
     ]
     (found,) = verdicts.born(Table("births", BIRTHS, rows), "prefix")
     assert found.tone == "not_shown"
     assert "1 of 2 arrivals of a new skill, and at 1 of 1 of a skill that came again" in found.text
-    assert "ar was taken for a known one" in found.text
+    assert "not for ar: undecided, 25 rows; it takes 32" in found.text
 
 
 def test_what_is_not_learned_is_named() -> None:

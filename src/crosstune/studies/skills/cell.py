@@ -103,7 +103,7 @@ class SkillsCell(Cell[Prepared]):
             known = skill == settings.known
             learner.learn(rows, known=known)
             behind += 0 if known else settings.training.steps
-        found = tables.of_arm(arm, learner.learned)
+        found = tables.of_arm(arm, learner.learned, settings.known)
         if learner.mixture.router is not None:
             found.append(tables.of_tokens(arm, learner.mixture, learner.skills))
         if ranks.is_first():

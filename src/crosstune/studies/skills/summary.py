@@ -109,8 +109,9 @@ def over_cells(done: Done, settings: SkillStudySettings) -> tuple[list[Table], l
     known = [as_known(row, KNOWN_ID) for row in routed if row["arm"] == "prefix"]
     found["losses"] = Table("losses", (SEED, ORDER, *LOSSES), (*routed, *known))
     found["learned"] = LEARNED.of(_first_arrivals(found["births"], settings))
-    kept = {row["arrived"] for row in found["learned"].rows() if row["gain_low"] > 0}
-    found["arms"] = arms_table(found, kept | {settings.known or ""}, settings.arms[0])
+    # A skill that no expert was born for stays: not to notice it is the system's failure, not the skill's.
+    out = {row["arrived"] for row in found["learned"].rows() if not row["gain_low"] > 0}
+    found["arms"] = arms_table(found, {*settings.task_names} - out, settings.arms[0])
     found["forgotten"] = Table("forgotten", FORGOTTEN, _forgotten(found["arms"]))
     first = found["losses"].where(order=0).rows()
     named = [{**row, "arrival": f"{row['stage']} {row['arrived']}"} for row in first]

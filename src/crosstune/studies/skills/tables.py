@@ -80,7 +80,7 @@ TOKENS = (
 COST = (ARM, STAGE, Column.axis("what"), Column.value("value"))
 
 
-def of_arm(arm: str, learned: Sequence[LearnedSkill]) -> list[Table]:
+def of_arm(arm: str, learned: Sequence[LearnedSkill], known: str | None) -> list[Table]:
     """The tables of one arm; that of experts routed by prefix brings the losses with the skill known."""
     last = learned[-1].held_out
     gates = (
@@ -98,7 +98,7 @@ def of_arm(arm: str, learned: Sequence[LearnedSkill]) -> list[Table]:
     )
     return [
         Table("losses", LOSSES, _losses(arm, learned)),
-        Table("births", BIRTHS, _births(arm, learned)),
+        Table("births", BIRTHS, _births(arm, learned, known)),
         Table.of_tuples("usage", USAGE, gates),
         Table.of_tuples("positions", PLACES, places),
         Table.of_tuples("costs", COST, costs),
@@ -139,14 +139,16 @@ def _losses(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any
             }
 
 
-def _births(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any]]:
-    seen: set[str] = set()
+def _births(
+    arm: str, learned: Sequence[LearnedSkill], known: str | None
+) -> Iterator[dict[str, Any]]:
+    seen = {known}
     for stage, one in enumerate(learned):
         yield {
             "arm": arm,
             "stage": stage,
             "arrived": one.skill,
-            "is_new": one.skill not in seen and bool(one.figures),
+            "is_new": one.skill not in seen,
             **{name: getattr(one, name) for name in ("verdict", "p", "similarity", "nearest")},
             **{name: getattr(one, name) for name in ("born", "expert", "why")},
             **dict(zip(_names("gain"), one.gain, strict=True)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from crosstune.foundation.records import Run, Table
@@ -98,9 +98,15 @@ def born(births: Table, arm: str) -> Iterator[Statement]:
     missed = sorted({row["arrived"] for row in new if not row["born"]})
     text = f"An expert was born at {right} of {len(new)} arrivals of a new skill"
     text += f", and at {wrong} of {len(again)} of a skill that came again" if again else ""
-    text += f"; {', '.join(missed)} was taken for a known one" if missed else ""
+    text += f"; not for {', '.join(missed)}: {missed_why(new)}" if missed else ""
     detail = "Each seed and order counts; the rows are the same for all seeds, so arrivals are not independent."
     yield Statement(f"{text}.", "shown" if right == len(new) and not wrong else "not_shown", detail)
+
+
+def missed_why(new: Sequence[Row]) -> str:
+    """What was said of the first new skill that got no expert."""
+    row = next(row for row in new if not row["born"])
+    return f"{row['verdict']}, {row['why']}"
 
 
 def not_learned(learned: Table) -> Iterator[Statement]:
