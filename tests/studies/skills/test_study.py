@@ -12,7 +12,6 @@ import torch
 from peft import PeftModel
 from tests.recipes.test_recipes import CHECKOUT
 from tests.studies import small_study
-from tests.studies.skills.conftest import small
 
 from crosstune.cli.main import main
 from crosstune.experts import ExpertMixture, check_served
@@ -111,10 +110,3 @@ def test_mistakes_are_named_as_they_were_written(
 ) -> None:
     assert main(["run", "skills", "--output", str(tmp_path / "run"), *words]) == 2
     assert said in capsys.readouterr().err
-
-
-def test_seeds_may_be_added(tmp_path: Path) -> None:
-    settings = small(tmp_path / "run", seeds=(0,), arms=("prefix",))
-    Skills(settings).run(silent)
-    both = Skills(replace(settings, seeds=(0, 1))).run(silent)
-    assert set(both.table("losses").column("seed")) == {0, 1}
