@@ -2,7 +2,7 @@
 
 >>> import crosstune.studies as studies
 >>> [study.name for study in studies.STUDIES]
-['conflict', 'repair', 'circuits', 'ranks']
+['conflict', 'repair', 'circuits', 'skills', 'ranks']
 """
 
 from __future__ import annotations
