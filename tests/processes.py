@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +32,14 @@ FORKED.set_forkserver_preload(
 def in_processes(count: int, work: Callable[..., object], *args: Any) -> None:
     """`work(rank, *args)` in so many processes of one thread; an error of one is raised here."""
     start_processes(_single_threaded, (work, args), nprocs=count, start_method="forkserver")
+
+
+def launched(count: int, work: Callable[..., object], *args: Any) -> None:
+    """`work(*args)` in so many processes that see what a launcher such as torchrun tells them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    in_processes(count, _told, count, port, work, args)
 
 
 def forked_pool(workers: int, mp_context: object) -> ProcessPoolExecutor:
@@ -67,6 +76,21 @@ def _joined(rank: int, folder: str, work: Callable[..., object], args: tuple[Any
         work(rank, *args)
     finally:
         distributed.destroy_process_group()
+
+
+def _told(
+    rank: int, count: int, port: int, work: Callable[..., object], args: tuple[Any, ...]
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    work(*args)
 
 
 def _alone(_: int, work: Callable[..., object], args: tuple[Any, ...]) -> None:

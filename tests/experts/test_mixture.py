@@ -61,14 +61,18 @@ def learn(mixture: ExpertMixture, skill: str, folder: Path, steps: int = 4) -> N
     mixture.register(skill, texts(skill, 48))
 
 
-@pytest.fixture(scope="module")
-def three(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExpertMixture:
+def with_skills(folder: Path, stages: Path) -> ExpertMixture:
     """The model itself for animals, and two experts that have learned something."""
     mixture = fresh(folder)
     mixture.register("base", texts("animals", 48))
     for skill in ("numbers", "shapes"):
-        learn(mixture, skill, tmp_path_factory.mktemp("stages"))
+        learn(mixture, skill, stages)
     return mixture.eval()
+
+
+@pytest.fixture(scope="module")
+def three(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExpertMixture:
+    return with_skills(folder, tmp_path_factory.mktemp("stages"))
 
 
 def logits(mixture: Any, batch: dict[str, Tensor]) -> Tensor:

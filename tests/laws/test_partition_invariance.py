@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +76,7 @@ def both(folder: Path, accumulation: int) -> dict[str, Any]:
 
 def two_processes(folder: Path) -> dict[Any, Any]:
     """What two processes found that a launcher has told of each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes.in_processes(2, launched, port, folder)
+    processes.launched(2, in_two, folder)
     found = json.loads((folder / "found.json").read_text())
     named = {str(split): split for split in SPLITS}
     return {named.get(name, name): value for name, value in found.items()}
@@ -185,16 +180,7 @@ def resume(folder: Path) -> dict[str, Any]:
     }
 
 
-def launched(rank: int, port: int, folder: Path) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+def in_two(folder: Path) -> None:
     found: dict[str, Any] = {
         str(split): both(folder / str(split), split[1]) for split in SPLITS if split[2] == 2
     }

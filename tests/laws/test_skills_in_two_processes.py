@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from tests.experts.test_learning import learner, rows, settings
-from tests.processes import in_processes
+from tests.processes import launched
 
 from crosstune.experts import RouterSettings
 from crosstune.foundation import ranks
@@ -22,16 +20,7 @@ ROUTERS = {
 }
 
 
-def launched(rank: int, port: int, model: Path, place: Path, kind: str) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+def joined(model: Path, place: Path, kind: str) -> None:
     ranks.start()
     learn(model, place, kind)
 
@@ -46,10 +35,7 @@ def learn(model: Path, place: Path, kind: str) -> None:
 def test_two_processes_learn_what_one_learns(tmp_path: Path, kind: str) -> None:
     model = random_model("llama", tmp_path / "llama")
     learn(model, tmp_path / "one", kind)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    in_processes(2, launched, port, model, tmp_path / "two", kind)
+    launched(2, joined, model, tmp_path / "two", kind)
     one, two = (
         read_json(tmp_path / name / "learned" / "skills.json")["skills"] for name in ("one", "two")
     )

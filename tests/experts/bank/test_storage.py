@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.experts.test_lifecycle import several
-from tests.experts.test_mixture import batch_of, fresh, learn, logits, texts
+from tests.experts.test_mixture import batch_of, fresh, logits, texts, with_skills
 
 from crosstune.experts.bank.storage import MANIFEST
 from crosstune.experts.mixture import ExpertMixture
@@ -28,11 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mixture(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ExpertMixture:
-    mixture = fresh(base)
-    mixture.register("base", texts("animals", 48))
-    for skill in ("numbers", "shapes"):
-        learn(mixture, skill, tmp_path_factory.mktemp("stages"))
-    return mixture.eval()
+    return with_skills(base, tmp_path_factory.mktemp("stages"))
 
 
 @pytest.fixture(scope="module")
