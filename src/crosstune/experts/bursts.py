@@ -18,8 +18,9 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from crosstune.experts.novelty import Library, final_states
+from crosstune.experts.routing.passes import batches
 from crosstune.experts.settings import NoveltySettings, hold
-from crosstune.foundation.data import Encoded, collate
+from crosstune.foundation.data import Encoded
 from crosstune.foundation.errors import DataError
 from crosstune.foundation.seeds import Seeds
 
@@ -94,9 +95,7 @@ class NoveltyQueue(Generic[Item]):
 def token_surprise(model: Any, row: Encoded, known: Sequence[Encoded], seed: int = 0) -> Tensor:
     """−log p of each scored token's state after the final norm, against one token drawn from each known row; [tokens], nats."""
     draw = Seeds(seed).torch("tokens")
-    batches = (
-        {n: v.to(model.device) for n, v in collate([item], 0).items()} for item in (row, *known)
-    )
-    first, *others = (final_states(model, batch) for batch in batches)
+    apart = (next(batches(model, [item]))[1] for item in (row, *known))
+    first, *others = (final_states(model, batch) for batch in apart)
     drawn = [one[int(torch.randint(len(one), (1,), generator=draw))] for one in others if len(one)]
     return -row_p(first, torch.stack(drawn)).log()

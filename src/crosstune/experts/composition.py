@@ -58,8 +58,7 @@ def compose(
     with measuring(mixture), torch.no_grad():
         for places, batch in batches(mixture, encoded):
             own: dict[str, Tensor] = {"router": token_nats(mixture, batch)}
-            seen = [one.gates for one in mixture.routing.seen.values()]
-            shares = torch.stack(seen).mean(dim=0) if seen else torch.empty(1, 1, 0)
+            shares = mixture.routing.mean_gates if skills else torch.empty(1, 1, 0)
             alone = {name: {name: 1.0} for name in (*names, *skills)} | {BASE: {}}
             for way, held in {**alone, "sum": dict.fromkeys(names, 1.0), "mean": even}.items():
                 with mixture.answering(shares=held):

@@ -192,12 +192,11 @@ class ExpertMixture(Lifecycle):
         hold(len(found) >= least, DataError, "rows", words)
         if not isinstance(self.router, LearnedRouter):
             self._teach_router(name, encoded)
-        known = {own: self.library[own] for own in self.library if own == name}
-        if not known:
+        if name not in self.library:
             self.library[name] = found
-        elif not self._compared(encoded, found, known).is_new:
+        elif not self._compared(encoded, found, {name: self.library[name]}).is_new:
             # Its rows move together, and vary about their mean as before; between unlike ones it would be like neither.
-            rows = known[name].double()
+            rows = self.library[name].double()
             self.library[name] = (rows + _MOVED * (found.double().mean(0) - rows.mean(0))).float()
         self.replay.keep(name, encoded)
         self._happened(Event("register", name), figures)

@@ -102,6 +102,11 @@ class Routing:
             for gates, values in zip(self.gates.values(), kept, strict=True):
                 vars(gates).update(values)  # checkpointed blocks read them again
 
+    @property
+    def mean_gates(self) -> Tensor:
+        """The gates of the last pass, [B, T, K], over blocks the mean."""
+        return torch.stack([one.gates for one in self.seen.values()]).mean(dim=0)
+
     def features(self, encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
         """What an analytic router reads of rows, batch by batch: features [B, T, 2d + 1], and which tokens are real."""
         site = min(self.blocks)

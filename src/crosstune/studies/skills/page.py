@@ -94,7 +94,7 @@ def _costs(first: str) -> Iterator[Section]:
     yield Section(
         "learned",
         "Can one expert learn it?",
-        "Held-out loss of the model alone and of the skill's expert, just learned. What is not learned is left out of the means.",
+        "Nats per token that a skill's expert, just learned, wins against the model alone. What is not learned is left out of the means.",
         **drawn("table", "learned"),
     )
     yield Section(

@@ -13,7 +13,8 @@ from crosstune.experts.health import skill_health
 from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.foundation.seeds import Seeds
-from crosstune.foundation.statistics.paired import PairedResult, paired_interval
+from crosstune.foundation.statistics.intervals import Interval
+from crosstune.foundation.statistics.paired import paired_interval
 from crosstune.foundation.training import LoraSettings, StageData
 from crosstune.studies.frame.costs import as_plan, time_training
 from crosstune.studies.frame.over_seeds import PLAIN, SEED, MeanTable, Rows, by_key, by_place
@@ -29,6 +30,7 @@ from crosstune.studies.skills.tables import (
     SKILL,
     USAGE,
     as_known,
+    cells,
 )
 
 Done = Mapping[tuple[int, int], Run]
@@ -169,7 +171,7 @@ def arms_table(found: Mapping[str, Table], skills: set[str], first: str) -> Tabl
         return _mean_by_cell(rows, lambda row: row[column])
 
     def born(arm: str) -> dict[tuple[int, int], float]:
-        own = {"separate": "prefix"}.get(arm, arm)
+        own = "prefix" if arm == KNOWN_ID else arm
         rows = [row for row in births if row["arm"] == own]
         return {
             cell: float(sum(row["born"] for row in mine))
@@ -214,26 +216,13 @@ def measurements(arms: Table) -> Iterator[Measurement]:
             )
 
 
-def paired(values: Mapping[tuple[int, int], float]) -> PairedResult:
+def paired(values: Mapping[tuple[int, int], float]) -> Interval:
     """The mean of one figure a seed and order, with its interval."""
     orders = sorted({order for _, order in values})
     seeds = list(dict.fromkeys(seed for seed, _ in values))
     table = [[[values[seed, order]] for order in orders] for seed in seeds]
-    return paired_interval(torch.tensor(table, dtype=torch.float64), Seeds(0).torch("skills"))
-
-
-def cells(name: str, found: PairedResult) -> dict[str, float]:
-    """A mean and its bounds as cells of a row."""
-    ends = found.interval
-    return {
-        name: float(ends.value),
-        f"{name}_low": float(ends.low),
-        f"{name}_high": float(ends.high),
-    }
-
-
-def _cell(row: Mapping[str, Any]) -> tuple[int, int]:
-    return row["seed"], row["order"]
+    differences = torch.tensor(table, dtype=torch.float64)
+    return paired_interval(differences, Seeds(0).torch("skills")).interval
 
 
 def _mean_by_cell(

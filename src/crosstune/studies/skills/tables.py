@@ -6,18 +6,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from crosstune.experts.accounts import LearnedSkill, SkillRows
 from crosstune.experts.health import POSITIONS, SkillHealth
 from crosstune.experts.mixture import ExpertMixture
-from crosstune.foundation.data import collate
+from crosstune.experts.routing.passes import batches
 from crosstune.foundation.evaluation import token_nats
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.statistics.intervals import Interval
 
 NATS = "nats/token"
-ARM = Column.axis("arm", about="How skills were learned; `model` before anything was.")
+ARM = Column.axis("arm", about="How skills were learned.")
 STAGE = Column.axis("stage", "int64", about="Which arrival of a skill this is after, from 0.")
 SKILL = Column.axis("skill", about="Whose held-out rows.")
 _ROWS = "Jackknife over rows."
@@ -109,10 +107,9 @@ def of_tokens(arm: str, mixture: ExpertMixture, skills: Mapping[str, SkillRows])
     """The table `tokens`: who answers the beginning of one held-out row of each skill."""
     rows: list[tuple[Any, ...]] = []
     for name, own in skills.items():
-        batch = collate(own.test[:1], 0)
-        token_nats(mixture, {key: value.to(mixture.device) for key, value in batch.items()})
-        seen = [one.gates for one in mixture.routing.seen.values()]
-        gates = torch.stack(seen).mean(dim=0)[0, :TOKENS_SHOWN].tolist()
+        _, batch = next(batches(mixture, own.test[:1]))
+        token_nats(mixture, batch)
+        gates = mixture.routing.mean_gates[0, :TOKENS_SHOWN].tolist()
         names = () if mixture.router is None else mixture.router.names
         for at, (token, shares) in enumerate(zip(own.test[0].input_ids, gates, strict=False)):
             text = f"{at:02d} {mixture.tokenizer.decode([token])!r}"
@@ -131,10 +128,10 @@ def _losses(arm: str, learned: Sequence[LearnedSkill]) -> Iterator[dict[str, Any
                 "stage": stage,
                 "arrived": one.skill,
                 "skill": name,
-                **_cells("loss", found.loss),
-                **_cells("known", found.known_loss),
-                **_cells("cost", found.router_forgetting),
-                **{key: value for part in PARTS for key, value in _cells(part, lost[part]).items()},
+                **cells("loss", found.loss),
+                **cells("known", found.known_loss),
+                **cells("cost", found.router_forgetting),
+                **{key: value for part in PARTS for key, value in cells(part, lost[part]).items()},
                 "bits": found.bits_per_byte,
             }
 
@@ -164,11 +161,11 @@ def as_known(row: Mapping[str, Any], arm: str) -> dict[str, Any]:
     return {**row, **nothing, **whole, **loss, "arm": arm, "bits": math.nan}
 
 
+def cells(name: str, found: Interval) -> dict[str, float]:
+    """A value and its bounds as cells of a row."""
+    ends = (float(found.value), float(found.low), float(found.high))
+    return dict(zip(_names(name), ends, strict=True))
+
+
 def _names(name: str) -> tuple[str, str, str]:
     return name, f"{name}_low", f"{name}_high"
-
-
-def _cells(name: str, found: Interval) -> dict[str, float]:
-    return dict(
-        zip(_names(name), (float(found.value), float(found.low), float(found.high)), strict=True)
-    )

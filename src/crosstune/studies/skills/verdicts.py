@@ -121,7 +121,7 @@ def not_learned(learned: Table) -> Iterator[Statement]:
 def _few_seeds(settings: SkillStudySettings) -> Iterator[Statement]:
     if len(settings.seeds) == 1:
         yield Statement(
-            "One seed was run: there are no intervals.",
+            "One seed was run: there are no intervals over seeds.",
             "warning",
             "Add seeds to this run with `--seeds`.",
         )
