@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from crosstune.foundation.data.settings import TaskSettings
@@ -13,6 +13,7 @@ from crosstune.studies.frame.settings import SeededSettings, require
 FEWEST = 4
 """Ranks that it takes for a curve of three parameters to be able to miss."""
 _TOY_TASKS = (TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=800),)
+_TRAINING = TrainingSettings(learning_rate=3e-3, steps=60, length=48)
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,7 @@ class RanksSettings(SeededSettings):
     """Ranks of the adapters, on all linear modules; the update is scaled by 2 at every rank (alpha = 2 r)."""
     worth: float = 0.01
     """Nats per token that twice the rank must gain to be worth it."""
-    training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(learning_rate=3e-3, steps=60, length=48)
-    )
+    training: TrainingSettings = _TRAINING
     """How each rank learns; its `lora` follows `ranks`."""
 
     COMMON: ClassVar = (

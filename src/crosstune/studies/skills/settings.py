@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from crosstune.experts.settings import SkillsSettings
@@ -28,6 +28,15 @@ ROUTERS: dict[str, dict[str, Any]] = {
 KNOWN_ID = "separate"
 """The experts of the arm `prefix`, each asked for its own skill alone: what no router can beat."""
 
+_TOY_TASKS = (
+    TaskSettings(name="en", source="toy:latin-svo", rows=660),
+    TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=660),
+    TaskSettings(name="ar", source="toy:arabic-vso-0.3", rows=660),
+)
+_LEARNING = SkillsSettings(
+    replay=64, training=TrainingSettings(learning_rate=3e-3, steps=60, batch_rows=8, length=64)
+)
+
 
 @dataclass(frozen=True)
 class SkillStudySettings(SeededSettings):
@@ -37,11 +46,7 @@ class SkillStudySettings(SeededSettings):
     """The run folder. A run that was stopped, or is given more seeds, goes on in it."""
     model: str = EMBEDDED
     """A folder with a Hugging Face model, a hub id, or `embedded`: a tiny model pretrained here on first use."""
-    tasks: tuple[TaskSettings, ...] = (
-        TaskSettings(name="en", source="toy:latin-svo", rows=660),
-        TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=660),
-        TaskSettings(name="ar", source="toy:arabic-vso-0.3", rows=660),
-    )
+    tasks: tuple[TaskSettings, ...] = _TOY_TASKS
     """The skills."""
     known: str | None = "en"
     """The skill that the model has already, and goes on answering itself."""
@@ -59,12 +64,7 @@ class SkillStudySettings(SeededSettings):
     """At most so many training rows a task; none takes all."""
     evaluation_rows: int = 60
     """Held-out rows a skill; of a long row one window, anywhere in it."""
-    learning: SkillsSettings = field(
-        default_factory=lambda: SkillsSettings(
-            replay=64,
-            training=TrainingSettings(learning_rate=3e-3, steps=60, batch_rows=8, length=64),
-        )
-    )
+    learning: SkillsSettings = _LEARNING
     """How skills are learned; an arm decides how it routes, and whether it replays."""
 
     COMMON: ClassVar = (
