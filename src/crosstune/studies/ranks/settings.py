@@ -13,6 +13,7 @@ from crosstune.studies.frame.settings import SeededSettings, require
 FEWEST = 4
 """Ranks that it takes for a curve of three parameters to be able to miss."""
 _TOY_TASKS = (TaskSettings(name="bn", source="toy:bengali-sov-0.3", rows=800),)
+# As a skill learns in the study of skills by default.
 _TRAINING = TrainingSettings(learning_rate=3e-3, steps=60, length=48)
 
 
