@@ -107,6 +107,22 @@ def test_a_plan_is_printed_and_nothing_is_run(
     assert asked == [ConflictSettings(workers=2)]
 
 
+def test_the_signal_of_a_scheduler_stops_a_run_as_an_interrupt_does() -> None:
+    waits = (
+        "import sys, time\n"
+        "from crosstune.cli import main\n"
+        "main._command = lambda *_: print('runs', flush=True) or time.sleep(60)\n"
+        "sys.argv = ['crosstune', 'run']\n"
+        "sys.exit(main.main())"
+    )
+    command = [sys.executable, "-c", waits]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"runs\n"
+        child.terminate()
+        assert child.wait() == 130
+
+
 def test_a_run_is_stopped_gone_on_with_shown_and_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from crosstune.experts.gated import pairs
 from crosstune.experts.lifecycle import nearest, pad_optimizer
 from crosstune.experts.mixture import ExpertMixture
+from crosstune.experts.settings import RouterSettings
 from crosstune.foundation.errors import SettingsError, TrainingError
 from crosstune.foundation.models import load_model, model_inputs
 from crosstune.foundation.training import StageData, TrainingSettings, train_stage
@@ -256,6 +258,34 @@ def test_who_is_evicted_was_never_met(folder: Path) -> None:
         mixture.spawn("Other")
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_who_diverged_while_it_learned_may_be_evicted(folder: Path, again: bool) -> None:
+    mixture = fresh(folder, router=RouterSettings(kind="learned"))
+    for name in SKILLS:
+        mixture.spawn(name, rank=2)
+        drawn(mixture, name)
+        mixture.register(name, texts(name if name in WORDS else "animals", 48))
+    mixture.spawn("late", rank=2)
+    if again:
+        mixture.register("late", texts("animals", 48, seed=3))
+        mixture.unfreeze("late")
+    batch = batch_of(mixture, "numbers")
+    before = logits(mixture, batch)
+    for value in (*mixture.parameters_of("late"), *mixture.router.rows.values()):
+        value.data = torch.full_like(value, math.nan)
+    with pytest.raises(TrainingError, match="must have finite factors.* Evict it"):
+        mixture.register("late", texts("animals", 48))
+    mixture.evict("late")
+    assert mixture.bank.learning is None
+    assert mixture.router.names == ("base", *SKILLS)
+    after = logits(mixture, batch)
+    if again:  # all that it had learned before is gone too, and others have its gate
+        assert after.isfinite().all()
+    else:
+        close(after, before)
+    mixture.spawn("next", rank=2)
+
+
 def test_when_all_have_gone_the_model_is_left(folder: Path) -> None:
     mixture = several(folder, {"numbers": 3})
     batch = batch_of(mixture, "numbers")
@@ -288,9 +318,9 @@ def test_what_cannot_become_of_an_expert_is_refused(folder: Path) -> None:
     with pytest.raises(SettingsError, match="be no other expert's"):
         mixture.merge(dict.fromkeys(SKILLS, 1.0), "numbers")
     mixture.spawn("narrow", rank=2, targets=["q_proj"])
-    for forbidden in ("evict", "unfreeze"):
+    for forbidden, name in (("evict", "numbers"), ("unfreeze", "narrow")):
         with pytest.raises(TrainingError, match=f"`{forbidden}` must come when no expert is learn"):
-            getattr(mixture, forbidden)("narrow")
+            getattr(mixture, forbidden)(name)
     with pytest.raises(TrainingError, match="`freeze` must come when 'numbers' is learning"):
         mixture.freeze("numbers", ["q_proj"])
     with pytest.raises(SettingsError, match="`targets` must be .*'q_proj'; found 'k_proj'"):

@@ -22,7 +22,6 @@ from crosstune.experts.health import SkillHealth, skill_health
 from crosstune.experts.lifecycle import shares_of
 from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.experts.novelty import Novelty
-from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.terms import router_terms
 from crosstune.experts.settings import PolicySettings, SkillsSettings, hold
 from crosstune.foundation import ranks
@@ -180,9 +179,6 @@ class SkillLearner:
         self.mixture.spawn(name, rank=1)
         self._stage(skill, "probe", self.settings.policy.probe_steps)
         won = self._won(skill, name)
-        self._settle(name)
-        if isinstance(self.mixture.router, LearnedRouter):
-            self.mixture.router.undo()
         self.mixture.evict(name, {"gain": won})
         return won
 

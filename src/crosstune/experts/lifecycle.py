@@ -226,9 +226,12 @@ class Lifecycle(nn.Module):
         return merged
 
     def evict(self, name: str, figures: Figures = None) -> None:
-        """An expert goes, and all is as if its skill had never come; what was saved of it stays on disk."""
+        """An expert goes, one that learns too, and all is as if its skill had never come; what was saved of it stays on disk."""
         adapter = self.bank.expert(name).adapter
-        self.bank.check_idle("evict")
+        if self.bank.learning != name:
+            self.bank.check_idle("evict")
+        elif isinstance(self.router, LearnedRouter):
+            self.router.undo()
         self._remove(adapter)
         for kept in (self.tuning, self.library, self.replay.rows):
             kept.pop(name, None)

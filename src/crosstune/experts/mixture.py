@@ -176,7 +176,7 @@ class ExpertMixture(Lifecycle):
             name, rows = name.name, name if rows is None else rows
         born = self.parameters_of(name) if self.bank.learning == name else []
         finite = all(bool(factor.isfinite().all()) for factor in born)
-        remedy = "Load the mixture that was saved before, and learn at a lower rate."
+        remedy = "Evict it, or load the mixture that was saved before, and learn at a lower rate."
         diverged = (
             "must have finite factors: gates of 0 do not hide others",
             "NaN or infinity",

@@ -31,7 +31,8 @@ def bars(source: SectionTable, predicates: list[Any]) -> Figure:
     assert section.value is not None
     assert section.y is not None
     measured = source.measured(section.value)
-    form = "+,.3r"  # a choice may hold much smaller numbers than the table
+    sign = "+" if any(measured.ends) else ""
+    form = f"{sign},.3r"  # a choice may hold much smaller numbers than the table
     panels = len(source.levels(section.facet)) if section.facet else 1
     columns = min(panels, 3)
     step = 34 if 0 < section.most <= _FEW else 20

@@ -73,10 +73,20 @@ def test_missed_and_false_births_are_named() -> None:
         {**birth("ar", is_new=True, born=False), **why},
         birth("bn", is_new=False, born=True),
     ]
-    (found,) = verdicts.born(Table("births", BIRTHS, rows), "prefix")
+    table = Table("births", BIRTHS, [{**birth("en", is_new=False, born=False), "stage": 0}, *rows])
+    (found,) = verdicts.born(table, "prefix", "en")
     assert found.tone == "not_shown"
     assert "1 of 2 arrivals of a new skill, and at 1 of 1 of a skill that came again" in found.text
     assert "not for ar: undecided, 25 rows; it takes 32" in found.text
+
+
+def test_where_nothing_was_known_the_first_arrival_counts() -> None:
+    rows = [
+        {**birth("en", is_new=True, born=True), "stage": 0},
+        birth("bn", is_new=True, born=True),
+    ]
+    (found,) = verdicts.born(Table("births", BIRTHS, rows), "prefix", None)
+    assert "2 of 2 arrivals of a new skill" in found.text
 
 
 def test_what_is_not_learned_is_named() -> None:

@@ -68,7 +68,7 @@ class Bank:
             self.learning, self.frozen = event.name, ()
         elif event.kind == "freeze":
             self.frozen += event.others
-        elif event.kind == "register" and self.learning == event.name:
+        elif event.kind in ("register", "evict") and self.learning == event.name:
             self.learning, self.frozen = None, ()
         self.events.append(event)
 

@@ -114,12 +114,13 @@ class LearnedRouter(nn.Module):
         self.before = [row.detach().clone() for row in self.rows.values()], self.offset.clone()
 
     def undo(self) -> None:
-        """Be as before the last birth."""
+        """Be as before the stage that is under way."""
         rows, self.offset = self.before[0], self.before[1].clone()
-        del self.rows[list(self.rows)[-1]]
+        for born in list(self.rows)[len(rows) :]:
+            del self.rows[born]
         for row, old in zip(self.rows.values(), rows, strict=True):
             row.data.copy_(old)
-        self._called(*self.names[:-1])
+        self._called(*self.names[: len(rows)])
 
     def merge(self, names: Sequence[str], into: str) -> None:
         """Take skills for one: the mean of their rows; where these are alike, it has their gates' sum."""

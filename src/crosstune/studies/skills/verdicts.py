@@ -22,7 +22,7 @@ def statements(run: Run, settings: SkillStudySettings) -> list[Statement]:
     return [
         *against(arms, first),
         who_forgot(arms[first]),
-        *born(run.table("births"), first),
+        *born(run.table("births"), first, settings.known),
         *not_learned(run.table("learned")),
         *_few_seeds(settings),
         *warnings_of(run),
@@ -89,9 +89,9 @@ def who_forgot(row: Row) -> Statement:
     )
 
 
-def born(births: Table, arm: str) -> Iterator[Statement]:
+def born(births: Table, arm: str, known: str | None) -> Iterator[Statement]:
     """Whether experts were born for what is new, and for nothing else."""
-    rows = [row for row in births.where(arm=arm).rows() if row["stage"] > 0]
+    rows = [row for row in births.where(arm=arm).rows() if row["stage"] > 0 or known is None]
     new = [row for row in rows if row["is_new"]]
     again = [row for row in rows if not row["is_new"]]
     right, wrong = (sum(row["born"] for row in part) for part in (new, again))
