@@ -19,9 +19,9 @@ from torch import Tensor
 
 from crosstune.experts.novelty import Library, final_states
 from crosstune.experts.routing.passes import batches
-from crosstune.experts.settings import NoveltySettings, hold
+from crosstune.experts.settings import NoveltySettings
 from crosstune.foundation.data import Encoded
-from crosstune.foundation.errors import DataError
+from crosstune.foundation.errors import DataError, hold
 from crosstune.foundation.seeds import Seeds
 
 Item = TypeVar("Item")

@@ -13,8 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from crosstune.experts.settings import hold
-from crosstune.foundation.errors import UnsupportedError
+from crosstune.foundation.errors import UnsupportedError, hold
 
 
 class Gates:

@@ -23,10 +23,10 @@ from crosstune.experts.lifecycle import shares_of
 from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.experts.novelty import Novelty
 from crosstune.experts.routing.terms import router_terms
-from crosstune.experts.settings import PolicySettings, SkillsSettings, hold
+from crosstune.experts.settings import PolicySettings, SkillsSettings
 from crosstune.foundation import ranks
 from crosstune.foundation.data import Task
-from crosstune.foundation.errors import CheckpointError
+from crosstune.foundation.errors import CheckpointError, hold
 from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.seeds import Seeds

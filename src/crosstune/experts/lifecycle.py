@@ -23,8 +23,8 @@ from crosstune.experts.gated import factors, gated, pairs
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.passes import Routing
 from crosstune.experts.routing.prefix import PrefixRouter
-from crosstune.experts.settings import RouterSettings, hold
-from crosstune.foundation.errors import ModelError, SettingsError
+from crosstune.experts.settings import RouterSettings
+from crosstune.foundation.errors import ModelError, SettingsError, hold
 from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.settings.options import at_least, one_of

@@ -23,9 +23,9 @@ from crosstune.experts.novelty import Library, Novelty, assess, embed_rows
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.prefix import PrefixRouter, SkillSums
 from crosstune.experts.routing.terms import batch_loss
-from crosstune.experts.settings import NoveltySettings, RouterSettings, hold
+from crosstune.experts.settings import NoveltySettings, RouterSettings
 from crosstune.foundation.data import Encoded, Task, as_rows, encode
-from crosstune.foundation.errors import DataError, TrainingError, UnsupportedError
+from crosstune.foundation.errors import DataError, TrainingError, UnsupportedError, hold
 
 _MOVED = 0.5
 """How far a skill's embedding moves towards rows that come again."""

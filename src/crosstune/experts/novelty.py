@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstune.experts.routing.passes import batches
-from crosstune.experts.settings import NoveltySettings, hold
+from crosstune.experts.settings import NoveltySettings
 from crosstune.foundation.data import UNSCORED, Encoded
 from crosstune.foundation.data.tokens import refuse_packed
-from crosstune.foundation.errors import DataError
+from crosstune.foundation.errors import DataError, hold
 from crosstune.foundation.models import Stream
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.statistics.intervals import Interval, jackknife

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crosstune.foundation.errors import CrosstuneError, SettingsError
+from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.settings.options import one_of
 from crosstune.foundation.training.settings import TrainingSettings
 
@@ -160,15 +160,6 @@ class SkillsSettings:
         hold(not blind, SettingsError, "router.routing", replays)
         alone = "must be left out: experts are what is trained", "an adapter", "Set `rank`."
         hold(self.training.lora is None, SettingsError, "training.lora", alone)
-
-
-def hold(
-    kept: bool, kind: type[CrosstuneError], argument: str, words: tuple[str, object, str]
-) -> None:
-    """Raise an error of law, found and remedy where a law is not kept."""
-    if not kept:
-        law, found, remedy = words
-        raise kind(argument, law=law, found=found, remedy=remedy)
 
 
 def _within(settings: Any, interval: str, *names: str) -> None:

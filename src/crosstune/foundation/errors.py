@@ -101,3 +101,12 @@ def renamed(ours: str, theirs: str) -> Iterator[None]:
             raise
         kind = type(error)
         raise kind(theirs, law=error.law, found=error.found, remedy=error.remedy) from error
+
+
+def hold(
+    kept: bool, kind: type[CrosstuneError], argument: str, words: tuple[str, object, str]
+) -> None:
+    """Raise an error of law, found and remedy where a law is not kept."""
+    if not kept:
+        law, found, remedy = words
+        raise kind(argument, law=law, found=found, remedy=remedy)

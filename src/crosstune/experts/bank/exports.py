@@ -19,8 +19,7 @@ from torch import Tensor
 from crosstune.experts.bank.log import Expert
 from crosstune.experts.bank.storage import WEIGHTS, check_free
 from crosstune.experts.gated import GatedLinear
-from crosstune.experts.settings import hold
-from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.storage import atomic_folder, read_json
 
 _CONFIG = "adapter_config.json"

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from crosstune.experts.settings import hold
-from crosstune.foundation.errors import SettingsError, TrainingError
+from crosstune.foundation.errors import SettingsError, TrainingError, hold
 
 BASE = "base"
 """The skill of the model itself: what it answers alone."""

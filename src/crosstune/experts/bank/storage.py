@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from crosstune.experts.bank.log import Bank, Event, Expert
 from crosstune.experts.gated import factors
-from crosstune.experts.settings import hold
-from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError
+from crosstune.foundation.errors import CheckpointError, StorageError, TrainingError, hold
 from crosstune.foundation.models.loading import tensors_fingerprint
 from crosstune.foundation.storage import atomic_folder, fingerprint_file, read_json, write_json
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstune.experts.bank.log import BASE
-from crosstune.experts.settings import RouterSettings, hold
-from crosstune.foundation.errors import ModelError
+from crosstune.experts.settings import RouterSettings
+from crosstune.foundation.errors import ModelError, hold
 from crosstune.foundation.ranks import sum_over_ranks
 
 

@@ -23,9 +23,9 @@ from crosstune.experts.routing.prefix import (
     narrowed,
     prefix_features,
 )
-from crosstune.experts.settings import RouterSettings, hold
+from crosstune.experts.settings import RouterSettings
 from crosstune.foundation.data import Encoded, collate
-from crosstune.foundation.errors import MeasurementError, UnsupportedError
+from crosstune.foundation.errors import MeasurementError, UnsupportedError, hold
 from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Stream, positions
 

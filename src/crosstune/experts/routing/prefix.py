@@ -18,8 +18,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from crosstune.experts.settings import hold
-from crosstune.foundation.errors import DataError, MeasurementError, ModelError, SettingsError
+from crosstune.foundation.errors import DataError, MeasurementError, ModelError, SettingsError, hold
 from crosstune.foundation.ranks import sum_over_ranks
 
 RIDGE = 1e-3

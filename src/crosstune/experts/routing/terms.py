@@ -18,9 +18,8 @@ from torch.nn import functional
 
 from crosstune.experts.routing.learned import LearnedRouter
 from crosstune.experts.routing.passes import Routed
-from crosstune.experts.settings import hold
 from crosstune.foundation.data import UNSCORED
-from crosstune.foundation.errors import SettingsError, UnsupportedError
+from crosstune.foundation.errors import SettingsError, UnsupportedError, hold
 from crosstune.foundation.models import measuring
 from crosstune.foundation.storage import fingerprint
 from crosstune.foundation.training.terms import Needs, NextToken, Seen, Terms, Unit

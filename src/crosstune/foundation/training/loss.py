@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from crosstune.foundation.errors import ModelError, SettingsError
+from crosstune.foundation.errors import ModelError, SettingsError, hold
 from crosstune.foundation.models import Stream, attention_maps, model_inputs
 from crosstune.foundation.models.streams import ending, looking
 from crosstune.foundation.training.terms import (
@@ -56,13 +56,10 @@ class LossModule(nn.Module):
         self.learning = nn.ModuleList(term for term in terms.members if isinstance(term, nn.Module))
         self.terms = terms  # no module: the frozen second model is not trained, shared or saved
         own, second = set(map(id, model.parameters())), terms.second_model
-        if second is not None and any(id(p) in own for p in second.parameters()):
-            raise SettingsError(
-                "second_model",
-                law="must not share parameters with the model that is trained",
-                found="some that are the same",
-                remedy="Load it a second time, or copy it with copy.deepcopy.",
-            )
+        apart = second is None or own.isdisjoint(map(id, second.parameters()))
+        law = "must not share parameters with the model that is trained"
+        words = law, "some that are the same", "Load it a second time, or copy.deepcopy it."
+        hold(apart, SettingsError, "second_model", words)
 
     def named_learning(self) -> Iterator[tuple[str, nn.Module]]:
         """The terms that are modules, by the name of their (first) entry."""

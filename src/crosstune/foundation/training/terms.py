@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from crosstune.foundation.errors import SettingsError
+from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.evaluation.scoring import labels_nats
 
 Unit = Literal["tokens", "rows", "microbatch"]
@@ -213,13 +213,10 @@ class Terms:
         ]
         law = f"must have a unit that is counted: {', '.join(UNITS)}"
         self._refuse(wrong, law, "Sum over tokens or rows, and let the ledger divide.")
-        if self.second_model is None and any(entry.needs.second for entry in self.entries):
-            raise SettingsError(
-                "second_model",
-                law="must be given where a term looks at it",
-                found="none",
-                remedy="Give Terms(members, second_model=teacher).",
-            )
+        looks = any(entry.needs.second for entry in self.entries)
+        law = "must be given where a term looks at it"
+        words = law, "none", "Give Terms(members, second_model=teacher)."
+        hold(self.second_model is not None or not looks, SettingsError, "second_model", words)
 
     def _refuse(self, found: Iterable[str], law: str, remedy: str) -> None:
         if found := sorted(found):
