@@ -14,6 +14,7 @@ from crosstune.foundation.data import Encoded, TaskSettings, read_tasks
 from crosstune.foundation.errors import ModelError, SettingsError
 from crosstune.foundation.evaluation.scoring import score_rows
 from crosstune.foundation.models import Anatomy, load_model
+from crosstune.foundation.training import TrainingSettings
 from crosstune.foundation.worlds import (
     MixtureWorld,
     embedded_world,
@@ -177,12 +178,13 @@ def test_a_real_model_routes_stories_and_code_apart(shared: Path, tmp_path: Path
         "code": ("code/mbpp.jsonl", "code"),
         "books": ("english/books.jsonl", "text"),
     }
-    settings = [
-        TaskSettings(name=name, source=str(data / path), text=field, rows=400)
+    chosen = [
+        TaskSettings(name=name, source=str(data / path), text=field, rows=160)
         for name, (path, field) in sources.items()
     ]
-    tasks = read_tasks(settings, test_share=0.2, samples=None, seed=0)
-    world = mixture_world(tmp_path, folder, tasks)
+    tasks = read_tasks(chosen, test_share=0.2, samples=None, seed=0)
+    settings = TrainingSettings(learning_rate=1e-3, steps=80)
+    world = mixture_world(tmp_path, folder, tasks, settings=settings)
     check_truth(world, folder, "stories", "code")
     for cost in costs_of_silencing(world, range(4, 5)):
         assert max(cost.values()) > 0.003  # in the last layer alone; 0.015 and more were seen
