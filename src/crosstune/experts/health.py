@@ -12,7 +12,7 @@ from torch import Tensor
 from crosstune.experts.mixture import BASE, ExpertMixture
 from crosstune.experts.routing.passes import batches
 from crosstune.foundation.data import UNSCORED, Encoded
-from crosstune.foundation.evaluation import token_nats
+from crosstune.foundation.evaluation import RowScores, token_nats
 from crosstune.foundation.evaluation.scoring import unit_sums
 from crosstune.foundation.models import measuring
 from crosstune.foundation.statistics.intervals import Interval, ratio_jackknife
@@ -65,9 +65,9 @@ class SkillHealth:
         most = math.log(len(self.usage))
         return float(-(shares * shares.log()).sum()) / most if most else 0.0
 
-    def won(self, alone: SkillHealth) -> Interval:
+    def won(self, alone: RowScores) -> Interval:
         """Nats per token that the skill's expert wins against another answer to the same rows, paired."""
-        return self._mean(_exact(alone.known) - _exact(self.known))
+        return self._mean(alone.by_unit(alone.nats) - _exact(self.known))
 
     def forgotten_since(self, then: SkillHealth) -> dict[str, Interval]:
         """Nats per token lost since, paired by rows: `whole` = `experts` (the skill's expert alone) + `router` (the rest)."""

@@ -25,7 +25,7 @@ from crosstune.experts.novelty import Novelty
 from crosstune.experts.routing.terms import router_terms
 from crosstune.experts.settings import PolicySettings, SkillsSettings
 from crosstune.foundation import ranks
-from crosstune.foundation.data import Task
+from crosstune.foundation.data import Encoded, Task
 from crosstune.foundation.errors import CheckpointError, hold
 from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.gradients.blocks import pad_id
@@ -126,8 +126,7 @@ class SkillLearner:
         self.answers.setdefault(skill.name, expert)
         self._tidy()
         held_out = self.held_out()
-        alone = skill_health(self.mixture, BASE, self.skills[skill.name].test)
-        ends = held_out[skill.name].won(alone)
+        ends = held_out[skill.name].won(self._scores(self.skills[skill.name].test, {}))
         gain = float(ends.value), float(ends.low), float(ends.high)
         told = novelty.verdict, novelty.p, similarity, novelty.nearest or "", novelty.why
         found = LearnedSkill(skill.name, expert, born, *told, gain, held_out, figures)
@@ -182,25 +181,26 @@ class SkillLearner:
         self.mixture.evict(name, {"gain": won})
         return won
 
-    def _scores(self, skill: SkillRows, shares: Mapping[str, float]) -> RowScores:
-        """Training rows that are set aside where a policy must judge, under experts with these shares."""
+    def _scores(self, rows: Sequence[Encoded], shares: Mapping[str, float]) -> RowScores:
+        """Rows under experts with these shares; under the model alone if there is none."""
         with self.mixture.answering(shares=shares):
-            return score_rows(self.mixture, skill.train[-JUDGED:], pad_id=self.pad_id)
+            return score_rows(self.mixture, rows, pad_id=self.pad_id)
 
     def _won(self, skill: SkillRows, expert: str) -> float:
-        """Nats per token that an expert wins on these rows against the model alone."""
-        return self._scores(skill, {}).loss - self._scores(skill, {expert: 1.0}).loss
+        """Nats per token that an expert wins against the model alone on rows that are set aside where a policy must judge."""
+        rows = skill.train[-JUDGED:]
+        return self._scores(rows, {}).loss - self._scores(rows, {expert: 1.0}).loss
 
     def _train(self, skill: SkillRows, expert: str) -> dict[str, float]:
         """Stages until the expert needs no more rank: one, unless the policy lets experts grow. What they took."""
-        chosen, steps = self.settings.policy, 0
+        chosen, steps, rows = self.settings.policy, 0, skill.train[-JUDGED:]
         judged = chosen.grow_below is not None
-        losses = [self._scores(skill, {}).loss] if judged else []
+        losses = [self._scores(rows, {}).loss] if judged else []
         while True:
             result = self._stage(skill, f"training-{steps}", self.settings.training.steps)
             steps += result.steps
             if judged:
-                losses.append(self._scores(skill, {expert: 1.0}).loss)
+                losses.append(self._scores(rows, {expert: 1.0}).loss)
             if not policy.may_grow(chosen, losses, self.mixture.bank.expert(expert).rank):
                 return {**_figures(self.mixture, result), "steps": float(steps)}
             self.mixture.grow(expert, figures={"won": losses[-2] - losses[-1]})
@@ -264,7 +264,8 @@ class SkillLearner:
         shares = shares_of(usage)
         for name in (name for name, own in self.answers.items() if own in usage):
             own = {self.answers[name]: 1.0}
-            apart, joined = (self._scores(self.skills[name], held) for held in (own, shares))
+            rows = self.skills[name].train[-JUDGED:]
+            apart, joined = (self._scores(rows, held) for held in (own, shares))
             lost = apart.by_unit(joined.nats - apart.nats)
             if float(ratio_jackknife(lost, apart.by_unit(apart.tokens)).low) > 0:
                 return
