@@ -143,7 +143,7 @@ def test_the_same_rows_at_another_cost(ratio: float, cause: str) -> None:
     (found,) = failed(healthy(parity=1 / ratio)).values()
     assert found.name == "the same rows cost the same in training and evaluation"
     assert found.causes[0] == cause
-    drawn = replace(healthy(parity=1 / ratio), dropout=True)
+    drawn = replace(healthy(parity=1 / ratio), noisy=True)
     assert failed(drawn) == {}
 
 

@@ -46,8 +46,8 @@ class TrainingBooks:
     """Micro-batches of a step."""
     processes: int = 1
     """Processes that share a step."""
-    dropout: bool = False
-    """Whether training draws what evaluation does not."""
+    noisy: bool = False
+    """Whether training computes what evaluation does not: dropout, or bfloat16."""
 
     @property
     def factors(self) -> dict[str, float]:
@@ -192,7 +192,7 @@ def _evaluated_alike(books: TrainingBooks) -> Check:
     return Check(name, "passed", f"{compared} weights")
 
 
-def _parity(books: TrainingBooks) -> Check:
+def parity(books: TrainingBooks) -> Check:
     """The same rows cost the same through the path of training and of evaluation."""
     name, sides = "the same rows cost the same in training and evaluation", books.sides()
     pairs = [
@@ -204,8 +204,8 @@ def _parity(books: TrainingBooks) -> Check:
     ]
     if not pairs:
         return Check(name, "skipped", "no training rows went through the path of evaluation")
-    if books.dropout:
-        return Check(name, "skipped", "dropout is on: the two paths draw other units")
+    if books.noisy:
+        return Check(name, "skipped", "dropout or bfloat16 is on in training alone")
     for step, term, evaluated, trained in pairs:
         if _alike(trained, evaluated, SAME):
             continue
@@ -286,7 +286,7 @@ def _shares(books: TrainingBooks) -> Check:
     return _failed(name, seen, causes, measure, f"continue {left} steps")
 
 
-CHECKS = (_closes, _weights, _names, _evaluated_alike, _parity, _rates, _moves, _shares)
+CHECKS = (_closes, _weights, _names, _evaluated_alike, parity, _rates, _moves, _shares)
 
 
 def settings_findings(settings: Any, vocabulary: int | None = None) -> Iterator[Check]:

@@ -82,6 +82,8 @@ class DistillationSettings:
         hold(0.0 < self.beta < 1.0, SettingsError, "beta", law)
         for name, least in (("top_k", 1), ("vocabulary", 2), ("pilot_rows", 2), ("offers", 1)):
             at_least(name, getattr(self, name) or least, least)
+        law = "must be off: a packed sequence is no row", "packing", "Leave it out."
+        hold(not self.training.packing, SettingsError, "packing", law)
         off = [name for name in self.terms if not any(map(self.course.alpha, self.of_term(name)))]
         found = f"{', '.join(off)}: 0"
         words = (

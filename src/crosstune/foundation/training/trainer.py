@@ -371,11 +371,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return self.ledger.book(name, taken, found, units)
 
     def score_held_out(
-        self, rows: Sequence[Encoded], names: Sequence[str]
+        self, rows: Sequence[Encoded], names: Sequence[str], step: int | None = None
     ) -> tuple[list[float], list[int]]:
-        """The sum of each named entry over this process's rows, and how many of each of `UNITS` there are."""
+        """The sum of each named entry over this process's rows, of the last step taken if none is given, and how many of each of `UNITS` there are."""
         sums, counts = np.zeros(len(names)), np.zeros(len(UNITS), dtype=int)
-        step = max(self.state.global_step - 1, 0)
+        step = max(self.state.global_step - 1, 0) if step is None else step
         with measuring(self.loss_module), torch.no_grad():
             for places in batches_of(rows, self.settings.evaluation_tokens):
                 batch = self._prepare_inputs(self._collate_with_ids([rows[at] for at in places]))

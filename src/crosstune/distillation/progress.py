@@ -1,0 +1,171 @@
+"""What a distillation says while it runs: one step's ledger in words, and whether the student learns, in bits per byte since the start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from math import log, nan
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from transformers import TrainerCallback
+
+from crosstune.distillation.settings import DistillationSettings
+from crosstune.foundation.evaluation import RowScores, score_rows
+from crosstune.foundation.ranks import is_first
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.records.findings import Estimate
+from crosstune.foundation.statistics.intervals import Interval, ratio_jackknife
+from crosstune.foundation.storage import read_json, write_json
+from crosstune.foundation.training import StageData
+from crosstune.foundation.training.ledger import TRAIN
+
+_ROWS = "Jackknife over rows."
+LEARNED = (
+    Column.axis("step", "int64", about="Optimizer steps taken."),
+    Column.axis("set", about="The held-out set."),
+    *Column.interval("bits", unit="bits/byte", about="What its text costs.", bounds=_ROWS),
+    *Column.interval(
+        "more",
+        unit="bits/byte",
+        about="The same less that before the first step.",
+        bounds="Jackknife over rows, paired.",
+    ),
+)
+
+
+def ledger_lines(
+    rows: Sequence[Mapping[str, Any]],
+    settings: DistillationSettings,
+    step: int,
+    totals: Mapping[tuple[int, str], float],
+) -> str:
+    """One optimizer step's account in words.
+
+    Args:
+        rows: Of the loss ledger.
+        settings: What weights are expected.
+        step: Counted from 1.
+        totals: The loss that the backward pass began with, by step and side.
+
+    Returns:
+        A line a term: alpha, ramp, expected and actual weight, raw, weighted, share; then sum, total and residual.
+    """
+    course, steps = settings.course, settings.training.steps
+    progress = (step - 1) / steps
+    found = {row["term"]: row for row in rows if (row["step"], row["side"]) == (step, TRAIN)}
+    booked = sum(row["weighted"] for row in found.values())
+    total = totals.get((step, TRAIN), nan)
+    lines = [
+        f"step {step} of {steps} ({progress:.0%}), phase {course.phase(progress).name}",
+        f"{'term':28}{'alpha':>8}{'ramp':>8}{'expected':>10}{'weight':>10}{'raw':>12}{'weighted':>12}{'share':>8}",
+    ]
+    for name in dict.fromkeys((*settings.entries, *found)):
+        scheduled = name in settings.entries
+        alpha = course.alpha(name) if scheduled else nan
+        ramp = course.ramp(name, step - 1, steps) if scheduled else nan
+        row = found.get(name, {"weight": 0.0, "raw": nan, "weighted": 0.0})
+        share = row["weighted"] / booked if booked else nan
+        lines.append(
+            f"{name:28}{alpha:8.3g}{ramp:8.3g}{alpha * ramp:10.4g}{row['weight']:10.4g}"
+            f"{row['raw']:12.5g}{row['weighted']:12.5g}{share:8.1%}"
+        )
+    lines.append(f"sum {booked:.7g}, total {total:.7g}, residual {booked - total:.1e}")
+    return "\n".join(lines)
+
+
+class DistillationProgress(TrainerCallback):  # type: ignore[misc]
+    """Scores held-out sets before the first step and at every evaluation, and says how far the student has come."""
+
+    state_name = "distillation"
+
+    def __init__(self, settings: DistillationSettings, data: StageData, student: Any) -> None:
+        self.settings, self.data, self.hidden = settings, data, (student,)
+        self.rows: list[dict[str, Any]] = []
+        """Of the table `learned`."""
+        self._before: dict[str, list[float]] = {}
+        self.ledger: Any = None
+        """Of the stage that this watches; what its steps began with, and its terms' pulls."""
+        self.totals: dict[tuple[int, str], float] = {}
+        self.pulls: list[dict[str, Any]] = []
+        self._every = settings.debug_every or int(bool(os.environ.get("CROSSTUNE_DEBUG"))) * 100
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What the student costs before it has learned anything."""
+        if not self._before:
+            self._score(state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What it costs now."""
+        self._score(state.global_step)
+        for row in self.rows[-len(self.data.held_out) :]:
+            more = Estimate.of(row, "more")
+            told = f"{row['set']} {row['bits']:.3f} bits/byte, {more} since the start"
+            self._say(f"step {state.global_step} · {told}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The whole account, where it was asked for."""
+        if self._every and state.global_step % self._every == 0:
+            rows = self.ledger.rows
+            self._say(ledger_lines(rows, self.settings, state.global_step, self.totals))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """One line."""
+        if logs and "loss" in logs:
+            self._say(" · ".join(self._parts(state, logs)))
+
+    def _parts(self, state: Any, logs: Mapping[str, float]) -> Iterator[str]:
+        step, steps = state.global_step, self.settings.training.steps
+        yield f"step {step} of {steps}"
+        yield f"phase {self.settings.course.phase((step - 1) / steps).name}"
+        terms = [
+            f"{name.removesuffix('_weighted')} {value:.4g}"
+            for name, value in logs.items()
+            if name.endswith("_weighted")
+        ]
+        yield f"ledger total {logs['loss']:.4g} ({', '.join(terms)})"
+        yield f"LR {logs['learning_rate']:.3e}"
+
+    def _say(self, words: str) -> None:
+        if is_first():
+            self._console.print(words, markup=False)
+
+    def _score(self, step: int) -> None:
+        (student,) = self.hidden
+        for name, rows in self.data.held_out.items():
+            scores = score_rows(student, rows, pad_id=self.data.pad_id)
+            nats = scores.by_unit(scores.nats)
+            before = self._before.setdefault(name, nats.tolist())
+            gone = nats - torch.tensor(before, dtype=torch.float64)
+            found = {"bits": _bits(scores, nats), "more": _bits(scores, gone)}
+            ends = {
+                f"{column}{end}": float(getattr(one, part))
+                for column, one in found.items()
+                for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+            }
+            self.rows.append({"step": step, "set": name, **ends})
+
+    def table(self) -> Table:
+        """What each held-out set cost at each evaluation."""
+        return Table("learned", LEARNED, self.rows)
+
+    def save_state(self, folder: Path) -> None:
+        """Write what was scored."""
+        totals = [[*key, total] for key, total in self.totals.items()]
+        state = {"rows": self.rows, "before": self._before, "totals": totals}
+        write_json(folder / "scored.json", {**state, "pulls": self.pulls})
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what was scored."""
+        state = read_json(folder / "scored.json")
+        self.rows, self._before = state["rows"], state["before"]
+        self.totals |= {(step, side): total for step, side, total in state["totals"]}
+        self.pulls += state["pulls"]
+
+
+def _bits(scores: RowScores, nats: Tensor) -> Interval:
+    return ratio_jackknife(nats / log(2.0), scores.by_unit(scores.bytes))

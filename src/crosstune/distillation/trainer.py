@@ -1,0 +1,228 @@
+"""The trainer of a distillation: a student, its teacher, the terms that settings name, and one account of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from crosstune.distillation.curriculum import Schedule
+from crosstune.distillation.divergences import Divergence
+from crosstune.distillation.findings import Check, TrainingBooks, findings, settings_findings
+from crosstune.distillation.progress import DistillationProgress, ledger_lines
+from crosstune.distillation.settings import DistillationSettings
+from crosstune.distillation.stage import DistillationStage
+from crosstune.distillation.terms.attention import AttentionMaps
+from crosstune.distillation.terms.contrastive import Contrastive
+from crosstune.distillation.terms.distribution import DistributionTerms
+from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites
+from crosstune.distillation.terms.pilot import Pilot
+from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
+from crosstune.foundation.errors import ModelError, SettingsError, hold
+from crosstune.foundation.gradients.blocks import pad_id
+from crosstune.foundation.models import Anatomy, measuring, model_inputs
+from crosstune.foundation.ranks import world_size
+from crosstune.foundation.records import Table
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.settings.options import with_options
+from crosstune.foundation.training import StageData, StageResult, Terms
+from crosstune.foundation.training.arguments import learning_rate_factor
+from crosstune.foundation.training.terms import Group, Term
+
+
+class DistillationTrainer:
+    """A student learns from a frozen teacher, in place, and every term is booked raw, weight and weighted.
+
+    Args:
+        student: A causal language model, or a PEFT model; with the teacher's tokenizer. See `student_from`.
+        teacher: Any causal language model with the same vocabulary; it is frozen and put in eval mode.
+        tokenizer: Of both.
+        rows: What is learned: texts, rows, a `Task` (whose test rows are held out), or encoded rows.
+        held_out: Named sets that are evaluated, in the same forms.
+        settings: How; single ones may be given by name as `options` instead.
+        options: Fields of `DistillationSettings`; `training` may be a mapping of fields of its own.
+
+    Raises:
+        SettingsError: A setting is impossible, or unknown.
+        ModelError: The models do not go together, or the teacher is not the same twice.
+        DataError: There are too few rows.
+    """
+
+    def __init__(
+        self,
+        student: Any,
+        teacher: Any,
+        tokenizer: Any,
+        rows: Any,
+        *,
+        held_out: Mapping[str, Any] | None = None,
+        settings: DistillationSettings | None = None,
+        **options: Any,
+    ) -> None:
+        chosen = settings or DistillationSettings()
+        if isinstance(training := options.get("training"), Mapping):
+            options["training"] = with_options(chosen.training, training)
+        self.settings = chosen = with_options(chosen, options)
+        self.student, self.teacher, self.tokenizer = student, teacher, tokenizer
+        sets = {} if held_out is None else dict(held_out)
+        if isinstance(rows, Task):
+            sets.setdefault(rows.name, rows.test)
+            rows = rows.train
+        self.data = StageData(
+            self._encoded("rows", rows),
+            pad_id(tokenizer),
+            {name: self._encoded(f"held_out[{name!r}]", some) for name, some in sets.items()},
+        )
+        teacher.requires_grad_(False).eval()
+        self._check_teacher()
+        members = self._members()
+        self.stage = DistillationStage(
+            student,
+            self.data,
+            chosen.training,
+            output_folder=Path(chosen.output),
+            seed=chosen.seed,
+            terms=Terms(members, second_model=teacher),
+        )
+        self.stage.check_parity = chosen.evaluate_parity
+        self.stage.pulls_every = chosen.debug_every
+        self.progress = DistillationProgress(chosen, self.data, student)
+        stage = self.stage
+        own = stage.ledger, stage.totals, stage.pulls
+        self.progress.ledger, self.progress.totals, self.progress.pulls = own
+        self.stage.add_callback(self.progress)
+
+    def run(self, *callbacks: TrainerCallback) -> StageResult:
+        """Train, or go on from the last whole checkpoint in the output folder.
+
+        Args:
+            callbacks: Further ones of transformers.
+
+        Returns:
+            The ledger of every step, and what it cost; `findings` says what is wrong with it, if anything is.
+
+        Raises:
+            CheckpointError: The folder holds another training.
+            LedgerError: The books do not close, or training and evaluation do not agree.
+            NonFiniteLossError: A loss or gradient is NaN or infinite; the term is named.
+        """
+        for callback in callbacks:
+            self.stage.add_callback(callback)
+        return self.stage.run()
+
+    def ledger_at(self, step: int = -1) -> str:
+        """The account of one optimizer step in words: alpha, ramp, expected and actual weight, raw, weighted, and share of each term.
+
+        Args:
+            step: Counted from 1; −1 is the last.
+        """
+        rows = self.stage.ledger.rows
+        last = max((row["step"] for row in rows), default=0)
+        at = last + 1 + step if step < 0 else step
+        law = f"must be a step that was taken: 1 to {last}"
+        hold(1 <= at <= last, SettingsError, "step", (law, step, "Choose one of these."))
+        return ledger_lines(rows, self.settings, at, self.stage.totals)
+
+    def findings(self) -> list[Check]:
+        """What the settings and the books say is wrong, failed checks first."""
+        training, stage = self.settings.training, self.stage
+
+        def rate(step: int) -> float:
+            kind, steps, warmup = training.schedule, training.steps, training.warmup
+            return training.learning_rate * learning_rate_factor(
+                step, kind=kind, steps=steps, warmup=warmup
+            )
+
+        said = {
+            line["step"]: line["learning_rate"]
+            for line in stage.state.log_history
+            if "loss" in line
+        }
+        books = TrainingBooks(
+            stage.ledger.rows,
+            {name: self.settings.schedule(name) for name in self.settings.entries},
+            training.steps,
+            stage.totals,
+            said,
+            rate,
+            training.accumulation,
+            world_size(),
+            stage.noisy,
+        )
+        vocabulary = self.settings.vocabulary or self.student.config.vocab_size
+        checks = [*findings(books), *settings_findings(self.settings, vocabulary)]
+        return sorted(checks, key=lambda one: one.outcome != "failed")
+
+    def pulls(self) -> Table:
+        """Gradient norms of terms, and cosines between them, at every step that `debug_every` measured."""
+        return self.stage.pulls_table()
+
+    # ---- what goes in ----
+
+    def _encoded(self, argument: str, rows: Any) -> Sequence[Encoded]:
+        """Rows as the models read them."""
+        if isinstance(rows, Task):
+            rows = rows.test
+        if rows and all(isinstance(row, Encoded) for row in rows):
+            return list(rows)
+        length = self.settings.training.length
+        return encode(as_rows(rows, argument), self.tokenizer, length)
+
+    def _check_teacher(self) -> None:
+        """It knows the same tokens, and says the same twice."""
+        sizes = [len(model.get_input_embeddings().weight) for model in (self.student, self.teacher)]
+        known = len(self.tokenizer)
+        law = f"must both hold the tokenizer's {known} tokens"
+        words = law, f"{sizes[0]} and {sizes[1]}", "Give models of one tokenizer."
+        hold(min(sizes) >= known, ModelError, "student and teacher", words)
+        batch = collate(self.data.train[:1], self.data.pad_id)
+        device = next(self.teacher.parameters()).device
+        batch = {name: value.to(device) for name, value in batch.items()}
+        with measuring(self.teacher), torch.no_grad():
+            once, again = (self.teacher(**model_inputs(batch)).logits for _ in range(2))
+        words = "must say the same twice", "other logits", "Turn off what it draws at random."
+        hold(torch.equal(once, again), ModelError, "teacher", words)
+
+    def _members(self) -> list[Term | Group]:
+        """The terms that the settings name."""
+        chosen, student, teacher = self.settings, self.student, self.teacher
+        named: list[str] = [name for name in ("ce", "kd") if name in chosen.terms]
+        members: list[Term | Group] = []
+        if named:
+            ends = chosen.temperature, chosen.final_temperature or chosen.temperature
+            divergence = Divergence(chosen.divergence, chosen.beta, chosen.top_k, chosen.vocabulary)
+            weights = {name: chosen.schedule(name) for name in named}
+            members.append(
+                DistributionTerms(
+                    student,
+                    teacher,
+                    weights,
+                    divergence,
+                    temperature=ends,
+                    steps=chosen.training.steps,
+                )
+            )
+        sites = chosen.layers or None
+        if {"hidden", "layerwise", "contrastive"} & {*chosen.terms}:
+            own, other = (Anatomy.of(model).num_layers for model in (student, teacher))
+            wanted = {*match_sites(own, other, sites).values(), other}
+            pilot = Pilot.of(teacher, self._pilot_rows(), self.data.pad_id, wanted)
+            options: dict[str, Any] = {"sites": sites, "kind": chosen.hidden, "seed": chosen.seed}
+            made: dict[str, Callable[[Schedule], Any]] = {
+                "hidden": lambda at: Hidden(at, pilot, student, **options),
+                "layerwise": lambda at: Layerwise(at, pilot, student, **options),
+                "contrastive": lambda at: Contrastive(at, pilot, student, seed=chosen.seed),
+            }
+            members += [make(chosen.schedule(n)) for n, make in made.items() if n in chosen.terms]
+        if "attention" in chosen.terms:
+            members.append(AttentionMaps(chosen.schedule("attention"), student, teacher))
+        return members
+
+    def _pilot_rows(self) -> Sequence[Encoded]:
+        """Rows drawn at random from those that are learned."""
+        generator = Seeds(self.settings.seed).torch("distillation", "pilot")
+        order = torch.randperm(len(self.data.train), generator=generator).tolist()
+        return [self.data.train[at] for at in order[: self.settings.pilot_rows]]
