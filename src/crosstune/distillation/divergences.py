@@ -1,0 +1,177 @@
+"""Divergences of next-token distributions, in nats a token: T² Σ_v q_v ln(q_v / p_v) and its kin, q the teacher's and p the student's.
+
+p = softmax(z / T). Both sides are at least float32 before they are divided by T, since what half precision rounds away
+there can make a divergence negative. The factor T² keeps gradients of one size at all temperatures; it is in all values here.
+
+    Source: Hinton, Vinyals, Dean 2015, *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531, §2: temperature and T². Agarwal
+    et al. 2024, *On-Policy Distillation of Language Models* (GKD), arXiv 2306.13649, eq. 1: the generalised Jensen-Shannon
+    divergence. Ours is over the whole vocabulary, or over the tokens that either side ranks among its first k, and one bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crosstune.foundation.errors import SettingsError, hold
+
+KINDS = ("forward", "reverse", "jsd")
+_NO_MASS = -1e9  # a log-probability whose exponential is 0, and whose differences are numbers
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How the distance of a student's distribution from a teacher's is measured."""
+
+    kind: str = "forward"
+    """``forward``: KL(teacher ‖ student). ``reverse``: KL(student ‖ teacher). ``jsd``: the mean of both sides' KL to their mixture."""
+    beta: float = 0.5
+    """The teacher's share in the mixture and in the mean of ``jsd``; at 0 and 1, where that would be nothing, forward and reverse."""
+    top_k: int | None = None
+    """Tokens of each side that keep a probability of their own, all others being one outcome of each side; None: all."""
+    vocabulary: int | None = None
+    """Both sides are cut to so many first tokens, where one has more rows (padding) than the other; what is cut off gets no probability."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no divergence.
+
+        Raises:
+            SettingsError: A law is not kept.
+        """
+        words: tuple[str, object, str]
+        words = f"must be one of {', '.join(KINDS)}", repr(self.kind), "Choose one."
+        hold(self.kind in KINDS, SettingsError, "kind", words)
+        words = "must be from 0 to 1", self.beta, "Give 0.5, or another share."
+        hold(0.0 <= self.beta <= 1.0, SettingsError, "beta", words)
+        words = "must be at least 1", self.top_k, "Give more tokens, or leave it out for all."
+        hold(self.top_k is None or self.top_k >= 1, SettingsError, "top_k", words)
+
+    @property
+    def mixture(self) -> float:
+        """Beta, by which the two KL are the ends of one family."""
+        return {"forward": 0.0, "reverse": 1.0}.get(self.kind, self.beta)
+
+    def size(self, student: int, teacher: int) -> int:
+        """The tokens that are compared, of so many rows of each head.
+
+        Raises:
+            SettingsError: They differ and nothing says where to cut, or there are fewer than are asked for.
+        """
+        found = f"{student} rows of the student and {teacher} of the teacher"
+        fewest = min(student, teacher)
+        cut = self.vocabulary
+        words: tuple[str, object, str]
+        law = "must say how many tokens are compared where the vocabularies differ"
+        words = law, found, f"Give vocabulary={fewest} if what is left out is padding."
+        hold(cut is not None or student == teacher, SettingsError, "vocabulary", words)
+        size = fewest if cut is None else cut
+        words = f"must be from 1 to {fewest}, the smaller vocabulary", cut, f"There are {found}."
+        hold(1 <= size <= fewest, SettingsError, "vocabulary", words)
+        words = f"must be at most {size}, the tokens compared", self.top_k, "Leave it out for all."
+        hold((self.top_k or 1) <= size, SettingsError, "top_k", words)
+        return size
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise a SettingsError unless it is above 0 and finite."""
+    words = "must be above 0 and finite", temperature, "Give 1.0 for the models' own distributions."
+    hold(0.0 < temperature < float("inf"), SettingsError, "temperature", words)
+
+
+def divergence(
+    student: Tensor, teacher: Tensor, chosen: Divergence | None = None, temperature: float = 1.0
+) -> Tensor:
+    """T² times the divergence of the distributions at temperature T, differentiable in the student's logits alone.
+
+    Shapes: ``student`` [N, V], ``teacher`` [N, V'], any precision; result [N], at least float32, never below −1e-6 T².
+    Unit: nats per token.
+
+    Args:
+        student: Logits.
+        teacher: Logits.
+        chosen: The divergence; None: forward KL over the whole vocabulary.
+        temperature: T.
+
+    Returns:
+        One value per row.
+
+    Raises:
+        SettingsError: The temperature is not above 0, or the sizes do not fit.
+    """
+    check_temperature(temperature)
+    pair = student.detach(), teacher.detach()
+    values, gradient = value_and_gradient(*pair, chosen or Divergence(), temperature)
+    own = student[:, : gradient.shape[-1]].to(values)
+    return values + (gradient * (own - own.detach())).sum(dim=-1)  # + 0, with that derivative
+
+
+def value_and_gradient(
+    student: Tensor,
+    teacher: Tensor,
+    chosen: Divergence,
+    temperature: float,
+    logs: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `divergence` returns, and its derivative by the student's first logits, [N, size].
+
+    `logs` is the log-softmax of the student's logits where it is known: at T = 1 it serves.
+    """
+    size = chosen.size(student.shape[-1], teacher.shape[-1])
+    wide = torch.promote_types(student.dtype, torch.float32)
+
+    def log_softmax(logits: Tensor) -> Tensor:
+        cut = logits[:, :size].to(wide)
+        return (cut / temperature if temperature != 1.0 else cut).log_softmax(dim=-1)
+
+    same = logs is not None and temperature == 1.0 and logs.shape[-1] == size
+    p, q = logs if logs is not None and same else log_softmax(student), log_softmax(teacher)
+    if chosen.top_k is None or chosen.top_k == size:
+        values, gradient = _compare(p, q, chosen.mixture)
+    else:
+        values, gradient = _compare_buckets(p, q, chosen.mixture, chosen.top_k)
+    return temperature**2 * values, gradient.mul_(temperature)
+
+
+def _compare(p: Tensor, q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The divergence of log-probabilities [N, B] of student and teacher, and its derivative by the student's logits.
+
+    Sums of terms that are none of them negative: an error of a normaliser changes them in second order only.
+    """
+    gap, student, teacher = q - p, p.exp(), q.exp()
+    if beta == 0.0:
+        values = gap.mul_(teacher).sub_(teacher).add_(student).sum(dim=-1)
+        return values, student.sub_(teacher)
+    if beta == 1.0:
+        pull = gap.mul_(student)
+        values = (teacher - student).sub_(pull).sum(dim=-1)
+        return values, student.mul_(pull.sum(dim=-1, keepdim=True)).sub_(pull)
+    # ln(m / p) of the mixture m, exact where p and q are close, finite where they are far apart
+    steep = torch.where(gap > 0, 1.0 - beta, beta)
+    mixed = gap.abs().neg_().expm1_().mul_(steep).log1p_().add_(gap.clamp(min=0.0))
+    pull = student * mixed
+    values = gap.sub_(mixed).mul_(teacher).mul_(beta).sub_(pull, alpha=1.0 - beta).sum(dim=-1)
+    gradient = student.mul_(pull.sum(dim=-1, keepdim=True)).sub_(pull)
+    return values, gradient.mul_(1.0 - beta)
+
+
+def _compare_buckets(p: Tensor, q: Tensor, beta: float, k: int) -> tuple[Tensor, Tensor]:
+    """The same over the tokens among the first k of either side, each once, and one bucket of all others."""
+    first = [logs.topk(k, dim=-1, sorted=False).indices for logs in (p, q)]
+    ids = torch.cat(first, dim=-1).sort(dim=-1).values
+    again = functional.pad(ids[:, 1:] == ids[:, :-1], (1, 0))
+    (own, rest, outside), (others, other_rest, _) = (
+        (
+            logs.gather(-1, ids).masked_fill_(again, _NO_MASS),
+            (left := logs.scatter(-1, ids, _NO_MASS)).logsumexp(dim=-1, keepdim=True),
+            left,
+        )
+        for logs in (p, q)
+    )
+    buckets = torch.cat([own, rest], dim=-1), torch.cat([others, other_rest], dim=-1)
+    values, slopes = _compare(*buckets, beta)
+    # A bucket's slope is shared out among its tokens as its probability is.
+    gradient = outside.sub_(rest).exp_().mul_(slopes[:, -1:])
+    return values, gradient.scatter_add_(-1, ids, slopes[:, :-1])
