@@ -1,0 +1,172 @@
+"""States of the student held against the teacher's: Σ_d (W s − t)_d² / variance_d over matched sites, 1 = predicting the mean.
+
+`Hidden` takes the mean over sites, `Layerwise` a learned softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crosstune.distillation.curriculum import Schedule
+from crosstune.distillation.terms.pilot import Pilot, predicting
+from crosstune.foundation.errors import SettingsError, hold
+from crosstune.foundation.models import Anatomy
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.settings.options import one_of
+from crosstune.foundation.training import Needs, Seen
+from crosstune.foundation.training.terms import Unit
+
+Sites = Mapping[int, int] | Iterable[tuple[int, int]]
+
+
+def match_sites(student: int, teacher: int, given: Sites | None = None) -> dict[int, int]:
+    """Which site of the teacher each site of the student is held against: s to ⌊s · L_t / L_s⌋, for the end of each block.
+
+    Source: Jiao et al. 2020, *TinyBERT*, Findings of EMNLP, arXiv 1909.10351, §3.1 (the uniform mapping); without the embeddings.
+
+    Args:
+        student: Its number of layers L_s.
+        teacher: Its number of layers L_t.
+        given: Pairs of sites, student's first, instead of these.
+
+    Returns:
+        Site of the student → site of the teacher.
+
+    Raises:
+        SettingsError: A site is out of range on either side, given twice, or there is none.
+    """
+    if given is None:
+        return {site: site * teacher // student for site in range(1, student + 1)}
+    pairs = [*given.items()] if isinstance(given, Mapping) else [*given]
+    strange = [f"{s}: {t}" for s, t in pairs if not (0 <= s <= student and 0 <= t <= teacher)]
+    law = f"must be of the student's sites 0 to {student} and the teacher's 0 to {teacher}"
+    words = law, ", ".join(strange), "Site l is the input of block l, the last the output."
+    hold(not strange, SettingsError, "sites", words)
+    found = ", ".join(f"{s}: {t}" for s, t in pairs) or "none"
+    words = "must be at least one, each of the student's once", found, "Name pairs of sites."
+    hold(0 < len({s for s, _ in pairs}) == len(pairs), SettingsError, "sites", words)
+    return dict(pairs)
+
+
+def projection(narrow: int, wide: int, generator: torch.Generator) -> nn.Linear:
+    """A linear map without bias, float32: drawn so that scale is kept, and the identity where widths are equal."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, narrow, wide, bias=False)
+    drawn = torch.randn(wide, narrow, generator=generator) / narrow**0.5
+    layer.weight = nn.Parameter(torch.eye(wide) if narrow == wide else drawn)
+    return layer
+
+
+class Hidden(nn.Module):
+    """The student's states through a learned projection W, held against the teacher's at matched sites.
+
+    ``mse`` is 1/D Σ_d (W s − t)_d² / v_d with the variance v of the teacher's states over the pilot's scored tokens and D the
+    dimensions that vary; ``cosine`` is 1 − cos(W s, t). Mean over matched sites, sum over scored tokens, in float32. W has no
+    bias; where both are equally wide it begins as the identity.
+
+    Unit: tokens. Zero point: 0 where W s = t, which holds at the start for student = teacher; ``mse`` is 1 for who predicts the
+        teacher's mean, ``cosine`` 1 for unrelated directions.
+    Source: Romero et al. 2015, *FitNets*, ICLR, arXiv 1412.6550, eq. 3 (a learned regressor from the student's layer to the
+        teacher's); Sun et al. 2019, *Patient Knowledge Distillation*, EMNLP, arXiv 1908.09355, eq. 7 (several layers; there
+        states of unit length); in units of the teacher's variance, which no outlier dimension rules.
+
+    Args:
+        weight: When it counts.
+        pilot: Made of this teacher, at the sites matched.
+        student: Only its shape is read.
+        sites: Pairs of sites (`match_sites`); all blocks when not given.
+        kind: ``mse`` or ``cosine``.
+        seed: Draws the projections.
+
+    Raises:
+        SettingsError: Sites do not fit, the pilot lacks one, or there is no such kind.
+    """
+
+    name = "hidden"
+    unit: Unit = "tokens"
+
+    def __init__(
+        self,
+        weight: Schedule,
+        pilot: Pilot,
+        student: nn.Module,
+        *,
+        sites: Sites | None = None,
+        kind: str = "mse",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        shape = Anatomy.of(student)
+        self.weight, self.pilot, self.kind = weight, pilot, kind
+        self.sites = match_sites(shape.num_layers, pilot.layers, sites)
+        one_of("kind", kind, ("mse", "cosine"))
+        lacking = sorted({*self.sites.values()} - {*pilot.precision})
+        words = f"must be made at the sites {lacking} too", [*pilot.precision], "Give it these."
+        hold(not lacking, SettingsError, "pilot", words)
+        self.needs = Needs(
+            states=self.sites.keys(), second=Needs(states=frozenset(self.sites.values()))
+        )
+        pairs = [[s, t] for s, t in self.sites.items()]
+        own = {"sites": pairs, "kind": kind, "seed": seed, **pilot.settings}
+        self.settings: Mapping[str, Any] = {**weight.settings, **own}
+        self.projections = nn.ModuleDict()
+        for site, other in self.sites.items():
+            generator = Seeds(seed).torch("distillation", self.name, site)
+            layer = projection(shape.hidden_size, pilot.width, generator)
+            self.projections[str(site)] = layer
+            self.register_buffer(f"precision{site}", pilot.precision[other], persistent=False)
+
+    def sums(self, seen: Seen) -> Tensor:
+        """Over scored tokens, the mean over sites."""
+        return self.mixed(self.by_site(seen))
+
+    def by_site(self, seen: Seen) -> Tensor:
+        """The sum over scored tokens at each matched site, float64."""
+        where = predicting(seen.batch["labels"])
+        found = []
+        for site, other in self.sites.items():
+            target = self.pilot.check(seen.second.states[other])[where].float()
+            mapped = self.projections[str(site)](seen.states[site][where].float())
+            if self.kind == "cosine":
+                values = 1.0 - functional.cosine_similarity(mapped, target, dim=-1)
+            else:
+                values = (mapped - target).square() @ getattr(self, f"precision{site}")
+            found.append(values.sum(dtype=torch.float64))
+        return torch.stack(found)
+
+    def mixed(self, values: Tensor) -> Tensor:
+        """What the sites' sums become."""
+        return values.mean()
+
+
+class Layerwise(Hidden):
+    """`Hidden` with a learned softmax over the matched sites in place of their mean.
+
+    The softmax minimises what it weighs: it may run to the site that is easiest to match, and leave the others unlearned.
+    `shares` says where it stands.
+
+    Unit: tokens. Zero point: as that of `Hidden`.
+    Source: Romero et al. 2015, *FitNets*, ICLR, arXiv 1412.6550, eq. 3, as `Hidden`; the learned weights over layers have no
+        paper of their own.
+    """
+
+    name = "layerwise"
+
+    def __init__(self, weight: Schedule, pilot: Pilot, student: nn.Module, **options: Any) -> None:
+        super().__init__(weight, pilot, student, **options)
+        self.scores = nn.Parameter(torch.zeros(len(self.sites)))
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """What each matched site of the student counts for; together 1."""
+        return dict(
+            zip(self.sites, self.scores.softmax(dim=0, dtype=torch.float64).tolist(), strict=True)
+        )
+
+    def mixed(self, values: Tensor) -> Tensor:
+        """The sites' sums by their shares."""
+        return self.scores.softmax(dim=0, dtype=torch.float64) @ values
