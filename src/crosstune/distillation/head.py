@@ -260,7 +260,9 @@ def head_sums(
     words = "must be given where kd has a factor", "none", "Give its states and head."
     hold(teacher is not None or "kd" not in factors, SettingsError, "teacher", words)
     other = teacher if "kd" in factors else None
-    work = _Fused(labels, factors, head, other, divergence or Divergence(), temperature, chunk_bytes)
+    work = _Fused(
+        labels, factors, head, other, divergence or Divergence(), temperature, chunk_bytes
+    )
     share, sums = _Sums.apply(hidden, head.weight, head.bias, work, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return share, {name: sums[("ce", "kd").index(name)] for name in factors}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from math import nan
 from typing import Any
 
 import torch
@@ -130,14 +131,15 @@ class DistillationStage(StageTrainer):
                         loss, learned, allow_unused=True, materialize_grads=True
                     )
                     whole += torch.cat([part.flatten().float() for part in parts])
-                found[name] = sum_over_ranks(whole)
+                found[name] = sum_over_ranks(whole).double()
+        norms = {name: float(pull.norm()) for name, pull in found.items()}
         return [
             {
                 "step": step,
                 "term": one,
                 "other": other,
-                "norm": float(found[one].norm()),
-                "cosine": float(torch.cosine_similarity(found[one], found[other], dim=0)),
+                "norm": norms[one],
+                "cosine": float(found[one] @ found[other]) / (norms[one] * norms[other] or nan),
             }
             for one, other in product(found, repeat=2)
         ]
