@@ -8,6 +8,7 @@ The plan of the house; imports only go down, and no wing imports another::
     circuits            which attention heads do two tasks pull at, together or against each other?
     merging             what was forgotten, given back: the best model between before and after
     experts             what is new gets a LoRA expert of its own, and a router asks them per token
+    distillation        a student learns from a teacher through many terms, and every one is accounted for
     report              one offline page per run folder; knows no wing
     foundation          models, data, training, evaluation, statistics, records: what every wing stands on
 
@@ -19,6 +20,7 @@ is instant and touches nothing::
     measure_circuits                    which attention heads two tasks pull at together or against each other
     repair                              the models between two checkpoints: give back what was forgotten
     ExpertMixture                       a frozen model with an expert for each skill that came since
+    DistillationTrainer, student_from   a student that begins as a piece of its teacher, and learns from it
     run, show                           a whole study, and what a run folder says
     Task, Run, Anatomy                  what crosses walls: rows, results, the parts of a model
 """
@@ -30,6 +32,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crosstune.circuits import measure_circuits as measure_circuits
+    from crosstune.distillation import DistillationTrainer as DistillationTrainer
+    from crosstune.distillation import student_from as student_from
     from crosstune.experts import ExpertMixture as ExpertMixture
     from crosstune.experts import learn_skills as learn_skills
     from crosstune.foundation.data import Task as Task
@@ -57,6 +61,8 @@ _ROOM_OF = {
     "measure_circuits": "crosstune.circuits",
     "repair": "crosstune.merging",
     "RepairAtStageEnd": "crosstune.merging",
+    "DistillationTrainer": "crosstune.distillation",
+    "student_from": "crosstune.distillation",
     "ExpertMixture": "crosstune.experts",
     "learn_skills": "crosstune.experts",
     "run": "crosstune.studies",
@@ -76,6 +82,8 @@ __all__ = [
     "RepairAtStageEnd",
     "ExpertMixture",
     "learn_skills",
+    "DistillationTrainer",
+    "student_from",
     "run",
     "show",
     "__version__",

@@ -1,4 +1,42 @@
-"""A student that learns from a teacher through many terms, each booked raw, weight and weighted, brought in by a curriculum.
+"""A student learns from a teacher through many loss terms on a curriculum, and every term is accounted for.
 
-`curriculum` (no torch) says when each term counts.
+`settings` and `curriculum` (no torch): which terms, and when they count · `students` makes a student of the teacher's own weights, by
+the mathematics of `pruning` · `divergences` and `head`: cross entropy and divergence from one projection · `terms`: what is learned ·
+`trainer` runs them in a `stage` that holds its books against evaluation, `progress` says how far it is, `checks` what is wrong.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crosstune.foundation import fetched_from as _fetched_from
+
+if TYPE_CHECKING:
+    from crosstune.distillation.checks import Check, TrainingBooks, findings
+    from crosstune.distillation.curriculum import Curriculum, CurriculumPhase
+    from crosstune.distillation.settings import DistillationSettings
+    from crosstune.distillation.students import Student, student_from
+    from crosstune.distillation.trainer import DistillationTrainer
+
+__all__ = [
+    "Check",
+    "Curriculum",
+    "CurriculumPhase",
+    "DistillationSettings",
+    "DistillationTrainer",
+    "Student",
+    "TrainingBooks",
+    "findings",
+    "student_from",
+]
+
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "checks": "Check TrainingBooks findings",
+        "curriculum": "Curriculum CurriculumPhase",
+        "settings": "DistillationSettings",
+        "students": "Student student_from",
+        "trainer": "DistillationTrainer",
+    },
+)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstune.distillation.findings import PARITY, TrainingBooks, parity
+from crosstune.distillation.checks import PARITY, TrainingBooks, parity
 from crosstune.foundation.data import UNSCORED, Encoded
 from crosstune.foundation.errors import LedgerError, hold
 from crosstune.foundation.models import measuring

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from crosstune.distillation.checks import Check, TrainingBooks, findings, settings_findings
 from crosstune.distillation.curriculum import Schedule
 from crosstune.distillation.divergences import Divergence
-from crosstune.distillation.findings import Check, TrainingBooks, findings, settings_findings
 from crosstune.distillation.progress import DistillationProgress, ledger_lines
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.distillation.stage import DistillationStage

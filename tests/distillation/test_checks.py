@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crosstune.distillation.findings import Check, TrainingBooks, findings, settings_findings
+from crosstune.distillation.checks import Check, TrainingBooks, findings, settings_findings
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.foundation.training.settings import TrainingSettings
 
