@@ -21,19 +21,30 @@ ray = pytest.importorskip("ray", reason="the optional engine `ray` is not instal
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[Any]:
+    """Both nodes for both tests, of which the second kills one."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # else Ray warns of its own future
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    with pytest.MonkeyPatch.context() as patch:  # else Ray warns of its own future
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        yield from _joined(Cluster)
+
+
+def _joined(cluster_class: Any) -> Iterator[Any]:
+    nodes = cluster_class(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+
+
+def test_a_folder_that_a_node_does_not_see_is_refused(two_nodes: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        StorageError, match=r"`output` must be a folder that all nodes.*not there on"
+    ):
+        cluster._check_shared(ray, tmp_path / "nowhere")
 
 
 @pytest.mark.skipif(
@@ -61,13 +72,6 @@ def test_a_killed_node_changes_no_figure(
     # The cell that ran on the killed node was gone on with; the other one was not touched.
     attempts = [event["attempt"] for cell in far.cells() for event in cell.all_events()]
     assert set(attempts) == {1, 2}
-
-
-def test_a_folder_that_a_node_does_not_see_is_refused(two_nodes: Any, tmp_path: Path) -> None:
-    with pytest.raises(
-        StorageError, match=r"`output` must be a folder that all nodes.*not there on"
-    ):
-        cluster._check_shared(ray, tmp_path / "nowhere")
 
 
 def test_without_ray_the_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
