@@ -13,30 +13,44 @@ from tests.distillation.terms.pair import NEW, PILOT, ROWS, schedule
 from tests.foundation.training import tiny
 from torch import Tensor, nn
 
+from crosstune.distillation.curriculum import Curriculum
+from crosstune.distillation.routing import StudentAwareRouter
 from crosstune.distillation.terms.attention import AttentionMaps
 from crosstune.distillation.terms.contrastive import Contrastive
 from crosstune.distillation.terms.hidden import Hidden, Layerwise
+from crosstune.distillation.terms.pilot import Pilot
 from crosstune.foundation.data import Encoded
-from crosstune.foundation.training import NextToken, StageData, Terms, train_stage
+from crosstune.foundation.training import NextToken, StageData, Terms, drop_end, train_stage
 from crosstune.foundation.training.loss import LossModule
 
 MIXED = [*NEW, *ROWS[:2]]
 
 
-def terms(student: nn.Module, teacher: nn.Module, **options: Any) -> Terms:
+def terms(student: nn.Module, kind: str = "mse", *, mixture: bool = False) -> Terms:
+    """All terms, with a dense teacher or a mixture."""
+    teacher = pair.mixture() if mixture else pair.teacher()
+    pilot = Pilot.of(teacher, ROWS, 0, range(4)) if mixture else PILOT
     members = [
         NextToken(),
-        Hidden(schedule("hidden"), PILOT, student, **options),
-        Layerwise(schedule("layerwise"), PILOT, student, **options),
+        Hidden(schedule("hidden"), pilot, student, kind=kind),
+        Layerwise(schedule("layerwise"), pilot, student, kind=kind),
         AttentionMaps(schedule("attention"), student, teacher),
-        Contrastive(schedule("contrastive"), PILOT, student),
+        Contrastive(schedule("contrastive"), pilot, student),
+        StudentAwareRouter(Curriculum(), pair.STEPS, student, teacher, pilot),
     ]
     return Terms(members, second_model=teacher)
 
 
-def module(**options: Any) -> LossModule:
+def module(kind: str = "mse", **options: Any) -> LossModule:
+    """A student and all terms, whose router has learned something."""
     student = pair.student()
-    return LossModule(student, terms(student, pair.teacher(), **options))
+    loss = LossModule(student, terms(student, kind, **options))
+    router = loss.terms.members[-1]
+    with torch.no_grad():
+        router.loads[0] *= 2.0
+        for value in router.parameters():
+            value.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(8))
+    return loss
 
 
 def same(one: Any, other: Any) -> None:
@@ -49,14 +63,16 @@ def same(one: Any, other: Any) -> None:
         )
 
 
-@pytest.mark.parametrize("kind", ["mse", "cosine"])
-def test_no_split_into_micro_batches_and_no_side_of_padding_changes_a_sum(kind: str) -> None:
-    loss = module(kind=kind)
-    whole = pair.summed(loss, [MIXED])
-    assert len(whole[0]) == 5 and all(whole[0].values())
-    same(whole, pair.summed(loss, [MIXED[:3], MIXED[3:4], MIXED[4:]]))
-    same(whole, pair.summed(loss, [[row] for row in reversed(MIXED)]))
-    same(whole, pair.summed(loss, [MIXED[:5], MIXED[5:]], side="left"))
+@pytest.mark.parametrize(("kind", "mixture"), [("mse", False), ("cosine", False), ("mse", True)])
+def test_no_split_into_micro_batches_and_no_side_of_padding_changes_a_sum(
+    kind: str, mixture: bool
+) -> None:
+    loss = module(kind, mixture=mixture)
+    whole = pair.summed(loss, [MIXED], step=25)
+    assert len(whole[0]) == 8 + mixture and all(whole[0].values())
+    same(whole, pair.summed(loss, [MIXED[:3], MIXED[3:4], MIXED[4:]], step=25))
+    same(whole, pair.summed(loss, [[row] for row in reversed(MIXED)], step=25))
+    same(whole, pair.summed(loss, [MIXED[:5], MIXED[5:]], side="left", step=25))
 
 
 def test_ignored_rows_and_tokens_after_the_last_scored_one_do_not_matter() -> None:
@@ -88,29 +104,42 @@ def packed(rows: list[Encoded]) -> Encoded:
 
 
 def test_packed_rows_pay_what_they_pay_alone() -> None:
-    student, teacher = pair.student(), pair.teacher()
-    kept = [term for term in terms(student, teacher).members if term.name != "contrastive"]
-    loss = LossModule(student, Terms(kept, second_model=teacher))
+    """But for the terms of whole rows and of noise by row."""
+    student = pair.student()
+    found = terms(student)
+    loss = LossModule(student, Terms(found.members[:4], second_model=found.second_model))
     same(pair.summed(loss, [NEW]), pair.summed(loss, [[packed(NEW[:2]), packed(NEW[2:])]]))
 
 
-def trained(folder: Path, accumulation: int) -> tuple[Any, dict[str, Tensor]]:
+def trained(folder: Path, accumulation: int = 1) -> tuple[Any, dict[str, Tensor]]:
+    """Four steps, the first two of which may have been taken before."""
     student = pair.student()
-    some = terms(student, pair.teacher())
+    some = terms(student, mixture=True)
     data = StageData(tiny.rows(21), 0, {"new": NEW})
-    chosen = tiny.settings(steps=3, accumulation=accumulation, evaluate_every=3, optimizer="sgd")
+    chosen = tiny.settings(
+        steps=4, accumulation=accumulation, evaluate_every=2, checkpoint_every=2, optimizer="sgd",
+        keep_checkpoints=2,
+    )  # fmt: skip
     result = train_stage(student, data, chosen, output_folder=folder, terms=some)
-    return result, tiny.weights(student)
+    return result, {**tiny.weights(student), "loads": some.members[-1].loads.clone()}
 
 
-def test_a_stage_of_all_terms_closes_and_is_the_same_in_pieces(tmp_path: Path) -> None:
-    """Rows 0 to 11 are also the pilot's; three steps at a constant curriculum."""
-    whole, weights = trained(tmp_path / "whole", 1)
-    pieces, again = trained(tmp_path / "pieces", 4)
+def test_a_stage_of_all_terms_closes_and_is_the_same_in_pieces_and_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    """With the loads of the step before; rows 0 to 11 are also the pilot's."""
+    whole, weights = trained(tmp_path / "whole")
+    pieces, again = trained(tmp_path / "pieces", accumulation=4)
     rows, others = whole.ledger.rows(), pieces.ledger.rows()
-    assert {row["term"] for row in rows} == {
-        *("next_token", "hidden", "layerwise", "attention", "contrastive")
-    }
-    assert [row["raw"] for row in others] == pytest.approx([row["raw"] for row in rows], rel=1e-5)
+    assert len({row["term"] for row in rows}) == 9
+    balance = whole.ledger.where(side="train", term="routing.load_balancing").column("raw")
+    assert balance[0] == pytest.approx(0.0, abs=1e-6) and all(balance[1:])
+    assert [row["raw"] for row in others] == pytest.approx(
+        [row["raw"] for row in rows], rel=1e-5, abs=1e-6
+    )
     for name, value in weights.items():
         torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6)
+    drop_end(tmp_path / "whole")
+    resumed, same_weights = trained(tmp_path / "whole")
+    assert resumed.resumed_from == 2 and resumed.ledger.rows() == rows
+    assert tiny.same_bits(same_weights, weights)
