@@ -59,6 +59,7 @@ class ExpertOffers:
         """The teacher's own gate at the pilot's scored tokens."""
 
     def _keep(self, router: nn.Module, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Note what a router read, the weights and which experts they are of, each [tokens, ...]."""
         self._kept = inputs[0].flatten(0, -2), *output[1:]
 
     def look(self, second: Seen, where: Tensor) -> None:
@@ -87,6 +88,7 @@ class ExpertOffers:
 
     @torch.no_grad()
     def _outputs(self, chosen: Tensor, weights: Tensor) -> Tensor:
+        """Σ weight · expert's output, float32, in the layer's own units."""
         kind = next(self._experts.parameters()).dtype
         found: Tensor = self._experts(self.inputs.to(kind), chosen, weights.to(kind))
         return found.float()

@@ -116,7 +116,11 @@ class StudentAwareRouter(nn.Module):
     ) -> None:
         super().__init__()
         shape, mixture = Anatomy.of(student), bool(routers(teacher))
-        words = "must be left out of a dense teacher, which offers all its layers", layer, "Do."
+        words = (
+            "must be left out of a dense teacher, which offers all its layers",
+            layer,
+            "Leave it out.",
+        )
         hold(mixture or layer is None, SettingsError, "layer", words)
         check_maps(student)
         self.offers = ExpertOffers(teacher, pilot, layer) if mixture else LayerOffers(pilot)
@@ -236,6 +240,7 @@ class StudentAwareRouter(nn.Module):
 
 
 def _at_zero(narrow: int, wide: int) -> nn.Linear:
+    """A linear map without bias, float32, that begins at 0."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, narrow, wide, bias=False)
     layer.weight = nn.Parameter(torch.zeros(wide, narrow))
     return layer
