@@ -13,6 +13,7 @@ from crosstune.distillation.checks import Check, TrainingBooks, findings, settin
 from crosstune.distillation.curriculum import Schedule
 from crosstune.distillation.divergences import Divergence
 from crosstune.distillation.progress import DistillationProgress, ledger_lines
+from crosstune.distillation.routing import StudentAwareRouter
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.distillation.stage import DistillationStage
 from crosstune.distillation.terms.attention import AttentionMaps
@@ -124,7 +125,7 @@ class DistillationTrainer:
         at = last + 1 + step if step < 0 else step
         law = f"must be a step that was taken: 1 to {last}"
         hold(1 <= at <= last, SettingsError, "step", (law, step, "Choose one of these."))
-        return ledger_lines(rows, self.settings, at, self.stage.totals)
+        return ledger_lines(self.stage.ledger, self.settings, at, self.stage.totals)
 
     def findings(self) -> list[Check]:
         """What the settings and the books say is wrong, failed checks first."""
@@ -143,7 +144,7 @@ class DistillationTrainer:
         }
         books = TrainingBooks(
             stage.ledger.rows,
-            {name: self.settings.schedule(name) for name in self.settings.entries},
+            {entry.name: self.settings.schedule(entry.name) for entry in stage.ledger.entries},
             training.steps,
             stage.totals,
             said,
@@ -206,15 +207,19 @@ class DistillationTrainer:
                 )
             )
         sites = chosen.layers or None
-        if {"hidden", "layerwise", "contrastive"} & {*chosen.terms}:
+        if {"hidden", "layerwise", "contrastive", "routing"} & {*chosen.terms}:
             own, other = (Anatomy.of(model).num_layers for model in (student, teacher))
             wanted = {*match_sites(own, other, sites).values(), other}
+            wanted |= {*range(1, other)} if "routing" in chosen.terms else set()
             pilot = Pilot.of(teacher, self._pilot_rows(), self.data.pad_id, wanted)
             options: dict[str, Any] = {"sites": sites, "kind": chosen.hidden, "seed": chosen.seed}
             made: dict[str, Callable[[Schedule], Any]] = {
                 "hidden": lambda at: Hidden(at, pilot, student, **options),
                 "layerwise": lambda at: Layerwise(at, pilot, student, **options),
                 "contrastive": lambda at: Contrastive(at, pilot, student, seed=chosen.seed),
+                "routing": lambda at: StudentAwareRouter(
+                    at.curriculum, at.steps, student, teacher, pilot, seed=chosen.seed
+                ),
             }
             members += [make(chosen.schedule(n)) for n, make in made.items() if n in chosen.terms]
         if "attention" in chosen.terms:
