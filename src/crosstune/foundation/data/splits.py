@@ -213,7 +213,7 @@ def sample_warnings(tasks: Sequence[Task]) -> list[str]:
         f"Task {name} has {size} training rows: intervals over its rows are about "
         f"{sqrt(ENOUGH_ROWS / size):.1f} times as wide as with {ENOUGH_ROWS}."
         for name, size in sizes.items()
-        if size < ENOUGH_ROWS
+        if size < 0.9 * ENOUGH_ROWS  # 1.0 times as wide is nothing to say
     ]
     if len(set(sizes.values())) > 1:
         least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)

@@ -197,7 +197,7 @@ def arms_table(found: Mapping[str, Table], skills: set[str], first: str) -> Tabl
                 "cells": len(own),
             }
 
-    return Table("arms", ARMS, rows())
+    return Table("arms", ARMS, sorted(rows(), key=itemgetter("loss")))
 
 
 def measurements(arms: Table) -> Iterator[Measurement]:
