@@ -41,7 +41,7 @@ class DistillationTrainer:
         student: A causal language model, or a PEFT model; with the teacher's tokenizer. See `student_from`.
         teacher: Any causal language model with the same vocabulary; it is frozen and put in eval mode.
         tokenizer: Of both.
-        rows: What is learned: texts, rows, a `Task` (whose test rows are held out), or encoded rows.
+        rows: What is learned: texts, rows, a `Task` (whose test rows are held out), encoded rows, or a `StageData`, held-out sets and all.
         held_out: Named sets that are evaluated, in the same forms.
         settings: How; single ones may be given by name as `options` instead.
         options: Fields of `DistillationSettings`; `training` may be a mapping of fields of its own.
@@ -68,15 +68,7 @@ class DistillationTrainer:
             options["training"] = with_options(chosen.training, training)
         self.settings = chosen = with_options(chosen, options)
         self.student, self.teacher, self.tokenizer = student, teacher, tokenizer
-        sets = {} if held_out is None else dict(held_out)
-        if isinstance(rows, Task):
-            sets.setdefault(rows.name, rows.test)
-            rows = rows.train
-        self.data = StageData(
-            self._encoded("rows", rows),
-            pad_id(tokenizer),
-            {name: self._encoded(f"held_out[{name!r}]", some) for name, some in sets.items()},
-        )
+        self.data = rows if isinstance(rows, StageData) else self._read(rows, held_out or {})
         teacher.requires_grad_(False).eval()
         self._check_teacher()
         members = self._members()
@@ -162,6 +154,13 @@ class DistillationTrainer:
         return self.stage.pulls_table()
 
     # ---- what goes in ----
+
+    def _read(self, rows: Any, held_out: Mapping[str, Any]) -> StageData:
+        """Rows to learn and held-out sets, encoded."""
+        if isinstance(rows, Task):
+            held_out, rows = {rows.name: rows.test, **held_out}, rows.train
+        sets = {name: self._encoded(f"held_out[{name!r}]", some) for name, some in held_out.items()}
+        return StageData(self._encoded("rows", rows), pad_id(self.tokenizer), sets)
 
     def _encoded(self, argument: str, rows: Any) -> Sequence[Encoded]:
         """Rows as the models read them."""
