@@ -16,11 +16,11 @@ from statistics import median
 from typing import Any
 
 import torch
+from peers.allocations import peak_bytes
 from peers.command import CLOCKS, markdown, publish, spread, timed_command
 from peft import ArrowConfig, LoraConfig, XLoraConfig, create_arrow_model, get_peft_model
 from probe_overhead import long_rows
 from stage_cost import DIMENSIONS, SHAPES
-from torch.profiler import ProfilerActivity, profile
 
 from crosstune.experts import ExpertMixture, PrefixRouter, RouterSettings
 from crosstune.experts.bank.log import Event
@@ -193,14 +193,7 @@ def memory(run: Callable[[], None]) -> tuple[int, int]:
     optimizer.zero_grad()
     moments = [value for state in optimizer.state.values() for value in state.values()]
     before = sum(value.nbytes for value in [*held, *moments])
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        run()
-    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda one: one.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return before + peak, before
+    return before + peak_bytes(run), before
 
 
 def memory_table(ways: Mapping[str, Any], ids: torch.Tensor) -> tuple[str, dict[str, float], float]:

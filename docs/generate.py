@@ -49,6 +49,8 @@ COMMANDS: list[list[str]] = [
     ["run", "circuits", "--help", "all"],
     ["run", "ranks"],
     ["run", "ranks", "--help", "all"],
+    ["run", "distill"],
+    ["run", "distill", "--help", "all"],
     ["plan"],
     ["repair"],
     ["repair", "--help", "all"],
@@ -148,6 +150,21 @@ SKILL_ROWS = {
     "positions": "one skill and stretch of places in a row, at the end",
     "tokens": "one token of a held-out row and one that may answer it",
     "costs": "one figure of what learning one arrival took",
+}
+DISTILL_ROWS = {
+    "students": "one beginning and arm, over seeds",
+    "curves": "one student after some steps, over seeds",
+    "shares": "one term of one student at a step of the first seed",
+    "weights": "one term's weight at a step of the first seed, expected or actual",
+    "norms": "one term at a step, over seeds",
+    "cosines": "two terms of one student, over steps and seeds",
+    "took": "one figure of what a student took, over seeds",
+    "scored": "one student, or its teacher, on one set; a cell has it without the seed, as the tables below",
+    "learned": "one evaluation of a student on one set",
+    "loss_ledger": "one term of one student at a step, on one side",
+    "pulls": "two terms of one student at a step",
+    "checked": "one question to the books of one student",
+    "costs": "one figure of what one student took",
 }
 ALONE_ROWS = {
     "measurements": "one headline figure of a study (`measurements.parquet`)",
@@ -413,6 +430,31 @@ def skill_tables() -> dict[str, tuple[Column, ...]]:
     }
 
 
+def distill_tables() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table that a study of distillation writes."""
+    from crosstune.distillation import progress, stage
+    from crosstune.foundation.training import ledger
+    from crosstune.studies.distill import cell, summary
+    from crosstune.studies.frame.over_seeds import SEED
+
+    place = (SEED, cell.BEGIN, cell.ARM)
+    return {
+        "students": summary.STUDENTS,
+        "curves": summary.CURVES,
+        "shares": summary.SHARES,
+        "weights": summary.WEIGHTS,
+        "norms": summary.NORMS,
+        "cosines": summary.COSINES,
+        "took": summary.TOOK,
+        "scored": (SEED, *cell.SCORED),
+        "learned": (*place, *progress.LEARNED),
+        "loss_ledger": (*place, *ledger.COLUMNS),
+        "pulls": (*place, *stage.PULLS),
+        "checked": (SEED, *cell.CHECKED),
+        "costs": (SEED, *cell.COSTS),
+    }
+
+
 def other_tables() -> dict[str, tuple[Column, ...]]:
     """The columns of a table that is no part of ``tables/``."""
     from crosstune.foundation.records import run
@@ -450,6 +492,7 @@ def tables_page(page: str) -> str:
     page = between(page, "circuits", tables_section(CIRCUIT_ROWS, circuit_tables()))
     page = between(page, "ranks", tables_section(RANK_ROWS, rank_tables()))
     page = between(page, "skills", tables_section(SKILL_ROWS, skill_tables()))
+    page = between(page, "distill", tables_section(DISTILL_ROWS, distill_tables()))
     return between(page, "alone", tables_section(ALONE_ROWS, other_tables()))
 
 

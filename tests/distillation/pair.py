@@ -10,7 +10,7 @@ from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.foundation.worlds import random_model
 
-TERMS = ("ce", "kd", "hidden", "layerwise", "attention", "contrastive")
+TERMS = ("ce", "kd", "hidden", "layerwise", "attention", "contrastive", "routing")
 WORDS = [
     "cat",
     "dog",
@@ -54,7 +54,7 @@ def trainer(folder: Path, output: Path, **options: Any) -> DistillationTrainer:
     training = {"steps": 3, "batch_rows": 8, "evaluate_every": 2, "length": 48, "log_every": 1}
     given = {
         "terms": TERMS,
-        "alphas": {"ce": 0.2},
+        "alphas": {"ce": 0.2, "kd": 0.4},
         "pilot_rows": 12,
         "output": str(output),
         **options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from tests.distillation.pair import models, trainer
 from crosstune.distillation.progress import ledger_lines
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.foundation.evaluation import score_rows
-from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.training import NextToken, Terms, TrainingSettings
+from crosstune.foundation.training.ledger import LossLedger
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def test_the_account_of_a_step_shows_expected_beside_actual_weight() -> None:
         terms=("kd", "hidden"), curriculum="three-phase", training=TrainingSettings(steps=100)
     )
     row = {"step": 46, "side": "train", "term": "kd", "raw": 21.2, "weight": 0.7, "weighted": 14.84}
-    told = ledger_lines([row], settings, 46, {(46, "train"): 14.84})
+    ledger = LossLedger(Terms([replace(NextToken(), name=name) for name in ("kd", "hidden")]))
+    ledger.rows = [row]
+    told = ledger_lines(ledger, settings, 46, {(46, "train"): 14.84})
     head, titles, kd, hidden, end = told.splitlines()
     assert head == "step 46 of 100 (45%), phase features"
     assert titles.split() == [

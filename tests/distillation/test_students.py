@@ -14,6 +14,7 @@ import transformers
 from tests.foundation.models.decoders import CONFIGS, MIXTURES, ROWS, decoder, with_lora
 from torch import Tensor, nn
 
+from crosstune.distillation import students
 from crosstune.distillation.students import Pieces, build, student_from
 from crosstune.foundation.data import UNSCORED, Encoded, as_rows, encode
 from crosstune.foundation.errors import (
@@ -89,8 +90,10 @@ def masked(modules: dict[nn.Module, Tensor]) -> Iterator[None]:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_whole_it_is_the_teacher_bit_for_bit(family: str) -> None:
     teacher = decoder(family, tie_word_embeddings=family != "llama")
+    teacher.generation_config.max_new_tokens = 7
     state = torch.get_rng_state()
     found = student_from(teacher)
+    assert found.model.generation_config.max_new_tokens == 7
     assert torch.equal(torch.get_rng_state(), state)
     assert type(found.model) is type(teacher)
     assert torch.equal(logits(found.model), logits(teacher))
@@ -196,10 +199,10 @@ def test_layers_are_left_out_where_it_costs_least_and_every_trial_is_noted() -> 
     before = weights_fingerprint(teacher), blocks(teacher)
     found = student_from(teacher, layers=2, rows=some)
     assert (weights_fingerprint(teacher), blocks(teacher)) == before
-    costs = {
-        kept: score_rows(build(teacher, Pieces(kept))[0], some, pad_id=0).loss
-        for kept in found.search
-    }
+    judging = [row for at, row in enumerate(some) if at % 4 == 0]
+    choosing = [row for row in some if row not in judging]
+    models = {kept: build(teacher, Pieces(kept))[0] for kept in found.search}
+    costs = {kept: score_rows(models[kept], choosing, pad_id=0).loss for kept in models}
     assert costs == pytest.approx(found.search)
     first, *rest = costs
     assert first == (0, 1, 2, 3)
@@ -207,7 +210,11 @@ def test_layers_are_left_out_where_it_costs_least_and_every_trial_is_noted() -> 
     best = min(rest[:4], key=costs.__getitem__)
     assert all({*kept} < {*best} for kept in rest[4:])
     assert found.pieces.layers == min(rest[4:], key=costs.__getitem__)
-    assert found.harm.value == pytest.approx(costs[found.pieces.layers] - costs[first], abs=1e-6)
+    own, whole = (
+        score_rows(models[kept], judging, pad_id=0).loss for kept in (found.pieces.layers, first)
+    )
+    assert found.harm.value == pytest.approx(own - whole, abs=1e-6)
+    assert found.harm.n == len(judging)
     assert found.harm.low < found.harm.value < found.harm.high
 
 
@@ -226,6 +233,21 @@ def test_an_ordinary_model_comes_out_with_the_same_bits_each_time(
     assert type(loaded) is type(teacher)
     loaded.set_attn_implementation("eager")
     assert torch.equal(logits(loaded), logits(first.model))
+
+
+def test_what_is_chosen_in_fewer_layers_is_chosen_where_only_they_are() -> None:
+    teacher = decoder("qwen3")
+    asked = {"width": 12, "heads": 2, "neurons": 9, "rows": rows()}
+    at_once = student_from(teacher, layers=(0, 2), **asked).model
+    in_turn = student_from(student_from(teacher, layers=(0, 2)).model, **asked).model
+    assert weights_fingerprint(at_once) == weights_fingerprint(in_turn)
+
+
+def test_padding_chooses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = decoder("llama")
+    padded = student_from(teacher, width=12, rows=rows()).model
+    monkeypatch.setattr(students, "_BATCH_TOKENS", 1)
+    close(logits(student_from(teacher, width=12, rows=rows()).model), logits(padded))
 
 
 def test_a_step_moves_every_parameter_of_the_student_and_none_of_the_teacher() -> None:
@@ -262,7 +284,7 @@ BAD: dict[str, tuple[dict[str, Any], type[CrosstuneError], str]] = {
     "half a group": ({"heads": 3}, SettingsError, "`heads` must be 2 to 4, in steps of 2"),
     "more neurons": ({"neurons": 25}, SettingsError, "`neurons` must be 1 to 24"),
     "no rows": ({"layers": 2}, SettingsError, "`rows` must be given where anything"),
-    "no rows for a width": ({"width": 8}, SettingsError, "`rows` must be given where anything"),
+    "one row": ({"width": 8, "rows": rows(1)}, SettingsError, "at least two different ones"),
 }
 
 
@@ -322,6 +344,7 @@ def test_principal_directions_of_a_real_model_cost_less_than_its_first_dimension
     lines = (shared / "data/english/tinystories_heldout.jsonl").read_text().splitlines()[:8]
     texts = [json.loads(line)["text"] for line in lines]
     some = encode(as_rows(texts, "rows"), tokenizer, 128)
-    found = student_from(teacher, width=48, rows=some)
+    chosen = student_from(teacher, width=48, rows=some).model
     first, _ = build(teacher, Pieces(tuple(range(5)), directions=torch.eye(64)[:, :48].double()))
-    assert found.harm.high < score_rows(first, some, pad_id=0).loss - found.search[0, 1, 2, 3, 4]
+    own, other = (score_rows(model, some, pad_id=0).nats_per_token for model in (chosen, first))
+    assert own.high < other.low

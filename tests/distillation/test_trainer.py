@@ -27,14 +27,16 @@ def test_all_terms_are_booked_and_every_check_passes(folder: Path, tmp_path: Pat
     result = made.run()
     rows = result.ledger.rows()
     trained = {(row["step"], row["term"]) for row in rows if row["side"] == "train"}
-    assert trained == {(step, term) for step in (1, 2, 3) for term in TERMS}
+    entries = {entry.name for entry in made.stage.terms.entries}
+    assert {name.split(".")[0] for name in entries} == {*TERMS}
+    assert trained == {(step, entry) for step in (1, 2, 3) for entry in entries}
     assert {row["side"] for row in rows} == {"train", "parity", "others"}
     checks = {check.name: check for check in made.findings()}
-    # On random weights attention maps are nearly alike.
+    # On random weights attention maps are nearly alike, and the router's loads even.
     failed = {name for name, check in checks.items() if check.outcome == "failed"}
     assert failed == {"no term drowns the others"}
     assert (
-        "12 ratios are 1"
+        "18 ratios are 1"
         in checks["the same rows cost the same in training and evaluation"].evidence
     )
     assert all(
@@ -47,7 +49,7 @@ def test_all_terms_are_booked_and_every_check_passes(folder: Path, tmp_path: Pat
     with pytest.raises(SettingsError, match="`step` must be a step that was taken: 1 to 3"):
         made.ledger_at(4)
     pulls = {(row["step"], row["term"], row["other"]): row for row in made.pulls().rows()}
-    assert len(pulls) == 2 * 6 * 6
+    assert len(pulls) == 2 * 9 * 9
     assert pulls[2, "kd", "ce"]["cosine"] == pytest.approx(pulls[2, "ce", "kd"]["cosine"])
     assert all(row["cosine"] == pytest.approx(1) for key, row in pulls.items() if key[1] == key[2])
 

@@ -52,10 +52,10 @@ def test_every_entry_and_gradient_norm_is_that_of_one_batch(
 ) -> None:
     whole, own = found[str(SPLITS[0])], found[str(split)]
     assert own["rows"].keys() == whole["rows"].keys()
-    assert len({key.split()[2] for key in own["rows"]}) == 6
+    assert len({key.split()[2] for key in own["rows"]}) == 9
     for key, row in whole["rows"].items():
-        # Sums of float32 in another order; attention maps of random weights are nearly alike, and differ in the last digits.
-        least = 1e-8 if key.endswith("attention") else 0.0
+        # Sums of float32 in another order: what is a difference of nearly equal numbers keeps the last digits of these.
+        least = 1e-7 if key.endswith(("attention", "alignment", "balancing")) else 0.0
         assert own["rows"][key] == pytest.approx(row, rel=1e-5, abs=least), key
     assert own["norms"] == pytest.approx(whole["norms"], rel=1e-5)
     assert own["failed"] == whole["failed"] == ["no term drowns the others"]

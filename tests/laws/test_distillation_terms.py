@@ -8,35 +8,52 @@ from typing import Any
 
 import pytest
 import torch
+from tests import processes
 from tests.distillation.terms import pair
 from tests.distillation.terms.pair import NEW, PILOT, ROWS, schedule
 from tests.foundation.training import tiny
-from torch import Tensor, nn
+from torch import nn
 
+from crosstune.distillation.curriculum import Curriculum
+from crosstune.distillation.routing import StudentAwareRouter
 from crosstune.distillation.terms.attention import AttentionMaps
 from crosstune.distillation.terms.contrastive import Contrastive
 from crosstune.distillation.terms.hidden import Hidden, Layerwise
+from crosstune.distillation.terms.pilot import Pilot
 from crosstune.foundation.data import Encoded
-from crosstune.foundation.training import NextToken, StageData, Terms, train_stage
+from crosstune.foundation.ranks import is_first
+from crosstune.foundation.storage import read_json, write_json
+from crosstune.foundation.training import NextToken, StageData, Terms, drop_end, train_stage
 from crosstune.foundation.training.loss import LossModule
 
 MIXED = [*NEW, *ROWS[:2]]
 
 
-def terms(student: nn.Module, teacher: nn.Module, **options: Any) -> Terms:
+def terms(student: nn.Module, kind: str = "mse", *, mixture: bool = False) -> Terms:
+    """All terms, with a dense teacher or a mixture."""
+    teacher = pair.mixture() if mixture else pair.teacher()
+    pilot = Pilot.of(teacher, ROWS, 0, range(4)) if mixture else PILOT
     members = [
         NextToken(),
-        Hidden(schedule("hidden"), PILOT, student, **options),
-        Layerwise(schedule("layerwise"), PILOT, student, **options),
+        Hidden(schedule("hidden"), pilot, student, kind=kind),
+        Layerwise(schedule("layerwise"), pilot, student, kind=kind),
         AttentionMaps(schedule("attention"), student, teacher),
-        Contrastive(schedule("contrastive"), PILOT, student),
+        Contrastive(schedule("contrastive"), pilot, student),
+        StudentAwareRouter(Curriculum(), pair.STEPS, student, teacher, pilot),
     ]
     return Terms(members, second_model=teacher)
 
 
-def module(**options: Any) -> LossModule:
+def module(kind: str = "mse", **options: Any) -> LossModule:
+    """A student and all terms, whose router has learned something."""
     student = pair.student()
-    return LossModule(student, terms(student, pair.teacher(), **options))
+    loss = LossModule(student, terms(student, kind, **options))
+    router = loss.terms.members[-1]
+    with torch.no_grad():
+        router.loads[0] *= 2.0
+        for value in router.parameters():
+            value.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(8))
+    return loss
 
 
 def same(one: Any, other: Any) -> None:
@@ -49,14 +66,16 @@ def same(one: Any, other: Any) -> None:
         )
 
 
-@pytest.mark.parametrize("kind", ["mse", "cosine"])
-def test_no_split_into_micro_batches_and_no_side_of_padding_changes_a_sum(kind: str) -> None:
-    loss = module(kind=kind)
-    whole = pair.summed(loss, [MIXED])
-    assert len(whole[0]) == 5 and all(whole[0].values())
-    same(whole, pair.summed(loss, [MIXED[:3], MIXED[3:4], MIXED[4:]]))
-    same(whole, pair.summed(loss, [[row] for row in reversed(MIXED)]))
-    same(whole, pair.summed(loss, [MIXED[:5], MIXED[5:]], side="left"))
+@pytest.mark.parametrize(("kind", "mixture"), [("mse", False), ("cosine", False), ("mse", True)])
+def test_no_split_into_micro_batches_and_no_side_of_padding_changes_a_sum(
+    kind: str, mixture: bool
+) -> None:
+    loss = module(kind, mixture=mixture)
+    whole = pair.summed(loss, [MIXED], step=25)
+    assert len(whole[0]) == 8 + mixture and all(whole[0].values())
+    same(whole, pair.summed(loss, [MIXED[:3], MIXED[3:4], MIXED[4:]], step=25))
+    same(whole, pair.summed(loss, [[row] for row in reversed(MIXED)], step=25))
+    same(whole, pair.summed(loss, [MIXED[:5], MIXED[5:]], side="left", step=25))
 
 
 def test_ignored_rows_and_tokens_after_the_last_scored_one_do_not_matter() -> None:
@@ -88,29 +107,51 @@ def packed(rows: list[Encoded]) -> Encoded:
 
 
 def test_packed_rows_pay_what_they_pay_alone() -> None:
-    student, teacher = pair.student(), pair.teacher()
-    kept = [term for term in terms(student, teacher).members if term.name != "contrastive"]
-    loss = LossModule(student, Terms(kept, second_model=teacher))
+    """But for the terms of whole rows and of noise by row."""
+    student = pair.student()
+    found = terms(student)
+    loss = LossModule(student, Terms(found.members[:4], second_model=found.second_model))
     same(pair.summed(loss, [NEW]), pair.summed(loss, [[packed(NEW[:2]), packed(NEW[2:])]]))
 
 
-def trained(folder: Path, accumulation: int) -> tuple[Any, dict[str, Tensor]]:
+def trained(folder: Path, accumulation: int = 1) -> Any:
+    """Four steps with a mixture, the first two of which may have been taken before; with the loads of the step before."""
     student = pair.student()
-    some = terms(student, pair.teacher())
+    some = terms(student, mixture=True)
     data = StageData(tiny.rows(21), 0, {"new": NEW})
-    chosen = tiny.settings(steps=3, accumulation=accumulation, evaluate_every=3, optimizer="sgd")
-    result = train_stage(student, data, chosen, output_folder=folder, terms=some)
-    return result, tiny.weights(student)
+    chosen = tiny.settings(
+        steps=4, accumulation=accumulation, evaluate_every=2, checkpoint_every=2, optimizer="sgd",
+        keep_checkpoints=2,
+    )  # fmt: skip
+    return train_stage(student, data, chosen, output_folder=folder, terms=some)
 
 
-def test_a_stage_of_all_terms_closes_and_is_the_same_in_pieces(tmp_path: Path) -> None:
-    """Rows 0 to 11 are also the pilot's; three steps at a constant curriculum."""
-    whole, weights = trained(tmp_path / "whole", 1)
-    pieces, again = trained(tmp_path / "pieces", 4)
-    rows, others = whole.ledger.rows(), pieces.ledger.rows()
-    assert {row["term"] for row in rows} == {
-        *("next_token", "hidden", "layerwise", "attention", "contrastive")
-    }
-    assert [row["raw"] for row in others] == pytest.approx([row["raw"] for row in rows], rel=1e-5)
-    for name, value in weights.items():
-        torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6)
+def booked(result: Any) -> list[float]:
+    """Every entry of every step and look at held-out rows, and the gradient norms."""
+    norms = [line["grad_norm"] for line in result.history if "grad_norm" in line]
+    return [*norms, *(row["raw"] for row in result.ledger.rows())]
+
+
+def in_two(folder: Path) -> None:
+    found = {n: booked(trained(folder / str(n), accumulation=n)) for n in (1, 2)}
+    if is_first():
+        write_json(folder / "found.json", [*found.values()])
+
+
+def test_batch_accumulation_and_processes_change_nothing_and_a_stage_goes_on_to_the_bit(
+    tmp_path: Path,
+) -> None:
+    """8 rows a step as 8 · 1 · 1, 4 · 2 · 1, 2 · 4 · 1, 4 · 1 · 2 and 2 · 2 · 2; rows 0 to 11 are also the pilot's."""
+    whole = trained(tmp_path / "whole")
+    assert len({row["term"] for row in whole.ledger.rows()}) == 9
+    balance = whole.ledger.where(side="train", term="routing.load_balancing").column("raw")
+    assert balance[0] == pytest.approx(0.0, abs=1e-6) and all(balance[1:])
+    processes.launched(2, in_two, tmp_path)
+    pieces = [booked(trained(tmp_path / f"by {n}", accumulation=n)) for n in (2, 4)]
+    for found in (*pieces, *read_json(tmp_path / "found.json")):
+        assert found == pytest.approx(booked(whole), rel=1e-5, abs=1e-6)
+    weights = (tmp_path / "whole" / "checkpoint-4" / "trained.safetensors").read_bytes()
+    drop_end(tmp_path / "whole")
+    resumed = trained(tmp_path / "whole")
+    assert resumed.resumed_from == 2 and resumed.ledger.rows() == whole.ledger.rows()
+    assert (tmp_path / "whole" / "checkpoint-4" / "trained.safetensors").read_bytes() == weights

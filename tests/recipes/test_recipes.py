@@ -23,7 +23,7 @@ EVERY = sorted((CHECKOUT / "recipes").glob("*.yaml"))
 RECIPES = [
     path
     for path in EVERY
-    if not path.stem.startswith(("repair", "circuits", "foretell", "ranks", "skills"))
+    if not path.stem.startswith(("repair", "circuits", "foretell", "ranks", "skills", "distill"))
 ]
 # The fields of the rows on the hub, as their data cards name them.
 HUB_FIELDS = {

@@ -1,7 +1,7 @@
 """A student learns from a teacher through many loss terms on a curriculum, and every term is accounted for.
 
 `settings` and `curriculum` (no torch): which terms, and when they count · `students` makes a student of the teacher's own weights, by
-the mathematics of `pruning` · `divergences` and `head`: cross entropy and divergence from one projection · `terms`: what is learned ·
+the mathematics of `pruning` · `divergences` and `head`: cross entropy and divergence from one projection · `terms`: what is learned, and in `routing` of which of the teacher's `offers` ·
 `trainer` runs them in a `stage` that holds its books against evaluation, `progress` says how far it is, `checks` what is wrong.
 """
 

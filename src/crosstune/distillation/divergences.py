@@ -113,11 +113,11 @@ def value_and_gradient(
     teacher: Tensor,
     chosen: Divergence,
     temperature: float,
-    logs: Tensor | None = None,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What `divergence` returns, and its derivative by the student's first logits, [N, size].
 
-    `logs` is the log-softmax of the student's logits where it is known: at T = 1 it serves.
+    `known` is the log-softmax of the student's logits and the softmax, where they are there already: at T = 1 they serve.
     """
     size = chosen.size(student.shape[-1], teacher.shape[-1])
     wide = torch.promote_types(student.dtype, torch.float32)
@@ -126,21 +126,28 @@ def value_and_gradient(
         cut = logits[:, :size].to(wide)
         return (cut / temperature if temperature != 1.0 else cut).log_softmax(dim=-1)
 
-    same = logs is not None and temperature == 1.0 and logs.shape[-1] == size
-    p, q = logs if logs is not None and same else log_softmax(student), log_softmax(teacher)
+    if known is not None and temperature == 1.0 and known[0].shape[-1] == size:
+        (p, of_p), q = known, log_softmax(teacher)
+        of_p = of_p.clone()
+    else:
+        p, q = log_softmax(student), log_softmax(teacher)
+        of_p = p.exp()
     if chosen.top_k is None or chosen.top_k == size:
-        values, gradient = _compare(p, q, chosen.mixture)
+        values, gradient = _compare(p, q, of_p, chosen.mixture)
     else:
         values, gradient = _compare_buckets(p, q, chosen.mixture, chosen.top_k)
-    return temperature**2 * values, gradient.mul_(temperature)
+    if temperature != 1.0:
+        values, gradient = values.mul_(temperature**2), gradient.mul_(temperature)
+    return values, gradient
 
 
-def _compare(p: Tensor, q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def _compare(p: Tensor, q: Tensor, student: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """The divergence of log-probabilities [N, B] of student and teacher, and its derivative by the student's logits.
 
-    Sums of terms that are none of them negative: an error of a normaliser changes them in second order only.
+    `student` is exp p, which is overwritten.
+    Sums are of terms that are none of them negative: an error of a normaliser changes them in second order only.
     """
-    gap, student, teacher = q - p, p.exp(), q.exp()
+    gap, teacher = q - p, q.exp()
     if beta == 0.0:
         values = gap.mul_(teacher).sub_(teacher).add_(student).sum(dim=-1)
         return values, student.sub_(teacher)
@@ -170,8 +177,8 @@ def _compare_buckets(p: Tensor, q: Tensor, beta: float, k: int) -> tuple[Tensor,
         )
         for logs in (p, q)
     )
-    buckets = torch.cat([own, rest], dim=-1), torch.cat([others, other_rest], dim=-1)
-    values, slopes = _compare(*buckets, beta)
+    p, q = torch.cat([own, rest], dim=-1), torch.cat([others, other_rest], dim=-1)
+    values, slopes = _compare(p, q, p.exp(), beta)
     # A bucket's slope is shared out among its tokens as its probability is.
     gradient = outside.sub_(rest).exp_().mul_(slopes[:, -1:])
     return values, gradient.scatter_add_(-1, ids, slopes[:, :-1])

@@ -23,11 +23,9 @@ from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedEr
 from crosstune.foundation.models import measuring, model_inputs
 from crosstune.foundation.models.streams import looking
 
-CHUNK_BYTES = 2**27
-"""Logits of both models that are held at once; fewer rows than this gives at a vocabulary of 152k would slow the products down."""
-_PIECE = 2**23  # numbers of a half-precision weight that are upcast at once
-# What is done to logits element by element is done to as many as stay in the CPU's cache.
-_CPU_BLOCK, _ACCELERATOR_BLOCK = 2**18, 2**26
+CHUNK_BYTES = 2**28
+"""Logits of both models that are held at once; the fewer rows, the more often each product reads a whole weight."""
+_CPU_NUMBERS, _ACCELERATOR_NUMBERS = 2**18, 2**26
 
 
 class Head(NamedTuple):
@@ -57,7 +55,7 @@ class Head(NamedTuple):
 
     def project(self, hidden: Tensor, out: Tensor) -> Tensor:
         """W h + b of states [n, H], in the precision of `out` [n, V]."""
-        for part, piece in _pieces(self.weight, out.dtype):
+        for part, piece in _pieces(self.weight, out.dtype, whole=out.device.type != "cpu"):
             torch.mm(hidden.to(out.dtype), piece.T, out=out[:, part])
         return out if self.bias is None else out.add_(self.bias)
 
@@ -141,8 +139,9 @@ class _Fused:
         head = self.head._replace(weight=weight, bias=bias)
         sides = [(hidden, head), *([self.teacher] if self.teacher else [])]
         inputs = (hidden, weight, bias)
+        make = torch.empty_like if len(hidden) else torch.zeros_like
         grads = [
-            torch.zeros_like(x, dtype=wide) if x is not None and wants else None
+            make(x, dtype=wide) if x is not None and wants else None
             for x, wants in zip(inputs, wanted, strict=True)
         ]
         sums = hidden.new_zeros(2, dtype=torch.float64)
@@ -160,36 +159,36 @@ class _Fused:
             for block in _blocks(projected[0]):
                 one, *other = (values[block] for values in projected)
                 sums += self._block(head, one, other, self.labels[chunk][block], any(wanted))
-            _add_products(grads, chunk, projected[0], states[0], weight)
+            if any(wanted):
+                _add_products(grads, chunk, projected[0], states[0], weight)
         return sums, grads
 
     def _block(
         self, head: Head, projected: Tensor, teacher: list[Tensor], labels: Tensor, wants: bool
     ) -> Tensor:
         """The sums of some rows, whose projection is overwritten by the gradient that it gets."""
-        logits = head.finish(projected)
-        logs, gradient = None, None
+        logits, known = head.finish(projected), None
         sums = logits.new_zeros(2, dtype=torch.float64)
         if "ce" in self.factors:
             logs = logits.log_softmax(dim=-1)
+            known = logs, logs.exp()
             sums[0] = -logs.gather(-1, labels[:, None]).sum(dtype=torch.float64)
         if self.teacher is not None:
             other = self.teacher.head.finish(*teacher)
             values, slopes = value_and_gradient(
-                logits, other, self.divergence, self.temperature, logs
+                logits, other, self.divergence, self.temperature, known
             )
             sums[1] = values.sum(dtype=torch.float64)
-            gradient = slopes.mul_(self.factors["kd"])
         if not wants:
             return sums
-        if logs is not None:
+        if known is not None:
             factor = self.factors["ce"]
-            whole = logs.exp_().mul_(factor)
+            whole = known[1].mul_(factor)
             whole.scatter_add_(-1, labels[:, None], whole.new_full((len(labels), 1), -factor))
         else:
             whole = logits.new_zeros(logits.shape)
-        if gradient is not None:
-            whole[:, : gradient.shape[-1]] += gradient
+        if self.teacher is not None:
+            whole[:, : slopes.shape[-1]].add_(slopes, alpha=self.factors["kd"])
         projected.copy_(head.slope(whole, logits))
         return sums
 
@@ -201,7 +200,7 @@ class _Sums(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Fused, learns: bool
     ) -> tuple[Tensor, Tensor]:
-        """Two scalars' worth of float64: [], and [2] without gradient."""
+        """A scalar, and [2] without gradient, in float64."""
         wanted = tuple(learns and needs for needs in ctx.needs_input_grad[:3])
         sums, ctx.grads = work.run(hidden, weight, bias, wanted)
         ctx.save_for_backward(hidden, weight, bias)
@@ -236,7 +235,8 @@ def head_sums(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The differentiable Σ factor · sum over scored tokens, and the detached sums, of the terms that have a factor.
 
-    Memory beyond parameters and their gradients is that of one chunk, whatever the vocabulary: `chunk_bytes` of logits.
+    Memory beyond parameters and their gradients is that of one chunk, whatever the vocabulary: `chunk_bytes` of logits and a few
+    blocks of its rows. A second backward pass over a kept graph computes again what the first has handed out.
 
     Shapes: ``student`` [N, H] and [V, H], ``teacher`` [N, H'] and [V', H'], ``labels`` [N]; results scalars, float64.
     Unit: nats.
@@ -267,19 +267,20 @@ def head_sums(
     return share, {name: sums[("ce", "kd").index(name)] for name in factors}
 
 
-def _pieces(weight: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """A weight in this precision by rows: whole where it has it, else a few at a time, so that no copy of all is made."""
-    rows = len(weight) if weight.dtype == dtype else max(1, _PIECE // weight.shape[1])
-    for start in range(0, len(weight), rows):
-        part = slice(start, start + rows)
+def _blocks(matrix: Tensor) -> Iterator[slice]:
+    """Its rows, some at a time: on a CPU as many as stay in its cache."""
+    numbers = _CPU_NUMBERS if matrix.device.type == "cpu" else _ACCELERATOR_NUMBERS
+    rows = max(1, numbers // matrix.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(matrix), rows))
+
+
+def _pieces(
+    weight: Tensor, dtype: torch.dtype, *, whole: bool = True
+) -> Iterator[tuple[slice, Tensor]]:
+    """A weight in this precision; by rows where it must be upcast, so that no copy of all is made, or where that is faster."""
+    together = whole and weight.dtype == dtype
+    for part in [slice(0, len(weight))] if together else _blocks(weight):
         yield part, weight[part].to(dtype)
-
-
-def _blocks(projected: Tensor) -> Iterator[slice]:
-    """Some rows at a time."""
-    most = _CPU_BLOCK if projected.device.type == "cpu" else _ACCELERATOR_BLOCK
-    rows = max(1, most // projected.shape[1])
-    return (slice(start, start + rows) for start in range(0, len(projected), rows))
 
 
 def _add_products(
@@ -287,11 +288,13 @@ def _add_products(
 ) -> None:
     """What one chunk adds to the gradients of states, weight and bias, as far as they are wanted."""
     by_states, by_weight, by_bias = grads
+    begun = float(chunk.start > 0)  # what the first product meets is ignored: memory without values
     for part, piece in _pieces(weight, gradient.dtype):
         own = gradient[:, part]
         if by_states is not None:
-            by_states[chunk].addmm_(own, piece)
+            by_states[chunk].addmm_(own, piece, beta=float(part.start > 0))
         if by_weight is not None:
-            by_weight[part].addmm_(own.T, states.to(gradient.dtype))
+            by_weight[part].addmm_(own.T, states.to(gradient.dtype), beta=begun)
     if by_bias is not None:
-        by_bias += gradient.sum(dim=0)
+        total = gradient.sum(dim=0)
+        by_bias.copy_(by_bias + total if begun else total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import log, nan
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.statistics.intervals import Interval, ratio_jackknife
 from crosstune.foundation.storage import read_json, write_json
 from crosstune.foundation.training import StageData
-from crosstune.foundation.training.ledger import TRAIN
+from crosstune.foundation.training.ledger import TRAIN, LossLedger
 
 _ROWS = "Jackknife over rows."
 LEARNED = (
@@ -38,7 +38,7 @@ LEARNED = (
 
 
 def ledger_lines(
-    rows: Sequence[Mapping[str, Any]],
+    ledger: LossLedger,
     settings: DistillationSettings,
     step: int,
     totals: Mapping[tuple[int, str], float],
@@ -46,7 +46,7 @@ def ledger_lines(
     """One optimizer step's account in words.
 
     Args:
-        rows: Of the loss ledger.
+        ledger: Of the training.
         settings: What weights are expected.
         step: Counted from 1.
         totals: The loss that the backward pass began with, by step and side.
@@ -56,14 +56,14 @@ def ledger_lines(
     """
     course, steps = settings.course, settings.training.steps
     progress = (step - 1) / steps
-    found = {row["term"]: row for row in rows if (row["step"], row["side"]) == (step, TRAIN)}
+    found = {row["term"]: row for row in ledger.rows if (row["step"], row["side"]) == (step, TRAIN)}
     booked = sum(row["weighted"] for row in found.values())
     total = totals.get((step, TRAIN), nan)
     lines = [
         f"step {step} of {steps} ({progress:.0%}), phase {course.phase(progress).name}",
         f"{'term':28}{'alpha':>8}{'ramp':>8}{'expected':>10}{'weight':>10}{'raw':>12}{'weighted':>12}{'share':>8}",
     ]
-    for name in dict.fromkeys((*settings.entries, *found)):
+    for name in (entry.name for entry in ledger.entries):
         scheduled = name in settings.entries
         alpha = course.alpha(name) if scheduled else nan
         ramp = course.ramp(name, step - 1, steps) if scheduled else nan
@@ -92,6 +92,8 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
         self.totals: dict[tuple[int, str], float] = {}
         self.pulls: list[dict[str, Any]] = []
         self._every = settings.debug_every or int(bool(os.environ.get("CROSSTUNE_DEBUG"))) * 100
+        self.quiet = False
+        """Whether nothing is said: a study has a line of its own."""
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -110,8 +112,8 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The whole account, where it was asked for."""
         if self._every and state.global_step % self._every == 0:
-            rows = self.ledger.rows
-            self._say(ledger_lines(rows, self.settings, state.global_step, self.totals))
+            step, totals = state.global_step, self.totals
+            self._say(ledger_lines(self.ledger, self.settings, step, totals))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One line."""
@@ -131,7 +133,7 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
         yield f"LR {logs['learning_rate']:.3e}"
 
     def _say(self, words: str) -> None:
-        if is_first():
+        if is_first() and not self.quiet:
             self._console.print(words, markup=False)
 
     def _score(self, step: int) -> None:

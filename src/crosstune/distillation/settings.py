@@ -51,8 +51,6 @@ class DistillationSettings:
     """How states are compared: squared differences over the teacher's variance, or 1 less the cosine."""
     pilot_rows: int = 64
     """Training rows that the teacher's variances, and the negatives of contrastive, are taken from once."""
-    offers: int = 4
-    """Teacher's experts or layers that the student-aware router asks at the end, from one at the start."""
     evaluate_parity: bool = True
     """Whether training rows also go through the path of evaluation, where both must find the same."""
     debug_every: int = 0
@@ -80,7 +78,7 @@ class DistillationSettings:
             hold(value is None or 0.0 < value < float("inf"), SettingsError, name, law)
         law = "must lie between 0 and 1", self.beta, "Leave it out."
         hold(0.0 < self.beta < 1.0, SettingsError, "beta", law)
-        for name, least in (("top_k", 1), ("vocabulary", 2), ("pilot_rows", 2), ("offers", 1)):
+        for name, least in (("top_k", 1), ("vocabulary", 2), ("pilot_rows", 2)):
             at_least(name, getattr(self, name) or least, least)
         law = "must be off: a packed sequence is no row", "packing", "Leave it out."
         hold(not self.training.packing, SettingsError, "packing", law)

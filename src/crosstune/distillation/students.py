@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from crosstune.distillation import pruning
 from crosstune.foundation.data import Encoded, as_rows, collate, encode
 from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedError, hold
-from crosstune.foundation.evaluation import RowScores, score_rows
+from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Anatomy, Site, check_supported, measuring, model_inputs
 from crosstune.foundation.models.layout import Slab, family_of
@@ -26,6 +26,7 @@ from crosstune.foundation.records import Measurement
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 
 _LENGTH, _BATCH_TOKENS = 512, 4096
+_JUDGING = 4  # one unit in so many says what the student costs, the others choose its pieces
 _WRITING = ("attn.o", "mlp.down", "mlp.experts.down", "mlp.shared.down")
 _MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
 _NARROWED = ("llama", "mistral", "qwen2", "qwen3", "phi3", *_MIXTURES)
@@ -60,7 +61,7 @@ class Student:
     search: Mapping[tuple[int, ...], float]
     """Nats per token with every set of layers that was tried, a pass over the rows each, the teacher's own first."""
     harm: Measurement
-    """What a token costs more than from the teacher, on the rows that also chose the pieces."""
+    """What a token costs more than from the teacher, on every fourth row (or group), which chose nothing."""
 
 
 def student_from(
@@ -94,7 +95,8 @@ def student_from(
         width: Features of the residual stream.
         heads: Query heads of each layer; key-value heads go with theirs.
         neurons: Of each layer's MLP.
-        rows: Where anything is to be chosen, what it is measured on: encoded rows, or texts, `Row`s or a `Task`; some dozens.
+        rows: Where anything is to be chosen, what that is measured on: encoded rows, or texts, `Row`s or a `Task`; some dozens,
+            for a width some hundreds, since its directions fit the tokens they have seen.
         tokenizer: For rows that are not encoded yet.
 
     Returns:
@@ -109,16 +111,19 @@ def student_from(
     kept = _layers(own, layers)
     sizes = _sizes(own, {"width": width, "heads": heads, "neurons": neurons})
     encoded = _encoded(rows, tokenizer, teacher)
+    judging = {*list(dict.fromkeys(row.unit for row in encoded))[::_JUDGING]}
+    choosing = [row for row in encoded if row.unit not in judging]
     needless = kept is not None and sizes == own.sizes
-    words = "must be given where anything is to be chosen", "none", "Give some dozens."
-    hold(bool(encoded) or needless, SettingsError, "rows", words)
-    whole = score_rows(teacher, encoded, pad_id=0) if encoded else None
-    search = {tuple(range(own.depth)): whole.loss} if whole else {}
+    law = "must be given where anything is to be chosen, at least two different ones"
+    words = law, len(encoded), "Give some dozens, for a width some hundreds."
+    hold(bool(choosing) or needless, SettingsError, "rows", words)
+    search: dict[tuple[int, ...], float] = {}
     if kept is None:
-        kept = _least_harm(own, encoded, cast(int, layers), search)
-    pieces = _chosen(own, encoded, kept, sizes)
+        kept = _least_harm(own, choosing, cast(int, layers), search)
+    pieces = _chosen(own, choosing, kept, sizes)
     model, origin = build(teacher, pieces)
-    return Student(model, pieces, origin, search, _harm(model, encoded, whole))
+    harm = _harm(model, teacher, [row for row in encoded if row.unit in judging])
+    return Student(model, pieces, origin, search, harm)
 
 
 def build(teacher: Any, pieces: Pieces) -> tuple[Any, dict[str, str]]:
@@ -298,6 +303,7 @@ def _least_harm(
 ) -> tuple[int, ...]:
     """The layers that stay when they are left out one by one; every trial is noted."""
     kept = tuple(range(own.depth))
+    search[kept] = score_rows(own.model, encoded, pad_id=0).loss
     while len(kept) > count:
         rests = [tuple(layer for layer in kept if layer != out) for out in kept]
         for rest in rests:
@@ -365,10 +371,11 @@ def _moments(
     return sums
 
 
-def _harm(model: Any, encoded: Sequence[Encoded], whole: RowScores | None) -> Measurement:
+def _harm(model: Any, teacher: Any, encoded: Sequence[Encoded]) -> Measurement:
     """Nats per token above the teacher's, paired by row."""
-    if whole is None:
+    if not encoded:
         return Measurement.unmeasured("harm", "nats/token", "no rows were given")
+    whole = score_rows(teacher, encoded, pad_id=0)
     more = whole.by_unit(score_rows(model, encoded, pad_id=0).nats - whole.nats)
     found = ratio_jackknife(more, whole.by_unit(whole.tokens))
     value, low, high = (float(number) for number in (found.value, found.low, found.high))

@@ -13,6 +13,7 @@ from crosstune.distillation.checks import Check, TrainingBooks, findings, settin
 from crosstune.distillation.curriculum import Schedule
 from crosstune.distillation.divergences import Divergence
 from crosstune.distillation.progress import DistillationProgress, ledger_lines
+from crosstune.distillation.routing import StudentAwareRouter
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.distillation.stage import DistillationStage
 from crosstune.distillation.terms.attention import AttentionMaps
@@ -40,7 +41,7 @@ class DistillationTrainer:
         student: A causal language model, or a PEFT model; with the teacher's tokenizer. See `student_from`.
         teacher: Any causal language model with the same vocabulary; it is frozen and put in eval mode.
         tokenizer: Of both.
-        rows: What is learned: texts, rows, a `Task` (whose test rows are held out), or encoded rows.
+        rows: What is learned: texts, rows, a `Task` (whose test rows are held out), encoded rows, or a `StageData`, held-out sets and all.
         held_out: Named sets that are evaluated, in the same forms.
         settings: How; single ones may be given by name as `options` instead.
         options: Fields of `DistillationSettings`; `training` may be a mapping of fields of its own.
@@ -67,15 +68,7 @@ class DistillationTrainer:
             options["training"] = with_options(chosen.training, training)
         self.settings = chosen = with_options(chosen, options)
         self.student, self.teacher, self.tokenizer = student, teacher, tokenizer
-        sets = {} if held_out is None else dict(held_out)
-        if isinstance(rows, Task):
-            sets.setdefault(rows.name, rows.test)
-            rows = rows.train
-        self.data = StageData(
-            self._encoded("rows", rows),
-            pad_id(tokenizer),
-            {name: self._encoded(f"held_out[{name!r}]", some) for name, some in sets.items()},
-        )
+        self.data = rows if isinstance(rows, StageData) else self._read(rows, held_out or {})
         teacher.requires_grad_(False).eval()
         self._check_teacher()
         members = self._members()
@@ -124,7 +117,7 @@ class DistillationTrainer:
         at = last + 1 + step if step < 0 else step
         law = f"must be a step that was taken: 1 to {last}"
         hold(1 <= at <= last, SettingsError, "step", (law, step, "Choose one of these."))
-        return ledger_lines(rows, self.settings, at, self.stage.totals)
+        return ledger_lines(self.stage.ledger, self.settings, at, self.stage.totals)
 
     def findings(self) -> list[Check]:
         """What the settings and the books say is wrong, failed checks first."""
@@ -143,7 +136,7 @@ class DistillationTrainer:
         }
         books = TrainingBooks(
             stage.ledger.rows,
-            {name: self.settings.schedule(name) for name in self.settings.entries},
+            {entry.name: self.settings.schedule(entry.name) for entry in stage.ledger.entries},
             training.steps,
             stage.totals,
             said,
@@ -161,6 +154,13 @@ class DistillationTrainer:
         return self.stage.pulls_table()
 
     # ---- what goes in ----
+
+    def _read(self, rows: Any, held_out: Mapping[str, Any]) -> StageData:
+        """Rows to learn and held-out sets, encoded."""
+        if isinstance(rows, Task):
+            held_out, rows = {rows.name: rows.test, **held_out}, rows.train
+        sets = {name: self._encoded(f"held_out[{name!r}]", some) for name, some in held_out.items()}
+        return StageData(self._encoded("rows", rows), pad_id(self.tokenizer), sets)
 
     def _encoded(self, argument: str, rows: Any) -> Sequence[Encoded]:
         """Rows as the models read them."""
@@ -206,15 +206,19 @@ class DistillationTrainer:
                 )
             )
         sites = chosen.layers or None
-        if {"hidden", "layerwise", "contrastive"} & {*chosen.terms}:
+        if {"hidden", "layerwise", "contrastive", "routing"} & {*chosen.terms}:
             own, other = (Anatomy.of(model).num_layers for model in (student, teacher))
             wanted = {*match_sites(own, other, sites).values(), other}
+            wanted |= {*range(1, other)} if "routing" in chosen.terms else set()
             pilot = Pilot.of(teacher, self._pilot_rows(), self.data.pad_id, wanted)
             options: dict[str, Any] = {"sites": sites, "kind": chosen.hidden, "seed": chosen.seed}
             made: dict[str, Callable[[Schedule], Any]] = {
                 "hidden": lambda at: Hidden(at, pilot, student, **options),
                 "layerwise": lambda at: Layerwise(at, pilot, student, **options),
                 "contrastive": lambda at: Contrastive(at, pilot, student, seed=chosen.seed),
+                "routing": lambda at: StudentAwareRouter(
+                    at.curriculum, at.steps, student, teacher, pilot, seed=chosen.seed
+                ),
             }
             members += [make(chosen.schedule(n)) for n, make in made.items() if n in chosen.terms]
         if "attention" in chosen.terms:

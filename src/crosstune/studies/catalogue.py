@@ -38,6 +38,12 @@ STUDIES: tuple[Study, ...] = (
         settings="crosstune.studies.ranks.settings:RanksSettings",
         procedure="crosstune.studies.ranks.study:Ranks",
     ),
+    Study(
+        name="distill",
+        question="What should a small model learn from a larger one, and does it pay?",
+        settings="crosstune.studies.distill.settings:DistillStudySettings",
+        procedure="crosstune.studies.distill.study:Distill",
+    ),
 )
 
 

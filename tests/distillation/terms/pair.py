@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import transformers
 from tests.foundation.training import tiny
 from torch import Tensor, nn
 
@@ -20,12 +21,21 @@ ROWS = tiny.rows(12)
 NEW = tiny.rows(6, seed=5, name="new")
 
 
+def looking(model: nn.Module) -> nn.Module:
+    """With attention that prefers some tokens, as no model does that was just drawn."""
+    for name, value in model.named_parameters():
+        if "q_proj" in name or "k_proj" in name:
+            value.data.mul_(10.0)
+    return model
+
+
 def student(**changes: Any) -> nn.Module:
-    return tiny.model(seed=1, **changes)
+    return looking(tiny.model(seed=1, **changes))
 
 
 def teacher() -> nn.Module:
-    return tiny.model(seed=9, hidden_size=24, num_hidden_layers=5, num_attention_heads=4).eval()
+    shape = {"hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 4}
+    return looking(tiny.model(seed=9, **shape)).eval()
 
 
 TEACHER = teacher()
@@ -78,3 +88,30 @@ def summed(
         micro.loss.backward()
         totals = {name: totals[name] + micro.sums[name].item() for name in totals}
     return totals, {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+def mixture(kind: str = "mixtral") -> nn.Module:
+    """A teacher of three layers with four experts, two active, whose routers have something to say."""
+    shape: dict[str, Any] = {
+        "vocab_size": tiny.VOCABULARY,
+        "hidden_size": 24,
+        "intermediate_size": 20,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 20,
+        "shared_expert_intermediate_size": 12,
+        "num_local_experts" if kind == "mixtral" else "num_experts": 4,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        config = transformers.AutoConfig.for_model(kind, **shape)
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, experts_implementation="eager"
+        )
+        for name, value in model.named_parameters():
+            if name.endswith("mlp.gate.weight"):
+                value.data.normal_()
+    return looking(model).eval()

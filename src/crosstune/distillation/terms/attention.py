@@ -30,10 +30,9 @@ def map_nats(teacher: Tensor, student: Tensor, where: Tensor, *, by_head: bool =
     Shapes: maps [B, heads, T, T], `where` [B, T] with N queries; result [N], float64.
     Unit: nats.
     """
-    pair = []
-    for maps in (teacher, student):
-        by_query = maps.transpose(1, 2)[where].double()  # [N, heads, keys]
-        pair.append(by_query if by_head else by_query.mean(dim=1, keepdim=True))
+    if not by_head:
+        teacher, student = (maps.float().mean(dim=1, keepdim=True) for maps in (teacher, student))
+    pair = [maps.transpose(1, 2)[where].double() for maps in (teacher, student)]  # [N, heads, keys]
     p, q = pair
     logs = [maps.clamp(min=torch.finfo(torch.float32).tiny).log() for maps in pair]
     # p and q sum to 1 to rounding only; with − p + q that is of second order, as the divergence of like maps is.

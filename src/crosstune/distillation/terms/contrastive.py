@@ -104,6 +104,7 @@ class Contrastive(nn.Module):
         return nats[where.any(dim=1)].sum(dtype=torch.float64)
 
     def _direction(self, states: Tensor) -> Tensor:
+        """Where teacher's pooled states lie from their mean, of length 1."""
         return functional.normalize(states - self.mean, dim=-1)
 
     def _own(self, seen: Seen) -> Tensor:

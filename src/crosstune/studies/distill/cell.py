@@ -1,0 +1,192 @@
+"""What a study of distillation starts from, and its cell: one seed through every beginning and arm.
+
+Each student goes on, after a kill, from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+import transformers
+
+from crosstune.distillation.students import Student, student_from
+from crosstune.distillation.trainer import DistillationTrainer
+from crosstune.foundation import ranks
+from crosstune.foundation.data import check_enough, sample_warnings
+from crosstune.foundation.evaluation import score_rows
+from crosstune.foundation.records import Column, Table
+from crosstune.foundation.seeds import Seeds
+from crosstune.foundation.training import StageData, StageResult
+from crosstune.studies.distill.settings import Arm, DistillStudySettings
+from crosstune.studies.frame.cell import Cell, EachStep, Phase
+from crosstune.studies.frame.procedure import Procedure
+from crosstune.studies.frame.start import StartModel, check_length
+
+DONE = "student trained"
+BITS = "bits/byte"
+BEGIN = Column.axis("beginning", about="piece: of the teacher's weights; anew: drawn at random.")
+ARM = Column.axis("arm", about="How the student learns.")
+SET = Column.axis("set", about="Whose held-out rows.")
+WHEN = Column.axis("when", about="teacher, or the student at its start and end.")
+_ROWS = "Jackknife over rows."
+SCORED = (
+    *(BEGIN, ARM, SET, WHEN),
+    *Column.interval("bits", unit=BITS, about="What held-out text costs.", bounds=_ROWS),
+)
+CHECKED = (
+    *(BEGIN, ARM, Column.axis("check", about="What was asked of the books.")),
+    Column.label("outcome"),
+    Column.label("evidence", about="What was seen, or what it would need."),
+)
+COSTS = (BEGIN, ARM, Column.axis("what"), Column.value("value"))
+
+
+class Prepared(Procedure[DistillStudySettings]):
+    """The part of the study that its cells and its plan use."""
+
+    start: StartModel
+    """The teacher."""
+    data: StageData
+    """The rows that students learn, and those held out."""
+
+    def prepare(self) -> Sequence[str]:
+        """Read and split the tasks, and find the teacher."""
+        settings = self.settings
+        self.start = StartModel(settings, "model")
+        length = settings.training.length
+        check_length("distillation.training.length", length, self.start.config)
+        tasks = self.read_tasks()
+        rows = settings.training.batch_rows
+        check_enough(tasks, rows, "distillation.training.batch_rows")
+        held_out = {task.name: task.test[: settings.evaluation_rows] for task in tasks}
+        train = [row for task in tasks for row in task.train]
+        self.data = self.start.stage_data(train, held_out, length)
+        return sample_warnings(tasks)
+
+    @cached_property
+    def piece(self) -> Student:
+        """The student of the teacher's weights, which no seed changes."""
+        own = self.settings
+        rows = self.data.train[: own.distillation.pilot_rows]
+        shape = {name: getattr(own, name) for name in ("layers", "width", "heads", "neurons")}
+        return student_from(self.start.load(), rows=rows, **shape)
+
+    def student(self, begin: str, seed: int) -> Any:
+        """A fresh student."""
+        if begin == "piece":
+            return student_from_again(self.piece)
+        with torch.random.fork_rng():
+            torch.manual_seed(Seeds(seed).derive("student"))
+            found = transformers.AutoModelForCausalLM.from_config(self.piece.model.config)
+        return found.to(self.piece.model.device)
+
+    @cached_property
+    def compute(self) -> float:
+        """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
+        student, teacher = (_multiplied(model) for model in (self.piece.model, self.start.load()))
+        return 1.0 + teacher / (3.0 * student)
+
+
+def student_from_again(piece: Student) -> Any:
+    """A copy that may be trained."""
+    model = transformers.AutoModelForCausalLM.from_config(piece.model.config)
+    model.load_state_dict(piece.model.state_dict())
+    return model.to(piece.model.device)
+
+
+def _multiplied(model: Any) -> int:
+    """Weights that multiply states, the head's too."""
+    inside = model.num_parameters(exclude_embeddings=True)
+    head = model.get_output_embeddings().weight.numel()
+    tied = model.config.tie_word_embeddings
+    return int(inside + (head if tied else 0))
+
+
+class DistillCell(Cell[Prepared]):
+    """One seed through all beginnings and arms."""
+
+    settings: DistillStudySettings
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all students."""
+        compute = self.procedure.compute
+        each = sum(self.settings.steps_of(arm, compute) for arm in self.settings.arms)
+        return each * len(self.settings.beginnings)
+
+    def phases(self) -> Iterator[Phase]:
+        """A student each."""
+        compute = self.procedure.compute
+        for begin, arm in self.settings.students:
+            yield Phase(DONE, partial(self._learn, begin, arm), {"beginning": begin, "arm": arm})
+            self.passed(self.settings.steps_of(arm, compute))
+
+    def _learn(self, begin: str, arm: Arm) -> None:
+        study, name = self.procedure, f"{begin}-{arm.replace('+', '-')}"
+        watched = next(iter(study.data.held_out))
+        place = self.run.checkpoints / name
+        chosen = replace(
+            self.settings.of_arm(arm, study.compute, watched),
+            output=str(place),
+            seed=Seeds(self.seed).derive("distill"),
+        )
+        teacher, student = study.start.load(), study.student(begin, self.seed)
+        scored = [*self._scored("teacher", teacher), *self._scored("start", student)]
+        trainer = DistillationTrainer(
+            student, teacher, study.start.tokenizer, study.data, settings=chosen
+        )
+        trainer.progress.quiet = True
+        result = trainer.run(
+            EachStep(lambda step, most: self.tell(f"{begin}, {arm}: step {step} of {most}", step))
+        )
+        scored += self._scored("end", student)
+        if ranks.is_first():
+            for table in _tables(begin, arm, trainer, result, scored):
+                self.run.add_rows(table, name)
+        self._spent.append(place)
+
+    def _scored(self, when: str, model: Any) -> Iterator[tuple[Any, ...]]:
+        for name, rows in self.procedure.data.held_out.items():
+            bits = score_rows(model, rows, pad_id=self.procedure.start.pad_id).bits_per_byte
+            yield name, when, bits.value, bits.low, bits.high
+
+
+def _tables(
+    begin: str,
+    arm: str,
+    trainer: DistillationTrainer,
+    result: StageResult,
+    scored: Sequence[tuple[Any, ...]],
+) -> Iterator[Table]:
+    """What one student leaves."""
+    who = {BEGIN: begin, ARM: arm}
+    yield Table.of_tuples("scored", SCORED, [(begin, arm, *one) for one in scored])
+    yield trainer.progress.table().with_columns(who)
+    yield result.ledger.with_columns(who)
+    if (pulls := trainer.pulls()).rows():
+        yield pulls.with_columns(who)
+    checks = [(begin, arm, one.name, one.outcome, one.evidence) for one in trainer.findings()]
+    yield Table.of_tuples("checked", CHECKED, checks)
+    costs = _costs(trainer, result)
+    yield Table.of_tuples("costs", COSTS, [(begin, arm, *one) for one in costs.items()])
+
+
+def _costs(trainer: DistillationTrainer, result: StageResult) -> dict[str, float]:
+    """What a training took: arithmetic by 6 or 2 a weight that multiplies and position, the heads apart."""
+    cost, student, teacher = result.cost, trainer.student, trainer.teacher
+    asks = any(entry.needs.second for entry in trainer.stage.terms.entries)
+    head = student.get_output_embeddings().weight.numel()
+    return {
+        "seconds": cost.training_seconds,
+        "tokens a second": cost.tokens_per_second,
+        "padding": cost.padding_fraction,
+        "student FLOPs": 6.0 * cost.positions * (_multiplied(student) - head),
+        "head FLOPs": 6.0 * cost.positions * head,
+        "teacher FLOPs": 2.0 * cost.positions * _multiplied(teacher) * asks,
+        "student parameters": float(student.num_parameters()),
+        "teacher parameters": float(teacher.num_parameters()),
+    }

@@ -1,0 +1,74 @@
+"""The study of distillation: which way of learning from a teacher pays, and what every term was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from crosstune.distillation.trainer import DistillationTrainer
+from crosstune.foundation.records import Measurement, Run, Table
+from crosstune.foundation.records.page import Page
+from crosstune.foundation.settings.options import with_options
+from crosstune.studies.distill import page, summary
+from crosstune.studies.distill.cell import DistillCell, Prepared
+from crosstune.studies.distill.settings import DistillStudySettings
+from crosstune.studies.frame.costs import as_plan
+from crosstune.studies.frame.opening import seeds_of
+from crosstune.studies.frame.plan import Plan, PlanLine
+
+
+class Distill(Prepared):
+    """One cell a seed; every beginning and arm is a student of it."""
+
+    kind = "distill"
+    question = "What should a small model learn from a larger one, and does it pay?"
+    settings_class = DistillStudySettings
+    cell = DistillCell
+
+    def summarise(self, done: Sequence[Run]) -> tuple[Iterable[Table], Iterable[Measurement]]:
+        """The cells' tables with the seed in front, and the students held against each other."""
+        tables = summary.over_seeds(done, seeds_of(done, self.settings), self.settings)
+        students = next(table for table in tables if table.name == "students")
+        return tables, summary.measurements(students)
+
+    def page(self, run: Run) -> Page:
+        """What the report says and draws."""
+        return page.page(run, self.settings)
+
+    def plan(self) -> Plan:
+        """Time a few steps of each arm, and say what weights each phase expects."""
+        warnings, own = self.prepare(), self.settings
+        costs, peak, began = dict[str, float](), 0, perf_counter()
+        begin, watched = own.beginnings[0], next(iter(self.data.held_out))
+        student, teacher = self.student(begin, 0), self.start.load()
+        once = {"making the student": perf_counter() - began}
+        more: list[PlanLine] = []
+        for arm in own.arms:
+            chosen = own.of_arm(arm, self.compute, watched)
+            short = with_options(
+                own.training, {"steps": 3, "evaluate_every": 0, "checkpoint_every": 0}
+            )
+            with TemporaryDirectory() as folder:
+                timed = with_options(chosen, {"training": short, "output": str(Path(folder))})
+                trainer = DistillationTrainer(
+                    student, teacher, self.start.tokenizer, self.data, settings=timed
+                )
+                trainer.progress.quiet = True
+                result = trainer.run()
+            steps = own.steps_of(arm, self.compute)
+            costs[arm] = result.cost.training_seconds / 3 * steps * len(own.beginnings)
+            peak = max(peak, result.cost.peak_device_bytes or result.cost.peak_memory_bytes)
+            course = chosen.course
+            for phase in course.phases if course.phases[1:] else ():
+                at = [round(share * steps) for share in (phase.start, phase.end)]
+                words = ", ".join(
+                    f"{name} {course.weight(name, at[0], steps):.3g} to {course.weight(name, at[1] - 1, steps):.3g}"
+                    for name in chosen.entries
+                )
+                more.append(PlanLine(f"{arm}, {phase.name}", at[1] - at[0], "steps", words))
+        plan = as_plan(
+            costs, cells=len(own.seeds), workers=own.workers, peak_bytes=peak, once=once, more=more
+        )
+        return plan.warned(warnings)
