@@ -105,6 +105,7 @@ def main() -> None:
                 terms=terms,
                 alphas={} if learns else dict.fromkeys(OF_THE_GATE, 0.0),
                 seed=seed,
+                evaluate_parity=arm != "shuffled",  # which shuffles among the tokens of a batch
                 output=str(given.out / f"{arm}-{seed}"),
             )
             trainer.progress.quiet = True
