@@ -1,0 +1,235 @@
+"""Does the loss of a distillation depend on how a batch is split? `python benchmarks/distill_factors.py`; with `--whole` it writes docs/distill_factors.md.
+
+The same eight rows of unequal length in one optimizer step, at once or over micro-batches and processes: ours, and the trainers
+of TRL and of NVIDIA's ModelOpt where they are installed. The script starts itself once more for every process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peers.command import command, markdown, publish
+from torch import distributed
+from transformers import TrainingArguments
+
+from crosstune import DistillationTrainer
+from crosstune.distillation.curriculum import TERMS
+from crosstune.foundation.data import Row, collate, encode, parse_language
+from crosstune.foundation.models import load_model, load_tokenizer
+from crosstune.foundation.worlds import random_model
+
+SPLITS = ((8, 1, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2))
+SENTENCES = (1, 4, 2, 1, 3, 1, 2, 1)
+LENGTH = 128
+TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+FIXED = {"learning_rate": 0.0, "max_steps": 1, "max_grad_norm": 1e9, "optim": "sgd"}
+FIXED |= {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+FIXED |= {"use_cpu": True, "bf16": False}
+FIGURES = {"train": "train loss", "norm": "gradient norm", "eval": "eval loss"}
+OURS, ALL = "ours, kd", "ours, all terms"
+GKD, GOLD, ULD, MODELOPT = "TRL GKD", "TRL GOLD, JSD", "TRL GOLD, ULD", "ModelOpt KDTrainer"
+PACKAGES = {OURS: "crosstune", ALL: "crosstune", GKD: "trl", GOLD: "trl", ULD: "trl"}
+PACKAGES |= {MODELOPT: "modelopt"}
+Split = tuple[int, int, int]
+
+
+def rows() -> list[Row]:
+    """Eight rows of one to four sentences; the first word is only read."""
+    said = [row.text for row in parse_language("toy:latin-svo").sentences(sum(SENTENCES))]
+    texts = [" ".join(said.pop() for _ in range(count)) for count in SENTENCES]
+    halves = [text.partition(" ") for text in texts]
+    return [Row(f"row {at}", f" {rest}", first) for at, (first, _, rest) in enumerate(halves)]
+
+
+def models(folder: Path) -> tuple[Any, Any, Any]:
+    """Student, teacher and tokenizer, the same in every process."""
+    student, teacher = (load_model(folder / name) for name in ("student", "teacher"))
+    return student, teacher, load_tokenizer(folder / "teacher")
+
+
+def ours(way: str, folder: Path, output: Path, split: Split) -> dict[str, Any]:
+    """Crosstune's trainer. It refuses a learning rate of 0; one of 1e-30 moves no float32 weight."""
+    batch, accumulation, processes = split
+    student, teacher, tokenizer = models(folder)
+    encoded = encode(rows(), tokenizer, LENGTH)
+    training: dict[str, Any] = {"learning_rate": 1e-30, "optimizer": "sgd", "clip": 0.0, "steps": 1}
+    training |= {"batch_rows": batch * accumulation * processes, "accumulation": accumulation}
+    training |= {"evaluate_every": 1, "evaluation_tokens": batch * LENGTH, "length": LENGTH}
+    options = {"divergence": "jsd", "alphas": {"ce": 0.2, "kd": 1.0}, "output": str(output)}
+    options |= {"terms": TERMS if way == ALL else ("kd",), "training": training | {"log_every": 1}}
+    held_out = {"same": encoded}
+    trainer = DistillationTrainer(
+        student, teacher, tokenizer, encoded, held_out=held_out, **options
+    )
+    booked = [row for row in trainer.run().ledger.rows() if row["side"] in ("train", "same")]
+    line = next(line for line in trainer.stage.state.log_history if "grad_norm" in line)
+    held = [row["weighted"] for row in booked if (row["side"], row["step"]) == ("same", 1)]
+    found = {
+        "train": trainer.stage.totals[1, "train"],
+        "norm": line["grad_norm"],
+        "eval": sum(held),
+    }
+    return found | {"terms": {f"{row['side']} {row['term']}": row["raw"] for row in booked}}
+
+
+def given(split: Split, output: Path) -> dict[str, Any]:
+    """Settings of transformers' Trainer; a limit of 1e9 clips nothing, and lets the norm be logged."""
+    settings = {"output_dir": str(output), "gradient_accumulation_steps": split[1], **FIXED}
+    return settings | {f"per_device_{side}_batch_size": split[0] for side in ("train", "eval")}
+
+
+def figures(trainer: Any) -> dict[str, float]:
+    """One step and one evaluation of a Trainer."""
+    trainer.train()
+    line = trainer.state.log_history[0]
+    held = trainer.evaluate()["eval_loss"]
+    return {"train": line["loss"], "norm": line["grad_norm"], "eval": held}
+
+
+def trl(way: str, folder: Path, output: Path, split: Split) -> dict[str, float]:
+    """TRL's trainers that take given answers (`lmbda=0`: nothing is generated)."""
+    name = "GKD" if way == GKD else "GOLD"
+    module = import_module(f"trl.experimental.{name.lower()}")
+    student, teacher, tokenizer = models(folder)
+    tokenizer.chat_template = TEMPLATE
+    own: dict[str, Any] = {"lmbda": 0.0, "beta": 0.5, "temperature": 1.0, "max_length": LENGTH}
+    if name == "GOLD":
+        own |= {"max_completion_length": LENGTH // 2, "use_uld_loss": way == ULD}
+    settings = {**given(split, output), "gradient_checkpointing": False, **own}
+    who = "user", "assistant"
+    said = [zip(who, (row.prompt, row.text), strict=True) for row in rows()]
+    talks = [[{"role": role, "content": text} for role, text in talk] for talk in said]
+    data = datasets.Dataset.from_dict({"messages": talks})
+    sets = {"train_dataset": data, "eval_dataset": data, "processing_class": tokenizer}
+    options = getattr(module, f"{name}Config")(**settings)
+    make = getattr(module, f"{name}Trainer")
+    return figures(make(model=student, teacher_model=teacher, args=options, **sets))
+
+
+def modelopt(way: str, folder: Path, output: Path, split: Split) -> dict[str, float]:
+    """NVIDIA's trainer, forward KL."""
+    module = import_module("modelopt.torch.distill.plugins.huggingface")
+    student, teacher, tokenizer = models(folder)
+    encoded = encode(rows(), tokenizer, LENGTH)
+    options = TrainingArguments(**given(split, output), remove_unused_columns=False)
+    sets = {"train_dataset": encoded, "eval_dataset": encoded}
+    sets["data_collator"] = lambda some: collate(some, tokenizer.pad_token_id)
+    told = {"teacher_model": teacher}
+    return figures(module.KDTrainer(model=student, args=options, distill_args=told, **sets))
+
+
+def work(folder: Path) -> None:
+    """What one process does: its splits, by every trainer that is there; the first process keeps the figures."""
+    torch.set_num_threads(1)
+    processes, rank = (int(os.environ[name]) for name in ("WORLD_SIZE", "RANK"))
+    found = {}
+    for way, package in PACKAGES.items():
+        run: Callable[..., Any] = {"trl": trl, "modelopt": modelopt}.get(package, ours)
+        for at, split in enumerate(SPLITS):
+            if split[2] == processes and find_spec(package):
+                output = folder / way / str(at)
+                found[f"{way}/{at}"] = run(way, folder, output, split)
+    if rank == 0:
+        (folder / f"{processes}.json").write_text(json.dumps(found), encoding="utf-8")
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def launch(folder: Path, processes: int) -> None:
+    """Start this script as a launcher would, and wait."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    told |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    told |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, str(Path(__file__).resolve()), "--into", str(folder)]
+    started = []
+    for rank in range(processes):
+        own = {**os.environ, **told, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        with (log := folder / f"{processes}-{rank}.log").open("w") as said:
+            started.append((log, subprocess.Popen(line, env=own, stdout=said, stderr=said)))
+    try:
+        for log, one in started:
+            if one.wait(timeout=600):
+                raise SystemExit(f"a process of {processes} failed:\n{log.read_text()[-3000:]}")
+    finally:
+        for _, one in started:
+            one.kill()
+
+
+def measured(folder: Path) -> dict[str, dict[str, Any]]:
+    """The figures of every trainer and split."""
+    drawn = {"hidden_size": 16}, {"num_hidden_layers": 3}
+    for seed, (name, dims) in enumerate(zip(("student", "teacher"), drawn, strict=True)):
+        random_model("llama", folder / name, seed=seed, initializer_range=0.3, **dims)
+    found: dict[str, dict[str, Any]] = {}
+    for processes in sorted({split[2] for split in SPLITS}):
+        launch(folder, processes)
+        found |= json.loads((folder / f"{processes}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def page(found: dict[str, dict[str, Any]], sizes: list[int]) -> str:
+    """The table, and how it was made."""
+    cells, here = [], [way for way in PACKAGES if f"{way}/0" in found]
+    for way, (at, split) in product(here, enumerate(SPLITS)):
+        own, first = found[f"{way}/{at}"], found[f"{way}/0"]
+        told = [(f"{own[name]:.6f}", f"{own[name] / first[name]:.5f}") for name in FIGURES]
+        cells.append([way, " × ".join(map(str, split)), *chain(*told)])
+    heads = chain(*((name, "factor") for name in FIGURES.values()))
+    table = markdown(["trainer", "rows × micro-batches × processes", *heads], cells)
+    single = [found[f"{ALL}/{at}"]["terms"] for at in range(len(SPLITS))]
+    apart = max(abs(each[name] / raw - 1) for each in single for name, raw in single[0].items())
+    absent = "".join(f"\n* {way}: not installed." for way in PACKAGES if way not in here)
+    used = {"torch", "transformers", "accelerate"} | ({GKD} & {*here} and {"trl"})
+    used |= {MODELOPT} & {*here} and {"nvidia-modelopt"}
+    made = ", ".join(f"{name} {version(name)}" for name in sorted(used))
+    return f"""# Does the loss depend on how a batch is split?
+
+Written by `benchmarks/distill_factors.py`: one optimizer step over the same eight rows of {min(sizes)} to {max(sizes)} tokens, learning rate 0, no clipping,
+a tiny random Llama as student and another as teacher, on the CPU, processes joined by gloo ({made}). A factor is to the first line of
+the same trainer: 1 is right. All take the Jensen-Shannon divergence at β = ½ and temperature 1, but ULD (a distance of sorted
+probabilities) and ModelOpt (forward KL). The same rows are evaluated, in batches of the first number.
+
+{table}
+
+* Losses and norms are what the trainers log. Adam hides a wrong scale of the gradient; limits of its norm, sums with other losses, and comparisons with evaluation or between runs do not.
+* Evaluation of TRL and ModelOpt is a mean of batches' means, which moves with batches where rows differ in length.
+* {ALL}: no raw term, of {len(single[0])} in training and held out, is further than {apart:.0e} of itself from the first split's. Its evaluation stands beside its
+  training by the last digits because the router's loads are those of the step before.{absent}
+"""
+
+
+def main() -> None:
+    """Measure, and print or write the page."""
+    parser = command(__doc__)
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.into:
+        work(options.into)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        found = measured(Path(place))
+        encoded = encode(rows(), models(Path(place))[2], LENGTH)
+    text = page(found, [len(row.input_ids) for row in encoded])
+    publish(text, "distill_factors.md", whole=options.whole)
+
+
+if __name__ == "__main__":
+    main()
