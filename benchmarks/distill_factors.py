@@ -45,6 +45,8 @@ OURS, ALL = "ours, kd", "ours, all terms"
 GKD, GOLD, ULD, MODELOPT = "TRL GKD", "TRL GOLD, JSD", "TRL GOLD, ULD", "ModelOpt KDTrainer"
 PACKAGES = {OURS: "crosstune", ALL: "crosstune", GKD: "trl", GOLD: "trl", ULD: "trl"}
 PACKAGES |= {MODELOPT: "modelopt"}
+USED = {name: name for name in ("torch", "transformers", "accelerate", "trl")}
+USED |= {"nvidia-modelopt": "modelopt"}
 Split = tuple[int, int, int]
 
 
@@ -56,38 +58,34 @@ def rows() -> list[Row]:
     return [Row(f"row {at}", f" {rest}", first) for at, (first, _, rest) in enumerate(halves)]
 
 
-def models(folder: Path) -> tuple[Any, Any, Any]:
-    """Student, teacher and tokenizer, the same in every process."""
+def given(folder: Path) -> tuple[Any, Any, Any, Any]:
+    """Student, teacher, tokenizer and encoded rows, the same in every process."""
     student, teacher = (load_model(folder / name) for name in ("student", "teacher"))
-    return student, teacher, load_tokenizer(folder / "teacher")
+    tokenizer = load_tokenizer(folder / "teacher")
+    return student, teacher, tokenizer, encode(rows(), tokenizer, LENGTH)
 
 
 def ours(way: str, folder: Path, output: Path, split: Split) -> dict[str, Any]:
     """Crosstune's trainer. It refuses a learning rate of 0; one of 1e-30 moves no float32 weight."""
     batch, accumulation, processes = split
-    student, teacher, tokenizer = models(folder)
-    encoded = encode(rows(), tokenizer, LENGTH)
+    student, teacher, tokenizer, encoded = given(folder)
     training: dict[str, Any] = {"learning_rate": 1e-30, "optimizer": "sgd", "clip": 0.0, "steps": 1}
     training |= {"batch_rows": batch * accumulation * processes, "accumulation": accumulation}
     training |= {"evaluate_every": 1, "evaluation_tokens": batch * LENGTH, "length": LENGTH}
     options = {"divergence": "jsd", "alphas": {"ce": 0.2, "kd": 1.0}, "output": str(output)}
     options |= {"terms": TERMS if way == ALL else ("kd",), "training": training | {"log_every": 1}}
-    held_out = {"same": encoded}
-    trainer = DistillationTrainer(
-        student, teacher, tokenizer, encoded, held_out=held_out, **options
+    options |= {"held_out": {"same": encoded}}
+    trainer = DistillationTrainer(student, teacher, tokenizer, encoded, **options)
+    booked = [row for row in trainer.run().ledger.rows() if row["step"] == 1]
+    norm = next(
+        line["grad_norm"] for line in trainer.stage.state.log_history if "grad_norm" in line
     )
-    booked = [row for row in trainer.run().ledger.rows() if row["side"] in ("train", "same")]
-    line = next(line for line in trainer.stage.state.log_history if "grad_norm" in line)
-    held = [row["weighted"] for row in booked if (row["side"], row["step"]) == ("same", 1)]
-    found = {
-        "train": trainer.stage.totals[1, "train"],
-        "norm": line["grad_norm"],
-        "eval": sum(held),
-    }
-    return found | {"terms": {f"{row['side']} {row['term']}": row["raw"] for row in booked}}
+    held = sum(row["weighted"] for row in booked if row["side"] == "same")
+    terms = {f"{r['side']} {r['term']}": r["raw"] for r in booked if r["side"] != "parity"}
+    return {"train": trainer.stage.totals[1, "train"], "norm": norm, "eval": held, "terms": terms}
 
 
-def given(split: Split, output: Path) -> dict[str, Any]:
+def settings_of(split: Split, output: Path) -> dict[str, Any]:
     """Settings of transformers' Trainer; a limit of 1e9 clips nothing, and lets the norm be logged."""
     settings = {"output_dir": str(output), "gradient_accumulation_steps": split[1], **FIXED}
     return settings | {f"per_device_{side}_batch_size": split[0] for side in ("train", "eval")}
@@ -96,8 +94,7 @@ def given(split: Split, output: Path) -> dict[str, Any]:
 def figures(trainer: Any) -> dict[str, float]:
     """One step and one evaluation of a Trainer."""
     trainer.train()
-    line = trainer.state.log_history[0]
-    held = trainer.evaluate()["eval_loss"]
+    line, held = trainer.state.log_history[0], trainer.evaluate()["eval_loss"]
     return {"train": line["loss"], "norm": line["grad_norm"], "eval": held}
 
 
@@ -105,15 +102,14 @@ def trl(way: str, folder: Path, output: Path, split: Split) -> dict[str, float]:
     """TRL's trainers that take given answers (`lmbda=0`: nothing is generated)."""
     name = "GKD" if way == GKD else "GOLD"
     module = import_module(f"trl.experimental.{name.lower()}")
-    student, teacher, tokenizer = models(folder)
+    student, teacher, tokenizer, _ = given(folder)
     tokenizer.chat_template = TEMPLATE
     own: dict[str, Any] = {"lmbda": 0.0, "beta": 0.5, "temperature": 1.0, "max_length": LENGTH}
     if name == "GOLD":
         own |= {"max_completion_length": LENGTH // 2, "use_uld_loss": way == ULD}
-    settings = {**given(split, output), "gradient_checkpointing": False, **own}
-    who = "user", "assistant"
-    said = [zip(who, (row.prompt, row.text), strict=True) for row in rows()]
-    talks = [[{"role": role, "content": text} for role, text in talk] for talk in said]
+    settings = {**settings_of(split, output), "gradient_checkpointing": False, **own}
+    pairs = [{"user": row.prompt, "assistant": row.text}.items() for row in rows()]
+    talks = [[{"role": role, "content": text} for role, text in pair] for pair in pairs]
     data = datasets.Dataset.from_dict({"messages": talks})
     sets = {"train_dataset": data, "eval_dataset": data, "processing_class": tokenizer}
     options = getattr(module, f"{name}Config")(**settings)
@@ -124,9 +120,8 @@ def trl(way: str, folder: Path, output: Path, split: Split) -> dict[str, float]:
 def modelopt(way: str, folder: Path, output: Path, split: Split) -> dict[str, float]:
     """NVIDIA's trainer, forward KL."""
     module = import_module("modelopt.torch.distill.plugins.huggingface")
-    student, teacher, tokenizer = models(folder)
-    encoded = encode(rows(), tokenizer, LENGTH)
-    options = TrainingArguments(**given(split, output), remove_unused_columns=False)
+    student, teacher, tokenizer, encoded = given(folder)
+    options = TrainingArguments(**settings_of(split, output), remove_unused_columns=False)
     sets = {"train_dataset": encoded, "eval_dataset": encoded}
     sets["data_collator"] = lambda some: collate(some, tokenizer.pad_token_id)
     told = {"teacher_model": teacher}
@@ -136,15 +131,15 @@ def modelopt(way: str, folder: Path, output: Path, split: Split) -> dict[str, fl
 def work(folder: Path) -> None:
     """What one process does: its splits, by every trainer that is there; the first process keeps the figures."""
     torch.set_num_threads(1)
-    processes, rank = (int(os.environ[name]) for name in ("WORLD_SIZE", "RANK"))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     found = {}
     for way, package in PACKAGES.items():
         run: Callable[..., Any] = {"trl": trl, "modelopt": modelopt}.get(package, ours)
         for at, split in enumerate(SPLITS):
-            if split[2] == processes and find_spec(package):
-                output = folder / way / str(at)
-                found[f"{way}/{at}"] = run(way, folder, output, split)
-    if rank == 0:
+            fits = way != MODELOPT or processes == 1  # it wraps its frozen teacher: DDP refuses
+            if split[2] == processes and find_spec(package) and fits:
+                found[f"{way}/{at}"] = run(way, folder, folder / way / str(at), split)
+    if os.environ.get("RANK", "0") == "0":
         (folder / f"{processes}.json").write_text(json.dumps(found), encoding="utf-8")
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -155,15 +150,17 @@ def launch(folder: Path, processes: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    told |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    told = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     told |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    meet = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     line = [sys.executable, str(Path(__file__).resolve()), "--into", str(folder)]
     started = []
     for rank in range(processes):
-        own = {**os.environ, **told, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        own = {**meet, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
         with (log := folder / f"{processes}-{rank}.log").open("w") as said:
-            started.append((log, subprocess.Popen(line, env=own, stdout=said, stderr=said)))
+            started.append(
+                (log, subprocess.Popen(line, env=os.environ | told | own, stdout=said, stderr=said))
+            )
     try:
         for log, one in started:
             if one.wait(timeout=600):
@@ -189,7 +186,9 @@ def page(found: dict[str, dict[str, Any]], sizes: list[int]) -> str:
     """The table, and how it was made."""
     cells, here = [], [way for way in PACKAGES if f"{way}/0" in found]
     for way, (at, split) in product(here, enumerate(SPLITS)):
-        own, first = found[f"{way}/{at}"], found[f"{way}/0"]
+        if not (own := found.get(f"{way}/{at}")):
+            continue
+        first = found[f"{way}/0"]
         told = [(f"{own[name]:.6f}", f"{own[name] / first[name]:.5f}") for name in FIGURES]
         cells.append([way, " × ".join(map(str, split)), *chain(*told)])
     heads = chain(*((name, "factor") for name in FIGURES.values()))
@@ -197,9 +196,9 @@ def page(found: dict[str, dict[str, Any]], sizes: list[int]) -> str:
     single = [found[f"{ALL}/{at}"]["terms"] for at in range(len(SPLITS))]
     apart = max(abs(each[name] / raw - 1) for each in single for name, raw in single[0].items())
     absent = "".join(f"\n* {way}: not installed." for way in PACKAGES if way not in here)
-    used = {"torch", "transformers", "accelerate"} | ({GKD} & {*here} and {"trl"})
-    used |= {MODELOPT} & {*here} and {"nvidia-modelopt"}
-    made = ", ".join(f"{name} {version(name)}" for name in sorted(used))
+    if MODELOPT in here:
+        absent = f"\n* {MODELOPT}, on more processes, wraps its frozen teacher in DDP, which torch refuses."
+    made = ", ".join(f"{name} {version(name)}" for name, root in USED.items() if find_spec(root))
     return f"""# Does the loss depend on how a batch is split?
 
 Written by `benchmarks/distill_factors.py`: one optimizer step over the same eight rows of {min(sizes)} to {max(sizes)} tokens, learning rate 0, no clipping,
@@ -211,8 +210,8 @@ probabilities) and ModelOpt (forward KL). The same rows are evaluated, in batche
 
 * Losses and norms are what the trainers log. Adam hides a wrong scale of the gradient; limits of its norm, sums with other losses, and comparisons with evaluation or between runs do not.
 * Evaluation of TRL and ModelOpt is a mean of batches' means, which moves with batches where rows differ in length.
-* {ALL}: no raw term, of {len(single[0])} in training and held out, is further than {apart:.0e} of itself from the first split's. Its evaluation stands beside its
-  training by the last digits because the router's loads are those of the step before.{absent}
+* {ALL} that a dense teacher has: no raw term, of {len(single[0])} in training and evaluation, is further than {apart:.0e} of itself from the first split's. Evaluation after
+  the step differs from training in the last digits: the router's loads are those of the step before.{absent}
 """
 
 
@@ -226,9 +225,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         found = measured(Path(place))
-        encoded = encode(rows(), models(Path(place))[2], LENGTH)
-    text = page(found, [len(row.input_ids) for row in encoded])
-    publish(text, "distill_factors.md", whole=options.whole)
+        sizes = [len(row.input_ids) for row in given(Path(place))[3]]
+    publish(page(found, sizes), "distill_factors.md", whole=options.whole)
 
 
 if __name__ == "__main__":
