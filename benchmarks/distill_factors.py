@@ -39,14 +39,12 @@ LENGTH = 128
 TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 FIXED = {"learning_rate": 0.0, "max_steps": 1, "max_grad_norm": 1e9, "optim": "sgd"}
 FIXED |= {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-FIXED |= {"use_cpu": True, "bf16": False}
 FIGURES = {"train": "train loss", "norm": "gradient norm", "eval": "eval loss"}
 OURS, ALL = "ours, kd", "ours, all terms"
 GKD, GOLD, ULD, MODELOPT = "TRL GKD", "TRL GOLD, JSD", "TRL GOLD, ULD", "ModelOpt KDTrainer"
 PACKAGES = {OURS: "crosstune", ALL: "crosstune", GKD: "trl", GOLD: "trl", ULD: "trl"}
 PACKAGES |= {MODELOPT: "modelopt"}
-USED = {name: name for name in ("torch", "transformers", "accelerate", "trl")}
-USED |= {"nvidia-modelopt": "modelopt"}
+USED = {name: name for name in ("torch", "transformers", "trl")} | {"nvidia-modelopt": "modelopt"}
 Split = tuple[int, int, int]
 
 
@@ -67,22 +65,19 @@ def given(folder: Path) -> tuple[Any, Any, Any, Any]:
 
 def ours(way: str, folder: Path, output: Path, split: Split) -> dict[str, Any]:
     """Crosstune's trainer. It refuses a learning rate of 0; one of 1e-30 moves no float32 weight."""
-    batch, accumulation, processes = split
     student, teacher, tokenizer, encoded = given(folder)
     training: dict[str, Any] = {"learning_rate": 1e-30, "optimizer": "sgd", "clip": 0.0, "steps": 1}
-    training |= {"batch_rows": batch * accumulation * processes, "accumulation": accumulation}
-    training |= {"evaluate_every": 1, "evaluation_tokens": batch * LENGTH, "length": LENGTH}
+    training |= {"batch_rows": len(encoded), "accumulation": split[1], "length": LENGTH}
+    training |= {"evaluate_every": 1, "evaluation_tokens": split[0] * LENGTH, "log_every": 1}
     options = {"divergence": "jsd", "alphas": {"ce": 0.2, "kd": 1.0}, "output": str(output)}
-    options |= {"terms": TERMS if way == ALL else ("kd",), "training": training | {"log_every": 1}}
+    options |= {"terms": TERMS if way == ALL else ("kd",), "training": training}
     options |= {"held_out": {"same": encoded}}
     trainer = DistillationTrainer(student, teacher, tokenizer, encoded, **options)
     booked = [row for row in trainer.run().ledger.rows() if row["step"] == 1]
-    norm = next(
-        line["grad_norm"] for line in trainer.stage.state.log_history if "grad_norm" in line
-    )
+    line = next(some for some in trainer.stage.state.log_history if "grad_norm" in some)
     held = sum(row["weighted"] for row in booked if row["side"] == "same")
     terms = {f"{r['side']} {r['term']}": r["raw"] for r in booked if r["side"] != "parity"}
-    return {"train": trainer.stage.totals[1, "train"], "norm": norm, "eval": held, "terms": terms}
+    return {"train": line["loss"], "norm": line["grad_norm"], "eval": held, "terms": terms}
 
 
 def settings_of(split: Split, output: Path) -> dict[str, Any]:
@@ -107,12 +102,12 @@ def trl(way: str, folder: Path, output: Path, split: Split) -> dict[str, float]:
     own: dict[str, Any] = {"lmbda": 0.0, "beta": 0.5, "temperature": 1.0, "max_length": LENGTH}
     if name == "GOLD":
         own |= {"max_completion_length": LENGTH // 2, "use_uld_loss": way == ULD}
-    settings = {**settings_of(split, output), "gradient_checkpointing": False, **own}
+    settings = {**settings_of(split, output), "bf16": False, "gradient_checkpointing": False}
     pairs = [{"user": row.prompt, "assistant": row.text}.items() for row in rows()]
     talks = [[{"role": role, "content": text} for role, text in pair] for pair in pairs]
     data = datasets.Dataset.from_dict({"messages": talks})
     sets = {"train_dataset": data, "eval_dataset": data, "processing_class": tokenizer}
-    options = getattr(module, f"{name}Config")(**settings)
+    options = getattr(module, f"{name}Config")(**settings, **own)
     make = getattr(module, f"{name}Trainer")
     return figures(make(model=student, teacher_model=teacher, args=options, **sets))
 
@@ -122,10 +117,9 @@ def modelopt(way: str, folder: Path, output: Path, split: Split) -> dict[str, fl
     module = import_module("modelopt.torch.distill.plugins.huggingface")
     student, teacher, tokenizer, encoded = given(folder)
     options = TrainingArguments(**settings_of(split, output), remove_unused_columns=False)
-    sets = {"train_dataset": encoded, "eval_dataset": encoded}
+    sets = {"train_dataset": encoded, "eval_dataset": encoded, "model": student, "args": options}
     sets["data_collator"] = lambda some: collate(some, tokenizer.pad_token_id)
-    told = {"teacher_model": teacher}
-    return figures(module.KDTrainer(model=student, args=options, distill_args=told, **sets))
+    return figures(module.KDTrainer(distill_args={"teacher_model": teacher}, **sets))
 
 
 def work(folder: Path) -> None:
@@ -133,12 +127,11 @@ def work(folder: Path) -> None:
     torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     found = {}
-    for way, package in PACKAGES.items():
+    for (way, package), (at, split) in product(PACKAGES.items(), enumerate(SPLITS)):
         run: Callable[..., Any] = {"trl": trl, "modelopt": modelopt}.get(package, ours)
-        for at, split in enumerate(SPLITS):
-            fits = way != MODELOPT or processes == 1  # it wraps its frozen teacher: DDP refuses
-            if split[2] == processes and find_spec(package) and fits:
-                found[f"{way}/{at}"] = run(way, folder, folder / way / str(at), split)
+        fits = way != MODELOPT or processes == 1  # it wraps its frozen teacher: DDP refuses
+        if split[2] == processes and find_spec(package) and fits:
+            found[f"{way}/{at}"] = run(way, folder, folder / way / str(at), split)
     if os.environ.get("RANK", "0") == "0":
         (folder / f"{processes}.json").write_text(json.dumps(found), encoding="utf-8")
     if distributed.is_initialized():
@@ -150,7 +143,7 @@ def launch(folder: Path, processes: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    told = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     told |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     meet = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     line = [sys.executable, str(Path(__file__).resolve()), "--into", str(folder)]
@@ -158,9 +151,7 @@ def launch(folder: Path, processes: int) -> None:
     for rank in range(processes):
         own = {**meet, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
         with (log := folder / f"{processes}-{rank}.log").open("w") as said:
-            started.append(
-                (log, subprocess.Popen(line, env=os.environ | told | own, stdout=said, stderr=said))
-            )
+            started.append((log, subprocess.Popen(line, env=told | own, stdout=said, stderr=said)))
     try:
         for log, one in started:
             if one.wait(timeout=600):
@@ -172,11 +163,10 @@ def launch(folder: Path, processes: int) -> None:
 
 def measured(folder: Path) -> dict[str, dict[str, Any]]:
     """The figures of every trainer and split."""
-    drawn = {"hidden_size": 16}, {"num_hidden_layers": 3}
-    for seed, (name, dims) in enumerate(zip(("student", "teacher"), drawn, strict=True)):
-        random_model("llama", folder / name, seed=seed, initializer_range=0.3, **dims)
+    random_model("llama", folder / "student", initializer_range=0.3, hidden_size=16)
+    random_model("llama", folder / "teacher", seed=1, initializer_range=0.3, num_hidden_layers=3)
     found: dict[str, dict[str, Any]] = {}
-    for processes in sorted({split[2] for split in SPLITS}):
+    for processes in (1, 2):
         launch(folder, processes)
         found |= json.loads((folder / f"{processes}.json").read_text(encoding="utf-8"))
     return found
@@ -186,18 +176,16 @@ def page(found: dict[str, dict[str, Any]], sizes: list[int]) -> str:
     """The table, and how it was made."""
     cells, here = [], [way for way in PACKAGES if f"{way}/0" in found]
     for way, (at, split) in product(here, enumerate(SPLITS)):
-        if not (own := found.get(f"{way}/{at}")):
-            continue
-        first = found[f"{way}/0"]
-        told = [(f"{own[name]:.6f}", f"{own[name] / first[name]:.5f}") for name in FIGURES]
-        cells.append([way, " × ".join(map(str, split)), *chain(*told)])
+        first, own = found[f"{way}/0"], found.get(f"{way}/{at}", {})
+        told = [(f"{own[name]:.6f}", f"{own[name] / first[name]:.5f}") for name in own and FIGURES]
+        cells += [[way, " × ".join(map(str, split)), *chain(*told)]] if own else []
     heads = chain(*((name, "factor") for name in FIGURES.values()))
     table = markdown(["trainer", "rows × micro-batches × processes", *heads], cells)
     single = [found[f"{ALL}/{at}"]["terms"] for at in range(len(SPLITS))]
     apart = max(abs(each[name] / raw - 1) for each in single for name, raw in single[0].items())
     absent = "".join(f"\n* {way}: not installed." for way in PACKAGES if way not in here)
     if MODELOPT in here:
-        absent = f"\n* {MODELOPT}, on more processes, wraps its frozen teacher in DDP, which torch refuses."
+        absent += f"\n* {MODELOPT}, on more processes, wraps its frozen teacher in DDP, which torch refuses."
     made = ", ".join(f"{name} {version(name)}" for name, root in USED.items() if find_spec(root))
     return f"""# Does the loss depend on how a batch is split?
 
@@ -209,9 +197,8 @@ probabilities) and ModelOpt (forward KL). The same rows are evaluated, in batche
 {table}
 
 * Losses and norms are what the trainers log. Adam hides a wrong scale of the gradient; limits of its norm, sums with other losses, and comparisons with evaluation or between runs do not.
-* Evaluation of TRL and ModelOpt is a mean of batches' means, which moves with batches where rows differ in length.
-* {ALL} that a dense teacher has: no raw term, of {len(single[0])} in training and evaluation, is further than {apart:.0e} of itself from the first split's. Evaluation after
-  the step differs from training in the last digits: the router's loads are those of the step before.{absent}
+* Evaluation of GKD, GOLD's JSD and ModelOpt, and ModelOpt's train loss, are means of batches' means, which move with batches where rows differ in length.
+* {ALL} that a dense teacher has: no raw term, of {len(single[0])} in training and evaluation, is further than {apart:.0e} of itself from the first split's. Evaluation after the step differs from training in the last digits: the router's loads are those of the step before.{absent}
 """
 
 
