@@ -69,9 +69,9 @@ def ours(way: str, folder: Path, output: Path, split: Split) -> dict[str, Any]:
     training: dict[str, Any] = {"learning_rate": 1e-30, "optimizer": "sgd", "clip": 0.0, "steps": 1}
     training |= {"batch_rows": len(encoded), "accumulation": split[1], "length": LENGTH}
     training |= {"evaluate_every": 1, "evaluation_tokens": split[0] * LENGTH, "log_every": 1}
-    options = {"divergence": "jsd", "alphas": {"ce": 0.2, "kd": 1.0}, "output": str(output)}
+    options: dict[str, Any] = {"divergence": "jsd", "alphas": {"ce": 0.2, "kd": 1.0}}
     options |= {"terms": TERMS if way == ALL else ("kd",), "training": training}
-    options |= {"held_out": {"same": encoded}}
+    options |= {"held_out": {"same": encoded}, "output": str(output)}
     trainer = DistillationTrainer(student, teacher, tokenizer, encoded, **options)
     booked = [row for row in trainer.run().ledger.rows() if row["step"] == 1]
     line = next(some for some in trainer.stage.state.log_history if "grad_norm" in some)
