@@ -10,7 +10,7 @@ from crosstune.distillation.curriculum import CurriculumPhase
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings import from_yaml, to_yaml
-from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.foundation.training.settings import LoraSettings, TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,7 @@ from crosstune.foundation.training.settings import TrainingSettings
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"final_temperature": float("inf")}, "`final_temperature` must be above 0"),
         ({"beta": 1.0}, "`beta` must lie between 0 and 1"),
+        ({"training": TrainingSettings(lora=LoraSettings())}, "`training.lora` must be None"),
         ({"top_k": -1}, "`top_k` must be at least 1"),
         ({"phases": (CurriculumPhase("a", 0, 0.5),)}, "`phases` must follow each other"),
     ],

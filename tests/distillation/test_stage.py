@@ -71,6 +71,13 @@ def test_dropout_is_no_difference_of_definition(folder: Path, tmp_path: Path) ->
     assert first["train"] != pytest.approx(first["parity"], rel=1e-6)
 
 
+def test_half_precision_rounds_by_padding(folder: Path, tmp_path: Path) -> None:
+    made = trainer(folder, tmp_path, terms=("kd",))
+    assert not made.stage.noisy
+    made.teacher.bfloat16()
+    assert made.stage.noisy
+
+
 def test_pulls_are_the_gradients_of_each_terms_share(folder: Path, tmp_path: Path) -> None:
     """Their sum is the gradient whose norm the trainer clips."""
     made = trainer(

@@ -19,7 +19,9 @@ TRAIN, PARITY = "train", "parity"
 CLOSES = 1e-3
 """Parts printed with a few digits may miss their total by this share of it."""
 SAME = 1e-4
-"""Two computations of one sum in float32 agree to this share."""
+"""Two computations of one sum in float32 agree to this share, or"""
+ROUNDING = 1e-6
+"""to this much, in nats or variances, which are of the order of 1."""
 _WEIGHT = "weight not applied"
 _COLLISION = "two terms under one name"
 _OTHER_EVAL = "another definition in evaluation"
@@ -47,7 +49,7 @@ class TrainingBooks:
     processes: int = 1
     """Processes that share a step."""
     noisy: bool = False
-    """Whether training computes what evaluation does not: dropout, or bfloat16."""
+    """Whether the same rows may cost something else in evaluation: dropout, or half precision."""
 
     @property
     def factors(self) -> dict[str, float]:
@@ -169,6 +171,17 @@ def _names(books: TrainingBooks) -> Check:
     if strange:
         seen = f"{', '.join(sorted(strange))} in no declaration"
         return _failed(name, seen, ("a term was renamed",), "compare the names in loss and log")
+    trained = {row["step"] for row in books.rows if row["side"] == TRAIN}
+    lost = [
+        name
+        for name in sorted(books.expected.keys() - booked)
+        if any(books.expected[name](step - 1) for step in trained)
+    ]
+    if lost:
+        causes = ("a term is not computed", "a term is not logged")
+        return _failed(
+            name, f"{', '.join(lost)} nowhere", causes, "print the terms that the loss adds up"
+        )
     return Check(name, "passed", f"{len(booked)} names")
 
 
@@ -179,11 +192,11 @@ def _evaluated_alike(books: TrainingBooks) -> Check:
         own = sides.get((step, TRAIN), {})
         if side in (TRAIN, PARITY) or not own:
             continue
-        for term, row in parts.items():
+        for term in {**parts, **own}:
             compared += 1
-            weight = own[term]["weight"] if term in own else 0.0
-            if not _alike(row["weight"], weight, SAME):
-                seen = f"{term} at step {step}: {weight:.4g} in training, {row['weight']:.4g} on {side}"
+            there, weight = (some[term]["weight"] if term in some else 0.0 for some in (parts, own))
+            if not _alike(there, weight, SAME):
+                seen = f"{term} at step {step}: {weight:.4g} in training, {there:.4g} on {side}"
                 causes = ("evaluation is given no step", _OTHER_EVAL)
                 measure = "evaluate the last training rows through both paths"
                 return _failed(name, seen, causes, measure, "continue")
@@ -205,15 +218,15 @@ def parity(books: TrainingBooks) -> Check:
     if not pairs:
         return Check(name, "skipped", "no training rows went through the path of evaluation")
     if books.noisy:
-        return Check(name, "skipped", "dropout or bfloat16 is on in training alone")
+        return Check(name, "skipped", "dropout is on in training alone, or precision is half")
     for step, term, evaluated, trained in pairs:
-        if _alike(trained, evaluated, SAME):
+        if _alike(trained, evaluated, SAME) or abs(trained - evaluated) <= ROUNDING:
             continue
         ratio = trained / evaluated if evaluated else math.inf
         seen = f"{term} at step {step}: {trained:.6g} in training, {evaluated:.6g} in evaluation, ratio {ratio:.4g}"
         fits = [words for words, factor in books.factors.items() if _alike(ratio, factor, 1e-2)]
         causes = (*(f"scaled by {words}" for words in fits), _OTHER_EVAL)
-        measure = "one window as a single batch, accumulated, and over processes (crosstune replay)"
+        measure = "one window as a single batch, accumulated, and over processes"
         return _failed(name, seen, causes, measure)
     return Check(name, "passed", f"{len(pairs)} ratios are 1")
 
@@ -263,7 +276,7 @@ def _moves(books: TrainingBooks) -> Check:
 
 
 def _shares(books: TrainingBooks) -> Check:
-    """No term that counts wholly is nearly all of the loss, or nearly none of it."""
+    """No term is nearly all of the loss; one that is nearly none of it may have been learned."""
     name = "no term drowns the others"
     steps = sorted(step for step, side in books.sides() if side == TRAIN)
     last = books.sides()[steps[-1], TRAIN] if steps else {}
@@ -271,12 +284,10 @@ def _shares(books: TrainingBooks) -> Check:
     if len(last) < 2 or not total:
         return Check(name, "skipped", "fewer than two terms in the last step")
     shares = {term: abs(row["weighted"]) / total for term, row in last.items()}
-    loud, quiet = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
-    if shares[loud] <= 0.95 and shares[quiet] >= 1e-3:
-        return Check(name, "passed", f"{quiet} {shares[quiet]:.1%} to {loud} {shares[loud]:.1%}")
-    seen = (
-        f"{loud} is {shares[loud]:.2%} of the loss at step {steps[-1]}, {quiet} {shares[quiet]:.2%}"
-    )
+    loud = max(shares, key=shares.__getitem__)
+    seen = f"{loud} is {shares[loud]:.1%} of the loss at step {steps[-1]}"
+    if shares[loud] <= 0.95:
+        return Check(name, "passed", seen)
     causes = (
         "a term without a scale of its own (divide it by the teacher's variance)",
         "T² · alpha",
@@ -289,31 +300,17 @@ def _shares(books: TrainingBooks) -> Check:
 CHECKS = (_closes, _weights, _names, _evaluated_alike, parity, _rates, _moves, _shares)
 
 
-def settings_findings(settings: Any, vocabulary: int | None = None) -> Iterator[Check]:
-    """What settings alone say, before anything runs.
-
-    Args:
-        settings: `DistillationSettings`.
-        vocabulary: Entries of the vocabulary, where it is known.
-    """
+def settings_findings(settings: Any) -> Iterator[Check]:
+    """What settings (`DistillationSettings`) alone say, before anything runs."""
     training = settings.training
     share = training.warmup / training.steps
     yield _judged("warm-up is a tenth or less", share <= 0.1, f"{share:.0%} of the steps")
     total = sum(map(settings.course.alpha, settings.entries))
     near = 0.5 <= total <= 1.5
-    yield _judged(
-        "weights sum to about 1", near, f"{total:.3g}: other weights are another learning rate"
-    )
+    yield _judged("weights sum to about 1", near, f"{total:.3g}; clipping knows their sum")
     hot = max(settings.temperature, settings.final_temperature or 0.0)
-    yield _judged(
-        "temperature is 4 or less", hot <= 4.0, f"{hot:g}: T² scales the gradient by {hot**2:g}"
-    )
-    if settings.top_k is None or vocabulary is None:
-        yield Check("top-k covers the distribution", "skipped", "no top_k, or no vocabulary yet")
-    else:
-        # Measured on stories3M: 256 of 4,096 tokens hold .997 of the mass at T = 1, and .546 at T = 3.
-        seen = f"{settings.top_k} of {vocabulary} at temperature {hot:g}"
-        yield _judged("top-k covers the distribution", hot <= 1.0, seen)
+    seen = f"{hot:g}; above it kd compares logits more than probabilities"
+    yield _judged("temperature is 4 or less", hot <= 4.0, seen)
 
 
 def _judged(name: str, kept: bool, evidence: str) -> Check:

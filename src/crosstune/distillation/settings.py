@@ -52,9 +52,9 @@ class DistillationSettings:
     pilot_rows: int = 64
     """Training rows that the teacher's variances, and the negatives of contrastive, are taken from once."""
     evaluate_parity: bool = True
-    """Whether training rows also go through the path of evaluation, where both must find the same."""
+    """Whether training rows also go through the path of evaluation, where both must find the same but for dropout and half precision."""
     debug_every: int = 0
-    """Steps between printed ledgers with gradient norms; 0 prints none, unless CROSSTUNE_DEBUG is set."""
+    """Steps between printed ledgers, and between measurements of each term's gradient; 0: none, but CROSSTUNE_DEBUG prints."""
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(learning_rate=1e-3, steps=300)
     )
@@ -82,6 +82,12 @@ class DistillationSettings:
             at_least(name, getattr(self, name) or least, least)
         law = "must be off: a packed sequence is no row", "packing", "Leave it out."
         hold(not self.training.packing, SettingsError, "packing", law)
+        law = (
+            "must be None: it is the student that has adapters",
+            "LoRA",
+            "Wrap the student by PEFT.",
+        )
+        hold(self.training.lora is None, SettingsError, "training.lora", law)
         off = [name for name in self.terms if not any(map(self.course.alpha, self.of_term(name)))]
         found = f"{', '.join(off)}: 0"
         words = (

@@ -48,10 +48,12 @@ class DistillationStage(StageTrainer):
 
     @property
     def noisy(self) -> bool:
-        """Whether training computes what evaluation does not."""
+        """Whether training computes what evaluation does not, or a model rounds so coarsely that padding shows."""
         drops = (m.p for m in self.model.modules() if isinstance(m, nn.Dropout))
         attention = getattr(self.model.config, "attention_dropout", 0.0) or 0.0
-        return self.settings.precision == "bfloat16" or max([attention, *drops]) > 0.0
+        models = [self.model, *([self.terms.second_model] if self.terms.second_model else [])]
+        half = any(p.dtype.itemsize < 4 for model in models for p in model.parameters())
+        return half or self.settings.precision == "bfloat16" or max([attention, *drops]) > 0.0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -78,8 +80,9 @@ class DistillationStage(StageTrainer):
         norm = super()._get_grad_norm(model, grad_norm)
         step = self.state.global_step + 1
         total = float(sum_over_ranks(torch.as_tensor(self._total).reshape(1)))
-        rows = [row for row in self.ledger.rows if row["step"] == step and row["side"] != PARITY]
-        booked = sum(row["weighted"] for row in rows if row["side"] == TRAIN)
+        last = self.ledger.rows[-len(self.ledger.entries) :]  # the step's own, booked just now
+        own = [row for row in last if (row["step"], row["side"]) == (step, TRAIN)]
+        booked = sum(row["weighted"] for row in own)
         words = (
             "must add up to the loss that the backward pass began with",
             f"{booked!r} in the ledger and {total!r} in optimizer step {step}",
@@ -112,7 +115,8 @@ class DistillationStage(StageTrainer):
                 noisy=self.noisy,
             )
         )
-        words = "must cost the same in training and evaluation", str(found), found.measure
+        seen = f"{found.evidence}. Cause: {'; or '.join(found.causes)}"
+        words = "must cost the same in training and evaluation", seen, f"Compare {found.measure}."
         hold(found.outcome != "failed", LedgerError, "terms", words)
 
     def _measured_pulls(

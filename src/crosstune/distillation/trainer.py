@@ -68,7 +68,10 @@ class DistillationTrainer:
             options["training"] = with_options(chosen.training, training)
         self.settings = chosen = with_options(chosen, options)
         self.student, self.teacher, self.tokenizer = student, teacher, tokenizer
-        self.data = rows if isinstance(rows, StageData) else self._read(rows, held_out or {})
+        whole = isinstance(rows, StageData)
+        words = "must be in a StageData where rows are one", list(held_out or ()), "Put them there."
+        hold(not (whole and held_out), SettingsError, "held_out", words)
+        self.data = rows if whole else self._read(rows, held_out or {})
         teacher.requires_grad_(False).eval()
         self._check_teacher()
         members = self._members()
@@ -145,8 +148,7 @@ class DistillationTrainer:
             world_size(),
             stage.noisy,
         )
-        vocabulary = self.settings.vocabulary or self.student.config.vocab_size
-        checks = [*findings(books), *settings_findings(self.settings, vocabulary)]
+        checks = [*findings(books), *settings_findings(self.settings)]
         return sorted(checks, key=lambda one: one.outcome != "failed")
 
     def pulls(self) -> Table:
@@ -222,7 +224,10 @@ class DistillationTrainer:
             }
             members += [make(chosen.schedule(n)) for n, make in made.items() if n in chosen.terms]
         if "attention" in chosen.terms:
-            members.append(AttentionMaps(chosen.schedule("attention"), student, teacher))
+            # Layer l ends at site l + 1; where that is the embedding there is no layer.
+            pairs = [(s - 1, t - 1) for s, t in chosen.layers if s and t] if sites else None
+            at = chosen.schedule("attention")
+            members.append(AttentionMaps(at, student, teacher, layers=pairs))
         return members
 
     def _pilot_rows(self) -> Sequence[Encoded]:

@@ -20,7 +20,13 @@ from crosstune.studies.distill.study import Distill
 def small(folder: Path, output: str = "run", **options: Any) -> DistillStudySettings:
     """Two seeds, a random Llama as the teacher, four steps a student."""
     training = TrainingSettings(
-        learning_rate=3e-3, steps=4, batch_rows=4, length=32, evaluate_every=2, checkpoint_every=2
+        learning_rate=3e-3,
+        steps=4,
+        warmup=1,
+        batch_rows=4,
+        length=32,
+        evaluate_every=2,
+        checkpoint_every=2,
     )
     usual = DistillStudySettings(
         output=str(folder / output),

@@ -29,6 +29,10 @@ USUAL = DistillStudySettings()
             "`distillation.terms` must be left out",
         ),
         (
+            {"distillation": DistillationSettings(curriculum="reversed")},
+            "`distillation.curriculum` must be left out",
+        ),
+        (
             {"arms": ("ce+best",), "distillation": DistillationSettings()},
             "`distillation.training.evaluate_every` must be above 0 for ce\\+best",
         ),

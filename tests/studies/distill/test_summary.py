@@ -46,6 +46,10 @@ def test_students_are_paired_by_seed_and_measured_on_the_way_to_the_teacher() ->
     assert kd["closed"] == pytest.approx((5.0 - 2.0) / (5.0 - 1.0))
     assert anew["closed"] == pytest.approx((5.0 - 4.1) / 4.0)
     assert (kd["start"], anew["start"], kd["seeds"]) == (3.0, 5.0, 2)
+    alone = DistillStudySettings(seeds=(0, 1), beginnings=("piece",))
+    assert summary.blank_of(alone) == "piece"
+    kd = summary.students_table(scored(bits), alone).rows()[0]
+    assert kd["closed"] == pytest.approx((3.0 - 2.0) / (3.0 - 1.0))
 
 
 def test_a_run_has_the_tables_of_the_documentation_and_weights_as_expected(run: Run) -> None:

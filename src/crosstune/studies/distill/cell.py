@@ -5,6 +5,7 @@ Each student goes on, after a kill, from its last checkpoint.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -78,7 +79,7 @@ class Prepared(Procedure[DistillStudySettings]):
     def student(self, begin: str, seed: int) -> Any:
         """A fresh student."""
         if begin == "piece":
-            return student_from_again(self.piece)
+            return copy.deepcopy(self.piece.model)
         with torch.random.fork_rng():
             torch.manual_seed(Seeds(seed).derive("student"))
             found = transformers.AutoModelForCausalLM.from_config(self.piece.model.config)
@@ -89,13 +90,6 @@ class Prepared(Procedure[DistillStudySettings]):
         """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
         student, teacher = (_multiplied(model) for model in (self.piece.model, self.start.load()))
         return 1.0 + teacher / (3.0 * student)
-
-
-def student_from_again(piece: Student) -> Any:
-    """A copy that may be trained."""
-    model = transformers.AutoModelForCausalLM.from_config(piece.model.config)
-    model.load_state_dict(piece.model.state_dict())
-    return model.to(piece.model.device)
 
 
 def _multiplied(model: Any) -> int:

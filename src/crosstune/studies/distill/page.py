@@ -9,6 +9,7 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.records.findings import Estimate, counted
 from crosstune.foundation.records.page import Page, Section, Statement, drawn
 from crosstune.foundation.worlds import EMBEDDED
+from crosstune.studies.distill import summary
 from crosstune.studies.distill.settings import DistillStudySettings
 from crosstune.studies.frame.procedure import warnings_of
 
@@ -35,7 +36,7 @@ def page(run: Run, settings: DistillStudySettings) -> Page:
         answer=answer,
         statements=(
             *others,
-            *_way(students),
+            *_way(students, settings),
             *_faults(run),
             *_few_seeds(settings),
             *warnings_of(run),
@@ -53,7 +54,7 @@ def called(row: Mapping[str, Any]) -> str:
 def against(students: Mapping[str, Any], settings: DistillStudySettings) -> Iterator[Statement]:
     """Every other student less the first one, the nearest rival at the front."""
     begin, arm = settings.students[0]
-    first = students[f"{arm}, {begin}"]
+    first = students[summary.called({"arm": arm, "beginning": begin})]
     others = [row for row in students.values() if row is not first]
     for row in sorted(others, key=lambda row: row["more"]):
         own = called(first)
@@ -72,11 +73,11 @@ def against(students: Mapping[str, Any], settings: DistillStudySettings) -> Iter
         yield Statement(text, "shown")
 
 
-def _way(students: Mapping[str, Any]) -> Iterator[Statement]:
+def _way(students: Mapping[str, Any], settings: DistillStudySettings) -> Iterator[Statement]:
     """How far the best one went."""
     best = min(students.values(), key=lambda row: row["bits"])
     yield Statement(
-        f"The best student went {Estimate.of(best, 'closed')} of the way from random weights to the teacher: {called(best)}.",
+        f"The best student went {Estimate.of(best, 'closed')} of the way from {_BEGINNINGS[summary.blank_of(settings)]} to the teacher: {called(best)}.",
         "shown" if Estimate.of(best, "closed").is_positive else "not_shown",
         "In bits per byte of held-out text.",
     )
@@ -85,12 +86,10 @@ def _way(students: Mapping[str, Any]) -> Iterator[Statement]:
 def _faults(run: Run) -> Iterator[Statement]:
     """What the books of a student say is wrong."""
     failed = [row for row in run.table("checked").rows() if row["outcome"] == "failed"]
-    for row in {(row["student"], row["check"]): row for row in map(_with_student, failed)}.values():
-        yield Statement(f"{row['student']}: not so: {row['check']} ({row['evidence']}).", "warning")
-
-
-def _with_student(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, "student": f"{row['arm']}, {row['beginning']}"}
+    for (student, check), row in {
+        (summary.called(row), row["check"]): row for row in failed
+    }.items():
+        yield Statement(f"{student}: not so: {check} ({row['evidence']}).", "warning")
 
 
 def _few_seeds(settings: DistillStudySettings) -> Iterator[Statement]:
@@ -116,7 +115,7 @@ def _pictures() -> Iterator[Section]:
 
 def _sections(settings: DistillStudySettings) -> Iterator[Section]:
     begin, arm = settings.students[0]
-    first = {"student": f"{arm}, {begin}"}
+    first = {"student": summary.called({"arm": arm, "beginning": begin})}
     yield Section(
         "differences",
         "Students against each other",
@@ -127,7 +126,7 @@ def _sections(settings: DistillStudySettings) -> Iterator[Section]:
     yield Section(
         "closed",
         "How far to the teacher",
-        "The share of the way from random weights to the teacher.",
+        f"The share of the way from {_BEGINNINGS[summary.blank_of(settings)]} to the teacher.",
         **drawn("bars", "students", y="student", value="closed"),
     )
     yield Section(

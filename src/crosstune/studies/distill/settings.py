@@ -87,7 +87,7 @@ class DistillStudySettings(SeededSettings):
         usual = DistillationSettings()
         decided = [
             n
-            for n in ("output", "seed", "terms")
+            for n in ("output", "seed", "terms", "curriculum", "phases")
             if getattr(self.distillation, n) != getattr(usual, n)
         ]
         law = "must be left out: the study decides it"

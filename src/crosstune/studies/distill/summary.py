@@ -28,7 +28,7 @@ STUDENTS = (
     *Column.interval(
         "closed",
         unit="share",
-        about="Of what lies between random weights and the teacher.",
+        about="Of what lies between random weights (a piece, where none began so) and the teacher.",
         bounds=_OVER,
     ),
     Column.value("start", unit=BITS, about="Before the first step."),
@@ -97,9 +97,7 @@ def students_table(scored: Rows, settings: DistillStudySettings) -> Table:
         return {seed: _mean(own, "bits") for (seed,), own in by_key(rows, ("seed",))}
 
     first = means(*settings.students[0], "end")
-    blank = max(
-        settings.beginnings, key=lambda begin: _mean_of(means(begin, settings.arms[0], "start"))
-    )
+    blank = blank_of(settings)
 
     def rows() -> Iterator[dict[str, Any]]:
         for begin, arm in settings.students:
@@ -119,6 +117,11 @@ def students_table(scored: Rows, settings: DistillStudySettings) -> Table:
             }
 
     return Table("students", STUDENTS, sorted(rows(), key=lambda row: row["bits"]))
+
+
+def blank_of(settings: DistillStudySettings) -> str:
+    """The beginning from which the way to the teacher is measured."""
+    return "anew" if "anew" in settings.beginnings else "piece"
 
 
 def measurements(students: Table) -> Iterator[Measurement]:
