@@ -60,6 +60,19 @@ def test_a_term_that_depends_on_the_split_stops_the_run(folder: Path, tmp_path: 
     assert checked.run().steps == 2
 
 
+def test_a_loss_that_the_trainer_divides_again_stops_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault of three trainers of today: transformers divides by the accumulation what is divided already."""
+    made = stage(folder, tmp_path, [NextToken()], accumulation=4)
+    monkeypatch.setattr(made, "loss_is_scaled_for_ga", False)
+    made.model_accepts_loss_kwargs = False
+    with pytest.raises(
+        LedgerError, match="must add up to the loss that the backward pass began with"
+    ):
+        made.run()
+
+
 def test_dropout_is_no_difference_of_definition(folder: Path, tmp_path: Path) -> None:
     made = stage(folder, tmp_path, [NextToken()], accumulation=2)
     made.model.config.attention_dropout = 0.3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,19 @@ def test_rows_that_are_taken_for_new_again_get_a_name_of_their_own(
     assert found._free("numbers") == "numbers 2"
     assert found._free("base") == "base 2"
     assert found._free("Numbers!") == "Numbers! 2"  # their adapters would be called alike
+
+
+def test_short_answers_are_assessed_by_more_rows(folder: Path, tmp_path: Path) -> None:
+    """Four labels a row: 64 rows have too few tokens to decide."""
+    found = learner(folder, tmp_path, settings())
+    skill = rows(found, "shapes")
+    short = tuple(
+        replace(row, labels=[-100] * (len(row.labels) - 4) + row.labels[-4:], scored_tokens=4)
+        for row in skill.train
+    )
+    assert len(found._enough(skill.train)) == learning.ASSESSED
+    assert len(found._enough(short)) == 2 * learning.ASSESSED
+    assert found.learn(replace(skill, train=short)).verdict == "new"
 
 
 def test_a_skill_of_two_rows_is_refused_and_nothing_is_lost(folder: Path, tmp_path: Path) -> None:

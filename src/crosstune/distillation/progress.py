@@ -91,7 +91,9 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
         """Of the stage that this watches; what its steps began with, and its terms' pulls."""
         self.totals: dict[tuple[int, str], float] = {}
         self.pulls: list[dict[str, Any]] = []
-        self._every = settings.debug_every or int(bool(os.environ.get("CROSSTUNE_DEBUG"))) * 100
+        self._every = settings.debug_every or 100 * (
+            os.environ.get("CROSSTUNE_DEBUG", "0") not in ("", "0")
+        )
         self.quiet = False
         """Whether nothing is said: a study has a line of its own."""
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -69,10 +69,10 @@ class DistillationStage(StageTrainer):
             self.pulls += self._measured_pulls(batches, step)
         return batches, count
 
-    def compute_loss(self, *args: Any, **options: Any) -> Tensor:
-        """The micro-batch's share, also added up here."""
-        loss = super().compute_loss(*args, **options)
-        self._total = self._total + loss.detach().double() / world_size()
+    def training_step(self, *args: Any, **options: Any) -> Tensor:
+        """What the backward pass began with, whatever transformers divided it by, is added up here."""
+        loss: Tensor = super().training_step(*args, **options)
+        self._total = self._total + loss.double() / world_size()
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> float:

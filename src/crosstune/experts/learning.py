@@ -38,7 +38,7 @@ ALL = "all"
 """The one expert of a sequential run."""
 _ANEW = "Give the skills and settings of its time, or choose another folder."
 ASSESSED, REGISTERED, JUDGED = 64, 256, 64
-"""Rows of a skill that are assessed, that router and embedding read, and that are not learned where a policy must judge."""
+"""Rows of a skill that are assessed at least, that router and embedding read, and that are not learned where a policy must judge."""
 
 
 class SkillLearner:
@@ -136,7 +136,7 @@ class SkillLearner:
     def _choose(self, skill: SkillRows, known: bool) -> tuple[Novelty, str, bool]:
         """Whose the rows are: an expert that is born for them, one that learns again, or the model itself."""
         mixture, chosen, rank = self.mixture, self.settings.policy, self.settings.rank
-        novelty, measured = mixture.assess(skill.train[:ASSESSED]), dict[str, float]()
+        novelty, measured = mixture.assess(self._enough(skill.train)), dict[str, float]()
         if known:
             expert, born = BASE, False
         elif self.settings.sequential:
@@ -156,6 +156,13 @@ class SkillLearner:
         elif expert != BASE:
             mixture.unfreeze(expert, measured)
         return novelty, expert, born
+
+    def _enough(self, rows: Sequence[Encoded]) -> Sequence[Encoded]:
+        """Rows to assess a skill by: of short answers, such as labels, as many as it takes to decide."""
+        count, least = ASSESSED, self.settings.novelty.min_tokens
+        while count < len(rows) and sum(row.scored_tokens for row in rows[:count]) < least:
+            count *= 2
+        return rows[:count]
 
     def _free(self, name: str) -> str:
         """A name for an expert: the skill's, numbered where rows of it were taken for new before."""

@@ -54,7 +54,7 @@ def test_the_report_is_drawn_and_names_what_failed(run: Run, folder: Path) -> No
     made = page.page(run, small(folder))
     assert made.answer is not None and "bits per byte" in made.answer.text
     told = [one.text for one in made.statements if one.tone == "warning"]
-    assert any("not so: warm-up is a tenth or less (25% of the steps)" in text for text in told)
+    assert any("fails: warm-up is a tenth or less (25% of the steps)" in text for text in told)
     report.draw(run)
     text = (run.folder / "report.html").read_text(encoding="utf-8")
     for title in (
