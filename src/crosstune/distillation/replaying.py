@@ -1,7 +1,4 @@
-"""One optimizer step again, from the same weights: as one batch, accumulated, and over two processes, term by term.
-
-The stage that trains does it, on the processor; gradients are taken where the optimizer would find them, and nothing moves.
-"""
+"""One optimizer step again, by the stage that trains, on the processor: as one batch, accumulated, and over two processes, term by term."""
 
 from __future__ import annotations
 
@@ -29,11 +26,10 @@ from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.ranks import is_first
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.storage import read_json, write_json
-from crosstune.foundation.training import StageData, Terms, TrainingSettings, checkpoints, trained
+from crosstune.foundation.training import StageData, checkpoints, trained
 from crosstune.foundation.training.loss import LossModule
 
-WHOLE = "whole"
-"""In place of a term: all of them."""
+WHOLE = "whole"  # in place of a term: all of them
 _ONE = "one batch"
 _APART = 1e-3  # gradients that were summed in another order, in float32, are nearer
 _NEAR = 0.05  # a mean of means of rows of other lengths is so near the mean
@@ -50,29 +46,19 @@ REPLAYED = (
 
 @dataclass(frozen=True)
 class ReplayedStep:
-    """One optimizer step in three ways."""
+    """An optimizer step, counted from 1, from the weights `after` so many; `table` says what each way found of each term."""
 
     step: int
-    """Counted from 1: whose rows and weights of terms these are."""
     after: int
-    """The optimizer steps that the student's weights had taken."""
     table: Table
-    """What each way found of each term."""
     checks: tuple[Check, ...]
     """Of each way, whether it found what one batch does; a factor is named."""
 
     def __str__(self) -> str:
-        rows = self.table.rows()
-        lines = [
-            f"step {self.step}, weights after {self.after} steps",
-            f"{'term':28}{'way':>16}{'raw':>12}{'ratio':>10}{'gradient':>12}{'ratio':>10}",
-            *(
-                f"{row['term']:28}{row['way']:>16}{row['raw']:12.5g}{row['raw_ratio']:10.6f}"
-                f"{row['gradient']:12.5g}{row['gradient_ratio']:10.6f}"
-                for row in rows
-            ),
-        ]
-        return "\n".join([*lines, *map(str, self.checks)])
+        says = "{term:28}{way:>14}: raw {raw:10.5} (× {raw_ratio:.6f}), gradient {gradient:10.5} (× {gradient_ratio:.6f})"
+        first = f"step {self.step}, weights after {self.after} steps"
+        rows = (says.format(**row) for row in self.table.rows())
+        return "\n".join([first, *rows, *map(str, self.checks)])
 
 
 class _Window(DistillationStage):
@@ -132,94 +118,63 @@ def replayed(stage: DistillationStage, step: int) -> ReplayedStep:
 
     Returns:
         Raw values and gradients of each term that has a weight at that step, and whether they are the same.
-
-    Raises:
-        SettingsError: The stage was run, or has no weights for that step; those that can be replayed are named.
-        CheckpointError: The checkpoint belongs to another training.
     """
     ran, steps, folder = stage.state.global_step, stage.settings.steps, stage.output_folder
     words = "must not have been run", f"{ran} steps", "Make it again from the same start."
     hold(ran == 0, SettingsError, "stage", words)
-    places = {
-        one: checkpoints.checkpoint_folder(folder, one)
-        for one in checkpoints.steps_with_checkpoints(folder)
-    }
-    there = [one for one in places if one < steps and checkpoints.fault(places[one]) is None]
+    known, place_of = checkpoints.steps_with_checkpoints(folder), checkpoints.checkpoint_folder
+    there = [k for k in known if k < steps and checkpoints.fault(place_of(folder, k)) is None]
     can = f"1, or {there[0] + 1} to {steps}" if there else "1 alone, for no checkpoint is left"
     after = max((one for one in there if one < step), default=0)
     law = f"must be one that there are weights for: {can}", step, "Choose one of these."
     hold(step == 1 or (0 < after < step <= steps), SettingsError, "step", law)
-    model, terms = copy.deepcopy((stage.model, stage.terms))
-    module = LossModule(model, terms).to("cpu")
-    if terms.second_model is not None:
-        terms.second_model.to("cpu")
+    module = copy.deepcopy(stage.loss_module).to("cpu")
+    if module.terms.second_model is not None:
+        module.terms.second_model.to("cpu")
     if after:
-        checkpoints.check_fits(places[after], stage.identity)
-        trained.load_tensors(places[after], module)
-    own = replace(
-        stage.settings,
-        clip=0.0,
-        evaluate_every=0,
-        checkpoint_every=0,
-        early_stopping=None,
-        report_to=(),
-    )
+        checkpoints.check_fits(place_of(folder, after), stage.identity)
+        trained.load_tensors(place_of(folder, after), module)
+    own = replace(stage.settings, clip=0.0, evaluate_every=0, checkpoint_every=0)
+    own = replace(own, early_stopping=None, report_to=())
     data = replace(stage.data, held_out={}, optimizer_from=None)
     many = own.accumulation if own.accumulation > 1 else min(4, own.batch_rows)
     ways = {_ONE: (1, 1), "accumulated": (many, 1)}
     if own.batch_rows >= 2 * own.accumulation:  # no micro-batch may be empty
         ways["two processes"] = own.accumulation, 2
+    how = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     with TemporaryDirectory() as given:
         for way, (accumulation, processes) in ways.items():
+            (place := Path(given) / way).mkdir()
             split = replace(own, accumulation=accumulation)
-            asked = _Asked(model, terms, data, split, stage.stage_seed, step - 1, Path(given) / way)
-            asked.in_processes(processes)
+            told = module, data, split, stage.stage_seed, step - 1, place
+            if processes == 1:
+                _go(*told)
+            else:
+                start_processes(_joined, (processes, told), nprocs=processes, start_method=how)
         table = Table("replayed", REPLAYED, list(_rows(Path(given), [*ways])))
-    others = [way for way in ways if way != _ONE]
-    return ReplayedStep(
-        step, after, table, tuple(_check(way, *ways[way], table, stage.noisy) for way in others)
-    )
+    del ways[_ONE]
+    checks = [_check(way, *sizes, table, stage.noisy) for way, sizes in ways.items()]
+    return ReplayedStep(step, after, table, tuple(checks))
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a way through a step needs; other processes see the same tensors, and copy them."""
-
-    model: Any
-    terms: Terms
-    data: StageData
-    settings: TrainingSettings
-    seed: int
-    at: int
-    place: Path
-
-    def in_processes(self, count: int) -> None:
-        """Go through the step here, or in processes of their own."""
-        self.place.mkdir()
-        if count == 1:
-            self.go()
-            return
-        how = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        start_processes(_joined, (count, self), nprocs=count, start_method=how)
-
-    def go(self) -> None:
-        """Go through the step once a pass."""
-        model, terms = copy.deepcopy((self.model, self.terms))
-        options: dict[str, Any] = {"output_folder": self.place, "seed": self.seed, "terms": terms}
-        window = _Window(model, self.data, self.settings, **options)
-        window.at = self.at
-        window.run()
+def _go(
+    module: LossModule, data: StageData, settings: Any, seed: int, at: int, place: Path
+) -> None:
+    """One way, on copies: processes are handed the same tensors."""
+    own = copy.deepcopy(module)
+    window = _Window(own.model, data, settings, output_folder=place, seed=seed, terms=own.terms)
+    window.at = at
+    window.run()
 
 
-def _joined(rank: int, count: int, asked: _Asked) -> None:
+def _joined(rank: int, count: int, told: tuple[Any, ...]) -> None:
     """One of several processes, as a launcher would begin it."""
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": 0}
-    os.environ |= {name: str(value) for name, value in told.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    told_by = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {"ACCELERATE_USE_CPU": "true", **{k: str(v) for k, v in told_by.items()}}
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-    meet = f"file://{asked.place}/meet"
+    meet = f"file://{told[-1]}/meet"
     distributed.init_process_group("gloo", meet, rank=rank, world_size=count)
-    asked.go()
+    _go(*told)
     distributed.destroy_process_group()
 
 
@@ -250,8 +205,8 @@ def _check(way: str, accumulation: int, processes: int, table: Table, noisy: boo
         return Check(name, "skipped", "dropout or bfloat16 is on: no two passes are the same")
     off = [row for row in rows if row["apart"] > _APART or abs(row["raw_ratio"] - 1) > SAME]
     if not off:
-        most = max(row["apart"] for row in rows)
-        return Check(name, "passed", f"{len(rows) - 1} terms, gradients within {most:.0e}")
+        most = f"{max(row['apart'] for row in rows):.0e}"
+        return Check(name, "passed", f"{len(rows) - 1} terms, gradients within {most}")
     off = [row for row in off if row["term"] != WHOLE] or off
     factors = TrainingBooks(accumulation=accumulation, processes=processes).factors
     seen = ", ".join(
@@ -265,6 +220,7 @@ def _check(way: str, accumulation: int, processes: int, table: Table, noisy: boo
 def _named(row: Mapping[str, Any], factors: Mapping[str, float]) -> str:
     """What a term is multiplied by, or what else it can be."""
     what = "raw" if abs(row["raw_ratio"] - 1) > SAME else "gradient"
-    fits = [own for own, factor in factors.items() if abs(row[f"{what}_ratio"] / factor - 1) < _NEAR]
+    ratio = row[f"{what}_ratio"]
+    fits = [own for own, factor in factors.items() if abs(ratio / factor - 1) < _NEAR]
     told = f"{what} scaled by {' or '.join(fits)}"
     return told if fits else "it depends on which rows share a micro-batch"
