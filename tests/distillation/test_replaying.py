@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +11,25 @@ import torch
 from tests import processes
 from tests.distillation.pair import trainer
 from tests.distillation.test_stage import MeanOfBatch, stage
+from torch import Tensor
 
 from crosstune.distillation.replaying import WHOLE, replayed
 from crosstune.foundation.errors import CheckpointError, SettingsError
 from crosstune.foundation.training import NextToken
+from crosstune.foundation.training.terms import Seen
 
-assert (
-    processes.FORKED
-)  # the server of processes that has everything imported is the one that is asked
+SERVER = processes.FORKED  # with everything imported: both processes of a replay are forked from it
+
+
+@dataclass(frozen=True)
+class PullsByRows(MeanOfBatch):
+    """The same value in every split, and a gradient that grows with the rows of its micro-batch."""
+
+    name: str = "pulls"
+
+    def sums(self, seen: Seen) -> Tensor:
+        value = NextToken().sums(seen)
+        return value.detach() + len(seen.batch["labels"]) * (value - value.detach())
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +66,20 @@ def test_every_term_is_the_same_in_every_split(folder: Path, tmp_path: Path) -> 
         replayed(made.stage, 3)
 
 
-def test_a_mean_over_the_micro_batch_is_named_with_its_factor(folder: Path, tmp_path: Path) -> None:
-    made = stage(folder, tmp_path, [NextToken(), MeanOfBatch()], accumulation=4)
+def test_what_depends_on_the_split_is_named_with_its_factor(folder: Path, tmp_path: Path) -> None:
+    terms = [NextToken(), MeanOfBatch(), PullsByRows()]
+    made = stage(folder, tmp_path, terms, accumulation=4)
     found = replayed(made, 1)
     first, both = found.checks
     assert (first.outcome, both.outcome) == ("failed", "failed")
-    assert first.causes == ("mean: raw scaled by accumulation",)
-    assert both.causes == ("mean: raw scaled by accumulation × processes",)
+    assert first.causes == (
+        "mean: raw scaled by accumulation",
+        "pulls: gradient scaled by 1 / (accumulation)",
+    )
+    assert both.causes == (
+        "mean: raw scaled by accumulation × processes",
+        "pulls: gradient scaled by 1 / (accumulation × processes)",
+    )
     assert "next_token" not in first.evidence
     with pytest.raises(SettingsError, match="1 alone, for no checkpoint is left"):
         replayed(made, 2)

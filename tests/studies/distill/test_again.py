@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import processes
 from tests.studies.distill.conftest import small
 
 from crosstune.cli.main import main
@@ -16,6 +17,8 @@ from crosstune.foundation.records import Run
 from crosstune.foundation.settings import to_yaml
 from crosstune.studies.distill.again import bundle, replay
 from crosstune.studies.distill.study import Distill
+
+SERVER = processes.FORKED  # with everything imported: both processes of a replay are forked from it
 
 
 @pytest.fixture(scope="session")
