@@ -54,6 +54,8 @@ COMMANDS: list[list[str]] = [
     ["plan"],
     ["repair"],
     ["repair", "--help", "all"],
+    ["replay"],
+    ["bundle"],
     ["show"],
     ["list"],
 ]

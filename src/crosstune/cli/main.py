@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -20,16 +21,16 @@ from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.settings.yaml import Words
 from crosstune.foundation.storage import read_json
 from crosstune.studies.catalogue import STUDIES, find_study
+from crosstune.studies.distill import again
 from crosstune.studies.study import Study
 
+_AGAIN: dict[str, Callable[..., Any]] = {"replay": again.replay, "bundle": again.bundle}
 _STOPPED = 130  # the shell's exit code for an interrupt
-_OUTSIDE = (
-    "file"  # what the parser calls a study in a file, whose path it could not take for a word
-)
+_OUTSIDE = "file"  # the parser's word for a study in a file, whose path it could not take for one
 
 
 def build_parser(outside: Study | None = None) -> ArgumentParser:
-    """The parser of `crosstune`, whose subcommands are `run`, `plan`, `repair`, `show` and `list`."""
+    """The parser of `crosstune` with all its subcommands."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="crosstune",
@@ -47,13 +48,17 @@ def build_parser(outside: Study | None = None) -> ArgumentParser:
         if outside is not None:
             studies.add_subcommand(_OUTSIDE, _study_parser(outside), help=outside.question)
     commands.add_subcommand("repair", repair.parser(), help=repair.SAYS)
-    show = ArgumentParser(
-        description="Print what a run found and draw its page.", exit_on_error=False
-    )
+    for verb, does in _AGAIN.items():
+        says = str(inspect.getdoc(does)).splitlines()[0]
+        own = ArgumentParser(description=says, exit_on_error=False)
+        own.add_function_arguments(does, as_group=False, as_positional=True)
+        commands.add_subcommand(verb, own, help=says)
+    says = "Print what a run found and draw its page."
+    show = ArgumentParser(description=says, exit_on_error=False)
     show.add_argument("run", type=str, help="The run folder.")
     show.add_argument("--all", action="store_true", help="Print every finding, figure and table.")
     show.add_argument("--draw", type=bool, default=True, help="Whether to draw report.html again.")
-    commands.add_subcommand("show", show, help="Print what a run found and draw its page.")
+    commands.add_subcommand("show", show, help=says)
     listing = ArgumentParser(description="Name the studies and the runs.", exit_on_error=False)
     listing.add_argument(
         "folder", type=str, nargs="?", help="Where to look for runs, instead of in `runs`."
@@ -146,7 +151,7 @@ def _helps(words: Sequence[str], study: Study | None) -> str:
     if command in ("run", "plan"):
         name = words[1] if study else STUDIES[0].name
         return f"`crosstune --help` and `crosstune {command} {name} --help all` name them all."
-    every = {"repair": "repair --help all", "show": "show --help", "list": "list --help"}
+    every = {v: f"{v} --help" for v in ("show", "list", *_AGAIN)} | {"repair": "repair --help all"}
     return f"`crosstune {every.get(command, '--help')}` names them all."
 
 
@@ -154,6 +159,9 @@ def _dispatch(arguments: Namespace, given: dict[str, Words], study: Study | None
     command = arguments.command
     if command == "list":
         return _list(arguments.list.get("folder"))
+    if command in _AGAIN:
+        printing.text(str(_AGAIN[command](**arguments[command].as_dict())))
+        return 0
     if study is None:
         show = arguments.show
         return _show(Path(show.run), draw=show.get("draw", True), all=show.get("all", False))

@@ -55,7 +55,8 @@ class TrainingBooks:
     def factors(self) -> dict[str, float]:
         """What a wrong denominator would multiply by, in words."""
         sizes = {"accumulation": self.accumulation, "processes": self.processes}
-        sizes["accumulation × processes"] = self.accumulation * self.processes
+        if min(sizes.values()) > 1:
+            sizes["accumulation × processes"] = self.accumulation * self.processes
         over = {f"1 / ({name})": 1.0 / size for name, size in sizes.items()}
         return {name: size for name, size in {**sizes, **over}.items() if size != 1}
 

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,6 +86,18 @@ class Prepared(Procedure[DistillStudySettings]):
             found = transformers.AutoModelForCausalLM.from_config(self.piece.model.config)
         return found.to(self.piece.model.device)
 
+    def trainer(self, begin: str, arm: Arm, seed: int, folder: Path) -> DistillationTrainer:
+        """Of one student, whose checkpoints lie in a folder of their own in that one."""
+        chosen = replace(
+            self.settings.of_arm(arm, self.compute, next(iter(self.data.held_out))),
+            output=str(folder / f"{begin}-{arm.replace('+', '-')}"),
+            seed=Seeds(seed).derive("distill"),
+        )
+        models = self.student(begin, seed), self.start.load()
+        found = DistillationTrainer(*models, self.start.tokenizer, self.data, settings=chosen)
+        found.progress.quiet = True
+        return found
+
     @cached_property
     def compute(self) -> float:
         """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
@@ -120,27 +133,16 @@ class DistillCell(Cell[Prepared]):
             self.passed(self.settings.steps_of(arm, compute))
 
     def _learn(self, begin: str, arm: Arm) -> None:
-        study, name = self.procedure, f"{begin}-{arm.replace('+', '-')}"
-        watched = next(iter(study.data.held_out))
-        place = self.run.checkpoints / name
-        chosen = replace(
-            self.settings.of_arm(arm, study.compute, watched),
-            output=str(place),
-            seed=Seeds(self.seed).derive("distill"),
-        )
-        teacher, student = study.start.load(), study.student(begin, self.seed)
-        scored = [*self._scored("teacher", teacher), *self._scored("start", student)]
-        trainer = DistillationTrainer(
-            student, teacher, study.start.tokenizer, study.data, settings=chosen
-        )
-        trainer.progress.quiet = True
+        trainer = self.procedure.trainer(begin, arm, self.seed, self.run.checkpoints)
+        student, place = trainer.student, trainer.stage.output_folder
+        scored = [*self._scored("teacher", trainer.teacher), *self._scored("start", student)]
         result = trainer.run(
             EachStep(lambda step, most: self.tell(f"{begin}, {arm}: step {step} of {most}", step))
         )
         scored += self._scored("end", student)
         if ranks.is_first():
             for table in _tables(begin, arm, trainer, result, scored):
-                self.run.add_rows(table, name)
+                self.run.add_rows(table, place.name)
         self._spent.append(place)
 
     def _scored(self, when: str, model: Any) -> Iterator[tuple[Any, ...]]:
