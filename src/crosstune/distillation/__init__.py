@@ -2,7 +2,7 @@
 
 `settings` and `curriculum` (no torch): which terms, and when they count · `students` makes a student of the teacher's own weights, by
 the mathematics of `pruning` · `divergences` and `head`: cross entropy and divergence from one projection · `terms`: what is learned, and in `routing` of which of the teacher's `offers` ·
-`trainer` runs them in a `stage` that holds its books against evaluation, `progress` says how far it is, `checks` what is wrong.
+`trainer` runs them in a `stage` that holds its books against evaluation, `progress` says how far it is, `checks` what is wrong, `replaying` takes one step again.
 """
 
 from __future__ import annotations
