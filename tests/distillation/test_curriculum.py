@@ -23,7 +23,7 @@ def weights(entry: str, curriculum: Curriculum, *steps: int) -> list[float]:
 
 
 def test_three_phases_at_every_border_and_a_step_beside_it() -> None:
-    chosen = Curriculum.of("three-phase")
+    chosen = Curriculum(PRESETS["three-phase"])
     borders = (0, 29, 30, 31, 59, 60, 61, 99)
     assert weights("kd", chosen, *borders) == [0.7] * 8
     hidden = [0, 0, 0, 0.1 * 0.01 / 0.3, 0.1 * 0.29 / 0.3, 0.1, 0.1, 0.1]
@@ -36,16 +36,16 @@ def test_three_phases_at_every_border_and_a_step_beside_it() -> None:
 
 def test_half_way_the_weight_of_the_original_is_alpha_times_ramp() -> None:
     """.0672 at half of 100,000 steps is α .1 times a ramp of .667, not 6.7 % of something whole."""
-    found = Curriculum.of("three-phase")
+    found = Curriculum(PRESETS["three-phase"])
     assert found.ramp("hidden", 50, STEPS) == pytest.approx(2 / 3)
     assert found.weight("hidden", 50, STEPS) == pytest.approx(0.2 / 3)
 
 
 def test_flat_is_always_the_whole_weight_and_reversed_ends_with_the_distribution() -> None:
-    flat = Curriculum.of("flat", {"ce": 0.3})
+    flat = Curriculum(FLAT, {"ce": 0.3})
     for entry, alpha in {**ALPHAS, "ce": 0.3}.items():
         assert weights(entry, flat, 0, 50, 99) == [alpha] * 3
-    back = Curriculum.of("reversed")
+    back = Curriculum(PRESETS["reversed"])
     assert weights("hidden", back, 0, 39, 55, 70) == pytest.approx([0.1, 0.1, 0.05, 0.0])
     assert weights("kd", back, 0, 99) == [0.7, 0.7]
 
@@ -62,7 +62,7 @@ def test_what_aligns_attention_follows_the_ramp_of_attention() -> None:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_the_distribution_is_learned_at_every_step(name: str) -> None:
-    assert 0.0 not in weights("kd", Curriculum.of(name), *range(STEPS))
+    assert 0.0 not in weights("kd", Curriculum(PRESETS[name]), *range(STEPS))
 
 
 @pytest.mark.parametrize(
@@ -89,5 +89,3 @@ def test_names_that_nothing_has_are_refused() -> None:
     for alphas in ({"routing": 0.1}, {"kd": -0.1}, {"kd": float("nan")}):
         with pytest.raises(SettingsError, match="`alphas` must be finite, from 0 up, and of ce"):
             Curriculum(FLAT, alphas)
-    with pytest.raises(SettingsError, match="`curriculum` must be one of flat, three-phase"):
-        Curriculum.of("steep")

@@ -112,17 +112,6 @@ class Curriculum:
         words = law, found_words, "Correct the weights."
         hold(not strange, SettingsError, "alphas", words)
 
-    @classmethod
-    def of(cls, name: str, alphas: Mapping[str, float] | None = None) -> Curriculum:
-        """A preset: ``flat`` (all terms always), ``three-phase`` or ``reversed``.
-
-        Raises:
-            SettingsError: There is no such preset.
-        """
-        words = f"must be one of {', '.join(PRESETS)}", name, "Choose one, or give phases."
-        hold(name in PRESETS, SettingsError, "curriculum", words)
-        return cls(PRESETS[name], dict(alphas or {}))
-
     def phase(self, progress: float) -> CurriculumPhase:
         """The phase at a share of all steps."""
         return next((one for one in self.phases if progress < one.end), self.phases[-1])

@@ -94,7 +94,6 @@ def test_a_softmax_over_layers_weighs_what_the_mean_weighs_alike() -> None:
     assert learned.sums(seen).item() == pytest.approx(mean.sums(seen).item(), rel=1e-6)
     with torch.no_grad():
         learned.scores.copy_(torch.tensor([0.3, 0.7]).log() + 5.0)
-    assert learned.shares == pytest.approx({1: 0.3, 2: 0.7})
     sites = learned.by_site(seen)
     total = learned.sums(seen)
     assert total.item() == pytest.approx(0.3 * sites[0].item() + 0.7 * sites[1].item())

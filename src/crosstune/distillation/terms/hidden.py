@@ -147,7 +147,6 @@ class Layerwise(Hidden):
     """`Hidden` with a learned softmax over the matched sites in place of their mean.
 
     The softmax minimises what it weighs: it may run to the site that is easiest to match, and leave the others unlearned.
-    `shares` says where it stands.
 
     Unit: tokens. Zero point: as that of `Hidden`.
     Source: Romero et al. 2015, *FitNets*, ICLR, arXiv 1412.6550, eq. 3, as `Hidden`; the learned weights over layers have no
@@ -160,13 +159,6 @@ class Layerwise(Hidden):
         super().__init__(weight, pilot, student, **options)
         self.scores = nn.Parameter(torch.zeros(len(self.sites)))
 
-    @property
-    def shares(self) -> dict[int, float]:
-        """What each matched site of the student counts for; together 1."""
-        return dict(
-            zip(self.sites, self.scores.softmax(dim=0, dtype=torch.float64).tolist(), strict=True)
-        )
-
     def mixed(self, values: Tensor) -> Tensor:
-        """The sites' sums by their shares."""
+        """The sites' sums by the softmax."""
         return self.scores.softmax(dim=0, dtype=torch.float64) @ values

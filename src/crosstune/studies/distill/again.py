@@ -5,21 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.settings import from_yaml
 from crosstune.foundation.storage import canonical, read_json, write_json
 from crosstune.studies.distill.settings import DistillStudySettings
 
-if TYPE_CHECKING:
-    from crosstune.distillation.replaying import ReplayedStep
-    from crosstune.foundation.records import Run
-
 _BOOKS = ("loss_ledger", "pulls", "learned", "checked")
 
 
-def replay(run: str, step: int = 1, student: str = "", seed: int | None = None) -> ReplayedStep:
+def replay(run: str, step: int = 1, student: str = "", seed: int | None = None) -> Any:
     """Take an optimizer step of a student again as one batch, accumulated, and over two processes: where a term is not the same, the factor is named.
 
     Args:
@@ -29,7 +25,7 @@ def replay(run: str, step: int = 1, student: str = "", seed: int | None = None) 
         seed: Of the cell; the study's first, if none is given.
 
     Returns:
-        What each way found, and whether it is the same.
+        A `ReplayedStep`: what each way found, and whether it is the same.
     """
     from crosstune.distillation.replaying import replayed
     from crosstune.studies.distill.cell import Prepared
@@ -86,7 +82,7 @@ def _placeless(value: Any) -> Any:
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if isinstance(value, str) else value
 
 
-def _opened(folder: str) -> tuple[Run, DistillStudySettings]:
+def _opened(folder: str) -> tuple[Any, DistillStudySettings]:
     """A run of this study, and what it was made with."""
     from crosstune.foundation.records import Run
 
