@@ -69,7 +69,8 @@ def bundle(run: str, steps: str = "") -> Path:
     hold(bool(books["loss_ledger"]), SettingsError, "steps", law)
     about = {"settings": _placeless(canonical(settings)), **canonical(books)}
     about["environment"] = read_json(opened.folder / "environment.json")
-    write_json(place := opened.folder / "bundle.json", about)
+    place: Path = opened.folder / "bundle.json"
+    write_json(place, about)
     return place
 
 
