@@ -25,7 +25,7 @@ class DistillationSettings:
 
     output: str = "runs/distilled"
     """Where checkpoints lie; a training that was killed goes on from there."""
-    terms: tuple[str, ...] = ("kd",)
+    terms: tuple[str, ...] = ("kd", "hidden", "attention")
     """Of ce, kd, hidden, layerwise, attention, contrastive and routing."""
     curriculum: Literal["flat", "three-phase", "reversed"] = "flat"
     """When terms count: all always; the distribution first and deeper terms later; or the other way round."""
