@@ -11,7 +11,7 @@ from tests.distillation.terms import pair
 from tests.distillation.terms.pair import NEW, PILOT, ROWS, STEPS, TEACHER
 from torch import Tensor, nn
 
-from crosstune.distillation.curriculum import Curriculum
+from crosstune.distillation.curriculum import PRESETS, Curriculum
 from crosstune.distillation.routing import StudentAwareRouter
 from crosstune.distillation.terms.attention import map_nats
 from crosstune.distillation.terms.pilot import Pilot, predicting
@@ -110,7 +110,7 @@ def test_the_number_of_offers_grows_from_1_in_equal_parts_of_the_steps() -> None
 
 
 def test_each_entry_has_its_own_ramp_and_alignment_that_of_attention() -> None:
-    chosen = Curriculum.of("three-phase")
+    chosen = Curriculum(PRESETS["three-phase"])
     router = StudentAwareRouter(chosen, 100, pair.student(), TEACHER, PILOT)
     assert [entry.weight(45) for entry in router.entries] == pytest.approx([0.05, 0.05, 0.005])
     assert all(entry.weight(29) == 0.0 for entry in router.entries)
