@@ -14,8 +14,8 @@ import transformers
 from tests.foundation.models.decoders import CONFIGS, MIXTURES, ROWS, decoder, with_lora
 from torch import Tensor, nn
 
-from crosstune.distillation import students
 from crosstune.distillation.students import Pieces, build, student_from
+from crosstune.distillation.terms import pilot
 from crosstune.foundation.data import UNSCORED, Encoded, as_rows, encode
 from crosstune.foundation.errors import (
     CrosstuneError,
@@ -246,7 +246,7 @@ def test_what_is_chosen_in_fewer_layers_is_chosen_where_only_they_are() -> None:
 def test_padding_chooses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = decoder("llama")
     padded = student_from(teacher, width=12, rows=rows()).model
-    monkeypatch.setattr(students, "_BATCH_TOKENS", 1)
+    monkeypatch.setattr(pilot, "_BATCH_TOKENS", 1)
     close(logits(student_from(teacher, width=12, rows=rows()).model), logits(padded))
 
 

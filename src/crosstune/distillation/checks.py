@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -60,6 +61,7 @@ class TrainingBooks:
         over = {f"1 / ({name})": 1.0 / size for name, size in sizes.items()}
         return {name: size for name, size in {**sizes, **over}.items() if size != 1}
 
+    @cached_property
     def sides(self) -> dict[tuple[int, str], dict[str, Row]]:
         """Rows by step and side, then by term."""
         found: dict[tuple[int, str], dict[str, Row]] = defaultdict(dict)
@@ -105,7 +107,7 @@ def findings(books: TrainingBooks) -> list[Check]:
 
 def _closes(books: TrainingBooks) -> Check:
     """Σ weighted is the loss that was said, and weighted = raw · weight."""
-    name, sides = "the parts add up to the loss", books.sides()
+    name, sides = "the parts add up to the loss", books.sides
     for key, parts in sides.items():
         for term, row in parts.items():
             product = row["raw"] * row["weight"]
@@ -188,7 +190,7 @@ def _names(books: TrainingBooks) -> Check:
 
 def _evaluated_alike(books: TrainingBooks) -> Check:
     """A held-out set is weighed as the training rows of the same step."""
-    name, sides, compared = "evaluation weighs as training does", books.sides(), 0
+    name, sides, compared = "evaluation weighs as training does", books.sides, 0
     for (step, side), parts in sides.items():
         own = sides.get((step, TRAIN), {})
         if side in (TRAIN, PARITY) or not own:
@@ -208,7 +210,7 @@ def _evaluated_alike(books: TrainingBooks) -> Check:
 
 def parity(books: TrainingBooks) -> Check:
     """The same rows cost the same through the path of training and of evaluation."""
-    name, sides = "the same rows cost the same in training and evaluation", books.sides()
+    name, sides = "the same rows cost the same in training and evaluation", books.sides
     pairs = [
         (step, term, own["raw"], sides[step, TRAIN][term]["raw"])
         for (step, side), parts in sides.items()
@@ -279,8 +281,8 @@ def _moves(books: TrainingBooks) -> Check:
 def _shares(books: TrainingBooks) -> Check:
     """No term is nearly all of the loss; one that is nearly none of it may have been learned."""
     name = "no term drowns the others"
-    steps = sorted(step for step, side in books.sides() if side == TRAIN)
-    last = books.sides()[steps[-1], TRAIN] if steps else {}
+    steps = sorted(step for step, side in books.sides if side == TRAIN)
+    last = books.sides[steps[-1], TRAIN] if steps else {}
     total = sum(abs(row["weighted"]) for row in last.values())
     if len(last) < 2 or not total:
         return Check(name, "skipped", "fewer than two terms in the last step")

@@ -15,17 +15,17 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from crosstune.distillation import pruning
-from crosstune.foundation.data import Encoded, as_rows, collate, encode
+from crosstune.distillation.terms.pilot import batches
+from crosstune.foundation.data import Encoded, as_rows, encode
 from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedError, hold
 from crosstune.foundation.evaluation import score_rows
-from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Anatomy, Site, check_supported, measuring, model_inputs
 from crosstune.foundation.models.layout import Slab, family_of
 from crosstune.foundation.models.streams import looking
 from crosstune.foundation.records import Measurement
 from crosstune.foundation.statistics.intervals import ratio_jackknife
 
-_LENGTH, _BATCH_TOKENS = 512, 4096
+_LENGTH = 512
 _JUDGING = 4  # one unit in so many says what the student costs, the others choose its pieces
 _WRITING = ("attn.o", "mlp.down", "mlp.experts.down", "mlp.shared.down")
 _MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
@@ -352,7 +352,7 @@ def _moments(
 ) -> dict[str, Tensor]:
     """Σ x xᵀ over real tokens of what weights are given, by key; `parted` makes tokens [T, F] [T, groups, size]."""
     sums: dict[str, Tensor] = {}
-    mask, device = torch.zeros(0), own.model.device
+    mask = torch.zeros(0)
     with ExitStack() as stack:
         stack.enter_context(measuring(own.model))
         stack.enter_context(torch.no_grad())
@@ -364,10 +364,9 @@ def _moments(
                 sums[key] = sums[key] + found if key in sums else found
 
             stack.enter_context(looking(own.model.get_submodule(name.removesuffix(".weight")), add))
-        for places in batches_of(encoded, _BATCH_TOKENS):
-            batch = collate([encoded[at] for at in places], 0)
-            mask = batch["attention_mask"].bool().to(device)
-            own.model(**model_inputs({name: value.to(device) for name, value in batch.items()}))
+        for _, batch in batches(encoded, 0, own.model):
+            mask = batch["attention_mask"].bool()
+            own.model(**model_inputs(batch))
     return sums
 
 

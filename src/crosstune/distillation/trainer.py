@@ -85,11 +85,10 @@ class DistillationTrainer:
         )
         self.stage.check_parity = chosen.evaluate_parity
         self.stage.pulls_every = chosen.debug_every
-        self.progress = DistillationProgress(chosen, self.data, student)
-        stage = self.stage
-        own = stage.ledger, stage.totals, stage.pulls
-        self.progress.ledger, self.progress.totals, self.progress.pulls = own
-        self.stage.add_callback(self.progress)
+        self.progress = progress = DistillationProgress(chosen, self.data, student)
+        progress.ledger, progress.totals = self.stage.ledger, self.stage.totals
+        progress.pulls = self.stage.pulls
+        self.stage.add_callback(progress)
 
     def run(self, *callbacks: TrainerCallback) -> StageResult:
         """Train, or go on from the last whole checkpoint in the output folder.

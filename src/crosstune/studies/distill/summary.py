@@ -152,10 +152,11 @@ def _of_seed(table: Table, seed: int, columns: Sequence[Column]) -> Iterator[dic
 def _weights(ledger: Rows, settings: DistillStudySettings) -> Iterator[dict[str, Any]]:
     """What each entry's weight was, and what the curriculum expects."""
     steps = settings.training.steps
+    arms = (arm for arm in settings.arms if arm != "ce+best")  # which has steps of its own
+    courses = {arm: settings.of_arm(arm, 1.0, "").course for arm in arms}
     for row in ledger:
-        if row["arm"] != "ce+best":
-            chosen = settings.of_arm(row["arm"], 1.0, "")
-            expected = chosen.course.weight(row["term"], row["step"] - 1, steps)
+        if (course := courses.get(row["arm"])) is not None:
+            expected = course.weight(row["term"], row["step"] - 1, steps)
             for which, weight in (("expected", expected), ("actual", row["weight"])):
                 place = {"student": called(row), "term": row["term"], "step": row["step"]}
                 yield {**place, "which": which, "weight": weight}
