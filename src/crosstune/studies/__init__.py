@@ -2,7 +2,7 @@
 
 >>> import crosstune.studies as studies
 >>> [study.name for study in studies.STUDIES]
-['conflict', 'repair', 'circuits', 'skills', 'ranks']
+['conflict', 'repair', 'circuits', 'skills', 'ranks', 'distill']
 """
 
 from __future__ import annotations
