@@ -236,11 +236,39 @@ def test_a_term_that_drowns_the_others_is_named() -> None:
     assert found.advice == "continue 20 steps"
 
 
+def test_the_term_of_the_largest_weight_may_be_the_loudest() -> None:
+    rows = [row(1, "train", "kd", 0.7), row(1, "train", "attention", 0.1, 0.01)]
+    assert failed(TrainingBooks(rows)) == {}
+
+
+def test_one_evaluation_that_changed_does_not_excuse_one_that_did_not() -> None:
+    books = healthy()
+    rows = [
+        one | {"raw": raw_at(one["term"], 50), "weighted": raw_at(one["term"], 50) * one["weight"]}
+        if one["side"] == "stories" and one["step"] > 1
+        else one
+        for one in books.rows
+    ]
+    found = failed(replace(books, rows=rows, totals={}))
+    assert "all of stories is as it was at steps 50 and 100" in found["the weights move"].evidence
+
+
 def test_what_settings_alone_say() -> None:
     odd = DistillationSettings(
         temperature=5.0,
         alphas={"kd": 10.0},
         training=TrainingSettings(steps=100, warmup=30),
     )
-    assert [check.outcome for check in settings_findings(odd)] == ["failed"] * 3
+    assert [check.outcome for check in settings_findings(odd)] == ["failed"] * 3 + ["passed"]
+    short = DistillationSettings(
+        curriculum="three-phase", training=TrainingSettings(steps=1), top_k=64
+    )
+    found = {c.name: c.evidence for c in settings_findings(short, 4, 200) if c.outcome == "failed"}
+    assert (
+        found["every phase has its steps"]
+        == "distribution: 0 steps, features: 0 steps, all: 0 steps"
+    )
+    assert found["top-k is a quarter of all tokens or less"].startswith("64 of 200")
+    many = [*settings_findings(DistillationSettings(), 60)]
+    assert (many[-1].outcome, many[-1].evidence) == ("failed", "40.0 times each")
     assert {check.outcome for check in settings_findings(DistillationSettings())} == {"passed"}

@@ -40,8 +40,8 @@ def looked(offers: ExpertOffers, teacher: Any, rows: Any, *paths: str) -> list[A
 def test_under_the_teachers_own_gate_it_is_the_layers_own_output(kind: str) -> None:
     teacher = pair.mixture(kind)
     assert [*routers(teacher)] == [0, 1, 2]
-    offers = ExpertOffers(teacher, Pilot.of(teacher, ROWS, 0, [3]), layer=1)
-    whole = "model.layers.1.mlp" + (".experts" if kind == "qwen2_moe" else "")  # one is shared
+    offers = ExpertOffers(teacher, Pilot.of(teacher, ROWS, 0, [3]))
+    whole = "model.layers.2.mlp" + (".experts" if kind == "qwen2_moe" else "")  # one is shared
     ((_, output),) = looked(offers, teacher, NEW, whole)
     torch.testing.assert_close(offers.gated(*offers.used) / offers.scale, output)
     torch.testing.assert_close(offers.own.sum(dim=1), torch.ones(len(output)))
@@ -78,6 +78,15 @@ def test_units_are_the_variance_of_the_layers_output_over_the_pilot() -> None:
     torch.testing.assert_close(offers.gates.mean(dim=0), offers.own.mean(dim=0))
 
 
+def test_the_hook_goes_when_the_offers_go() -> None:
+    teacher: Any = pair.mixture()
+    offers = ExpertOffers(teacher, Pilot.of(teacher, ROWS, 0, [3]))
+    hooks = teacher.get_submodule(offers.path)._forward_hooks
+    assert len(hooks) == 1
+    del offers
+    assert not hooks
+
+
 def test_a_dense_teacher_offers_the_states_of_its_layers() -> None:
     batch = pair.batch_of(NEW)
     where = predicting(batch["labels"])
@@ -97,8 +106,6 @@ def test_a_dense_teacher_offers_the_states_of_its_layers() -> None:
 def test_what_cannot_be_is_refused() -> None:
     teacher = pair.mixture()
     pilot = Pilot.of(teacher, ROWS, 0, [3])
-    with pytest.raises(SettingsError, match=r"`layer` must be one with a router: \[0, 1, 2\]"):
-        ExpertOffers(teacher, pilot, layer=3)
     offers = ExpertOffers(teacher, pilot)
     with pytest.raises(ModelError, match="`second_model` must be the model that the router's"):
         offers.look(Seen(model=pair.mixture()), torch.ones(1, 1, dtype=torch.bool))

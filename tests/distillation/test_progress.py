@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.distillation.pair import models, trainer
@@ -49,7 +51,10 @@ def test_the_account_of_a_step_shows_expected_beside_actual_weight() -> None:
     row = {"step": 46, "side": "train", "term": "kd", "raw": 21.2, "weight": 0.7, "weighted": 14.84}
     ledger = LossLedger(Terms([replace(NextToken(), name=name) for name in ("kd", "hidden")]))
     ledger.rows = [row]
-    told = ledger_lines(ledger, settings, 46, {(46, "train"): 14.84})
+    stage: Any = SimpleNamespace(
+        ledger=ledger, totals={(46, "train"): 14.84}, chances={"hidden": 1.5}
+    )
+    told = ledger_lines(stage, settings, 46)
     head, titles, kd, hidden, end = told.splitlines()
     assert head == "step 46 of 100 (45%), phase features"
     assert titles.split() == [
@@ -63,5 +68,16 @@ def test_the_account_of_a_step_shows_expected_beside_actual_weight() -> None:
         "share",
     ]
     assert kd.split() == ["kd", "0.7", "1", "0.7", "0.7", "21.2", "14.84", "100.0%"]
-    assert hidden.split() == ["hidden", "0.1", "0.5", "0.05", "0", "nan", "0", "0.0%"]
+    assert hidden.split() == [
+        "hidden",
+        "0.1",
+        "0.5",
+        "0.05",
+        "0",
+        "nan",
+        "0",
+        "0.0%",
+        "chance",
+        "1.5",
+    ]
     assert end == "sum 14.84, total 14.84, residual 0.0e+00"

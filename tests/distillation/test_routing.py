@@ -15,7 +15,7 @@ from crosstune.distillation.curriculum import PRESETS, Curriculum
 from crosstune.distillation.routing import StudentAwareRouter
 from crosstune.distillation.terms.attention import map_nats
 from crosstune.distillation.terms.pilot import Pilot, predicting
-from crosstune.foundation.errors import SettingsError, UnsupportedError
+from crosstune.foundation.errors import UnsupportedError
 from crosstune.foundation.models import Stream, attention_maps, model_inputs
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import Seen, Terms
@@ -182,8 +182,8 @@ def test_chance_is_a_gate_of_which_the_student_knows_nothing() -> None:
     router = router_of(stirred())
     own = router.offers.gates.double()
     expected = sum(divergence(one, 0.3 * one + 0.7 / 4) for one in own) / len(own)
-    assert router.chance == pytest.approx(expected, rel=1e-5)
-    assert math.isnan(router_of(stirred(dense=True)).chance)
+    assert router.chances["routing.expert_importance"] == pytest.approx(expected, rel=1e-5)
+    assert router_of(stirred(dense=True)).chances == {}
 
 
 def test_a_micro_batch_without_a_scored_token_adds_nothing() -> None:
@@ -200,7 +200,5 @@ def test_what_cannot_be_is_refused() -> None:
     def make(student: nn.Module, **options: Any) -> StudentAwareRouter:
         return StudentAwareRouter(Curriculum(), STEPS, student, TEACHER, PILOT, **options)
 
-    with pytest.raises(SettingsError, match="`layer` must be left out of a dense teacher"):
-        make(pair.student(), layer=1)
     with pytest.raises(UnsupportedError, match="`attention_dropout` must be 0"):
         make(pair.student(attention_dropout=0.2))

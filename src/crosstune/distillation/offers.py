@@ -7,7 +7,9 @@ gate [N, E]. Float32, without gradient, in standard deviations of the teacher ov
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,28 +27,23 @@ ROUTER = ".mlp.gate"
 class ExpertOffers:
     """The experts of one layer of a mixture, and its router's gate as the layer used it.
 
-    A hook on the router keeps what it read and said in the last pass, since experts read at no site of the residual stream.
-    Every expert runs once on every scored token, the chosen ones again. What all tokens share (a shared expert) is no offer.
+    The layer is the last with a router. A hook on that keeps what it read and said in the last pass, since experts read at no site of
+    the residual stream; it goes when the offers go. Every expert runs once on every scored token, the chosen ones again. What all
+    tokens share (a shared expert) is no offer.
 
     Args:
         teacher: A mixture.
         pilot: Of this teacher: its rows say how what the experts together put out varies.
-        layer: From 0; the last with a router when not given.
-
-    Raises:
-        SettingsError: The layer has no router.
     """
 
-    def __init__(self, teacher: nn.Module, pilot: Pilot, layer: int | None = None) -> None:
+    def __init__(self, teacher: nn.Module, pilot: Pilot) -> None:
         paths = routers(teacher)
-        at = max(paths) if layer is None else layer
-        words = f"must be one with a router: {[*paths]}", at, "Choose one of these."
-        hold(at in paths, SettingsError, "layer", words)
+        at = max(paths)
         self.path, self.blocks, self.needs = paths[at], (at,), Needs(states={at + 1})
         router: Any = teacher.get_submodule(self.path)
         self.count: int = router.num_experts
-        self._kept: tuple[Tensor, ...] = ()
-        router.register_forward_hook(self._keep)
+        self._kept: list[Tensor] = []
+        weakref.finalize(self, router.register_forward_hook(partial(_keep, self._kept)).remove)
         moments, stream = Moments(), Stream.of(teacher)
         gates: list[Tensor] = []
         for _, batch in batches(pilot.rows, pilot.pad_id, teacher):
@@ -58,10 +55,6 @@ class ExpertOffers:
         self.gates = torch.cat(gates)
         """The teacher's own gate at the pilot's scored tokens."""
 
-    def _keep(self, router: nn.Module, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Note what a router read, the weights and which experts they are of, each [tokens, ...]."""
-        self._kept = inputs[0].flatten(0, -2), *output[1:]
-
     def look(self, second: Seen, where: Tensor) -> None:
         """Take up what the router kept, once."""
         law = "must be the model that the router's offers were made of"
@@ -69,7 +62,7 @@ class ExpertOffers:
         hold(bool(self._kept), ModelError, "second_model", words)
         self.inputs, weights, chosen = (value[where.flatten()] for value in self._kept)
         self.used = chosen, weights
-        self._kept = ()
+        self._kept.clear()
         self._experts: Any = second.model.get_submodule(f"{self.path.removesuffix('gate')}experts")
         wide = weights.new_zeros(len(weights), self.count, dtype=torch.float32)
         wide.scatter_(1, chosen, weights.float())
@@ -129,6 +122,11 @@ class LayerOffers:
             share[:, None] * offer for share, offer in zip(wide.T, self.each(), strict=True)
         )
         return found
+
+
+def _keep(kept: list[Tensor], router: nn.Module, inputs: Any, output: tuple[Tensor, ...]) -> None:
+    """Note what a router read, the weights and which experts they are of, each [tokens, ...]."""
+    kept[:] = inputs[0].flatten(0, -2), *output[1:]
 
 
 def routers(model: nn.Module) -> dict[int, str]:

@@ -14,14 +14,14 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from crosstune.distillation.settings import DistillationSettings
+from crosstune.distillation.stage import DistillationStage
 from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.ranks import is_first
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.records.findings import Estimate
 from crosstune.foundation.statistics.intervals import Interval, ratio_jackknife
 from crosstune.foundation.storage import read_json, write_json
-from crosstune.foundation.training import StageData
-from crosstune.foundation.training.ledger import TRAIN, LossLedger
+from crosstune.foundation.training.ledger import TRAIN
 
 _ROWS = "Jackknife over rows."
 LEARNED = (
@@ -37,33 +37,27 @@ LEARNED = (
 )
 
 
-def ledger_lines(
-    ledger: LossLedger,
-    settings: DistillationSettings,
-    step: int,
-    totals: Mapping[tuple[int, str], float],
-) -> str:
+def ledger_lines(stage: DistillationStage, settings: DistillationSettings, step: int) -> str:
     """One optimizer step's account in words.
 
     Args:
-        ledger: Of the training.
+        stage: Whose books they are.
         settings: What weights are expected.
         step: Counted from 1.
-        totals: The loss that the backward pass began with, by step and side.
 
     Returns:
-        A line a term: alpha, ramp, expected and actual weight, raw, weighted, share; then sum, total and residual.
+        A line a term: alpha, ramp, expected and actual weight, raw (and chance), weighted, share; then sum, total and residual.
     """
     course, steps = settings.course, settings.training.steps
     progress = (step - 1) / steps
-    found = {row["term"]: row for row in ledger.rows if (row["step"], row["side"]) == (step, TRAIN)}
+    found = {r["term"]: r for r in stage.ledger.rows if (r["step"], r["side"]) == (step, TRAIN)}
     booked = sum(row["weighted"] for row in found.values())
-    total = totals.get((step, TRAIN), nan)
+    total = stage.totals.get((step, TRAIN), nan)
     lines = [
         f"step {step} of {steps} ({progress:.0%}), phase {course.phase(progress).name}",
         f"{'term':28}{'alpha':>8}{'ramp':>8}{'expected':>10}{'weight':>10}{'raw':>12}{'weighted':>12}{'share':>8}",
     ]
-    for name in (entry.name for entry in ledger.entries):
+    for name in (entry.name for entry in stage.ledger.entries):
         scheduled = name in settings.entries
         alpha = course.alpha(name) if scheduled else nan
         ramp = course.ramp(name, step - 1, steps) if scheduled else nan
@@ -72,6 +66,7 @@ def ledger_lines(
         lines.append(
             f"{name:28}{alpha:8.3g}{ramp:8.3g}{alpha * ramp:10.4g}{row['weight']:10.4g}"
             f"{row['raw']:12.5g}{row['weighted']:12.5g}{share:8.1%}"
+            + (f"  chance {chance:.4g}" if (chance := stage.chances.get(name)) else "")
         )
     lines.append(f"sum {booked:.7g}, total {total:.7g}, residual {booked - total:.1e}")
     return "\n".join(lines)
@@ -82,15 +77,11 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
 
     state_name = "distillation"
 
-    def __init__(self, settings: DistillationSettings, data: StageData, student: Any) -> None:
-        self.settings, self.data, self.hidden = settings, data, (student,)
+    def __init__(self, settings: DistillationSettings, stage: DistillationStage) -> None:
+        self.settings, self.stage, self.data = settings, stage, stage.data
         self.rows: list[dict[str, Any]] = []
         """Of the table `learned`."""
         self._before: dict[str, list[float]] = {}
-        self.ledger: Any = None
-        """Of the stage that this watches; what its steps began with, and its terms' pulls."""
-        self.totals: dict[tuple[int, str], float] = {}
-        self.pulls: list[dict[str, Any]] = []
         self._every = settings.debug_every or 100 * (
             os.environ.get("CROSSTUNE_DEBUG", "0") not in ("", "0")
         )
@@ -114,8 +105,7 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The whole account, where it was asked for."""
         if self._every and state.global_step % self._every == 0:
-            step, totals = state.global_step, self.totals
-            self._say(ledger_lines(self.ledger, self.settings, step, totals))
+            self._say(ledger_lines(self.stage, self.settings, state.global_step))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One line."""
@@ -139,9 +129,8 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
             self._console.print(words, markup=False)
 
     def _score(self, step: int) -> None:
-        (student,) = self.hidden
         for name, rows in self.data.held_out.items():
-            scores = score_rows(student, rows, pad_id=self.data.pad_id)
+            scores = score_rows(self.stage.loss_module.model, rows, pad_id=self.data.pad_id)
             nats = scores.by_unit(scores.nats)
             before = self._before.setdefault(name, nats.tolist())
             gone = nats - torch.tensor(before, dtype=torch.float64)
@@ -159,16 +148,16 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
 
     def save_state(self, folder: Path) -> None:
         """Write what was scored."""
-        totals = [[*key, total] for key, total in self.totals.items()]
+        totals = [[*key, total] for key, total in self.stage.totals.items()]
         state = {"rows": self.rows, "before": self._before, "totals": totals}
-        write_json(folder / "scored.json", {**state, "pulls": self.pulls})
+        write_json(folder / "scored.json", {**state, "pulls": self.stage.pulls})
 
     def load_state(self, folder: Path) -> None:
         """Go on from what was scored."""
         state = read_json(folder / "scored.json")
         self.rows, self._before = state["rows"], state["before"]
-        self.totals |= {(step, side): total for step, side, total in state["totals"]}
-        self.pulls += state["pulls"]
+        self.stage.totals |= {(step, side): total for step, side, total in state["totals"]}
+        self.stage.pulls += state["pulls"]
 
 
 def _bits(scores: RowScores, nats: Tensor) -> Interval:

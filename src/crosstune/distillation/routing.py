@@ -17,7 +17,6 @@ from crosstune.distillation.curriculum import Curriculum, Schedule
 from crosstune.distillation.offers import ExpertOffers, LayerOffers, routers
 from crosstune.distillation.terms.attention import check_maps, map_nats
 from crosstune.distillation.terms.pilot import Pilot, predicting
-from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import Needs, Seen
@@ -76,7 +75,7 @@ class StudentAwareRouter(nn.Module):
       teacher's own gate (of a dense teacher: one layer) gives.
     * ``routing.attention_alignment``: KL(teacher's map ‖ student's last), heads averaged, nats; of the mixture's layer, or Σ gate · KL
       over a dense teacher's chosen layers: there C is drawn to layers that look where the student looks. 0 = the same maps.
-    * ``routing.expert_importance``: KL(teacher's own gate ‖ whole), nats; `chance` where the student knows nothing. Absent of a
+    * ``routing.expert_importance``: KL(teacher's own gate ‖ whole), nats; chance is where the student knows nothing. Absent of a
       dense teacher.
     * ``routing.load_balancing``: E Σ_e f_e whole_e − 1, with the shares f of offers among the chosen in the optimizer step before
       over all processes (uniform in the first), so that it is linear in tokens; 0 = either is uniform.
@@ -92,11 +91,10 @@ class StudentAwareRouter(nn.Module):
         student: Only its shape is read.
         teacher: The second model of the terms.
         pilot: Made of this teacher.
-        layer: Of the mixture, from 0; the last with a router when not given. A dense teacher offers all.
         seed: Of the noise.
 
     Raises:
-        SettingsError: There is no such router, or the pilot lacks a site.
+        SettingsError: The pilot lacks a site.
         UnsupportedError: The student trains its attention with dropout.
     """
 
@@ -111,19 +109,12 @@ class StudentAwareRouter(nn.Module):
         teacher: nn.Module,
         pilot: Pilot,
         *,
-        layer: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         shape, mixture = Anatomy.of(student), bool(routers(teacher))
-        words = (
-            "must be left out of a dense teacher, which offers all its layers",
-            layer,
-            "Leave it out.",
-        )
-        hold(mixture or layer is None, SettingsError, "layer", words)
         check_maps(student)
-        self.offers = ExpertOffers(teacher, pilot, layer) if mixture else LayerOffers(pilot)
+        self.offers = ExpertOffers(teacher, pilot) if mixture else LayerOffers(pilot)
         self.shares: Sequence[float] = SHARES if mixture else DENSE_SHARES
         self.site, self.steps, self.seed = shape.num_layers, steps, seed
         self.capacity = _at_zero(shape.hidden_size, self.offers.count)
@@ -148,13 +139,13 @@ class StudentAwareRouter(nn.Module):
         self.settings: Mapping[str, Any] = {**own, "schedules": schedules}
 
     @property
-    def chance(self) -> float:
-        """Nats of ``expert_importance``, mean over the pilot, where capacity and gap are uniform; NaN of a dense teacher."""
+    def chances(self) -> dict[str, float]:
+        """Nats of ``expert_importance``, mean over the pilot, where capacity and gap are uniform."""
         if not isinstance(self.offers, ExpertOffers):
-            return float("nan")
+            return {}
         own = self.offers.gates
         guess = SHARES[2] * own + (1.0 - SHARES[2]) / self.offers.count
-        return float(_nats(own, guess).mean())
+        return {"routing.expert_importance": float(_nats(own, guess).mean())}
 
     def active(self, step: int) -> int:
         """How many offers the gate holds at an optimizer step, counted from 0."""

@@ -47,6 +47,12 @@ class DistillationStage(StageTrainer):
         self._is_due = False
 
     @property
+    def chances(self) -> dict[str, float]:
+        """Raw values of who knows nothing, by entry, of terms that have such."""
+        known = (getattr(term, "chances", {}) for term in self.terms.members)
+        return {name: value for some in known for name, value in some.items()}
+
+    @property
     def noisy(self) -> bool:
         """Whether training computes what evaluation does not, or a model rounds so coarsely that padding shows."""
         drops = (m.p for m in self.model.modules() if isinstance(m, nn.Dropout))

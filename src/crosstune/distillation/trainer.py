@@ -85,9 +85,7 @@ class DistillationTrainer:
         )
         self.stage.check_parity = chosen.evaluate_parity
         self.stage.pulls_every = chosen.debug_every
-        self.progress = progress = DistillationProgress(chosen, self.data, student)
-        progress.ledger, progress.totals = self.stage.ledger, self.stage.totals
-        progress.pulls = self.stage.pulls
+        self.progress = progress = DistillationProgress(chosen, self.stage)
         self.stage.add_callback(progress)
 
     def run(self, *callbacks: TrainerCallback) -> StageResult:
@@ -119,7 +117,7 @@ class DistillationTrainer:
         at = last + 1 + step if step < 0 else step
         law = f"must be a step that was taken: 1 to {last}"
         hold(1 <= at <= last, SettingsError, "step", (law, step, "Choose one of these."))
-        return ledger_lines(self.stage.ledger, self.settings, at, self.stage.totals)
+        return ledger_lines(self.stage, self.settings, at)
 
     def findings(self) -> list[Check]:
         """What the settings and the books say is wrong, failed checks first."""
@@ -147,7 +145,8 @@ class DistillationTrainer:
             world_size(),
             stage.noisy,
         )
-        checks = [*findings(books), *settings_findings(self.settings)]
+        known = len(self.data.train), len(self.tokenizer)
+        checks = [*findings(books), *settings_findings(self.settings, *known)]
         return sorted(checks, key=lambda one: one.outcome != "failed")
 
     def pulls(self) -> Table:

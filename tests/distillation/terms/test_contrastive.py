@@ -10,7 +10,8 @@ import torch
 from tests.distillation.terms import pair
 from tests.distillation.terms.pair import NEW, PILOT, ROWS, TEACHER, schedule
 
-from crosstune.distillation.terms.contrastive import Contrastive
+from crosstune.distillation.terms import contrastive
+from crosstune.distillation.terms.contrastive import COLD, Contrastive
 from crosstune.distillation.terms.pilot import Pilot
 from crosstune.foundation.errors import SettingsError, UnsupportedError
 
@@ -26,7 +27,7 @@ def test_the_sum_is_that_of_a_slow_twin_without_the_row_among_its_negatives() ->
     pilot = Pilot.of(TEACHER, [*ROWS, replace(ROWS[2], window=1)], 0, [4])
     rows = [*NEW[:3], ROWS[2]]
     batch = pair.batch_of(rows)
-    term = Contrastive(schedule("contrastive"), pilot, STUDENT, temperature=0.2, seed=2)
+    term = Contrastive(schedule("contrastive"), pilot, STUDENT, seed=2)
     states, second = pair.drawn(batch, 16, [2]), pair.drawn(batch, 24, [4], seed=1)
     found = term.sums(pair.shown(batch, states, second))
     mean = pilot.pooled.double().mean(dim=0)
@@ -42,19 +43,20 @@ def test_the_sum_is_that_of_a_slow_twin_without_the_row_among_its_negatives() ->
             if name != row.row_id
         ]
         assert len(others) == (11 if row is ROWS[2] else 13)
-        scores = [math.exp((guess @ one).item() / 0.2) for one in (own, *others)]
+        scores = [math.exp((guess @ one).item() / COLD) for one in (own, *others)]
         expected -= math.log(scores[0] / sum(scores))
     assert found.item() == pytest.approx(expected, rel=1e-5)
     found.backward()
     assert states[2].grad.abs().sum() > 0 and second[4].grad is not None
 
 
-def test_a_student_to_whom_all_rows_are_alike_pays_chance() -> None:
+def test_a_student_to_whom_all_rows_are_alike_pays_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pair.batch_of(NEW)
-    term = Contrastive(schedule("contrastive"), PILOT, STUDENT, temperature=5.0)
-    assert term.chance == math.log(13)
+    monkeypatch.setattr(contrastive, "COLD", 5.0)
+    term = Contrastive(schedule("contrastive"), PILOT, STUDENT)
+    assert term.chances == {"contrastive": math.log(13)}
     found = term.sums(pair.shown(batch, pair.drawn(batch, 16, [2]), pair.drawn(batch, 24, [5])))
-    assert found.item() / len(NEW) == pytest.approx(term.chance, rel=0.03)  # cosines over 5
+    assert found.item() / len(NEW) == pytest.approx(math.log(13), rel=0.03)  # cosines over 5
 
 
 def test_who_says_the_same_of_every_row_is_not_below_chance() -> None:
@@ -79,8 +81,6 @@ def test_a_row_without_a_scored_token_adds_nothing() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(SettingsError, match="`temperature` must be above 0; found 0"):
-        Contrastive(schedule("contrastive"), PILOT, STUDENT, temperature=0.0)
     lonely = Pilot.of(TEACHER, [ROWS[0], replace(ROWS[0], window=1)], 0, [5])
     with pytest.raises(SettingsError, match="`pilot` must have two rows.*found row0"):
         Contrastive(schedule("contrastive"), lonely, STUDENT)

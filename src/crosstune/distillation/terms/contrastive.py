@@ -19,6 +19,9 @@ from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import Needs, Seen
 from crosstune.foundation.training.terms import Unit
 
+COLD = 0.07
+"""τ, by which cosines are divided."""
+
 
 class Contrastive(nn.Module):
     """InfoNCE: the student's pooled state, projected, must be more like the teacher's of its own row than like the pilot's rows.
@@ -27,7 +30,7 @@ class Contrastive(nn.Module):
     over the pilot's rows. Negatives are the pilot's rows but for the row itself, never the batch's, so a row's loss depends on
     no other row. A row without a scored token adds nothing.
 
-    Unit: rows, in nats. Zero point: none; `chance` = ln(M + 1) is what a student pays to whom the M negatives are as like as the
+    Unit: rows, in nats. Zero point: none; chance = ln(M + 1) is what a student pays to whom the M negatives are as like as the
         row (ln M on the pilot's own rows). Rows of another kind than the pilot's are told from it by that alone: draw both from
         the same rows.
     Source: van den Oord, Li and Vinyals 2018, *Representation Learning with Contrastive Predictive Coding*, arXiv 1807.03748,
@@ -39,11 +42,10 @@ class Contrastive(nn.Module):
         weight: When it counts.
         pilot: Made of this teacher.
         student: Only its shape is read.
-        temperature: τ, by which cosines are divided.
         seed: Draws the projection; where both are equally wide it begins as the identity.
 
     Raises:
-        SettingsError: τ is not above 0, or the pilot has no two rows.
+        SettingsError: The pilot has no two rows.
     """
 
     name = "contrastive"
@@ -59,20 +61,17 @@ class Contrastive(nn.Module):
         pilot: Pilot,
         student: nn.Module,
         *,
-        temperature: float = 0.07,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        cold = "must be above 0", temperature, "Use .07."
-        hold(temperature > 0.0, SettingsError, "temperature", cold)
         law = "must have two rows with scored tokens, so that each has a negative"
         alone = law, ", ".join({*pilot.row_ids}), "Give more rows."
         hold(len({*pilot.row_ids}) > 1, SettingsError, "pilot", alone)
         shape = Anatomy.of(student)
-        self.weight, self.pilot, self.temperature = weight, pilot, temperature
+        self.weight, self.pilot = weight, pilot
         self.site = shape.num_layers
         self.needs = Needs(states={self.site}, second=Needs(states={pilot.site}))
-        own = {"temperature": temperature, "seed": seed, "site": pilot.site, **pilot.settings}
+        own = {"seed": seed, "site": pilot.site, **pilot.settings}
         self.settings: Mapping[str, Any] = {**weight.settings, **own}
         generator = Seeds(seed).torch("distillation", self.name)
         self.projection = projection(shape.hidden_size, pilot.width, generator)
@@ -80,9 +79,9 @@ class Contrastive(nn.Module):
         self.register_buffer("negatives", self._direction(pilot.pooled), persistent=False)
 
     @property
-    def chance(self) -> float:
+    def chances(self) -> dict[str, float]:
         """Nats of a row that is as like every negative as its own: ln(M + 1)."""
-        return log(len(self.negatives) + 1)
+        return {self.name: log(len(self.negatives) + 1)}
 
     def sums(self, seen: Seen) -> Tensor:
         """Over rows, float64."""
@@ -99,7 +98,7 @@ class Contrastive(nn.Module):
         guess = functional.normalize(guess, dim=-1)
         own = (guess * target).sum(dim=-1, keepdim=True)
         others = (guess @ self.negatives.T).masked_fill(self._own(seen), -torch.inf)
-        logits = torch.cat([own, others], dim=1) / self.temperature
+        logits = torch.cat([own, others], dim=1) / COLD
         nats = -logits.log_softmax(dim=1)[:, 0]
         return nats[where.any(dim=1)].sum(dtype=torch.float64)
 

@@ -70,12 +70,28 @@ class Prepared(Procedure[DistillStudySettings]):
         return sample_warnings(tasks)
 
     @cached_property
+    def teacher(self) -> Any:
+        """Loaded once, for no student changes it."""
+        return self.start.load()
+
+    @cached_property
+    def of_teacher(self) -> Sequence[tuple[Any, ...]]:
+        """What held-out text costs the teacher."""
+        return [*self.scored("teacher", self.teacher)]
+
+    def scored(self, when: str, model: Any) -> Iterator[tuple[Any, ...]]:
+        """Rows of the table `scored` for a model."""
+        for name, rows in self.data.held_out.items():
+            bits = score_rows(model, rows, pad_id=self.start.pad_id).bits_per_byte
+            yield name, when, bits.value, bits.low, bits.high
+
+    @cached_property
     def piece(self) -> Student:
         """The student of the teacher's weights, which no seed changes."""
         own = self.settings
         rows = self.data.train[: own.distillation.pilot_rows]
         shape = {name: getattr(own, name) for name in ("layers", "width", "heads", "neurons")}
-        return student_from(self.start.load(), rows=rows, **shape)
+        return student_from(self.teacher, rows=rows, **shape)
 
     def student(self, begin: str, seed: int) -> Any:
         """A fresh student."""
@@ -93,7 +109,7 @@ class Prepared(Procedure[DistillStudySettings]):
             output=str(folder / f"{begin}-{arm.replace('+', '-')}"),
             seed=Seeds(seed).derive("distill"),
         )
-        models = self.student(begin, seed), self.start.load()
+        models = self.student(begin, seed), self.teacher
         found = DistillationTrainer(*models, self.start.tokenizer, self.data, settings=chosen)
         found.progress.quiet = True
         return found
@@ -101,7 +117,7 @@ class Prepared(Procedure[DistillStudySettings]):
     @cached_property
     def compute(self) -> float:
         """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
-        student, teacher = (_multiplied(model) for model in (self.piece.model, self.start.load()))
+        student, teacher = (_multiplied(model) for model in (self.piece.model, self.teacher))
         return 1.0 + teacher / (3.0 * student)
 
 
@@ -135,20 +151,15 @@ class DistillCell(Cell[Prepared]):
     def _learn(self, begin: str, arm: Arm) -> None:
         trainer = self.procedure.trainer(begin, arm, self.seed, self.run.checkpoints)
         student, place = trainer.student, trainer.stage.output_folder
-        scored = [*self._scored("teacher", trainer.teacher), *self._scored("start", student)]
+        scored = [*self.procedure.of_teacher, *self.procedure.scored("start", student)]
         result = trainer.run(
             EachStep(lambda step, most: self.tell(f"{begin}, {arm}: step {step} of {most}", step))
         )
-        scored += self._scored("end", student)
+        scored += self.procedure.scored("end", student)
         if ranks.is_first():
             for table in _tables(begin, arm, trainer, result, scored):
                 self.run.add_rows(table, place.name)
         self._spent.append(place)
-
-    def _scored(self, when: str, model: Any) -> Iterator[tuple[Any, ...]]:
-        for name, rows in self.procedure.data.held_out.items():
-            bits = score_rows(model, rows, pad_id=self.procedure.start.pad_id).bits_per_byte
-            yield name, when, bits.value, bits.low, bits.high
 
 
 def _tables(

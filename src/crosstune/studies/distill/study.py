@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
+from crosstune.distillation.checks import settings_findings
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import Page
@@ -42,9 +43,10 @@ class Distill(Prepared):
         warnings, own = self.prepare(), self.settings
         costs, peak, began = dict[str, float](), 0, perf_counter()
         begin, watched = own.beginnings[0], next(iter(self.data.held_out))
-        student, teacher = self.student(begin, 0), self.start.load()
+        student, teacher = self.student(begin, 0), self.teacher
         once = {"making the student": perf_counter() - began}
         more: list[PlanLine] = []
+        said: dict[str, str] = {}
         for arm in own.arms:
             chosen = own.of_arm(arm, self.compute, watched)
             short = with_options(
@@ -68,7 +70,13 @@ class Distill(Prepared):
                     for name in chosen.entries
                 )
                 more.append(PlanLine(f"{arm}, {phase.name}", at[1] - at[0], "steps", words))
+            known = len(self.data.train), len(self.start.tokenizer)
+            said |= {
+                f"{one.name}: no ({one.evidence}; {arm})": one.name
+                for one in settings_findings(chosen, *known)
+                if one.outcome == "failed" and one.name not in said.values()
+            }
         plan = as_plan(
             costs, cells=len(own.seeds), workers=own.workers, peak_bytes=peak, once=once, more=more
         )
-        return plan.warned(warnings)
+        return plan.warned([*warnings, *said])
