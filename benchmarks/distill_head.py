@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,8 +26,14 @@ from torch.nn import functional
 from trl.experimental.gkd.gkd_trainer import GKDTrainer
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
+from crosstune.distillation import DistillationTrainer
+from crosstune.distillation.curriculum import TERMS
 from crosstune.distillation.divergences import Divergence
 from crosstune.distillation.head import CHUNK_BYTES, Head, Side, head_sums
+from crosstune.foundation.data import UNSCORED, Encoded, collate
+from crosstune.foundation.models import load_model, load_tokenizer, model_inputs
+from crosstune.foundation.training import StageData
+from crosstune.foundation.worlds import random_model
 
 ROWS, MANY = 256, 1024
 SMALL, LARGE = 32_768, 152_064
@@ -35,6 +43,19 @@ DENSE = "torch, all logits at once: cross entropy and KL"
 TRL = "TRL's chunked kernel: KL alone"
 GKD = "TRL's GKD loss on all logits: KL alone"
 LIGER = "Liger: cross entropy and JSD"
+ROWS_A_STEP, STEP_LENGTH = 8, 128
+TEACHER = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+}
+STUDENT = {
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
 Run = Callable[[], Any]
 
 
@@ -194,6 +215,67 @@ def kinds(options: Any) -> str:
     return markdown(("divergence", "to the floor"), [[n, told(times, n, FLOOR)] for n in runs])
 
 
+def steps(options: Any) -> tuple[list[list[str]], float]:
+    """A step's forward and backward passes with terms, against the passes they cannot do without; the last ratio is of all terms."""
+    rows_of, found = torch.randint(3, 300, (ROWS_A_STEP, STEP_LENGTH)).tolist(), []
+    rows = [
+        Encoded(
+            f"row{at}", ids, list(ids), STEP_LENGTH - 1, STEP_LENGTH, cut=False, unit=f"row{at}"
+        )
+        for at, ids in enumerate(rows_of)
+    ]
+    batch: dict[str, Any] = {**collate(rows, 0), "row_ids": [row.row_id for row in rows]}
+    with TemporaryDirectory() as folder:
+        for name, dims in (("teacher", TEACHER), ("student", STUDENT)):
+            random_model("llama", Path(folder) / name, vocab_size=SMALL, **dims)
+        tokenizer = load_tokenizer(Path(folder) / "teacher")
+        for terms in (("kd",), ("kd", "hidden", "attention"), TERMS):
+            models = (load_model(Path(folder) / name) for name in ("student", "teacher"))
+            trainer = DistillationTrainer(
+                *models,
+                tokenizer,
+                StageData(rows, 0),
+                terms=terms,
+                alphas={"ce": 0.1} if "ce" in terms else {},
+                training={"batch_rows": ROWS_A_STEP, "length": STEP_LENGTH},
+                output=str(Path(folder) / "-".join(terms)),
+            )
+            module, ledger = trainer.stage.loss_module.train(), trainer.stage.ledger
+            runs: dict[str, Run] = {
+                "parts": partial(bare, trainer.student, trainer.teacher, batch),
+                "step": partial(learned, module, batch, ledger.weights(0)),
+            }
+            times = race(runs, options)
+            parted, taken = (1000 * median(times[way]) for way in ("parts", "step"))
+            found.append(
+                [", ".join(terms), f"{parted:.0f}", f"{taken:.0f}", told(times, "step", "parts")]
+            )
+    return found, ratio(times, "step", "parts")
+
+
+def bare(student: Any, teacher: Any, batch: Mapping[str, Tensor]) -> None:
+    """Both models without their heads, the student's backward pass, and the head of kd."""
+    inputs, labels = model_inputs(batch), batch["labels"][:, 1:]
+    with torch.no_grad():
+        others = teacher.model(**inputs).last_hidden_state[:, :-1].flatten(0, 1)
+    own = student.model(**inputs).last_hidden_state[:, :-1].flatten(0, 1)
+    sides = Side(own, Head.of(student)), Side(others, Head.of(teacher))
+    head_sums(sides[0], labels.flatten(), {"kd": 1.0}, sides[1])[0].backward()
+    student.zero_grad()
+
+
+def learned(module: Any, batch: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+    """What a training does of a step, but for the optimizer."""
+    factors = {name: weight / labels_of(batch) for name, weight in weights.items()}
+    module(batch, factors, 0).loss.backward()
+    module.zero_grad()
+
+
+def labels_of(batch: Mapping[str, Tensor]) -> int:
+    """How many tokens are scored."""
+    return int((batch["labels"][:, 1:] != UNSCORED).sum())
+
+
 def page(options: Any) -> str:
     """Everything, measured."""
     sizes = [(v, h) for v in (SMALL, LARGE) for h in (512, 1024)]
@@ -217,6 +299,8 @@ def page(options: Any) -> str:
         judged("peak over TRL's kernel", max(peaks[OURS, s] / peaks[TRL, s] for s in sizes), 0.6),
         judged(f"peak at {LARGE:,} over {SMALL:,}, {MANY} rows", many[LARGE] / many[SMALL], 1.1),
     ]
+    whole_steps, all_terms = steps(options)
+    targets.append(judged("a step with all terms over its bare passes", all_terms, 1.15))
     others = f"\n## Other divergences\n\n{kinds(options)}\n" if options.whole else ""
     absent = "" if LIGER in WAYS else "\n* **Liger** is not installed here, and not measured."
     return f"""# What the head of a distillation costs
@@ -230,6 +314,13 @@ Written by `benchmarks/distill_head.py`: {ROWS} rows in float32, {options.rounds
 
 {markdown(("vocabulary", "width", "way", "ms", "to the floor", "to TRL's kernel"), rows)}
 {others}
+## A whole step
+
+{ROWS_A_STEP} rows of {STEP_LENGTH} tokens, V = {SMALL:,}; a teacher of {TEACHER["num_hidden_layers"]} blocks, {TEACHER["hidden_size"]} wide, a student of {STUDENT["num_hidden_layers"]}, {STUDENT["hidden_size"]} wide, random Llamas. Beside it the teacher's forward pass,
+the student's forward and backward pass, and the head, all without terms; the optimizer is in neither.
+
+{markdown(("terms", "bare passes, ms", "step, ms", "ratio"), whole_steps)}
+
 ## Memory beyond parameters and gradients
 
 MiB at the peak of forward and backward: the largest sum of what torch's allocator gave and got back (its profiler's memory events),
