@@ -27,6 +27,7 @@ from crosstune.foundation.training.settings import LoraSettings, TrainingSetting
         ({"curriculum": "steep"}, "`curriculum` must be 'flat'"),
         ({"divergence": "total"}, "`divergence` must be 'forward'"),
         ({"hidden": "l1"}, "`hidden` must be 'mse'"),
+        ({"heads": "max"}, "`heads` must be 'mean' or 'matched'"),
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"final_temperature": float("inf")}, "`final_temperature` must be above 0"),
         ({"beta": 1.0}, "`beta` must lie between 0 and 1"),

@@ -49,6 +49,8 @@ class DistillationSettings:
     """Pairs of a student's and a teacher's site for hidden, layerwise and attention; none spreads the teacher's evenly."""
     hidden: Literal["mse", "cosine"] = "mse"
     """How states are compared: squared differences over the teacher's variance, or 1 less the cosine."""
+    heads: Literal["mean", "matched"] = "mean"
+    """How attention maps are compared: averaged over heads, or head by head, where both models have as many."""
     pilot_rows: int = 64
     """Training rows that the teacher's variances, and the negatives of contrastive, are taken from once."""
     evaluate_parity: bool = True
@@ -72,6 +74,7 @@ class DistillationSettings:
         one_of("curriculum", self.curriculum, tuple(PRESETS))
         one_of("divergence", self.divergence, ("forward", "reverse", "jsd"))
         one_of("hidden", self.hidden, ("mse", "cosine"))
+        one_of("heads", self.heads, ("mean", "matched"))
         for name in ("temperature", "final_temperature"):
             value = getattr(self, name)
             law = "must be above 0, and finite", value, "Leave it out, or choose 1 to 4."

@@ -225,7 +225,7 @@ class DistillationTrainer:
             # Layer l ends at site l + 1; where that is the embedding there is no layer.
             pairs = [(s - 1, t - 1) for s, t in chosen.layers if s and t] if sites else None
             at = chosen.schedule("attention")
-            members.append(AttentionMaps(at, student, teacher, layers=pairs))
+            members.append(AttentionMaps(at, student, teacher, layers=pairs, heads=chosen.heads))
         return members
 
     def _pilot_rows(self) -> Sequence[Encoded]:

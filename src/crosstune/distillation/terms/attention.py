@@ -13,7 +13,6 @@ from crosstune.distillation.terms.hidden import Sites, match_sites
 from crosstune.distillation.terms.pilot import predicting
 from crosstune.foundation.errors import SettingsError, UnsupportedError, hold
 from crosstune.foundation.models import Anatomy
-from crosstune.foundation.settings.options import one_of
 from crosstune.foundation.training import Needs, Seen
 from crosstune.foundation.training.terms import Unit
 
@@ -90,7 +89,6 @@ class AttentionMaps:
         own, other = Anatomy.of(student), Anatomy.of(teacher)
         self.weight = weight
         self.layers = match_layers(own.num_layers, other.num_layers, layers)
-        one_of("heads", heads, ("mean", "matched"))
         counts = own.heads.num_heads, other.heads.num_heads
         words = (
             "must be 'mean' where the models have different numbers of heads",
