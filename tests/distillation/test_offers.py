@@ -12,7 +12,6 @@ from torch.nn.functional import linear, silu
 
 from crosstune.distillation.offers import ExpertOffers, LayerOffers, routers
 from crosstune.distillation.terms.pilot import Pilot, predicting
-from crosstune.foundation.errors import ModelError, SettingsError
 from crosstune.foundation.models import Stream, model_inputs
 from crosstune.foundation.training import Seen
 
@@ -101,13 +100,3 @@ def test_a_dense_teacher_offers_the_states_of_its_layers() -> None:
     weights = torch.rand(count, 2, generator=torch.Generator().manual_seed(0))
     mixed = weights[:, :1] * expected[4] + weights[:, 1:] * expected[0]
     torch.testing.assert_close(offers.gated(chosen, weights), mixed)
-
-
-def test_what_cannot_be_is_refused() -> None:
-    teacher = pair.mixture()
-    pilot = Pilot.of(teacher, ROWS, 0, [3])
-    offers = ExpertOffers(teacher, pilot)
-    with pytest.raises(ModelError, match="`second_model` must be the model that the router's"):
-        offers.look(Seen(model=pair.mixture()), torch.ones(1, 1, dtype=torch.bool))
-    with pytest.raises(SettingsError, match=r"`pilot` must be made at the sites \[1, 2\] too"):
-        LayerOffers(pilot)

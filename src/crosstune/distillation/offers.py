@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.distillation.terms.pilot import Moments, Pilot, batches, predicting
-from crosstune.foundation.errors import ModelError, SettingsError, hold
 from crosstune.foundation.models import Stream
 from crosstune.foundation.training import Needs, Seen
 
@@ -57,9 +56,6 @@ class ExpertOffers:
 
     def look(self, second: Seen, where: Tensor) -> None:
         """Take up what the router kept, once."""
-        law = "must be the model that the router's offers were made of"
-        words = law, "one whose router keeps nothing", "Give both the same object."
-        hold(bool(self._kept), ModelError, "second_model", words)
         self.inputs, weights, chosen = (value[where.flatten()] for value in self._kept)
         self.used = chosen, weights
         self._kept.clear()
@@ -92,23 +88,17 @@ class LayerOffers:
 
     Args:
         pilot: Of this teacher, at all its sites but the embeddings.
-
-    Raises:
-        SettingsError: The pilot lacks a site.
     """
 
     def __init__(self, pilot: Pilot) -> None:
         self.sites = range(1, pilot.layers + 1)
-        lacking = sorted({*self.sites} - {*pilot.precision})
-        words = f"must be made at the sites {lacking} too", [*pilot.precision], "Give it these."
-        hold(not lacking, SettingsError, "pilot", words)
         self.count, self.blocks = pilot.layers, range(pilot.layers)
         self.needs, self.own = Needs(states=self.sites), None
         self.pilot = pilot
 
     def look(self, second: Seen, where: Tensor) -> None:
         """Take up the states."""
-        self.states = [self.pilot.check(second.states[site])[where] for site in self.sites]
+        self.states = [second.states[site][where] for site in self.sites]
 
     def each(self) -> Iterator[Tensor]:
         """The states, layer by layer."""

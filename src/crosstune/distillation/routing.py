@@ -94,7 +94,6 @@ class StudentAwareRouter(nn.Module):
         seed: Of the noise.
 
     Raises:
-        SettingsError: The pilot lacks a site.
         UnsupportedError: The student trains its attention with dropout.
     """
 

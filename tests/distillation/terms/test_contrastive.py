@@ -13,7 +13,7 @@ from tests.distillation.terms.pair import NEW, PILOT, ROWS, TEACHER, schedule
 from crosstune.distillation.terms import contrastive
 from crosstune.distillation.terms.contrastive import COLD, Contrastive
 from crosstune.distillation.terms.pilot import Pilot
-from crosstune.foundation.errors import SettingsError, UnsupportedError
+from crosstune.foundation.errors import SettingsError
 
 STUDENT = pair.student()
 
@@ -84,8 +84,3 @@ def test_what_cannot_be_is_refused() -> None:
     lonely = Pilot.of(TEACHER, [ROWS[0], replace(ROWS[0], window=1)], 0, [5])
     with pytest.raises(SettingsError, match="`pilot` must have two rows.*found row0"):
         Contrastive(schedule("contrastive"), lonely, STUDENT)
-    batch = pair.batch_of(NEW)
-    batch["position_ids"] = torch.zeros_like(batch["labels"])
-    term = Contrastive(schedule("contrastive"), PILOT, STUDENT)
-    with pytest.raises(UnsupportedError, match="`packing` must be left out.*contrastive"):
-        term.sums(pair.shown(batch, pair.drawn(batch, 16, [2]), pair.drawn(batch, 24, [5])))

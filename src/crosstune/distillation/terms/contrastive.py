@@ -13,7 +13,7 @@ from torch.nn import functional
 from crosstune.distillation.curriculum import Schedule
 from crosstune.distillation.terms.hidden import projection
 from crosstune.distillation.terms.pilot import Pilot, pooled, predicting
-from crosstune.foundation.errors import SettingsError, UnsupportedError, hold
+from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import Needs, Seen
@@ -85,15 +85,8 @@ class Contrastive(nn.Module):
 
     def sums(self, seen: Seen) -> Tensor:
         """Over rows, float64."""
-        words = (
-            "must be left out where the term `contrastive` counts: a packed sequence is no row",
-            "packed rows",
-            "Leave out packing, or this term.",
-        )
-        hold("position_ids" not in seen.batch, UnsupportedError, "packing", words)
         where = predicting(seen.batch["labels"])
-        states = self.pilot.check(seen.second.states[self.pilot.site])
-        target = self._direction(pooled(states, where))
+        target = self._direction(pooled(seen.second.states[self.pilot.site], where))
         guess = self.projection(pooled(seen.states[self.site], where))
         guess = functional.normalize(guess, dim=-1)
         own = (guess * target).sum(dim=-1, keepdim=True)
