@@ -123,3 +123,26 @@ def test_names_of_levels_never_overlap() -> None:
     assert [[name for name, _ in group] for group in groups] == [["f"], ["d", "e"], ["c", "b", "a"]]
     words = texts(section, source.table)
     assert "f 9" in words
+
+
+def test_areas_are_stacked_and_name_where_a_part_begins() -> None:
+    columns = (
+        Column.axis("step", "int64"), Column.axis("term"), Column.value("nats"), Column.label("begins"),
+    )  # fmt: skip
+    rows = [
+        {
+            "step": step,
+            "term": term,
+            "nats": nats,
+            "begins": {1: "first", 3: "second"}.get(step, ""),
+        }
+        for step in range(1, 5)
+        for term, nats in (("kd", 3.0), ("hidden", 4.0))
+    ]
+    section = Section(
+        "a", "A", "", "areas", "t", x="step", value="nats", color="term", mark="begins"
+    )
+    table = Table("t", columns, rows)
+    said = texts(section, table)
+    assert (said.count("first"), said.count("second")) == (1, 1)
+    assert "7" in said or "8" in said  # the axis reaches to the sum

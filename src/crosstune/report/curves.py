@@ -53,6 +53,26 @@ def lines(source: SectionTable, predicates: list[Any]) -> Figure:
     return whole if section.facet is None else whole.resolve_scale(x="independent")
 
 
+def areas(source: SectionTable, predicates: list[Any]) -> Figure:
+    """Values stacked by colour, so that their sum is seen; a rule with its name where a part begins."""
+    section = source.section
+    measured = source.measured(str(section.value))
+    looks = _looks(source, measured.title)
+    looks.pop("strokeDash")
+    looks["y"] = looks["y"].copy().scale(alt.Undefined).stack("zero")
+    form = number_format(source.largest(measured.value.name), signed=False)
+    base = with_words(alt.Chart(), measured, form)
+    layers = [base.mark_area(opacity=0.8).encode(**looks, tooltip=tooltip(source, measured))]
+    if section.mark is not None:
+        begins = alt.Chart().transform_filter(f"{cell(section.mark)} !== ''")
+        once = begins.transform_aggregate(count="count()", groupby=[str(section.x), section.mark])
+        layers.append(once.mark_rule(style="level").encode(x=looks["x"]))
+        words = once.mark_text(style="level-name", align="left", dx=4, y=0, baseline="bottom")
+        layers.append(words.encode(x=looks["x"], text=alt.Text(section.mark, type="nominal")))
+    chart = alt.layer(*layers).properties(width=source.width, height=210)
+    return filtered(faceted(source, chart, 1), predicates)
+
+
 def _is_crowded(source: SectionTable) -> bool:
     """Whether the colours, each with a band or thin lines, would cover each other in one chart."""
     section = source.section

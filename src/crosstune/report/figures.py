@@ -11,12 +11,13 @@ import altair as alt
 from crosstune.foundation.records import Table
 from crosstune.foundation.records.page import Section
 from crosstune.report.bars import bars
-from crosstune.report.curves import lines, scatter
+from crosstune.report.curves import areas, lines, scatter
 from crosstune.report.grids import heatmap, matrix
 from crosstune.report.marks import Figure
 from crosstune.report.reading import PLOT_WIDTH, SectionTable
 
 _VIEWS: dict[str, Callable[[SectionTable, list[Any]], Figure]] = {
+    "areas": areas,
     "bars": bars,
     "heatmap": heatmap,
     "matrix": matrix,

@@ -16,7 +16,7 @@ from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings.options import one_of
 
 Tone = Literal["shown", "not_shown", "too_noisy", "info", "warning"]
-View = Literal["bars", "heatmap", "lines", "matrix", "table", "text", "scatter", "explorer"]
+View = Literal["areas", "bars", "heatmap", "lines", "matrix", "table", "text", "scatter", "explorer"]  # fmt: skip
 Order = Literal["given", "size"]
 Combine = Literal["", "sum", "mean"]
 End = Literal["below", "above"]
@@ -24,6 +24,7 @@ End = Literal["below", "above"]
 PAGE_FILE = "page.json"
 
 _NEEDED: dict[str, tuple[str, ...]] = {
+    "areas": ("table", "x", "value", "color"),
     "bars": ("table", "y", "value"),
     "heatmap": ("table", "x", "y", "value"),
     "matrix": ("table", "x", "y", "value"),
@@ -86,7 +87,7 @@ class Section:
             whose points are joined by a thin line, but for those where it is empty (scatter).
         thin: A table of the same columns drawn as thin lines behind, such as figures at one state (lines).
         combine: How rows that share one place in the figure become one: refuse (""), "sum" or "mean" (lines).
-        mark: A yes-or-no column: where it is true a cell bears a dot, and the largest of these is opened first (explorer).
+        mark: A yes-or-no column: where it is true a cell bears a dot, the largest opened first (explorer); or parts' names where they begin (areas).
         matrices: A table of the matrices behind the cells (explorer). Axes it shares with ``table`` say behind which cell;
             its column ``file`` names a .npy array in the run folder, whose first two axes are the matrix, and ``index``
             the place on the others (``"3,0"``).

@@ -48,7 +48,7 @@ def page(run: Run, settings: DistillStudySettings) -> Page:
 
 def called(row: Mapping[str, Any]) -> str:
     """A student in words."""
-    return f"{_ARMS[row['arm']]} from {_BEGINNINGS[row['beginning']]}"
+    return f"{row['arm']} from {_BEGINNINGS[row['beginning']]}"
 
 
 def against(students: Mapping[str, Any], settings: DistillStudySettings) -> Iterator[Statement]:
@@ -57,20 +57,20 @@ def against(students: Mapping[str, Any], settings: DistillStudySettings) -> Iter
     first = students[summary.called({"arm": arm, "beginning": begin})]
     others = [row for row in students.values() if row is not first]
     for row in sorted(others, key=lambda row: row["more"]):
-        own = called(first)
         claim = Estimate.of(row, "more").says(
-            f"{own[0].upper()}{own[1:]} ends {{}} bits per byte below {called(row)}",
-            f"{own[0].upper()}{own[1:]} ends {{}} bits per byte above {called(row)}",
-            f"{own[0].upper()}{own[1:]} is not shown to differ from {called(row)} ({{}} bits per byte)",
+            f"{called(first)} ends {{}} bits per byte below {called(row)}",
+            f"{called(first)} ends {{}} bits per byte above {called(row)}",
+            f"{called(first)} is not shown to differ from {called(row)} ({{}} bits per byte)",
         )
+        means = "; ".join(f"{one}: {_ARMS[one]}" for one in dict.fromkeys((arm, row["arm"])))
         detail = (
-            f"Held-out text at the end: {Estimate.of(first, 'bits')} against {Estimate.of(row, 'bits')}; "
+            f"{means}. Held-out text at the end: {Estimate.of(first, 'bits')} against {Estimate.of(row, 'bits')}; "
             f"differences are paired over {counted(row['seeds'], 'seed')}."
         )
         yield Statement(f"{claim.text}.", claim.tone, detail, size=abs(row["more"]))
     if not others:
-        text = f"{called(first)[0].upper()}{called(first)[1:]} ends at {Estimate.of(first, 'bits')} bits per byte."
-        yield Statement(text, "shown")
+        text = f"{called(first)} ends at {Estimate.of(first, 'bits')} bits per byte."
+        yield Statement(text, "shown", f"{arm}: {_ARMS[arm]}.")
 
 
 def _way(students: Mapping[str, Any], settings: DistillStudySettings) -> Iterator[Statement]:
@@ -120,7 +120,7 @@ def _sections(settings: DistillStudySettings) -> Iterator[Section]:
     yield Section(
         "differences",
         "Students against each other",
-        f"Bits per byte at the end less those of {first['student']}, paired by seed.",
+        f"Bits per byte at the end less those of {first['student']}, paired by seed. Each interval stands alone: of twenty, one misses.",
         **drawn("bars", "students", y="student", value="more"),
         ends=_BETTER,
     )
@@ -133,9 +133,15 @@ def _sections(settings: DistillStudySettings) -> Iterator[Section]:
     yield Section(
         "ledger",
         "What the loss was made of",
-        "Each term's share of the loss, raw · weight, of the first seed: they add up to what was optimised.",
+        "Each term's share of the loss, raw · weight, of the first seed, on top of each other: the upper edge is what was optimised.",
         **drawn(
-            "lines", "shares", {**first, "side": "train"}, x="step", value="weighted", color="term"
+            "areas",
+            "shares",
+            {**first, "side": "train"},
+            x="step",
+            value="weighted",
+            color="term",
+            mark="begins",
         ),
         note="parity: the training rows of a step through the path of evaluation.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from crosstune.distillation.curriculum import Curriculum
 from crosstune.foundation.records import Column, Measurement, Run, Table
 from crosstune.studies.distill.cell import ARM, BEGIN, BITS
 from crosstune.studies.distill.settings import DistillStudySettings
@@ -38,7 +39,10 @@ STEP = Column.axis("step", "int64", about="Optimizer steps taken.")
 TERM = Column.axis("term", about="An entry of the ledger.")
 SIDE = Column.axis("side", about="train, parity, or the held-out set.")
 CURVES = (STUDENT, STEP, *Column.interval("bits", unit=BITS, about="Held-out text.", bounds=_OVER))
-SHARES = (STUDENT, SIDE, TERM, STEP, Column.value("weighted", unit="nats", about="raw · weight."))
+SHARES = (
+    *(STUDENT, SIDE, TERM, STEP, Column.value("weighted", unit="nats", about="raw · weight.")),
+    Column.label("begins", about="The phase of the curriculum that begins here."),
+)
 WEIGHTS = (
     STUDENT,
     TERM,
@@ -67,7 +71,7 @@ def over_seeds(
     made = [
         students_table(found["scored"].rows(), settings),
         Table("curves", CURVES, _curves(found["learned"].rows())),
-        Table("shares", SHARES, _of_seed(found["loss_ledger"], first, SHARES)),
+        Table("shares", SHARES, _shares(found["loss_ledger"].where(seed=first), settings)),
         Table(
             "weights",
             WEIGHTS,
@@ -141,25 +145,36 @@ def _curves(learned: Rows) -> Iterator[dict[str, Any]]:
         yield {"student": student, "step": step, **mean_over_seeds(each).cells("bits")}
 
 
-def _of_seed(table: Table, seed: int, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
-    """One seed's rows, of so many columns."""
-    names = [column.name for column in columns]
-    for row in table.where(seed=seed).rows():
-        whole = {**row, "student": called(row)}
-        yield {name: whole[name] for name in names}
+def _shares(ledger: Table, settings: DistillStudySettings) -> Iterator[dict[str, Any]]:
+    """What each entry was of the loss, and where phases begin."""
+    begun = {
+        (arm, round(phase.start * settings.training.steps) + 1): phase.name
+        for arm, course in _courses(settings).items()
+        for phase in course.phases
+        if phase.end - phase.start < 1.0
+    }
+    for row in ledger.rows():
+        begins = begun.get((row["arm"], row["step"]), "") if row["side"] == "train" else ""
+        own = {name: row[name] for name in ("side", "term", "step", "weighted")}
+        yield {"student": called(row), **own, "begins": begins}
 
 
 def _weights(ledger: Rows, settings: DistillStudySettings) -> Iterator[dict[str, Any]]:
     """What each entry's weight was, and what the curriculum expects."""
     steps = settings.training.steps
-    arms = (arm for arm in settings.arms if arm != "ce+best")  # which has steps of its own
-    courses = {arm: settings.of_arm(arm, 1.0, "").course for arm in arms}
+    courses = _courses(settings)
     for row in ledger:
         if (course := courses.get(row["arm"])) is not None:
             expected = course.weight(row["term"], row["step"] - 1, steps)
             for which, weight in (("expected", expected), ("actual", row["weight"])):
                 place = {"student": called(row), "term": row["term"], "step": row["step"]}
                 yield {**place, "which": which, "weight": weight}
+
+
+def _courses(settings: DistillStudySettings) -> dict[str, Curriculum]:
+    """When terms count, by arm."""
+    arms = (arm for arm in settings.arms if arm != "ce+best")  # which has steps of its own
+    return {arm: settings.of_arm(arm, 1.0, "").course for arm in arms}
 
 
 def _means(rows: Rows, columns: Sequence[Column], value: str) -> Iterator[dict[str, Any]]:
