@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crosstune.distillation.cache import CachedTeacher
 from crosstune.distillation.curriculum import Schedule
 from crosstune.distillation.divergences import Divergence, check_temperature
 from crosstune.distillation.head import Head, Side, check_head, head_sums
@@ -40,7 +41,7 @@ class DistributionTerms:
 
     Args:
         student: The model that is trained; kept by nobody here.
-        teacher: The second model, for ``kd``.
+        teacher: The second model, for ``kd``, or a cache of it.
         weights: When each entry counts.
         divergence: What kd sums; None: forward KL over the whole vocabulary.
         temperature: T, or T at the first and at the last step, with a straight line between.
@@ -73,8 +74,12 @@ class DistributionTerms:
         if "kd" in weights:
             words = "must be given where kd has a weight", "none", "Give the model to learn from."
             hold(teacher is not None, SettingsError, "teacher", words)
-            check_head(teacher)  # type: ignore[arg-type]
-            self.divergence.size(*(len(Head.of(model).weight) for model in (student, teacher)))
+            if isinstance(teacher, CachedTeacher):
+                size = teacher.check_divergence(self.divergence, self.ends)
+            else:
+                check_head(teacher)  # type: ignore[arg-type]
+                size = len(Head.of(teacher).weight)
+            self.divergence.size(len(Head.of(student).weight), size)
         self.entries = tuple(
             _Entry(name, weights[name], needs) for name, needs in _NEEDS.items() if name in weights
         )
@@ -100,8 +105,10 @@ class DistributionTerms:
         labels = seen.batch["labels"][:, 1:]
         scored = labels != UNSCORED
 
-        def side(one: Seen) -> Side:
-            return Side(one.last_hidden_state[:, :-1][scored], Head.of(one.model))
+        def side(one: Any) -> Any:
+            states = one.last_hidden_state[:, :-1][scored]
+            cached = isinstance(one.model, CachedTeacher)
+            return one.model.side(states) if cached else Side(states, Head.of(one.model))
 
         return head_sums(
             side(seen),

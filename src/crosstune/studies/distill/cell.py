@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 
+from crosstune.distillation.cache import CachedTeacher
 from crosstune.distillation.students import Student, student_from
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation import ranks
@@ -67,6 +68,8 @@ class Prepared(Procedure[DistillStudySettings]):
         held_out = {task.name: task.test[: settings.evaluation_rows] for task in tasks}
         train = [row for task in tasks for row in task.train]
         self.data = self.start.stage_data(train, held_out, length)
+        if settings.cache:
+            CachedTeacher(settings.cache).check_live(self.start.load(), self.data.train)
         return sample_warnings(tasks)
 
     @cached_property
@@ -76,6 +79,10 @@ class Prepared(Procedure[DistillStudySettings]):
         rows = self.data.train[: own.distillation.pilot_rows]
         shape = {name: getattr(own, name) for name in ("layers", "width", "heads", "neurons")}
         return student_from(self.start.load(), rows=rows, **shape)
+
+    def teacher(self) -> Any:
+        """What students learn from: a fresh copy, or the cache."""
+        return CachedTeacher(self.settings.cache) if self.settings.cache else self.start.load()
 
     def student(self, begin: str, seed: int) -> Any:
         """A fresh student."""
@@ -93,7 +100,7 @@ class Prepared(Procedure[DistillStudySettings]):
             output=str(folder / f"{begin}-{arm.replace('+', '-')}"),
             seed=Seeds(seed).derive("distill"),
         )
-        models = self.student(begin, seed), self.start.load()
+        models = self.student(begin, seed), self.teacher()
         found = DistillationTrainer(*models, self.start.tokenizer, self.data, settings=chosen)
         found.progress.quiet = True
         return found
@@ -102,7 +109,7 @@ class Prepared(Procedure[DistillStudySettings]):
     def compute(self) -> float:
         """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
         student, teacher = (_multiplied(model) for model in (self.piece.model, self.start.load()))
-        return 1.0 + teacher / (3.0 * student)
+        return 1.0 + (not self.settings.cache) * teacher / (3.0 * student)
 
 
 def _multiplied(model: Any) -> int:
@@ -135,7 +142,8 @@ class DistillCell(Cell[Prepared]):
     def _learn(self, begin: str, arm: Arm) -> None:
         trainer = self.procedure.trainer(begin, arm, self.seed, self.run.checkpoints)
         student, place = trainer.student, trainer.stage.output_folder
-        scored = [*self._scored("teacher", trainer.teacher), *self._scored("start", student)]
+        teacher = self.procedure.start.load() if self.settings.cache else trainer.teacher
+        scored = [*self._scored("teacher", teacher), *self._scored("start", student)]
         result = trainer.run(
             EachStep(lambda step, most: self.tell(f"{begin}, {arm}: step {step} of {most}", step))
         )
@@ -172,17 +180,19 @@ def _tables(
 
 
 def _costs(trainer: DistillationTrainer, result: StageResult) -> dict[str, float]:
-    """What a training took: arithmetic by 6 or 2 a weight that multiplies and position, the heads apart."""
+    """What a training took: arithmetic by 6 or 2 a weight that multiplies and position, the heads apart; a cache has none."""
     cost, student, teacher = result.cost, trainer.student, trainer.teacher
     asks = any(entry.needs.second for entry in trainer.stage.terms.entries)
     head = student.get_output_embeddings().weight.numel()
-    return {
+    found = {
         "seconds": cost.training_seconds,
         "tokens a second": cost.tokens_per_second,
         "padding": cost.padding_fraction,
         "student FLOPs": 6.0 * cost.positions * (_multiplied(student) - head),
         "head FLOPs": 6.0 * cost.positions * head,
-        "teacher FLOPs": 2.0 * cost.positions * _multiplied(teacher) * asks,
         "student parameters": float(student.num_parameters()),
-        "teacher parameters": float(teacher.num_parameters()),
     }
+    if isinstance(teacher, CachedTeacher):
+        return found
+    found["teacher FLOPs"] = 2.0 * cost.positions * _multiplied(teacher) * asks
+    return {**found, "teacher parameters": float(teacher.num_parameters())}

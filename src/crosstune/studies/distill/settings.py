@@ -67,6 +67,8 @@ class DistillStudySettings(SeededSettings):
     """Share of the rows held out, by group across all tasks."""
     evaluation_rows: int = 60
     """Held-out rows of each task."""
+    cache: str = ""
+    """A folder of `crosstune cache-teacher`, read for kd in place of the teacher."""
     distillation: DistillationSettings = _DISTILLATION
     """How students are trained; an arm decides the terms and their curriculum."""
 
@@ -84,6 +86,9 @@ class DistillStudySettings(SeededSettings):
             require(0 < len(given) == len({*given}), name, "must be at least one, each once", given)
         at_least("layers", self.layers, 1)
         at_least("evaluation_rows", self.evaluation_rows, 2)
+        deeper = [arm for arm in self.arms if {*TERMS[arm]} - {"ce", "kd"}]
+        law = "must learn ce and kd alone with a cache, which has no states or maps inside"
+        require(not (self.cache and deeper), "arms", law, deeper)
         usual = DistillationSettings()
         decided = [
             n
