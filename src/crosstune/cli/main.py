@@ -21,7 +21,7 @@ from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.settings.yaml import Words
 from crosstune.foundation.storage import read_json
 from crosstune.studies.catalogue import STUDIES, find_study
-from crosstune.studies.distill.again import COMMANDS
+from crosstune.studies.distill.again import COMMANDS as _AGAIN
 from crosstune.studies.study import Study
 
 _STOPPED = 130  # the shell's exit code for an interrupt
@@ -47,7 +47,7 @@ def build_parser(outside: Study | None = None) -> ArgumentParser:
         if outside is not None:
             studies.add_subcommand(_OUTSIDE, _study_parser(outside), help=outside.question)
     commands.add_subcommand("repair", repair.parser(), help=repair.SAYS)
-    for verb, does in COMMANDS.items():
+    for verb, does in _AGAIN.items():
         says = str(inspect.getdoc(does)).splitlines()[0]
         own = ArgumentParser(description=says, exit_on_error=False)
         own.add_function_arguments(does, as_group=False, as_positional=True)
@@ -150,9 +150,7 @@ def _helps(words: Sequence[str], study: Study | None) -> str:
     if command in ("run", "plan"):
         name = words[1] if study else STUDIES[0].name
         return f"`crosstune --help` and `crosstune {command} {name} --help all` name them all."
-    every = {v: f"{v} --help" for v in ("show", "list", *COMMANDS)} | {
-        "repair": "repair --help all"
-    }
+    every = {v: f"{v} --help" for v in ("show", "list", *_AGAIN)} | {"repair": "repair --help all"}
     return f"`crosstune {every.get(command, '--help')}` names them all."
 
 
@@ -160,8 +158,8 @@ def _dispatch(arguments: Namespace, given: dict[str, Words], study: Study | None
     command = arguments.command
     if command == "list":
         return _list(arguments.list.get("folder"))
-    if command in COMMANDS:
-        printing.text(str(COMMANDS[command](**arguments[command].as_dict())))
+    if command in _AGAIN:
+        printing.text(str(_AGAIN[command](**arguments[command].as_dict())))
         return 0
     if study is None:
         show = arguments.show

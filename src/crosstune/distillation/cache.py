@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,16 +21,16 @@ from transformers import PretrainedConfig
 
 from crosstune.distillation.divergences import Divergence, Likeliest, buckets
 from crosstune.distillation.head import CHUNK_BYTES, Head, Side, check_head
-from crosstune.distillation.terms.pilot import batches
 from crosstune.foundation import storage
-from crosstune.foundation.data import Encoded
-from crosstune.foundation.errors import DataError, ModelError, SettingsError, StorageError, hold
+from crosstune.foundation.data import Encoded, collate
+from crosstune.foundation.errors import DataError, ModelError, StorageError, hold
 from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import measuring, model_inputs, weights_fingerprint
 from crosstune.foundation.models.streams import ending, looking
 
-_SHARD_TOKENS = 2**16
+_SHARD_TOKENS = 2**13
 _ABOUT, _SHARD = "cache.json", "{}-{}.safetensors"
+_SAY = Console(stderr=True, highlight=False, soft_wrap=True).print
 _AGAIN = "Cache the rows again."
 
 
@@ -40,7 +41,7 @@ def cache_teacher(
     folder: Path | str,
     *,
     top_k: int | None = None,
-    listener: Callable[[str], object] = str,
+    listener: Callable[[str], object] = _SAY,
 ) -> CachedTeacher:
     """Read rows once, and keep what kd needs of them; where a call was killed, the next goes on.
 
@@ -61,8 +62,7 @@ def cache_teacher(
     check_head(teacher)
     head, place = Head.of(teacher), Path(folder)
     size, own = len(head.weight), [*{_key(row.input_ids): row for row in rows}.values()]
-    words: Any = f"must be from 1 to {size}", top_k, "Leave it out to keep states."
-    hold(top_k is None or 1 <= top_k <= size, SettingsError, "top_k", words)
+    Divergence(top_k=top_k).size(size, size)  # refuses a top_k below 1 or above it
     shards = [[own[at] for at in places] for places in batches_of(own, _SHARD_TOKENS)]
     about: dict[str, Any] = {"top_k": top_k, "vocabulary": size, "head": [head.scale, head.softcap]}
     about["teacher"] = weights_fingerprint(teacher)
@@ -90,13 +90,10 @@ def cache_teacher(
 class CachedTeacher(nn.Module):
     """Takes the teacher's place: what goes "into its head" is what was kept of a batch's rows, found by their tokens.
 
-    Shapes: [B, T, H], or [B, T, 2 k + 1] of ids and log-probabilities; 0 at a row's last token and on padding.
+    Shapes: [B, T, H], or [B, T, 2 k + 1] of ids (float32 holds them below 2²⁴) and log-probabilities; 0 at a row's last token and on padding.
 
     Args:
-        folder: Of `cache_teacher`.
-
-    Raises:
-        StorageError: It holds no cache, or one that is not whole.
+        folder: Of `cache_teacher`; one that holds no whole cache is a StorageError.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -106,7 +103,7 @@ class CachedTeacher(nn.Module):
         hold((place / _ABOUT).is_file(), StorageError, str(folder), words)
         self.about = about = storage.read_json(place / _ABOUT)
         self.config = PretrainedConfig(cache=about["cache"])  # by which a training knows it again
-        self.top_k: int | None = about["top_k"]
+        self.top_k, self.vocabulary = about["top_k"], about["vocabulary"]
         self._out = nn.Identity()
         self._places: dict[str, tuple[Path, int, int]] = {}
         for at, rows in enumerate(about["rows"]):
@@ -132,7 +129,6 @@ class CachedTeacher(nn.Module):
             with safe_open(path, "pt") as file:
                 names = ("ids", "logs") if self.top_k else ("states",)
                 parts = [file.get_slice(name)[start:stop] for name in names]
-            # float32 holds ids below 2²⁴ exactly
             found.append(torch.cat([p.float() for p in parts], -1) if self.top_k else parts[0])
         kept = torch.cat(found).to(input_ids.device)
         whole = kept.new_zeros(*input_ids.shape, kept.shape[-1])
@@ -149,20 +145,8 @@ class CachedTeacher(nn.Module):
         """Raise a DataError where a student has another tokenizer, or a row of these sets is not here."""
         same = storage.fingerprint(tokenizer.get_vocab()) == self.about["tokenizer"]
         hold(same, DataError, "tokenizer", ("must be the cache's", "another vocabulary", _AGAIN))
-        for name, some in rows.items():
-            for row in some:
-                self._place(row.input_ids, name, row.row_id)
-
-    def check_divergence(self, chosen: Divergence, ends: tuple[float, ...]) -> int:
-        """The vocabulary's size; a SettingsError where the likeliest do not say this divergence at the temperatures `ends`."""
-        size: int = self.about["vocabulary"]
-        k = self.top_k or size
-        said = ends == (1.0, 1.0) and chosen.mixture == 0.0 and chosen.vocabulary in (None, size)
-        law = f"must be forward at temperature 1, uncut, of at most the {k} tokens in the cache"
-        words = law, f"{chosen} at {ends}", "Cache states, which say all: leave its top_k out."
-        fits = not self.top_k or (said and (chosen.top_k or k) <= k)
-        hold(fits, SettingsError, "divergence", words)
-        return size
+        for name, row in ((name, row) for name, some in rows.items() for row in some):
+            self._place(row.input_ids, name, row.row_id)
 
     def check_live(self, teacher: Any, rows: Sequence[Encoded]) -> None:
         """Raise a ModelError unless a teacher has the weights that were cached, and says now what it said of the four longest rows."""
@@ -170,11 +154,12 @@ class CachedTeacher(nn.Module):
         words = f"must have the weights of the cache ({own})", live, _AGAIN
         hold(live == own, ModelError, "teacher", words)
         for row in sorted(rows, key=lambda row: len(row.input_ids))[-4:]:
+            self._place(row.input_ids, row_id=row.row_id)
             now, ids = _read(teacher, [row], k), torch.tensor([row.input_ids])
             then = self(ids, torch.ones_like(ids))[0, :-1]
-            pair = (now["logs"].exp(), then[:, k:].exp()) if k else (now["states"], then)
-            gap = float((pair[0].cpu() - pair[1]).abs().max() / pair[1].abs().max())
-            most = 0.05 if k or then.dtype.itemsize < 4 else 1e-3  # of what is rounded
+            said, kept = (now["logs"].exp(), then[:, k:].exp()) if k else (now["states"], then)
+            gap = float((said.cpu() - kept).abs().max() / kept.abs().max())
+            most = 0.05 if k or then.dtype.itemsize < 4 else 1e-3  # what is coarse is rounded
             words = "must say what it said", f"what is {gap:.2%} off", _AGAIN
             hold(gap < most, ModelError, "teacher", words)
 
@@ -193,20 +178,18 @@ def _key(ids: list[int]) -> str:
 
 @torch.no_grad()
 def _read(teacher: Any, rows: Sequence[Encoded], top_k: int | None) -> dict[str, Tensor]:
-    """What is kept of rows, the longest first; states are what goes into the head."""
-    head, layer, parts = Head.of(teacher), teacher.get_output_embeddings(), list[Any]()
-    for _, batch in batches(rows, 0, teacher):
-        seen = list[Tensor]()
-        with measuring(teacher), looking(layer, seen.append), ending(layer):
-            teacher(**model_inputs(batch))
-        states = seen[0][:, :-1][batch["attention_mask"][:, 1:].bool()]
-        for some in states.split(max(1, CHUNK_BYTES // (4 * len(head.weight)))):
-            if top_k is None:
-                parts.append((some,))
-                continue
-            out = some.new_empty(len(some), len(head.weight), dtype=torch.float32)
-            logs = head.finish(head.project(some, out)).log_softmax(dim=-1)
-            ids = logs.topk(top_k).indices
-            parts.append((ids.int(), buckets(logs, ids)[0].clamp(min=-6e4).half()))
-    names = ("states",) if top_k is None else ("ids", "logs")
-    return dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True))
+    """What is kept of rows, one after the other; states are what goes into the head."""
+    head, layer, seen = Head.of(teacher), teacher.get_output_embeddings(), list[Tensor]()
+    batch = {n: x.to(head.weight.device) for n, x in collate(rows, 0).items()}
+    with measuring(teacher), looking(layer, seen.append), ending(layer):
+        teacher(**model_inputs(batch))
+    states = seen[0][:, :-1][batch["attention_mask"][:, 1:].bool()]
+    if top_k is None:
+        return {"states": states}
+    ids, logs = list[Tensor](), list[Tensor]()
+    for some in states.split(max(1, CHUNK_BYTES // (4 * len(head.weight)))):
+        out = some.new_empty(len(some), len(head.weight), dtype=torch.float32)
+        whole = head.finish(head.project(some, out)).log_softmax(dim=-1)
+        ids.append(whole.topk(top_k).indices)
+        logs.append(buckets(whole, ids[-1])[0].clamp(min=-6e4).half())
+    return {"ids": torch.cat(ids).int(), "logs": torch.cat(logs)}

@@ -145,7 +145,7 @@ def value_and_gradient(
     if isinstance(q, Tensor) and chosen.top_k in (None, size):
         values, gradient = _compare(p, q, of_p, chosen.mixture)
     else:
-        values, gradient = _compare_buckets(p, q, chosen.mixture, chosen.top_k)
+        values, gradient = _in_buckets(p, q, chosen.mixture, chosen.top_k or size)
     if temperature != 1.0:
         values, gradient = values.mul_(temperature**2), gradient.mul_(temperature)
     return values, gradient
@@ -174,16 +174,14 @@ def _compare(p: Tensor, q: Tensor, student: Tensor, beta: float) -> tuple[Tensor
     return values, gradient.mul_(1.0 - beta)
 
 
-def _compare_buckets(
-    p: Tensor, q: Tensor | Likeliest, beta: float, k: int | None
-) -> tuple[Tensor, Tensor]:
+def _in_buckets(p: Tensor, q: Tensor | Likeliest, beta: float, k: int) -> tuple[Tensor, Tensor]:
     """The same over the tokens among the first k of either side, or of the teacher, each once, and one bucket of all others."""
     if isinstance(q, Likeliest):
         ids, logs = q.ids[:, :k], q.logs.to(p).log_softmax(dim=-1)  # they were rounded
         left = logs[:, ids.shape[1] :].logsumexp(dim=-1, keepdim=True)
         other = torch.cat([logs[:, : ids.shape[1]], left], dim=-1)
     else:
-        first = [logs.topk(k or 1, dim=-1, sorted=False).indices for logs in (p, q)]
+        first = [logs.topk(k, dim=-1, sorted=False).indices for logs in (p, q)]
         ids = torch.cat(first, dim=-1).sort(dim=-1).values
         other, _ = buckets(q, ids)
     own, outside = buckets(p, ids)

@@ -177,8 +177,7 @@ class DistillationTrainer:
         """It knows the same tokens, and says the same twice; a cache holds every row."""
         if isinstance(self.teacher, CachedTeacher):
             inside = ", ".join(name for name in self.settings.terms if name not in ("ce", "kd"))
-            law = "must be ce and kd with a cache, which has no states or maps inside"
-            words = law, inside, "Leave them out, or give the live teacher."
+            words = "must be ce and kd with a cache", inside, "No others are kept: learn live."
             hold(not inside, SettingsError, "terms", words)
             self.teacher.check(self.tokenizer, {"rows": self.data.train, **self.data.held_out})
             return

@@ -75,7 +75,12 @@ class DistributionTerms:
             words = "must be given where kd has a weight", "none", "Give the model to learn from."
             hold(teacher is not None, SettingsError, "teacher", words)
             if isinstance(teacher, CachedTeacher):
-                size = teacher.check_divergence(self.divergence, self.ends)
+                size, k, chosen = teacher.vocabulary, teacher.top_k, self.divergence
+                plain = chosen.mixture == 0.0 and chosen.vocabulary in (None, size)
+                law = f"must be forward, at temperature 1, of at most the {k} tokens in the cache"
+                words = law, f"{chosen} at {self.ends}", "Cache states, which say all."
+                fits = plain and self.ends == (1.0, 1.0) and (chosen.top_k or 0) <= (k or 0)
+                hold(k is None or fits, SettingsError, "divergence", words)
             else:
                 check_head(teacher)  # type: ignore[arg-type]
                 size = len(Head.of(teacher).weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,13 @@ def cache_teacher(config: str, folder: str, top_k: int | None = None) -> str:
     Returns:
         What to do with it.
     """
-    from rich.console import Console
-
     from crosstune.distillation.cache import cache_teacher as cached
     from crosstune.studies.distill.cell import Prepared
 
     study = Prepared(replace(from_yaml(DistillStudySettings, Path(config)), cache=""))
     study.prepare()
     rows = [row for some in (study.data.train, *study.data.held_out.values()) for row in some]
-    models, say = (study.start.load(), study.start.tokenizer), Console(stderr=True).print
-    cached(*models, rows, folder, top_k=top_k, listener=say)
+    cached(study.start.load(), study.start.tokenizer, rows, folder, top_k=top_k)
     return f"Run the study with cache: {folder}"
 
 
@@ -118,9 +115,4 @@ def _opened(folder: str) -> tuple[Any, DistillStudySettings]:
     return run, from_yaml(DistillStudySettings, run.settings_yaml + "\n")
 
 
-COMMANDS: Mapping[str, Callable[..., Any]] = {
-    "replay": replay,
-    "bundle": bundle,
-    "cache-teacher": cache_teacher,
-}
-"""What the command line calls them."""
+COMMANDS: Mapping[str, Any] = {"replay": replay, "bundle": bundle, "cache-teacher": cache_teacher}

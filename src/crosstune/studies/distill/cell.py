@@ -68,8 +68,9 @@ class Prepared(Procedure[DistillStudySettings]):
         held_out = {task.name: task.test[: settings.evaluation_rows] for task in tasks}
         train = [row for task in tasks for row in task.train]
         self.data = self.start.stage_data(train, held_out, length)
-        if settings.cache:
-            CachedTeacher(settings.cache).check_live(self.start.load(), self.data.train)
+        self.cached = CachedTeacher(settings.cache) if settings.cache else None
+        if self.cached:
+            self.cached.check_live(self.start.load(), self.data.train)
         return sample_warnings(tasks)
 
     @cached_property
@@ -79,10 +80,6 @@ class Prepared(Procedure[DistillStudySettings]):
         rows = self.data.train[: own.distillation.pilot_rows]
         shape = {name: getattr(own, name) for name in ("layers", "width", "heads", "neurons")}
         return student_from(self.start.load(), rows=rows, **shape)
-
-    def teacher(self) -> Any:
-        """What students learn from: a fresh copy, or the cache."""
-        return CachedTeacher(self.settings.cache) if self.settings.cache else self.start.load()
 
     def student(self, begin: str, seed: int) -> Any:
         """A fresh student."""
@@ -100,7 +97,7 @@ class Prepared(Procedure[DistillStudySettings]):
             output=str(folder / f"{begin}-{arm.replace('+', '-')}"),
             seed=Seeds(seed).derive("distill"),
         )
-        models = self.student(begin, seed), self.teacher()
+        models = self.student(begin, seed), self.cached or self.start.load()
         found = DistillationTrainer(*models, self.start.tokenizer, self.data, settings=chosen)
         found.progress.quiet = True
         return found
@@ -109,7 +106,7 @@ class Prepared(Procedure[DistillStudySettings]):
     def compute(self) -> float:
         """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
         student, teacher = (_multiplied(model) for model in (self.piece.model, self.start.load()))
-        return 1.0 + (not self.settings.cache) * teacher / (3.0 * student)
+        return 1.0 + (not self.cached) * teacher / (3.0 * student)
 
 
 def _multiplied(model: Any) -> int:
@@ -142,7 +139,7 @@ class DistillCell(Cell[Prepared]):
     def _learn(self, begin: str, arm: Arm) -> None:
         trainer = self.procedure.trainer(begin, arm, self.seed, self.run.checkpoints)
         student, place = trainer.student, trainer.stage.output_folder
-        teacher = self.procedure.start.load() if self.settings.cache else trainer.teacher
+        teacher = self.procedure.start.load() if self.procedure.cached else trainer.teacher
         scored = [*self._scored("teacher", teacher), *self._scored("start", student)]
         result = trainer.run(
             EachStep(lambda step, most: self.tell(f"{begin}, {arm}: step {step} of {most}", step))

@@ -86,9 +86,8 @@ class DistillStudySettings(SeededSettings):
             require(0 < len(given) == len({*given}), name, "must be at least one, each once", given)
         at_least("layers", self.layers, 1)
         at_least("evaluation_rows", self.evaluation_rows, 2)
-        deeper = [arm for arm in self.arms if {*TERMS[arm]} - {"ce", "kd"}]
-        law = "must learn ce and kd alone with a cache, which has no states or maps inside"
-        require(not (self.cache and deeper), "arms", law, deeper)
+        deeper = [arm for arm in self.arms if self.cache and {*TERMS[arm]} - {"ce", "kd"}]
+        require(not deeper, "arms", "must be ce, ce+best and kd with a cache", deeper)
         usual = DistillationSettings()
         decided = [
             n
