@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -21,10 +21,9 @@ from crosstune.foundation.settings import from_yaml, to_yaml
 from crosstune.foundation.settings.yaml import Words
 from crosstune.foundation.storage import read_json
 from crosstune.studies.catalogue import STUDIES, find_study
-from crosstune.studies.distill import again
+from crosstune.studies.distill.again import COMMANDS as _AGAIN
 from crosstune.studies.study import Study
 
-_AGAIN: dict[str, Callable[..., Any]] = {"replay": again.replay, "bundle": again.bundle}
 _STOPPED = 130  # the shell's exit code for an interrupt
 _OUTSIDE = "file"  # the parser's word for a study in a file, whose path it could not take for one
 

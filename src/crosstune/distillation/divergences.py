@@ -11,6 +11,7 @@ there can make a divergence negative. The factor T² keeps gradients of one size
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +76,13 @@ class Divergence:
         return size
 
 
+class Likeliest(NamedTuple):
+    """A teacher's k likeliest tokens, [N, k], and their log-probabilities and, last, that of all others together, [N, k + 1]."""
+
+    ids: Tensor
+    logs: Tensor
+
+
 def check_temperature(temperature: float) -> None:
     """Raise a SettingsError unless it is above 0 and finite."""
     words = "must be above 0 and finite", temperature, "Give 1.0 for the models' own distributions."
@@ -110,7 +118,7 @@ def divergence(
 
 def value_and_gradient(
     student: Tensor,
-    teacher: Tensor,
+    teacher: Tensor | Likeliest,
     chosen: Divergence,
     temperature: float,
     known: tuple[Tensor, Tensor] | None = None,
@@ -118,24 +126,26 @@ def value_and_gradient(
     """What `divergence` returns, and its derivative by the student's first logits, [N, size].
 
     `known` is the log-softmax of the student's logits and the softmax, where they are there already: at T = 1 they serve.
+    With a teacher's likeliest tokens, T is 1, and its first `top_k` are compared, not the student's.
     """
-    size = chosen.size(student.shape[-1], teacher.shape[-1])
+    whole = student if isinstance(teacher, Likeliest) else teacher
+    size = chosen.size(student.shape[-1], whole.shape[-1])
     wide = torch.promote_types(student.dtype, torch.float32)
 
     def log_softmax(logits: Tensor) -> Tensor:
         cut = logits[:, :size].to(wide)
         return (cut / temperature if temperature != 1.0 else cut).log_softmax(dim=-1)
 
+    q = teacher if isinstance(teacher, Likeliest) else log_softmax(teacher)
     if known is not None and temperature == 1.0 and known[0].shape[-1] == size:
-        (p, of_p), q = known, log_softmax(teacher)
-        of_p = of_p.clone()
+        p, of_p = known[0], known[1].clone()
     else:
-        p, q = log_softmax(student), log_softmax(teacher)
+        p = log_softmax(student)
         of_p = p.exp()
-    if chosen.top_k is None or chosen.top_k == size:
+    if isinstance(q, Tensor) and chosen.top_k in (None, size):
         values, gradient = _compare(p, q, of_p, chosen.mixture)
     else:
-        values, gradient = _compare_buckets(p, q, chosen.mixture, chosen.top_k)
+        values, gradient = _in_buckets(p, q, chosen.mixture, chosen.top_k or size)
     if temperature != 1.0:
         values, gradient = values.mul_(temperature**2), gradient.mul_(temperature)
     return values, gradient
@@ -164,21 +174,26 @@ def _compare(p: Tensor, q: Tensor, student: Tensor, beta: float) -> tuple[Tensor
     return values, gradient.mul_(1.0 - beta)
 
 
-def _compare_buckets(p: Tensor, q: Tensor, beta: float, k: int) -> tuple[Tensor, Tensor]:
-    """The same over the tokens among the first k of either side, each once, and one bucket of all others."""
-    first = [logs.topk(k, dim=-1, sorted=False).indices for logs in (p, q)]
-    ids = torch.cat(first, dim=-1).sort(dim=-1).values
-    again = functional.pad(ids[:, 1:] == ids[:, :-1], (1, 0))
-    (own, rest, outside), (others, other_rest, _) = (
-        (
-            logs.gather(-1, ids).masked_fill_(again, _NO_MASS),
-            (left := logs.scatter(-1, ids, _NO_MASS)).logsumexp(dim=-1, keepdim=True),
-            left,
-        )
-        for logs in (p, q)
-    )
-    p, q = torch.cat([own, rest], dim=-1), torch.cat([others, other_rest], dim=-1)
-    values, slopes = _compare(p, q, p.exp(), beta)
+def _in_buckets(p: Tensor, q: Tensor | Likeliest, beta: float, k: int) -> tuple[Tensor, Tensor]:
+    """The same over the tokens among the first k of either side, or of the teacher, each once, and one bucket of all others."""
+    if isinstance(q, Likeliest):
+        ids, logs = q.ids[:, :k], q.logs.to(p).log_softmax(dim=-1)  # they were rounded
+        left = logs[:, ids.shape[1] :].logsumexp(dim=-1, keepdim=True)
+        other = torch.cat([logs[:, : ids.shape[1]], left], dim=-1)
+    else:
+        first = [logs.topk(k, dim=-1, sorted=False).indices for logs in (p, q)]
+        ids = torch.cat(first, dim=-1).sort(dim=-1).values
+        other, _ = buckets(q, ids)
+    own, outside = buckets(p, ids)
+    values, slopes = _compare(own, other, own.exp(), beta)
     # A bucket's slope is shared out among its tokens as its probability is.
-    gradient = outside.sub_(rest).exp_().mul_(slopes[:, -1:])
+    gradient = outside.sub_(own[:, -1:]).exp_().mul_(slopes[:, -1:])
     return values, gradient.scatter_add_(-1, ids, slopes[:, :-1])
+
+
+def buckets(logs: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of these tokens (of equal neighbours the first) and, last, of all others together; and of each other one, [N, V]."""
+    again = functional.pad(ids[:, 1:] == ids[:, :-1], (1, 0))
+    outside = logs.scatter(-1, ids, _NO_MASS)
+    kept = logs.gather(-1, ids).masked_fill_(again, _NO_MASS)
+    return torch.cat([kept, outside.logsumexp(dim=-1, keepdim=True)], dim=-1), outside

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from crosstune.distillation.divergences import Divergence, value_and_gradient
+from crosstune.distillation.divergences import Divergence, Likeliest, value_and_gradient
 from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedError, hold
 from crosstune.foundation.models import measuring, model_inputs
 from crosstune.foundation.models.streams import looking
@@ -126,7 +126,7 @@ class _Fused:
     labels: Tensor
     factors: Mapping[str, float]
     head: Head
-    teacher: Side | None
+    teacher: Side | Likeliest | None
     divergence: Divergence
     temperature: float
     chunk_bytes: int
@@ -137,7 +137,8 @@ class _Fused:
         """The sums of ce and kd, [2] in float64, and the wanted gradients of Σ factor · sum."""
         wide = torch.promote_types(hidden.dtype, torch.float32)
         head = self.head._replace(weight=weight, bias=bias)
-        sides = [(hidden, head), *([self.teacher] if self.teacher else [])]
+        sides = [(hidden, head), *([self.teacher] if isinstance(self.teacher, Side) else [])]
+        kept = self.teacher if isinstance(self.teacher, Likeliest) else ()
         inputs = (hidden, weight, bias)
         make = torch.empty_like if len(hidden) else torch.zeros_like
         grads = [
@@ -157,7 +158,7 @@ class _Fused:
                 for own, (_, side), buffer in zip(states, sides, buffers, strict=True)
             ]
             for block in _blocks(projected[0]):
-                one, *other = (values[block] for values in projected)
+                one, *other = (x[block] for x in (*projected, *(value[chunk] for value in kept)))
                 sums += self._block(head, one, other, self.labels[chunk][block], any(wanted))
             if any(wanted):
                 _add_products(grads, chunk, projected[0], states[0], weight)
@@ -174,7 +175,8 @@ class _Fused:
             known = logs, logs.exp()
             sums[0] = -logs.gather(-1, labels[:, None]).sum(dtype=torch.float64)
         if self.teacher is not None:
-            other = self.teacher.head.finish(*teacher)
+            live = self.teacher if isinstance(self.teacher, Side) else None
+            other = live.head.finish(*teacher) if live else Likeliest(*teacher)
             values, slopes = value_and_gradient(
                 logits, other, self.divergence, self.temperature, known
             )
@@ -227,7 +229,7 @@ def head_sums(
     student: Side,
     labels: Tensor,
     factors: Mapping[str, float],
-    teacher: Side | None = None,
+    teacher: Side | Likeliest | None = None,
     divergence: Divergence | None = None,
     *,
     temperature: float = 1.0,
@@ -245,7 +247,7 @@ def head_sums(
         student: States and head; what of it asks for a gradient gets one.
         labels: The token after each state.
         factors: Of ``ce`` (cross entropy) and ``kd`` (divergence), or of one of them.
-        teacher: The same of the teacher, for ``kd``; it gets no gradient.
+        teacher: The same of the teacher, or its likeliest tokens, for ``kd``; it gets no gradient.
         divergence: What ``kd`` sums; None: forward KL over the whole vocabulary.
         temperature: Of ``kd``.
         chunk_bytes: The budget; where all rows fit it there is one chunk.

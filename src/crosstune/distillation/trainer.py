@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from crosstune.distillation.cache import CachedTeacher
 from crosstune.distillation.checks import Check, TrainingBooks, findings, settings_findings
 from crosstune.distillation.curriculum import Schedule
 from crosstune.distillation.divergences import Divergence
@@ -39,7 +40,7 @@ class DistillationTrainer:
 
     Args:
         student: A causal language model, or a PEFT model; with the teacher's tokenizer. See `student_from`.
-        teacher: Any causal language model with the same vocabulary; it is frozen and put in eval mode.
+        teacher: Any causal language model with the same vocabulary; it is frozen and put in eval mode. For ce and kd, a `CachedTeacher`.
         tokenizer: Of both.
         rows: What is learned: texts, rows, a `Task` (whose test rows are held out), encoded rows, or a `StageData`, held-out sets and all.
         held_out: Named sets that are evaluated, in the same forms.
@@ -49,7 +50,7 @@ class DistillationTrainer:
     Raises:
         SettingsError: A setting is impossible, or unknown.
         ModelError: The models do not go together, or the teacher is not the same twice.
-        DataError: There are too few rows.
+        DataError: There are too few rows, or some that a cache does not hold.
     """
 
     def __init__(
@@ -172,7 +173,13 @@ class DistillationTrainer:
         return encode(as_rows(rows, argument), self.tokenizer, length)
 
     def _check_teacher(self) -> None:
-        """It knows the same tokens, and says the same twice."""
+        """It knows the same tokens, and says the same twice; a cache holds every row."""
+        if isinstance(self.teacher, CachedTeacher):
+            inside = ", ".join(name for name in self.settings.terms if name not in ("ce", "kd"))
+            words = "must be ce and kd with a cache", inside, "No others are kept: learn live."
+            hold(not inside, SettingsError, "terms", words)
+            self.teacher.check(self.tokenizer, {"rows": self.data.train, **self.data.held_out})
+            return
         sizes = [len(model.get_input_embeddings().weight) for model in (self.student, self.teacher)]
         known = len(self.tokenizer)
         law = f"must both hold the tokenizer's {known} tokens"

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crosstune.distillation.cache import CachedTeacher
 from crosstune.distillation.curriculum import Schedule
 from crosstune.distillation.divergences import Divergence, check_temperature
 from crosstune.distillation.head import Head, Side, check_head, head_sums
@@ -40,7 +41,7 @@ class DistributionTerms:
 
     Args:
         student: The model that is trained; kept by nobody here.
-        teacher: The second model, for ``kd``.
+        teacher: The second model, for ``kd``, or a cache of it.
         weights: When each entry counts.
         divergence: What kd sums; None: forward KL over the whole vocabulary.
         temperature: T, or T at the first and at the last step, with a straight line between.
@@ -73,8 +74,17 @@ class DistributionTerms:
         if "kd" in weights:
             words = "must be given where kd has a weight", "none", "Give the model to learn from."
             hold(teacher is not None, SettingsError, "teacher", words)
-            check_head(teacher)  # type: ignore[arg-type]
-            self.divergence.size(*(len(Head.of(model).weight) for model in (student, teacher)))
+            if isinstance(teacher, CachedTeacher):
+                size, k, chosen = teacher.vocabulary, teacher.top_k, self.divergence
+                plain = chosen.mixture == 0.0 and chosen.vocabulary in (None, size)
+                law = f"must be forward, at temperature 1, of at most the {k} tokens in the cache"
+                words = law, f"{chosen} at {self.ends}", "Cache states, which say all."
+                fits = plain and self.ends == (1.0, 1.0) and (chosen.top_k or 0) <= (k or 0)
+                hold(k is None or fits, SettingsError, "divergence", words)
+            else:
+                check_head(teacher)  # type: ignore[arg-type]
+                size = len(Head.of(teacher).weight)
+            self.divergence.size(len(Head.of(student).weight), size)
         self.entries = tuple(
             _Entry(name, weights[name], needs) for name, needs in _NEEDS.items() if name in weights
         )
@@ -100,8 +110,10 @@ class DistributionTerms:
         labels = seen.batch["labels"][:, 1:]
         scored = labels != UNSCORED
 
-        def side(one: Seen) -> Side:
-            return Side(one.last_hidden_state[:, :-1][scored], Head.of(one.model))
+        def side(one: Any) -> Any:
+            states = one.last_hidden_state[:, :-1][scored]
+            cached = isinstance(one.model, CachedTeacher)
+            return one.model.side(states) if cached else Side(states, Head.of(one.model))
 
         return head_sums(
             side(seen),

@@ -1,9 +1,10 @@
-"""A run of the study again: one optimizer step of one of its students, and its books in one file. No torch here, until it is asked."""
+"""A run of the study again, step by step or in one file, and its teacher read once before it. No torch here, until it is asked."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,27 @@ def bundle(run: str, steps: str = "") -> Path:
     return place
 
 
+def cache_teacher(config: str, folder: str, top_k: int | None = None) -> str:
+    """Read every row of a study through its teacher once, for kd: with `cache` set to the folder, the study learns from that.
+
+    Args:
+        config: A YAML file of the study `distill`.
+        folder: Where the cache is to lie.
+        top_k: Likeliest tokens to keep, which serve forward KL at temperature 1; none keeps states, which serve all.
+
+    Returns:
+        What to do with it.
+    """
+    from crosstune.distillation.cache import cache_teacher as cached
+    from crosstune.studies.distill.cell import Prepared
+
+    study = Prepared(replace(from_yaml(DistillStudySettings, Path(config)), cache=""))
+    study.prepare()
+    rows = [row for some in (study.data.train, *study.data.held_out.values()) for row in some]
+    cached(study.start.load(), study.start.tokenizer, rows, folder, top_k=top_k)
+    return f"Run the study with cache: {folder}"
+
+
 def _placeless(value: Any) -> Any:
     """Settings with the last name of what may be a folder."""
     if isinstance(value, Mapping):
@@ -91,3 +113,6 @@ def _opened(folder: str) -> tuple[Any, DistillStudySettings]:
     law = "must be a run of the study `distill`", f"one of `{run.kind}`", "Name another folder."
     hold(run.kind == "distill", SettingsError, "run", law)
     return run, from_yaml(DistillStudySettings, run.settings_yaml + "\n")
+
+
+COMMANDS: Mapping[str, Any] = {"replay": replay, "bundle": bundle, "cache-teacher": cache_teacher}

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 
+from crosstune.distillation.cache import CachedTeacher
 from crosstune.distillation.students import Student, student_from
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation import ranks
@@ -67,6 +68,9 @@ class Prepared(Procedure[DistillStudySettings]):
         held_out = {task.name: task.test[: settings.evaluation_rows] for task in tasks}
         train = [row for task in tasks for row in task.train]
         self.data = self.start.stage_data(train, held_out, length)
+        self.cached = CachedTeacher(settings.cache) if settings.cache else None
+        if self.cached:
+            self.cached.check_live(self.teacher, self.data.train)
         return sample_warnings(tasks)
 
     @cached_property
@@ -109,7 +113,7 @@ class Prepared(Procedure[DistillStudySettings]):
             output=str(folder / f"{begin}-{arm.replace('+', '-')}"),
             seed=Seeds(seed).derive("distill"),
         )
-        models = self.student(begin, seed), self.teacher
+        models = self.student(begin, seed), self.cached or self.teacher
         found = DistillationTrainer(*models, self.start.tokenizer, self.data, settings=chosen)
         found.progress.quiet = True
         return found
@@ -118,7 +122,7 @@ class Prepared(Procedure[DistillStudySettings]):
     def compute(self) -> float:
         """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
         student, teacher = (_multiplied(model) for model in (self.piece.model, self.teacher))
-        return 1.0 + teacher / (3.0 * student)
+        return 1.0 + (not self.cached) * teacher / (3.0 * student)
 
 
 def _multiplied(model: Any) -> int:
@@ -183,17 +187,19 @@ def _tables(
 
 
 def _costs(trainer: DistillationTrainer, result: StageResult) -> dict[str, float]:
-    """What a training took: arithmetic by 6 or 2 a weight that multiplies and position, the heads apart."""
+    """What a training took: arithmetic by 6 or 2 a weight that multiplies and position, the heads apart; a cache has none."""
     cost, student, teacher = result.cost, trainer.student, trainer.teacher
     asks = any(entry.needs.second for entry in trainer.stage.terms.entries)
     head = student.get_output_embeddings().weight.numel()
-    return {
+    found = {
         "seconds": cost.training_seconds,
         "tokens a second": cost.tokens_per_second,
         "padding": cost.padding_fraction,
         "student FLOPs": 6.0 * cost.positions * (_multiplied(student) - head),
         "head FLOPs": 6.0 * cost.positions * head,
-        "teacher FLOPs": 2.0 * cost.positions * _multiplied(teacher) * asks,
         "student parameters": float(student.num_parameters()),
-        "teacher parameters": float(teacher.num_parameters()),
     }
+    if isinstance(teacher, CachedTeacher):
+        return found
+    found["teacher FLOPs"] = 2.0 * cost.positions * _multiplied(teacher) * asks
+    return {**found, "teacher parameters": float(teacher.num_parameters())}

@@ -67,6 +67,8 @@ class DistillStudySettings(SeededSettings):
     """Share of the rows held out, by group across all tasks."""
     evaluation_rows: int = 60
     """Held-out rows of each task."""
+    cache: str = ""
+    """A folder of `crosstune cache-teacher`, read for kd in place of the teacher."""
     distillation: DistillationSettings = _DISTILLATION
     """How students are trained; an arm decides the terms and their curriculum."""
 
@@ -84,6 +86,8 @@ class DistillStudySettings(SeededSettings):
             require(0 < len(given) == len({*given}), name, "must be at least one, each once", given)
         at_least("layers", self.layers, 1)
         at_least("evaluation_rows", self.evaluation_rows, 2)
+        deeper = [arm for arm in self.arms if self.cache and {*TERMS[arm]} - {"ce", "kd"}]
+        require(not deeper, "arms", "must be ce, ce+best and kd with a cache", deeper)
         usual = DistillationSettings()
         decided = [
             n

@@ -43,7 +43,7 @@ class Distill(Prepared):
         warnings, own = self.prepare(), self.settings
         costs, peak, began = dict[str, float](), 0, perf_counter()
         begin, watched = own.beginnings[0], next(iter(self.data.held_out))
-        student, teacher = self.student(begin, 0), self.teacher
+        student, teacher = self.student(begin, 0), self.cached or self.teacher
         once = {"making the student": perf_counter() - began}
         more: list[PlanLine] = []
         said: dict[str, str] = {}
