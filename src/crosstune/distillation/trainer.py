@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from crosstune.distillation.progress import DistillationProgress, ledger_lines
 from crosstune.distillation.routing import StudentAwareRouter
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.distillation.stage import DistillationStage
+from crosstune.distillation.terms.alignment import Alignment, OwnTokens
 from crosstune.distillation.terms.attention import AttentionMaps
 from crosstune.distillation.terms.contrastive import Contrastive
 from crosstune.distillation.terms.distribution import DistributionTerms
 from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites
 from crosstune.distillation.terms.pilot import Pilot
+from crosstune.distillation.terms.spans import SpanLikelihoods
 from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
-from crosstune.foundation.errors import ModelError, SettingsError, hold
+from crosstune.foundation.errors import DataError, ModelError, SettingsError, hold
 from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.models import Anatomy, measuring, model_inputs
 from crosstune.foundation.ranks import world_size
@@ -38,11 +41,12 @@ class DistillationTrainer:
     """A student learns from a frozen teacher, in place, and every term is booked raw, weight and weighted.
 
     Args:
-        student: A causal language model, or a PEFT model; with the teacher's tokenizer. See `student_from`.
-        teacher: Any causal language model with the same vocabulary; it is frozen and put in eval mode.
-        tokenizer: Of both.
+        student: A causal language model, or a PEFT model. See `student_from`.
+        teacher: Any causal language model; it is frozen and put in eval mode.
+        tokenizer: Of the student, and of the teacher unless it has its own.
         rows: What is learned: texts, rows, a `Task` (whose test rows are held out), encoded rows, or a `StageData`, held-out sets and all.
         held_out: Named sets that are evaluated, in the same forms.
+        teacher_tokenizer: Of a teacher with another vocabulary, which then reads the same texts in its own tokens; terms are of ce, spans, hidden and layerwise.
         settings: How; single ones may be given by name as `options` instead.
         options: Fields of `DistillationSettings`; `training` may be a mapping of fields of its own.
 
@@ -60,6 +64,7 @@ class DistillationTrainer:
         rows: Any,
         *,
         held_out: Mapping[str, Any] | None = None,
+        teacher_tokenizer: Any = None,
         settings: DistillationSettings | None = None,
         **options: Any,
     ) -> None:
@@ -71,9 +76,14 @@ class DistillationTrainer:
         whole = isinstance(rows, StageData)
         words = "must be in a StageData where rows are one", list(held_out or ()), "Put them there."
         hold(not (whole and held_out), SettingsError, "held_out", words)
-        self.data = rows if whole else self._read(rows, held_out or {})
+        sets = rows, held_out or {}
+        self.data = rows if whole else self._read(*sets, tokenizer, chosen.training.length)
+        self.alignment = self._aligned(*sets, teacher_tokenizer)
+        """Of rows in both models' tokens, where the teacher has its own, or spans are a term."""
         teacher.requires_grad_(False).eval()
-        self._check_teacher()
+        self._apart = None if teacher_tokenizer is None else self.alignment
+        self._second = OwnTokens(teacher, self._apart) if self._apart else teacher
+        self._check_teacher(tokenizer if teacher_tokenizer is None else teacher_tokenizer)
         members = self._members()
         self.stage = DistillationStage(
             student,
@@ -81,7 +91,7 @@ class DistillationTrainer:
             chosen.training,
             output_folder=Path(chosen.output),
             seed=chosen.seed,
-            terms=Terms(members, second_model=teacher),
+            terms=Terms(members, second_model=self._second),
         )
         self.stage.check_parity = chosen.evaluate_parity
         self.stage.pulls_every = chosen.debug_every
@@ -104,6 +114,8 @@ class DistillationTrainer:
             LedgerError: The books do not close, or training and evaluation do not agree.
             NonFiniteLossError: A loss or gradient is NaN or infinite; the term is named.
         """
+        if self.alignment is not None:
+            self.progress.say(f"{self.alignment.share:.1%} of the scored bytes lie in spans")
         for callback in callbacks:
             self.stage.add_callback(callback)
         return self.stage.run()
@@ -156,34 +168,59 @@ class DistillationTrainer:
 
     # ---- what goes in ----
 
-    def _read(self, rows: Any, held_out: Mapping[str, Any]) -> StageData:
+    def _read(
+        self, rows: Any, held_out: Mapping[str, Any], tokenizer: Any, length: int
+    ) -> StageData:
         """Rows to learn and held-out sets, encoded."""
         if isinstance(rows, Task):
             held_out, rows = {rows.name: rows.test, **held_out}, rows.train
-        sets = {name: self._encoded(f"held_out[{name!r}]", some) for name, some in held_out.items()}
-        return StageData(self._encoded("rows", rows), pad_id(self.tokenizer), sets)
+        how = tokenizer, length
+        sets = {
+            name: self._encoded(f"held_out[{name!r}]", some, *how)
+            for name, some in held_out.items()
+        }
+        return StageData(self._encoded("rows", rows, *how), pad_id(tokenizer), sets)
 
-    def _encoded(self, argument: str, rows: Any) -> Sequence[Encoded]:
-        """Rows as the models read them."""
+    def _encoded(self, argument: str, rows: Any, tokenizer: Any, length: int) -> Sequence[Encoded]:
+        """Rows as a model reads them."""
         if isinstance(rows, Task):
             rows = rows.test
-        if rows and all(isinstance(row, Encoded) for row in rows):
+        done = isinstance(rows, StageData)
+        if done or (rows and all(isinstance(row, Encoded) for row in rows)):
+            law = "must be texts or rows where the teacher has a tokenizer of its own"
+            words = law, "encoded ones", "Give what they were encoded from."
+            hold(not done and tokenizer is self.tokenizer, DataError, argument, words)
             return list(rows)
-        length = self.settings.training.length
-        return encode(as_rows(rows, argument), self.tokenizer, length)
+        return encode(as_rows(rows, argument), tokenizer, length)
 
-    def _check_teacher(self) -> None:
-        """It knows the same tokens, and says the same twice."""
-        sizes = [len(model.get_input_embeddings().weight) for model in (self.student, self.teacher)]
-        known = len(self.tokenizer)
-        law = f"must both hold the tokenizer's {known} tokens"
-        words = law, f"{sizes[0]} and {sizes[1]}", "Give models of one tokenizer."
-        hold(min(sizes) >= known, ModelError, "student and teacher", words)
+    def _aligned(self, rows: Any, held_out: Mapping[str, Any], tokenizer: Any) -> Alignment | None:
+        """All rows in both models' tokens, where they are others, or spans are a term."""
+        terms = {*self.settings.terms}
+        if tokenizer is None:
+            return Alignment(self.data, self.data, "one") if "spans" in terms else None
+        law = "must be of ce, spans, hidden and layerwise where the teacher has a tokenizer of its own"
+        strange = ", ".join(sorted(terms - {"ce", "spans", "hidden", "layerwise"}))
+        words = law, strange, "Learn spans in place of kd, and hidden in place of the others."
+        hold(not strange, SettingsError, "terms", words)
+        most = getattr(self.teacher.config, "max_position_embeddings", sys.maxsize)
+        names = f"{self.tokenizer.name_or_path} and {tokenizer.name_or_path}"
+        return Alignment(self.data, self._read(rows, held_out, tokenizer, most), names)
+
+    def _check_teacher(self, tokenizer: Any) -> None:
+        """It knows its tokens, as the student does, and says the same twice."""
+        models = self.student, self.teacher
+        sizes = [len(model.get_input_embeddings().weight) for model in models]
+        known = [len(self.tokenizer), len(tokenizer)]
+        law = f"must hold their tokenizers' {known[0]} and {known[1]} tokens"
+        remedy = "Give models of one tokenizer, or the teacher's as teacher_tokenizer."
+        kept = all(size >= least for size, least in zip(sizes, known, strict=True))
+        words = law, f"{sizes[0]} and {sizes[1]}", remedy
+        hold(kept, ModelError, "student and teacher", words)
         batch = collate(self.data.train[:1], self.data.pad_id)
         device = next(self.teacher.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
         with measuring(self.teacher), torch.no_grad():
-            once, again = (self.teacher(**model_inputs(batch)).logits for _ in range(2))
+            once, again = (self._second(**model_inputs(batch)).logits for _ in range(2))
         words = "must say the same twice", "other logits", "Turn off what it draws at random."
         hold(torch.equal(once, again), ModelError, "teacher", words)
 
@@ -206,13 +243,17 @@ class DistillationTrainer:
                     steps=chosen.training.steps,
                 )
             )
+        if "spans" in chosen.terms and self.alignment:
+            at = chosen.schedule("spans")
+            members.append(SpanLikelihoods(at, student, teacher, self.alignment))
         sites = chosen.layers or None
         if {"hidden", "layerwise", "contrastive", "routing"} & {*chosen.terms}:
             own, other = (Anatomy.of(model).num_layers for model in (student, teacher))
             wanted = {*match_sites(own, other, sites).values(), other}
             wanted |= {*range(1, other)} if "routing" in chosen.terms else set()
-            pilot = Pilot.of(teacher, self._pilot_rows(), self.data.pad_id, wanted)
+            pilot = Pilot.of(teacher, *self._pilot_rows(), wanted)
             options: dict[str, Any] = {"sites": sites, "kind": chosen.hidden, "seed": chosen.seed}
+            options["alignment"] = self._apart
             made: dict[str, Callable[[Schedule], Any]] = {
                 "hidden": lambda at: Hidden(at, pilot, student, **options),
                 "layerwise": lambda at: Layerwise(at, pilot, student, **options),
@@ -229,8 +270,13 @@ class DistillationTrainer:
             members.append(AttentionMaps(at, student, teacher, layers=pairs))
         return members
 
-    def _pilot_rows(self) -> Sequence[Encoded]:
-        """Rows drawn at random from those that are learned."""
+    def _pilot_rows(self) -> tuple[Sequence[Encoded], int]:
+        """Rows drawn at random from those that are learned, as the teacher reads them, and its padding."""
         generator = Seeds(self.settings.seed).torch("distillation", "pilot")
         order = torch.randperm(len(self.data.train), generator=generator).tolist()
-        return [self.data.train[at] for at in order[: self.settings.pilot_rows]]
+        rows = [self.data.train[at] for at in order[: self.settings.pilot_rows]]
+        return (
+            (self._apart.read(rows), self._apart.pad_id)
+            if self._apart
+            else (rows, self.data.pad_id)
+        )
