@@ -8,7 +8,8 @@ from typing import Any
 
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation.models import load_model, load_tokenizer
-from crosstune.foundation.worlds import random_model
+from crosstune.foundation.worlds import WorldSettings, random_model
+from crosstune.foundation.worlds.embedded import save_tokenizer
 
 TERMS = ("ce", "kd", "hidden", "layerwise", "attention", "contrastive", "routing")
 WORDS = [
@@ -49,6 +50,16 @@ def models(folder: Path, **dims: Any) -> tuple[Any, Any, Any]:
     return student, teacher, load_tokenizer(places[1])
 
 
+def across(folder: Path, **dims: Any) -> tuple[Any, Any, Any, Any]:
+    """Student, teacher, and the tokenizer of each: bytes and pairs of bytes, 512 and 300 of them."""
+    student, _, tokenizer = models(folder, **dims)
+    place, world = folder / "apart", WorldSettings()
+    if not place.exists():
+        random_model("llama", place, vocab_size=300, num_hidden_layers=3, seed=5)
+        save_tokenizer(place, (world.language, *world.other_languages), 300, 128)
+    return student, load_model(place), tokenizer, load_tokenizer(place)
+
+
 def trainer(folder: Path, output: Path, **options: Any) -> DistillationTrainer:
     """All terms at once over eight rows a step, three steps."""
     training = {"steps": 3, "batch_rows": 8, "evaluate_every": 2, "length": 48, "log_every": 1}
@@ -61,4 +72,7 @@ def trainer(folder: Path, output: Path, **options: Any) -> DistillationTrainer:
         "training": {**training, **options.get("training", {})},
     }
     held_out = {"others": texts(10, seed=1)}
-    return DistillationTrainer(*models(folder), texts(24), held_out=held_out, **given)
+    student, teacher, tokenizer = models(folder)
+    if options.get("teacher_tokenizer"):
+        student, teacher, tokenizer, given["teacher_tokenizer"] = across(folder)
+    return DistillationTrainer(student, teacher, tokenizer, texts(24), held_out=held_out, **given)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distillation.pair import TERMS, models, texts, trainer
+from tests.distillation.pair import TERMS, across, models, texts, trainer
 from transformers import TrainerCallback
 
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation.data import Row, Task
-from crosstune.foundation.errors import CheckpointError, ModelError, SettingsError
+from crosstune.foundation.errors import CheckpointError, DataError, ModelError, SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +118,62 @@ def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> N
     with pytest.raises(SettingsError, match="Did you mean `temperature`"):
         DistillationTrainer(student, teacher, tokenizer, texts(12), temprature=2.0, **given)
     student.resize_token_embeddings(len(tokenizer) - 8)
-    with pytest.raises(ModelError, match=f"must both hold the tokenizer's {len(tokenizer)} tokens"):
+    with pytest.raises(ModelError, match="hold their tokenizers' 512 and 512 tokens; found 504"):
         DistillationTrainer(student, teacher, tokenizer, texts(12), **given)
     student, teacher, tokenizer = models(folder)
     teacher.model.layers[0].register_forward_hook(lambda m, i, o: o + torch.rand(()))
     with pytest.raises(ModelError, match="`teacher` must say the same twice"):
         DistillationTrainer(student, teacher, tokenizer, texts(12), **given)
+
+
+ACROSS = {"terms": ("spans", "hidden"), "alphas": {"hidden": 1e-3}, "teacher_tokenizer": True}
+
+
+def test_a_teacher_reads_its_own_tokens_and_what_was_killed_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(place: str) -> DistillationTrainer:
+        return trainer(folder, tmp_path / place, training={"checkpoint_every": 1}, **ACROSS)
+
+    whole = made("whole")
+    assert whole.alignment is not None and 0.5 < whole.alignment.share <= 1.0
+    hidden = whole.stage.terms.members[1]
+    assert all(max(row.input_ids) < 300 for row in hidden.pilot.rows)  # the teacher's tokens
+    result = whole.run()
+    assert (
+        f"{whole.alignment.share:.1%} of the scored bytes lie in spans" in capsys.readouterr().err
+    )
+    assert {row["term"] for row in result.ledger.rows()} == {"spans", "hidden"}
+    assert [str(check) for check in whole.findings() if check.outcome == "failed"] == []
+    with pytest.raises(KeyboardInterrupt):
+        made("cut").run(PowerCut())
+    assert made("cut").run().ledger.rows() == result.ledger.rows()
+
+
+def test_with_one_tokenizer_spans_stand_beside_all_other_terms(
+    folder: Path, tmp_path: Path
+) -> None:
+    more = trainer(folder, tmp_path / "more", terms=("spans", *TERMS)).run().ledger.rows()
+    plain = trainer(folder, tmp_path / "plain").run().ledger.rows()
+    first = {(row["side"], row["term"]): row["raw"] for row in more if row["step"] == 1}
+    assert ("train", "spans") in first
+    for row in plain:
+        if row["step"] == 1:
+            assert first[row["side"], row["term"]] == pytest.approx(row["raw"], rel=1e-5, abs=1e-7)
+
+
+def test_what_another_tokenizer_cannot_have_is_refused(folder: Path, tmp_path: Path) -> None:
+    student, teacher, own, other = across(folder)
+    given: dict[str, Any] = {"output": str(tmp_path), "training": {"length": 48}}
+    with pytest.raises(ModelError, match="tokenizers' 512 and 512 tokens.*or name the teacher's"):
+        DistillationTrainer(student, teacher, own, texts(12), **given)
+    given["teacher_tokenizer"] = other
+    with pytest.raises(SettingsError, match="found attention, kd. Learn spans in place of kd"):
+        DistillationTrainer(student, teacher, own, texts(12), **given)
+    given["terms"] = ("spans",)
+    encoded = trainer(folder, tmp_path).data
+    for rows in (encoded, encoded.train):
+        with pytest.raises(DataError, match="`rows"):
+            DistillationTrainer(student, teacher, own, rows, **given)
+    with pytest.raises(SettingsError, match="`temperature` must be 1 where spans are a term"):
+        DistillationTrainer(student, teacher, own, texts(12), temperature=2.0, **given)

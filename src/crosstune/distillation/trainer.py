@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites
 from crosstune.distillation.terms.pilot import Pilot
 from crosstune.distillation.terms.spans import SpanLikelihoods
 from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
-from crosstune.foundation.errors import DataError, ModelError, SettingsError, hold
+from crosstune.foundation.errors import ModelError, SettingsError, hold
 from crosstune.foundation.gradients.blocks import pad_id
 from crosstune.foundation.models import Anatomy, measuring, model_inputs
 from crosstune.foundation.ranks import world_size
@@ -43,10 +42,10 @@ class DistillationTrainer:
     Args:
         student: A causal language model, or a PEFT model. See `student_from`.
         teacher: Any causal language model; it is frozen and put in eval mode.
-        tokenizer: Of the student, and of the teacher unless it has its own.
+        tokenizer: Of both, or of the student alone.
         rows: What is learned: texts, rows, a `Task` (whose test rows are held out), encoded rows, or a `StageData`, held-out sets and all.
         held_out: Named sets that are evaluated, in the same forms.
-        teacher_tokenizer: Of a teacher with another vocabulary, which then reads the same texts in its own tokens; terms are of ce, spans, hidden and layerwise.
+        teacher_tokenizer: Of a teacher that reads the same texts in tokens of its own; terms are then of ce, spans, hidden and layerwise.
         settings: How; single ones may be given by name as `options` instead.
         options: Fields of `DistillationSettings`; `training` may be a mapping of fields of its own.
 
@@ -76,13 +75,12 @@ class DistillationTrainer:
         whole = isinstance(rows, StageData)
         words = "must be in a StageData where rows are one", list(held_out or ()), "Put them there."
         hold(not (whole and held_out), SettingsError, "held_out", words)
-        sets = rows, held_out or {}
-        self.data = rows if whole else self._read(*sets, tokenizer, chosen.training.length)
-        self.alignment = self._aligned(*sets, teacher_tokenizer)
-        """Of rows in both models' tokens, where the teacher has its own, or spans are a term."""
+        how = tokenizer, chosen.training.length
+        self.data = rows if whole else self._read(rows, held_out or {}, *how)
+        self.alignment = self._aligned(rows, held_out or {}, teacher_tokenizer)
+        """Of the models' tokens, where they are others, or spans are a term."""
         teacher.requires_grad_(False).eval()
-        self._apart = None if teacher_tokenizer is None else self.alignment
-        self._second = OwnTokens(teacher, self._apart) if self._apart else teacher
+        self._second = OwnTokens(teacher, self.alignment) if self.alignment else teacher
         self._check_teacher(tokenizer if teacher_tokenizer is None else teacher_tokenizer)
         members = self._members()
         self.stage = DistillationStage(
@@ -114,7 +112,7 @@ class DistillationTrainer:
             LedgerError: The books do not close, or training and evaluation do not agree.
             NonFiniteLossError: A loss or gradient is NaN or infinite; the term is named.
         """
-        if self.alignment is not None:
+        if self.alignment:
             self.progress.say(f"{self.alignment.share:.1%} of the scored bytes lie in spans")
         for callback in callbacks:
             self.stage.add_callback(callback)
@@ -168,54 +166,44 @@ class DistillationTrainer:
 
     # ---- what goes in ----
 
-    def _read(
-        self, rows: Any, held_out: Mapping[str, Any], tokenizer: Any, length: int
-    ) -> StageData:
-        """Rows to learn and held-out sets, encoded."""
+    def _read(self, rows: Any, held_out: Mapping[str, Any], *how: Any) -> StageData:
+        """Rows to learn and held-out sets, encoded by a tokenizer to a length."""
         if isinstance(rows, Task):
             held_out, rows = {rows.name: rows.test, **held_out}, rows.train
-        how = tokenizer, length
-        sets = {
-            name: self._encoded(f"held_out[{name!r}]", some, *how)
-            for name, some in held_out.items()
-        }
-        return StageData(self._encoded("rows", rows, *how), pad_id(tokenizer), sets)
+        sets = {n: self._encoded(f"held_out[{n!r}]", some, *how) for n, some in held_out.items()}
+        return StageData(self._encoded("rows", rows, *how), pad_id(how[0]), sets)
 
     def _encoded(self, argument: str, rows: Any, tokenizer: Any, length: int) -> Sequence[Encoded]:
         """Rows as a model reads them."""
         if isinstance(rows, Task):
             rows = rows.test
-        done = isinstance(rows, StageData)
-        if done or (rows and all(isinstance(row, Encoded) for row in rows)):
-            law = "must be texts or rows where the teacher has a tokenizer of its own"
-            words = law, "encoded ones", "Give what they were encoded from."
-            hold(not done and tokenizer is self.tokenizer, DataError, argument, words)
+        if tokenizer is self.tokenizer and rows and all(isinstance(row, Encoded) for row in rows):
             return list(rows)
         return encode(as_rows(rows, argument), tokenizer, length)
 
-    def _aligned(self, rows: Any, held_out: Mapping[str, Any], tokenizer: Any) -> Alignment | None:
-        """All rows in both models' tokens, where they are others, or spans are a term."""
+    def _aligned(self, rows: Any, held_out: Mapping[str, Any], other: Any) -> Alignment | None:
+        """Where the tokens of student and teacher end together."""
         terms = {*self.settings.terms}
-        if tokenizer is None:
-            return Alignment(self.data, self.data, "one") if "spans" in terms else None
-        law = "must be of ce, spans, hidden and layerwise where the teacher has a tokenizer of its own"
+        if other is None:
+            return Alignment(self.data, self.data, "one tokenizer") if "spans" in terms else None
         strange = ", ".join(sorted(terms - {"ce", "spans", "hidden", "layerwise"}))
+        law = "must be of ce, spans, hidden and layerwise where the teacher reads tokens of its own"
         words = law, strange, "Learn spans in place of kd, and hidden in place of the others."
         hold(not strange, SettingsError, "terms", words)
-        most = getattr(self.teacher.config, "max_position_embeddings", sys.maxsize)
-        names = f"{self.tokenizer.name_or_path} and {tokenizer.name_or_path}"
-        return Alignment(self.data, self._read(rows, held_out, tokenizer, most), names)
+        most = self.teacher.config.max_position_embeddings
+        names = f"{self.tokenizer.name_or_path} and {other.name_or_path}"
+        return Alignment(self.data, self._read(rows, held_out, other, most), names)
 
-    def _check_teacher(self, tokenizer: Any) -> None:
-        """It knows its tokens, as the student does, and says the same twice."""
-        models = self.student, self.teacher
-        sizes = [len(model.get_input_embeddings().weight) for model in models]
-        known = [len(self.tokenizer), len(tokenizer)]
+    def _check_teacher(self, other: Any) -> None:
+        """It knows its tokens, and says the same twice."""
+        sizes = [len(model.get_input_embeddings().weight) for model in (self.student, self.teacher)]
+        known = [len(self.tokenizer), len(other)]
         law = f"must hold their tokenizers' {known[0]} and {known[1]} tokens"
-        remedy = "Give models of one tokenizer, or the teacher's as teacher_tokenizer."
-        kept = all(size >= least for size, least in zip(sizes, known, strict=True))
+        remedy = "Give models of one tokenizer, or name the teacher's as teacher_tokenizer."
         words = law, f"{sizes[0]} and {sizes[1]}", remedy
-        hold(kept, ModelError, "student and teacher", words)
+        hold(
+            sizes[0] >= known[0] and sizes[1] >= known[1], ModelError, "student and teacher", words
+        )
         batch = collate(self.data.train[:1], self.data.pad_id)
         device = next(self.teacher.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
@@ -245,15 +233,16 @@ class DistillationTrainer:
             )
         if "spans" in chosen.terms and self.alignment:
             at = chosen.schedule("spans")
-            members.append(SpanLikelihoods(at, student, teacher, self.alignment))
+            members.append(SpanLikelihoods(at, (student, teacher), self.alignment))
         sites = chosen.layers or None
         if {"hidden", "layerwise", "contrastive", "routing"} & {*chosen.terms}:
             own, other = (Anatomy.of(model).num_layers for model in (student, teacher))
             wanted = {*match_sites(own, other, sites).values(), other}
             wanted |= {*range(1, other)} if "routing" in chosen.terms else set()
-            pilot = Pilot.of(teacher, *self._pilot_rows(), wanted)
+            pad = (self.alignment or self.data).pad_id
+            pilot = Pilot.of(teacher, self._pilot_rows(), pad, wanted)
             options: dict[str, Any] = {"sites": sites, "kind": chosen.hidden, "seed": chosen.seed}
-            options["alignment"] = self._apart
+            options |= {"alignment": self.alignment}
             made: dict[str, Callable[[Schedule], Any]] = {
                 "hidden": lambda at: Hidden(at, pilot, student, **options),
                 "layerwise": lambda at: Layerwise(at, pilot, student, **options),
@@ -270,13 +259,9 @@ class DistillationTrainer:
             members.append(AttentionMaps(at, student, teacher, layers=pairs))
         return members
 
-    def _pilot_rows(self) -> tuple[Sequence[Encoded], int]:
-        """Rows drawn at random from those that are learned, as the teacher reads them, and its padding."""
+    def _pilot_rows(self) -> Sequence[Encoded]:
+        """Rows drawn at random from those that are learned, as the teacher reads them."""
         generator = Seeds(self.settings.seed).torch("distillation", "pilot")
         order = torch.randperm(len(self.data.train), generator=generator).tolist()
         rows = [self.data.train[at] for at in order[: self.settings.pilot_rows]]
-        return (
-            (self._apart.read(rows), self._apart.pad_id)
-            if self._apart
-            else (rows, self.data.pad_id)
-        )
+        return self.alignment.read(rows) if self.alignment else rows

@@ -38,17 +38,16 @@ class Alignment:
     """The spans of every row that a student learns or is evaluated on, and the row in the teacher's tokens, up to its last span.
 
     Args:
-        own: Rows as `encode` makes them of the student's tokenizer.
+        own: Rows as `encode` makes them by the student's tokenizer.
         other: The same by the teacher's, not cut before them.
         names: What the tokenizers are called.
 
     Raises:
-        DataError: No scored text lies in a span.
+        DataError: No scored text lies in a span, or it is not known where tokens end.
     """
 
     def __init__(self, own: StageData, other: StageData, names: str) -> None:
-        self.pad_id = other.pad_id
-        self._rows: dict[bytes, _Row] = {}
+        self.pad_id, self._rows = other.pad_id, dict[tuple[int, ...], _Row]()
         aligned = scored = 0
         held = (zip(rows, other.held_out[name], strict=True) for name, rows in own.held_out.items())
         for row, theirs in chain(zip(own.train, other.train, strict=True), *held):
@@ -56,7 +55,7 @@ class Alignment:
             hold(bool(row.ends), DataError, "rows", words)
             pairs = np.array(shared_ends(row.ends, theirs.ends), dtype=np.int64).reshape(-1, 2)
             spans = np.stack([pairs[:-1], pairs[1:]], axis=-1)
-            self._rows[_key(row.input_ids)] = _up_to(theirs, pairs), spans
+            self._rows[tuple(row.input_ids)] = _up_to(theirs, pairs), spans
             aligned += _aligned_bytes(row, spans[:, 0])
             scored += row.scored_bytes
         self.share = aligned / max(scored, 1)
@@ -64,48 +63,41 @@ class Alignment:
         law = "must have scored text between two bytes at which both tokenizers end a token"
         words = law, f"none for {names}", "Choose models whose tokens end together, or longer rows."
         hold(aligned > 0, DataError, "rows", words)
-
-    @property
-    def settings(self) -> Mapping[str, str]:
+        told = [[row.input_ids, spans.tolist()] for row, spans in self._rows.values()]
+        self.settings = {"alignment": fingerprint(told)}
         """What must be the same for a training to be gone on with."""
-        rows = [[row.input_ids, spans.tolist()] for row, spans in self._rows.values()]
-        return {"alignment": fingerprint(rows)}
 
     def read(self, rows: Iterable[Encoded]) -> list[Encoded]:
         """Rows of the student as the teacher reads them."""
-        return [self._row(row.input_ids)[0] for row in rows]
+        return [self._rows[tuple(row.input_ids)][0] for row in rows]
 
-    def batch(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def batch(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """A batch of the student, padded on the right, as `collate` makes it of the teacher's tokens."""
-        rows = [row for row, _ in self._found(input_ids, attention_mask)]
-        return {n: some.to(input_ids.device) for n, some in collate(rows, self.pad_id).items()}
+        rows, device = [row for row, _ in self._found(batch)], batch["input_ids"].device
+        return {name: some.to(device) for name, some in collate(rows, self.pad_id).items()}
 
     def spans(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """The N spans of a batch of the student whose tokens are all scored: row [N], student's and teacher's positions [N, 2].
+        """The N spans of a batch whose tokens are all scored: row [N], positions in the student's and the teacher's tokens [N, 2].
 
         These are of the tokens that end where a span begins, and where it ends.
-
-        Raises:
-            DataError: A row was not aligned.
         """
-        each = [spans for _, spans in self._found(batch["input_ids"], batch["attention_mask"])]
+        each, labels = [spans for _, spans in self._found(batch)], batch["labels"]
         rows = np.repeat(np.arange(len(each)), [len(spans) for spans in each])
-        device = batch["labels"].device
-        at = torch.from_numpy(rows).to(device)
-        own, other = torch.from_numpy(np.concatenate(each)).to(device).unbind(dim=1)
-        first, last = (batch["labels"] == UNSCORED).cumsum(dim=1)[at[:, None], own].T
-        return at[first == last], own[first == last], other[first == last]
+        at, ends = (torch.from_numpy(x).to(labels.device) for x in (rows, np.concatenate(each)))
+        first, last = (labels == UNSCORED).cumsum(dim=1)[at[:, None], ends[:, 0]].T
+        kept = first == last
+        return at[kept], ends[kept, 0], ends[kept, 1]
 
-    def _found(self, input_ids: Tensor, attention_mask: Tensor) -> list[_Row]:
-        pairs = zip(input_ids.cpu(), attention_mask.bool().cpu(), strict=True)
-        return [self._row(ids[real].tolist()) for ids, real in pairs]
-
-    def _row(self, ids: Sequence[int]) -> _Row:
-        """What was made of a row of the student."""
-        found = self._rows.get(_key(ids))
-        words = "must be rows that were aligned", f"other tokens, {[*ids[:8]]} …", "Align them."
-        hold(found is not None, DataError, "batch", words)
-        return cast(_Row, found)
+    def _found(self, batch: Mapping[str, Any]) -> list[_Row]:
+        pairs = zip(batch["input_ids"].cpu(), batch["attention_mask"].bool().cpu(), strict=True)
+        found = [self._rows.get(tuple(ids[real].tolist())) for ids, real in pairs]
+        words = (
+            "must be of rows that were aligned",
+            "other tokens",
+            "Give these rows to the trainer.",
+        )
+        hold(None not in found, DataError, "batch", words)
+        return cast(list[_Row], found)
 
 
 class OwnTokens(nn.Module):
@@ -120,24 +112,19 @@ class OwnTokens(nn.Module):
         """The teacher, without PEFT around it."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
+    def forward(self, **inputs: Any) -> Any:
         """What the teacher says of the same rows."""
-        return self.model(**model_inputs(self.alignment.batch(input_ids, attention_mask)))
-
-
-def _key(ids: Sequence[int]) -> bytes:
-    return np.asarray(ids, dtype=np.int32).tobytes()
+        return self.model(**model_inputs(self.alignment.batch(inputs)))
 
 
 def _up_to(row: Encoded, pairs: NDArray[np.int64]) -> Encoded:
     """The teacher's row without what comes after the last shared end."""
     size = int(pairs[-1, 1]) + 1 if len(pairs) else 1
-    ids, labels, ends = row.input_ids[:size], row.labels[:size], row.ends[:size]
+    labels, ends = row.labels[:size], row.ends[:size]
     scored = sum(label != UNSCORED for label in labels)
     left = max(0, row.scored_bytes - (row.ends[-1] - ends[-1]))
-    return replace(
-        row, input_ids=ids, labels=labels, ends=ends, scored_tokens=scored, scored_bytes=left
-    )
+    short = replace(row, input_ids=row.input_ids[:size], labels=labels, ends=ends)
+    return replace(short, scored_tokens=scored, scored_bytes=left)
 
 
 def _aligned_bytes(row: Encoded, at: NDArray[np.int64]) -> int:

@@ -132,7 +132,11 @@ class Hidden(nn.Module):
 
     def by_site(self, seen: Seen) -> Tensor:
         """The sum over scored tokens at each matched site, float64."""
-        found, where, there = [], *self._positions(seen.batch)
+        where: Any = predicting(seen.batch["labels"])
+        found, there = [], where
+        if self.alignment:
+            rows, begins, others = self.alignment.spans(seen.batch)
+            where, there = (rows, begins[:, 0]), (rows, others[:, 0])
         for site, other in self.sites.items():
             target = self.pilot.check(seen.second.states[other])[there].float()
             mapped = self.projections[str(site)](seen.states[site][where].float())
@@ -142,13 +146,6 @@ class Hidden(nn.Module):
                 values = (mapped - target).square() @ getattr(self, f"precision{site}")
             found.append(values.sum(dtype=torch.float64))
         return torch.stack(found)
-
-    def _positions(self, batch: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Where states are held against each other, the student's and the teacher's."""
-        if self.alignment is None:
-            return (predicting(batch["labels"]),) * 2
-        rows, own, other = self.alignment.spans(batch)
-        return (rows, own[:, 0]), (rows, other[:, 0])
 
     def mixed(self, values: Tensor) -> Tensor:
         """What the sites' sums become."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,12 +24,10 @@ def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
     return teacher.exp() * (teacher - student) + rest * (rest.log() - other.log())
 
 
-def token_logs(
-    hidden: Tensor, head: Head, labels: Tensor, *, chunk_bytes: int = CHUNK_BYTES
-) -> Tensor:
+def token_logs(hidden: Tensor, head: Head, labels: Tensor, most: int = CHUNK_BYTES) -> Tensor:
     """The log of p(label) in nats: −ln(1 + Σ_{v ≠ label} e^(z_v − z_label)), which stays exact where p is nearly 1.
 
-    Logits that do not all fit the budget are made in chunks, and again in the backward pass.
+    Logits of more than so many bytes are made in chunks, and again in the backward pass.
 
     Shapes: ``hidden`` [N, H], ``labels`` [N]; result [N], float64.
     """
@@ -41,12 +40,11 @@ def token_logs(
         others = gaps.scatter(-1, tokens[:, None], -torch.inf).logsumexp(dim=-1)
         return functional.logsigmoid(-others.double())
 
-    rows = max(1, chunk_bytes // (len(head.weight) * wide.itemsize))
+    rows = max(1, most // (len(head.weight) * wide.itemsize))
     chunks = [*zip(hidden.split(rows), labels.split(rows), strict=True)]
     again = len(chunks) > 1 and torch.is_grad_enabled()
-    return torch.cat(
-        [checkpoint(some, *one, use_reentrant=False) if again else some(*one) for one in chunks]
-    )
+    run = partial(checkpoint, some, use_reentrant=False) if again else some
+    return torch.cat([run(*one) for one in chunks])
 
 
 class SpanLikelihoods:
@@ -66,30 +64,28 @@ class SpanLikelihoods:
     unit: Unit = "tokens"
     needs = Needs(last_hidden_state=True, second=Needs(last_hidden_state=True))
 
-    def __init__(
-        self, weight: Schedule, student: nn.Module, teacher: nn.Module, alignment: Alignment
-    ) -> None:
-        for model in (student, teacher):
+    def __init__(self, weight: Schedule, models: Iterable[nn.Module], shared: Alignment) -> None:
+        for model in models:
             check_head(model)
-        self.weight, self.alignment = weight, alignment
-        self.settings: Mapping[str, Any] = {**weight.settings, **alignment.settings}
+        self.weight, self.alignment = weight, shared
+        self.settings: Mapping[str, Any] = {**weight.settings, **shared.settings}
 
     def sums(self, seen: Seen) -> Tensor:
         """Over spans, float64."""
-        ids = seen.batch["input_ids"]
         rows, own, other = self.alignment.spans(seen.batch)
         with torch.no_grad():
-            theirs = self.alignment.batch(ids, seen.batch["attention_mask"])["input_ids"]
+            theirs = self.alignment.batch(seen.batch)["input_ids"]
             teacher = _likelihoods(seen.second, theirs, rows, other)
-        return binary_kl(teacher, _likelihoods(seen, ids, rows, own)).sum()
+        student = _likelihoods(seen, seen.batch["input_ids"], rows, own)
+        return binary_kl(teacher, student).sum()
 
 
 def _likelihoods(seen: Seen, ids: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
     """The log-likelihood of each span, [N] float64: its tokens come after the first of its ends, up to the second."""
     sizes = ends[:, 1] - ends[:, 0]
-    span = torch.arange(len(ends), device=ids.device).repeat_interleave(sizes)
+    span = torch.arange(len(ends), device=ends.device).repeat_interleave(sizes)
     begins = ends[:, 0] - (sizes.cumsum(dim=0) - sizes)
-    at = torch.arange(len(span), device=ids.device) + begins[span]
+    at = torch.arange(len(span), device=ends.device) + begins[span]
     states, tokens = seen.last_hidden_state[rows[span], at], ids[rows[span], at + 1]
     logs = token_logs(states, Head.of(seen.model), tokens)
     return logs.new_zeros(len(ends)).index_add(0, span, logs)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 
+from crosstune.distillation.settings import DistillationSettings
 from crosstune.distillation.students import Student, student_from
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation import ranks
@@ -23,9 +24,10 @@ from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import StageData, StageResult
-from crosstune.studies.distill.settings import Arm, DistillStudySettings
+from crosstune.studies.distill.settings import ACROSS, Arm, DistillStudySettings
 from crosstune.studies.frame.cell import Cell, EachStep, Phase
 from crosstune.studies.frame.procedure import Procedure
+from crosstune.studies.frame.settings import require
 from crosstune.studies.frame.start import StartModel, check_length
 
 DONE = "student trained"
@@ -52,6 +54,8 @@ class Prepared(Procedure[DistillStudySettings]):
 
     start: StartModel
     """The teacher."""
+    own: StartModel
+    """The student given, or the teacher."""
     data: StageData
     """The rows that students learn, and those held out."""
 
@@ -59,14 +63,21 @@ class Prepared(Procedure[DistillStudySettings]):
         """Read and split the tasks, and find the teacher."""
         settings = self.settings
         self.start = StartModel(settings, "model")
+        self.own = StartModel(settings, "student") if settings.student else self.start
         length = settings.training.length
-        check_length("distillation.training.length", length, self.start.config)
+        check_length("distillation.training.length", length, self.own.config)
         tasks = self.read_tasks()
         rows = settings.training.batch_rows
         check_enough(tasks, rows, "distillation.training.batch_rows")
         held_out = {task.name: task.test[: settings.evaluation_rows] for task in tasks}
         train = [row for task in tasks for row in task.train]
-        self.data = self.start.stage_data(train, held_out, length)
+        self.data = self.own.stage_data(train, held_out, length)
+        self.given: dict[str, Any] = {"rows": self.data}
+        if self.own.tokenizer.get_vocab() != self.start.tokenizer.get_vocab():
+            self.given = {"rows": train, "held_out": held_out}
+            self.given["teacher_tokenizer"] = self.start.tokenizer
+            law = f"must be of {', '.join(ACROSS)} where the student has a tokenizer of its own"
+            require({*settings.arms} <= {*ACROSS}, "arms", law, settings.arms)
         return sample_warnings(tasks)
 
     @cached_property
@@ -77,31 +88,46 @@ class Prepared(Procedure[DistillStudySettings]):
         shape = {name: getattr(own, name) for name in ("layers", "width", "heads", "neurons")}
         return student_from(self.start.load(), rows=rows, **shape)
 
+    @cached_property
+    def pattern(self) -> Any:
+        """The student as it begins where it is not drawn anew."""
+        return self.own.load() if self.settings.student else self.piece.model
+
     def student(self, begin: str, seed: int) -> Any:
         """A fresh student."""
-        if begin == "piece":
-            return copy.deepcopy(self.piece.model)
+        if begin != "anew":
+            return copy.deepcopy(self.pattern)
         with torch.random.fork_rng():
             torch.manual_seed(Seeds(seed).derive("student"))
-            found = transformers.AutoModelForCausalLM.from_config(self.piece.model.config)
-        return found.to(self.piece.model.device)
+            found = transformers.AutoModelForCausalLM.from_config(self.pattern.config)
+        return found.to(self.pattern.device)
 
     def trainer(self, begin: str, arm: Arm, seed: int, folder: Path) -> DistillationTrainer:
         """Of one student, whose checkpoints lie in a folder of their own in that one."""
         chosen = replace(
-            self.settings.of_arm(arm, self.compute, next(iter(self.data.held_out))),
+            self.of_arm(arm),
             output=str(folder / f"{begin}-{arm.replace('+', '-')}"),
             seed=Seeds(seed).derive("distill"),
         )
-        models = self.student(begin, seed), self.start.load()
-        found = DistillationTrainer(*models, self.start.tokenizer, self.data, settings=chosen)
+        return self.taught(self.student(begin, seed), self.start.load(), chosen)
+
+    def of_arm(self, arm: Arm) -> DistillationSettings:
+        """How an arm trains these models."""
+        chosen = self.settings.of_arm(arm, self.compute, next(iter(self.data.held_out)))
+        across = "teacher_tokenizer" in self.given
+        return replace(chosen, terms=ACROSS[arm]) if across else chosen
+
+    def taught(self, student: Any, teacher: Any, how: DistillationSettings) -> DistillationTrainer:
+        """A student of a teacher over the study's rows, in silence."""
+        models = student, teacher, self.own.tokenizer
+        found = DistillationTrainer(*models, **self.given, settings=how)
         found.progress.quiet = True
         return found
 
     @cached_property
     def compute(self) -> float:
         """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
-        student, teacher = (_multiplied(model) for model in (self.piece.model, self.start.load()))
+        student, teacher = (_multiplied(model) for model in (self.pattern, self.start.load()))
         return 1.0 + teacher / (3.0 * student)
 
 
@@ -135,7 +161,8 @@ class DistillCell(Cell[Prepared]):
     def _learn(self, begin: str, arm: Arm) -> None:
         trainer = self.procedure.trainer(begin, arm, self.seed, self.run.checkpoints)
         student, place = trainer.student, trainer.stage.output_folder
-        scored = [*self._scored("teacher", trainer.teacher), *self._scored("start", student)]
+        scored = [*self._scored("teacher", trainer.teacher, trainer.alignment)]
+        scored += self._scored("start", student)
         result = trainer.run(
             EachStep(lambda step, most: self.tell(f"{begin}, {arm}: step {step} of {most}", step))
         )
@@ -145,9 +172,11 @@ class DistillCell(Cell[Prepared]):
                 self.run.add_rows(table, place.name)
         self._spent.append(place)
 
-    def _scored(self, when: str, model: Any) -> Iterator[tuple[Any, ...]]:
-        for name, rows in self.procedure.data.held_out.items():
-            bits = score_rows(model, rows, pad_id=self.procedure.start.pad_id).bits_per_byte
+    def _scored(self, when: str, model: Any, shared: Any = None) -> Iterator[tuple[Any, ...]]:
+        pad = (shared or self.procedure.data).pad_id
+        for name, own in self.procedure.data.held_out.items():
+            rows = shared.read(own) if shared else own
+            bits = score_rows(model, rows, pad_id=pad).bits_per_byte
             yield name, when, bits.value, bits.low, bits.high
 
 
@@ -176,13 +205,17 @@ def _costs(trainer: DistillationTrainer, result: StageResult) -> dict[str, float
     cost, student, teacher = result.cost, trainer.student, trainer.teacher
     asks = any(entry.needs.second for entry in trainer.stage.terms.entries)
     head = student.get_output_embeddings().weight.numel()
+    shared, rows = trainer.alignment, trainer.data.train
+    theirs = shared.read(rows) if shared else rows
+    each = sum(len(row.input_ids) for row in theirs) / sum(len(row.input_ids) for row in rows)
     return {
+        **({"bytes in spans": shared.share} if shared else {}),
         "seconds": cost.training_seconds,
         "tokens a second": cost.tokens_per_second,
         "padding": cost.padding_fraction,
         "student FLOPs": 6.0 * cost.positions * (_multiplied(student) - head),
         "head FLOPs": 6.0 * cost.positions * head,
-        "teacher FLOPs": 2.0 * cost.positions * _multiplied(teacher) * asks,
+        "teacher FLOPs": 2.0 * cost.positions * each * _multiplied(teacher) * asks,
         "student parameters": float(student.num_parameters()),
         "teacher parameters": float(teacher.num_parameters()),
     }

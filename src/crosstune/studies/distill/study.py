@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import Page
 from crosstune.foundation.settings.options import with_options
@@ -41,22 +40,18 @@ class Distill(Prepared):
         """Time a few steps of each arm, and say what weights each phase expects."""
         warnings, own = self.prepare(), self.settings
         costs, peak, began = dict[str, float](), 0, perf_counter()
-        begin, watched = own.beginnings[0], next(iter(self.data.held_out))
+        begin = own.beginnings[0]
         student, teacher = self.student(begin, 0), self.start.load()
         once = {"making the student": perf_counter() - began}
         more: list[PlanLine] = []
         for arm in own.arms:
-            chosen = own.of_arm(arm, self.compute, watched)
+            chosen = self.of_arm(arm)
             short = with_options(
                 own.training, {"steps": 3, "evaluate_every": 0, "checkpoint_every": 0}
             )
             with TemporaryDirectory() as folder:
                 timed = with_options(chosen, {"training": short, "output": str(Path(folder))})
-                trainer = DistillationTrainer(
-                    student, teacher, self.start.tokenizer, self.data, settings=timed
-                )
-                trainer.progress.quiet = True
-                result = trainer.run()
+                result = self.taught(student, teacher, timed).run()
             steps = own.steps_of(arm, self.compute)
             costs[arm] = result.cost.training_seconds / 3 * steps * len(own.beginnings)
             peak = max(peak, result.cost.peak_device_bytes or result.cost.peak_memory_bytes)
