@@ -11,7 +11,7 @@ from crosstune.foundation.models import load_model, load_tokenizer
 from crosstune.foundation.worlds import WorldSettings, random_model
 from crosstune.foundation.worlds.embedded import save_tokenizer
 
-TERMS = ("ce", "kd", "hidden", "layerwise", "attention", "contrastive", "routing")
+TERMS = ("ce", "kd", "spans", "hidden", "layerwise", "attention", "contrastive", "routing")
 WORDS = [
     "cat",
     "dog",
@@ -50,12 +50,11 @@ def models(folder: Path, **dims: Any) -> tuple[Any, Any, Any]:
     return student, teacher, load_tokenizer(places[1])
 
 
-def across(folder: Path, **dims: Any) -> tuple[Any, Any, Any, Any]:
+def across(folder: Path, family: str = "llama") -> tuple[Any, Any, Any, Any]:
     """Student, teacher, and the tokenizer of each: bytes and pairs of bytes, 512 and 300 of them."""
-    student, _, tokenizer = models(folder, **dims)
-    place, world = folder / "apart", WorldSettings()
+    (student, _, tokenizer), place, world = models(folder), folder / "apart", WorldSettings()
     if not place.exists():
-        random_model("llama", place, vocab_size=300, num_hidden_layers=3, seed=5)
+        random_model(family, place, vocab_size=300, num_hidden_layers=3, seed=5)
         save_tokenizer(place, (world.language, *world.other_languages), 300, 128)
     return student, load_model(place), tokenizer, load_tokenizer(place)
 
@@ -65,7 +64,7 @@ def trainer(folder: Path, output: Path, **options: Any) -> DistillationTrainer:
     training = {"steps": 3, "batch_rows": 8, "evaluate_every": 2, "length": 48, "log_every": 1}
     given = {
         "terms": TERMS,
-        "alphas": {"ce": 0.2, "kd": 0.4},
+        "alphas": {"ce": 0.2, "kd": 0.2, "spans": 0.2},
         "pilot_rows": 12,
         "output": str(output),
         **options,

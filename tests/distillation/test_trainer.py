@@ -34,7 +34,7 @@ def test_all_terms_are_booked_and_every_check_passes(folder: Path, tmp_path: Pat
     checks = {check.name: check for check in made.findings()}
     assert [name for name, check in checks.items() if check.outcome == "failed"] == []
     assert (
-        "18 ratios are 1"
+        "20 ratios are 1"
         in checks["the same rows cost the same in training and evaluation"].evidence
     )
     assert all(
@@ -47,7 +47,7 @@ def test_all_terms_are_booked_and_every_check_passes(folder: Path, tmp_path: Pat
     with pytest.raises(SettingsError, match="`step` must be a step that was taken: 1 to 3"):
         made.ledger_at(4)
     pulls = {(row["step"], row["term"], row["other"]): row for row in made.pulls().rows()}
-    assert len(pulls) == 2 * 9 * 9
+    assert len(pulls) == 2 * 10 * 10
     assert pulls[2, "kd", "ce"]["cosine"] == pytest.approx(pulls[2, "ce", "kd"]["cosine"])
     assert all(row["cosine"] == pytest.approx(1) for key, row in pulls.items() if key[1] == key[2])
 
@@ -136,44 +136,29 @@ def test_a_teacher_reads_its_own_tokens_and_what_was_killed_goes_on(
         return trainer(folder, tmp_path / place, training={"checkpoint_every": 1}, **ACROSS)
 
     whole = made("whole")
-    assert whole.alignment is not None and 0.5 < whole.alignment.share <= 1.0
     hidden = whole.stage.terms.members[1]
     assert all(max(row.input_ids) < 300 for row in hidden.pilot.rows)  # the teacher's tokens
     result = whole.run()
-    assert (
-        f"{whole.alignment.share:.1%} of the scored bytes lie in spans" in capsys.readouterr().err
-    )
+    assert "100.0% of the scored bytes lie in spans" in capsys.readouterr().err
     assert {row["term"] for row in result.ledger.rows()} == {"spans", "hidden"}
-    assert [str(check) for check in whole.findings() if check.outcome == "failed"] == []
+    assert [check for check in whole.findings() if check.outcome == "failed"] == []
     with pytest.raises(KeyboardInterrupt):
         made("cut").run(PowerCut())
     assert made("cut").run().ledger.rows() == result.ledger.rows()
 
 
-def test_with_one_tokenizer_spans_stand_beside_all_other_terms(
-    folder: Path, tmp_path: Path
-) -> None:
-    more = trainer(folder, tmp_path / "more", terms=("spans", *TERMS)).run().ledger.rows()
-    plain = trainer(folder, tmp_path / "plain").run().ledger.rows()
-    first = {(row["side"], row["term"]): row["raw"] for row in more if row["step"] == 1}
-    assert ("train", "spans") in first
-    for row in plain:
-        if row["step"] == 1:
-            assert first[row["side"], row["term"]] == pytest.approx(row["raw"], rel=1e-5, abs=1e-7)
-
-
 def test_what_another_tokenizer_cannot_have_is_refused(folder: Path, tmp_path: Path) -> None:
     student, teacher, own, other = across(folder)
-    given: dict[str, Any] = {"output": str(tmp_path), "training": {"length": 48}}
+    models, given = (student, teacher, own), {"output": str(tmp_path)}
     with pytest.raises(ModelError, match="tokenizers' 512 and 512 tokens.*or name the teacher's"):
-        DistillationTrainer(student, teacher, own, texts(12), **given)
+        DistillationTrainer(*models, texts(12), **given)
     given["teacher_tokenizer"] = other
     with pytest.raises(SettingsError, match="found attention, kd. Learn spans in place of kd"):
-        DistillationTrainer(student, teacher, own, texts(12), **given)
+        DistillationTrainer(*models, texts(12), **given)
     given["terms"] = ("spans",)
     encoded = trainer(folder, tmp_path).data
     for rows in (encoded, encoded.train):
-        with pytest.raises(DataError, match="`rows"):
-            DistillationTrainer(student, teacher, own, rows, **given)
+        with pytest.raises(DataError, match="`rows.* must be"):
+            DistillationTrainer(*models, rows, **given)
     with pytest.raises(SettingsError, match="`temperature` must be 1 where spans are a term"):
-        DistillationTrainer(student, teacher, own, texts(12), temperature=2.0, **given)
+        DistillationTrainer(*models, texts(12), temperature=2.0, **given)

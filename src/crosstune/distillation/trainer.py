@@ -78,7 +78,6 @@ class DistillationTrainer:
         how = tokenizer, chosen.training.length
         self.data = rows if whole else self._read(rows, held_out or {}, *how)
         self.alignment = self._aligned(rows, held_out or {}, teacher_tokenizer)
-        """Of the models' tokens, where they are others, or spans are a term."""
         teacher.requires_grad_(False).eval()
         self._second = OwnTokens(teacher, self.alignment) if self.alignment else teacher
         self._check_teacher(tokenizer if teacher_tokenizer is None else teacher_tokenizer)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import transformers
 
-from crosstune.distillation.settings import DistillationSettings
 from crosstune.distillation.students import Student, student_from
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation import ranks
@@ -55,7 +54,7 @@ class Prepared(Procedure[DistillStudySettings]):
     start: StartModel
     """The teacher."""
     own: StartModel
-    """The student given, or the teacher."""
+    """The student that is given, if one is."""
     data: StageData
     """The rows that students learn, and those held out."""
 
@@ -104,23 +103,16 @@ class Prepared(Procedure[DistillStudySettings]):
 
     def trainer(self, begin: str, arm: Arm, seed: int, folder: Path) -> DistillationTrainer:
         """Of one student, whose checkpoints lie in a folder of their own in that one."""
-        chosen = replace(
-            self.of_arm(arm),
-            output=str(folder / f"{begin}-{arm.replace('+', '-')}"),
-            seed=Seeds(seed).derive("distill"),
-        )
-        return self.taught(self.student(begin, seed), self.start.load(), chosen)
+        output = str(folder / f"{begin}-{arm.replace('+', '-')}")
+        own = {"output": output, "seed": Seeds(seed).derive("distill")}
+        return self.taught(arm, self.student(begin, seed), self.start.load(), **own)
 
-    def of_arm(self, arm: Arm) -> DistillationSettings:
-        """How an arm trains these models."""
+    def taught(self, arm: Arm, student: Any, teacher: Any, **own: Any) -> DistillationTrainer:
+        """A student of a teacher by an arm, with settings of its own, over the study's rows and in silence."""
         chosen = self.settings.of_arm(arm, self.compute, next(iter(self.data.held_out)))
-        across = "teacher_tokenizer" in self.given
-        return replace(chosen, terms=ACROSS[arm]) if across else chosen
-
-    def taught(self, student: Any, teacher: Any, how: DistillationSettings) -> DistillationTrainer:
-        """A student of a teacher over the study's rows, in silence."""
+        own |= {"terms": ACROSS[arm]} if "teacher_tokenizer" in self.given else {}
         models = student, teacher, self.own.tokenizer
-        found = DistillationTrainer(*models, **self.given, settings=how)
+        found = DistillationTrainer(*models, **self.given, settings=replace(chosen, **own))
         found.progress.quiet = True
         return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -45,22 +44,21 @@ class Distill(Prepared):
         once = {"making the student": perf_counter() - began}
         more: list[PlanLine] = []
         for arm in own.arms:
-            chosen = self.of_arm(arm)
             short = with_options(
                 own.training, {"steps": 3, "evaluate_every": 0, "checkpoint_every": 0}
             )
             with TemporaryDirectory() as folder:
-                timed = with_options(chosen, {"training": short, "output": str(Path(folder))})
-                result = self.taught(student, teacher, timed).run()
+                trainer = self.taught(arm, student, teacher, training=short, output=folder)
+                result = trainer.run()
             steps = own.steps_of(arm, self.compute)
             costs[arm] = result.cost.training_seconds / 3 * steps * len(own.beginnings)
             peak = max(peak, result.cost.peak_device_bytes or result.cost.peak_memory_bytes)
-            course = chosen.course
+            course = trainer.settings.course
             for phase in course.phases if course.phases[1:] else ():
                 at = [round(share * steps) for share in (phase.start, phase.end)]
                 words = ", ".join(
                     f"{name} {course.weight(name, at[0], steps):.3g} to {course.weight(name, at[1] - 1, steps):.3g}"
-                    for name in chosen.entries
+                    for name in trainer.settings.entries
                 )
                 more.append(PlanLine(f"{arm}, {phase.name}", at[1] - at[0], "steps", words))
         plan = as_plan(
