@@ -8,9 +8,10 @@ from typing import Any
 
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation.models import load_model, load_tokenizer
-from crosstune.foundation.worlds import random_model
+from crosstune.foundation.worlds import WorldSettings, random_model
+from crosstune.foundation.worlds.embedded import save_tokenizer
 
-TERMS = ("ce", "kd", "hidden", "layerwise", "attention", "contrastive", "routing")
+TERMS = ("ce", "kd", "spans", "hidden", "layerwise", "attention", "contrastive", "routing")
 WORDS = [
     "cat",
     "dog",
@@ -49,16 +50,28 @@ def models(folder: Path, **dims: Any) -> tuple[Any, Any, Any]:
     return student, teacher, load_tokenizer(places[1])
 
 
+def across(folder: Path, family: str = "llama") -> tuple[Any, Any, Any, Any]:
+    """Student, teacher, and the tokenizer of each: bytes and pairs of bytes, 512 and 300 of them."""
+    (student, _, tokenizer), place, world = models(folder), folder / "apart", WorldSettings()
+    if not place.exists():
+        random_model(family, place, vocab_size=300, num_hidden_layers=3, seed=5)
+        save_tokenizer(place, (world.language, *world.other_languages), 300, 128)
+    return student, load_model(place), tokenizer, load_tokenizer(place)
+
+
 def trainer(folder: Path, output: Path, **options: Any) -> DistillationTrainer:
     """All terms at once over eight rows a step, three steps."""
     training = {"steps": 3, "batch_rows": 8, "evaluate_every": 2, "length": 48, "log_every": 1}
     given = {
         "terms": TERMS,
-        "alphas": {"ce": 0.2, "kd": 0.4},
+        "alphas": {"ce": 0.2, "kd": 0.2, "spans": 0.2},
         "pilot_rows": 12,
         "output": str(output),
         **options,
         "training": {**training, **options.get("training", {})},
     }
     held_out = {"others": texts(10, seed=1)}
-    return DistillationTrainer(*models(folder), texts(24), held_out=held_out, **given)
+    student, teacher, tokenizer = models(folder)
+    if options.get("teacher_tokenizer"):
+        student, teacher, tokenizer, given["teacher_tokenizer"] = across(folder)
+    return DistillationTrainer(student, teacher, tokenizer, texts(24), held_out=held_out, **given)

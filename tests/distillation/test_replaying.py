@@ -49,7 +49,7 @@ def test_every_term_is_the_same_in_every_split(folder: Path, tmp_path: Path) -> 
     assert (found.step, found.after) == (3, 2)
     assert [check.outcome for check in found.checks] == ["passed"] * 2, str(found)
     rows = {(row["way"], row["term"]): row for row in found.table.rows()}
-    assert len(rows) == 3 * (9 + 1)
+    assert len(rows) == 3 * (10 + 1)
     assert all(row["apart"] < 1e-5 for row in rows.values())
     for row in ledger:
         assert rows["accumulated", row["term"]]["raw"] == pytest.approx(row["raw"], rel=1e-6)

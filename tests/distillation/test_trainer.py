@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distillation.pair import TERMS, models, texts, trainer
+from tests.distillation.pair import TERMS, across, models, texts, trainer
 from transformers import TrainerCallback
 
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation.data import Row, Task
-from crosstune.foundation.errors import CheckpointError, ModelError, SettingsError
+from crosstune.foundation.errors import CheckpointError, DataError, ModelError, SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_all_terms_are_booked_and_every_check_passes(folder: Path, tmp_path: Pat
     checks = {check.name: check for check in made.findings()}
     assert [name for name, check in checks.items() if check.outcome == "failed"] == []
     assert (
-        "18 ratios are 1"
+        "20 ratios are 1"
         in checks["the same rows cost the same in training and evaluation"].evidence
     )
     assert all(
@@ -47,7 +47,7 @@ def test_all_terms_are_booked_and_every_check_passes(folder: Path, tmp_path: Pat
     with pytest.raises(SettingsError, match="`step` must be a step that was taken: 1 to 3"):
         made.ledger_at(4)
     pulls = {(row["step"], row["term"], row["other"]): row for row in made.pulls().rows()}
-    assert len(pulls) == 2 * 9 * 9
+    assert len(pulls) == 2 * 10 * 10
     assert pulls[2, "kd", "ce"]["cosine"] == pytest.approx(pulls[2, "ce", "kd"]["cosine"])
     assert all(row["cosine"] == pytest.approx(1) for key, row in pulls.items() if key[1] == key[2])
 
@@ -118,9 +118,47 @@ def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> N
     with pytest.raises(SettingsError, match="Did you mean `temperature`"):
         DistillationTrainer(student, teacher, tokenizer, texts(12), temprature=2.0, **given)
     student.resize_token_embeddings(len(tokenizer) - 8)
-    with pytest.raises(ModelError, match=f"must both hold the tokenizer's {len(tokenizer)} tokens"):
+    with pytest.raises(ModelError, match="hold their tokenizers' 512 and 512 tokens; found 504"):
         DistillationTrainer(student, teacher, tokenizer, texts(12), **given)
     student, teacher, tokenizer = models(folder)
     teacher.model.layers[0].register_forward_hook(lambda m, i, o: o + torch.rand(()))
     with pytest.raises(ModelError, match="`teacher` must say the same twice"):
         DistillationTrainer(student, teacher, tokenizer, texts(12), **given)
+
+
+ACROSS = {"terms": ("spans", "hidden"), "alphas": {"hidden": 1e-3}, "teacher_tokenizer": True}
+
+
+def test_a_teacher_reads_its_own_tokens_and_what_was_killed_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(place: str) -> DistillationTrainer:
+        return trainer(folder, tmp_path / place, training={"checkpoint_every": 1}, **ACROSS)
+
+    whole = made("whole")
+    hidden = whole.stage.terms.members[1]
+    assert all(max(row.input_ids) < 300 for row in hidden.pilot.rows)  # the teacher's tokens
+    result = whole.run()
+    assert "100.0% of the scored bytes lie in spans" in capsys.readouterr().err
+    assert {row["term"] for row in result.ledger.rows()} == {"spans", "hidden"}
+    assert [check for check in whole.findings() if check.outcome == "failed"] == []
+    with pytest.raises(KeyboardInterrupt):
+        made("cut").run(PowerCut())
+    assert made("cut").run().ledger.rows() == result.ledger.rows()
+
+
+def test_what_another_tokenizer_cannot_have_is_refused(folder: Path, tmp_path: Path) -> None:
+    student, teacher, own, other = across(folder)
+    models, given = (student, teacher, own), {"output": str(tmp_path)}
+    with pytest.raises(ModelError, match="tokenizers' 512 and 512 tokens.*or name the teacher's"):
+        DistillationTrainer(*models, texts(12), **given)
+    given["teacher_tokenizer"] = other
+    with pytest.raises(SettingsError, match="found attention, kd. Learn spans in place of kd"):
+        DistillationTrainer(*models, texts(12), **given)
+    given["terms"] = ("spans",)
+    encoded = trainer(folder, tmp_path).data
+    for rows in (encoded, encoded.train):
+        with pytest.raises(DataError, match="`rows.* must be"):
+            DistillationTrainer(*models, rows, **given)
+    with pytest.raises(SettingsError, match="`temperature` must be 1 where spans are a term"):
+        DistillationTrainer(*models, texts(12), temperature=2.0, **given)

@@ -8,11 +8,12 @@ from typing import Any
 
 from crosstune.foundation.errors import SettingsError, hold
 
-TERMS = ("ce", "kd", "hidden", "layerwise", "attention", "contrastive", "routing")
+TERMS = ("ce", "kd", "spans", "hidden", "layerwise", "attention", "contrastive", "routing")
 """What a curriculum speaks of; `routing` are the four entries of the student-aware router together."""
 ALPHAS: Mapping[str, float] = {
     "ce": 0.0,
     "kd": 0.7,
+    "spans": 0.7,
     "hidden": 0.1,
     "attention": 0.1,
     "layerwise": 0.05,
@@ -53,7 +54,7 @@ class CurriculumPhase:
 
 _FEATURES = ("hidden", "attention", "routing")
 _DEEP = ("layerwise", "contrastive")
-_SOFT = ("ce", "kd")
+_SOFT = ("ce", "kd", "spans")
 FLAT = (CurriculumPhase("all", 0.0, 1.0, whole=TERMS),)
 THREE_PHASE = (
     CurriculumPhase("distribution", 0.0, 0.3, whole=_SOFT),

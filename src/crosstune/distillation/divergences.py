@@ -66,7 +66,7 @@ class Divergence:
         cut = self.vocabulary
         words: tuple[str, object, str]
         law = "must say how many tokens are compared where the vocabularies differ"
-        words = law, found, f"Give vocabulary={fewest} if what is left out is padding."
+        words = law, found, f"Give vocabulary={fewest} for padding, else teacher_tokenizer."
         hold(cut is not None or student == teacher, SettingsError, "vocabulary", words)
         size = fewest if cut is None else cut
         words = f"must be from 1 to {fewest}, the smaller vocabulary", cut, f"There are {found}."

@@ -100,17 +100,17 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
         for row in self.rows[-len(self.data.held_out) :]:
             more = Estimate.of(row, "more")
             told = f"{row['set']} {row['bits']:.3f} bits/byte, {more} since the start"
-            self._say(f"step {state.global_step} · {told}")
+            self.say(f"step {state.global_step} · {told}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The whole account, where it was asked for."""
         if self._every and state.global_step % self._every == 0:
-            self._say(ledger_lines(self.stage, self.settings, state.global_step))
+            self.say(ledger_lines(self.stage, self.settings, state.global_step))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One line."""
         if logs and "loss" in logs:
-            self._say(" · ".join(self._parts(state, logs)))
+            self.say(" · ".join(self._parts(state, logs)))
 
     def _parts(self, state: Any, logs: Mapping[str, float]) -> Iterator[str]:
         step, steps = state.global_step, self.settings.training.steps
@@ -124,7 +124,8 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
         yield f"ledger total {logs['loss']:.4g} ({', '.join(terms)})"
         yield f"LR {logs['learning_rate']:.3e}"
 
-    def _say(self, words: str) -> None:
+    def say(self, words: str) -> None:
+        """One line for who watches."""
         if is_first() and not self.quiet:
             self._console.print(words, markup=False)
 

@@ -26,13 +26,13 @@ class DistillationSettings:
     output: str = "runs/distilled"
     """Where checkpoints lie; a training that was killed goes on from there."""
     terms: tuple[str, ...] = ("kd", "hidden", "attention")
-    """Of ce, kd, hidden, layerwise, attention, contrastive and routing."""
+    """Of ce, kd, spans, hidden, layerwise, attention, contrastive and routing."""
     curriculum: Literal["flat", "three-phase", "reversed"] = "flat"
     """When terms count: all always; the distribution first and deeper terms later; or the other way round."""
     phases: tuple[CurriculumPhase, ...] = ()
     """Phases of your own, in place of the curriculum's."""
     alphas: Mapping[str, float] = field(default_factory=dict)
-    """Weights where terms count wholly, by entry; others than kd .7, hidden and attention .1, layerwise and contrastive .05, routing .1 each (load balancing .01) and ce 0."""
+    """Weights where terms count wholly, by entry; others than kd and spans .7, hidden and attention .1, layerwise and contrastive .05, routing .1 each (load balancing .01) and ce 0."""
     divergence: Literal["forward", "reverse", "jsd"] = "forward"
     """What kd is: KL(teacher ‖ student), KL(student ‖ teacher), or the generalised Jensen-Shannon divergence."""
     beta: float = 0.5
@@ -79,6 +79,9 @@ class DistillationSettings:
             value = getattr(self, name)
             law = "must be above 0, and finite", value, "Leave it out, or choose 1 to 4."
             hold(value is None or 0.0 < value < float("inf"), SettingsError, name, law)
+        cold = self.temperature == (self.final_temperature or 1.0) == 1.0
+        law = "must be 1 where spans are a term", "another", "Leave it out."
+        hold(cold or "spans" not in self.terms, SettingsError, "temperature", law)
         law = "must lie between 0 and 1", self.beta, "Leave it out."
         hold(0.0 < self.beta < 1.0, SettingsError, "beta", law)
         for name, least in (("top_k", 1), ("vocabulary", 2), ("pilot_rows", 2)):

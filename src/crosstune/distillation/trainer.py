@@ -17,11 +17,13 @@ from crosstune.distillation.progress import DistillationProgress, ledger_lines
 from crosstune.distillation.routing import StudentAwareRouter
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.distillation.stage import DistillationStage
+from crosstune.distillation.terms.alignment import Alignment, OwnTokens
 from crosstune.distillation.terms.attention import AttentionMaps
 from crosstune.distillation.terms.contrastive import Contrastive
 from crosstune.distillation.terms.distribution import DistributionTerms
 from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites
 from crosstune.distillation.terms.pilot import Pilot
+from crosstune.distillation.terms.spans import SpanLikelihoods
 from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
 from crosstune.foundation.errors import ModelError, SettingsError, hold
 from crosstune.foundation.gradients.blocks import pad_id
@@ -39,11 +41,12 @@ class DistillationTrainer:
     """A student learns from a frozen teacher, in place, and every term is booked raw, weight and weighted.
 
     Args:
-        student: A causal language model, or a PEFT model; with the teacher's tokenizer. See `student_from`.
-        teacher: Any causal language model with the same vocabulary; it is frozen and put in eval mode. For ce and kd, a `CachedTeacher`.
-        tokenizer: Of both.
+        student: A causal language model, or a PEFT model. See `student_from`.
+        teacher: Any causal language model; it is frozen and put in eval mode. For ce and kd, a `CachedTeacher`.
+        tokenizer: Of both, or of the student alone.
         rows: What is learned: texts, rows, a `Task` (whose test rows are held out), encoded rows, or a `StageData`, held-out sets and all.
         held_out: Named sets that are evaluated, in the same forms.
+        teacher_tokenizer: Of a teacher that reads the same texts in tokens of its own; terms are then of ce, spans, hidden and layerwise.
         settings: How; single ones may be given by name as `options` instead.
         options: Fields of `DistillationSettings`; `training` may be a mapping of fields of its own.
 
@@ -61,6 +64,7 @@ class DistillationTrainer:
         rows: Any,
         *,
         held_out: Mapping[str, Any] | None = None,
+        teacher_tokenizer: Any = None,
         settings: DistillationSettings | None = None,
         **options: Any,
     ) -> None:
@@ -72,9 +76,12 @@ class DistillationTrainer:
         whole = isinstance(rows, StageData)
         words = "must be in a StageData where rows are one", list(held_out or ()), "Put them there."
         hold(not (whole and held_out), SettingsError, "held_out", words)
-        self.data = rows if whole else self._read(rows, held_out or {})
+        how = tokenizer, chosen.training.length
+        self.data = rows if whole else self._read(rows, held_out or {}, *how)
+        self.alignment = self._aligned(rows, held_out or {}, teacher_tokenizer)
         teacher.requires_grad_(False).eval()
-        self._check_teacher()
+        self._second = OwnTokens(teacher, self.alignment) if self.alignment else teacher
+        self._check_teacher(tokenizer if teacher_tokenizer is None else teacher_tokenizer)
         members = self._members()
         self.stage = DistillationStage(
             student,
@@ -82,7 +89,7 @@ class DistillationTrainer:
             chosen.training,
             output_folder=Path(chosen.output),
             seed=chosen.seed,
-            terms=Terms(members, second_model=teacher),
+            terms=Terms(members, second_model=self._second),
         )
         self.stage.check_parity = chosen.evaluate_parity
         self.stage.pulls_every = chosen.debug_every
@@ -103,6 +110,8 @@ class DistillationTrainer:
             LedgerError: The books do not close, or training and evaluation do not agree.
             NonFiniteLossError: A loss or gradient is NaN or infinite; the term is named.
         """
+        if self.alignment:
+            self.progress.say(f"{self.alignment.share:.1%} of the scored bytes lie in spans")
         for callback in callbacks:
             self.stage.add_callback(callback)
         return self.stage.run()
@@ -156,24 +165,36 @@ class DistillationTrainer:
 
     # ---- what goes in ----
 
-    def _read(self, rows: Any, held_out: Mapping[str, Any]) -> StageData:
-        """Rows to learn and held-out sets, encoded."""
+    def _read(self, rows: Any, held_out: Mapping[str, Any], *how: Any) -> StageData:
+        """Rows to learn and held-out sets, encoded by a tokenizer to a length."""
         if isinstance(rows, Task):
             held_out, rows = {rows.name: rows.test, **held_out}, rows.train
-        sets = {name: self._encoded(f"held_out[{name!r}]", some) for name, some in held_out.items()}
-        return StageData(self._encoded("rows", rows), pad_id(self.tokenizer), sets)
+        sets = {n: self._encoded(f"held_out[{n!r}]", some, *how) for n, some in held_out.items()}
+        return StageData(self._encoded("rows", rows, *how), pad_id(how[0]), sets)
 
-    def _encoded(self, argument: str, rows: Any) -> Sequence[Encoded]:
-        """Rows as the models read them."""
+    def _encoded(self, argument: str, rows: Any, tokenizer: Any, length: int) -> Sequence[Encoded]:
+        """Rows as a model reads them."""
         if isinstance(rows, Task):
             rows = rows.test
-        if rows and all(isinstance(row, Encoded) for row in rows):
+        if tokenizer is self.tokenizer and rows and all(isinstance(row, Encoded) for row in rows):
             return list(rows)
-        length = self.settings.training.length
-        return encode(as_rows(rows, argument), self.tokenizer, length)
+        return encode(as_rows(rows, argument), tokenizer, length)
 
-    def _check_teacher(self) -> None:
-        """It knows the same tokens, and says the same twice; a cache holds every row."""
+    def _aligned(self, rows: Any, held_out: Mapping[str, Any], other: Any) -> Alignment | None:
+        """Where the tokens of student and teacher end together."""
+        terms = {*self.settings.terms}
+        if other is None:
+            return Alignment(self.data, self.data, "one tokenizer") if "spans" in terms else None
+        strange = ", ".join(sorted(terms - {"ce", "spans", "hidden", "layerwise"}))
+        law = "must be of ce, spans, hidden and layerwise where the teacher reads tokens of its own"
+        words = law, strange, "Learn spans in place of kd, and hidden in place of the others."
+        hold(not strange, SettingsError, "terms", words)
+        most = self.teacher.config.max_position_embeddings
+        names = f"{self.tokenizer.name_or_path} and {other.name_or_path}"
+        return Alignment(self.data, self._read(rows, held_out, other, most), names)
+
+    def _check_teacher(self, other: Any) -> None:
+        """It knows its tokens, and says the same twice; a cache holds every row."""
         if isinstance(self.teacher, CachedTeacher):
             inside = ", ".join(name for name in self.settings.terms if name not in ("ce", "kd"))
             words = "must be ce and kd with a cache", inside, "No others are kept: learn live."
@@ -181,15 +202,18 @@ class DistillationTrainer:
             self.teacher.check(self.tokenizer, {"rows": self.data.train, **self.data.held_out})
             return
         sizes = [len(model.get_input_embeddings().weight) for model in (self.student, self.teacher)]
-        known = len(self.tokenizer)
-        law = f"must both hold the tokenizer's {known} tokens"
-        words = law, f"{sizes[0]} and {sizes[1]}", "Give models of one tokenizer."
-        hold(min(sizes) >= known, ModelError, "student and teacher", words)
+        known = [len(self.tokenizer), len(other)]
+        law = f"must hold their tokenizers' {known[0]} and {known[1]} tokens"
+        remedy = "Give models of one tokenizer, or name the teacher's as teacher_tokenizer."
+        words = law, f"{sizes[0]} and {sizes[1]}", remedy
+        hold(
+            sizes[0] >= known[0] and sizes[1] >= known[1], ModelError, "student and teacher", words
+        )
         batch = collate(self.data.train[:1], self.data.pad_id)
         device = next(self.teacher.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
         with measuring(self.teacher), torch.no_grad():
-            once, again = (self.teacher(**model_inputs(batch)).logits for _ in range(2))
+            once, again = (self._second(**model_inputs(batch)).logits for _ in range(2))
         words = "must say the same twice", "other logits", "Turn off what it draws at random."
         hold(torch.equal(once, again), ModelError, "teacher", words)
 
@@ -212,13 +236,18 @@ class DistillationTrainer:
                     steps=chosen.training.steps,
                 )
             )
+        if "spans" in chosen.terms and self.alignment:
+            at = chosen.schedule("spans")
+            members.append(SpanLikelihoods(at, (student, teacher), self.alignment))
         sites = chosen.layers or None
         if {"hidden", "layerwise", "contrastive", "routing"} & {*chosen.terms}:
             own, other = (Anatomy.of(model).num_layers for model in (student, teacher))
             wanted = {*match_sites(own, other, sites).values(), other}
             wanted |= {*range(1, other)} if "routing" in chosen.terms else set()
-            pilot = Pilot.of(teacher, self._pilot_rows(), self.data.pad_id, wanted)
+            pad = (self.alignment or self.data).pad_id
+            pilot = Pilot.of(teacher, self._pilot_rows(), pad, wanted)
             options: dict[str, Any] = {"sites": sites, "kind": chosen.hidden, "seed": chosen.seed}
+            options |= {"alignment": self.alignment}
             made: dict[str, Callable[[Schedule], Any]] = {
                 "hidden": lambda at: Hidden(at, pilot, student, **options),
                 "layerwise": lambda at: Layerwise(at, pilot, student, **options),
@@ -236,7 +265,8 @@ class DistillationTrainer:
         return members
 
     def _pilot_rows(self) -> Sequence[Encoded]:
-        """Rows drawn at random from those that are learned."""
+        """Rows drawn at random from those that are learned, as the teacher reads them."""
         generator = Seeds(self.settings.seed).torch("distillation", "pilot")
         order = torch.randperm(len(self.data.train), generator=generator).tolist()
-        return [self.data.train[at] for at in order[: self.settings.pilot_rows]]
+        rows = [self.data.train[at] for at in order[: self.settings.pilot_rows]]
+        return self.alignment.read(rows) if self.alignment else rows

@@ -21,6 +21,8 @@ USUAL = DistillStudySettings()
         ({"arms": ()}, "`arms` must be at least one"),
         ({"arms": ("kd", "kd")}, "`arms` must be at least one, each once"),
         ({"beginnings": ()}, "`beginnings` must be at least one"),
+        ({"student": "x"}, "`beginnings` must be of given and anew where a student is named"),
+        ({"beginnings": ("given",)}, "`beginnings` must be of piece and anew where no student"),
         ({"layers": 0}, "`layers` must be at least 1"),
         ({"evaluation_rows": 1}, "`evaluation_rows` must be at least 2"),
         ({"tasks": ()}, "`tasks` must be at least one"),

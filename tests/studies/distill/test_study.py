@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.distillation import pair
 from tests.recipes.test_recipes import CHECKOUT, stand_in
 from tests.studies import small_study
 from tests.studies.distill.conftest import small
 
 from crosstune.cli.main import main
+from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.settings import from_yaml
 from crosstune.foundation.training.settings import TrainingSettings
+from crosstune.studies.distill import page
 from crosstune.studies.distill.settings import DistillStudySettings
 from crosstune.studies.distill.study import Distill
 
@@ -31,11 +34,15 @@ def test_the_plan_times_every_arm_and_says_the_weights_of_phases(folder: Path) -
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_shrunk_on_stand_ins(name: str, tmp_path: Path) -> None:
     settings = from_yaml(DistillStudySettings, CHECKOUT / "recipes" / f"{name}.yaml")
-    training = TrainingSettings(steps=2, batch_rows=4, length=48, evaluate_every=1)
+    training = TrainingSettings(steps=2, batch_rows=4, length=96, evaluate_every=1)
     tasks = (replace(stand_in(settings.tasks[0], tmp_path), test_source=None),)
+    across = bool(settings.student)  # whose recipes are about two tokenizers
+    if across:
+        pair.across(tmp_path, "qwen2_moe" if "qwen" in name else "llama")
     shrunk = replace(
         settings,
-        model=small_study.model(tmp_path),
+        model=str(tmp_path / "apart") if across else small_study.model(tmp_path),
+        student=str(tmp_path / "student") if across else "",
         dtype="float32",
         output=str(tmp_path / "run"),
         tasks=tasks,
@@ -44,12 +51,22 @@ def test_a_recipe_runs_shrunk_on_stand_ins(name: str, tmp_path: Path) -> None:
         heads=None,
         neurons=None,
         seeds=(0,),
-        arms=settings.arms[:1],
+        arms=settings.arms if across else settings.arms[:1],
         evaluation_rows=4,
         workers=1,
         distillation=replace(settings.distillation, training=training),
     )
-    assert small_study.undrawn(Distill(shrunk)).finished
+    run = small_study.undrawn(Distill(shrunk))
+    assert run.finished
+    if across:
+        assert Distill(shrunk).plan().value("whole study") > 0
+        assert {*run.table("loss_ledger").column("term")} == {"ce", "spans", "hidden"}
+        took = {row["what"]: row["value"] for row in run.table("took").rows()}
+        assert 0.5 < took["bytes in spans"] <= 1.0
+        drawn = page.page(run, shrunk)
+        assert "from given weights" in drawn.answer.text and drawn.subtitle.startswith("student: ")
+        with pytest.raises(SettingsError, match="`arms` must be of ce, kd, flat where the student"):
+            Distill(replace(shrunk, arms=("kd", "reversed"))).plan()
 
 
 @pytest.mark.parametrize(

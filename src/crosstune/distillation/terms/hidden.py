@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstune.distillation.curriculum import Schedule
+from crosstune.distillation.terms.alignment import Alignment
 from crosstune.distillation.terms.pilot import Pilot, predicting
 from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.models import Anatomy
@@ -74,6 +75,8 @@ class Hidden(nn.Module):
         teacher's); Sun et al. 2019, *Patient Knowledge Distillation*, EMNLP, arXiv 1908.09355, eq. 7 (several layers; there
         states of unit length); in units of the teacher's variance, which no outlier dimension rules.
 
+    With an `alignment`, states are those of tokens at whose ends a span begins: 1 becomes the share of tokens at which one does.
+
     Args:
         weight: When it counts.
         pilot: Made of this teacher, at the sites matched.
@@ -81,6 +84,7 @@ class Hidden(nn.Module):
         sites: Pairs of sites (`match_sites`); all blocks when not given.
         kind: ``mse`` or ``cosine``.
         seed: Draws the projections.
+        alignment: Of all rows, where the teacher reads tokens of its own.
 
     Raises:
         SettingsError: Sites do not fit, the pilot lacks one, or there is no such kind.
@@ -98,10 +102,11 @@ class Hidden(nn.Module):
         sites: Sites | None = None,
         kind: str = "mse",
         seed: int = 0,
+        alignment: Alignment | None = None,
     ) -> None:
         super().__init__()
         shape = Anatomy.of(student)
-        self.weight, self.pilot, self.kind = weight, pilot, kind
+        self.weight, self.pilot, self.kind, self.alignment = weight, pilot, kind, alignment
         self.sites = match_sites(shape.num_layers, pilot.layers, sites)
         one_of("kind", kind, ("mse", "cosine"))
         lacking = sorted({*self.sites.values()} - {*pilot.precision})
@@ -112,6 +117,7 @@ class Hidden(nn.Module):
         )
         pairs = [[s, t] for s, t in self.sites.items()]
         own = {"sites": pairs, "kind": kind, "seed": seed, **pilot.settings}
+        own |= alignment.settings if alignment else {}
         self.settings: Mapping[str, Any] = {**weight.settings, **own}
         self.projections = nn.ModuleDict()
         for site, other in self.sites.items():
@@ -126,10 +132,13 @@ class Hidden(nn.Module):
 
     def by_site(self, seen: Seen) -> Tensor:
         """The sum over scored tokens at each matched site, float64."""
-        where = predicting(seen.batch["labels"])
-        found = []
+        where: Any = predicting(seen.batch["labels"])
+        found, there = [], where
+        if self.alignment:
+            rows, begins, others = self.alignment.spans(seen.batch)
+            where, there = (rows, begins[:, 0]), (rows, others[:, 0])
         for site, other in self.sites.items():
-            target = self.pilot.check(seen.second.states[other])[where].float()
+            target = self.pilot.check(seen.second.states[other])[there].float()
             mapped = self.projections[str(site)](seen.states[site][where].float())
             if self.kind == "cosine":
                 values = 1.0 - functional.cosine_similarity(mapped, target, dim=-1)

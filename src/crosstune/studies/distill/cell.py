@@ -17,6 +17,7 @@ import transformers
 
 from crosstune.distillation.cache import CachedTeacher
 from crosstune.distillation.students import Student, student_from
+from crosstune.distillation.terms.alignment import Alignment
 from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation import ranks
 from crosstune.foundation.data import check_enough, sample_warnings
@@ -24,9 +25,10 @@ from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import StageData, StageResult
-from crosstune.studies.distill.settings import Arm, DistillStudySettings
+from crosstune.studies.distill.settings import ACROSS, Arm, DistillStudySettings
 from crosstune.studies.frame.cell import Cell, EachStep, Phase
 from crosstune.studies.frame.procedure import Procedure
+from crosstune.studies.frame.settings import require
 from crosstune.studies.frame.start import StartModel, check_length
 
 DONE = "student trained"
@@ -53,6 +55,8 @@ class Prepared(Procedure[DistillStudySettings]):
 
     start: StartModel
     """The teacher."""
+    own: StartModel
+    """The student that is given, if one is."""
     data: StageData
     """The rows that students learn, and those held out."""
 
@@ -60,17 +64,25 @@ class Prepared(Procedure[DistillStudySettings]):
         """Read and split the tasks, and find the teacher."""
         settings = self.settings
         self.start = StartModel(settings, "model")
+        self.own = StartModel(settings, "student") if settings.student else self.start
         length = settings.training.length
-        check_length("distillation.training.length", length, self.start.config)
+        check_length("distillation.training.length", length, self.own.config)
         tasks = self.read_tasks()
         rows = settings.training.batch_rows
         check_enough(tasks, rows, "distillation.training.batch_rows")
         held_out = {task.name: task.test[: settings.evaluation_rows] for task in tasks}
         train = [row for task in tasks for row in task.train]
-        self.data = self.start.stage_data(train, held_out, length)
+        self.data = self.own.stage_data(train, held_out, length)
+        self.given: dict[str, Any] = {"rows": self.data}
+        if self.own.tokenizer.get_vocab() != self.start.tokenizer.get_vocab():
+            self.given = {"rows": train, "held_out": held_out}
+            self.given["teacher_tokenizer"] = self.start.tokenizer
+            law = f"must be of {', '.join(ACROSS)} where the student has a tokenizer of its own"
+            require({*settings.arms} <= {*ACROSS}, "arms", law, settings.arms)
         self.cached = CachedTeacher(settings.cache) if settings.cache else None
         if self.cached:
             self.cached.check_live(self.teacher, self.data.train)
+        self._of_teacher: Sequence[tuple[Any, ...]] = ()
         return sample_warnings(tasks)
 
     @cached_property
@@ -78,15 +90,18 @@ class Prepared(Procedure[DistillStudySettings]):
         """Loaded once, for no student changes it."""
         return self.start.load()
 
-    @cached_property
-    def of_teacher(self) -> Sequence[tuple[Any, ...]]:
-        """What held-out text costs the teacher."""
-        return [*self.scored("teacher", self.teacher)]
+    def of_teacher(self, shared: Alignment | None) -> Sequence[tuple[Any, ...]]:
+        """What held-out text costs the teacher, in tokens of its own where it has such; asked once."""
+        self._of_teacher = self._of_teacher or [*self.scored("teacher", self.teacher, shared)]
+        return self._of_teacher
 
-    def scored(self, when: str, model: Any) -> Iterator[tuple[Any, ...]]:
+    def scored(
+        self, when: str, model: Any, shared: Alignment | None = None
+    ) -> Iterator[tuple[Any, ...]]:
         """Rows of the table `scored` for a model."""
-        for name, rows in self.data.held_out.items():
-            bits = score_rows(model, rows, pad_id=self.start.pad_id).bits_per_byte
+        for name, own in self.data.held_out.items():
+            rows = shared.read(own) if shared else own
+            bits = score_rows(model, rows, pad_id=(shared or self.data).pad_id).bits_per_byte
             yield name, when, bits.value, bits.low, bits.high
 
     @cached_property
@@ -97,31 +112,39 @@ class Prepared(Procedure[DistillStudySettings]):
         shape = {name: getattr(own, name) for name in ("layers", "width", "heads", "neurons")}
         return student_from(self.teacher, rows=rows, **shape)
 
+    @cached_property
+    def pattern(self) -> Any:
+        """The student as it begins where it is not drawn anew."""
+        return self.own.load() if self.settings.student else self.piece.model
+
     def student(self, begin: str, seed: int) -> Any:
         """A fresh student."""
-        if begin == "piece":
-            return copy.deepcopy(self.piece.model)
+        if begin != "anew":
+            return copy.deepcopy(self.pattern)
         with torch.random.fork_rng():
             torch.manual_seed(Seeds(seed).derive("student"))
-            found = transformers.AutoModelForCausalLM.from_config(self.piece.model.config)
-        return found.to(self.piece.model.device)
+            found = transformers.AutoModelForCausalLM.from_config(self.pattern.config)
+        return found.to(self.pattern.device)
 
     def trainer(self, begin: str, arm: Arm, seed: int, folder: Path) -> DistillationTrainer:
         """Of one student, whose checkpoints lie in a folder of their own in that one."""
-        chosen = replace(
-            self.settings.of_arm(arm, self.compute, next(iter(self.data.held_out))),
-            output=str(folder / f"{begin}-{arm.replace('+', '-')}"),
-            seed=Seeds(seed).derive("distill"),
-        )
-        models = self.student(begin, seed), self.cached or self.teacher
-        found = DistillationTrainer(*models, self.start.tokenizer, self.data, settings=chosen)
+        output = str(folder / f"{begin}-{arm.replace('+', '-')}")
+        own = {"output": output, "seed": Seeds(seed).derive("distill")}
+        return self.taught(arm, self.student(begin, seed), **own)
+
+    def taught(self, arm: Arm, student: Any, **own: Any) -> DistillationTrainer:
+        """A student by an arm, with settings of its own, over the study's rows and in silence."""
+        chosen = self.settings.of_arm(arm, self.compute, next(iter(self.data.held_out)))
+        own |= {"terms": ACROSS[arm]} if "teacher_tokenizer" in self.given else {}
+        models = student, self.cached or self.teacher, self.own.tokenizer
+        found = DistillationTrainer(*models, **self.given, settings=replace(chosen, **own))
         found.progress.quiet = True
         return found
 
     @cached_property
     def compute(self) -> float:
         """What a step with the teacher costs over one without: (6 student + 2 teacher) / 6 student, in weights that multiply."""
-        student, teacher = (_multiplied(model) for model in (self.piece.model, self.teacher))
+        student, teacher = (_multiplied(model) for model in (self.pattern, self.teacher))
         return 1.0 + (not self.cached) * teacher / (3.0 * student)
 
 
@@ -155,7 +178,8 @@ class DistillCell(Cell[Prepared]):
     def _learn(self, begin: str, arm: Arm) -> None:
         trainer = self.procedure.trainer(begin, arm, self.seed, self.run.checkpoints)
         student, place = trainer.student, trainer.stage.output_folder
-        scored = [*self.procedure.of_teacher, *self.procedure.scored("start", student)]
+        scored = [*self.procedure.of_teacher(trainer.alignment)]
+        scored += self.procedure.scored("start", student)
         result = trainer.run(
             EachStep(lambda step, most: self.tell(f"{begin}, {arm}: step {step} of {most}", step))
         )
@@ -191,7 +215,11 @@ def _costs(trainer: DistillationTrainer, result: StageResult) -> dict[str, float
     cost, student, teacher = result.cost, trainer.student, trainer.teacher
     asks = any(entry.needs.second for entry in trainer.stage.terms.entries)
     head = student.get_output_embeddings().weight.numel()
+    shared, rows = trainer.alignment, trainer.data.train
+    theirs = shared.read(rows) if shared else rows
+    each = sum(len(row.input_ids) for row in theirs) / sum(len(row.input_ids) for row in rows)
     found = {
+        **({"bytes in spans": shared.share} if shared else {}),
         "seconds": cost.training_seconds,
         "tokens a second": cost.tokens_per_second,
         "padding": cost.padding_fraction,
@@ -201,5 +229,5 @@ def _costs(trainer: DistillationTrainer, result: StageResult) -> dict[str, float
     }
     if isinstance(teacher, CachedTeacher):
         return found
-    found["teacher FLOPs"] = 2.0 * cost.positions * _multiplied(teacher) * asks
+    found["teacher FLOPs"] = 2.0 * cost.positions * each * _multiplied(teacher) * asks
     return {**found, "teacher parameters": float(teacher.num_parameters())}

@@ -23,7 +23,11 @@ _ARMS = {
     "reversed": "learning its states and attention first, and at last its distribution alone",
     "flat+routing": "learning its distribution, states and attention, and what a router chooses",
 }
-_BEGINNINGS = {"piece": "a piece of the teacher", "anew": "random weights"}
+_BEGINNINGS = {
+    "piece": "a piece of the teacher",
+    "given": "given weights",
+    "anew": "random weights",
+}
 
 
 def page(run: Run, settings: DistillStudySettings) -> Page:
@@ -42,7 +46,7 @@ def page(run: Run, settings: DistillStudySettings) -> Page:
             *warnings_of(run),
         ),
         pictures=tuple(_pictures()),
-        sections=tuple(one for one in _sections(settings) if run.has_table(str(one.table))),
+        sections=tuple(one for one in _sections(settings, run) if run.has_table(str(one.table))),
     )
 
 
@@ -114,9 +118,10 @@ def _pictures() -> Iterator[Section]:
     )
 
 
-def _sections(settings: DistillStudySettings) -> Iterator[Section]:
+def _sections(settings: DistillStudySettings, run: Run) -> Iterator[Section]:
     begin, arm = settings.students[0]
     first = {"student": summary.called({"arm": arm, "beginning": begin})}
+    term = next((row["term"] for row in run.table("weights").where(**first).rows()), "kd")
     yield Section(
         "differences",
         "Students against each other",
@@ -150,7 +155,7 @@ def _sections(settings: DistillStudySettings) -> Iterator[Section]:
         "Weights, expected and actual",
         "Of the curriculum, and as booked.",
         **drawn(
-            "lines", "weights", {**first, "term": "kd"}, x="step", value="weight", color="which"
+            "lines", "weights", {**first, "term": term}, x="step", value="weight", color="which"
         ),
     )
     yield Section(
@@ -188,9 +193,11 @@ def _named(model: str) -> str:
 def _subtitle(settings: DistillStudySettings, run: Run) -> str:
     training = settings.training
     took = {row["what"]: row["value"] for row in run.table("took").rows()}
+    blocks = f"{settings.layers} blocks, width {settings.width or 'of the teacher'}"
+    shape = _named(settings.student) if settings.student else blocks
     sizes = f"{took['student parameters']:,.0f} parameters for {took['teacher parameters']:,.0f}"
     return (
-        f"{settings.layers} blocks, width {settings.width or 'of the teacher'}: {sizes}. {training.steps} steps of "
+        f"{shape}: {sizes}. {training.steps} steps of "
         f"{training.batch_rows} rows at learning rate {training.learning_rate:g}; seeds {', '.join(map(str, settings.seeds))}. "
         "A seed changes what is drawn anew and the order of rows; the rows are the same for all. Intervals are over seeds."
     )

@@ -14,9 +14,10 @@ from crosstune.foundation.worlds import EMBEDDED
 from crosstune.studies.frame.settings import SeededSettings, require
 
 Arm = Literal["ce", "ce+best", "kd", "flat", "three-phase", "reversed", "flat+routing"]
-Beginning = Literal["piece", "anew"]
+Beginning = Literal["piece", "given", "anew"]
 _FEATURES = ("kd", "hidden", "attention")
-TERMS: Mapping[Arm, tuple[str, ...]] = {
+Terms = Mapping[Arm, tuple[str, ...]]
+TERMS: Terms = {
     "ce": ("ce",),
     "ce+best": ("ce",),
     "kd": ("kd",),
@@ -26,6 +27,8 @@ TERMS: Mapping[Arm, tuple[str, ...]] = {
     "flat+routing": (*_FEATURES, "routing"),
 }
 """The terms of each arm."""
+ACROSS: Terms = {"ce": ("ce",), "kd": ("spans",), "flat": ("spans", "hidden")}
+"""The same where the student has another tokenizer; other arms need the teacher's maps."""
 _CE = {"alphas": {"ce": 1.0}}
 _OTHER: Mapping[Arm, Mapping[str, Any]] = {
     "ce": _CE,
@@ -47,6 +50,8 @@ class DistillStudySettings(SeededSettings):
     """The run folder. A run that was stopped, or is given more seeds, goes on in it."""
     model: str = EMBEDDED
     """The teacher: a folder, a hub id, or `embedded`: a tiny one that knows the first toy language."""
+    student: str = ""
+    """Another pretrained model as the student, in place of a piece: a folder or hub id, which layers, width, heads and neurons leave as it is."""
     tasks: tuple[TaskSettings, ...] = _TOY_TASKS
     """The text that the student learns on, and, held out, is measured on."""
     layers: int = 2
@@ -58,7 +63,7 @@ class DistillStudySettings(SeededSettings):
     neurons: int | None = None
     """Its neurons a block; none keeps the teacher's."""
     beginnings: tuple[Beginning, ...] = ("piece", "anew")
-    """What a student is before it learns: a piece of the teacher, or drawn at random at the same shape."""
+    """What a student is before it learns: a piece of the teacher (or the student given), or drawn at random at the same shape."""
     arms: tuple[Arm, ...] = ("kd", "ce")
     """How it learns; with the first beginning the first of them is what findings are about."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -73,7 +78,7 @@ class DistillStudySettings(SeededSettings):
     """How students are trained; an arm decides the terms and their curriculum."""
 
     COMMON: ClassVar = (
-        *("output", "model", "tasks", "layers", "width", "heads", "beginnings", "arms"),
+        *("output", "model", "student", "tasks", "layers", "width", "heads", "beginnings", "arms"),
         *("seeds", "device", "distillation.training.steps", "distillation.temperature"),
     )
 
@@ -84,6 +89,9 @@ class DistillStudySettings(SeededSettings):
         for name in ("arms", "beginnings"):
             given = getattr(self, name)
             require(0 < len(given) == len({*given}), name, "must be at least one, each once", given)
+        own, other = ("given", "piece") if self.student else ("piece", "given")
+        law = f"must be of {own} and anew where {'a' if self.student else 'no'} student is named"
+        require(other not in self.beginnings, "beginnings", law, self.beginnings)
         at_least("layers", self.layers, 1)
         at_least("evaluation_rows", self.evaluation_rows, 2)
         deeper = [arm for arm in self.arms if self.cache and {*TERMS[arm]} - {"ce", "kd"}]

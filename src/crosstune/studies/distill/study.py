@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from crosstune.distillation.checks import settings_findings
-from crosstune.distillation.trainer import DistillationTrainer
 from crosstune.foundation.records import Measurement, Run, Table
 from crosstune.foundation.records.page import Page
 from crosstune.foundation.settings.options import with_options
@@ -42,35 +41,30 @@ class Distill(Prepared):
         """Time a few steps of each arm, and say what weights each phase expects."""
         warnings, own = self.prepare(), self.settings
         costs, peak, began = dict[str, float](), 0, perf_counter()
-        begin, watched = own.beginnings[0], next(iter(self.data.held_out))
-        student, teacher = self.student(begin, 0), self.cached or self.teacher
+        student = self.student(own.beginnings[0], 0)
         once = {"making the student": perf_counter() - began}
         more: list[PlanLine] = []
         said: dict[str, str] = {}
         for arm in own.arms:
-            chosen = own.of_arm(arm, self.compute, watched)
             short = with_options(
                 own.training, {"steps": 3, "evaluate_every": 0, "checkpoint_every": 0}
             )
             with TemporaryDirectory() as folder:
-                timed = with_options(chosen, {"training": short, "output": str(Path(folder))})
-                trainer = DistillationTrainer(
-                    student, teacher, self.start.tokenizer, self.data, settings=timed
-                )
-                trainer.progress.quiet = True
+                trainer = self.taught(arm, student, training=short, output=folder)
                 result = trainer.run()
             steps = own.steps_of(arm, self.compute)
             costs[arm] = result.cost.training_seconds / 3 * steps * len(own.beginnings)
             peak = max(peak, result.cost.peak_device_bytes or result.cost.peak_memory_bytes)
-            course = chosen.course
+            course = trainer.settings.course
             for phase in course.phases if course.phases[1:] else ():
                 at = [round(share * steps) for share in (phase.start, phase.end)]
                 words = ", ".join(
                     f"{name} {course.weight(name, at[0], steps):.3g} to {course.weight(name, at[1] - 1, steps):.3g}"
-                    for name in chosen.entries
+                    for name in trainer.settings.entries
                 )
                 more.append(PlanLine(f"{arm}, {phase.name}", at[1] - at[0], "steps", words))
-            known = len(self.data.train), len(self.start.tokenizer)
+            chosen = replace(trainer.settings, training=replace(own.training, steps=steps))
+            known = len(self.data.train), len(self.own.tokenizer)
             said |= {
                 f"{one.name}: no ({one.evidence}; {arm})": one.name
                 for one in settings_findings(chosen, *known)

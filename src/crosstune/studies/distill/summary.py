@@ -125,7 +125,7 @@ def students_table(scored: Rows, settings: DistillStudySettings) -> Table:
 
 def blank_of(settings: DistillStudySettings) -> str:
     """The beginning from which the way to the teacher is measured."""
-    return "anew" if "anew" in settings.beginnings else "piece"
+    return "anew" if "anew" in settings.beginnings else settings.beginnings[0]
 
 
 def measurements(students: Table) -> Iterator[Measurement]:
