@@ -49,8 +49,8 @@ def models(folder: Path, **dims: Any) -> tuple[Any, Any, Any]:
     return student, teacher, load_tokenizer(places[1])
 
 
-def trainer(folder: Path, output: Path, **options: Any) -> DistillationTrainer:
-    """All terms at once over eight rows a step, three steps."""
+def trainer(folder: Path, output: Path, teacher: Any = None, **options: Any) -> DistillationTrainer:
+    """All terms at once over eight rows a step, three steps; of another teacher, if one is given."""
     training = {"steps": 3, "batch_rows": 8, "evaluate_every": 2, "length": 48, "log_every": 1}
     given = {
         "terms": TERMS,
@@ -61,4 +61,6 @@ def trainer(folder: Path, output: Path, **options: Any) -> DistillationTrainer:
         "training": {**training, **options.get("training", {})},
     }
     held_out = {"others": texts(10, seed=1)}
-    return DistillationTrainer(*models(folder), texts(24), held_out=held_out, **given)
+    student, live, tokenizer = models(folder)
+    own = student, teacher or live, tokenizer, texts(24)
+    return DistillationTrainer(*own, held_out=held_out, **given)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crosstune.distillation import head as room
-from crosstune.distillation.divergences import Divergence
+from crosstune.distillation.divergences import Divergence, Likeliest, buckets
 from crosstune.distillation.head import Head, Side, check_head, head_sums
 from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedError
 from crosstune.foundation.models.streams import looking
@@ -88,6 +88,24 @@ def test_sums_and_gradients_are_dense_in_float64_for_any_chunk(case: str, chunk_
     ):
         torch.testing.assert_close(own_grad, theirs, rtol=1e-4, atol=1e-5)
     assert all(value.grad is None for value in leaves(teacher))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 4 * V * 4, 2**27])
+def test_a_teachers_likeliest_tokens_serve_in_any_chunk(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_CPU_NUMBERS", 3 * V)  # three rows a block
+    student, y = side(1), torch.randn(N, V, generator=torch.Generator().manual_seed(2))
+    ids = y.topk(4).indices
+    kept = Likeliest(ids, buckets(y.log_softmax(-1), ids)[0])
+    share, sums = head_sums(student, LABELS, FACTORS, kept, chunk_bytes=chunk_bytes)
+    z = student.hidden.double() @ student.head.weight.double().T + student.head.bias.double()
+    kd = oracle("forward", 0.5, z, y, 1.0, 4, own=False).sum()
+    torch.testing.assert_close(sums["kd"], kd.detach(), rtol=1e-5, atol=1e-5)
+    whole = 0.7 * kd + 0.3 * functional.cross_entropy(z, LABELS, reduction="sum")
+    pair = (torch.autograd.grad(x, leaves(student)) for x in (share, whole))
+    for own, theirs in zip(*pair, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FACTORS)
