@@ -20,6 +20,7 @@ USUAL = DistillStudySettings()
     [
         ({"arms": ()}, "`arms` must be at least one"),
         ({"arms": ("kd", "kd")}, "`arms` must be at least one, each once"),
+        ({"arms": ("kd", "flat"), "cache": "x"}, r"`arms` must be .* with a cache; .*'flat'"),
         ({"beginnings": ()}, "`beginnings` must be at least one"),
         ({"layers": 0}, "`layers` must be at least 1"),
         ({"evaluation_rows": 1}, "`evaluation_rows` must be at least 2"),
