@@ -30,14 +30,14 @@ def by_definition(kind: str, beta: float, student: Tensor, teacher: Tensor) -> T
 
 
 def oracle(
-    kind: str, beta: float, student: Tensor, teacher: Tensor, T: float, k: int | None
+    kind: str, beta: float, student: Tensor, teacher: Tensor, T: float, k: int | None, own: int = 1
 ) -> Tensor:
-    """Row by row, the buckets made by sets."""
+    """Row by row, the buckets made by sets; with own = 0 of the teacher's first tokens alone."""
     found = []
     for s, t in zip(student.double(), teacher.double(), strict=True):
         p, q = (s / T).softmax(-1), (t / T).softmax(-1)
         if k is not None:
-            kept = sorted({*s.topk(k).indices.tolist(), *t.topk(k).indices.tolist()})
+            kept = sorted({*s.topk(k * own).indices.tolist(), *t.topk(k).indices.tolist()})
             left = [v for v in range(len(s)) if v not in kept]
             p, q = (torch.cat([x[kept], x[left].sum().reshape(1)] if left else [x]) for x in (p, q))
         found.append(by_definition(kind, beta, p, q))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crosstune.distillation import head as room
-from crosstune.distillation.divergences import Divergence
+from crosstune.distillation.divergences import Divergence, Likeliest, buckets
 from crosstune.distillation.head import Head, Side, check_head, head_sums
 from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedError
 from crosstune.foundation.models.streams import looking
@@ -88,6 +88,25 @@ def test_sums_and_gradients_are_dense_in_float64_for_any_chunk(case: str, chunk_
     ):
         torch.testing.assert_close(own_grad, theirs, rtol=1e-4, atol=1e-5)
     assert all(value.grad is None for value in leaves(teacher))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 8 * V * 4, 2**27])
+def test_a_teachers_likeliest_tokens_serve_in_any_chunk(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_CPU_NUMBERS", 3 * V)  # three rows a block
+    student, logs = side(1, dtype=torch.float64), side(2, V).hidden.detach().log_softmax(-1)
+    ids = logs.topk(4).indices
+    given = {"teacher": Likeliest(ids, buckets(logs, ids)[0]), "chunk_bytes": chunk_bytes}
+    share, sums = head_sums(student, LABELS, FACTORS, **given)
+    z = student.hidden @ student.head.weight.T + student.head.bias
+    kd = oracle("forward", 0.5, z, logs, 1.0, 4, own=0).sum()
+    torch.testing.assert_close(sums["kd"], kd.detach(), rtol=1e-6, atol=1e-6)
+    (slope,) = torch.autograd.grad(share, student.hidden)
+    nudge = 1e-5 * side(3).hidden.detach()
+    moved = (student._replace(hidden=student.hidden.detach() + by) for by in (nudge, -nudge))
+    up, down = (head_sums(one, LABELS, FACTORS, **given)[0] for one in moved)
+    torch.testing.assert_close((slope * nudge).sum(), (up - down) / 2, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", FACTORS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests import processes
+from tests.studies import small_study
 from tests.studies.distill.conftest import small
 
 from crosstune.cli.main import main
@@ -59,6 +60,24 @@ def test_a_bundle_holds_the_books_and_neither_text_nor_places(folder: Path, run:
     study = Distill(small(folder))
     rows = [row.text for task in study.read_tasks() for row in (*task.train, *task.test)]
     assert not [row for row in rows if row in text]
+
+
+def test_a_study_learns_alike_from_a_teacher_that_is_read_once(folder: Path, capsys: Any) -> None:
+    live = small(folder, "live", arms=("kd", "ce+best"), beginnings=("piece",), seeds=(0,))
+    read = replace(live, output=str(folder / "read"), cache=str(folder / "cache"))
+    (folder / "read.yaml").write_text(to_yaml(read))
+    assert main(["cache-teacher", str(folder / "read.yaml"), read.cache]) == 0
+    assert f"cache: {read.cache}" in capsys.readouterr().out
+    one, other = (small_study.undrawn(Distill(some)) for some in (live, read))
+    pair = (run.table("scored").where(arm="kd").rows() for run in (one, other))
+    for a, b in zip(*pair, strict=True):
+        assert b == {**a, **{n: pytest.approx(a[n], rel=1e-4) for n in a if n.startswith("bits")}}
+    costs = (
+        run.table("costs").where(arm="kd", what="teacher FLOPs").rows() for run in (one, other)
+    )
+    assert [row["value"] > 0 for (row,) in costs] == [True, False]
+    assert main(["replay", read.output]) == 0
+    assert capsys.readouterr().out.count("passed: ") == 2
 
 
 @pytest.mark.parametrize(

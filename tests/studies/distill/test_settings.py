@@ -20,6 +20,7 @@ USUAL = DistillStudySettings()
     [
         ({"arms": ()}, "`arms` must be at least one"),
         ({"arms": ("kd", "kd")}, "`arms` must be at least one, each once"),
+        ({"arms": ("kd", "flat"), "cache": "x"}, r"`arms` must be .* with a cache; .*'flat'"),
         ({"beginnings": ()}, "`beginnings` must be at least one"),
         ({"student": "x"}, "`beginnings` must be of given and anew where a student is named"),
         ({"beginnings": ("given",)}, "`beginnings` must be of piece and anew where no student"),

@@ -185,7 +185,7 @@ class DistillCell(Cell[Prepared]):
         )
         scored += self.procedure.scored("end", student)
         if ranks.is_first():
-            for table in _tables(begin, arm, trainer, result, scored):
+            for table in _tables(begin, arm, trainer, teacher, result, scored):
                 self.run.add_rows(table, place.name)
         self._spent.append(place)
 
@@ -194,6 +194,7 @@ def _tables(
     begin: str,
     arm: str,
     trainer: DistillationTrainer,
+    teacher: Any,
     result: StageResult,
     scored: Sequence[tuple[Any, ...]],
 ) -> Iterator[Table]:
@@ -206,28 +207,26 @@ def _tables(
         yield pulls.with_columns(who)
     checks = [(begin, arm, one.name, one.outcome, one.evidence) for one in trainer.findings()]
     yield Table.of_tuples("checked", CHECKED, checks)
-    costs = _costs(trainer, result)
+    costs = _costs(trainer, teacher, result)
     yield Table.of_tuples("costs", COSTS, [(begin, arm, *one) for one in costs.items()])
 
 
-def _costs(trainer: DistillationTrainer, result: StageResult) -> dict[str, float]:
-    """What a training took: arithmetic by 6 or 2 a weight that multiplies and position, the heads apart; a cache has none."""
-    cost, student, teacher = result.cost, trainer.student, trainer.teacher
-    asks = any(entry.needs.second for entry in trainer.stage.terms.entries)
+def _costs(trainer: DistillationTrainer, teacher: Any, result: StageResult) -> dict[str, float]:
+    """What a training took: arithmetic by 6 or 2 a weight that multiplies and position, the heads apart."""
+    cost, student, runs = result.cost, trainer.student, teacher is trainer.teacher
+    asks = runs and any(entry.needs.second for entry in trainer.stage.terms.entries)
     head = student.get_output_embeddings().weight.numel()
     shared, rows = trainer.alignment, trainer.data.train
     theirs = shared.read(rows) if shared else rows
     each = sum(len(row.input_ids) for row in theirs) / sum(len(row.input_ids) for row in rows)
-    found = {
+    return {
         **({"bytes in spans": shared.share} if shared else {}),
         "seconds": cost.training_seconds,
         "tokens a second": cost.tokens_per_second,
         "padding": cost.padding_fraction,
         "student FLOPs": 6.0 * cost.positions * (_multiplied(student) - head),
         "head FLOPs": 6.0 * cost.positions * head,
+        "teacher FLOPs": 2.0 * cost.positions * _multiplied(teacher) * asks,
         "student parameters": float(student.num_parameters()),
+        "teacher parameters": float(teacher.num_parameters()),
     }
-    if isinstance(teacher, CachedTeacher):
-        return found
-    found["teacher FLOPs"] = 2.0 * cost.positions * each * _multiplied(teacher) * asks
-    return {**found, "teacher parameters": float(teacher.num_parameters())}
