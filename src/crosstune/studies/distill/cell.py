@@ -23,7 +23,7 @@ from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import StageData, StageResult
-from crosstune.studies.distill.settings import ACROSS, Arm, DistillStudySettings
+from crosstune.studies.distill.settings import Arm, DistillStudySettings
 from crosstune.studies.frame.cell import Cell, EachStep, Phase
 from crosstune.studies.frame.procedure import Procedure
 from crosstune.studies.frame.settings import require
@@ -75,8 +75,9 @@ class Prepared(Procedure[DistillStudySettings]):
         if self.own.tokenizer.get_vocab() != self.start.tokenizer.get_vocab():
             self.given = {"rows": train, "held_out": held_out}
             self.given["teacher_tokenizer"] = self.start.tokenizer
-            law = f"must be of {', '.join(ACROSS)} where the student has a tokenizer of its own"
-            require({*settings.arms} <= {*ACROSS}, "arms", law, settings.arms)
+            law = "must be of ce, spans and spans+hidden where the student has another tokenizer"
+            kept = {*settings.arms} <= {"ce", "spans", "spans+hidden"}
+            require(kept, "arms", law, settings.arms)
         return sample_warnings(tasks)
 
     @cached_property
@@ -110,7 +111,6 @@ class Prepared(Procedure[DistillStudySettings]):
     def taught(self, arm: Arm, student: Any, teacher: Any, **own: Any) -> DistillationTrainer:
         """A student of a teacher by an arm, with settings of its own, over the study's rows and in silence."""
         chosen = self.settings.of_arm(arm, self.compute, next(iter(self.data.held_out)))
-        own |= {"terms": ACROSS[arm]} if "teacher_tokenizer" in self.given else {}
         models = student, teacher, self.own.tokenizer
         found = DistillationTrainer(*models, **self.given, settings=replace(chosen, **own))
         found.progress.quiet = True
