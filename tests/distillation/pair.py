@@ -50,7 +50,6 @@ def models(folder: Path, **dims: Any) -> tuple[Any, Any, Any]:
     return student, teacher, load_tokenizer(places[1])
 
 
-<<<<<<< HEAD
 def across(folder: Path, family: str = "llama") -> tuple[Any, Any, Any, Any]:
     """Student, teacher, and the tokenizer of each: bytes and pairs of bytes, 512 and 300 of them."""
     (student, _, tokenizer), place, world = models(folder), folder / "apart", WorldSettings()
@@ -60,12 +59,8 @@ def across(folder: Path, family: str = "llama") -> tuple[Any, Any, Any, Any]:
     return student, load_model(place), tokenizer, load_tokenizer(place)
 
 
-def trainer(folder: Path, output: Path, **options: Any) -> DistillationTrainer:
-    """All terms at once over eight rows a step, three steps."""
-=======
 def trainer(folder: Path, output: Path, teacher: Any = None, **options: Any) -> DistillationTrainer:
     """All terms at once over eight rows a step, three steps; of another teacher, if one is given."""
->>>>>>> e5d62a86c30039f20ac210b8e5d94e52cb52289b
     training = {"steps": 3, "batch_rows": 8, "evaluate_every": 2, "length": 48, "log_every": 1}
     given = {
         "terms": TERMS,
@@ -76,13 +71,8 @@ def trainer(folder: Path, output: Path, teacher: Any = None, **options: Any) -> 
         "training": {**training, **options.get("training", {})},
     }
     held_out = {"others": texts(10, seed=1)}
-<<<<<<< HEAD
-    student, teacher, tokenizer = models(folder)
-    if options.get("teacher_tokenizer"):
-        student, teacher, tokenizer, given["teacher_tokenizer"] = across(folder)
-    return DistillationTrainer(student, teacher, tokenizer, texts(24), held_out=held_out, **given)
-=======
     student, live, tokenizer = models(folder)
+    if options.get("teacher_tokenizer"):
+        student, live, tokenizer, given["teacher_tokenizer"] = across(folder)
     own = student, teacher or live, tokenizer, texts(24)
     return DistillationTrainer(*own, held_out=held_out, **given)
->>>>>>> e5d62a86c30039f20ac210b8e5d94e52cb52289b

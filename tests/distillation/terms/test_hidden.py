@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.distillation.terms import pair
 from tests.distillation.terms.pair import NEW, PILOT, ROWS, TEACHER, schedule
+from tests.distillation.terms.test_alignment import aligned, row
 from torch.nn.functional import cosine_similarity
 
 from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites, projection
@@ -142,3 +143,16 @@ def test_what_else_cannot_be_is_refused() -> None:
     )
     with pytest.raises(ModelError, match="`pilot` must be made of this teacher, which is 16 wide"):
         pair.summed(module, [NEW])
+
+
+def test_across_tokenizers_states_are_held_against_each_other_where_spans_begin() -> None:
+    own, other = row([1, 5, 6, 7], (0, 2, 4, 7)), row([1, 5, 6], (0, 4, 7))
+    sides = [pair.batch_of([one]) for one in (own, other)]
+    states, second = pair.drawn(sides[0], 16, (1, 2)), pair.drawn(sides[1], 24, (2, 5), seed=1)
+    term = Hidden(schedule("hidden"), PILOT, STUDENT, alignment=aligned(own, other))
+    found = term.sums(pair.shown(sides[0], states, second))
+    kept = {
+        site: some[:, [0, 2, 3]] for site, some in states.items()
+    }  # as if 5 and 6 were one token
+    plain = Hidden(schedule("hidden"), PILOT, STUDENT).sums(pair.shown(sides[1], kept, second))
+    assert found.item() == pytest.approx(plain.item(), rel=1e-12)

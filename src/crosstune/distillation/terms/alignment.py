@@ -1,7 +1,4 @@
-"""Where two tokenizers end a token at the same byte: a span is the text between two such ends, and both models give it a likelihood.
-
-A teacher with a tokenizer of its own reads the same text in its own tokens: `OwnTokens` finds them by the tokens of the student.
-"""
+"""Where two tokenizers end a token at the same byte: a span is the text between two such ends, and both models give it a likelihood."""
 
 from __future__ import annotations
 
@@ -56,7 +53,9 @@ class Alignment:
             pairs = np.array(shared_ends(row.ends, theirs.ends), dtype=np.int64).reshape(-1, 2)
             spans = np.stack([pairs[:-1], pairs[1:]], axis=-1)
             self._rows[tuple(row.input_ids)] = _up_to(theirs, pairs), spans
-            aligned += _aligned_bytes(row, spans[:, 0])
+            ends = np.maximum(row.ends, row.ends[-1] - row.scored_bytes)[spans[:, 0]]
+            unscored = np.cumsum(np.array(row.labels) == UNSCORED)[spans[:, 0]]
+            aligned += int(np.diff(ends)[np.diff(unscored) == 0].sum())
             scored += row.scored_bytes
         self.share = aligned / max(scored, 1)
         """The share of the scored bytes that lies in spans whose tokens are all scored."""
@@ -125,10 +124,3 @@ def _up_to(row: Encoded, pairs: NDArray[np.int64]) -> Encoded:
     left = max(0, row.scored_bytes - (row.ends[-1] - ends[-1]))
     short = replace(row, input_ids=row.input_ids[:size], labels=labels, ends=ends)
     return replace(short, scored_tokens=scored, scored_bytes=left)
-
-
-def _aligned_bytes(row: Encoded, at: NDArray[np.int64]) -> int:
-    """Bytes of its text, with which a row ends, in spans whose tokens are all scored."""
-    ends = np.maximum(row.ends, row.ends[-1] - row.scored_bytes)
-    unscored = np.cumsum(np.array(row.labels) == UNSCORED)
-    return int(np.diff(ends[at])[np.diff(unscored[at]) == 0].sum())

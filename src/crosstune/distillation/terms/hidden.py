@@ -75,8 +75,6 @@ class Hidden(nn.Module):
         teacher's); Sun et al. 2019, *Patient Knowledge Distillation*, EMNLP, arXiv 1908.09355, eq. 7 (several layers; there
         states of unit length); in units of the teacher's variance, which no outlier dimension rules.
 
-    With an `alignment`, states are those of tokens at whose ends a span begins: 1 becomes the share of tokens at which one does.
-
     Args:
         weight: When it counts.
         pilot: Made of this teacher, at the sites matched.
@@ -84,7 +82,7 @@ class Hidden(nn.Module):
         sites: Pairs of sites (`match_sites`); all blocks when not given.
         kind: ``mse`` or ``cosine``.
         seed: Draws the projections.
-        alignment: Of all rows, where the teacher reads tokens of its own.
+        alignment: Of all rows, where the teacher reads tokens of its own: states are those where spans begin, and 1 the share of tokens where one does.
 
     Raises:
         SettingsError: Sites do not fit, the pilot lacks one, or there is no such kind.

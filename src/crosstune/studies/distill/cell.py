@@ -25,7 +25,7 @@ from crosstune.foundation.evaluation import score_rows
 from crosstune.foundation.records import Column, Table
 from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import StageData, StageResult
-from crosstune.studies.distill.settings import ACROSS, Arm, DistillStudySettings
+from crosstune.studies.distill.settings import Arm, DistillStudySettings
 from crosstune.studies.frame.cell import Cell, EachStep, Phase
 from crosstune.studies.frame.procedure import Procedure
 from crosstune.studies.frame.settings import require
@@ -77,8 +77,9 @@ class Prepared(Procedure[DistillStudySettings]):
         if self.own.tokenizer.get_vocab() != self.start.tokenizer.get_vocab():
             self.given = {"rows": train, "held_out": held_out}
             self.given["teacher_tokenizer"] = self.start.tokenizer
-            law = f"must be of {', '.join(ACROSS)} where the student has a tokenizer of its own"
-            require({*settings.arms} <= {*ACROSS}, "arms", law, settings.arms)
+            law = "must be of ce, spans and spans+hidden where the student has another tokenizer"
+            kept = {*settings.arms} <= {"ce", "spans", "spans+hidden"}
+            require(kept, "arms", law, settings.arms)
         self.cached = CachedTeacher(settings.cache) if settings.cache else None
         if self.cached:
             self.cached.check_live(self.teacher, self.data.train)
@@ -135,7 +136,6 @@ class Prepared(Procedure[DistillStudySettings]):
     def taught(self, arm: Arm, student: Any, **own: Any) -> DistillationTrainer:
         """A student by an arm, with settings of its own, over the study's rows and in silence."""
         chosen = self.settings.of_arm(arm, self.compute, next(iter(self.data.held_out)))
-        own |= {"terms": ACROSS[arm]} if "teacher_tokenizer" in self.given else {}
         models = student, self.cached or self.teacher, self.own.tokenizer
         found = DistillationTrainer(*models, **self.given, settings=replace(chosen, **own))
         found.progress.quiet = True
@@ -185,7 +185,7 @@ class DistillCell(Cell[Prepared]):
         )
         scored += self.procedure.scored("end", student)
         if ranks.is_first():
-            for table in _tables(begin, arm, trainer, teacher, result, scored):
+            for table in _tables(begin, arm, trainer, self.procedure.teacher, result, scored):
                 self.run.add_rows(table, place.name)
         self._spent.append(place)
 
@@ -226,7 +226,7 @@ def _costs(trainer: DistillationTrainer, teacher: Any, result: StageResult) -> d
         "padding": cost.padding_fraction,
         "student FLOPs": 6.0 * cost.positions * (_multiplied(student) - head),
         "head FLOPs": 6.0 * cost.positions * head,
-        "teacher FLOPs": 2.0 * cost.positions * _multiplied(teacher) * asks,
+        "teacher FLOPs": 2.0 * cost.positions * each * _multiplied(teacher) * asks,
         "student parameters": float(student.num_parameters()),
         "teacher parameters": float(teacher.num_parameters()),
     }

@@ -10,7 +10,7 @@ from crosstune.foundation.records.findings import Estimate, counted
 from crosstune.foundation.records.page import Page, Section, Statement, drawn
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.studies.distill import summary
-from crosstune.studies.distill.settings import DistillStudySettings
+from crosstune.studies.distill.settings import TERMS, DistillStudySettings
 from crosstune.studies.frame.procedure import warnings_of
 
 _BETTER = ("lower", "higher")
@@ -21,13 +21,11 @@ _ARMS = {
     "flat": "learning its distribution, states and attention",
     "three-phase": "learning its distribution first, states and attention later",
     "reversed": "learning its states and attention first, and at last its distribution alone",
+    "spans": "learning the teacher's likelihoods of spans",
+    "spans+hidden": "learning its likelihoods of spans, and its states",
     "flat+routing": "learning its distribution, states and attention, and what a router chooses",
 }
-_BEGINNINGS = {
-    "piece": "a piece of the teacher",
-    "given": "given weights",
-    "anew": "random weights",
-}
+_BEGINNINGS = {"piece": "a piece of the teacher", "given": "old weights", "anew": "random weights"}
 
 
 def page(run: Run, settings: DistillStudySettings) -> Page:
@@ -46,7 +44,7 @@ def page(run: Run, settings: DistillStudySettings) -> Page:
             *warnings_of(run),
         ),
         pictures=tuple(_pictures()),
-        sections=tuple(one for one in _sections(settings, run) if run.has_table(str(one.table))),
+        sections=tuple(one for one in _sections(settings) if run.has_table(str(one.table))),
     )
 
 
@@ -118,10 +116,9 @@ def _pictures() -> Iterator[Section]:
     )
 
 
-def _sections(settings: DistillStudySettings, run: Run) -> Iterator[Section]:
+def _sections(settings: DistillStudySettings) -> Iterator[Section]:
     begin, arm = settings.students[0]
-    first = {"student": summary.called({"arm": arm, "beginning": begin})}
-    term = next((row["term"] for row in run.table("weights").where(**first).rows()), "kd")
+    first, term = {"student": summary.called({"arm": arm, "beginning": begin})}, TERMS[arm][0]
     yield Section(
         "differences",
         "Students against each other",

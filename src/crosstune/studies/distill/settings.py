@@ -13,11 +13,11 @@ from crosstune.foundation.training.settings import StoppingSettings, TrainingSet
 from crosstune.foundation.worlds import EMBEDDED
 from crosstune.studies.frame.settings import SeededSettings, require
 
-Arm = Literal["ce", "ce+best", "kd", "flat", "three-phase", "reversed", "flat+routing"]
+_Alike = Literal["ce", "ce+best", "kd", "flat", "three-phase", "reversed", "flat+routing"]
+Arm = Literal[_Alike, "spans", "spans+hidden"]
 Beginning = Literal["piece", "given", "anew"]
 _FEATURES = ("kd", "hidden", "attention")
-Terms = Mapping[Arm, tuple[str, ...]]
-TERMS: Terms = {
+TERMS: Mapping[Arm, tuple[str, ...]] = {
     "ce": ("ce",),
     "ce+best": ("ce",),
     "kd": ("kd",),
@@ -25,10 +25,10 @@ TERMS: Terms = {
     "three-phase": _FEATURES,
     "reversed": _FEATURES,
     "flat+routing": (*_FEATURES, "routing"),
+    "spans": ("spans",),
+    "spans+hidden": ("spans", "hidden"),
 }
 """The terms of each arm."""
-ACROSS: Terms = {"ce": ("ce",), "kd": ("spans",), "flat": ("spans", "hidden")}
-"""The same where the student has another tokenizer; other arms need the teacher's maps."""
 _CE = {"alphas": {"ce": 1.0}}
 _OTHER: Mapping[Arm, Mapping[str, Any]] = {
     "ce": _CE,
