@@ -66,7 +66,7 @@ def main() -> None:
     """Make the teacher, train the students, print their held-out bits per byte."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     given = parser.parse_args()
     folder, data = SHARED / "models" / "stories260K", SHARED / "data"
     chosen = [
@@ -75,6 +75,8 @@ def main() -> None:
     ]
     tasks = read_tasks(chosen, test_share=0.2, samples=None, seed=0)
     world = mixture_world(given.out / "teacher", folder, tasks)
+    for part in (world.model, world.tokenizer):  # for recipes/distill-mixture.yaml
+        part.save_pretrained(given.out / "teacher")
     pad = world.tokenizer.pad_token_id
     held_out = {name: rows[:40] for name, rows in world.held_out.items()}
     train = encode([row for task in tasks for row in task.train], world.tokenizer, 128)
@@ -121,9 +123,10 @@ def main() -> None:
             print(f"seed {seed}, gate {arm}: {told}", flush=True)
             if arm == "student-aware" and seed == given.seeds[0]:
                 print(trainer.ledger_at(-1))
-    print(
-        "| gate | bits per byte, mean of three | less that without a router |\n| --- | --- | --- |"
-    )
+    if found:
+        print(
+            "| gate | bits per byte, mean of three | less that without a router |\n| --- | --- | --- |"
+        )
     for arm, values in found.items():
         mean = mean_over_seeds(values)
         more = mean_over_seeds([a - b for a, b in zip(values, found["none"], strict=True)])

@@ -36,13 +36,13 @@ def test_a_recipe_runs_shrunk_on_stand_ins(name: str, tmp_path: Path) -> None:
     settings = from_yaml(DistillStudySettings, CHECKOUT / "recipes" / f"{name}.yaml")
     training = TrainingSettings(steps=2, batch_rows=4, length=96, evaluate_every=1)
     tasks = (replace(stand_in(settings.tasks[0], tmp_path), test_source=None),)
-    across = bool(settings.student)  # whose recipes are about two tokenizers
-    if across:
-        pair.across(tmp_path, "qwen2_moe" if "qwen" in name else "llama")
+    across, mixture = "spans" in settings.arms, "moe" in name or "mixture" in name
+    if settings.student:
+        pair.across(tmp_path, "qwen2_moe" if mixture else "llama")
     shrunk = replace(
         settings,
-        model=str(tmp_path / "apart") if across else small_study.model(tmp_path),
-        student=str(tmp_path / "student") if across else "",
+        model=str(tmp_path / "apart") if settings.student else small_study.model(tmp_path),
+        student=str(tmp_path / ("student" if across else "apart")) if settings.student else "",
         dtype="float32",
         output=str(tmp_path / "run"),
         tasks=tasks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import nan
 from typing import Any
 
 from crosstune.distillation.curriculum import Curriculum
@@ -108,7 +109,7 @@ def students_table(scored: Rows, settings: DistillStudySettings) -> Table:
             end, teacher = means(begin, arm, "end"), means(begin, arm, "teacher")
             empty = means(blank, arm, "start")
             more = [end[seed] - first[seed] for seed in end]
-            closed = [(empty[s] - end[s]) / (empty[s] - teacher[s]) for s in end]
+            closed = [(empty[s] - end[s]) / (empty[s] - teacher[s] or nan) for s in end]
             yield {
                 "student": called({"arm": arm, "beginning": begin}),
                 "beginning": begin,
