@@ -56,6 +56,7 @@ COMMANDS: list[list[str]] = [
     ["repair", "--help", "all"],
     ["replay"],
     ["bundle"],
+    ["cache-teacher"],
     ["show"],
     ["list"],
 ]
