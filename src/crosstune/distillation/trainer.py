@@ -46,9 +46,8 @@ class DistillationTrainer:
         tokenizer: Of both, or of the student alone.
         rows: What is learned: texts, rows, a `Task` (whose test rows are held out), encoded rows, or a `StageData`, held-out sets and all.
         held_out: Named sets that are evaluated, in the same forms.
-        teacher_tokenizer: Of a teacher that reads the same texts in tokens of its own; terms are then of ce, spans, hidden and layerwise.
         settings: How; single ones may be given by name as `options` instead.
-        options: Fields of `DistillationSettings`; `training` may be a mapping of fields of its own.
+        options: Fields of `DistillationSettings`; `training` may be a mapping of fields of its own. Also `teacher_tokenizer`, of a teacher that reads the texts in tokens of its own: terms are then of ce, spans, hidden and layerwise.
 
     Raises:
         SettingsError: A setting is impossible, or unknown.
@@ -64,13 +63,13 @@ class DistillationTrainer:
         rows: Any,
         *,
         held_out: Mapping[str, Any] | None = None,
-        teacher_tokenizer: Any = None,
         settings: DistillationSettings | None = None,
         **options: Any,
     ) -> None:
         chosen = settings or DistillationSettings()
         if isinstance(training := options.get("training"), Mapping):
             options["training"] = with_options(chosen.training, training)
+        other = options.pop("teacher_tokenizer", None)
         self.settings = chosen = with_options(chosen, options)
         self.student, self.teacher, self.tokenizer = student, teacher, tokenizer
         whole = isinstance(rows, StageData)
@@ -78,10 +77,10 @@ class DistillationTrainer:
         hold(not (whole and held_out), SettingsError, "held_out", words)
         how = tokenizer, chosen.training.length
         self.data = rows if whole else self._read(rows, held_out or {}, *how)
-        self.alignment = self._aligned(rows, held_out or {}, teacher_tokenizer)
+        self.alignment = self._aligned(rows, held_out or {}, other)
         teacher.requires_grad_(False).eval()
         self._second = OwnTokens(teacher, self.alignment) if self.alignment else teacher
-        self._check_teacher(tokenizer if teacher_tokenizer is None else teacher_tokenizer)
+        self._check_teacher(tokenizer if other is None else other)
         members = self._members()
         self.stage = DistillationStage(
             student,

@@ -80,9 +80,6 @@ def test_a_padded_batch_is_the_sum_of_a_slow_twin_and_of_its_rows(sides: Any) ->
 def test_the_teacher_itself_costs_nothing_and_learns_nothing(sides: Any) -> None:
     own = sides[0]
     module = module_of(own, (copy.deepcopy(own[0]), *own[1:]))
-    _, spans, _ = module.terms.members[0].alignment.spans(batch_of(own[2]))  # type: ignore[union-attr]
-    assert spans.diff().unique().tolist() == [1]
-    assert len(spans) == sum(row.scored_tokens for row in own[2])
     totals, gradient = summed(module, [own[2]])
     assert totals["spans"] == 0.0
     assert max(float(value.abs().max()) for value in gradient.values()) < 1e-12
@@ -92,8 +89,11 @@ def test_logits_in_chunks_give_the_same_and_the_same_gradient() -> None:
     drawn: Any = {"generator": torch.Generator().manual_seed(0), "requires_grad": True}
     inputs = hidden, weight, bias = [torch.randn(n, **drawn) for n in ((7, 4), (11, 4), (11,))]
     labels, weights = torch.arange(7), torch.arange(1.0, 8.0).double()
-    logits = ((hidden @ weight.T + bias) * 0.5 / 3.0).tanh() * 3.0
-    right = logits.double().log_softmax(dim=-1)[range(7), labels]
+    right = (
+        (((hidden @ weight.T + bias) / 6.0).tanh() * 3.0)
+        .double()
+        .log_softmax(dim=-1)[range(7), labels]
+    )
     wanted = torch.autograd.grad((weights * right).sum(), inputs)
     for most in (2**20, 3 * 11 * 4, 1):
         found = token_logs(hidden, Head(weight, bias, scale=0.5, softcap=3.0), labels, most)
