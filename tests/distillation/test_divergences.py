@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosstune.distillation.divergences import KINDS, Divergence, divergence
+from crosstune.distillation.divergences import Divergence, divergence
 from crosstune.foundation.errors import SettingsError
 
 CASES = [("forward", 0.5), ("reverse", 0.5), ("jsd", 0.5), ("jsd", 0.1), ("jsd", 0.9)]
@@ -78,7 +78,7 @@ def test_equal_distributions_are_at_distance_0_and_nothing_pulls(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("k", [None, 50])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
 def test_no_divergence_is_negative(kind: str, k: int | None, dtype: torch.dtype) -> None:
     for scale in (0.1, 1.0, 10.0, 50.0):
         student = logits(32, 3000, scale=scale)
@@ -91,7 +91,7 @@ def test_no_divergence_is_negative(kind: str, k: int | None, dtype: torch.dtype)
                 assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
 def test_buckets_lose_less_the_more_there_are_and_nothing_in_the_end(kind: str) -> None:
     student, teacher = logits(seed=1).double(), logits(seed=2).double()
     whole = divergence(student, teacher, Divergence(kind))
@@ -115,27 +115,16 @@ def test_what_only_one_side_has_is_cut_off_and_gets_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "temperature", "words"),
+    ("options", "words"),
     [
-        ({"kind": "hinge"}, 1.0, "`kind` must be one of forward, reverse, jsd; found 'hinge'"),
-        ({"kind": "jsd", "beta": 1.5}, 1.0, "`beta` must be from 0 to 1; found 1.5"),
-        ({"top_k": 0}, 1.0, "`top_k` must be at least 1; found 0"),
-        ({"top_k": 39, "vocabulary": 38}, 1.0, "`top_k` must be at most 38, .*; found 39"),
-        (
-            {},
-            1.0,
-            "`vocabulary` .*; found 40 rows of the student and 43 of the teacher. Give vocab",
-        ),
-        ({"vocabulary": 41}, 1.0, "`vocabulary` must be from 1 to 40, .*; found 41"),
-        ({"vocabulary": 38}, 0.0, "`temperature` must be above 0 and finite; found 0.0"),
-        ({"vocabulary": 38}, float("inf"), "`temperature` must be above 0"),
+        ({"top_k": 39, "vocabulary": 38}, "`top_k` must be at most 38, .*; found 39"),
+        ({}, "`vocabulary` .*; found 40 rows of the student and 43 of the teacher. Give vocab"),
+        ({"vocabulary": 41}, "`vocabulary` must be from 1 to 40, .*; found 41"),
     ],
 )
-def test_what_is_no_divergence_is_refused(
-    options: dict[str, Any], temperature: float, words: str
-) -> None:
+def test_what_is_no_divergence_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
-        divergence(logits(size=40), logits(size=43), Divergence(**options), temperature)
+        divergence(logits(size=40), logits(size=43), Divergence(**options))
 
 
 def test_the_ends_of_jsd_are_the_two_kl() -> None:

@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from crosstune.foundation.errors import SettingsError, hold
 
-KINDS = ("forward", "reverse", "jsd")
 _NO_MASS = -1e9  # a log-probability whose exponential is 0, and whose differences are numbers
 
 
@@ -35,20 +34,6 @@ class Divergence:
     """Tokens of each side that keep a probability of their own, all others being one outcome of each side; None: all."""
     vocabulary: int | None = None
     """Both sides are cut to so many first tokens, where one has more rows (padding) than the other; what is cut off gets no probability."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no divergence.
-
-        Raises:
-            SettingsError: A law is not kept.
-        """
-        words: tuple[str, object, str]
-        words = f"must be one of {', '.join(KINDS)}", repr(self.kind), "Choose one."
-        hold(self.kind in KINDS, SettingsError, "kind", words)
-        words = "must be from 0 to 1", self.beta, "Give 0.5, or another share."
-        hold(0.0 <= self.beta <= 1.0, SettingsError, "beta", words)
-        words = "must be at least 1", self.top_k, "Give more tokens, or leave it out for all."
-        hold(self.top_k is None or self.top_k >= 1, SettingsError, "top_k", words)
 
     @property
     def mixture(self) -> float:
@@ -83,12 +68,6 @@ class Likeliest(NamedTuple):
     logs: Tensor
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise a SettingsError unless it is above 0 and finite."""
-    words = "must be above 0 and finite", temperature, "Give 1.0 for the models' own distributions."
-    hold(0.0 < temperature < float("inf"), SettingsError, "temperature", words)
-
-
 def divergence(
     student: Tensor, teacher: Tensor, chosen: Divergence | None = None, temperature: float = 1.0
 ) -> Tensor:
@@ -107,9 +86,8 @@ def divergence(
         One value per row.
 
     Raises:
-        SettingsError: The temperature is not above 0, or the sizes do not fit.
+        SettingsError: The sizes do not fit.
     """
-    check_temperature(temperature)
     pair = student.detach(), teacher.detach()
     values, gradient = value_and_gradient(*pair, chosen or Divergence(), temperature)
     own = student[:, : gradient.shape[-1]].to(values)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from crosstune.distillation.divergences import Divergence, Likeliest, value_and_gradient
-from crosstune.foundation.errors import ModelError, SettingsError, UnsupportedError, hold
+from crosstune.foundation.errors import ModelError, UnsupportedError, hold
 from crosstune.foundation.models import measuring, model_inputs
 from crosstune.foundation.models.streams import looking
 
@@ -254,13 +254,8 @@ def head_sums(
 
     Returns:
         The weighted sum, and the sums by name.
-
-    Raises:
-        SettingsError: ``kd`` is asked for without a teacher.
     """
     hidden, head = student
-    words = "must be given where kd has a factor", "none", "Give its states and head."
-    hold(teacher is not None or "kd" not in factors, SettingsError, "teacher", words)
     other = teacher if "kd" in factors else None
     work = _Fused(
         labels, factors, head, other, divergence or Divergence(), temperature, chunk_bytes

@@ -13,8 +13,7 @@ from tests.distillation.terms.test_alignment import aligned, row
 from torch.nn.functional import cosine_similarity
 
 from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites, projection
-from crosstune.distillation.terms.pilot import Pilot
-from crosstune.foundation.errors import ModelError, SettingsError
+from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.models import Stream
 from crosstune.foundation.training import Terms
 from crosstune.foundation.training.loss import LossModule
@@ -129,20 +128,6 @@ def test_projections_come_from_the_seed_alone() -> None:
 def test_sites_that_do_not_fit_are_refused(sites: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=f"`sites` .*{message}"):
         Hidden(schedule("hidden"), PILOT, STUDENT, sites=sites)
-
-
-def test_what_else_cannot_be_is_refused() -> None:
-    with pytest.raises(SettingsError, match="`kind` must be 'mse' or 'cosine'; found 'l1'"):
-        Hidden(schedule("hidden"), PILOT, STUDENT, kind="l1")
-    few = Pilot.of(TEACHER, ROWS, 0, [5])
-    with pytest.raises(SettingsError, match=r"`pilot` must be made at the sites \[2\] too"):
-        Hidden(schedule("hidden"), few, STUDENT)
-    module = LossModule(
-        pair.student(),
-        Terms([Hidden(schedule("hidden"), PILOT, STUDENT)], pair.student(num_hidden_layers=5)),
-    )
-    with pytest.raises(ModelError, match="`pilot` must be made of this teacher, which is 16 wide"):
-        pair.summed(module, [NEW])
 
 
 def test_across_tokenizers_states_are_held_against_each_other_where_spans_begin() -> None:

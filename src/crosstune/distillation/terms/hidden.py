@@ -18,7 +18,6 @@ from crosstune.distillation.terms.pilot import Pilot, predicting
 from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.models import Anatomy
 from crosstune.foundation.seeds import Seeds
-from crosstune.foundation.settings.options import one_of
 from crosstune.foundation.training import Needs, Seen
 from crosstune.foundation.training.terms import Unit
 
@@ -85,7 +84,7 @@ class Hidden(nn.Module):
         alignment: Of all rows, where the teacher reads tokens of its own: states are those where spans begin, and 1 the share of tokens where one does.
 
     Raises:
-        SettingsError: Sites do not fit, the pilot lacks one, or there is no such kind.
+        SettingsError: Sites do not fit.
     """
 
     name = "hidden"
@@ -106,10 +105,6 @@ class Hidden(nn.Module):
         shape = Anatomy.of(student)
         self.weight, self.pilot, self.kind, self.alignment = weight, pilot, kind, alignment
         self.sites = match_sites(shape.num_layers, pilot.layers, sites)
-        one_of("kind", kind, ("mse", "cosine"))
-        lacking = sorted({*self.sites.values()} - {*pilot.precision})
-        words = f"must be made at the sites {lacking} too", [*pilot.precision], "Give it these."
-        hold(not lacking, SettingsError, "pilot", words)
         self.needs = Needs(
             states=self.sites.keys(), second=Needs(states=frozenset(self.sites.values()))
         )
@@ -136,7 +131,7 @@ class Hidden(nn.Module):
             rows, begins, others = self.alignment.spans(seen.batch)
             where, there = (rows, begins[:, 0]), (rows, others[:, 0])
         for site, other in self.sites.items():
-            target = self.pilot.check(seen.second.states[other])[there].float()
+            target = seen.second.states[other][there].float()
             mapped = self.projections[str(site)](seen.states[site][where].float())
             if self.kind == "cosine":
                 values = 1.0 - functional.cosine_similarity(mapped, target, dim=-1)

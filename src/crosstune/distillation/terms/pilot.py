@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from crosstune.foundation.data import UNSCORED, Encoded, collate
 from crosstune.foundation.data.tokens import refuse_packed
-from crosstune.foundation.errors import DataError, ModelError, hold
+from crosstune.foundation.errors import DataError, hold
 from crosstune.foundation.evaluation.scoring import batches_of
 from crosstune.foundation.models import Stream
 from crosstune.foundation.storage import fingerprint
@@ -132,16 +132,6 @@ class Pilot:
             row_ids=tuple(rows[place].row_id for place in kept),
             settings={"pilot": fingerprint([[r.row_id, r.input_ids, r.labels] for r in rows])},
         )
-
-    def check(self, states: Tensor) -> Tensor:
-        """These states of a teacher, which must be as wide as the pilot's."""
-        words = (
-            f"must be made of this teacher, which is {states.shape[-1]} wide",
-            f"a pilot of one that is {self.width} wide",
-            "Call Pilot.of with the second model of the terms.",
-        )
-        hold(states.shape[-1] == self.width, ModelError, "pilot", words)
-        return states
 
 
 def batches(
