@@ -168,6 +168,10 @@ def _sections(settings: DistillStudySettings) -> Iterator[Section]:
         **drawn("matrix", "cosines", first, x="other", y="term", value="cosine"),
         ends=("apart", "together"),
     )
+    yield from _asides()
+
+
+def _asides() -> Iterator[Section]:
     for name, title, lead in (
         (
             "took",
