@@ -22,7 +22,7 @@ from crosstune.distillation.terms.attention import AttentionMaps
 from crosstune.distillation.terms.contrastive import Contrastive
 from crosstune.distillation.terms.distribution import DistributionTerms
 from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites
-from crosstune.distillation.terms.pilot import Pilot
+from crosstune.distillation.terms.pilot import Pilot, batches
 from crosstune.distillation.terms.spans import SpanLikelihoods
 from crosstune.foundation.data import Encoded, Task, as_rows, collate, encode
 from crosstune.foundation.errors import ModelError, SettingsError, hold
@@ -90,6 +90,7 @@ class DistillationTrainer:
             seed=chosen.seed,
             terms=Terms(members, second_model=self._second),
         )
+        self._begin(members)
         self.stage.check_parity = chosen.evaluate_parity
         self.stage.pulls_every = chosen.debug_every
         self.progress = progress = DistillationProgress(chosen, self.stage)
@@ -244,8 +245,10 @@ class DistillationTrainer:
             wanted = {*match_sites(own, other, sites).values(), other}
             wanted |= {*range(1, other)} if "routing" in chosen.terms else set()
             pad = (self.alignment or self.data).pad_id
-            pilot = Pilot.of(teacher, self._pilot_rows(), pad, wanted)
-            options: dict[str, Any] = {"sites": sites, "kind": chosen.hidden, "seed": chosen.seed}
+            rows = self._pilot_rows()
+            seen = self.alignment.read(rows) if self.alignment else rows
+            pilot = Pilot.of(teacher, seen, pad, wanted)
+            options: dict[str, Any] = {"sites": sites, "kind": chosen.hidden}
             options |= {"alignment": self.alignment}
             made: dict[str, Callable[[Schedule], Any]] = {
                 "hidden": lambda at: Hidden(at, pilot, student, **options),
@@ -263,9 +266,16 @@ class DistillationTrainer:
             members.append(AttentionMaps(at, student, teacher, layers=pairs, heads=chosen.heads))
         return members
 
+    def _begin(self, members: Sequence[Term | Group]) -> None:
+        """Projections of states begin where they fit the pilot's rows."""
+        module, pad = self.stage.loss_module, self.data.pad_id
+        with measuring(module), torch.no_grad():
+            for term in (one for one in members if isinstance(one, Hidden)):
+                some = batches(self._pilot_rows(), pad, module)
+                term.begin(module.see(batch, term.needs, 0) for _, batch in some)
+
     def _pilot_rows(self) -> Sequence[Encoded]:
-        """Rows drawn at random from those that are learned, as the teacher reads them."""
+        """Rows drawn at random from those that are learned."""
         generator = Seeds(self.settings.seed).torch("distillation", "pilot")
         order = torch.randperm(len(self.data.train), generator=generator).tolist()
-        rows = [self.data.train[at] for at in order[: self.settings.pilot_rows]]
-        return self.alignment.read(rows) if self.alignment else rows
+        return [self.data.train[at] for at in order[: self.settings.pilot_rows]]

@@ -12,7 +12,7 @@ from tests.distillation.terms.pair import NEW, PILOT, ROWS, TEACHER, schedule
 from tests.distillation.terms.test_alignment import aligned, row
 from torch.nn.functional import cosine_similarity
 
-from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites, projection
+from crosstune.distillation.terms.hidden import Hidden, Layerwise, match_sites
 from crosstune.foundation.errors import SettingsError
 from crosstune.foundation.models import Stream
 from crosstune.foundation.training import Terms
@@ -33,7 +33,9 @@ def test_sites_by_hand() -> None:
 @pytest.mark.parametrize("kind", ["mse", "cosine"])
 def test_the_sum_is_that_of_a_slow_twin_and_so_is_its_gradient(kind: str) -> None:
     batch = pair.batch_of(NEW)
-    term = Hidden(schedule("hidden"), PILOT, STUDENT, kind=kind, seed=3)
+    term = Hidden(schedule("hidden"), PILOT, STUDENT, kind=kind)
+    for layer in term.projections.values():
+        torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(3))
     states, second = pair.drawn(batch, 16, (1, 2)), pair.drawn(batch, 24, (2, 5), seed=1)
     total = term.sums(pair.shown(batch, states, second))
     total.backward()
@@ -102,18 +104,34 @@ def test_a_softmax_over_layers_weighs_what_the_mean_weighs_alike() -> None:
     assert learned.scores.grad.tolist() == pytest.approx([0.21 * gap, -0.21 * gap], rel=1e-4)
 
 
-def test_projections_come_from_the_seed_alone() -> None:
-    torch.manual_seed(0)
+def test_projections_begin_at_the_least_squares_or_at_the_identity() -> None:
+    batches = [pair.batch_of(ROWS[:7]), pair.batch_of(ROWS[7:])]
+    seen = [
+        pair.shown(
+            one, pair.drawn(one, 16, (1, 2), seed=n), pair.drawn(one, 24, (2, 5), seed=9 + n)
+        )
+        for n, one in enumerate(batches)
+    ]
+    term = Hidden(schedule("hidden"), PILOT, STUDENT)
     before = torch.get_rng_state()
-    one, same, other = (Hidden(schedule("hidden"), PILOT, STUDENT, seed=s) for s in (0, 0, 1))
+    term.begin(seen)
     assert torch.equal(torch.get_rng_state(), before)
-    drawn = [term.projections["1"].weight for term in (one, same, other)]
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert not torch.equal(one.projections["1"].weight, one.projections["2"].weight)
-    wide = projection(400, 50, torch.Generator().manual_seed(0))
-    assert wide.weight.norm(dim=1).mean().item() == pytest.approx(1.0, rel=0.05)
-    assert torch.equal(projection(5, 5, torch.Generator()).weight, torch.eye(5))
-    assert "precision1" not in one.state_dict()  # made again, not kept in checkpoints
+    for site, other in term.sites.items():
+        own, target = (
+            torch.cat([getattr(one, side)[at][b, t][None].detach().double()
+                       for one, batch in zip(found, batches, strict=True) for b, t in pair.scored(batch)])
+            for side, at, found in (("states", site, seen), ("states", other, [one.second for one in seen]))
+        )  # fmt: skip
+        ridge = (1e-4 * own.square().sum() / 16).sqrt() * torch.eye(16)  # as rows of data
+        whole = torch.cat([own, ridge]), torch.cat([target, torch.zeros(16, 24)])
+        expected = torch.linalg.lstsq(*whole).solution.T
+        found_weight = term.projections[str(site)].weight.detach().double()
+        torch.testing.assert_close(found_weight, expected, rtol=1e-4, atol=1e-6)
+    twin = Hidden(schedule("hidden"), PILOT, TEACHER)
+    states = pair.drawn(batches[0], 24, (1, 2, 3, 4, 5))
+    twin.begin([pair.shown(batches[0], states, states)])
+    assert torch.equal(twin.projections["1"].weight, torch.eye(24))
+    assert "precision1" not in term.state_dict()  # made again, not kept in checkpoints
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstune.distillation.curriculum import Schedule
-from crosstune.distillation.terms.hidden import projection
 from crosstune.distillation.terms.pilot import Pilot, pooled, predicting
 from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.models import Anatomy
@@ -74,7 +73,10 @@ class Contrastive(nn.Module):
         own = {"seed": seed, "site": pilot.site, **pilot.settings}
         self.settings: Mapping[str, Any] = {**weight.settings, **own}
         generator = Seeds(seed).torch("distillation", self.name)
-        self.projection = projection(shape.hidden_size, pilot.width, generator)
+        narrow, wide = shape.hidden_size, pilot.width
+        drawn = torch.randn(wide, narrow, generator=generator) / narrow**0.5
+        self.projection: nn.Linear = nn.utils.skip_init(nn.Linear, narrow, wide, bias=False)
+        self.projection.weight = nn.Parameter(torch.eye(wide) if narrow == wide else drawn)
         self.register_buffer("mean", pilot.pooled.mean(dim=0), persistent=False)
         self.register_buffer("negatives", self._direction(pilot.pooled), persistent=False)
 

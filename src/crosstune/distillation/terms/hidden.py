@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from crosstune.distillation.terms.alignment import Alignment
 from crosstune.distillation.terms.pilot import Pilot, predicting
 from crosstune.foundation.errors import SettingsError, hold
 from crosstune.foundation.models import Anatomy
-from crosstune.foundation.seeds import Seeds
 from crosstune.foundation.training import Needs, Seen
 from crosstune.foundation.training.terms import Unit
 
@@ -53,20 +52,12 @@ def match_sites(student: int, teacher: int, given: Sites | None = None) -> dict[
     return dict(pairs)
 
 
-def projection(narrow: int, wide: int, generator: torch.Generator) -> nn.Linear:
-    """A linear map without bias, float32: drawn so that scale is kept, and the identity where widths are equal."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, narrow, wide, bias=False)
-    drawn = torch.randn(wide, narrow, generator=generator) / narrow**0.5
-    layer.weight = nn.Parameter(torch.eye(wide) if narrow == wide else drawn)
-    return layer
-
-
 class Hidden(nn.Module):
     """The student's states through a learned projection W, held against the teacher's at matched sites.
 
     ``mse`` is 1/D Σ_d (W s − t)_d² / v_d with the variance v of the teacher's states over the pilot's scored tokens and D the
     dimensions that vary; ``cosine`` is 1 − cos(W s, t). Mean over matched sites, sum over scored tokens, in float32. W has no
-    bias; where both are equally wide it begins as the identity.
+    bias; where both are equally wide it begins as the identity, else, by `begin`, where it maps the pilot's rows best.
 
     Unit: tokens. Zero point: 0 where W s = t, which holds at the start for student = teacher; ``mse`` is 1 for who predicts the
         teacher's mean, ``cosine`` 1 for unrelated directions.
@@ -80,7 +71,6 @@ class Hidden(nn.Module):
         student: Only its shape is read.
         sites: Pairs of sites (`match_sites`); all blocks when not given.
         kind: ``mse`` or ``cosine``.
-        seed: Draws the projections.
         alignment: Of all rows, where the teacher reads tokens of its own: states are those where spans begin, and 1 the share of tokens where one does.
 
     Raises:
@@ -98,7 +88,6 @@ class Hidden(nn.Module):
         *,
         sites: Sites | None = None,
         kind: str = "mse",
-        seed: int = 0,
         alignment: Alignment | None = None,
     ) -> None:
         super().__init__()
@@ -109,15 +98,30 @@ class Hidden(nn.Module):
             states=self.sites.keys(), second=Needs(states=frozenset(self.sites.values()))
         )
         pairs = [[s, t] for s, t in self.sites.items()]
-        own = {"sites": pairs, "kind": kind, "seed": seed, **pilot.settings}
+        own = {"sites": pairs, "kind": kind, **pilot.settings}
         own |= alignment.settings if alignment else {}
         self.settings: Mapping[str, Any] = {**weight.settings, **own}
         self.projections = nn.ModuleDict()
         for site, other in self.sites.items():
-            generator = Seeds(seed).torch("distillation", self.name, site)
-            layer = projection(shape.hidden_size, pilot.width, generator)
+            narrow, wide = shape.hidden_size, pilot.width
+            layer: nn.Linear = nn.utils.skip_init(nn.Linear, narrow, wide, bias=False)
             self.projections[str(site)] = layer
+            nn.init.eye_(layer.weight)
             self.register_buffer(f"precision{site}", pilot.precision[other], persistent=False)
+
+    @torch.no_grad()
+    def begin(self, some: Iterable[Seen]) -> None:
+        """Where widths differ, let projections begin at the least squares (with a ridge of 1e-4 of the mean square) over some batches."""
+        sums: dict[int, list[Any]] = {site: [0.0, 0.0] for site in self.sites}
+        for seen in some:
+            for site, own, target in self._pairs(seen):
+                sums[site][0] += own.double().T @ own.double()
+                sums[site][1] += own.double().T @ target.double()
+        for site, (squares, products) in sums.items():
+            ridge = 1e-4 * squares.diagonal().mean() * torch.eye(len(squares)).to(squares)
+            weight: Any = self.projections[str(site)].weight
+            if weight.shape[0] != weight.shape[1]:
+                weight.copy_(torch.linalg.solve(squares + ridge, products).T)
 
     def sums(self, seen: Seen) -> Tensor:
         """Over scored tokens, the mean over sites."""
@@ -125,20 +129,25 @@ class Hidden(nn.Module):
 
     def by_site(self, seen: Seen) -> Tensor:
         """The sum over scored tokens at each matched site, float64."""
-        where: Any = predicting(seen.batch["labels"])
-        found, there = [], where
-        if self.alignment:
-            rows, begins, others = self.alignment.spans(seen.batch)
-            where, there = (rows, begins[:, 0]), (rows, others[:, 0])
-        for site, other in self.sites.items():
-            target = seen.second.states[other][there].float()
-            mapped = self.projections[str(site)](seen.states[site][where].float())
+        found = []
+        for site, own, target in self._pairs(seen):
+            mapped = self.projections[str(site)](own)
             if self.kind == "cosine":
                 values = 1.0 - functional.cosine_similarity(mapped, target, dim=-1)
             else:
                 values = (mapped - target).square() @ getattr(self, f"precision{site}")
             found.append(values.sum(dtype=torch.float64))
         return torch.stack(found)
+
+    def _pairs(self, seen: Seen) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each site with both models' states there, float32, token by token."""
+        where: Any = predicting(seen.batch["labels"])
+        there = where
+        if self.alignment:
+            rows, begins, others = self.alignment.spans(seen.batch)
+            where, there = (rows, begins[:, 0]), (rows, others[:, 0])
+        for site, other in self.sites.items():
+            yield site, seen.states[site][where].float(), seen.second.states[other][there].float()
 
     def mixed(self, values: Tensor) -> Tensor:
         """What the sites' sums become."""

@@ -71,7 +71,7 @@ class LossModule(nn.Module):
         self, batch: Mapping[str, Tensor], factors: Mapping[str, float], step: int
     ) -> MicroLoss:
         """One micro-batch: one pass of each model, and all entries that have a factor."""
-        seen = self._see(batch, self.terms.needs(factors), step)
+        seen = self.see(batch, self.terms.needs(factors), step)
         micro = MicroLoss(torch.zeros(()), {}, {}, {}, {})
         shares = []
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
@@ -84,7 +84,8 @@ class LossModule(nn.Module):
                         micro.windows[names[0]] = term.observe(seen)
         return micro._replace(loss=torch.stack(shares).sum())
 
-    def _see(self, batch: Mapping[str, Tensor], needs: Needs, step: int) -> Seen:
+    def see(self, batch: Mapping[str, Tensor], needs: Needs, step: int) -> Seen:
+        """One pass of each model over a micro-batch, as far as something is asked for."""
         found = _found(self.model, batch, needs)
         if needs.second:
             second = self.terms.second_model
