@@ -1,0 +1,31 @@
+"""One model's hidden states put into another: what two models' states share, and every closed form from the one's to the other's.
+
+`moments` are sums over rows of both, by document: similarity, ranks and all that `maps` are made of and judged by.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crosstune.foundation import fetched_from as _fetched_from
+
+if TYPE_CHECKING:
+    from crosstune.wiring.maps import LinearMap, RidgeChoice, ridge_by_folds
+    from crosstune.wiring.moments import PairMoments, Similarity, shuffled
+
+__all__ = [
+    "LinearMap",
+    "PairMoments",
+    "RidgeChoice",
+    "Similarity",
+    "ridge_by_folds",
+    "shuffled",
+]
+
+__getattr__ = _fetched_from(
+    __name__,
+    {
+        "maps": "LinearMap RidgeChoice ridge_by_folds",
+        "moments": "PairMoments Similarity shuffled",
+    },
+)
