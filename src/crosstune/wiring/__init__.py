@@ -10,22 +10,11 @@ from typing import TYPE_CHECKING
 from crosstune.foundation import fetched_from as _fetched_from
 
 if TYPE_CHECKING:
-    from crosstune.wiring.maps import LinearMap, RidgeChoice, ridge_by_folds
-    from crosstune.wiring.moments import PairMoments, Similarity, shuffled
+    from crosstune.wiring.maps import LinearMap, ridge_by_folds
+    from crosstune.wiring.moments import PairMoments
 
-__all__ = [
-    "LinearMap",
-    "PairMoments",
-    "RidgeChoice",
-    "Similarity",
-    "ridge_by_folds",
-    "shuffled",
-]
+__all__ = ["LinearMap", "PairMoments", "ridge_by_folds"]
 
 __getattr__ = _fetched_from(
-    __name__,
-    {
-        "maps": "LinearMap RidgeChoice ridge_by_folds",
-        "moments": "PairMoments Similarity shuffled",
-    },
+    __name__, {"maps": "LinearMap ridge_by_folds", "moments": "PairMoments"}
 )

@@ -13,7 +13,7 @@ Solved in float64, kept in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,38 +28,26 @@ PENALTIES = tuple(10.0**power for power in range(-6, 2))
 
 @dataclass(frozen=True)
 class MapScore:
-    """What a map leaves of some rows, in sums of squares about these rows' own means; scores of several folds add up.
+    """What a map leaves of some rows; scores of several folds add up.
 
-    Args:
-        residual: Σ |y − ŷ|².
-        total: Σ |y − mean y|².
-        predicted: Σ |ŷ − mean ŷ|².
-        product: Σ (y − mean y)·(ŷ − mean ŷ).
+    Shapes: ``sums`` [4]: Σ|y − ŷ|², and about the rows' own means Σ|y|², Σ|ŷ|² and Σ y·ŷ.
     """
 
-    residual: Tensor
-    total: Tensor
-    predicted: Tensor
-    product: Tensor
+    sums: Tensor
 
     @property
     def r2(self) -> float:
-        """1 − residual / total: all columns together, below 0 where the rows' mean would have been better."""
-        return float(1 - self.residual / self.total)
+        """1 − Σ|y − ŷ|² / Σ|y − ȳ|², all columns together; below 0 where the rows' own mean would have been better."""
+        return float(1 - self.sums[0] / self.sums[1])
 
     @property
     def cosine(self) -> float:
-        """Of the centred y and ŷ, all rows as one vector; it knows no scale. NaN where ŷ is constant."""
-        return float(self.product / (self.predicted * self.total).sqrt())
+        """Of y and ŷ, both centred, all rows as one vector; it knows no scale, and is NaN where ŷ is constant."""
+        return float(self.sums[3] / (self.sums[1] * self.sums[2]).sqrt())
 
     def __add__(self, other: MapScore) -> MapScore:
-        """The score over both one's rows."""
-        return MapScore(
-            self.residual + other.residual,
-            self.total + other.total,
-            self.predicted + other.predicted,
-            self.product + other.product,
-        )
+        """Over both one's rows."""
+        return MapScore(self.sums + other.sums)
 
 
 @dataclass(frozen=True)
@@ -74,73 +62,39 @@ class LinearMap:
 
     @classmethod
     def of(cls, covariances: Covariances, weight: Tensor) -> LinearMap:
-        """The map of this weight that takes the mean to the mean."""
+        """The map of this weight that takes mean to mean."""
         bias = covariances.mean_y - covariances.mean_x @ weight
         return cls(weight.float(), bias.float())
 
     def __call__(self, states: Tensor) -> Tensor:
-        """[..., p] → [..., q], float32."""
+        """States of any float type, [..., p] → [..., q], float32."""
         return states.float() @ self.weight + self.bias
 
     def score(self, covariances: Covariances) -> MapScore:
-        """How it does on the rows that these covariances are of."""
+        """On the rows of these covariances."""
         c, weight = covariances, self.weight.double()
         total, product = c.yy.trace(), (weight * c.xy).sum()
         predicted = (weight * (c.xx @ weight)).sum()
         off = (c.mean_y - c.mean_x @ weight - self.bias).square().sum()
-        parts = total - 2 * product + predicted + off, total, predicted, product
-        return MapScore(*(c.rows * part for part in parts))
-
-
-@dataclass(frozen=True)
-class RidgeChoice:
-    """A ridge whose penalty was chosen by documents it had not seen.
-
-    Attributes:
-        map: Of all rows.
-        penalty: λ, in units of the mean eigenvalue.
-        penalties: All that were tried, [L].
-        scores: Held out, summed over folds, [L].
-    """
-
-    map: LinearMap
-    penalty: float
-    penalties: tuple[float, ...]
-    scores: tuple[MapScore, ...]
+        residual = total - 2 * product + predicted + off
+        return MapScore(c.rows * torch.stack([residual, total, predicted, product]))
 
 
 def identity_map(covariances: Covariances) -> LinearMap:
-    """States as they are, but for the shift between the means.
-
-    Raises:
-        MeasurementError: The two widths differ.
-    """
+    """States as they are, but for the shift between the means; a MeasurementError where widths differ."""
     p, q = covariances.xy.shape
     words = "must be as wide as the sender", f"{p} and {q}", "Use another map."
     hold(p == q, MeasurementError, "receiver", words)
-    return LinearMap.of(
-        covariances, torch.eye(p, dtype=torch.float64, device=covariances.xy.device)
-    )
+    return LinearMap.of(covariances, torch.eye(p).to(covariances.xy))
 
 
 def procrustes_map(covariances: Covariances) -> LinearMap:
-    """A rotation, to a narrower or wider model a part of one, without scale.
+    """A rotation without scale, to a narrower or wider receiver a part of one.
 
-    To a receiver as wide or wider (p ≤ q, W Wᵀ = I) it is the least squares of all such maps where Σxy has full rank; to a narrower one
-    (p > q, Wᵀ W = I) only that of largest covariance with y, since |x W| then depends on W, and least squares has no closed form.
-    What of Σxy is not more than rounding has no direction, and is taken to 0.
+    To one at least as wide (p ≤ q, W Wᵀ = I) it is the least squares of all such maps; to a narrower one (p > q, Wᵀ W = I) only that of largest
+    covariance with y: |x W| then depends on W, and least squares has no closed form. Where Σxy is 0 or rounding, so is W.
 
-    Args:
-        covariances: Of the rows to fit.
-
-    Returns:
-        The map, of the rank of Σxy.
-
-    Raises:
-        MeasurementError: Not more rows than the sender has columns.
-
-    Source: Schönemann 1966, *A Generalized Solution of the Orthogonal Procrustes Problem*, Psychometrika 31, eq. 1.9, by a thin
-        singular value decomposition.
+    Source: Schönemann 1966, *A Generalized Solution of the Orthogonal Procrustes Problem*, Psychometrika 31; ours by the thin decomposition.
     """
     _check(covariances)
     left, values, right = torch.linalg.svd(covariances.xy, full_matrices=False)
@@ -148,123 +102,95 @@ def procrustes_map(covariances: Covariances) -> LinearMap:
     return LinearMap.of(covariances, left[:, kept] @ right[kept])
 
 
-def ridge_path(covariances: Covariances, penalties: Sequence[float] = PENALTIES) -> Tensor:
-    """The weights of ridges of several penalties, from one eigendecomposition; 0 is the least squares of least norm.
+def ridge_path(covariances: Covariances, penalties: Sequence[float]) -> Iterator[Tensor]:
+    """W of each penalty, [p, q] float64, from one eigendecomposition; of 0 the least squares of least norm.
 
-    Shapes: result [L, p, q], float64.
-
-    Args:
-        covariances: Of the rows to fit.
-        penalties: λ, in units of the mean eigenvalue of Σxx: one means the same at every site.
-
-    Returns:
-        W of each.
-
-    Raises:
-        MeasurementError: Not more rows than the sender has columns.
+    A penalty counts in units of the mean eigenvalue of Σxx, so that one means the same at every site.
 
     Source: Hoerl and Kennard 1970, *Ridge Regression: Biased Estimation for Nonorthogonal Problems*, Technometrics 12, eq. 2.1.
     """
     _check(covariances)
     values, vectors = torch.linalg.eigh(covariances.xx)
-    turned, unit = vectors.T @ covariances.xy, values.mean()
-    weights = []
-    for penalty in penalties:
-        bounded = values + penalty * unit
-        kept = (values > ROUNDING * values.max()) | (penalty * unit > 0)
-        weights.append(vectors @ (torch.where(kept, 1 / bounded, 0.0)[:, None] * turned))
-    return torch.stack(weights)
+    turned, least = vectors.T @ covariances.xy, ROUNDING * values.max()
+    for bound in (penalty * values.mean() for penalty in penalties):
+        kept = (values > least) | (bound > 0)
+        yield vectors @ (torch.where(kept, 1 / (values + bound), 0.0)[:, None] * turned)
 
 
 def ridge_map(covariances: Covariances, penalty: float) -> LinearMap:
-    """The ridge of one penalty; see `ridge_path`."""
-    return LinearMap.of(covariances, ridge_path(covariances, [penalty])[0])
+    """The ridge of one penalty, as in `ridge_path`."""
+    return LinearMap.of(covariances, next(ridge_path(covariances, [penalty])))
 
 
 def linear_map(covariances: Covariances) -> LinearMap:
-    """Least squares; directions that are rounding are left out."""
+    """Least squares; directions that may be rounding are left out."""
     return ridge_map(covariances, 0.0)
 
 
 def low_rank(covariances: Covariances, ridge: LinearMap, rank: int) -> tuple[Tensor, Tensor]:
-    """Two factors of the best map of a rank: what a trained low-rank adapter begins at.
+    """Two factors A [p, r] and B [r, q], float64, of the best map W = A B of a rank: what a trained adapter begins at.
 
-    Best in what the ridge minimises, |y − x W|² + λ|W|², of which Wᵀ Σxy = Wᵀ (Σxx + λ) W is the part that W explains.
+    Best in what a ridge of the same covariances minimises, |y − x W|² + λ|W|², of which Wᵀ Σxy = Wᵀ (Σxx + λ) W is what W takes off.
 
-    Args:
-        covariances: Of the rows that the ridge was fitted to.
-        ridge: By `ridge_map` or `linear_map`.
-        rank: r, at most min(p, q).
-
-    Returns:
-        A [p, r] and B [r, q] float64: W = A B, Bᵀ orthonormal.
-
-    Source: Izenman 1975, *Reduced-Rank Regression for the Multivariate Linear Model*, J. Multivar. Anal. 5, §2; Mukherjee and Zhu
-        2011, *Reduced Rank Ridge Regression and Its Kernel Extensions*, Stat. Anal. Data Min. 4, §2 (with a penalty).
+    Source: Izenman 1975, *Reduced-Rank Regression for the Multivariate Linear Model*, J. Multivar. Anal. 5; Mukherjee and Zhu 2011, *Reduced Rank
+        Ridge Regression and Its Kernel Extensions*, Stat. Anal. Data Min. 4 (with a penalty).
     """
-    words = "must be at least 1 and at most either width", rank, "Name another."
+    words = f"must be 1 to {min(ridge.weight.shape)}, the smaller width", rank, "Name another."
     hold(1 <= rank <= min(ridge.weight.shape), MeasurementError, "rank", words)
     weight = ridge.weight.double()
-    explained = weight.T @ covariances.xy
-    vectors = torch.linalg.eigh((explained + explained.T) / 2)[1].flip(1)[:, :rank]
+    gained = weight.T @ covariances.xy
+    vectors = torch.linalg.eigh((gained + gained.T) / 2)[1].flip(1)[:, :rank]
     return weight @ vectors, vectors.T
 
 
 def reduced_rank_map(covariances: Covariances, ridge: LinearMap, rank: int) -> LinearMap:
-    """The map of the two factors of `low_rank`; of full rank it is the ridge."""
+    """The map of the factors of `low_rank`; of full rank it is the ridge."""
     left, right = low_rank(covariances, ridge, rank)
     return LinearMap.of(covariances, left @ right)
 
 
 def held_out(moments: PairMoments, fit: Callable[[Covariances], LinearMap]) -> list[MapScore]:
-    """The score on each fold of documents of a map that is fitted to all others.
-
-    Raises:
-        MeasurementError: Documents of fewer than two folds.
-    """
+    """The score on each fold of documents of a map that is fitted to all others."""
     return [fit(train).score(test) for train, test in _folds(moments)]
 
 
-def ridge_by_folds(moments: PairMoments, penalties: Sequence[float] = PENALTIES) -> RidgeChoice:
-    """The ridge whose penalty leaves least on documents of the fold that is left out, fitted to all rows.
+def ridge_by_folds(
+    moments: PairMoments, penalties: Sequence[float] = PENALTIES
+) -> tuple[LinearMap, float, list[MapScore]]:
+    """The ridge whose penalty leaves least of documents in folds that are left out, fitted to all.
 
     Args:
-        moments: Of a sender's and a receiver's sites; a warning is given where rows are few.
-        penalties: To choose from, above 0.
+        moments: Of the sites to map; a warning is given where rows are few.
+        penalties: To choose from, in units of the mean eigenvalue of Σxx.
 
     Returns:
-        The map, and what every penalty left.
+        The map, its penalty, and what each penalty leaves of all folds.
 
     Raises:
-        MeasurementError: Documents of fewer than two folds, or not more rows than the sender has columns in all folds but one.
+        MeasurementError: Documents of fewer than two folds, or not more rows in all folds but one than the sender has columns.
     """
-    scores: list[MapScore] = []
-    for train, test in _folds(moments):
-        maps = [LinearMap.of(train, weight) for weight in ridge_path(train, penalties)]
-        more = [one.score(test) for one in maps]
-        scores = [old + new for old, new in zip(scores, more, strict=True)] if scores else more
-    best = min(range(len(penalties)), key=lambda at: float(scores[at].residual))
-    chosen = ridge_map(moments.covariances(), penalties[best])
-    return RidgeChoice(chosen, penalties[best], tuple(penalties), tuple(scores))
+    by_fold = [
+        [LinearMap.of(train, weight).score(test).sums for weight in ridge_path(train, penalties)]
+        for train, test in _folds(moments)
+    ]
+    scores = [MapScore(torch.stack(sums).sum(dim=0)) for sums in zip(*by_fold, strict=True)]
+    _, penalty = min((float(s.sums[0]), p) for s, p in zip(scores, penalties, strict=True))
+    return ridge_map(moments.covariances(), penalty), penalty, scores
 
 
-def _folds(moments: PairMoments) -> list[tuple[Covariances, Covariances]]:
+def _folds(moments: PairMoments) -> Iterator[tuple[Covariances, Covariances]]:
     """Of each fold, all others and itself."""
     folds = moments.folds
     words = "must hold documents of at least two folds", len(folds), "Add documents."
     hold(len(folds) > 1, MeasurementError, "moments", words)
-    return [
-        (moments.covariances([f for f in folds if f != left]), moments.covariances([left]))
-        for left in folds
-    ]
+    for left in folds:
+        others = [fold for fold in folds if fold != left]
+        yield moments.covariances(others), moments.covariances([left])
 
 
 def _check(covariances: Covariances) -> None:
     """A fit needs more rows than the sender has columns."""
     rows, columns = covariances.rows, covariances.xx.shape[0]
-    words = (
-        "must hold more rows than the sender has columns",
-        f"{rows} rows for {columns} columns",
-        "Add documents, or select fewer of the sender's sites.",
-    )
-    hold(rows > columns, MeasurementError, "moments", words)
+    law, found = "must hold more rows than the sender has columns", f"{rows} for {columns}"
+    remedy = "Add documents, or select fewer of the sender's sites."
+    hold(rows > columns, MeasurementError, "moments", (law, found, remedy))
