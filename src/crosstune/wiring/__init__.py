@@ -1,4 +1,4 @@
-"""One model's hidden states put into another: what two models' states share, and every closed form from the one's to the other's.
+"""One model's hidden states put into another: what the two share, and every closed form of a map between them.
 
 `moments` are sums over rows of both, by document: similarity, ranks and all that `maps` are made of and judged by.
 """
