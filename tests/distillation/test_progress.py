@@ -44,6 +44,17 @@ def test_lines_say_step_phase_total_rate_and_what_was_learned(
     assert table[2]["more_low"] < table[2]["more"] < table[2]["more_high"]
 
 
+PULLS = [
+    {"step": step, "term": one, "other": other, "norm": norm, "cosine": cosine}
+    for step in (20, 40, 60)
+    for one, other, norm, cosine in (
+        ("kd", "kd", 2.0, 1.0),
+        ("kd", "hidden", 2.0, -0.25),
+        ("hidden", "hidden", 0.5, 1.0),
+    )
+]
+
+
 def test_the_account_of_a_step_shows_expected_beside_actual_weight() -> None:
     settings = DistillationSettings(
         terms=("kd", "hidden"), curriculum="three-phase", training=TrainingSettings(steps=100)
@@ -52,10 +63,10 @@ def test_the_account_of_a_step_shows_expected_beside_actual_weight() -> None:
     ledger = LossLedger(Terms([replace(NextToken(), name=name) for name in ("kd", "hidden")]))
     ledger.rows = [row]
     stage: Any = SimpleNamespace(
-        ledger=ledger, totals={(46, "train"): 14.84}, chances={"hidden": 1.5}
+        ledger=ledger, totals={(46, "train"): 14.84}, chances={"hidden": 1.5}, pulls=PULLS
     )
     told = ledger_lines(stage, settings, 46)
-    head, titles, kd, hidden, end = told.splitlines()
+    head, titles, kd, hidden, end, pulls = told.splitlines()
     assert head == "step 46 of 100 (45%), phase features"
     assert titles.split() == [
         "term",
@@ -80,4 +91,5 @@ def test_the_account_of_a_step_shows_expected_beside_actual_weight() -> None:
         "chance",
         "1.5",
     ]
+    assert pulls == "gradients before step 41: kd 2, hidden 0.5; least cosine -0.25 (kd and hidden)"
     assert end == "sum 14.84, total 14.84, residual 0.0e+00"

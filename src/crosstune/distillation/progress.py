@@ -46,7 +46,7 @@ def ledger_lines(stage: DistillationStage, settings: DistillationSettings, step:
         step: Counted from 1.
 
     Returns:
-        A line a term: alpha, ramp, expected and actual weight, raw (and chance), weighted, share; then sum, total and residual.
+        A line a term: alpha, ramp, expected and actual weight, raw (and chance), weighted, share; then sum, total, residual, and how the terms last pulled.
     """
     course, steps = settings.course, settings.training.steps
     progress = (step - 1) / steps
@@ -58,9 +58,7 @@ def ledger_lines(stage: DistillationStage, settings: DistillationSettings, step:
         f"{'term':28}{'alpha':>8}{'ramp':>8}{'expected':>10}{'weight':>10}{'raw':>12}{'weighted':>12}{'share':>8}",
     ]
     for name in (entry.name for entry in stage.ledger.entries):
-        scheduled = name in settings.entries
-        alpha = course.alpha(name) if scheduled else nan
-        ramp = course.ramp(name, step - 1, steps) if scheduled else nan
+        alpha, ramp = course.alpha(name), course.ramp(name, step - 1, steps)
         row = found.get(name, {"weight": 0.0, "raw": nan, "weighted": 0.0})
         share = row["weighted"] / booked if booked else nan
         lines.append(
@@ -69,6 +67,12 @@ def ledger_lines(stage: DistillationStage, settings: DistillationSettings, step:
             + (f"  chance {chance:.4g}" if (chance := stage.chances.get(name)) else "")
         )
     lines.append(f"sum {booked:.7g}, total {total:.7g}, residual {booked - total:.1e}")
+    last = max((pull["step"] for pull in stage.pulls if pull["step"] < step), default=-1)
+    pulls = [pull for pull in stage.pulls if pull["step"] == last]
+    if norms := [f"{p['term']} {p['norm']:.3g}" for p in pulls if p["term"] == p["other"]]:
+        apart = min(pulls, key=lambda pull: pull["cosine"])
+        told = f"{apart['cosine']:.2f} ({apart['term']} and {apart['other']})"
+        lines.append(f"gradients before step {last + 1}: {', '.join(norms)}; least cosine {told}")
     return "\n".join(lines)
 
 
@@ -82,11 +86,11 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
         self.rows: list[dict[str, Any]] = []
         """Of the table `learned`."""
         self._before: dict[str, list[float]] = {}
-        self._every = settings.debug_every or 100 * (
-            os.environ.get("CROSSTUNE_DEBUG", "0") not in ("", "0")
-        )
+        debug = os.environ.get("CROSSTUNE_DEBUG", "0") not in ("", "0")
+        self._every = settings.debug_every or 100 * debug
         self.quiet = False
-        """Whether nothing is said: a study has a line of its own."""
+        """Whether only ledgers are said, and these where CROSSTUNE_DEBUG asks for them: a study has a line of its own."""
+        self._debug = debug
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -105,7 +109,7 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The whole account, where it was asked for."""
         if self._every and state.global_step % self._every == 0:
-            self.say(ledger_lines(self.stage, self.settings, state.global_step))
+            self.say(ledger_lines(self.stage, self.settings, state.global_step), self._debug)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One line."""
@@ -124,9 +128,9 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
         yield f"ledger total {logs['loss']:.4g} ({', '.join(terms)})"
         yield f"LR {logs['learning_rate']:.3e}"
 
-    def say(self, words: str) -> None:
+    def say(self, words: str, anyway: bool = False) -> None:
         """One line for who watches."""
-        if is_first() and not self.quiet:
+        if is_first() and (anyway or not self.quiet):
             self._console.print(words, markup=False)
 
     def _score(self, step: int) -> None:
