@@ -107,10 +107,11 @@ def main() -> None:
                 terms=terms,
                 alphas={} if learns else dict.fromkeys(OF_THE_GATE, 0.0),
                 seed=seed,
-                evaluate_parity=arm != "shuffled",  # which shuffles among the tokens of a batch
                 output=str(given.out / f"{arm}-{seed}"),
             )
             trainer.progress.quiet = True
+            # One gate shuffles among the tokens of a batch.
+            trainer.stage.check_parity = arm != "shuffled"
             if (whole := GATES.get(arm)) is not None:
                 routers = [
                     m for m in trainer.stage.terms.members if isinstance(m, StudentAwareRouter)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.distillation.pair import models, texts, trainer
 from tests.distillation.test_divergences import oracle
 from tests.distillation.test_trainer import PowerCut
@@ -165,6 +166,22 @@ def test_other_rows_tokenizers_teachers_and_sizes_are_refused(kept: Kept, tmp_pa
     student.resize_token_embeddings(len(tokenizer))
     with pytest.raises(CrosstuneError, match="where the vocabularies differ"):
         found(student, own, rows[:2])
+
+
+def test_bytes_that_changed_are_refused(kept: Kept, tmp_path: Path) -> None:
+    folder, rows, _ = kept
+    _, teacher, tokenizer = models(folder)
+    for damage in ("shifted", "torn"):
+        made = cache_teacher(teacher, tokenizer, rows, tmp_path / damage)
+        path = next((tmp_path / damage).glob("*-0.safetensors"))
+        if damage == "shifted":
+            parts = load_file(path)
+            save_file({**parts, "states": parts["states"].roll(1, dims=0)}, path)
+        else:
+            path.write_bytes(path.read_bytes()[:5])
+        said = "other bytes in row" if damage == "shifted" else "must be a whole shard"
+        with pytest.raises(StorageError, match=said):
+            made(**collate(rows, 0))
 
 
 def test_what_the_likeliest_hold_on_a_real_model(shared: Path, tmp_path: Path) -> None:

@@ -8,10 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosstune.distillation.divergences import Divergence, divergence
+from crosstune.distillation.divergences import Divergence, value_and_gradient
 from crosstune.foundation.errors import SettingsError
 
 CASES = [("forward", 0.5), ("reverse", 0.5), ("jsd", 0.5), ("jsd", 0.1), ("jsd", 0.9)]
+
+
+def divergence(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    chosen: Divergence | None = None,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """The values, with their derivative by the student's logits."""
+    pair = student.detach(), teacher.detach()
+    values, gradient = value_and_gradient(*pair, chosen or Divergence(), temperature)
+    own = student[:, : gradient.shape[-1]].to(values)
+    return values + (gradient * (own - own.detach())).sum(dim=-1)
 
 
 def logits(rows: int = 6, size: int = 40, seed: int = 0, scale: float = 3.0) -> Tensor:

@@ -21,9 +21,14 @@ from crosstune.foundation.training.settings import LoraSettings, TrainingSetting
         ({"terms": ("feature",)}, "`terms` must be 'ce', 'kd'"),
         (
             {"terms": ("kd", "ce")},
-            "`alphas` must be above 0 for terms that are asked for; found ce",
+            "`alphas` must be above 0, in some phase, for terms that are asked for; found ce",
         ),
         ({"alphas": {"kd": 0.0}}, "`alphas` must be above 0"),
+        (
+            {"phases": (CurriculumPhase("a", 0, 1, whole=("kd", "attention")),)},
+            "in some phase, for terms that are asked for; found hidden: 0",
+        ),
+        ({"top_k": 0}, "`top_k` must be at least 1; found 0"),
         ({"curriculum": "steep"}, "`curriculum` must be 'flat'"),
         ({"divergence": "total"}, "`divergence` must be 'forward'"),
         ({"hidden": "l1"}, "`hidden` must be 'mse'"),
@@ -58,7 +63,7 @@ def test_weights_are_of_the_step_and_the_settings_survive_a_file() -> None:
         [0, 0.05, 0.1]
     )
     own = DistillationSettings(
-        phases=(CurriculumPhase("a", 0, 1, whole=("kd",)),), alphas={"kd": 1.0}
+        terms=("kd",), phases=(CurriculumPhase("a", 0, 1, whole=("kd",)),), alphas={"kd": 1.0}
     )
     for settings in (chosen, own):
         assert from_yaml(DistillationSettings, to_yaml(settings)) == settings

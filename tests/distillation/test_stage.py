@@ -28,6 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class MeanOfBatch:
     """What a user may write: a mean over the micro-batch, divided by nothing else."""
 
+    scale: float = 1.0
     name: str = "mean"
     unit: str = "tokens"
     needs: Needs = field(default_factory=lambda: Needs(logits=True))
@@ -37,7 +38,7 @@ class MeanOfBatch:
         return 1.0
 
     def sums(self, seen: Seen) -> Tensor:
-        return seen.logits.float().square().mean()
+        return self.scale * seen.logits.float().square().mean()
 
 
 def stage(folder: Path, output: Path, terms: list[Any], **options: Any) -> DistillationStage:
@@ -70,6 +71,34 @@ def test_a_loss_that_the_trainer_divides_again_stops_the_run(
     with pytest.raises(
         LedgerError, match="must add up to the loss that the backward pass began with"
     ):
+        made.run()
+
+
+def test_a_gradient_that_is_scaled_on_its_way_stops_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the trainer hands on is right, and its ledger; only the gradient is a quarter."""
+    made = stage(folder, tmp_path, [NextToken()], accumulation=4)
+    backward = made.accelerator.backward
+    monkeypatch.setattr(made.accelerator, "backward", lambda loss, **more: backward(loss / 4))
+    with pytest.raises(LedgerError, match="`gradient` must have the norm of the loss's own"):
+        made.run()
+
+
+def test_a_term_that_bypasses_the_curriculum_stops_the_run(folder: Path, tmp_path: Path) -> None:
+    made = trainer(folder, tmp_path, terms=("kd",), alphas={})
+    (entry,) = made.stage.terms.entries
+    object.__setattr__(entry, "weight", lambda step: 0.5)
+    with pytest.raises(LedgerError, match="must have the weights of the curriculum; found kd"):
+        made.run()
+
+
+def test_a_wrong_denominator_is_seen_through_dropout(folder: Path, tmp_path: Path) -> None:
+    made = stage(folder, tmp_path, [NextToken(), MeanOfBatch(1e4)], accumulation=4)
+    for layer in made.model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    made.model.config.attention_dropout = 0.1
+    with pytest.raises(LedgerError, match="mean at step 1.*scaled by accumulation"):
         made.run()
 
 

@@ -110,6 +110,11 @@ def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> N
     packed = {"length": 48, "packing": True}
     with pytest.raises(SettingsError, match="`packing` must be off"):
         DistillationTrainer(student, teacher, tokenizer, texts(12), output="x", training=packed)
+    with pytest.raises(ModelError, match="`teacher` must be a model; found 'here'"):
+        DistillationTrainer(student, "here", tokenizer, texts(12), **given)
+    frozen = copy.deepcopy(student).requires_grad_(False)
+    with pytest.raises(ModelError, match="`student` must have weights that learn; found none"):
+        DistillationTrainer(frozen, teacher, tokenizer, texts(12), **given)
     whole = trainer(folder, tmp_path, terms=("hidden", "attention"), layers=((1, 2), (2, 0)))
     hidden, attention = whole.stage.terms.members
     assert (hidden.sites, attention.layers) == ({1: 2, 2: 0}, {0: 1})

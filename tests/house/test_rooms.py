@@ -38,7 +38,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("circuits/",): 6_000,
     ("merging/",): 7_000,
     ("experts/", "studies/skills/"): 4_360,  # docs/decisions/0009
-    ("distillation/", "studies/distill/"): 4_900,  # docs/decisions/0010
+    ("distillation/", "studies/distill/"): 4_960,  # docs/decisions/0010
     ("wiring/", "studies/wire/"): 3_200,
     ("report/",): 3_500,
     ("cli/",): 600,

@@ -105,5 +105,5 @@ def _entry(name: str, text: str) -> list[str]:
     elif not default.startswith("("):
         default = f"({default})"
     says = f"{_ABOUT.sub('', text)} {default}"
-    head = f"  {name}".ljust(_COLUMN)
+    head = f"  {name} ".ljust(_COLUMN)
     return textwrap.wrap(head + says, _WIDTH, subsequent_indent=" " * _COLUMN)

@@ -6,15 +6,17 @@ float16 their log-probabilities and that of all others) serve forward KL at T = 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from zlib import crc32
 
 import torch
 from rich.console import Console
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -75,7 +77,11 @@ def cache_teacher(
     listener(f"{tokens} tokens: {cost[0]:.1f} MiB, about {cost[1]:.0f} s")
     for at, some in enumerate(shards):
         if not (path := place / _SHARD.format(name, at)).exists():
-            kept = {**_read(teacher, some, top_k), **({} if top_k or at else head._asdict())}
+            kept = _read(teacher, some, top_k)
+            sizes = [len(row.input_ids) - 1 for row in some]
+            each = zip(*(part.cpu().split(sizes) for part in kept.values()), strict=True)
+            kept |= {"sums": torch.tensor([*map(_sum, each)])}
+            kept |= {} if top_k or at else head._asdict()
             with storage.atomic_write(path) as temporary:
                 save_file({n: x for n, x in kept.items() if isinstance(x, Tensor)}, temporary)
         listener(f"{at + 1} of {len(shards)} shards are written")
@@ -105,14 +111,15 @@ class CachedTeacher(nn.Module):
         self.config = PretrainedConfig(cache=about["cache"])  # by which a training knows it again
         self.top_k, self.vocabulary = about["top_k"], about["vocabulary"]
         self._out = nn.Identity()
-        self._places: dict[str, tuple[Path, int, int]] = {}
+        self._places: dict[str, tuple[Path, int, int, int]] = {}
         for at, rows in enumerate(about["rows"]):
             path = place / _SHARD.format(about["cache"], at)
             hold(path.is_file(), StorageError, str(path), ("must be there", "no such file", _AGAIN))
             ends = pairwise(accumulate((size - 1 for *_, size in rows), initial=0))
-            self._places |= {key: (path, *own) for (_, key, _), own in zip(rows, ends, strict=True)}
+            each = enumerate(zip(rows, ends, strict=True))
+            self._places |= {key: (path, row, *own) for row, ((_, key, _), own) in each}
         self._known = {row_id for rows in about["rows"] for row_id, *_ in rows}
-        with safe_open(place / _SHARD.format(about["cache"], 0), "pt") as file:
+        with _opened(place / _SHARD.format(about["cache"], 0)) as file:
             for name in ("weight", "bias"):  # no parameters: what is looked up is never noisy
                 part = file.get_tensor(name) if name in [*file.keys()] else None
                 self.register_buffer(name, part, persistent=False)
@@ -122,13 +129,16 @@ class CachedTeacher(nn.Module):
         return self._out
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Tensor:
-        """What was kept of a batch; files are opened for it, so that copies and processes share no handle."""
+        """What was kept of a batch; files are opened for it, so that copies and processes share no handle. A StorageError where bytes changed."""
         real, found = attention_mask.bool(), list[Tensor]()
         for ids, own in zip(input_ids, real, strict=True):
-            path, start, stop = self._place(ids[own].tolist())
-            with safe_open(path, "pt") as file:
+            path, row, start, stop = self._place(ids[own].tolist())
+            with _opened(path) as file:
                 names = ("ids", "logs") if self.top_k else ("states",)
                 parts = [file.get_slice(name)[start:stop] for name in names]
+                same = _sum(parts) == int(file.get_slice("sums")[row : row + 1])
+            words = "must hold what was written", f"other bytes in row {row}", _AGAIN
+            hold(same, StorageError, str(path), words)
             found.append(torch.cat([p.float() for p in parts], -1) if self.top_k else parts[0])
         kept = torch.cat(found).to(input_ids.device)
         whole = kept.new_zeros(*input_ids.shape, kept.shape[-1])
@@ -163,13 +173,31 @@ class CachedTeacher(nn.Module):
             words = "must say what it said", f"what is {gap:.2%} off", _AGAIN
             hold(gap < most, ModelError, "teacher", words)
 
-    def _place(self, ids: list[int], name: str = "rows", row_id: str = "") -> tuple[Path, int, int]:
-        """The file of a row, and where it begins and ends there."""
+    def _place(
+        self, ids: list[int], name: str = "rows", row_id: str = ""
+    ) -> tuple[Path, int, int, int]:
+        """The file of a row, which one it is there, and where it begins and ends."""
         place, known = self._places.get(_key(ids)), row_id in self._known
         seen = "other tokens of it: text, length or windows changed" if known else "no such row"
         words = "must be in the cache, token by token", f"row {row_id!r}: {seen}", _AGAIN
         hold(place is not None, DataError, name, words)
         return place  # type: ignore[return-value]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A shard, which must be readable."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except SafetensorError as error:
+        law, found = "must be a whole shard", str(error)
+        raise StorageError(str(path), law=law, found=found, remedy=_AGAIN) from error
+
+
+def _sum(parts: Iterable[Tensor]) -> int:
+    """A checksum of a row's tensors."""
+    return crc32(b"".join(bytes(x.contiguous().view(torch.uint8).numpy()) for x in parts))
 
 
 def _key(ids: list[int]) -> str:

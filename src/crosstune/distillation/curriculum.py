@@ -121,16 +121,23 @@ class Curriculum:
         """The weight of an entry where it counts wholly."""
         return {**ALPHAS, **self.alphas}[entry]
 
+    def counts(self, entry: str) -> bool:
+        """Whether it has a weight in some phase."""
+        middles = [(phase, (phase.start + phase.end) / 2) for phase in self.phases]
+        return any(self.alpha(entry) * p.ramp(_term_of(entry), at) for p, at in middles)
+
     def ramp(self, entry: str, step: int, steps: int) -> float:
         """The factor of that weight at an optimizer step, counted from 0."""
-        # What aligns attention looks at it, and follows its ramp.
-        aligned = entry == "routing.attention_alignment"
-        term = "attention" if aligned else entry.split(".")[0]
-        return self.phase(step / steps).ramp(term, step / steps)
+        return self.phase(step / steps).ramp(_term_of(entry), step / steps)
 
     def weight(self, entry: str, step: int, steps: int) -> float:
         """Alpha · ramp."""
         return self.alpha(entry) * self.ramp(entry, step, steps)
+
+
+def _term_of(entry: str) -> str:
+    """Whose ramp an entry follows: what aligns attention looks at it, and follows attention's."""
+    return "attention" if entry == "routing.attention_alignment" else entry.split(".")[0]
 
 
 @dataclass(frozen=True)

@@ -68,32 +68,6 @@ class Likeliest(NamedTuple):
     logs: Tensor
 
 
-def divergence(
-    student: Tensor, teacher: Tensor, chosen: Divergence | None = None, temperature: float = 1.0
-) -> Tensor:
-    """T² times the divergence of the distributions at temperature T, differentiable in the student's logits alone.
-
-    Shapes: ``student`` [N, V], ``teacher`` [N, V'], any precision; result [N], at least float32, never below −1e-6 T².
-    Unit: nats per token.
-
-    Args:
-        student: Logits.
-        teacher: Logits.
-        chosen: The divergence; None: forward KL over the whole vocabulary.
-        temperature: T.
-
-    Returns:
-        One value per row.
-
-    Raises:
-        SettingsError: The sizes do not fit.
-    """
-    pair = student.detach(), teacher.detach()
-    values, gradient = value_and_gradient(*pair, chosen or Divergence(), temperature)
-    own = student[:, : gradient.shape[-1]].to(values)
-    return values + (gradient * (own - own.detach())).sum(dim=-1)  # + 0, with that derivative
-
-
 def value_and_gradient(
     student: Tensor,
     teacher: Tensor | Likeliest,
@@ -101,7 +75,10 @@ def value_and_gradient(
     temperature: float,
     known: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What `divergence` returns, and its derivative by the student's first logits, [N, size].
+    """T² times the divergence of two distributions at temperature T, of each row, and its derivative by the student's first logits.
+
+    Shapes: ``student`` [N, V], ``teacher`` [N, V'], any precision; results [N], at least float32 and never below −1e-6 T², and [N, size].
+    Unit: nats per token. Raises a SettingsError where sizes do not fit.
 
     `known` is the log-softmax of the student's logits and the softmax, where they are there already: at T = 1 they serve.
     With a teacher's likeliest tokens, T is 1, and its first `top_k` are compared, not the student's.

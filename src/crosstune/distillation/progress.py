@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from crosstune.distillation.settings import DistillationSettings
 from crosstune.distillation.stage import DistillationStage
+from crosstune.foundation.errors import LedgerError, hold
 from crosstune.foundation.evaluation import RowScores, score_rows
 from crosstune.foundation.ranks import is_first
 from crosstune.foundation.records import Column, Table
@@ -107,7 +108,13 @@ class DistillationProgress(TrainerCallback):  # type: ignore[misc]
             self.say(f"step {state.global_step} · {told}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The whole account, where it was asked for."""
+        """Weights are the curriculum's; the whole account, where it was asked for."""
+        course, steps, step = self.settings.course, self.settings.training.steps, state.global_step
+        last = self.stage.ledger.rows[-len(self.stage.ledger.entries) :]
+        own = [row for row in last if (row["step"], row["side"]) == (step, TRAIN)]
+        off = [r["term"] for r in own if r["weight"] != course.weight(r["term"], step - 1, steps)]
+        words = "must have the weights of the curriculum", ", ".join(off), "Find what sets them."
+        hold(not off, LedgerError, "terms", words)
         if self._every and state.global_step % self._every == 0:
             self.say(ledger_lines(self.stage, self.settings, state.global_step), self._debug)
 

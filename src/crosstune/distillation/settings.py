@@ -53,8 +53,6 @@ class DistillationSettings:
     """How attention maps are compared: averaged over heads, or head by head, where both models have as many."""
     pilot_rows: int = 64
     """Training rows that the teacher's variances, and the negatives of contrastive, are taken from once."""
-    evaluate_parity: bool = True
-    """Whether training rows also go through the path of evaluation, where both must find the same but for dropout and half precision."""
     debug_every: int = 0
     """Steps between printed ledgers, and between measurements of each term's gradient; 0: none, but CROSSTUNE_DEBUG prints."""
     training: TrainingSettings = field(
@@ -80,12 +78,14 @@ class DistillationSettings:
             law = "must be above 0, and finite", value, "Leave it out, or choose 1 to 4."
             hold(value is None or 0.0 < value < float("inf"), SettingsError, name, law)
         cold = self.temperature == (self.final_temperature or 1.0) == 1.0
-        law = "must be 1 where spans are a term", "another", "Leave it out."
-        hold(cold or "spans" not in self.terms, SettingsError, "temperature", law)
+        seen = f"{self.temperature} to {self.final_temperature or self.temperature}"
+        words = "must be 1 where spans are a term", seen, "Leave it out."
+        hold(cold or "spans" not in self.terms, SettingsError, "temperature", words)
         law = "must lie between 0 and 1", self.beta, "Leave it out."
         hold(0.0 < self.beta < 1.0, SettingsError, "beta", law)
         for name, least in (("top_k", 1), ("vocabulary", 2), ("pilot_rows", 2)):
-            at_least(name, getattr(self, name) or least, least)
+            value = getattr(self, name)
+            at_least(name, least if value is None else value, least)
         law = "must be off: a packed sequence is no row", "packing", "Leave it out."
         hold(not self.training.packing, SettingsError, "packing", law)
         law = (
@@ -94,13 +94,10 @@ class DistillationSettings:
             "Wrap the student by PEFT.",
         )
         hold(self.training.lora is None, SettingsError, "training.lora", law)
-        off = [name for name in self.terms if not any(map(self.course.alpha, self.of_term(name)))]
+        off = [name for name in self.terms if not any(map(self.course.counts, self.of_term(name)))]
+        rule = "must be above 0, in some phase, for terms that are asked for"
         found = f"{', '.join(off)}: 0"
-        words = (
-            "must be above 0 for terms that are asked for",
-            found,
-            "Set it, or leave the term out.",
-        )
+        words = rule, found, "Set it, as in alphas={'ce': 1.0}, or leave the term out."
         hold(not off, SettingsError, "alphas", words)
 
     @property

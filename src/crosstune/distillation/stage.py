@@ -44,6 +44,7 @@ class DistillationStage(StageTrainer):
         """What the backward pass began with, by step and side."""
         self.pulls: list[dict[str, Any]] = []
         self._total: Tensor | float = 0.0
+        self._pull: float | None = None
         self._is_due = False
 
     @property
@@ -71,8 +72,11 @@ class DistillationStage(StageTrainer):
         self._is_due = self.check_parity and (step == 0 or (every > 0 and step % every == 0))
         if self._is_due:
             self._evaluate_training_rows(batches, step)
+        self._pull = None
         if self.pulls_every and step % self.pulls_every == 0:
             self.pulls += self._measured_pulls(batches, step)
+        elif self.check_parity and step == 0:
+            self._pull = float(self._gradient(batches, step, self.ledger.factors).norm())
         return batches, count
 
     def training_step(self, *args: Any, **options: Any) -> Tensor:
@@ -95,6 +99,13 @@ class DistillationStage(StageTrainer):
             "A term is scaled differently in the backward pass than in the ledger: please report it.",
         )
         hold(abs(booked - total) <= 1e-5 * abs(total) + 1e-8, LedgerError, "loss ledger", words)
+        if self._pull is not None and not self.noisy:
+            law, seen = (
+                f"must have the norm of the loss's own, {self._pull}",
+                f"{norm} in step {step}",
+            )
+            words = law, seen, "Look for what scales the loss before its backward pass."
+            hold(abs(norm - self._pull) <= 1e-3 * norm + 1e-8, LedgerError, "gradient", words)
         self.totals[step, TRAIN] = total
         if self._is_due:
             self._hold_parity(step)
@@ -129,19 +140,9 @@ class DistillationStage(StageTrainer):
         self, batches: Sequence[Mapping[str, Any]], step: int
     ) -> list[dict[str, Any]]:
         """The gradient of each term's share of the loss: its norm, and its cosine with those of the others."""
-        learned = [p for p in self.loss_module.parameters() if p.requires_grad]
-        found = {}
-        with measuring(self.loss_module):
-            for name, factor in self.ledger.factors.items():
-                whole = torch.zeros(sum(p.numel() for p in learned), device=self.args.device)
-                for batch in batches:
-                    inputs = self._prepare_inputs(dict(batch))
-                    loss = self.loss_module(inputs, {name: factor}, step).loss
-                    parts = torch.autograd.grad(
-                        loss, learned, allow_unused=True, materialize_grads=True
-                    )
-                    whole += torch.cat([part.flatten().float() for part in parts])
-                found[name] = sum_over_ranks(whole).double()
+        factors = self.ledger.factors
+        found = {n: self._gradient(batches, step, {n: factors[n]}).double() for n in factors}
+        self._pull = float(torch.stack([*found.values()]).sum(dim=0).norm())
         norms = {name: float(pull.norm()) for name, pull in found.items()}
         return [
             {
@@ -153,6 +154,21 @@ class DistillationStage(StageTrainer):
             }
             for one, other in product(found, repeat=2)
         ]
+
+    def _gradient(
+        self, batches: Sequence[Mapping[str, Any]], step: int, factors: Mapping[str, float]
+    ) -> Tensor:
+        """Of these entries' share of the loss, by all that is learned; nothing moves."""
+        learned = [p for p in self.loss_module.parameters() if p.requires_grad]
+        whole = torch.zeros(sum(p.numel() for p in learned), device=self.args.device)
+        with measuring(self.loss_module):
+            for batch in batches:
+                loss = self.loss_module(self._prepare_inputs(dict(batch)), factors, step).loss
+                parts = torch.autograd.grad(
+                    loss, learned, allow_unused=True, materialize_grads=True
+                )
+                whole += torch.cat([part.flatten().float() for part in parts])
+        return sum_over_ranks(whole)
 
     def pulls_table(self) -> Table:
         """How hard each term pulled, and whether terms pull apart."""

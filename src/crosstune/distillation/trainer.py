@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainerCallback
 
 from crosstune.distillation.cache import CachedTeacher
@@ -72,6 +73,11 @@ class DistillationTrainer:
         other = options.pop("teacher_tokenizer", None)
         self.settings = chosen = with_options(chosen, options)
         self.student, self.teacher, self.tokenizer = student, teacher, tokenizer
+        for name, model in (("student", student), ("teacher", teacher)):
+            found: Any = "must be a model", repr(model)[:40], "Load it first."
+            hold(isinstance(model, nn.Module), ModelError, name, found)
+        found = "must have weights that learn", "none", "Call student.requires_grad_(True)."
+        hold(any(p.requires_grad for p in student.parameters()), ModelError, "student", found)
         whole = isinstance(rows, StageData)
         words = "must be in a StageData where rows are one", list(held_out or ()), "Put them there."
         hold(not (whole and held_out), SettingsError, "held_out", words)
@@ -91,7 +97,6 @@ class DistillationTrainer:
             terms=Terms(members, second_model=self._second),
         )
         self._begin(members)
-        self.stage.check_parity = chosen.evaluate_parity
         self.stage.pulls_every = chosen.debug_every
         self.progress = progress = DistillationProgress(chosen, self.stage)
         self.stage.add_callback(progress)

@@ -64,7 +64,9 @@ def test_a_recipe_runs_shrunk_on_stand_ins(name: str, tmp_path: Path) -> None:
         took = {row["what"]: row["value"] for row in run.table("took").rows()}
         assert 0.5 < took["bytes in spans"] <= 1.0
         drawn = page.page(run, shrunk)
-        assert "from old weights" in drawn.answer.text and drawn.subtitle.startswith("student: ")
+        assert "from its own weights" in drawn.answer.text and drawn.subtitle.startswith(
+            "student: "
+        )
         with pytest.raises(SettingsError, match="`arms` must be of ce, spans and spans"):
             Distill(replace(shrunk, arms=("kd", "reversed"))).plan()
 

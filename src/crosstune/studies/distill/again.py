@@ -66,7 +66,7 @@ def bundle(run: str, steps: str = "") -> Path:
             rows = cell.table(name).rows()
             own = (row for row in rows if row.get("step", wanted.start) in wanted)
             books[name] += [{"cell": cell.folder.name, **row} for row in own]
-    law = "must have been taken, and booked", repr(steps), "Choose others."
+    law = "must have been taken, by a student that is done", repr(steps), "Choose others, or go on."
     hold(bool(books["loss_ledger"]), SettingsError, "steps", law)
     about = {"settings": _placeless(canonical(settings)), **canonical(books)}
     about["environment"] = read_json(opened.folder / "environment.json")

@@ -187,7 +187,8 @@ class DistillCell(Cell[Prepared]):
         if ranks.is_first():
             for table in _tables(begin, arm, trainer, self.procedure.teacher, result, scored):
                 self.run.add_rows(table, place.name)
-        self._spent.append(place)
+        if not self.settings.distillation.debug_every:  # whose steps may be replayed
+            self._spent.append(place)
 
 
 def _tables(

@@ -102,7 +102,7 @@ class DistillStudySettings(SeededSettings):
             for n in ("output", "seed", "terms", "curriculum", "phases")
             if getattr(self.distillation, n) != getattr(usual, n)
         ]
-        law = "must be left out: the study decides it"
+        law = "must be left out: `arms`, `output` and `seeds` decide it"
         require(not decided, f"distillation.{''.join(decided[:1])}", law, decided)
         law = "must be above 0 for ce+best, which ends at its best evaluation"
         every = self.training.evaluate_every

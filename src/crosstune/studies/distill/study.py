@@ -56,7 +56,7 @@ class Distill(Prepared):
             costs[arm] = result.cost.training_seconds / 3 * steps * len(own.beginnings)
             peak = max(peak, result.cost.peak_device_bytes or result.cost.peak_memory_bytes)
             course = trainer.settings.course
-            for phase in course.phases if course.phases[1:] else ():
+            for phase in course.phases:
                 at = [round(share * steps) for share in (phase.start, phase.end)]
                 words = ", ".join(
                     f"{name} {course.weight(name, at[0], steps):.3g} to {course.weight(name, at[1] - 1, steps):.3g}"
