@@ -105,7 +105,7 @@ class DistillationStage(StageTrainer):
                 f"{norm} in step {step}",
             )
             words = law, seen, "Look for what scales the loss before its backward pass."
-            hold(abs(norm - self._pull) <= 1e-3 * norm + 1e-8, LedgerError, "gradient", words)
+            hold(abs(norm - self._pull) <= 1e-3 * norm + 1e-6, LedgerError, "gradient", words)
         self.totals[step, TRAIN] = total
         if self._is_due:
             self._hold_parity(step)

@@ -83,7 +83,10 @@ def test_a_study_learns_alike_from_a_teacher_that_is_read_once(folder: Path, cap
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["replay", "--step", "2"], "1 alone, for no checkpoint is left; found 2"),
+        (
+            ["replay", "--step", "2"],
+            "must be one that there are weights for: 1, or 3 to 4; found 2",
+        ),
         (["replay", "--student", "kd"], "must be one of the run: kd, piece; "),
         (["replay", "--seed", "1"], r"`seed` must be one of (0, 7); found 1"),
         (["bundle", "--steps", "2"], "`steps` must be FIRST:LAST, as in 1:20; found '2'"),
