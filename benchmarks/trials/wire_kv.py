@@ -11,7 +11,6 @@ import json
 import time
 from pathlib import Path
 
-from crosstune.foundation.storage import atomic_write
 from crosstune.wiring import Wire
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 from crosstune.foundation import fetched_from as _fetched_from
 
 if TYPE_CHECKING:
-    from crosstune.wiring.channel import Channel
     from crosstune.wiring.maps import LinearMap, ridge_by_folds
     from crosstune.wiring.moments import PairMoments
     from crosstune.wiring.verdict import WireVerdict
     from crosstune.wiring.wire import Wire
 
-__all__ = ["Channel", "LinearMap", "PairMoments", "Wire", "WireVerdict", "ridge_by_folds"]
+__all__ = ["LinearMap", "PairMoments", "Wire", "WireVerdict", "ridge_by_folds"]
 
 __getattr__ = _fetched_from(
     __name__,
     {
-        "channel": "Channel",
         "maps": "LinearMap ridge_by_folds",
         "moments": "PairMoments",
         "verdict": "WireVerdict",

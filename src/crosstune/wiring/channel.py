@@ -4,8 +4,7 @@ Of the receiver's token j with causal partner i, k and v of all the sender's lay
 
     (k_j, v_j of every layer of the receiver) = f(x_i),   k turned by the receiver's own rotation at its own place of j
 
-The first token of a text the receiver reads itself: an opening token says nothing, and what is first is a sink. A token without partner
-is not looked at.
+The first token of a text the receiver reads itself: what is first is a sink. A token without partner is not looked at.
 """
 
 from __future__ import annotations
@@ -68,6 +67,11 @@ class PairBatch:
             partner[row, own + partner.shape[1] - len(pair.receiver.input_ids)] = sender
         return cls(collate([pair.sender for pair in pairs], 0), receiver, partner)
 
+    @property
+    def seen(self) -> Tensor:
+        """Which of the receiver's tokens it may look at: its first, and those with a partner; [B, T]."""
+        return _first(self.receiver) | (self.partner >= 0)
+
     def gathered(self, states: Tensor) -> Tensor:
         """The sender's states [B, T', p] by the receiver's tokens, [B, T, p]; where there is no partner, another's."""
         at = self.partner.clamp(min=0).to(states.device)
@@ -76,12 +80,9 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class Channel:
-    """From the keys and values of a sender to those of a receiver (``carry="kv"``).
+    """From the keys and values of a sender, at some of its layers, to those of a receiver: what the design calls ``carry="kv"``.
 
-    Args:
-        sender: A causal language model of a known family.
-        receiver: Another, or the same; width, depth, heads and tokenizer may differ.
-        layers: The sender's that are read, from 0.
+    Shapes: p the columns of all the sender's sites, q the receiver's: 2 · layers · heads · head_dim.
     """
 
     sender: Any
@@ -90,13 +91,7 @@ class Channel:
 
     @classmethod
     def of(cls, sender: Any, receiver: Any, layers: Sequence[int] | None = None) -> Channel:
-        """The channel of two models; without `layers` all of the sender's.
-
-        Raises:
-            ModelError: One is no decoder, or a layer is out of range.
-            UnknownFamilyError: The family of one is not in the table.
-            UnsupportedError: The receiver keeps less than all it has read.
-        """
+        """The channel of two models, from all layers or some; errors as of `Wire`."""
         Stream.of(receiver)
         count = Stream.of(sender).num_layers
         chosen = tuple(range(count) if layers is None else layers)
@@ -129,65 +124,50 @@ class Channel:
         return torch.where(first[..., None].to(alone.device), alone, states.to(alone))
 
     def hand(self, states: Tensor, batch: Batch, seen: Tensor | None = None) -> Handed:
-        """A cache as if the receiver had made these keys and values of its tokens.
-
-        Args:
-            states: [B, T, q].
-            batch: The receiver's tokens, padded on the left; of these only where they stand is used.
-            seen: [B, T], true where a token may be looked at; all without it.
-
-        Returns:
-            The cache, for one use.
-        """
-        batch = self._here(batch)
-        mask = batch["attention_mask"]
+        """A cache as if the receiver had made these keys and values [B, T, q] where its tokens stand, of which it may look at some or all."""
+        mask = self._here(batch)["attention_mask"]
         heads = HeadGeometry.of(self.receiver.config)
         split = states.to(mask.device).unflatten(-1, (-1, 2, heads.num_kv_heads, heads.head_dim))
         keys, values = (tuple(one.unbind(1)) for one in split.permute(3, 0, 2, 4, 1, 5))
-        with torch.no_grad():
-            cache = KeyValues(keys, values).cache(self.receiver, positions(mask))
-        kept = mask if seen is None else mask * seen.to(mask)
-        return Handed(cache, kept, mask.sum(dim=1))
+        cache = KeyValues(keys, values).cache(self.receiver, positions(mask))
+        return Handed(cache, mask if seen is None else mask * seen.to(mask), mask.sum(dim=1))
 
     def read(self, batch: Batch) -> Handed:
-        """The receiver reads its tokens itself, padded on the left, and keeps its own cache."""
+        """The receiver reads its tokens itself, and keeps its own cache."""
         batch = self._here(batch)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        with measuring(self.receiver), torch.no_grad():
-            found = self.receiver(
-                input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True
-            )
+        mask = batch["attention_mask"]
+        found = self._run(batch["input_ids"], mask, positions(mask), None)
         return Handed(found.past_key_values, mask, mask.sum(dim=1))
 
     def go_on(self, handed: Handed, ids: Tensor) -> Tensor:
-        """Logits of the receiver that goes on from a cache with tokens [B, n], [B, n, V]; the cache is used up."""
+        """Logits of the receiver that goes on with tokens [B, n], [B, n, V]; the cache is used up."""
         ids = ids.to(handed.seen.device)
         places = handed.start[:, None] + torch.arange(ids.shape[1], device=ids.device)
-        with measuring(self.receiver), torch.no_grad():
-            logits: Tensor = self.receiver(
-                input_ids=ids,
-                attention_mask=torch.cat([handed.seen, torch.ones_like(ids)], dim=1),
-                position_ids=places,
-                past_key_values=handed.cache,
-            ).logits
+        mask = torch.cat([handed.seen, torch.ones_like(ids)], dim=1)
+        logits: Tensor = self._run(ids, mask, places, handed.cache).logits
         return logits
 
     def certify(self, batch: Batch) -> None:
-        """The receiver's own keys and values, handed over, are to the bit the cache that it makes itself.
-
-        Raises:
-            ModelError: They are not: what is measured through this channel would be the channel's fault.
-        """
-        handed, own = self.hand(self.own(batch), batch).cache, self.read(batch).cache
-        pairs = list(zip(handed.layers, own.layers, strict=True))
-        other = [
-            at
-            for at, (a, b) in enumerate(pairs)
-            if not (torch.equal(a.keys, b.keys) and torch.equal(a.values, b.values))
+        """A ModelError unless the receiver's own keys and values, handed over, are to the bit the cache that it makes itself."""
+        ours, own = self.hand(self.own(batch), batch).cache, self.read(batch).cache
+        kept = [
+            torch.equal(a.keys, b.keys) and torch.equal(a.values, b.values)
+            for a, b in zip(ours.layers, own.layers, strict=True)
         ]
-        law = "must make the same cache of keys and values that are handed over as of the text"
-        words = law, f"others in layers {other}", "This model keeps them in a way not known here."
-        hold(not other, ModelError, "receiver", words)
+        law = "must make the same cache of its own keys and values, handed over, as of the text"
+        found = f"others in layers {[at for at, same in enumerate(kept) if not same]}"
+        remedy = "Choose another receiver: this one keeps them in a way not known here."
+        hold(all(kept), ModelError, "receiver", (law, found, remedy))
+
+    def _run(self, ids: Tensor, mask: Tensor, places: Tensor, cache: Cache | None) -> Any:
+        with measuring(self.receiver), torch.no_grad():
+            return self.receiver(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+            )
 
     def _here(self, batch: Batch) -> dict[str, Tensor]:
         place = next(self.receiver.parameters()).device
@@ -200,7 +180,7 @@ def beside(found: KeyValues, layers: Sequence[int]) -> Tensor:
     return torch.cat([part.transpose(1, 2).flatten(2) for part in each], dim=-1)
 
 
-def left_padded(rows: Sequence[Encoded]) -> dict[str, Tensor]:
+def left_padded(rows: Sequence[Encoded]) -> Batch:
     """Rows as a batch that a model goes on from; padding is known by its place, so any token pads."""
     return collate(rows, 0, side="left")
 

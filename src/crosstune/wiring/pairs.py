@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crosstune.foundation.data import UNSCORED, Encoded, Pool, Row, Task, as_rows, encode
@@ -28,17 +29,12 @@ VALIDATION = 0.1
 
 @dataclass(frozen=True)
 class TextPair:
-    """One text as both models read it; where one stops earlier, so do the pairs.
-
-    Args:
-        sender: As the sender's tokenizer encodes it.
-        receiver: As the receiver's does.
-        ahead: Of a text that was cut, the receiver's tokens after the cut.
-    """
+    """One text as both models read it; where one stops earlier, so do the pairs."""
 
     sender: Encoded
     receiver: Encoded
     ahead: tuple[int, ...] = ()
+    """Of a text that was cut, the receiver's tokens after the cut."""
 
     @property
     def document(self) -> str:
@@ -50,7 +46,7 @@ class TextPair:
         """Places of tokens that end at the same byte, the sender's and the receiver's, [n, 2]."""
         a, b = _ends(self.sender), _ends(self.receiver)
         _, ours, theirs = np.intersect1d(a[1], b[1], assume_unique=True, return_indices=True)
-        return _places(a[0][ours], b[0][theirs])
+        return torch.from_numpy(np.stack([a[0][ours], b[0][theirs]], axis=1))
 
     @cached_property
     def causal(self) -> Tensor:
@@ -60,7 +56,8 @@ class TextPair:
         """
         a, b = _ends(self.sender), _ends(self.receiver)
         last = np.searchsorted(a[1], b[1], side="right") - 1
-        return _places(a[0][last[last >= 0]], b[0][last >= 0])
+        kept = last >= 0
+        return torch.from_numpy(np.stack([a[0][last[kept]], b[0][kept]], axis=1))
 
     def cut(self, depth: int, ahead: int) -> TextPair | None:
         """The text up to its last fitting pair within `depth` tokens after the receiver's first, and the `ahead` tokens after it.
@@ -79,15 +76,7 @@ class TextPair:
 def read_pairs(
     rows: Iterable[Row], tokenizers: tuple[Any, Any], lengths: tuple[int, int]
 ) -> list[TextPair]:
-    """Every row as a sender and a receiver read it.
-
-    Args:
-        rows: Of two documents at least.
-        tokenizers: The sender's and the receiver's.
-        lengths: The most tokens that each may read.
-
-    Returns:
-        One pair a row, in the order of the rows.
+    """Every row as a sender and a receiver read it, each at most so many tokens.
 
     Raises:
         DataError: A tokenizer is slow, there are no two documents, or no token of one ends where a token of the other does.
@@ -105,7 +94,7 @@ def read_pairs(
 
 
 def cut_pairs(pairs: Sequence[TextPair], depth: int, ahead: int) -> list[TextPair]:
-    """The pairs that are long enough, cut (`TextPair.cut`); a DataError where fewer than two documents are."""
+    """Those that are long enough, cut; a DataError where these are of fewer than two documents."""
     kept = [short for pair in pairs if (short := pair.cut(depth, ahead))]
     law = f"must hold two documents that go on for {ahead} tokens after {depth} of the receiver's"
     words = law, f"{len(kept)} of {len(pairs)} texts", "Give longer texts, or hand over fewer."
@@ -134,15 +123,11 @@ def wire_task(texts: object, seed: int = 0) -> Task:
     return split_tasks([pool], test_share=VALIDATION, samples=None, seed=seed)[0]
 
 
-def _ends(row: Encoded) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _ends(row: Encoded) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places of the tokens that count, and the bytes at which they end, which increase."""
     ends = np.array(row.ends, dtype=np.int64)
     places = np.flatnonzero(np.diff(ends) > 0) + 1
     return places, ends[places]
-
-
-def _places(sender: np.ndarray[Any, Any], receiver: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(np.stack([sender, receiver], axis=1))
 
 
 def _part(row: Encoded, start: int, stop: int) -> Encoded:
