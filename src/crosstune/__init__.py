@@ -9,6 +9,7 @@ The plan of the house; imports only go down, and no wing imports another::
     merging             what was forgotten, given back: the best model between before and after
     experts             what is new gets a LoRA expert of its own, and a router asks them per token
     distillation        a student learns from a teacher through many terms, and every one is accounted for
+    wiring              one model's hidden states put into another, and did anything arrive?
     report              one offline page per run folder; knows no wing
     foundation          models, data, training, evaluation, statistics, records: what every wing stands on
 

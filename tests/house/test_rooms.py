@@ -39,6 +39,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("merging/",): 7_000,
     ("experts/", "studies/skills/"): 4_360,  # docs/decisions/0009
     ("distillation/", "studies/distill/"): 4_350,  # docs/decisions/0010
+    ("wiring/", "studies/wire/"): 3_200,
     ("report/",): 3_500,
     ("cli/",): 600,
     FRAMED: 6_600,  # docs/decisions/0007

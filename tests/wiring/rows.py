@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from crosstune.foundation.seeds import content_key
 from crosstune.wiring.moments import PairMoments
 
+Given = tuple[Tensor, Tensor, list[str]]
 SITES = {"x": {"0": 4, "3": 3}, "y": {"1": 2, "5": 4}}
 
 
 def documents_of(count: int, rows: int) -> list[str]:
     return [f"document {at}" for at in range(count) for _ in range(rows)]
+
+
+def folds_of(documents: list[str]) -> np.ndarray:
+    return np.array([content_key(name, "fold") % 5 for name in documents])
 
 
 def split(states: Tensor, side: str) -> dict[str, Tensor]:
@@ -31,9 +38,7 @@ def collected(
     return moments
 
 
-def like_rows(
-    documents: int, rows: int, seed: int, shared: float = 0.0
-) -> tuple[Tensor, Tensor, list[str]]:
+def like_rows(documents: int, rows: int, seed: int, shared: float = 0.0) -> Given:
     """Float64 rows [n, 7] and [n, 6] that wander within a document about its own mean; y has so much of x."""
     generator = torch.Generator().manual_seed(seed)
     wide = torch.randn(documents, 1, 13, generator=generator, dtype=torch.float64)

@@ -101,7 +101,7 @@ def test_what_cannot_be_fitted_or_judged_is_refused(planted: Any) -> None:
         wired().judge(fitted)
     with pytest.raises(DataError, match="were not fitted; found 0-0, 0-1, 0-2 and 87 more"):
         wire.judge(fitted, **SIZES)
-    with pytest.raises(DataError, match="receiver's context of 64; found 66 tokens"):
+    with pytest.raises(DataError, match="receiver's context of 64 tokens; found 66"):
         wire.judge(sampled(60, 100), depth=16, ahead=48)
     for count, words in ((1, "two documents"), (2, "three")):
         with pytest.raises(DataError, match=words):

@@ -36,10 +36,7 @@ EMBEDDINGS = "embeddings"
 
 @dataclass(frozen=True)
 class Handed:
-    """A cache that a receiver goes on from once.
-
-    Shapes: ``seen`` [B, T], 1 where a token may be looked at; ``start`` [B], the place of the next token.
-    """
+    """A cache that a receiver goes on from once; which of its tokens may be looked at, [B, T], and the place of the next, [B]."""
 
     cache: Cache
     seen: Tensor
@@ -48,18 +45,16 @@ class Handed:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Texts of several pairs side by side, the sender's padded on the right, the receiver's on the left.
-
-    Shapes: ``partner`` [B, T], the column of the sender's token for each of the receiver's, −1 where there is none.
-    """
+    """Texts of several pairs that were cut, the sender's padded on the right, the receiver's on the left."""
 
     sender: Batch
     receiver: Batch
     partner: Tensor
+    """The column of the sender's token for each of the receiver's, −1 where there is none, [B, T]."""
 
     @classmethod
     def of(cls, pairs: Sequence[TextPair]) -> PairBatch:
-        """Of pairs that were cut."""
+        """All of them beside each other."""
         receiver = left_padded([pair.receiver for pair in pairs])
         partner = torch.full_like(receiver["input_ids"], -1)
         for row, pair in enumerate(pairs):
@@ -105,15 +100,14 @@ class Channel:
 
     def sent(self, batch: Batch) -> dict[str, Tensor]:
         """What the sender makes of its tokens: its embeddings, and keys and values of its layers, each [B, T, width]."""
-        place = next(self.sender.parameters()).device
-        batch = {name: values.to(place) for name, values in batch.items()}
+        batch = _at(self.sender, batch)
         found = read_projections(self.sender, batch)
         read = {f"layer {at}": beside(found, [at]) for at in self.layers}
         return {EMBEDDINGS: Stream.of(self.sender).read(batch, [0])[0], **read}
 
     def own(self, batch: Batch) -> Tensor:
         """The keys and values that the receiver makes of its tokens itself, all layers side by side, [B, T, q]."""
-        found = read_projections(self.receiver, self._here(batch))
+        found = read_projections(self.receiver, _at(self.receiver, batch))
         return beside(found, range(len(found.keys)))
 
     def opened(self, states: Tensor, batch: Batch) -> Tensor:
@@ -125,7 +119,7 @@ class Channel:
 
     def hand(self, states: Tensor, batch: Batch, seen: Tensor | None = None) -> Handed:
         """A cache as if the receiver had made these keys and values [B, T, q] where its tokens stand, of which it may look at some or all."""
-        mask = self._here(batch)["attention_mask"]
+        mask = _at(self.receiver, batch)["attention_mask"]
         heads = HeadGeometry.of(self.receiver.config)
         split = states.to(mask.device).unflatten(-1, (-1, 2, heads.num_kv_heads, heads.head_dim))
         keys, values = (tuple(one.unbind(1)) for one in split.permute(3, 0, 2, 4, 1, 5))
@@ -134,7 +128,7 @@ class Channel:
 
     def read(self, batch: Batch) -> Handed:
         """The receiver reads its tokens itself, and keeps its own cache."""
-        batch = self._here(batch)
+        batch = _at(self.receiver, batch)
         mask = batch["attention_mask"]
         found = self._run(batch["input_ids"], mask, positions(mask), None)
         return Handed(found.past_key_values, mask, mask.sum(dim=1))
@@ -169,10 +163,6 @@ class Channel:
                 use_cache=True,
             )
 
-    def _here(self, batch: Batch) -> dict[str, Tensor]:
-        place = next(self.receiver.parameters()).device
-        return {name: values.to(place) for name, values in batch.items()}
-
 
 def beside(found: KeyValues, layers: Sequence[int]) -> Tensor:
     """Keys and values of some layers side by side, [B, T, layers · 2 · heads · head_dim]."""
@@ -183,6 +173,11 @@ def beside(found: KeyValues, layers: Sequence[int]) -> Tensor:
 def left_padded(rows: Sequence[Encoded]) -> Batch:
     """Rows as a batch that a model goes on from; padding is known by its place, so any token pads."""
     return collate(rows, 0, side="left")
+
+
+def _at(model: Any, batch: Batch) -> Batch:
+    """The batch where the model is."""
+    return {name: values.to(next(model.parameters()).device) for name, values in batch.items()}
 
 
 def _first(batch: Batch) -> Tensor:

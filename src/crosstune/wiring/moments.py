@@ -79,8 +79,7 @@ class PairMoments:
     def add(self, documents: Sequence[str], x: Sites, y: Sites) -> None:
         """Take in more rows, with the document of each, whose hash is its fold; products are float32, or float64 of float64 rows.
 
-        Raises:
-            DataError: Other sites or shapes than expected, or a state that is not finite.
+        Other sites, widths or rows than expected, and states that are not finite, are a DataError.
         """
         rows: dict[str, Tensor] = {}
         for side, given, known in (("x", x, self.sender), ("y", y, self.receiver)):
@@ -89,10 +88,11 @@ class PairMoments:
             law = f"must have these sites, rows and widths: {expected}"
             hold(found == expected, DataError, side, (law, found, "Read both models alike."))
             rows[side] = _beside(given)
-            bad = (~rows[side].isfinite().all(dim=1)).nonzero().flatten().tolist()
+            bad = (~rows[side].sum(dim=1).isfinite()).nonzero().flatten().tolist()
             where = f"NaN or infinity in {len(bad)} rows, of {documents[bad[0]]!r}" if bad else ""
             hold(not bad, DataError, side, ("must be finite", where, "Leave them out."))
-        of_row = torch.tensor([content_key(n, "fold") % len(self.sums["rows"]) for n in documents])
+        place = {n: content_key(n, "fold") % len(self.sums["rows"]) for n in {*documents}}
+        of_row = torch.tensor([place[name] for name in documents])
         for fold in of_row.unique().tolist():
             chosen = (of_row == fold).to(rows["x"].device)
             off = {side: states[chosen] - self.origin[side] for side, states in rows.items()}
@@ -168,7 +168,8 @@ class PairMoments:
         kept = self.folds
         words = "must hold documents of at least four folds", len(kept), "Add documents."
         hold(len(kept) >= 4, MeasurementError, "moments", words)
-        _, means = _averages({name: part[kept] for name, part in self.sums.items()})
+        by, means = _averages({name: part[kept] for name, part in self.sums.items()})
+        least = [(ROUNDING * (self.origin[side] + by[side]).norm().cpu()) ** 4 for side in "xy"]
         tables = [_tables(means[a + b], means[a], means[b]) for a, b in _PAIRS]
 
         def over(folds: list[int]) -> Tensor:
@@ -176,13 +177,14 @@ class PairMoments:
             f, g, h, e = torch.tensor([*permutations(folds, 4)]).long().reshape(-1, 4).T
             terms = [c[f, g] + u[f, g] * v[h, e] - 2 * m[f, g, h] for c, u, v, m in tables]
             own, both, other = torch.stack(terms).mean(dim=1)
-            return torch.where((own > 0) & (other > 0), both / (own * other).sqrt(), torch.nan)
+            varies = (own > least[0]) & (other > least[1])
+            return torch.where(varies, both / (own * other).sqrt(), torch.nan)
 
         every = list(range(len(kept)))
         without = torch.stack([over([at for at in every if at != left]) for left in every])
         interval = jackknife(without, over(every), level)
         if interval.value.isnan():
-            return interval, "one side's states do not vary over documents, by this estimate"
+            return interval, "one side's states do not vary beyond rounding"
         return interval, "no estimate without one of the folds" if interval.low.isnan() else ""
 
     def save(self, path: Path | str) -> None:

@@ -63,19 +63,7 @@ class WireVerdict:
 def judged(
     nats: Mapping[str, Tensor], tokens: Tensor, documents: Sequence[str], note: str = ""
 ) -> WireVerdict:
-    """The verdict on a channel.
-
-    Shapes: each of ``nats``, and ``tokens``, [rows].
-
-    Args:
-        nats: Summed over a row's scored tokens, by what the receiver was given; all names of this module are there.
-        tokens: How many these are.
-        documents: Of each row: what intervals leave out.
-        note: Goes below the table.
-
-    Returns:
-        Table and verdict.
-    """
+    """The verdict by each row's nats, summed over its tokens, under all conditions that this module names; each [rows]."""
     sums = {name: unit_sums(values, documents) for name, values in nats.items()}
     counts, text, ours = unit_sums(tokens, documents), sums[TEXT], sums[CHANNEL]
     costs = {name: _ratio(one, counts) for name, one in sums.items()}
@@ -84,10 +72,13 @@ def judged(
     useful = NOTHING in told
     shares = {name: _ratio(sums[name] - ours, sums[name] - text) for name in told if useful}
     cells = {"nats": costs, "more": more, "share": shares}
-    rows = [
-        {"given": name, **{k: v for n, by in cells.items() for k, v in _cells(n, by.get(name))}}
-        for name in sums
-    ]
+    rows = []
+    for name in sums:
+        row: dict[str, str | float] = {"given": name}
+        for column, by in cells.items():
+            found = by.get(name, _NONE)
+            row |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
+        rows.append(row)
     best = min(RIVALS, key=lambda name: costs[name].value)
     word, why = _worded(more, best)
     if not useful:
@@ -111,8 +102,3 @@ def _worded(more: Mapping[str, Estimate], best: str) -> tuple[str, str]:
 def _ratio(sums: Tensor, counts: Tensor) -> Estimate:
     found = ratio_jackknife(sums, counts)
     return Estimate(float(found.value), float(found.low), float(found.high))
-
-
-def _cells(name: str, found: Estimate | None) -> list[tuple[str, float]]:
-    value = found or _NONE
-    return [(name, value.value), (f"{name}_low", value.low), (f"{name}_high", value.high)]

@@ -33,16 +33,11 @@ _OF_LAYERS = (verdict.CHANNEL, verdict.SHUFFLED)
 
 @dataclass(frozen=True)
 class FittedWire:
-    """What one pass over texts gave: the map, and what its rivals are made of.
-
-    Shapes: q the receiver's keys and values; ``mean`` [q], ``tokens`` [n], ``by_token`` [n, q].
-    """
+    """What one pass over texts gave: maps by name, and of the receiver's keys and values the means, [q] and by token that was seen, [n, q]."""
 
     maps: Mapping[str, LinearMap]
-    """The channel's, that of shuffled documents, and that of the sender's embeddings."""
     mean: Tensor
     tokens: Tensor
-    """Those of the receiver that were seen, sorted."""
     by_token: Tensor
     documents: frozenset[str]
 
@@ -67,7 +62,10 @@ class Wire:
     """
 
     def __init__(self, sender: Any, receiver: Any, layers: Sequence[int] | None = None) -> None:
-        both = _opened(sender), _opened(receiver)
+        both = [
+            (load_model(one), load_tokenizer(one)) if isinstance(one, str | Path) else one
+            for one in (sender, receiver)
+        ]
         self.channel = Channel.of(both[0][0], both[1][0], layers)
         self.tokenizers = both[0][1], both[1][1]
         self.contexts = [model.config.max_position_embeddings for model, _ in both]
@@ -139,8 +137,8 @@ class Wire:
         words = "must be fitted before it is judged", "no map", "Call fit(texts) first."
         hold(self.fitted is not None, MeasurementError, "wire", words)
         most, context = depth + ahead + 2, self.contexts[1]
-        law = f"must leave room for what follows in the receiver's context of {context}"
-        words = law, f"{most} tokens in all", "Hand over fewer, or score fewer."
+        law = f"must leave room for what follows in the receiver's context of {context} tokens"
+        words = law, str(most), "Hand over fewer, or score fewer."
         hold(most <= context, DataError, "depth", words)
         rows = texts.test if isinstance(texts, Task) else as_rows(texts, "texts")
         known = [row.id for row in rows if self.fitted and row.unit in self.fitted.documents]
@@ -156,9 +154,9 @@ class Wire:
                 logits = self.channel.go_on(handed, ids)
                 cost = logits_nats(logits[:, :-1], ids[:, 1:]).sum(dim=1, dtype=torch.float64)
                 nats.setdefault(name, []).append(cost.cpu())
-        handed_over = sum(len(pair.causal) for pair in pairs) / len(pairs)
+        over = sum(len(pair.causal) for pair in pairs) / len(pairs)
         note = (
-            f"{len(pairs)} of {len(whole)} texts, {ahead} tokens after {handed_over:.1f} handed over (mean); "
+            f"{len(pairs)} of {len(whole)} texts, {ahead} tokens after {over:.1f} handed over (mean); "
             f"{coverage(pairs):.0%} of their bytes are in tokens that end together."
         )
         costs = {name: torch.cat(each) for name, each in nats.items()}
@@ -200,14 +198,6 @@ class Wire:
             later[:, 0] = False
             documents = [part[row].document for row in at.tolist()]
             yield documents, x, y, batch["input_ids"][later], own[later]
-
-
-def _opened(given: Any) -> tuple[Any, Any]:
-    """A model and its tokenizer."""
-    if isinstance(given, str | Path):
-        return load_model(given), load_tokenizer(given)
-    model, tokenizer = given
-    return model, tokenizer
 
 
 def _shown(steps: range, doing: str) -> Iterator[int]:
