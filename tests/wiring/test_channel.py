@@ -16,13 +16,7 @@ from crosstune.wiring.channel import Batch, Channel, PairBatch
 from crosstune.wiring.pairs import TextPair, cut_pairs, read_pairs
 
 AHEAD = torch.tensor([[9, 30, 4, 17]] * 3)
-FULL = [
-    "llama",
-    "gpt2",
-    "gpt_neox",
-    "qwen3",
-    "phi3",
-]  # grouped, fused, interleaved heads; a norm of keys
+FULL = ["llama", "gpt2", "gpt_neox", "qwen3", "phi3"]  # grouped, fused, interleaved, normed
 
 
 def texts() -> list[TextPair]:
@@ -53,11 +47,8 @@ def test_own_keys_and_values_are_the_text_to_the_bit(name: str) -> None:
 
 def test_a_channel_that_is_off_by_one_or_by_a_bit_is_no_channel(monkeypatch: Any) -> None:
     batch, own = PairBatch.of(texts()).receiver, Channel.own
-    for wrong in (
-        lambda self, given: own(self, given).roll(1, dims=1),
-        lambda self, given: own(self, given) * (1 + 2**-22),
-    ):
-        monkeypatch.setattr(Channel, "own", wrong)
+    for wrong in (lambda states: states.roll(1, dims=1), lambda states: states * (1 + 2**-22)):
+        monkeypatch.setattr(Channel, "own", lambda self, given, by=wrong: by(own(self, given)))
         with pytest.raises(ModelError, match=r"same cache .* others in layers \[0, 1, 2\]"):
             Channel.of(tiny(), tiny()).certify(batch)
 
@@ -67,17 +58,16 @@ def test_rows_do_not_see_each_other_nor_padding_nor_tokens_without_partner(name:
     pairs, channel = texts(), Channel.of(decoder(name), decoder(name))
     batch = PairBatch.of(pairs)
     batch.partner[1, -11] = -1  # as of a token that ends before any of the sender's
-    states = torch.randn(
-        channel.own(batch.receiver).shape, generator=torch.Generator().manual_seed(1)
-    )
+    states = channel.own(batch.receiver).flip(0, 1)
     whole = given(channel, states, batch.receiver, batch.seen)
     noise = torch.where(batch.seen[..., None], states, 1e3)
-    assert_close = torch.testing.assert_close
-    assert_close(given(channel, noise, batch.receiver, batch.seen), whole, rtol=1e-5, atol=1e-5)
+    again = given(channel, noise, batch.receiver, batch.seen)
+    torch.testing.assert_close(again, whole, rtol=1e-5, atol=1e-5)
     for row, pair in enumerate(pairs):
         alone, size = PairBatch.of([pair]).receiver, len(pair.receiver.input_ids)
         mine, seen = states[row : row + 1, -size:], batch.seen[row : row + 1, -size:]
-        assert_close(given(channel, mine, alone, seen)[0], whole[row], rtol=1e-4, atol=1e-4)
+        found = given(channel, mine, alone, seen)[0]
+        torch.testing.assert_close(found, whole[row], rtol=1e-4, atol=1e-4)
 
 
 def test_the_receiver_knows_its_first_token_and_no_other() -> None:
@@ -90,29 +80,13 @@ def test_the_receiver_knows_its_first_token_and_no_other() -> None:
     assert not torch.equal(given(channel, states, {**batch, "input_ids": another}), whole)
 
 
-def test_sent_are_keys_then_values_by_layer_at_the_receiver_s_tokens() -> None:
-    channel, pairs = Channel.of(tiny(), tiny(1), [2, 0]), texts()
-    batch = PairBatch.of(pairs)
-    sent = channel.sent(batch.sender)
-    assert [*sent] == ["embeddings", "layer 2", "layer 0"]
-    table, layer = channel.sender.model.embed_tokens.weight, channel.sender.model.layers[0]
-    torch.testing.assert_close(sent["embeddings"], table[batch.sender["input_ids"]])
-    for row, pair in enumerate(pairs):
-        normed = layer.input_layernorm(table[pair.sender.input_ids[1:]])
-        parts = layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)
-        found = batch.gathered(sent["layer 0"])[row, -len(normed) :]  # both in the same letters
-        torch.testing.assert_close(found, torch.cat(parts, dim=-1))
-
-
 def test_what_no_channel_can_be_made_of_is_refused() -> None:
-    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
-    for name, more in (("mistral", {}), ("gemma2", {}), ("gemma3_text", {"layer_types": kinds})):
-        slides = decoder(name, sliding_window=4, **more)
+    for name in ("mistral", "gemma2", "gemma3_text"):
+        slides = decoder(name, sliding_window=4)
         with pytest.raises(UnsupportedError, match="DynamicSlidingWindowLayer.*sliding windows"):
             Channel.of(tiny(), slides)
         assert Channel.of(slides, tiny()).layers == (0, 1, 2)  # its projections can be read
-    for wrong in ([3], [-1], []):
-        with pytest.raises(ModelError, match="layers.*0 to 2"):
-            Channel.of(tiny(), tiny(), wrong)
+    with pytest.raises(ModelError, match="layers.*0 to 2"):
+        Channel.of(tiny(), tiny(), [3])
     with pytest.raises(ModelError, match="decoder"):
         Channel.of(nn.Linear(2, 2), tiny())

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
-from crosstune.wiring.verdict import RELAYS, RIVALS, WireVerdict, judged
+from crosstune.wiring.verdict import RELAYS, RIVALS, judged
 
-BASE = dict(
-    zip(("text", "A→B", *RIVALS, *RELAYS), (1.0, 1.3, 2.0, 1.9, 1.8, 1.6, 1.7), strict=True)
-)
+GIVEN = ("text", "A→B", *RIVALS, *RELAYS)
+BASE = dict(zip(GIVEN, (1.0, 1.3, 2.0, 1.9, 1.8, 1.6, 1.7), strict=True))
 DOCUMENTS = [f"document {row // 2}" for row in range(60)]  # two rows each
 
 
@@ -26,43 +26,33 @@ def costs(seed: int = 0, **other: float) -> tuple[dict[str, Tensor], Tensor]:
     return {n: (means[n] + hard + 0.1 * noise[:, i]) * tokens for i, n in enumerate(means)}, tokens
 
 
-def verdict(seed: int = 0, **other: float) -> WireVerdict:
-    return judged(*costs(seed, **other), DOCUMENTS, "60 texts.")
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_each_planted_truth_has_its_word(seed: int) -> None:
-    lines = str(verdict(seed)).splitlines()
+    lines = str(judged(*costs(seed), DOCUMENTS, "60 texts.")).splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + len(BASE)
     assert lines[-1].startswith("60 texts. **communication**: A→B saves 0.")
-    for name in RELAYS:
-        found = verdict(seed, **{name: 1.25})
-        assert found.word == "relay" and found.why.count(name) == 1
-    for name in RIVALS:
-        found = verdict(seed, **{name: 1.25})
-        assert found.word == "not communication" and found.why.startswith(name)
+    for name in (*RELAYS, *RIVALS):
+        found = judged(*costs(seed, **{name: 1.25}), DOCUMENTS)
+        assert found.word == ("relay" if name in RELAYS else "not communication")
+        assert found.why.count(name) == 1
 
 
 def test_no_share_where_text_is_no_better_than_nothing() -> None:
-    found = verdict(text=2.1)
+    found = judged(*costs(text=2.1), DOCUMENTS)
     assert "cannot do this from text" in found.why and "Share" not in found.why
     assert all(math.isnan(row["share"]) for row in found.table.rows())
 
 
 def test_values_and_intervals_are_a_jackknife_s_over_documents() -> None:
     nats, tokens = costs()
-    rows = {row["given"]: row for row in judged(nats, tokens, DOCUMENTS).table.rows()}
-    units = sorted(set(DOCUMENTS))
-    kept = [torch.tensor([d != unit for d in DOCUMENTS]) for unit in (*units, "")]
+    row = {row["given"]: row for row in judged(nats, tokens, DOCUMENTS).table.rows()}["mean"]
+    kept = [torch.tensor([d != unit for d in DOCUMENTS]) for unit in (*{*DOCUMENTS}, "")]
     rival, text, ours = nats["mean"], nats["text"], nats["A→B"]
     parts = {"nats": (rival, tokens), "more": (rival - ours, tokens)}
     width = {}
     for name, (above, below) in {**parts, "share": (rival - ours, rival - text)}.items():
         *without, whole = [float(above[k].sum() / below[k].sum()) for k in kept]
-        n, centre = len(units), sum(without) / len(units)
-        error = math.sqrt((n - 1) / n * sum((one - centre) ** 2 for one in without))
-        width[name] = stats.t.ppf(0.975, n - 1) * error
-        found = [rows["mean"][f"{name}{end}"] for end in ("", "_low", "_high")]
-        expected = [whole, whole - width[name], whole + width[name]]
-        assert found == pytest.approx(expected, rel=1e-9)
+        width[name] = stats.t.ppf(0.975, 29) * np.std(without) * math.sqrt(29)
+        found = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+        assert found == pytest.approx([whole, whole - width[name], whole + width[name]], rel=1e-9)
     assert width["more"] < width["nats"] / 4  # what is hard for one is hard for all

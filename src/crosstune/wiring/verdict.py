@@ -3,7 +3,8 @@
 With A→B what the channel gives, r a rival and t the text itself, each nats a token, share of r = (r − A→B) / (r − t).
 
 *Communication* is said only if A→B beats the best of nothing, the mean and the map that was fitted on shuffled documents, by a paired interval above 0;
-*relay* if it does, but not the sender's embeddings and the receiver's mean per token too: then the sender says no more than which tokens there were.
+*relay* if it does, but not the sender's embeddings and the receiver's mean per token too: then to be told which tokens there were is worth as much.
+That the sender has nothing to add to them is not said by it (docs/wiring.md).
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def judged(
     word, why = _worded(more, best)
     if not useful:
         why += " The receiver cannot do this from text: text is no better than nothing."
-    elif best in shares:
+    elif best in shares and more[best].is_positive:
         why += f" Share of what text gives beside {best}: {shares[best]}."
     return WireVerdict(word, why, Table("wire", _COLUMNS, rows, note=note))
 
