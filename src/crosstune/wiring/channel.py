@@ -78,6 +78,7 @@ class Channel:
     """From the keys and values of a sender, at some of its layers, to those of a receiver: what the design calls ``carry="kv"``.
 
     Shapes: p the columns of all the sender's sites, q the receiver's: 2 · layers · heads · head_dim.
+    Source: arXiv 2608.03893, 2026 (ridge by head from several layers of a model of the same family, rotation taken off and put on again).
     """
 
     sender: Any

@@ -23,9 +23,6 @@ from crosstune.foundation.data import UNSCORED, Encoded, Pool, Row, Task, as_row
 from crosstune.foundation.data.splits import split_tasks
 from crosstune.foundation.errors import DataError, hold
 
-VALIDATION = 0.1
-"""The share of documents that a task keeps for validation."""
-
 
 @dataclass(frozen=True)
 class TextPair:
@@ -120,7 +117,7 @@ def ending(row: Encoded, size: int) -> Encoded:
 def wire_task(texts: object, seed: int = 0) -> Task:
     """Texts split by document, a tenth for validation."""
     pool = Pool("texts", as_rows(texts, "texts"))
-    return split_tasks([pool], test_share=VALIDATION, samples=None, seed=seed)[0]
+    return split_tasks([pool], test_share=0.1, samples=None, seed=seed)[0]
 
 
 def _ends(row: Encoded) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

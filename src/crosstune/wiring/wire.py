@@ -171,8 +171,7 @@ class Wire:
         yield verdict.TEXT, channel.read(batch.receiver)
         yield "own cache", channel.hand(own, batch.receiver)
         for name, size in ((verdict.NOTHING, 0), (f"last {FEW} tokens as text", FEW)):
-            rows = [ending(pair.receiver, size) for pair in part]
-            yield name, channel.read(left_padded(rows))
+            yield name, channel.read(left_padded([ending(p.receiver, size) for p in part]))
         embedded = batch.gathered(sent.pop(EMBEDDINGS))
         layers = batch.gathered(torch.cat([*sent.values()], dim=-1))
         states = {name: fitted.maps[name](layers) for name in _OF_LAYERS}
