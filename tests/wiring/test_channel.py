@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crosstune.foundation.data import Row
 from crosstune.foundation.errors import ModelError, UnsupportedError
+from crosstune.foundation.models import positions
 from crosstune.wiring.channel import Batch, Channel, PairBatch
 from crosstune.wiring.pairs import TextPair, cut_pairs, read_pairs
 
@@ -20,7 +21,6 @@ FULL = ["llama", "gpt2", "gpt_neox", "qwen3", "phi3"]  # grouped, fused, interle
 
 
 def texts() -> list[TextPair]:
-    """Of unequal length, both sides in the same letters."""
     rows = [Row(f"{at}", LETTERS[at : at + 20]) for at in range(3)]
     pairs = read_pairs(rows, (letters(), letters()), (40, 40))
     return [cut_pairs(pairs, depth, 4)[at] for at, depth in enumerate((3, 12, 7))]
@@ -57,6 +57,8 @@ def test_a_channel_that_is_off_by_one_or_by_a_bit_is_no_channel(monkeypatch: Any
 def test_rows_do_not_see_each_other_nor_padding_nor_tokens_without_partner(name: str) -> None:
     pairs, channel = texts(), Channel.of(decoder(name), decoder(name))
     batch = PairBatch.of(pairs)
+    places = positions(batch.receiver["attention_mask"])  # both sides are in the same letters
+    assert torch.equal(batch.partner, torch.where(places > 0, places, -1))
     batch.partner[1, -11] = -1  # as of a token that ends before any of the sender's
     states = channel.own(batch.receiver).flip(0, 1)
     whole = given(channel, states, batch.receiver, batch.seen)

@@ -18,7 +18,6 @@ DOCUMENTS = [f"document {row // 2}" for row in range(60)]  # two rows each
 
 
 def costs(seed: int = 0, **other: float) -> tuple[dict[str, Tensor], Tensor]:
-    """Nats of rows that share how hard they are, and their tokens."""
     generator, means = torch.Generator().manual_seed(seed), BASE | other
     tokens = torch.randint(20, 60, (60,), generator=generator)
     noise = torch.randn(60, len(means) + 1, generator=generator, dtype=torch.float64)
@@ -32,13 +31,15 @@ def test_each_planted_truth_has_its_word(seed: int) -> None:
     assert len([line for line in lines if line.startswith("|")]) == 2 + len(BASE)
     assert lines[-1].startswith("60 texts. **communication**: A→B saves 0.")
     for name in (*RELAYS, *RIVALS):
-        found = judged(*costs(seed, **{name: 1.25}), DOCUMENTS)
+        found = judged(*costs(seed, **{name: 1.28}), DOCUMENTS)
         assert found.word == ("relay" if name in RELAYS else "not communication")
         assert found.why.count(name) == 1
 
 
-def test_no_share_where_text_is_no_better_than_nothing() -> None:
-    found = judged(*costs(text=2.1), DOCUMENTS)
+def test_a_lead_within_its_interval_is_no_lead_and_useless_text_has_no_share() -> None:
+    found = judged(*costs(nothing=1.31, text=1.32), DOCUMENTS)
+    lead = {row["given"]: row for row in found.table.rows()}["nothing"]
+    assert lead["more"] > 0 > lead["more_low"] and found.word == "not communication"
     assert "cannot do this from text" in found.why and "Share" not in found.why
     assert all(math.isnan(row["share"]) for row in found.table.rows())
 

@@ -24,8 +24,7 @@ def wired() -> Wire:
 
 
 def judged(wire: Wire, seed: int = 0) -> WireVerdict:
-    task = Task("own", sampled(90, seed), sampled(60, seed + 100))
-    wire.fit(task)
+    wire.fit(task := Task("own", sampled(90, seed), sampled(60, seed + 100)))
     return wire.judge(task, **SIZES)
 
 
@@ -44,32 +43,29 @@ def test_a_planted_channel_is_communication(planted: Any) -> None:
 
 
 def test_costs_are_those_of_plain_passes(planted: Any) -> None:
-    model, tokenizer, before = tiny(), letters(), 1 + SIZES["depth"]
     for name, read in (("text", 16), ("nothing", 0), ("last 8 tokens as text", 8)):
         total = 0.0
         for row in sampled(60, 100):
-            first, *others = tokenizer(row.text)["input_ids"][: before + 13]
-            ids = torch.tensor([[first, *others[before - 1 - read :]]])
-            chances = model(ids).logits[0].detach().double().log_softmax(dim=-1)
+            first, *others = letters()(row.text)["input_ids"][:30]
+            ids = torch.tensor([[first, *others[16 - read :]]])
+            chances = tiny()(ids).logits[0].detach().double().log_softmax(dim=-1)
             total -= float(chances[-13:-1].gather(1, ids[0, -12:, None]).sum())
         assert planted[2][name] == pytest.approx(total / 60 / 12, rel=1e-5)
 
 
 def test_means_are_over_all_the_receiver_s_later_tokens(planted: Any) -> None:
-    wire, texts = planted[0], [row.text for row in sampled(90, 0)]
-    ids = torch.tensor(letters()(texts)["input_ids"])
-    own = wire.channel.own({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    ids = torch.tensor(letters()([row.text for row in sampled(90, 0)])["input_ids"])
+    own = planted[0].channel.own({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     every, of = own[:, 1:].flatten(0, 1).double(), ids[:, 1:].flatten()
-    told = wire.fitted.identity(torch.tensor([[int(of[0]), 2]]))[0]  # 2 is no letter
+    told = planted[0].fitted.identity(torch.tensor([[int(of[0]), 2]]))[0]  # 2 is no letter
     expected = torch.stack([every[of == of[0]].mean(dim=0), every.mean(dim=0)]).float()
     torch.testing.assert_close(told, expected, rtol=1e-4, atol=1e-5)
 
 
-SENDS: dict[str, Callable[..., Any]] = {
+SENDS: dict[str, Callable[..., Any]] = {  # another text's states, and those that know no context
     "not communication": lambda sent: {name: each.roll(1, dims=0) for name, each in sent.items()},
     "relay": lambda sent: dict.fromkeys(sent, sent["embeddings"]),
 }
-"""Another text's states, and those that know no context."""
 
 
 @pytest.mark.parametrize("word", SENDS)

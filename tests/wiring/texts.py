@@ -12,29 +12,26 @@ from transformers import PreTrainedTokenizerFast
 
 from crosstune.foundation.data import Row
 
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJK"
-"""Of a tiny decoder's 40 tokens all but padding, opening and closing."""
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJK"  # of 40 tokens all but the special ones
 
 
 def _fast(pieces: list[str], *merges: tuple[str, str], opens: bool = True, **kept: Any) -> Any:
     pieces = ["<p>", "<s>", *pieces, *("".join(two) for two in merges)]
     vocabulary = {piece: at for at, piece in enumerate(pieces)}
-    fallback = "decoder" in kept and not isinstance(kept["decoder"], decoders.ByteLevel)
-    tokenizer = Tokenizer(
-        models.BPE(vocabulary, [*merges], byte_fallback=fallback, unk_token="<p>")
-    )
+    model = models.BPE(vocabulary, [*merges], byte_fallback="<0x00>" in pieces, unk_token="<p>")
+    tokenizer = Tokenizer(model)
+    if opens:
+        opening = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+        kept["post_processor"] = opening
     for name, value in kept.items():
         setattr(tokenizer, name, value)
-    if opens:
-        with_opening = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-        tokenizer.post_processor = with_opening
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", pad_token="<p>")
 
 
 def byte_level(*merges: tuple[str, str], opens: bool = True) -> Any:
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    kept = {"pre_tokenizer": split, "decoder": decoders.ByteLevel()}
-    return _fast(pre_tokenizers.ByteLevel.alphabet(), *merges, opens=opens, **kept)
+    kept = {"pre_tokenizer": split, "decoder": decoders.ByteLevel(), "opens": opens}
+    return _fast(split.alphabet(), *merges, **kept)
 
 
 def byte_fallback(*merges: tuple[str, str]) -> Any:

@@ -1,4 +1,4 @@
-"""One model's hidden states put into another: what the two share, every closed form of a map between them, and whether anything arrives.
+"""One model's hidden states put into another: what the two share, closed forms of a map, and what arrives.
 
 `moments` are sums over rows of both, by document: similarity, ranks and all that `maps` are made of and judged by. `pairs` are a text as two models
 read it, `channel` hands keys and values over, `wire` does both and holds the result against its rivals, `verdict` says what it means.
