@@ -131,6 +131,7 @@ def test_what_only_one_side_has_is_cut_off_and_gets_no_gradient() -> None:
     ("options", "words"),
     [
         ({"top_k": 39, "vocabulary": 38}, "`top_k` must be at most 38, .*; found 39"),
+        ({"top_k": 0, "vocabulary": 38}, "`top_k` must be at most 38, .* at least 1; found 0"),
         ({}, "`vocabulary` .*; found 40 rows of the student and 43 of the teacher. Give vocab"),
         ({"vocabulary": 41}, "`vocabulary` must be from 1 to 40, .*; found 41"),
     ],

@@ -318,9 +318,9 @@ def settings_findings(
     hot = max(settings.temperature, settings.final_temperature or 0.0)
     seen = f"{hot:g}; above it kd compares logits more than probabilities"
     yield _judged("temperature is 4 or less", hot <= 4.0, seen)
-    spans = {p.name: round((p.end - p.start) * training.steps) for p in settings.course.phases}
-    seen = ", ".join(f"{name}: {steps} steps" for name, steps in spans.items())
-    yield _judged("every phase has its steps", min(spans.values()) > 0, seen)
+    lasts = {p.name: round((p.end - p.start) * training.steps) for p in settings.course.phases}
+    seen = ", ".join(f"{name}: {steps} steps" for name, steps in lasts.items())
+    yield _judged("every phase has its steps", min(lasts.values()) > 0, seen)
     if rows:
         passes = training.steps * training.batch_rows / rows
         yield _judged("rows are read at most 10 times", passes <= 10.0, f"{passes:.1f} times each")

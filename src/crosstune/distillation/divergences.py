@@ -56,8 +56,9 @@ class Divergence:
         size = fewest if cut is None else cut
         words = f"must be from 1 to {fewest}, the smaller vocabulary", cut, f"There are {found}."
         hold(1 <= size <= fewest, SettingsError, "vocabulary", words)
-        words = f"must be at most {size}, the tokens compared", self.top_k, "Leave it out for all."
-        hold((self.top_k or 1) <= size, SettingsError, "top_k", words)
+        law = f"must be at most {size}, the tokens compared, and at least 1"
+        words = law, self.top_k, "Leave it out for all."
+        hold(self.top_k is None or 1 <= self.top_k <= size, SettingsError, "top_k", words)
         return size
 
 

@@ -53,7 +53,7 @@ def ledger_lines(stage: DistillationStage, settings: DistillationSettings, step:
     progress = (step - 1) / steps
     found = {r["term"]: r for r in stage.ledger.rows if (r["step"], r["side"]) == (step, TRAIN)}
     booked = sum(row["weighted"] for row in found.values())
-    total = stage.totals.get((step, TRAIN), nan)
+    total, chances = stage.totals.get((step, TRAIN), nan), stage.chances
     lines = [
         f"step {step} of {steps} ({progress:.0%}), phase {course.phase(progress).name}",
         f"{'term':28}{'alpha':>8}{'ramp':>8}{'expected':>10}{'weight':>10}{'raw':>12}{'weighted':>12}{'share':>8}",
@@ -65,7 +65,7 @@ def ledger_lines(stage: DistillationStage, settings: DistillationSettings, step:
         lines.append(
             f"{name:28}{alpha:8.3g}{ramp:8.3g}{alpha * ramp:10.4g}{row['weight']:10.4g}"
             f"{row['raw']:12.5g}{row['weighted']:12.5g}{share:8.1%}"
-            + (f"  chance {chance:.4g}" if (chance := stage.chances.get(name)) else "")
+            + (f"  chance {chance:.4g}" if (chance := chances.get(name)) else "")
         )
     lines.append(f"sum {booked:.7g}, total {total:.7g}, residual {booked - total:.1e}")
     last = max((pull["step"] for pull in stage.pulls if pull["step"] < step), default=-1)
